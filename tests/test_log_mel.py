@@ -1,0 +1,48 @@
+"""Log-mel front end against the released extractor's arrays."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from echox_jax.models import log_mel
+
+GOLDEN = Path(__file__).parent / 'golden'
+
+
+@pytest.fixture(scope='module')
+def golden():
+  return np.load(GOLDEN / 'golden_mel.npz')
+
+
+@pytest.mark.parametrize('bins', [80, 128])
+def test_filters_match_released(golden, bins):
+  np.testing.assert_allclose(log_mel.mel_filters(bins), golden[f'mel_filters{bins}'], atol=1e-6)
+
+
+@pytest.mark.parametrize('bins', [80, 128])
+def test_log_mel_matches_released_on_30_seconds(golden, bins):
+  wave = log_mel.pad_or_trim(golden['wave'])[None]
+  mel = jax.jit(log_mel.log_mel, static_argnums=1)(wave, bins)
+  assert mel.shape == (1, 3000, bins)
+  np.testing.assert_allclose(mel[0].T, golden[f'logmel{bins}'], atol=1e-4)
+
+
+def test_padding_does_not_change_the_frames_of_a_clip(golden):
+  alone = np.pad(golden['wave'], (0, 480))
+  batch = np.stack([np.pad(alone, (0, 3200)), np.linspace(-1, 1, alone.size + 3200, dtype=np.float32)])
+  mel_alone = log_mel.log_mel(alone[None])
+  mel_batch = log_mel.log_mel(batch)
+  assert mel_alone.shape[1] == alone.size // 160
+  np.testing.assert_allclose(mel_batch[0, :mel_alone.shape[1]], mel_alone[0], atol=1e-5)
+
+
+def test_silence_is_finite_and_flat():
+  mel = np.asarray(log_mel.log_mel(np.zeros((1, 3200), np.float32)))
+  np.testing.assert_allclose(mel, -1.5)
+
+
+def test_pad_or_trim_cuts_and_pads():
+  assert log_mel.pad_or_trim(np.ones(5), 3).tolist() == [1, 1, 1]
+  assert log_mel.pad_or_trim(np.ones((2, 2)), 3).tolist() == [[1, 1, 0], [1, 1, 0]]
