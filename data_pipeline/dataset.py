@@ -1,0 +1,120 @@
+"""Data sets on disk: `<data_dir>/<name>`, written whole or not at all, read at random as ArrayRecord."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+import io
+import itertools
+from pathlib import Path
+import shutil
+from typing import Any
+
+from data_pipeline import schema
+from echox_jax import files
+from echox_jax.errors import DataError, MissingExtraError
+
+
+def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable[schema.Example]]) -> Path:
+  """Writes the data set `<data_dir>/<name>`, in the order given; an earlier one of that name is replaced at the end.
+
+  Args:
+    data_dir: folder of data sets; made where missing.
+    name: name of the data set.
+    splits: examples of each split. One width of `states` holds for all: that of the first example that starts a split with states.
+
+  Returns:
+    the data set's folder.
+
+  Raises:
+    DataError: no split, a split without examples, or examples that break the schema.
+    MissingExtraError: tensorflow-datasets is not installed.
+  """
+  _tfds()
+  from data_pipeline.spoken_turns.builder import SpokenTurns
+
+  target = Path(data_dir) / name
+  iterators, width = {}, 0
+  for split, examples in splits.items():
+    iterator = iter(examples)
+    first = next(iterator, None)
+    if first is None:
+      raise DataError(f'split {split!r} of the data set {name!r} would be empty: give it at least one example.')
+    width = width or schema.state_width(first)
+    iterators[split] = itertools.chain([first], iterator)
+  if not iterators:
+    raise DataError(f'the data set {name!r} would have no split: give at least one.')
+
+  def records(examples: Iterator[schema.Example]) -> Iterator[dict[str, Any]]:
+    for example in examples:
+      yield schema.encode(example, width=width or 1)
+
+  with files.atomic_dir(target) as beside:
+    builder = SpokenTurns(
+        splits={split: records(examples) for split, examples in iterators.items()}, width=width or 1, data_dir=beside / 'build'
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
+      builder.download_and_prepare()
+    for file in Path(builder.data_path).iterdir():
+      file.rename(beside / file.name)
+    shutil.rmtree(beside / 'build')
+  return target
+
+
+def dataset_exists(data_dir: str | Path, name: str) -> bool:
+  """Whether `<data_dir>/<name>` has been written."""
+  return (Path(data_dir) / name / 'dataset_info.json').is_file()
+
+
+def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[str, Any]]:
+  """Opens one split for random access.
+
+  Returns:
+    a sequence (len, indexing, picklable, as grain.MapDataset wants it) of records: see `schema.encode`; text comes as bytes,
+    `schema.decode` takes both.
+
+  Raises:
+    DataError: the data set or the split is missing, or its files are damaged.
+    MissingExtraError: tensorflow-datasets is not installed.
+  """
+  builder = _open(data_dir, name)
+  if split not in builder.info.splits:
+    raise DataError(
+        f'the data set {name!r} in {data_dir} has no split {split!r}: it has {", ".join(sorted(builder.info.splits))}.'
+    )
+  try:
+    return builder.as_data_source(split)
+  except (OSError, ValueError, RuntimeError) as error:
+    raise DataError(f'the data set {name!r} in {data_dir} is damaged ({error}): delete that folder and build it again.') from error
+
+
+def split_names(data_dir: str | Path, name: str) -> tuple[str, ...]:
+  """Names of the splits of a data set, sorted; errors as `open_dataset`."""
+  return tuple(sorted(_open(data_dir, name).info.splits))
+
+
+def read_examples(data_dir: str | Path, name: str, split: str) -> Iterator[schema.Example]:
+  """The examples of a split in order; errors as `open_dataset`."""
+  source = open_dataset(data_dir, name, split)
+  return (schema.decode(source[i]) for i in range(len(source)))
+
+
+def _open(data_dir: str | Path, name: str) -> Any:
+  tfds = _tfds()
+  folder = Path(data_dir) / name
+  if not dataset_exists(data_dir, name):
+    raise DataError(
+        f'there is no data set {name!r} in {data_dir}: build it first (`make demo` builds the spoken corpus, '
+        '`python -m launch.precompute` the derived ones) or point to the folder that holds it.'
+    )
+  try:
+    return tfds.builder_from_directory(folder)
+  except Exception as error:  # TFDS raises many kinds for damaged metadata
+    raise DataError(f'the data set {name!r} in {data_dir} is damaged ({error}): delete {folder} and build it again.') from error
+
+
+def _tfds() -> Any:
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise MissingExtraError('tensorflow-datasets', 'train', 'Reading and writing data sets') from error
+  tfds.disable_progress_bar()
+  return tfds

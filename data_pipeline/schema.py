@@ -1,0 +1,150 @@
+"""One schema for every data set: conversations of turns, each with text and whatever has been computed from it so far.
+
+A record is a flat dict of columns, all always present; an absent part is empty. What belongs to single turns is stored as one
+concatenated array plus a length for each turn.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from typing import Any
+
+from echox_jax.errors import DataError
+import numpy as np
+
+SAMPLE_RATE = 16_000  # Hz, of every audio column
+ROLES = ('user', 'assistant')
+
+
+def _none(dtype: type) -> Any:
+  return dataclasses.field(default_factory=lambda: np.zeros(0, dtype), repr=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Turn:
+  """What one side says once.
+
+  Attributes:
+    role: `user` or `assistant`.
+    text: the words.
+    speaker: name of the voice; empty without audio.
+    language: language code.
+    source: where the turn comes from.
+    category: a label for scores by kind.
+    references: answers that count as right (assistant turns).
+    audio: int16[samples], 16 kHz mono.
+    units: int32[frames], speech units at 50 Hz, repeats kept.
+    unit_words: int32[words], ids in the unit vocabulary, from 0.
+    states: float16[frames,D], cached output of the frozen speech encoder.
+  """
+
+  role: str
+  text: str = ''
+  speaker: str = ''
+  language: str = 'en'
+  source: str = ''
+  category: str = ''
+  references: tuple[str, ...] = ()
+  audio: np.ndarray = _none(np.int16)
+  units: np.ndarray = _none(np.int32)
+  unit_words: np.ndarray = _none(np.int32)
+  states: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 1), np.float16), repr=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+  """A conversation: `id` is unique in its split."""
+
+  id: str
+  turns: tuple[Turn, ...]
+
+
+_TEXT_FIELDS = ('role', 'text', 'speaker', 'language', 'source', 'category', 'references')
+# column of values, column of lengths, field of Turn, dtype
+_ARRAYS = (
+    ('audio', 'audio_lengths', 'audio', np.int16),
+    ('units', 'unit_lengths', 'units', np.int32),
+    ('unit_words', 'unit_word_lengths', 'unit_words', np.int32),
+    ('states', 'state_lengths', 'states', np.float16),
+)
+COLUMNS = ('id', 'turns', *(name for row in _ARRAYS for name in row[:2]))
+
+
+def state_width(example: Example) -> int:
+  """Width D of the states of `example`; 0 when no turn has any."""
+  return max((turn.states.shape[1] for turn in example.turns if len(turn.states)), default=0)
+
+
+def encode(example: Example, *, width: int | None = None) -> dict[str, Any]:
+  """Example -> record.
+
+  Args:
+    example: the conversation.
+    width: D of the `states` column; that of the example by default, 1 where it has no states.
+
+  Returns:
+    dict of the columns `COLUMNS`: `id` and `turns` str, `audio` int16[S], `units` and `unit_words` int32[N],
+    `states` float16[F,D], and int32[turns] lengths of each.
+
+  Raises:
+    DataError: an unknown role, or arrays of a wrong rank or width.
+  """
+  if not example.turns:
+    raise DataError(f'example {example.id!r} has no turns: give it at least one.')
+  width = width or state_width(example) or 1
+  texts = []
+  for turn in example.turns:
+    if turn.role not in ROLES:
+      raise DataError(f'example {example.id!r} has a turn of role {turn.role!r}: use one of {", ".join(ROLES)}.')
+    texts.append({field: getattr(turn, field) for field in _TEXT_FIELDS})
+  record = {'id': example.id, 'turns': json.dumps(texts, ensure_ascii=False)}
+  for column, lengths, field, dtype in _ARRAYS:
+    parts = [_checked(example.id, field, getattr(turn, field), dtype, width) for turn in example.turns]
+    record[column] = np.concatenate(parts)
+    record[lengths] = np.asarray([len(part) for part in parts], np.int32)
+  return record
+
+
+def decode(record: Mapping[str, Any]) -> Example:
+  """Record (as `encode` makes it, or as it is read back, text as bytes) -> Example.
+
+  Raises:
+    DataError: a missing column, or lengths that do not fit their arrays.
+  """
+  missing = [column for column in COLUMNS if column not in record]
+  if missing:
+    raise DataError(f'a record lacks the columns {", ".join(missing)}: write it with data_pipeline.dataset.write_dataset.')
+  name = _text(record['id'])
+  texts = json.loads(_text(record['turns']))
+  parts = {}
+  for column, lengths, field, _ in _ARRAYS:
+    values, sizes = np.asarray(record[column]), np.asarray(record[lengths])
+    if len(sizes) != len(texts) or sizes.sum() != len(values):
+      raise DataError(f'record {name!r} is damaged: {lengths} does not fit {column}; write the data set again.')
+    parts[field] = np.split(values, np.cumsum(sizes)[:-1])
+  turns = []
+  for i, text in enumerate(texts):
+    arrays = {field: values[i] for field, values in parts.items()}
+    turns.append(Turn(**{**text, 'references': tuple(text['references'])}, **arrays))
+  return Example(name, tuple(turns))
+
+
+def text_turns(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+  """Only the text side of a record's turns: a list of dicts with the text fields of `Turn`."""
+  return json.loads(_text(record['turns']))
+
+
+def _checked(name: str, field: str, values: np.ndarray, dtype: type, width: int) -> np.ndarray:
+  values = np.asarray(values, dtype)
+  if field == 'states':
+    values = values if len(values) else np.zeros((0, width), dtype)
+    if values.ndim == 2 and values.shape[1] == width:
+      return values
+    raise DataError(f'example {name!r} has states of shape {values.shape}, not [frames,{width}]: use one speech encoder for all.')
+  if values.ndim != 1:
+    raise DataError(f'example {name!r} has {field} of shape {values.shape}: give one dimension.')
+  return values
+
+
+def _text(value: str | bytes) -> str:
+  return value.decode('utf-8') if isinstance(value, bytes) else str(value)

@@ -1,0 +1,254 @@
+"""Sizes and choices of every model part: frozen dataclasses, built from an ml-collections ConfigDict or from JSON.
+
+`build(cls, values)` is the only way in: it refuses unknown fields and names the ones that exist, so that a misspelt
+option cannot pass silently.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from echox_jax import errors
+from echox_jax.prompts import SpecialIds
+
+T = TypeVar('T')
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperConfig:
+  """Whisper encoder. Defaults: tiny.en."""
+  num_mel_bins: int = 80
+  hidden_size: int = 384
+  intermediate_size: int = 1536
+  num_layers: int = 4
+  num_heads: int = 6
+  max_positions: int = 1500
+  layer_norm_eps: float = 1e-5
+  dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class HubertConfig:
+  """HuBERT base encoder (unit extraction at full size). Defaults: mHuBERT base."""
+  hidden_size: int = 768
+  intermediate_size: int = 3072
+  num_layers: int = 12
+  num_heads: int = 12
+  conv_dim: tuple[int, ...] = (512,) * 7
+  conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+  conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+  num_conv_pos_embeddings: int = 128
+  num_conv_pos_embedding_groups: int = 16
+  layer_norm_eps: float = 1e-5
+  dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """Llama-3 scaling of rotary frequencies (transformers' `rope_type: llama3`)."""
+  factor: float = 8.0
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+  original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Low-rank adapters on the named projections; rank 0 = none. Paper: rank 64, alpha 16, dropout 0.05."""
+  rank: int = 0
+  alpha: float = 16.0
+  dropout: float = 0.0
+  targets: tuple[str, ...] = ('q_proj', 'k_proj', 'v_proj')
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+  """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder."""
+  vocab_size: int = 512
+  hidden_size: int = 192
+  intermediate_size: int = 512
+  num_layers: int = 4
+  num_heads: int = 4
+  num_kv_heads: int = 2
+  head_dim: int = 48
+  rms_norm_eps: float = 1e-5
+  rope_theta: float = 500000.0
+  rope_scaling: RopeScaling | None = None
+  tie_embeddings: bool = False
+  max_positions: int = 2048
+  remat: bool = False
+  dtype: str = 'float32'
+  lora: LoraConfig = LoraConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+  """Soundwave adapter between Whisper and the LLM.
+
+  `variant`: `paper` (alignment layer attends over time; look-back over all frames) or `released` (what the released
+  weights were trained with: attention over the turn axis, look-back over kept frames only; facts 3.3 and 3.7).
+  `shrink_budget`: static number of speech positions a clip may keep; what exceeds it is counted.
+  """
+  variant: str = 'paper'
+  num_heads: int = 4
+  intermediate_size: int = 384
+  dropout: float = 0.0
+  shrink_budget: int = 64
+  layer_norm_eps: float = 1e-5
+  dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitDecoderConfig:
+  """Text-to-codec model and echo decoder: one module, used twice.
+
+  The trunk's `vocab_size` is not used: the head has V + unit_vocab_size rows, V being the LLM's.
+  """
+  unit_vocab_size: int = 1500
+  trunk: LlamaConfig = LlamaConfig()
+  denoising_intermediate_size: int = 512
+  denoising_dropout: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DurationPredictorConfig:
+  """Duration predictor of the unit vocoder (fairseq `dur_predictor_params`)."""
+  hidden_size: int = 128
+  kernel_size: int = 3
+  dropout: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class VocoderConfig:
+  """Code HiFi-GAN. Defaults: the public configuration (facts 10); `istft_hop` > 0 ends in an inverse STFT instead."""
+  num_units: int = 1000
+  embedding_dim: int = 128
+  model_in_dim: int = 128
+  upsample_rates: tuple[int, ...] = (5, 4, 4, 2, 2)
+  upsample_kernel_sizes: tuple[int, ...] = (11, 8, 8, 4, 4)
+  upsample_initial_channel: int = 512
+  resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+  resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
+  num_speakers: int = 0
+  speaker_id: int = 1
+  istft_n_fft: int = 0
+  istft_hop: int = 0
+  code_hop_size: int = 320
+  sample_rate: int = 16000
+  duration: DurationPredictorConfig = DurationPredictorConfig()
+  dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+  """HiFi-GAN multi-period and multi-scale discriminators; defaults are the published sizes."""
+  periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+  period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+  num_scales: int = 3
+  scale_channels: tuple[int, ...] = (128, 128, 256, 512, 1024, 1024, 1024)
+  dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitsConfig:
+  """How speech becomes units and unit words.
+
+  `encoder`: `hubert` at full size; `whisper` where no HuBERT can be had (nano). `layer` is 1-based (facts 11).
+  `language`: `ngram` (the paper's unit language), `bpe` (SentencePiece) or `plain` (one word a unit).
+  """
+  encoder: str = 'whisper'
+  layer: int = 3
+  num_units: int = 500
+  language: str = 'ngram'
+  max_word_units: int = 4
+  vocab_size: int = 1500
+  ngram_order: int = 1
+  em_iterations: int = 6
+  padding_seconds: float = 0.5
+  kmeans_iterations: int = 30
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamingConfig:
+  """When an answer is cut into slices and how far it may go. Defaults: the released rule (facts 8)."""
+  threshold: float = 0.1
+  look_ahead: int = 5
+  peak_window: int = 5
+  min_tokens: int = 50
+  min_tokens_above_threshold: int = 20
+  max_new_tokens: int = 512
+  max_unit_words: int = 2048
+  max_slices: int = 8
+  max_slice_tokens: int = 64
+  max_frames: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class EchoXConfig:
+  """The whole model. `profile` picks the prompt and inference conventions of echox_jax/prompts.py."""
+  profile: str = 'paper'
+  special_ids: SpecialIds = SpecialIds()
+  system_message: str = ''
+  max_prompt_tokens: int = 1024
+  max_audio_seconds: float = 30.0
+  pad_audio_to_30_s: bool = False
+  audio_padding_seconds: float = 0.5
+  whisper: WhisperConfig = WhisperConfig()
+  adapter: AdapterConfig = AdapterConfig()
+  llm: LlamaConfig = LlamaConfig()
+  unit_decoder: UnitDecoderConfig = UnitDecoderConfig()
+  vocoder: VocoderConfig = VocoderConfig()
+  discriminators: DiscriminatorConfig = DiscriminatorConfig()
+  units: UnitsConfig = UnitsConfig()
+  streaming: StreamingConfig = StreamingConfig()
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
+  """Builds the frozen dataclass `cls` from a (nested) mapping or ConfigDict.
+
+  Raises:
+    ConfigError: an unknown field, or a value of the wrong kind, naming the field and what is allowed.
+  """
+  if isinstance(values, cls):
+    return values
+  hints = typing.get_type_hints(cls)
+  unknown = sorted(set(values.keys()) - set(hints))
+  if unknown:
+    raise errors.ConfigError(
+        f'{where} has no field {", ".join(map(repr, unknown))}: use one of {", ".join(sorted(hints))}.')
+  converted = {name: _convert(hints[name], values[name], f'{where}.{name}') for name in values.keys()}
+  return cls(**converted)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """The JSON-ready mapping that `build` turns back into `config`."""
+  return dataclasses.asdict(config)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+  """Checks `value` against the annotation `hint`, turning mappings into dataclasses and lists into tuples."""
+  origin = typing.get_origin(hint)
+  if origin in (typing.Union, types.UnionType):
+    if value is None and type(None) in typing.get_args(hint):
+      return None
+    options = [a for a in typing.get_args(hint) if a is not type(None)]
+    return _convert(options[0], value, where)
+  if dataclasses.is_dataclass(hint):
+    if not isinstance(value, hint) and not hasattr(value, 'keys'):
+      raise errors.ConfigError(f'{where} is {value!r}: give it the fields of {hint.__name__}.')
+    return build(hint, value, where)
+  if origin is tuple:
+    if isinstance(value, str) or not hasattr(value, '__iter__'):
+      raise errors.ConfigError(f'{where} is {value!r}: give it a list.')
+    item = typing.get_args(hint)[0]
+    return tuple(_convert(item, v, f'{where}[{i}]') for i, v in enumerate(value))
+  if origin is dict or hint is dict:
+    return dict(value)
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if hint is Any or (isinstance(value, hint) and not (hint is int and isinstance(value, bool))):
+    return value
+  raise errors.ConfigError(f'{where} is {value!r}: it must be of type {hint.__name__}.')

@@ -1,0 +1,169 @@
+"""Layers shared by every model part, each with logical axis names on its parameters.
+
+Matrix products run in the module's `dtype`; parameters stay float32; norms and softmax are computed in float32.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echox_jax.config import LoraConfig
+
+Array = jax.Array
+default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
+_MASKED = -1e30  # finite, so that a row with nothing to see stays finite as well
+
+
+class Dense(nn.Module):
+  """y = x W (+ b), with an optional low-rank update (LoRA, paper section "Training settings").
+
+  Attributes:
+    features: output width.
+    axes: logical names of the kernel's input and output axes.
+    use_bias: adds a bias.
+    lora: with rank > 0, adds alpha / rank * (dropout(x) A) B; B starts at zero, so the start is the plain layer.
+  """
+  features: int
+  axes: tuple[str, str]
+  use_bias: bool = False
+  lora: LoraConfig = LoraConfig()
+  dtype: Any = jnp.float32
+  kernel_init: Callable[..., Array] = default_init
+
+  @nn.compact
+  def __call__(self, x: Array, deterministic: bool = True) -> Array:
+    """float[..., in] -> float[..., features]."""
+    width = x.shape[-1]
+    param = functools.partial(_param, self)
+    x = x.astype(self.dtype)
+    y = x @ param('kernel', self.kernel_init, self.axes, (width, self.features)).astype(self.dtype)
+    if self.use_bias:
+      y += param('bias', nn.initializers.zeros, self.axes[1:], (self.features,)).astype(self.dtype)
+    if self.lora.rank:
+      a = param('lora_a', nn.initializers.he_uniform(), (self.axes[0], 'lora_rank'), (width, self.lora.rank))
+      b = param('lora_b', nn.initializers.zeros, ('lora_rank', self.axes[1]), (self.lora.rank, self.features))
+      low = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic) @ a.astype(self.dtype)
+      y += (low @ b.astype(self.dtype)) * (self.lora.alpha / self.lora.rank)
+    return y
+
+
+class Embed(nn.Module):
+  """A table of vectors, parameter `embedding` [num, features]."""
+  num: int
+  features: int
+  axes: tuple[str, str] = ('vocab', 'embed')
+  dtype: Any = jnp.float32
+  embedding_init: Callable[..., Array] = default_init
+
+  def setup(self):
+    self.embedding = _param(self, 'embedding', self.embedding_init, self.axes, (self.num, self.features))
+
+  def __call__(self, ids: Array) -> Array:
+    """int[...] -> float[..., features]."""
+    return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+  def attend(self, x: Array) -> Array:
+    """float[..., features] -> float32 logits [..., num]."""
+    return (x.astype(self.dtype) @ self.embedding.astype(self.dtype).T).astype(jnp.float32)
+
+
+class RMSNorm(nn.Module):
+  """x * rsqrt(mean(x^2) + eps) * scale, in float32 (facts 4)."""
+  epsilon: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = _param(self, 'scale', nn.initializers.ones, ('norm',), (x.shape[-1],))
+    x = x.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+    return (x * scale).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm with scale and bias, in float32."""
+  epsilon: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = _param(self, 'scale', nn.initializers.ones, ('norm',), (x.shape[-1],))
+    bias = _param(self, 'bias', nn.initializers.zeros, ('norm',), (x.shape[-1],))
+    x = x.astype(jnp.float32)
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+    return (x * scale + bias).astype(self.dtype)
+
+
+def attention(
+    query: Array, key: Array, value: Array, mask: Array | None = None,
+    dropout: Callable[[Array], Array] | None = None,
+) -> Array:
+  """Scaled dot-product attention with grouped key/value heads; softmax in float32.
+
+  Args:
+    query: float[B,T,N,H].
+    key: float[B,S,K,H], N a multiple of K.
+    value: float[B,S,K,H].
+    mask: bool, broadcastable to [B,1,T,S]; True = may be seen.
+    dropout: applied to the attention weights.
+
+  Returns:
+    float[B,T,N,H] in the dtype of `value`.
+  """
+  b, t, n, h = query.shape
+  k = key.shape[2]
+  query = query.reshape(b, t, k, n // k, h) * h ** -0.5
+  scores = jnp.einsum('BTKGH,BSKH->BKGTS', query, key, preferred_element_type=jnp.float32)
+  if mask is not None:
+    scores = jnp.where(mask[:, :, None], scores, _MASKED)
+  weights = jax.nn.softmax(scores, axis=-1)
+  if dropout is not None:
+    weights = dropout(weights)
+  out = jnp.einsum('BKGTS,BSKH->BTKGH', weights.astype(value.dtype), value)
+  return out.reshape(b, t, n, h)
+
+
+class MultiHeadAttention(nn.Module):
+  """Bidirectional attention with biases, as in Whisper, HuBERT and torch's MultiheadAttention.
+
+  Attributes:
+    num_heads: heads; the width must be a multiple.
+    key_bias: Whisper's key projection has none.
+    dropout: rate on the attention weights.
+  """
+  num_heads: int
+  key_bias: bool = True
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, key_value: Array | None = None, mask: Array | None = None,
+               deterministic: bool = True) -> Array:
+    """float[B,T,D] (attending to float[B,S,D], itself by default) -> float[B,T,D]; mask bool[B,1,T,S]."""
+    source = x if key_value is None else key_value
+    width = x.shape[-1]
+    heads = (self.num_heads, width // self.num_heads)
+    dense = functools.partial(Dense, width, ('embed', 'heads'), dtype=self.dtype)
+    q = dense(use_bias=True, name='q_proj')(x)
+    k = dense(use_bias=self.key_bias, name='k_proj')(source)
+    v = dense(use_bias=True, name='v_proj')(source)
+    dropout = functools.partial(nn.Dropout(self.dropout), deterministic=deterministic) if self.dropout else None
+    out = attention(*(y.reshape(*y.shape[:-1], *heads) for y in (q, k, v)), mask=mask, dropout=dropout)
+    return Dense(width, ('heads', 'embed'), use_bias=True, dtype=self.dtype, name='out_proj')(
+        out.reshape(*out.shape[:-2], width))
+
+
+def causal_mask(valid: Array) -> Array:
+  """bool[B,T] (True = a real key) -> bool[B,1,T,T]: each position sees itself and the real positions before it."""
+  t = valid.shape[1]
+  return (jnp.tril(jnp.ones((t, t), bool))[None] & (valid[:, None, :] | jnp.eye(t, dtype=bool)))[:, None]
+
+
+def _param(module: nn.Module, name: str, init: Callable[..., Array], axes: tuple[str, ...], shape: tuple[int, ...]) -> Array:
+  """Creates a float32 parameter with logical axis names."""
+  return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)

@@ -1,0 +1,164 @@
+"""Llama decoder: grouped-query attention, rotary positions with llama3 scaling, SwiGLU, RMSNorm, LoRA, KV cache (facts 4).
+
+Parameters: `embed_tokens/embedding` [V,D], `trunk/layers/{self_attn/{q,k,v,o}_proj, mlp/{gate,up,down}_proj,
+input_layernorm, post_attention_layernorm}` with a leading layer axis, `trunk/norm/scale`, `lm_head/embedding` [V,D]
+(absent when tied). "Hidden" below is always after the final norm.
+"""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echox_jax.config import LlamaConfig, LoraConfig, RopeScaling
+from echox_jax.models import layers
+
+Array = jax.Array
+Cache = dict[str, Array]  # {'key','value'}: float[layers,B,slots,K,H]
+
+
+def init_cache(cfg: LlamaConfig, batch: int, slots: int) -> Cache:
+  """An empty KV cache with room for `slots` positions."""
+  shape = (cfg.num_layers, batch, slots, cfg.num_kv_heads, cfg.head_dim)
+  return {'key': jnp.zeros(shape, cfg.dtype), 'value': jnp.zeros(shape, cfg.dtype)}
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
+  """float[H/2] radians a position, with llama3 scaling (facts 4)."""
+  freqs = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+  if scaling is None:
+    return freqs.astype(np.float32)
+  wavelength = 2 * np.pi / freqs
+  ratio = scaling.original_max_positions / wavelength
+  span = scaling.high_freq_factor - scaling.low_freq_factor
+  smooth = np.clip((ratio - scaling.low_freq_factor) / span, 0.0, 1.0)
+  return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
+
+
+def apply_rope(x: Array, positions: Array, freqs: np.ndarray) -> Array:
+  """Rotates float[B,T,N,H] by int[B,T] positions, half-split layout (`rotate_half`)."""
+  angles = positions[..., None].astype(jnp.float32) * freqs
+  sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(nn.Module):
+  """Grouped-query self-attention, optionally through a cache."""
+  cfg: LlamaConfig
+
+  @nn.compact
+  def __call__(self, x: Array, positions: Array, mask: Array, cache: Cache | None, index: Array | None,
+               deterministic: bool) -> tuple[Array, Cache | None]:
+    cfg = self.cfg
+    freqs = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
+    project = functools.partial(_projection, cfg)
+    heads = lambda y: y.reshape(*y.shape[:2], -1, cfg.head_dim)
+    q = heads(project('q_proj', cfg.num_heads * cfg.head_dim, ('embed', 'heads'))(x, deterministic))
+    k = heads(project('k_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
+    v = heads(project('v_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
+    q, k = apply_rope(q, positions, freqs), apply_rope(k, positions, freqs)
+    if cache is not None:
+      k = jax.lax.dynamic_update_slice_in_dim(cache['key'], k.astype(cache['key'].dtype), index, axis=1)
+      v = jax.lax.dynamic_update_slice_in_dim(cache['value'], v.astype(cache['value'].dtype), index, axis=1)
+      cache = {'key': k, 'value': v}
+    out = layers.attention(q, k, v, mask)
+    out = out.reshape(*out.shape[:2], -1)
+    return project('o_proj', cfg.hidden_size, ('heads', 'embed'))(out, deterministic), cache
+
+
+class Mlp(nn.Module):
+  """SwiGLU feed-forward."""
+  cfg: LlamaConfig
+
+  @nn.compact
+  def __call__(self, x: Array, deterministic: bool) -> Array:
+    project = functools.partial(_projection, self.cfg)
+    gate = project('gate_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
+    up = project('up_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
+    return project('down_proj', self.cfg.hidden_size, ('mlp', 'embed'))(nn.silu(gate) * up, deterministic)
+
+
+class Block(nn.Module):
+  """Pre-norm attention and feed-forward with residuals: the body of the scan over layers."""
+  cfg: LlamaConfig
+  deterministic: bool = True
+
+  @nn.compact
+  def __call__(self, x: Array, cache: Cache | None, positions: Array, mask: Array, index: Array | None):
+    norm = functools.partial(layers.RMSNorm, self.cfg.rms_norm_eps, self.cfg.dtype)
+    out, cache = Attention(self.cfg, name='self_attn')(
+        norm(name='input_layernorm')(x), positions, mask, cache, index, self.deterministic)
+    x = x + out
+    x = x + Mlp(self.cfg, name='mlp')(norm(name='post_attention_layernorm')(x), self.deterministic)
+    return nn.with_logical_constraint(x, ('batch', 'length', 'act_embed')), cache
+
+
+class Trunk(nn.Module):
+  """All layers and the final norm, from embeddings to hidden states: shared by the LLM and the unit decoder."""
+  cfg: LlamaConfig
+
+  @nn.compact
+  def __call__(self, inputs: Array, positions: Array, mask: Array, cache: Cache | None = None,
+               index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
+    """float[B,T,D] -> (hidden float[B,T,D] after the final norm, cache).
+
+    Args:
+      inputs: float[B,T,D] embeddings.
+      positions: int[B,T] rotary positions.
+      mask: bool[B,1,T,S], True = may be seen; S = T, or the cache's slots.
+      cache: keys and values of earlier calls; this call's are written at slots index .. index + T - 1.
+      index: int scalar, first slot to write.
+      deterministic: no LoRA dropout.
+    """
+    cfg = self.cfg
+    body = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
+    scanned = nn.scan(
+        body, length=cfg.num_layers, variable_axes={'params': 0}, split_rngs={'params': True, 'dropout': True},
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast), out_axes=0,
+        metadata_params={nn.PARTITION_NAME: 'layers'})
+    x, cache = scanned(cfg, deterministic, name='layers')(inputs.astype(cfg.dtype), cache, positions, mask, index)
+    return layers.RMSNorm(cfg.rms_norm_eps, cfg.dtype, name='norm')(x), cache
+
+
+class Llama(nn.Module):
+  """The LLM: token embeddings, trunk, head. Methods are separate so that speech can be spliced in between."""
+  cfg: LlamaConfig
+
+  def setup(self):
+    cfg = self.cfg
+    self.embed_tokens = layers.Embed(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
+    if not cfg.tie_embeddings:
+      self.lm_head = layers.Embed(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
+    self.trunk = Trunk(cfg)
+
+  def embed(self, ids: Array) -> Array:
+    """int[B,T] -> float[B,T,D]."""
+    return self.embed_tokens(ids)
+
+  def hidden(self, inputs: Array, positions: Array, mask: Array, cache: Cache | None = None,
+             index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
+    """As `Trunk`."""
+    return self.trunk(inputs, positions, mask, cache, index, deterministic)
+
+  def logits(self, hidden: Array) -> Array:
+    """float[B,T,D] -> float32[B,T,V]."""
+    return (self.embed_tokens if self.cfg.tie_embeddings else self.lm_head).attend(hidden)
+
+  def __call__(self, ids: Array, deterministic: bool = True) -> Array:
+    """int[B,T] -> float32 logits [B,T,V], plain causal: the text-only forward pass, also used to create parameters."""
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    mask = layers.causal_mask(jnp.ones(ids.shape, bool))
+    return self.logits(self.hidden(self.embed(ids), positions, mask, deterministic=deterministic)[0])
+
+
+def head_embedding(params: dict) -> Array:
+  """float[V,D]: the rows of the output head, from the params of `Llama` (the trigger score needs the row of ".")."""
+  return params.get('lm_head', params['embed_tokens'])['embedding']
+
+
+def _projection(cfg: LlamaConfig, name: str, features: int, axes: tuple[str, str]) -> layers.Dense:
+  lora = cfg.lora if name in cfg.lora.targets else LoraConfig()
+  return layers.Dense(features, axes, lora=lora, dtype=cfg.dtype, name=name)

@@ -1,0 +1,116 @@
+"""The configuration of a training job: what model, which stage, which data, how long."""
+
+import dataclasses
+
+from echox_jax.config import EchoXConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW with warm-up and cosine decay (paper, training settings known)."""
+  learning_rate: float = 1e-3
+  warmup_steps: int = 20
+  end_fraction: float = 0.05
+  weight_decay: float = 0.1
+  b1: float = 0.9
+  b2: float = 0.95
+  clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+  """Augmentation of cached encoder states; all off by default. Rates are fractions of the clip."""
+  time_warp: float = 0.0
+  noise: float = 0.0
+  time_mask: float = 0.0
+  feature_mask: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Which sets a stage reads and the static sizes of its batches.
+
+  `sets`: names like `questions/train` under the raw or the precomputed folder.
+  Rows that exceed a size are left out and counted, never cut silently.
+  """
+  sets: tuple[str, ...] = ()
+  cached_states: bool = True
+  max_tokens: int = 96
+  max_ctc_labels: int = 48
+  max_states: int = 256
+  max_unit_words: int = 96
+  segment_frames: int = 50
+  workers: int = 0
+  augment: AugmentConfig = AugmentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """Weights and choices of the losses.
+
+  `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or `generate`.
+  """
+  ctc_weight: float = 0.3
+  echo_text: str = 'argmax'
+  denoising_weight: float = 0.2
+  s2t_weight: float = 1.0
+  mel_weight: float = 45.0
+  feature_matching_weight: float = 2.0
+  adversarial_weight: float = 1.0
+  duration_weight: float = 1.0
+  adversarial_start: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """One stage's run. `init_from`: stage names or checkpoint folders, tried left to right for each parameter group."""
+  steps: int = 100
+  batch_size: int = 16
+  log_every: int = 10
+  checkpoint_every: int = 200
+  keep_checkpoints: int = 1
+  init_from: tuple[str, ...] = ()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  loss: LossConfig = LossConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh axes; one may be -1 = all devices that are left."""
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+  sequence: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+  """The text tokenizer: `model` is a SentencePiece file; empty = trained by precompute on the corpus text (nano)."""
+  model: str = ''
+  vocab_size: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecomputeConfig:
+  """What precompute reads and writes. `kmeans` names a fitted k-means file (empty = fit here)."""
+  kmeans_sets: tuple[str, ...] = ('answers/train', 'speech/train')
+  unit_sets: tuple[str, ...] = ('answers/train', 'answers/holdout', 'speech/train')
+  language_sets: tuple[str, ...] = ('answers/train', 'speech/train')
+  state_sets: tuple[str, ...] = ('questions/train', 'questions/test')
+  kmeans: str = ''
+  batch_size: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  """Everything a job needs, built from a ConfigDict by `echox_jax.config.build`."""
+  stage: str = 'text'
+  seed: int = 0
+  speech_encoder: str = 'tiny.en'
+  data_dir: str = ''
+  model: EchoXConfig = EchoXConfig()
+  tokenizer: TokenizerConfig = TokenizerConfig()
+  precompute: PrecomputeConfig = PrecomputeConfig()
+  data: DataConfig = DataConfig()
+  train: TrainConfig = TrainConfig()
+  mesh: MeshConfig = MeshConfig()
