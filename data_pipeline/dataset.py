@@ -29,7 +29,7 @@ def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable
     MissingExtraError: tensorflow-datasets is not installed.
   """
   _tfds()
-  from data_pipeline.spoken_turns.builder import SpokenTurns
+  from data_pipeline.tfds_builder import SpokenTurns
 
   target = Path(data_dir) / name
   iterators, width = {}, 0

@@ -31,6 +31,7 @@ class SpokenTurns(tfds.core.GeneratorBasedBuilder):
   """Conversations of turns with text, audio, units, unit words and encoder states."""
 
   VERSION = tfds.core.Version('1.0.0')
+  code_path = None  # nothing is kept beside this file: no checksums, no description
 
   def __init__(self, *, splits: Mapping[str, Iterable[Mapping[str, Any]]], width: int, **kwargs: Any):
     """`splits`: records of each split, in the order in which they are kept; `width`: D of the states."""
