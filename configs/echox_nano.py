@@ -1,0 +1,90 @@
+"""EchoX-nano: the whole of EchoX at a size that two CPU cores train in half an hour.
+
+  python -m launch.precompute --config=configs/echox_nano.py:s2t   --workdir=out/demo
+  python -m launch.train      --config=configs/echox_nano.py:STAGE --workdir=out/demo      STAGE: text s2t t2c echo vocoder
+
+Meant for: 2 CPU cores, 4 GiB. Frozen Whisper tiny.en, a 2 M Llama that learns its few hundred facts in stage `text`, units
+from the states after Whisper's third block (the stand-in for HuBERT where none can be had), an n-gram unit language, and
+a small unit vocoder that ends in an inverse STFT. `make demo` runs all of it.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from echox_jax.prompts import NANO_IDS
+from echox_jax.training.experiment import ExperimentConfig
+
+WIDTH = 192
+TRUNK = dict(hidden_size=WIDTH, intermediate_size=512, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=48, max_positions=256)
+
+
+def get_config(stage: str = 's2t') -> ConfigDict:
+  """The job of one stage: text, s2t, t2c, echo or vocoder."""
+  config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
+  config.stage = stage
+  config.model.update(model())
+  config.tokenizer.vocab_size = config.model.llm.vocab_size
+  stages = dict(text=text, s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
+  if stage not in stages:
+    raise ValueError(f'echox_nano has no stage {stage!r}: use one of {", ".join(stages)}.')
+  stages[stage](config)
+  return config
+
+
+def model() -> dict:
+  """Sizes of every part."""
+  return dict(
+      special_ids=dataclasses.asdict(NANO_IDS),
+      max_prompt_tokens=96,
+      max_audio_seconds=8.0,
+      adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=64),
+      llm=dict(TRUNK, vocab_size=512,
+               lora=dict(rank=32, alpha=32.0, dropout=0.0,
+                         targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'))),
+      unit_decoder=dict(unit_vocab_size=1500, trunk=TRUNK, denoising_intermediate_size=512),
+      units=dict(encoder='whisper', layer=3, num_units=500, language='ngram', max_word_units=4, vocab_size=1500),
+      streaming=dict(threshold=0.1, look_ahead=2, peak_window=4, min_tokens=24, min_tokens_above_threshold=5,
+                     max_new_tokens=40, max_unit_words=96, max_slices=3, max_slice_tokens=32, max_frames=400),
+  )
+
+
+def text(config: ConfigDict) -> None:
+  """Teaches the LLM its knowledge from text. About 1 minute."""
+  config.data.sets = ('questions/train',)
+  config.data.max_tokens = 64
+  config.train.update(dict(steps=400, batch_size=32))
+  config.train.optimizer.update(dict(learning_rate=3e-3, warmup_steps=20))
+
+
+def s2t(config: ConfigDict) -> None:
+  """Teaches it to hear: adapter and LoRA. About 6 minutes."""
+  config.data.sets = ('questions/train',)
+  config.data.max_tokens = 48
+  config.data.augment.update(dict(time_warp=0.2, noise=0.1, time_mask=0.1, feature_mask=0.1))
+  config.train.update(dict(steps=1500, batch_size=16, checkpoint_every=500))
+  config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100))
+
+
+def t2c(config: ConfigDict) -> None:
+  """Teaches a small decoder to turn text into unit words. About 3 minutes."""
+  config.data.sets = ('answers/train', 'answers/holdout', 'speech/train')
+  config.data.max_tokens = 144
+  config.data.max_unit_words = 96
+  config.train.update(dict(steps=800, batch_size=16, checkpoint_every=400))
+  config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=50))
+
+
+def echo(config: ConfigDict) -> None:
+  """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model. About 4 minutes."""
+  s2t(config)
+  config.train.update(dict(steps=400, batch_size=16, checkpoint_every=200))
+  config.train.loss.update(dict(echo_text='argmax', denoising_weight=0.5))
+  config.train.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20))
+
+
+def vocoder(config: ConfigDict) -> None:
+  """Unit vocoder with its discriminators. About 4 minutes."""
+  config.data.sets = ('answers/train', 'speech/train')
+  config.train.update(dict(steps=600, batch_size=8, checkpoint_every=300))
+  config.train.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20, weight_decay=0.0, b1=0.8, b2=0.99))
