@@ -1,0 +1,79 @@
+"""The text tokenizer gives text back, keeps special ids to itself and fails in one sentence."""
+
+from echox_jax import errors, tokenizer
+from echox_jax.prompts import NANO_IDS
+from hypothesis import given, settings, strategies as st
+import pytest
+
+TEXTS = [
+    f'{start} {thing} {end}'
+    for start in ('What is the capital of', 'Tell me about', 'Where do I find')
+    for thing in ('France', 'the Czech Republic', 'Côte d’Ivoire', 'Peru', 'seventeen plus twenty-three', 'hydrogen')
+    for end in ('please?', 'today?', 'The answer is Paris. It is in Europe.', 'Number 42!')
+]
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  return tokenizer.train_tokenizer(TEXTS, tmp_path_factory.mktemp('t') / 'tokenizer.model', 340)
+
+
+def test_vocabulary_is_exact_and_special_ids_come_first(model):
+  assert model.vocab_size == 340
+  assert model.piece(0) == '<unk>'
+  assert model.piece(NANO_IDS.audio) == '<|audio|>' and model.piece(NANO_IDS.eot) == '<|eot|>'
+  assert model.encode('Paris.')[-1] == NANO_IDS.period and model.piece(NANO_IDS.period) == '.'
+
+
+def test_case_digits_and_unseen_characters_come_back(model):
+  for text in (*TEXTS, 'PARIS paris', 'été 日本語 🙂', '3.5 and 1,000', '. leading', 'user assistant system'):
+    assert model.decode(model.encode(text)) == text
+  assert model.decode(model.encode('  two   spaces\n here ')) == 'two spaces here'
+  assert model.encode('') == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(codec='ascii', exclude_categories=('Cc',)), max_size=30))
+def test_any_plain_text_comes_back(model, text):
+  assert model.decode(model.encode(text)) == ' '.join(text.split())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=20))
+def test_text_never_becomes_a_special_id(model, text):
+  special = set(range(NANO_IDS.period))
+  for written in (text, f'<|audio|>{text}<|eot|>', f'</s> <s> {text} <unk>'):
+    assert not special & set(model.encode(written))
+
+
+def test_special_ids_are_skipped_in_text(model):
+  ids = [NANO_IDS.bos, *model.encode('Paris'), NANO_IDS.audio, NANO_IDS.eot, NANO_IDS.eot, 340, -100]
+  assert model.decode(ids) == 'Paris'
+
+
+def test_sentences_encode_alike_alone_and_in_a_text(model):
+  first, second = 'The answer is Paris.', 'It is in Europe.'
+  assert model.encode(f'{first} {second}') == model.encode(first) + model.encode(second)
+
+
+def test_training_is_deterministic(model, tmp_path):
+  paths = [tmp_path / name for name in 'ab']
+  for path in paths:
+    tokenizer.train_tokenizer(TEXTS, path, 340)
+  assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize('texts, size', [(TEXTS, 5000), (TEXTS, 280), ([], 340), (['  '], 340)])
+def test_impossible_training_is_one_sentence_and_writes_nothing(texts, size, tmp_path):
+  with pytest.raises(errors.DataError, match='tokenizer'):
+    tokenizer.train_tokenizer(texts, tmp_path / 'x.model', size)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('content', [None, b'', b'not a model', bytes(range(256)) * 4])
+def test_missing_or_damaged_file_is_one_sentence(content, tmp_path):
+  path = tmp_path / 'tokenizer.model'
+  if content is not None:
+    path.write_bytes(content)
+  with pytest.raises(errors.DataError, match='tokenizer|SentencePiece'):
+    tokenizer.TextTokenizer(path)
