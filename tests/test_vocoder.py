@@ -1,0 +1,120 @@
+"""The unit vocoder against the released code, and its promises about lengths, padding and budgets."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echox_jax import errors
+from echox_jax.config import DurationPredictorConfig, VocoderConfig
+from echox_jax.conversion import unit_vocoder
+from echox_jax.models.convolution import overlap_add
+from echox_jax.models.vocoder import UnitVocoder, inverse_stft, repeat_units
+from echox_jax.training import vocoder_step
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+TINY = VocoderConfig(
+    num_units=20, embedding_dim=8, model_in_dim=8, upsample_rates=(5, 4), upsample_kernel_sizes=(11, 8),
+    upsample_initial_channel=16, resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1, 3),),
+    context_dilations=(1, 2), istft_n_fft=64, istft_hop=16,
+    duration=DurationPredictorConfig(hidden_size=8, dropout=0.0))
+
+
+@pytest.fixture(scope='module')
+def golden():
+  return dict(np.load(GOLDEN / 'golden_vocoder.npz'))
+
+
+def released(golden, prefix):
+  values = json.loads((GOLDEN / 'config.json').read_text())['vocoder'][prefix]
+  cfg = unit_vocoder.config_from_json(values)
+  start = f'{prefix}w/'
+  state = {key[len(start):]: value for key, value in golden.items() if key.startswith(start)}
+  return cfg, state
+
+
+def apply(cfg, params, *args, method):
+  with jax.default_matmul_precision('highest'):
+    return UnitVocoder(cfg).apply({'params': params}, *args, method=method)
+
+
+@pytest.mark.parametrize('prefix', ['', 'spk/'])
+def test_released_parity(golden, prefix):
+  cfg, state = released(golden, prefix)
+  params = unit_vocoder.convert(state, cfg)
+  code = jnp.asarray(golden[f'{prefix}code'], jnp.int32)
+  mask = jnp.ones(code.shape, bool)
+  log_durations = apply(cfg, params, code, mask, method='log_durations')
+  np.testing.assert_allclose(log_durations, golden[f'{prefix}log_dur'], atol=1e-4)
+  frames = int(golden[f'{prefix}dur'].sum())
+  speech = apply(cfg, params, code, mask, frames + 3, method='synthesise')
+  np.testing.assert_array_equal(speech.durations, golden[f'{prefix}dur'])
+  assert int(speech.num_frames[0]) == frames and int(speech.overflow[0]) == 0
+  np.testing.assert_allclose(speech.waveform[0, :frames * 320], golden[f'{prefix}wav'], atol=1e-4)
+  assert not np.any(speech.waveform[0, frames * 320:])
+  wave = apply(cfg, params, code, method='generate')
+  np.testing.assert_allclose(wave[0], golden[f'{prefix}wav_no_dur'], atol=1e-4)
+
+
+def test_conversion_lists_every_problem(golden):
+  cfg, state = released(golden, '')
+  state = dict(state)
+  del state['ups.1.weight_g']
+  state['dict.weight'] = state['dict.weight'][:50]
+  state['extra.bias'] = np.zeros(3)
+  with pytest.raises(errors.CheckpointError) as caught:
+    unit_vocoder.convert(state, cfg)
+  for part in ('missing ups.1.weight_g', 'mis-shaped dict.weight', 'unexpected extra.bias'):
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize('cfg', [
+    TINY,
+    dataclasses.replace(TINY, istft_n_fft=16, istft_hop=4, upsample_rates=(5, 4, 4), upsample_kernel_sizes=(11, 8, 8)),
+    dataclasses.replace(TINY, num_speakers=3, model_in_dim=16),
+])
+def test_padding_does_not_change_a_clip(cfg):
+  params = vocoder_step.init_vocoder_params(jax.random.key(0), cfg)
+  reduced = jax.random.randint(jax.random.key(1), (2, 6), 0, 20)
+  mask = jnp.arange(6) < jnp.array([[6], [4]])
+  long = apply(cfg, params, reduced, mask, 40, method='synthesise')
+  assert long.waveform.shape == (2, 40 * 320)
+  for row in range(2):
+    count, frames = int(mask[row].sum()), int(long.num_frames[row])
+    alone = apply(cfg, params, reduced[row:row + 1, :count], mask[row:row + 1, :count], frames, method='synthesise')
+    np.testing.assert_array_equal(alone.durations[0], long.durations[row, :count])
+    np.testing.assert_allclose(alone.waveform[0], long.waveform[row, :frames * 320], atol=1e-5)
+    assert not np.any(long.waveform[row, frames * 320:])
+
+
+def test_frames_over_the_budget_are_counted():
+  units, mask, overflow = repeat_units(jnp.array([[7, 8, 9], [4, 5, 0]]), jnp.array([[2, 3, 4], [1, 2, 0]]), 6)
+  np.testing.assert_array_equal(units, [[7, 7, 8, 8, 8, 9], [4, 5, 5, 0, 0, 0]])
+  np.testing.assert_array_equal(mask.sum(1), [6, 3])
+  np.testing.assert_array_equal(overflow, [3, 0])
+
+
+def test_inverse_stft_restores_a_signal():
+  n_fft, hop = 64, 16
+  signal = np.random.default_rng(0).normal(size=640).astype(np.float32)
+  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+  padded = np.pad(signal, n_fft // 2)
+  frames = np.stack([padded[t * hop:t * hop + n_fft] * window for t in range(640 // hop + 1)])
+  spectrum = np.fft.rfft(frames)[None]
+  with jax.default_matmul_precision('highest'):
+    restored = inverse_stft((jnp.asarray(spectrum.real, jnp.float32), jnp.asarray(spectrum.imag, jnp.float32)), None, n_fft, hop)
+  np.testing.assert_allclose(restored[0], signal, atol=1e-4)
+
+
+def test_overlap_add_of_an_uneven_frame():
+  frames = jnp.ones((1, 3, 5, 1))
+  np.testing.assert_array_equal(overlap_add(frames, 2)[0, :, 0], [1, 1, 2, 2, 3, 2, 2, 1, 1, 0])
+
+
+def test_sizes_that_do_not_belong_together():
+  with pytest.raises(errors.ConfigError, match='code_hop_size'):
+    vocoder_step.init_vocoder_params(jax.random.key(0), dataclasses.replace(TINY, istft_hop=8))
