@@ -6,10 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
+DEBIAN_VOICES := flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test test-slow clean distclean help
+.PHONY: demo voices test test-slow clean distclean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
@@ -26,9 +27,14 @@ $(VENV)/.demo: $(VENV)/.test
 
 # The clock of the demo starts before the installation: its minutes count.
 demo:
-	@mkdir -p $(OUT) && (test -e $(OUT)/started || date +%s > $(OUT)/started)
-	@$(MAKE) --no-print-directory $(VENV)/.demo
-	$(BIN)/python -m launch.demo --out $(OUT)
+	@started=$$(date +%s) && $(MAKE) --no-print-directory $(VENV)/.demo voices && \
+	  $(BIN)/python -m launch.demo --out $(OUT) --started $$started
+
+# The flite and festival voices are Debian packages: installed where root may, else the demo says which voices it lacks.
+voices:
+	@command -v flite >/dev/null && command -v festival >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  (apt-get update -qq; apt-get install -y -qq --no-install-recommends $(DEBIAN_VOICES)) >/dev/null 2>&1; } || \
+	  echo 'flite and festival are not installed and cannot be installed here (root and apt-get needed): going on without their voices'
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

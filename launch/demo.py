@@ -1,0 +1,194 @@
+"""The whole of EchoX-nano by one command: voices, units, five training stages, evaluation, one spoken answer.
+
+  python -m launch.demo --out out/demo
+
+Every part is a command of its own that can be run by hand; finished parts are skipped when the demo runs again.
+"""
+
+import argparse
+from collections.abc import Callable
+import dataclasses
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import threading
+import time
+
+from echox_jax import errors
+from echox_jax import files
+
+CONFIG = 'configs/echox_nano.py'
+TARGETS = {  # what the demo is meant to reach on two CPU cores
+    'text_exact_match': ('>=', 0.97), 's2t_exact_match': ('>=', 0.93), 's2s_exact_match': ('>=', 0.85),
+    'reply_wer': ('<=', 0.08), 'resynthesis_wer': ('<=', 0.06), 'total_minutes': ('<=', 40), 'peak_rss_gib': ('<=', 12)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One part of the demo: a command, and the file that proves it finished (None = the command itself knows)."""
+  name: str
+  title: str
+  command: tuple[str, ...]
+  proof: str | None = None
+
+
+def steps(out: Path) -> list[Step]:
+  """All parts in order."""
+  work, model = str(out), str(out / 'model')
+  train = lambda stage, title: Step(
+      stage, title, ('launch.train', f'--config={CONFIG}:{stage}', f'--workdir={work}'))
+  return [
+      Step('corpus', 'voices speak the questions and answers', ('launch.corpus', '--data', str(out / 'data'))),
+      Step('precompute', 'speech becomes units and unit words', ('launch.precompute', f'--config={CONFIG}:s2t', f'--workdir={work}')),
+      train('text', 'the LLM learns its facts from text'),
+      train('s2t', 'the LLM learns to hear'),
+      train('t2c', 'a small decoder learns to turn text into unit words'),
+      train('echo', 'the echo decoder learns to speak from the states of the LLM'),
+      train('vocoder', 'the vocoder learns to turn units into sound'),
+      Step('export', 'one folder to load', ('launch.convert', 'export', '--checkpoint', work, '--to', 'safetensors', '--out', model),
+           'model/model.safetensors'),
+      Step('evaluate', 'unseen voices ask, a judge listens',
+           ('launch.evaluate', '--checkpoint', model, '--workdir', work, '--out', str(out / 'evaluation.json')), 'evaluation.json'),
+      Step('answer', 'one question, one spoken answer',
+           ('launch.respond', '--checkpoint', model, str(out / 'question.wav'), '-o', str(out / 'reply.wav'),
+            '--json', str(out / 'reply.json')), 'reply.json'),
+  ]
+
+
+class Clock:
+  """Adds up the minutes and the peak memory of all runs of this demo, kept in `progress.json`."""
+
+  def __init__(self, path: Path, started: float):
+    self._path, self._started = path, started
+    self.state = json.loads(path.read_text()) if path.exists() else {'finished': {}, 'seconds': 0.0, 'peak_rss_gib': 0.0}
+    self._before = self.state['seconds']
+
+  def save(self, name: str | None = None, seconds: float = 0.0) -> None:
+    """Writes the sums so far; with a name, that part counts as finished."""
+    self.state['seconds'] = self._before + time.time() - self._started
+    if name:
+      self.state['finished'][name] = round(seconds, 1)
+    files.atomic_write_json(self._path, self.state)
+
+  def saw_memory(self, gib: float) -> None:
+    """Keeps the highest figure."""
+    self.state['peak_rss_gib'] = max(self.state['peak_rss_gib'], round(gib, 2))
+
+
+def tree_rss_gib(root: int) -> float:
+  """Resident memory of a process and all below it, in GiB (pages that they share count once a process)."""
+  children, pages = {}, {}
+  for entry in Path('/proc').iterdir():
+    if entry.name.isdigit():
+      try:
+        fields = (entry / 'stat').read_text().rsplit(')', 1)[1].split()
+        pages[int(entry.name)] = int((entry / 'statm').read_text().split()[1])
+      except (FileNotFoundError, ProcessLookupError):
+        continue  # it ended between the listing and the reading
+      children.setdefault(int(fields[1]), []).append(int(entry.name))
+  todo, total = [root], 0
+  while todo:
+    pid = todo.pop()
+    total += pages.get(pid, 0)
+    todo += children.get(pid, [])
+  return total * os.sysconf('SC_PAGE_SIZE') / 2**30
+
+
+def watch_memory(pid: int, saw: Callable[[float], None], stop: threading.Event) -> None:
+  """Reports the memory of a process tree twice a second until told to stop."""
+  while not stop.wait(0.5):
+    saw(tree_rss_gib(pid))
+
+
+def run(step: Step, clock: Clock) -> None:
+  """Runs one part as a process of its own, so that its memory is free afterwards."""
+  stop = threading.Event()
+  process = subprocess.Popen([sys.executable, '-m', *step.command])
+  watcher = threading.Thread(target=watch_memory, args=(os.getpid(), clock.saw_memory, stop), daemon=True)
+  watcher.start()
+  try:
+    code = process.wait()
+  finally:
+    stop.set()
+    watcher.join()
+    if process.poll() is None:
+      process.terminate()
+      process.wait()
+  if code:
+    raise errors.EchoXError(
+        f'the part {step.name!r} of the demo ended with exit code {code} (its own message stands above): '
+        'put that right and run the same command again; finished parts are kept.')
+
+
+def choose_question(out: Path) -> None:
+  """Writes one question of a voice never heard in training as question.wav, to be answered by the finished model."""
+  from data_pipeline import dataset
+  from data_pipeline import schema
+  from echox_jax import audio
+  source = dataset.open_dataset(out / 'data', 'questions', 'test')
+  for record in source:
+    example = schema.decode(record)
+    if 'Japan' in example.turns[0].text:
+      break
+  audio.write_wav(out / 'question.wav', example.turns[0].audio.astype('float32') / 32768, 16000)
+
+
+def finish(out: Path, clock: Clock) -> dict:
+  """Puts metrics.json, reply.txt and the report together; returns the metrics."""
+  from echox_jax.evaluation import report
+  metrics = json.loads((out / 'evaluation.json').read_text())
+  reply = json.loads((out / 'reply.json').read_text())
+  files.atomic_write_text(out / 'reply.txt', reply['text'] + '\n')
+  metrics.update(total_minutes=round(clock.state['seconds'] / 60, 1), peak_rss_gib=clock.state['peak_rss_gib'],
+                 minutes_by_part={k: round(v / 60, 2) for k, v in clock.state['finished'].items()})
+  files.atomic_write_json(out / 'metrics.json', metrics)
+  report.write_report(out, metrics, reply, TARGETS)
+  return metrics
+
+
+def summary(out: Path, metrics: dict) -> str:
+  """What the person at the terminal reads last."""
+  lines = ['', 'EchoX-nano, trained end to end on this machine', '']
+  for name, (sign, target) in TARGETS.items():
+    value = metrics[name]
+    good = value >= target if sign == '>=' else value <= target
+    lines.append(f'  {name:18} {value:8.3f}   aim {sign} {target:<5} {"ok" if good else "MISSED"}')
+  lines += ['', f'  it was asked: {out}/question.wav', f'  it answered:  {out}/reply.wav  ({(out / "reply.txt").read_text().strip()!r})',
+            f'  look at:      {out}/report.html', f'  all figures:  {out}/metrics.json', '',
+            f'  ask it something yourself: python -m launch.respond --checkpoint {out}/model YOUR.wav -o answer.wav', '']
+  return '\n'.join(lines)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog='python -m launch.demo', description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder to write (default out/demo)')
+  parser.add_argument('--started', type=float, default=None, help='Unix time at which the clock started (installation counts)')
+  args = parser.parse_args()
+  out, began = args.out, time.time()
+  out.mkdir(parents=True, exist_ok=True)
+  clock = Clock(out / 'progress.json', args.started or began)
+  if 'install' not in clock.state['finished']:
+    clock.save('install', began - (args.started or began))
+  todo = steps(out)
+  for number, step in enumerate(todo, 1):
+    head = f'[{number}/{len(todo)}] {step.name}: {step.title}'
+    if step.name in clock.state['finished'] and (step.proof is None or (out / step.proof).exists()):
+      print(f'{head} (finished before)', flush=True)
+      continue
+    print(head, flush=True)
+    if step.name == 'answer':
+      choose_question(out)
+    start = time.time()
+    try:
+      run(step, clock)
+    finally:
+      clock.save()
+    clock.save(step.name, time.time() - start)
+  print(summary(out, finish(out, clock)))
+
+
+if __name__ == '__main__':
+  errors.run_cli(main)
