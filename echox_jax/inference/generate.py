@@ -1,0 +1,203 @@
+"""KV-cached greedy decoding: unit words of slices, and text. Everything runs inside jit with static shapes.
+
+`decode_unit_words` serves the frozen T2C that makes pseudo-labels during training and the echo decoder that speaks.
+`prefill` and `decode_step` are the text side one token at a time (streaming); `generate_text` is the batched loop.
+"""
+
+from typing import NamedTuple
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from echox_jax import prompts
+from echox_jax.config import EchoXConfig
+from echox_jax.models import echox, layers, unit_decoder
+from echox_jax.models.llama import Cache, Llama, init_cache
+from echox_jax.models.unit_decoder import UnitDecoder
+
+Array = jax.Array
+
+
+class UnitWords(NamedTuple):
+  """ids int32[B,max_words] from 0, filled up to lengths int32[B]; overflow int32[B], 1 where the budget ended the row."""
+  ids: Array
+  lengths: Array
+  overflow: Array
+
+
+class Generated(NamedTuple):
+  """Text that the model made.
+
+  Attributes:
+    ids: int32[B,A] as the model said them: BOS first, EOT left out.
+    lengths: int32[B].
+    hidden: float[B,A,D]; hidden[b,i] is the state that predicted ids[b,i].
+    overflow: int32[B], 1 where the budget ended the answer.
+  """
+  ids: Array
+  lengths: Array
+  hidden: Array
+  overflow: Array
+
+
+@struct.dataclass
+class TextState:
+  """The LLM after some tokens; `hidden` and `logits` are those of the next one.
+
+  Attributes:
+    cache: keys and values, one slot a position.
+    keys: bool[B,slots], the slots that may be seen.
+    slot: int32 scalar, the next slot to write, the same for all rows.
+    positions: int32[B], the next rotary position of each row.
+    hidden: float[B,D], after the final norm.
+    logits: float32[B,V].
+  """
+  cache: Cache
+  keys: Array
+  slot: Array
+  positions: Array
+  hidden: Array
+  logits: Array
+
+
+def decode_unit_words(params: dict, text_table: Array, cfg: EchoXConfig, text_part: Array, text_lengths: Array,
+                      max_words: int) -> UnitWords:
+  """Greedy unit words of a batch of slices.
+
+  Args:
+    params: of one `UnitDecoder`: the T2C's group or the echo decoder's.
+    text_table: float[V,D].
+    cfg: its profile decides what can be said, see `decode_unit_tokens`.
+    text_part: float[B,N,D], text embeddings or adapted states at the LLM's width.
+    text_lengths: int[B]; rows of length 0 are skipped and say nothing.
+    max_words: static budget; a row that does not end within it counts as overflow and keeps what it has.
+  """
+  steps = max_words + 1 if _bos_is_given(cfg) else max_words + 2
+  tokens, counts, ended = decode_unit_tokens(params, text_table, cfg, text_part, text_lengths, steps)
+  spoken = (tokens >= cfg.llm.vocab_size) & (jnp.arange(steps) < counts[:, None])
+  place = jnp.where(spoken, jnp.cumsum(spoken, axis=1) - 1, max_words)
+  rows = jnp.arange(tokens.shape[0])[:, None]
+  ids = jnp.zeros((tokens.shape[0], max_words), jnp.int32).at[rows, place].set(tokens - cfg.llm.vocab_size, mode='drop')
+  total = spoken.sum(axis=1)
+  return UnitWords(ids, jnp.minimum(total, max_words), (~ended | (total > max_words)).astype(jnp.int32))
+
+
+def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_part: Array, text_lengths: Array,
+                       steps: int) -> tuple[Array, Array, Array]:
+  """What the decoder says, token by token.
+
+  `paper` profile: BOS is given, and only EOT and unit words can follow, so that only their rows of the head are read.
+  `released` profile: BOS is decoded too, and any text id can be; such ids are fed back like the rest (facts 8).
+
+  Args:
+    params: as in `decode_unit_words`, as are the other arguments.
+    steps: static number of tokens at most, EOT included.
+
+  Returns:
+    (tokens int32[B,steps], number of tokens before EOT int32[B], whether EOT came bool[B]).
+  """
+  model = UnitDecoder(cfg)
+  eot, vocab = cfg.special_ids.eot, cfg.llm.vocab_size
+  apply = lambda method, *args: model.apply({'params': params}, *args, method=method)
+  prompt = unit_decoder.slice_prompt(cfg, text_table, text_part, text_lengths)
+  head = params['lm_head']['embedding']
+  if _bos_is_given(cfg):
+    prompt = unit_decoder.extend(prompt, apply('embed', text_table, jnp.full((text_part.shape[0], 1), cfg.special_ids.bos)))
+    head = jnp.concatenate([head[eot:eot + 1], head[vocab:]])
+  head = head.astype(cfg.unit_decoder.trunk.dtype)
+
+  def best(hidden: Array) -> Array:
+    choice = jnp.argmax(jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32), axis=-1).astype(jnp.int32)
+    return jnp.where(choice == 0, eot, vocab - 1 + choice) if _bos_is_given(cfg) else choice
+
+  batch, width = prompt.valid.shape
+  slots = width + steps
+  mask = jnp.pad(layers.causal_mask(prompt.valid), ((0, 0),) * 3 + ((0, steps),))
+  cache = init_cache(cfg.unit_decoder.trunk, batch, slots)
+  hidden, cache = apply('hidden', prompt.embeddings, prompt.positions, mask, cache, jnp.int32(0))
+  keys = jnp.pad(prompt.valid, ((0, 0), (0, steps)), constant_values=True)
+
+  def step(state):
+    i, token, cache, tokens, counts, ended = state
+    ended |= token == eot
+    tokens = tokens.at[:, i].set(token)
+    seen = (keys & (jnp.arange(slots) <= width + i))[:, None, None]
+    positions = prompt.positions[:, -1:] + 1 + i
+    hidden, cache = apply('hidden', apply('embed', text_table, token[:, None]), positions, seen, cache, width + i)
+    return i + 1, best(hidden[:, 0]), cache, tokens, counts + ~ended, ended
+
+  start = (jnp.int32(0), best(hidden[:, -1]), cache, jnp.zeros((batch, steps), jnp.int32),
+           jnp.zeros(batch, jnp.int32), text_lengths == 0)
+  *_, tokens, counts, ended = jax.lax.while_loop(lambda state: (state[0] < steps) & ~state[-1].all(), step, start)
+  return tokens, counts, ended
+
+
+def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: int) -> TextState:
+  """Reads whole prompts.
+
+  Args:
+    params: with group `llm`.
+    cfg: in the `released` profile EOTs of the prompt are invisible as keys (facts 3).
+    spliced: prompts with speech in place, padded at the right, made with `labels=ids` so that it tells the ids.
+    new_tokens: static room for tokens to come.
+  """
+  keys = spliced.valid
+  if prompts.get_profile(cfg.profile).mask_prompt_eot:
+    keys &= spliced.labels != cfg.special_ids.eot
+  batch, width = keys.shape
+  mask = jnp.pad(layers.causal_mask(keys), ((0, 0),) * 3 + ((0, new_tokens),))
+  hidden, cache = _llm(params, cfg, 'hidden', spliced.inputs, spliced.positions, mask,
+                       init_cache(cfg.llm, batch, width + new_tokens), jnp.int32(0))
+  lengths = spliced.valid.sum(axis=1).astype(jnp.int32)
+  hidden = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+  return TextState(cache, jnp.pad(keys, ((0, 0), (0, new_tokens))), jnp.int32(width), lengths, hidden,
+                   _llm(params, cfg, 'logits', hidden))
+
+
+def decode_step(params: dict, cfg: EchoXConfig, state: TextState, token: Array) -> TextState:
+  """Takes the next token int32[B] of every row."""
+  keys = state.keys.at[:, state.slot].set(True)
+  hidden, cache = _llm(params, cfg, 'hidden', _llm(params, cfg, 'embed', token[:, None]), state.positions[:, None],
+                       keys[:, None, None], state.cache, state.slot)
+  return TextState(cache, keys, state.slot + 1, state.positions + 1, hidden[:, 0], _llm(params, cfg, 'logits', hidden[:, 0]))
+
+
+def generate_text(params: dict, cfg: EchoXConfig, ids: Array, states: Array | None, state_lengths: Array | None,
+                  max_tokens: int) -> Generated:
+  """Greedy answers to a batch of prompts.
+
+  Args:
+    params: with groups `llm` and, for speech, `adapter`.
+    cfg: the model.
+    ids: int32[B,T], prompts padded at the right with the pad id, with at most one AUDIO id each.
+    states: float[B,E,Dw] speech-encoder states for the AUDIO ids; None = text only.
+    state_lengths: int[B].
+    max_tokens: static budget of an answer, BOS and EOT included.
+  """
+  eot = cfg.special_ids.eot
+  speech = None if states is None else echox.embed_speech(params, cfg, states, state_lengths)
+  spliced = echox.splice(cfg, ids, _llm(params, cfg, 'embed', ids), speech, labels=ids)
+  batch, width = ids.shape[0], cfg.llm.hidden_size
+
+  def step(carry):
+    i, state, tokens, hidden, counts, ended = carry
+    token = jnp.argmax(state.logits, axis=-1).astype(jnp.int32)
+    ended |= token == eot
+    tokens, hidden = tokens.at[:, i].set(token), hidden.at[:, i].set(state.hidden)
+    return i + 1, decode_step(params, cfg, state, token), tokens, hidden, counts + ~ended, ended
+
+  start = (jnp.int32(0), prefill(params, cfg, spliced, max_tokens), jnp.zeros((batch, max_tokens), jnp.int32),
+           jnp.zeros((batch, max_tokens, width), cfg.llm.dtype), jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool))
+  *_, tokens, hidden, counts, ended = jax.lax.while_loop(
+      lambda carry: (carry[0] < max_tokens) & ~carry[-1].all(), step, start)
+  return Generated(tokens, counts, hidden, (~ended).astype(jnp.int32))
+
+
+def _bos_is_given(cfg: EchoXConfig) -> bool:
+  """Whether the unit decoder's first BOS is given rather than decoded."""
+  return prompts.get_profile(cfg.profile).slice_bos is None
+
+
+def _llm(params: dict, cfg: EchoXConfig, method: str, *args):
+  return Llama(cfg.llm).apply({'params': params['llm']}, *args, method=method)

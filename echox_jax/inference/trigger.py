@@ -1,0 +1,85 @@
+"""Where an answer is cut into slices that are spoken while the rest is still being thought of.
+
+score = cosine(state that predicts a token, head row of "."): high where the model is about to end a phrase (paper,
+"Streaming"). A token is a cut when its score is a local maximum and the slice is long enough, or long enough and above
+the threshold (facts 8). A candidate is judged `look_ahead` tokens late, so that the last tokens of an answer never cut;
+what is left at the end is one last slice.
+
+The rule stands here twice, for whole answers inside jit (training) and token by token (streaming).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echox_jax.config import StreamingConfig
+
+Array = jax.Array
+
+
+def scores(hidden: Array, period_row: Array) -> Array:
+  """Cosine of states float[...,D] with the head row of "." float[D] -> float32[...]."""
+  hidden, row = hidden.astype(jnp.float32), period_row.astype(jnp.float32)
+  norms = jnp.linalg.norm(hidden, axis=-1) * jnp.linalg.norm(row)
+  return (hidden @ row) / jnp.maximum(norms, 1e-8)
+
+
+def cut_slices(token_scores: Array, lengths: Array, cfg: StreamingConfig) -> Array:
+  """Slice number of every token of whole answers.
+
+  Args:
+    token_scores: float[B,T], row b filled up to lengths[b].
+    lengths: int[B].
+    cfg: the rule's parameters.
+
+  Returns:
+    int32[B,T], from 0; meaningless beyond the row's length.
+  """
+  t = token_scores.shape[1]
+  shown = jnp.where(jnp.arange(t) < lengths[:, None], token_scores, -jnp.inf)
+  ahead = min(cfg.look_ahead, cfg.peak_window)
+  around = jax.lax.reduce_window(
+      shown, -jnp.inf, jax.lax.max, (1, cfg.peak_window + 1 + ahead), (1, 1), ((0, 0), (cfg.peak_window, ahead)))
+  peaks = (shown == around) & (jnp.arange(t) + cfg.look_ahead < lengths[:, None])
+
+  def step(start: Array, candidate: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    position, peak, score = candidate
+    before = position - start
+    long_enough = (before >= cfg.min_tokens) | ((score > cfg.threshold) & (before >= cfg.min_tokens_above_threshold))
+    cut = peak & long_enough
+    return jnp.where(cut, position + 1, start), cut
+
+  _, cuts = jax.lax.scan(step, jnp.zeros_like(lengths), (jnp.arange(t), peaks.T, token_scores.T))
+  cuts = cuts.T.astype(jnp.int32)
+  return jnp.cumsum(cuts, axis=1) - cuts
+
+
+class SliceCutter:
+  """The same rule, fed one score at a time."""
+
+  def __init__(self, cfg: StreamingConfig):
+    self._cfg = cfg
+    self._scores: list[np.float32] = []
+    self._start = 0
+
+  def push(self, score: float) -> tuple[int, int] | None:
+    """Takes the score of the next token; returns (start, stop) of the slice of tokens that is now ready, if any."""
+    cfg = self._cfg
+    self._scores.append(np.float32(score))
+    candidate = len(self._scores) - 1 - cfg.look_ahead
+    if candidate < 0:
+      return None
+    here = self._scores[candidate]
+    around = self._scores[max(0, candidate - cfg.peak_window):candidate + cfg.peak_window + 1]
+    before = candidate - self._start
+    long_enough = before >= cfg.min_tokens or (here > cfg.threshold and before >= cfg.min_tokens_above_threshold)
+    if here < max(around) or not long_enough:
+      return None
+    ready = (self._start, candidate + 1)
+    self._start = candidate + 1
+    return ready
+
+  def finish(self) -> tuple[int, int] | None:
+    """(start, stop) of what is left when the answer has ended, if anything is."""
+    stop = len(self._scores)
+    return (self._start, stop) if stop > self._start else None

@@ -1,0 +1,155 @@
+"""Unit decoder: text embeddings or adapted LLM states in, unit words out. One module, used as T2C and as echo decoder.
+
+Parameters (facts 6): `unit_embedding/embedding` [U,D], `adapter` {kernel [D,h], bias} (width projection), `trunk/...` as in
+Llama at width h, `lm_head/embedding` [V+U,h], not tied. Token ids: 0 .. V-1 are text, V .. V+U-1 unit words. The text
+table [V,D] is the LLM's, frozen, and passed in by the caller: T2C and echo decoder share it.
+
+A slice stands in the decoder's input as `[slice prefix] text or states [slice suffix] BOS unit words EOT`. The part before
+BOS is right-aligned: padding stands on the left, is invisible as key and not counted in positions. So the unit words
+begin in the same static column for every row, whatever its length, and rotary positions are those of a contiguous row.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echox_jax import prompts
+from echox_jax.config import EchoXConfig
+from echox_jax.models import layers
+from echox_jax.models.llama import Cache, Trunk
+
+Array = jax.Array
+
+
+class UnitDecoder(nn.Module):
+  """Text-to-codec model or echo decoder (paper, stages 2 and 3)."""
+  cfg: EchoXConfig
+
+  def setup(self):
+    cfg, trunk = self.cfg, self.cfg.unit_decoder.trunk
+    units = cfg.unit_decoder.unit_vocab_size
+    self.unit_embedding = layers.Embed(units, cfg.llm.hidden_size, ('unit_vocab', 'embed'), trunk.dtype)
+    self.adapter = layers.Dense(trunk.hidden_size, ('embed', 'mlp'), use_bias=True, dtype=trunk.dtype)
+    self.trunk = Trunk(trunk)
+    self.lm_head = layers.Embed(cfg.llm.vocab_size + units, trunk.hidden_size, dtype=trunk.dtype)
+
+  def embed(self, text_table: Array, ids: Array) -> Array:
+    """int[...] ids of text and unit words -> float[...,D]; the text table float[V,D] gets no gradient (facts 6)."""
+    vocab, units = self.cfg.llm.vocab_size, self.cfg.unit_decoder.unit_vocab_size
+    words = self.unit_embedding(jnp.clip(ids - vocab, 0, units - 1))
+    return jnp.where((ids < vocab)[..., None], embed_text(text_table, jnp.minimum(ids, vocab - 1)).astype(words.dtype), words)
+
+  def hidden(self, embeddings: Array, positions: Array, mask: Array, cache: Cache | None = None,
+             index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
+    """float[B,T,D] at the LLM's width -> (float[B,T,h] after the final norm, cache); the rest as `Trunk`."""
+    return self.trunk(self.adapter(embeddings), positions, mask, cache, index, deterministic)
+
+  def project(self, embeddings: Array) -> Array:
+    """The width projection alone: float[...,D] -> float[...,h]."""
+    return self.adapter(embeddings)
+
+  def logits(self, hidden: Array) -> Array:
+    """float[...,h] -> float32[...,V+U]."""
+    return self.lm_head.attend(hidden)
+
+  def __call__(self, text_table: Array, ids: Array, valid: Array | None = None, deterministic: bool = True) -> Array:
+    """int[B,T] -> hidden float[B,T,h]: causal, `valid` bool[B,T] tells which positions may be seen by later ones."""
+    valid = jnp.ones(ids.shape, bool) if valid is None else valid
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    return self.hidden(self.embed(text_table, ids), positions, layers.causal_mask(valid), deterministic=deterministic)[0]
+
+
+class DenoisingAdapter(nn.Module):
+  """Maps LLM states towards the embeddings of the tokens they predict: Linear, ReLU, dropout, Linear (facts 6)."""
+  cfg: EchoXConfig
+
+  @nn.compact
+  def __call__(self, states: Array, deterministic: bool = True) -> Array:
+    """float[...,D] -> float[...,D]."""
+    cfg = self.cfg
+    dense = lambda features, axes, name: layers.Dense(features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name)
+    x = nn.relu(dense(cfg.unit_decoder.denoising_intermediate_size, ('embed', 'mlp'), 'fc1')(states))
+    x = nn.Dropout(cfg.unit_decoder.denoising_dropout)(x, deterministic=deterministic)
+    return dense(cfg.llm.hidden_size, ('mlp', 'embed'), 'fc2')(x)
+
+
+class Prompt(NamedTuple):
+  """The part of the decoder's input before BOS: embeddings float[B,P,D], valid bool[B,P], positions int32[B,P]."""
+  embeddings: Array
+  valid: Array
+  positions: Array
+
+
+def embed_text(text_table: Array, ids: Array) -> Array:
+  """Rows of the frozen text table: float[V,D], int[...] -> float[...,D], no gradient."""
+  return jnp.take(jax.lax.stop_gradient(text_table), ids, axis=0)
+
+
+def slice_prompt(cfg: EchoXConfig, text_table: Array, text: Array, lengths: Array) -> Prompt:
+  """Puts the slice prefix and suffix around each row and right-aligns it.
+
+  Args:
+    cfg: gives the profile's prefix and suffix.
+    text_table: float[V,D].
+    text: float[B,N,D], embeddings or adapted states at the LLM's width, row b filled up to lengths[b].
+    lengths: int[B], at most N.
+
+  Returns:
+    `Prompt` with P = prefix + N + suffix.
+  """
+  prefix = prompts.slice_prefix(cfg.special_ids, prompts.get_profile(cfg.profile))
+  return right_align(_rows(text_table, prefix, text), text, lengths,
+                     _rows(text_table, prompts.slice_suffix(cfg.special_ids), text))
+
+
+def right_align(prefix: Array, text: Array, lengths: Array, suffix: Array) -> Prompt:
+  """`prefix text[:length] suffix` with its end in the last column.
+
+  Args:
+    prefix: float[B,p,D].
+    text: float[B,N,D].
+    lengths: int[B].
+    suffix: float[B,q,D].
+
+  Returns:
+    `Prompt` with P = p + N + q.
+  """
+  budget = text.shape[1]
+  front = jnp.concatenate([prefix, text], axis=1)
+  padding = (budget - lengths)[:, None]
+  source = jnp.arange(front.shape[1]) - padding
+  front = jnp.take_along_axis(front, jnp.maximum(source, 0)[..., None], axis=1)
+  columns = jnp.arange(front.shape[1] + suffix.shape[1]) - padding
+  valid = columns >= 0
+  embeddings = jnp.concatenate([front, suffix], axis=1) * valid[..., None].astype(text.dtype)
+  return Prompt(embeddings, valid, jnp.maximum(columns, 0))
+
+
+def extend(prompt: Prompt, embeddings: Array) -> Prompt:
+  """Appends unit word embeddings float[B,W,D] behind a prompt, all of them valid."""
+  after = prompt.positions[:, -1:] + 1 + jnp.arange(embeddings.shape[1])
+  return Prompt(
+      jnp.concatenate([prompt.embeddings, embeddings.astype(prompt.embeddings.dtype)], axis=1),
+      jnp.concatenate([prompt.valid, jnp.ones(after.shape, bool)], axis=1),
+      jnp.concatenate([prompt.positions, after], axis=1))
+
+
+def init_unit_decoder(key: Array, cfg: EchoXConfig) -> dict:
+  """Boxed parameters of a `UnitDecoder`."""
+  module = UnitDecoder(cfg)
+  create = lambda m, table, ids: m.logits(m(table, ids))
+  return module.init(key, jnp.zeros((1, cfg.llm.hidden_size)), jnp.zeros((1, 1), jnp.int32), method=create)['params']
+
+
+def init_denoising_adapter(key: Array, cfg: EchoXConfig) -> dict:
+  """Boxed parameters of a `DenoisingAdapter`."""
+  return DenoisingAdapter(cfg).init(key, jnp.zeros((1, cfg.llm.hidden_size)))['params']
+
+
+def _rows(text_table: Array, ids: Sequence[int], text: Array) -> Array:
+  """The embeddings of `ids`, once for each row of `text`: float[B,n,D]."""
+  rows = embed_text(text_table, jnp.asarray(ids, jnp.int32)).astype(text.dtype)
+  return jnp.broadcast_to(rows, (text.shape[0], *rows.shape))
