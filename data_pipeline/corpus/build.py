@@ -1,0 +1,266 @@
+"""Speaks the demo corpus and writes its three data sets.
+
+`questions`: facts asked by several voices (train) and by voices that training never hears (test), with the answers as text.
+`answers`:   every fact's answer in the answer voice; `holdout` is kept from k-means and vocoder training.
+`speech`:    extra sentences in the answer voice.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+import time
+from typing import Any
+import zlib
+
+from data_pipeline import dataset, schema
+from data_pipeline.corpus import facts as facts_lib
+from data_pipeline.corpus import sentences, voices
+from echox_jax import audio, files
+from echox_jax.errors import DataError, EchoXError
+import numpy as np
+from tqdm import tqdm
+
+_ANSWER_GAIN = 1.5  # the answer voice is soft; its loudest answer stays below full scale
+_MIN_SECONDS = 0.3  # a clip shorter than this is a failed synthesis
+
+_SpeakAll = Callable[[Sequence['Clip']], Iterable[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """What is spoken once, and how.
+
+  Attributes:
+    id: unique in its split.
+    text: the words.
+    voice: who speaks.
+    speed: 1 is the voice's own pace.
+    seed: of the voice's noise.
+    lead, tail: seconds of silence before and after.
+    level: RMS loudness relative to full scale; None keeps the voice's own, times a fixed gain.
+  """
+
+  id: str
+  text: str
+  voice: voices.Voice
+  speed: float = 1.0
+  seed: int = 0
+  lead: float = 0.0
+  tail: float = 0.0
+  level: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A clip and what it becomes in a data set: an answer, or a question of `fact` (which extra sentences have not)."""
+
+  clip: Clip
+  fact: facts_lib.Fact | None = None
+  is_question: bool = False
+
+
+def build_corpus(
+    data_dir: str | Path,
+    *,
+    seed: int = 0,
+    workers: int = 2,
+    max_facts: int | None = None,
+    max_sentences: int | None = None,
+    test_facts: int = 120,
+    holdout_facts: int = 48,
+    progress: bool = True,
+) -> dict[str, Any]:
+  """Builds the data sets `questions`, `answers` and `speech` under `data_dir`; those already built alike are kept.
+
+  Args:
+    data_dir: folder of data sets.
+    seed: of every random choice (phrasings, speeds, silences, splits).
+    workers: processes that speak; 1 speaks in this one.
+    max_facts: use only so many facts, spread over all; None uses every one.
+    max_sentences: use only so many extra sentences; None uses every one.
+    test_facts: facts asked in the test split, by each test voice.
+    holdout_facts: answers kept from vocoder training.
+    progress: whether to show a bar with the time left.
+
+  Returns:
+    {'datasets': {name: {split: {'clips', 'hours'}}}, 'train_voices', 'test_voices', 'lacking_voices', 'seconds'}
+
+  Raises:
+    EchoXError: a voice fails; finished data sets are kept.
+    MissingExtraError: the answer voice is not installed.
+  """
+  started = time.monotonic()
+  cast = voices.choose_cast()
+  chosen = _spread(facts_lib.all_facts(), max_facts)
+  if not 0 < holdout_facts < len(chosen):
+    raise DataError(f'{holdout_facts} answers cannot be held out of {len(chosen)}: choose a number between.')
+  plans = {
+      'answers': _plan_answers(chosen, holdout_facts, seed),
+      'speech': {'train': _plan_speech(_spread(sentences.extra_sentences(), max_sentences), seed)},
+      'questions': {
+          'train': plan_training(chosen, cast.train, seed),
+          'test': plan_test(chosen, cast.test, test_facts, seed),
+      },
+  }
+  summary = {name: _build(Path(data_dir), name, plan, workers, progress) for name, plan in plans.items()}
+  return {
+      'datasets': summary,
+      'train_voices': [voice.name for voice in cast.train],
+      'test_voices': [voice.name for voice in cast.test],
+      'lacking_voices': list(cast.lacking),
+      'seconds': round(time.monotonic() - started, 1),
+  }
+
+
+def plan_training(facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], seed: int) -> list[Line]:
+  """Each fact asked by each voice in `voice.phrasings` ways; the voices of a fact go round through its phrasings."""
+  lines = []
+  for number, fact in enumerate(facts):
+    turn = number  # every voice meets every phrasing
+    for voice in cast:
+      for _ in range(min(voice.phrasings, len(fact.questions))):
+        lines.append(_question(fact, voice, turn % len(fact.questions), seed))
+        turn += 1
+  return lines
+
+
+def plan_test(facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], count: int, seed: int) -> list[Line]:
+  """`count` facts over all categories, the same for each voice, each asked in one of its ways."""
+  rng = np.random.default_rng([seed, 1])
+  lines = []
+  for fact in balanced_sample(facts, count, rng):
+    for voice in cast:
+      lines.append(_question(fact, voice, int(rng.integers(len(fact.questions))), seed))
+  return lines
+
+
+def balanced_sample(facts: Sequence[facts_lib.Fact], count: int, rng: np.random.Generator) -> list[facts_lib.Fact]:
+  """`count` facts; a category's share goes with the root of its size, so that small ones can be scored too."""
+  by_category: dict[str, list[facts_lib.Fact]] = {}
+  for fact in facts:
+    by_category.setdefault(fact.category, []).append(fact)
+  ranked = []
+  for members in by_category.values():
+    order = rng.permutation(len(members))
+    ranked += [((rank + 0.5) / len(members) ** 0.5, members[i]) for rank, i in enumerate(order)]
+  ranked.sort(key=lambda pair: (pair[0], pair[1].id))
+  return [fact for _, fact in ranked[:count]]
+
+
+def _question(fact: facts_lib.Fact, voice: voices.Voice, phrasing: int, seed: int) -> Line:
+  name = f'{fact.id}/{voice.name}/{phrasing}'
+  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+  clip = Clip(
+      id=name,
+      text=fact.questions[phrasing],
+      voice=voice,
+      speed=round(float(rng.uniform(0.85, 1.2)), 3),
+      seed=seed,
+      lead=round(float(rng.uniform(0.02, 0.25)), 3),
+      tail=round(float(rng.uniform(0.05, 0.3)), 3),
+      level=round(float(10 ** rng.uniform(-1.6, -1.0)), 4),
+  )
+  return Line(clip, fact, is_question=True)
+
+
+def _plan_answers(facts: Sequence[facts_lib.Fact], holdout: int, seed: int) -> dict[str, list[Line]]:
+  held = {fact.id for fact in balanced_sample(facts, holdout, np.random.default_rng([seed, 2]))}
+  plan: dict[str, list[Line]] = {'train': [], 'holdout': []}
+  for fact in facts:
+    line = Line(Clip(fact.id, fact.answer, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
+    plan['holdout' if fact.id in held else 'train'].append(line)
+  return plan
+
+
+def _plan_speech(texts: Sequence[str], seed: int) -> list[Line]:
+  return [
+      Line(Clip(f'sentence_{i:03d}', text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07)) for i, text in enumerate(texts)
+  ]
+
+
+def _spread(items: Sequence[Any], count: int | None) -> list[Any]:
+  """`count` of the items, evenly spaced."""
+  if count is None or count >= len(items):
+    return list(items)
+  return [items[i * len(items) // count] for i in range(count)]
+
+
+def _build(data_dir: Path, name: str, plan: dict[str, list[Line]], workers: int, progress: bool) -> dict[str, Any]:
+  """Builds one data set, unless it is there with the same fingerprint; returns clips and hours of each split."""
+  note = data_dir / f'{name}.json'
+  fingerprint = hashlib.sha256(repr(plan).encode()).hexdigest()
+  if dataset.dataset_exists(data_dir, name) and note.is_file():
+    known = json.loads(note.read_text())
+    if known['fingerprint'] == fingerprint:
+      return known['splits']
+  note.unlink(missing_ok=True)
+  splits = {split: {'clips': len(lines), 'hours': 0.0} for split, lines in plan.items()}
+  total = sum(map(len, plan.values()))
+  with tqdm(total=total, desc=f'speaking {name}', unit='clip', disable=not progress, mininterval=1.0) as bar:
+
+    def examples(lines: Sequence[Line], counts: dict[str, float], speak_all: _SpeakAll) -> Iterator[schema.Example]:
+      for line, samples in zip(lines, speak_all([line.clip for line in lines])):
+        counts['hours'] += len(samples) / schema.SAMPLE_RATE / 3600
+        bar.update()
+        yield _example(line, samples)
+
+    with _speakers(workers) as speak_all:
+      dataset.write_dataset(
+          data_dir, name, {split: examples(lines, splits[split], speak_all) for split, lines in plan.items()}
+      )
+  splits = {split: {**counts, 'hours': round(counts['hours'], 4)} for split, counts in splits.items()}
+  files.atomic_write_json(note, {'fingerprint': fingerprint, 'splits': splits})
+  return splits
+
+
+@contextlib.contextmanager
+def _speakers(workers: int) -> Iterator[_SpeakAll]:
+  """Processes that speak clips: gives a function from clips to their int16 samples, in order."""
+  if workers <= 1:
+    yield functools.partial(map, speak)
+    return
+  # fresh processes: they know nothing of the accelerators and threads of this one
+  pool = futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context('spawn'))
+  try:
+    yield functools.partial(pool.map, speak, chunksize=4)
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def speak(clip: Clip) -> np.ndarray:
+  """Clip -> int16[samples], 16 kHz, with the clip's silences and loudness.
+
+  Raises:
+    EchoXError: the voice says nothing.
+  """
+  wave = voices.trim(voices.synthesise(clip.text, clip.voice, clip.speed, clip.seed), keep=0.03)
+  if len(wave) < _MIN_SECONDS * audio.SAMPLE_RATE:
+    raise EchoXError(f'the voice {clip.voice.name} said nothing for {clip.text!r}: reinstall it, or remove it to go on without.')
+  gain = _ANSWER_GAIN if clip.level is None else clip.level / np.sqrt(np.mean(np.square(wave)))
+  gain = min(gain, 0.97 / np.abs(wave).max())
+  silences = [int(seconds * audio.SAMPLE_RATE) for seconds in (clip.lead, clip.tail)]
+  return audio.to_int16(np.pad(gain * wave, silences))
+
+
+def _example(line: Line, samples: np.ndarray) -> schema.Example:
+  clip, fact = line.clip, line.fact
+  category = fact.category if fact else 'sentence'
+  spoken = schema.Turn(
+      role='user' if line.is_question else 'assistant',
+      text=clip.text,
+      speaker=clip.voice.name,
+      source='demo',
+      category=category,
+      references=fact.references if fact and not line.is_question else (),
+      audio=samples,
+  )
+  if not line.is_question:
+    return schema.Example(clip.id, (spoken,))
+  reply = schema.Turn(role='assistant', text=fact.answer, source='demo', category=category, references=fact.references)
+  return schema.Example(clip.id, (spoken, reply))
