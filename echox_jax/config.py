@@ -90,12 +90,14 @@ class AdapterConfig:
   `variant`: `paper` (alignment layer attends over time; look-back over all frames) or `released` (what the released
   weights were trained with: attention over the turn axis, look-back over kept frames only; facts 3.3 and 3.7).
   `shrink_budget`: static number of speech positions a clip may keep; what exceeds it is counted.
+  `drop_blank`: runs of CTC blanks are dropped; by default they are kept like others, as released (facts 3.6).
   """
   variant: str = 'paper'
   num_heads: int = 4
   intermediate_size: int = 384
   dropout: float = 0.0
   shrink_budget: int = 64
+  drop_blank: bool = False
   layer_norm_eps: float = 1e-5
   dtype: str = 'float32'
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax.config import LlamaConfig, LoraConfig, RopeScaling
+from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
 
 Array = jax.Array
@@ -157,6 +157,11 @@ class Llama(nn.Module):
 def head_embedding(params: dict) -> Array:
   """float[V,D]: the rows of the output head, from the params of `Llama` (the trigger score needs the row of ".")."""
   return params.get('lm_head', params['embed_tokens'])['embedding']
+
+
+def init_llm(key: Array, cfg: EchoXConfig) -> dict:
+  """Boxed parameters of the LLM."""
+  return Llama(cfg.llm).init(key, jnp.zeros((1, 2), jnp.int32))['params']
 
 
 def _projection(cfg: LlamaConfig, name: str, features: int, axes: tuple[str, str]) -> layers.Dense:

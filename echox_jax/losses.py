@@ -1,0 +1,112 @@
+"""Losses shared by the stages, in float32: cross-entropy, CTC, cosine distance."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from echox_jax.prompts import IGNORE
+
+Array = jax.Array
+_IMPOSSIBLE = -1e30  # log-probability; finite, so that gradients stay finite
+
+
+class Mean(NamedTuple):
+  """A mean with the sum and the count that it is made of: float32 scalars."""
+  mean: Array
+  total: Array
+  count: Array
+
+
+def cross_entropy(logits: Array, labels: Array, ignore: int = IGNORE) -> Mean:
+  """Cross-entropy over the labels that count.
+
+  Args:
+    logits: float[...,V]; those at a position predict the label at the same position.
+    labels: int[...].
+    ignore: the label of positions that do not count.
+
+  Returns:
+    Mean over counted labels (0 where there are none).
+  """
+  logits = logits.astype(jnp.float32)
+  counted = labels != ignore
+  picked = jnp.take_along_axis(logits, jnp.where(counted, labels, 0)[..., None], axis=-1)[..., 0]
+  return _masked_mean(jax.nn.logsumexp(logits, axis=-1) - picked, counted)
+
+
+def denoising_cosine(a: Array, b: Array, mask: Array, epsilon: float = 1e-8) -> Mean:
+  """1 - cosine of float[...,D] and float[...,D] over the positions of bool[...] (paper, L_denoise).
+
+  Vectors shorter than `epsilon` are divided by it, as in torch's cosine_similarity.
+  """
+  a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+  inverse = lambda x: jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), epsilon ** 2))
+  return _masked_mean(1.0 - jnp.sum(a * b, axis=-1) * inverse(a) * inverse(b), mask)
+
+
+def ctc_loss(logits: Array, frame_lengths: Array, labels: Array, blank: int) -> tuple[Array, Array]:
+  """CTC with the released reduction: each row over max(1, its labels), then the mean over rows (facts 5).
+
+  A row whose labels do not fit into its frames counts as 0 with no gradient (torch's zero_infinity).
+
+  Args:
+    logits: float[B,T,V], not normalised.
+    frame_lengths: int[B], frames that count.
+    labels: int[B,C], IGNORE at the right.
+    blank: id of the blank.
+
+  Returns:
+    (loss, negative log-likelihood of each row float[B], 0 where infeasible).
+  """
+  logits = logits.astype(jnp.float32)
+  normaliser = jax.nn.logsumexp(logits, axis=-1)
+  counted = labels != IGNORE
+  label_lengths = jnp.sum(counted, axis=-1)
+  ids = jnp.where(counted, labels, blank)
+  spread = jnp.broadcast_to(ids[:, None], (*logits.shape[:2], ids.shape[1]))
+  label_scores = jnp.take_along_axis(logits, spread, axis=-1) - normaliser[..., None]
+  repeated = (ids[:, 1:] == ids[:, :-1]) & counted[:, 1:]
+  each = _ctc_forward(logits[..., blank] - normaliser, label_scores, repeated, frame_lengths, label_lengths)
+  feasible = label_lengths + jnp.sum(repeated, axis=-1) <= frame_lengths  # a repeat needs a blank in between
+  each = jnp.where(feasible, each, 0.0)
+  return jnp.mean(each / jnp.maximum(label_lengths, 1)), each
+
+
+def _ctc_forward(blank_scores: Array, label_scores: Array, repeated: Array, frame_lengths: Array,
+                 label_lengths: Array) -> Array:
+  """Negative log-likelihoods float[B]: the forward algorithm with blanks and labels kept apart.
+
+  Args:
+    blank_scores: float[B,T] log-probabilities of the blank.
+    label_scores: float[B,T,C] of each label.
+    repeated: bool[B,C-1], label n + 1 equals label n.
+    frame_lengths: int[B].
+    label_lengths: int[B].
+  """
+  batch, frames, count = label_scores.shape
+  # blanks[n]: paths that end in a blank after n labels; ends[n]: paths that end in label n.
+  blanks = jnp.where(jnp.arange(count + 1) == 0, 0.0, _IMPOSSIBLE) + jnp.zeros((batch, 1))
+  ends = jnp.full((batch, count), _IMPOSSIBLE)
+  first = jnp.full((batch, 1), _IMPOSSIBLE)
+
+  def step(carry, now):
+    blanks, ends = carry
+    blank_score, scores, number = now
+    skipping = jnp.where(repeated, _IMPOSSIBLE, ends[:, :-1])
+    arriving = jnp.logaddexp(blanks[:, :-1], jnp.concatenate([first, skipping], axis=1))
+    new_ends = scores + jnp.logaddexp(ends, arriving)
+    new_blanks = blank_score[:, None] + jnp.logaddexp(blanks, jnp.concatenate([first, ends], axis=1))
+    real = (number < frame_lengths)[:, None]
+    return (jnp.where(real, new_blanks, blanks), jnp.where(real, new_ends, ends)), None
+
+  (blanks, ends), _ = jax.lax.scan(
+      step, (blanks, ends), (blank_scores.T, label_scores.swapaxes(0, 1), jnp.arange(frames)))
+  pick = lambda x: jnp.take_along_axis(x, label_lengths[:, None], axis=1)[:, 0]
+  return -jnp.logaddexp(pick(blanks), pick(jnp.concatenate([first, ends], axis=1)))
+
+
+def _masked_mean(values: Array, mask: Array) -> Mean:
+  total = jnp.sum(jnp.where(mask, values, 0.0))
+  count = jnp.sum(mask).astype(jnp.float32)
+  return Mean(total / jnp.maximum(count, 1.0), total, count)

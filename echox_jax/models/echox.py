@@ -1,0 +1,172 @@
+"""Speech-to-text half of EchoX: speech is encoded, shrunk, put in the place of the AUDIO id, and read by the LLM.
+
+Pure functions on `params`, a dict of the groups `whisper`, `adapter` and `llm` (only those that a call needs).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from echox_jax import errors
+from echox_jax.config import EchoXConfig
+from echox_jax.models import layers, log_mel
+from echox_jax.models.adapter import SoundwaveAdapter, Speech
+from echox_jax.models.llama import Llama
+from echox_jax.models.whisper import WhisperEncoder, num_states
+from echox_jax.prompts import IGNORE, get_profile
+
+Array = jax.Array
+STATES_PER_SECOND = 50
+
+
+class Spliced(NamedTuple):
+  """LLM input rows of T' = T + turns * (budget - 1) positions, padded at the right (T' = T without speech).
+
+  Attributes:
+    inputs: float[B,T',D] embeddings, zero beyond the row.
+    valid: bool[B,T'], positions of the row.
+    positions: int[B,T'], 0, 1, 2...
+    labels: int[B,T'], the token at each position where it counts, else IGNORE.
+    prompt_keys: bool[B,T'], what may be seen at *inference*: `valid`, in the profile `released` without EOTs of rows
+      with audio (facts 3, "Inference mask").
+  """
+  inputs: Array
+  valid: Array
+  positions: Array
+  labels: Array
+  prompt_keys: Array
+
+
+class S2TOutput(NamedTuple):
+  """What `s2t_forward` gives: LLM states after the final norm, and the rows that they belong to (see `Spliced`)."""
+  hidden: Array
+  labels: Array
+  valid: Array
+  positions: Array
+  inputs: Array
+  speech: Speech | None
+
+
+def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: Array) -> tuple[Array, Array]:
+  """Waveforms -> frozen Whisper states; a clip gives the same states alone and beside longer ones.
+
+  Args:
+    params: with the group `whisper`.
+    cfg: `audio_padding_seconds` of silence are encoded behind each clip, or `pad_audio_to_30_s` fills Whisper's window.
+    audio: float[B,samples], 16 kHz mono.
+    audio_lengths: int[B], samples of each clip; 0 = no speech.
+
+  Returns:
+    (states float[B,E,Dw] at 50 Hz without gradient, state_lengths int[B]).
+
+  Raises:
+    AudioError: longer than the encoder's window.
+  """
+  window = 2 * cfg.whisper.max_positions * log_mel.HOP
+  if audio.shape[1] > window:
+    raise errors.AudioError(f'{audio.shape[1] / log_mel.SAMPLE_RATE:.1f} s of audio are more than the '
+                            f'{window / log_mel.SAMPLE_RATE:.0f} s that the speech encoder takes: split it.')
+  silence = round(cfg.audio_padding_seconds * log_mel.SAMPLE_RATE)
+  step = 4 * log_mel.HOP  # four mel frames make two states make one adapter frame
+  samples = window if cfg.pad_audio_to_30_s else min(window, -(-(audio.shape[1] + silence) // step) * step)
+  audio = jnp.where(jnp.arange(audio.shape[1]) < audio_lengths[:, None], audio, 0)
+  mel = log_mel.log_mel(jnp.pad(audio, ((0, 0), (0, samples - audio.shape[1]))), cfg.whisper.num_mel_bins)
+  covered = samples if cfg.pad_audio_to_30_s else jnp.minimum(audio_lengths + silence, samples)
+  mel_lengths = jnp.where(audio_lengths > 0, covered // log_mel.HOP, 0)
+  states = WhisperEncoder(cfg.whisper).apply({'params': params['whisper']}, mel, mel_lengths)
+  return jax.lax.stop_gradient(states), num_states(mel_lengths)
+
+
+def embed_speech(params: dict, cfg: EchoXConfig, states: Array, state_lengths: Array, *, deterministic: bool = True,
+                 rngs: dict | None = None) -> Speech:
+  """float[B,E,Dw] states, int[B] lengths -> `Speech`; a turn axis after B is allowed."""
+  return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, states, state_lengths, deterministic, rngs=rngs)
+
+
+def ctc_logits(params: dict, cfg: EchoXConfig, frames: Array) -> Array:
+  """Adapter frames float[...,F,D] -> float32[...,F,V]; the blank is the AUDIO id."""
+  return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, frames, method='ctc_logits')
+
+
+def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech | None,
+           labels: Array | None = None) -> Spliced:
+  """Puts speech in the place of the AUDIO ids, with static shapes.
+
+  Args:
+    cfg: ids and profile.
+    ids: int[B,T], padded with the pad id at the right. One AUDIO id for each turn of `speech`, or none.
+    token_embeddings: float[B,T,D].
+    speech: of the rows, its n-th turn for the n-th AUDIO id; None = rows stay as they are.
+    labels: int[B,T], labels[b,t] is the token at t or IGNORE; None = all IGNORE.
+
+  Returns:
+    `Spliced`; each AUDIO id has become `kept` positions, everything contiguous.
+  """
+  special = cfg.special_ids
+  batch, length = ids.shape
+  labels = jnp.full_like(ids, IGNORE) if labels is None else labels
+  used = (ids != special.pad) | (labels != IGNORE)  # pad and EOT may be one id: a supervised EOT is no padding
+  row_length = jnp.max(jnp.where(used, jnp.arange(1, length + 1), 0), axis=1)
+  in_row = jnp.arange(length) < row_length[:, None]
+  is_audio = ids == special.audio
+  if speech is None:
+    slots, budget, kept = token_embeddings[:, :0], 0, jnp.ones((batch, 1), jnp.int32)
+    extra = 0
+    is_audio = jnp.zeros_like(is_audio)
+  else:
+    budget, width = speech.embeddings.shape[-2:]
+    slots = speech.embeddings.reshape(batch, -1, width)
+    kept = speech.kept.reshape(batch, -1)
+    extra = kept.shape[1] * (budget - 1)
+
+  turn = jnp.minimum(jnp.maximum(jnp.cumsum(is_audio, axis=1) - 1, 0), kept.shape[1] - 1)
+  widths = jnp.where(is_audio, jnp.take_along_axis(kept, turn, axis=1), 1) * in_row
+  ends = jnp.cumsum(widths, axis=1)
+  positions = jnp.broadcast_to(jnp.arange(length + extra), (batch, length + extra))
+  # The input position that each output position comes from, and how far into it.
+  source = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right'))(ends, positions)
+  source = jnp.minimum(source, length - 1)
+  take = lambda x: jnp.take_along_axis(x, source, axis=1)
+  offset = positions - take(ends - widths)
+  valid = positions < ends[:, -1:]
+  speaking = take(is_audio) & valid
+  index = jnp.where(speaking, length + take(turn) * budget + offset, source)
+  bank = jnp.concatenate([token_embeddings, slots.astype(token_embeddings.dtype)], axis=1)
+  inputs = jnp.where(valid[..., None], jnp.take_along_axis(bank, index[..., None], axis=1), 0)
+
+  hidden_eot = get_profile(cfg.profile).mask_prompt_eot & jnp.any(is_audio, axis=1, keepdims=True)
+  return Spliced(
+      inputs, valid, positions,
+      labels=jnp.where(valid & ~speaking, take(labels), IGNORE),
+      prompt_keys=valid & ~(hidden_eot & ~speaking & (take(ids) == special.eot)))
+
+
+def s2t_forward(params: dict, cfg: EchoXConfig, batch: dict, *, deterministic: bool = True,
+                rngs: dict | None = None) -> S2TOutput:
+  """One teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal (facts 3).
+
+  Args:
+    params: groups `llm`, for speech `adapter`, for waveforms `whisper`.
+    cfg: the model.
+    batch: `input_ids` int[B,T]; `labels` int[B,T] or absent; `states` + `state_lengths`, or `audio` + `audio_lengths`, or
+      neither (text only).
+    deterministic: no dropout.
+    rngs: {'dropout': key} where not deterministic.
+  """
+  speech = None
+  if 'states' in batch or 'audio' in batch:
+    states, lengths = ((batch['states'], batch['state_lengths']) if 'states' in batch
+                       else encode_speech(params, cfg, batch['audio'], batch['audio_lengths']))
+    speech = embed_speech(params, cfg, states, lengths, deterministic=deterministic, rngs=rngs)
+  llm, variables = Llama(cfg.llm), {'params': params['llm']}
+  embeddings = llm.apply(variables, batch['input_ids'], method='embed')
+  row = splice(cfg, batch['input_ids'], embeddings, speech, batch.get('labels'))
+  hidden, _ = llm.apply(variables, row.inputs, row.positions, layers.causal_mask(row.valid),
+                        deterministic=deterministic, rngs=rngs, method='hidden')
+  return S2TOutput(hidden, row.labels, row.valid, row.positions, row.inputs, speech)
+
+
+def lm_logits(params: dict, cfg: EchoXConfig, hidden: Array) -> Array:
+  """LLM states float[B,T,D] -> float32 logits [B,T,V]."""
+  return Llama(cfg.llm).apply({'params': params['llm']}, hidden, method='logits')

@@ -1,0 +1,71 @@
+"""Losses of the stages `text` (the LLM alone) and `s2t` (speech in, text out): CE + 0.3 CTC (facts 5)."""
+
+import jax
+import jax.numpy as jnp
+
+from echox_jax import losses
+from echox_jax.config import EchoXConfig
+from echox_jax.models import echox
+from echox_jax.models.log_mel import SAMPLE_RATE
+from echox_jax.training.experiment import ExperimentConfig
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+def text_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+  """Next-token cross-entropy of text rows.
+
+  Args:
+    params: group `llm`.
+    batch: `input_ids`, `labels` int[B,T].
+    rng: dropout key.
+    experiment: the job.
+
+  Returns:
+    (loss, metrics `text_ce`, `tokens`).
+  """
+  cfg = experiment.model
+  output = echox.s2t_forward(params, cfg, batch, deterministic=False, rngs={'dropout': rng})
+  ce = next_token_loss(params, cfg, output)
+  return ce.mean, {'text_ce': ce.mean, 'tokens': ce.count}
+
+
+def s2t_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+  """Cross-entropy of the answer plus `ctc_weight` times CTC of the transcript.
+
+  Args:
+    params: groups `llm`, `adapter` (and `whisper` where states are not cached).
+    batch: `input_ids`, `labels` int[B,T], `ctc_labels` int[B,C], `states` float[B,E,Dw] + `state_lengths` int[B] or
+      `audio` float[B,samples] + `audio_lengths` int[B]; speech and `ctc_labels` may have a turn axis after B.
+    rng: dropout key.
+    experiment: the job.
+
+  Returns:
+    (loss, metrics `text_ce`, `ctc`, `tokens`, `audio_seconds`, `kept_frames`, `overflow_shrink`).
+  """
+  output = echox.s2t_forward(params, experiment.model, batch, deterministic=False, rngs={'dropout': rng})
+  return loss_of_output(params, batch, output, experiment)
+
+
+def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
+                   experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+  """As `s2t_loss`, for a forward pass that is there already (echo training needs its states as well)."""
+  cfg = experiment.model
+  ce = next_token_loss(params, cfg, output)
+  speech = output.speech
+  frames = speech.frames.reshape(-1, *speech.frames.shape[-2:])
+  ctc_labels = batch['ctc_labels'].reshape(len(frames), -1)
+  ctc, _ = losses.ctc_loss(echox.ctc_logits(params, cfg, frames), speech.frame_lengths.reshape(-1), ctc_labels,
+                           cfg.special_ids.audio)
+  count = lambda x: jnp.sum(x).astype(jnp.float32)
+  seconds = (count(batch['audio_lengths']) / SAMPLE_RATE if 'audio_lengths' in batch
+             else count(batch['state_lengths']) / echox.STATES_PER_SECOND)
+  return ce.mean + experiment.train.loss.ctc_weight * ctc, {
+      'text_ce': ce.mean, 'ctc': ctc, 'tokens': ce.count, 'audio_seconds': seconds, 'kept_frames': count(speech.kept),
+      'overflow_shrink': count(speech.overflow)}
+
+
+def next_token_loss(params: dict, cfg: EchoXConfig, output: echox.S2TOutput) -> losses.Mean:
+  """Cross-entropy of each counted label given the state before it."""
+  return losses.cross_entropy(echox.lm_logits(params, cfg, output.hidden[:, :-1]), output.labels[:, 1:])
