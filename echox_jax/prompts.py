@@ -44,6 +44,8 @@ class Profile:
     slice_role: header of the text part of a slice.
     slice_bos: id after that header; None = BOS. The released code has 12800, a typo for 128000.
     keep_bos_state: the first slice also holds the state that predicted BOS.
+    free_unit_ids: at inference the unit decoder says BOS itself and may say any id; else BOS is given and only EOT and
+      unit words can follow.
     mask_unit_eot: in the unit decoder every EOT, inside ones too, is invisible as a key.
     unit_id_limit: units from this id on are dropped before the vocoder; None = none.
   """
@@ -52,6 +54,7 @@ class Profile:
   slice_role: str = 'assistant'
   slice_bos: int | None = None
   keep_bos_state: bool = False
+  free_unit_ids: bool = False
   mask_unit_eot: bool = False
   unit_id_limit: int | None = None
 
@@ -59,7 +62,7 @@ class Profile:
 PROFILES = {
     'paper': Profile('paper'),
     'released': Profile('released', mask_prompt_eot=True, slice_role='speaker', slice_bos=12800, keep_bos_state=True,
-                        mask_unit_eot=True, unit_id_limit=1000),
+                        free_unit_ids=True, mask_unit_eot=True, unit_id_limit=1000),
 }
 
 

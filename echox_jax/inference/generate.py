@@ -73,7 +73,7 @@ def decode_unit_words(params: dict, text_table: Array, cfg: EchoXConfig, text_pa
     text_lengths: int[B]; rows of length 0 are skipped and say nothing.
     max_words: static budget; a row that does not end within it counts as overflow and keeps what it has.
   """
-  steps = max_words + 1 if _bos_is_given(cfg) else max_words + 2
+  steps = max_words + 2 if prompts.get_profile(cfg.profile).free_unit_ids else max_words + 1
   tokens, counts, ended = decode_unit_tokens(params, text_table, cfg, text_part, text_lengths, steps)
   spoken = (tokens >= cfg.llm.vocab_size) & (jnp.arange(steps) < counts[:, None])
   place = jnp.where(spoken, jnp.cumsum(spoken, axis=1) - 1, max_words)
@@ -101,15 +101,15 @@ def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_p
   eot, vocab = cfg.special_ids.eot, cfg.llm.vocab_size
   apply = lambda method, *args: model.apply({'params': params}, *args, method=method)
   prompt = unit_decoder.slice_prompt(cfg, text_table, text_part, text_lengths)
-  head = params['lm_head']['embedding']
-  if _bos_is_given(cfg):
+  head, free = params['lm_head']['embedding'], prompts.get_profile(cfg.profile).free_unit_ids
+  if not free:
     prompt = unit_decoder.extend(prompt, apply('embed', text_table, jnp.full((text_part.shape[0], 1), cfg.special_ids.bos)))
     head = jnp.concatenate([head[eot:eot + 1], head[vocab:]])
   head = head.astype(cfg.unit_decoder.trunk.dtype)
 
   def best(hidden: Array) -> Array:
     choice = jnp.argmax(jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32), axis=-1).astype(jnp.int32)
-    return jnp.where(choice == 0, eot, vocab - 1 + choice) if _bos_is_given(cfg) else choice
+    return choice if free else jnp.where(choice == 0, eot, vocab - 1 + choice)
 
   batch, width = prompt.valid.shape
   slots = width + steps
@@ -138,13 +138,11 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
 
   Args:
     params: with group `llm`.
-    cfg: in the `released` profile EOTs of the prompt are invisible as keys (facts 3).
-    spliced: prompts with speech in place, padded at the right, made with `labels=ids` so that it tells the ids.
+    cfg: the model.
+    spliced: prompts with speech in place, padded at the right; later positions see its `prompt_keys`.
     new_tokens: static room for tokens to come.
   """
-  keys = spliced.valid
-  if prompts.get_profile(cfg.profile).mask_prompt_eot:
-    keys &= spliced.labels != cfg.special_ids.eot
+  keys = spliced.prompt_keys
   batch, width = keys.shape
   mask = jnp.pad(layers.causal_mask(keys), ((0, 0),) * 3 + ((0, new_tokens),))
   hidden, cache = _llm(params, cfg, 'hidden', spliced.inputs, spliced.positions, mask,
@@ -177,7 +175,7 @@ def generate_text(params: dict, cfg: EchoXConfig, ids: Array, states: Array | No
   """
   eot = cfg.special_ids.eot
   speech = None if states is None else echox.embed_speech(params, cfg, states, state_lengths)
-  spliced = echox.splice(cfg, ids, _llm(params, cfg, 'embed', ids), speech, labels=ids)
+  spliced = echox.splice(cfg, ids, _llm(params, cfg, 'embed', ids), speech)
   batch, width = ids.shape[0], cfg.llm.hidden_size
 
   def step(carry):
@@ -192,11 +190,6 @@ def generate_text(params: dict, cfg: EchoXConfig, ids: Array, states: Array | No
   *_, tokens, hidden, counts, ended = jax.lax.while_loop(
       lambda carry: (carry[0] < max_tokens) & ~carry[-1].all(), step, start)
   return Generated(tokens, counts, hidden, (~ended).astype(jnp.int32))
-
-
-def _bos_is_given(cfg: EchoXConfig) -> bool:
-  """Whether the unit decoder's first BOS is given rather than decoded."""
-  return prompts.get_profile(cfg.profile).slice_bos is None
 
 
 def _llm(params: dict, cfg: EchoXConfig, method: str, *args):

@@ -1,0 +1,235 @@
+"""Losses of the stages `t2c` (text to unit words) and `echo` (LLM states to the unit words of their own text).
+
+Echo training (paper, stage 3): the S2T model's answer states H go through the denoising adapter into the echo decoder. The
+text X' that H stands for is given to the *frozen* T2C, which decodes pseudo-labels Y' inside the step.
+  L = CE(echo decoder on BOS Y' EOT, given adapter(H)) + lambda * mean_i (1 - cos(adapter(H_i), Emb(X'_i))) + w * L_s2t
+The paper sums the cosine term over tokens; here it is their mean, so that lambda does not depend on batch or length.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from echox_jax import errors, losses, prompts
+from echox_jax.config import EchoXConfig
+from echox_jax.inference import generate, trigger
+from echox_jax.models import echox, layers, unit_decoder
+from echox_jax.models.llama import head_embedding
+from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
+from echox_jax.prompts import IGNORE
+from echox_jax.training import s2t_step
+from echox_jax.training.experiment import ExperimentConfig
+
+Array = jax.Array
+Metrics = dict[str, Array]
+ECHO_TEXTS = ('gold', 'argmax', 'generate')
+
+
+class Answers(NamedTuple):
+  """The spoken part of each answer, filled up at the left: states float[B,A,D] that predict ids int[B,A]; lengths int[B]."""
+  states: Array
+  ids: Array
+  lengths: Array
+
+
+class Slices(NamedTuple):
+  """The slices of a batch, one a row, in the first rows.
+
+  Attributes:
+    states: float[M,N,D].
+    ids: int[M,N], the tokens that the states predict.
+    lengths: int[M], 0 = no slice.
+    overflow_slices: int32, slices without room: beyond a row's `max_slices` or the batch's `slices_per_batch`.
+    overflow_slice_tokens: int32, slices longer than `max_slice_tokens`, left out.
+  """
+  states: Array
+  ids: Array
+  lengths: Array
+  overflow_slices: Array
+  overflow_slice_tokens: Array
+
+
+def t2c_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+  """Cross-entropy of unit words given their text (paper, stage 2).
+
+  Args:
+    params: groups `unit_text_embedding` and `t2c`.
+    batch: `input_ids`, `labels` int[B,T]; the labels of a row stand in one piece.
+    rng: dropout key.
+    experiment: its `data.max_unit_words` (+ BOS and EOT) is the room for labels, so that logits exist only there.
+
+  Returns:
+    (loss, metrics `unit_ce`, `tokens`, `overflow_unit_words`).
+  """
+  cfg, ids = experiment.model, batch['input_ids']
+  hides_eot = prompts.get_profile(cfg.profile).mask_unit_eot
+  valid = ids != cfg.special_ids.eot if hides_eot else jnp.ones(ids.shape, bool)
+  variables, model = {'params': params['t2c']}, UnitDecoder(cfg)
+  hidden = model.apply(variables, params['unit_text_embedding']['embedding'], ids, valid, deterministic=False,
+                       rngs={'dropout': rng})
+  room = min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
+  hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
+  ce = losses.cross_entropy(model.apply(variables, hidden, method='logits'), labels)
+  return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
+
+
+def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+  """Echo training on one batch.
+
+  Args:
+    params: groups `llm`, `adapter`, `unit_text_embedding`, `t2c` (frozen), `echo`, `denoising_adapter`, and `whisper`
+      where states are not cached.
+    batch: as `s2t_step.s2t_loss`, one answer a row.
+    rng: dropout key.
+    experiment: the job; `train.loss` holds weights, the source of X' and the room for slices.
+
+  Returns:
+    (loss, metrics of `s2t_loss` and `echo_ce`, `denoising`, `slices`, `unit_words`, `silent_slices` (nothing decoded),
+    `overflow_slices`, `overflow_slice_tokens`, `overflow_unit_words`, and with `generate` `overflow_answers`).
+
+  Raises:
+    ConfigError: an unknown `echo_text`.
+  """
+  cfg, choices = experiment.model, experiment.train.loss
+  if choices.echo_text not in ECHO_TEXTS:
+    raise errors.ConfigError(f'train.loss.echo_text is {choices.echo_text!r}: use one of {", ".join(ECHO_TEXTS)}.')
+  s2t_rng, generate_rng, echo_rng = jax.random.split(rng, 3)
+  if 'states' not in batch:
+    states, lengths = echox.encode_speech(params, cfg, batch['audio'], batch['audio_lengths'])
+    batch = {**batch, 'states': states, 'state_lengths': lengths}
+  output = echox.s2t_forward(params, cfg, batch, deterministic=False, rngs={'dropout': s2t_rng})
+  s2t, metrics = s2t_step.loss_of_output(params, batch, output, experiment)
+  if choices.echo_text == 'generate':
+    own, metrics['overflow_answers'] = _own_answers(params, cfg, batch)
+    output = echox.s2t_forward(params, cfg, own, deterministic=False, rngs={'dropout': generate_rng})
+  slices = batch_slices(params, cfg, answers(cfg, output, batch['input_ids'].shape[1]), choices.slices_per_batch)
+  text = slices.ids if choices.echo_text != 'argmax' else _argmax(params, cfg, slices.states)
+  words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
+  ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng)
+  count = lambda x: jnp.sum(x).astype(jnp.float32)
+  real = slices.lengths > 0
+  metrics |= {
+      'echo_ce': ce.mean, 'denoising': denoising.mean, 'slices': count(real), 'unit_words': count(words.lengths),
+      'silent_slices': count(real & (words.lengths == 0)), 'overflow_slices': count(slices.overflow_slices),
+      'overflow_slice_tokens': count(slices.overflow_slice_tokens), 'overflow_unit_words': count(words.overflow)}
+  return ce.mean + choices.denoising_weight * denoising.mean + choices.s2t_weight * s2t, metrics
+
+
+def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
+  """Takes the states that predict spoken tokens out of whole rows.
+
+  Args:
+    cfg: text tokens are spoken, BOS and EOT are not; in the `released` profile the state that predicts BOS counts.
+    output: of `s2t_forward`, labels of one answer a row.
+    room: static number of tokens A.
+  """
+  special = cfg.special_ids
+  labels = output.labels[:, 1:]
+  spoken = (labels != IGNORE) & (labels != special.eot)
+  if not prompts.get_profile(cfg.profile).keep_bos_state:
+    spoken &= labels != special.bos
+  order = jnp.argsort(~spoken, axis=1, stable=True)[:, :room]
+  ids = jnp.take_along_axis(jnp.where(spoken, labels, special.pad), order, axis=1)
+  states = jnp.take_along_axis(output.hidden, order[..., None], axis=1)
+  return Answers(states, ids, jnp.minimum(spoken.sum(axis=1), room).astype(jnp.int32))
+
+
+def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, slices_per_batch: int) -> Slices:
+  """Cuts answers where streaming would cut them and gathers the slices that there are into M rows.
+
+  Args:
+    params: group `llm`, for the head row of ".".
+    cfg: `streaming` gives the rule, `max_slices` a row and N = `max_slice_tokens`.
+    spoken: the answers.
+    slices_per_batch: M; 0 = batch size x `max_slices`.
+  """
+  rule = cfg.streaming
+  batch, room = spoken.ids.shape
+  period = head_embedding(params['llm'])[cfg.special_ids.period]
+  number = trigger.cut_slices(jax.lax.stop_gradient(trigger.scores(spoken.states, period)), spoken.lengths, rule)
+  inside = jnp.arange(room) < spoken.lengths[:, None]
+  counts = jnp.sum(inside[..., None] & (number[..., None] == jnp.arange(rule.max_slices)), axis=1)
+  starts = jnp.cumsum(counts, axis=1) - counts
+  fits = (counts > 0) & (counts <= rule.max_slice_tokens)
+  rows = slices_per_batch or batch * rule.max_slices
+  (chosen,) = jnp.nonzero(fits.reshape(-1), size=rows, fill_value=0)
+  lengths = jnp.where(jnp.arange(rows) < fits.sum(), counts.reshape(-1)[chosen], 0)
+  columns = jnp.minimum(starts.reshape(-1)[chosen, None] + jnp.arange(rule.max_slice_tokens), room - 1)
+  source = (chosen // rule.max_slices)[:, None]
+  beyond = jnp.max(jnp.where(inside, number + 1 - rule.max_slices, 0), axis=1, initial=0).sum()
+  return Slices(spoken.states[source, columns], spoken.ids[source, columns], lengths,
+                beyond + jnp.maximum(fits.sum() - rows, 0), jnp.sum(counts > rule.max_slice_tokens))
+
+
+def pseudo_labels(params: dict, cfg: EchoXConfig, text: Array, lengths: Array, max_words: int) -> generate.UnitWords:
+  """Unit words that the frozen T2C says for text int[M,N]; no gradient."""
+  frozen = jax.lax.stop_gradient((params['t2c'], params['unit_text_embedding']['embedding']))
+  return generate.decode_unit_words(frozen[0], frozen[1], cfg, unit_decoder.embed_text(frozen[1], text), lengths, max_words)
+
+
+def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, words: generate.UnitWords,
+               rng: Array | None) -> tuple[losses.Mean, losses.Mean]:
+  """(cross-entropy of the echo decoder on Y', cosine distance of adapted states from text embeddings).
+
+  Slices without words, or whose words did not end within the budget, count in the second only.
+
+  Args:
+    params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
+    cfg: the model.
+    slices: states and lengths of M slices.
+    text: int[M,N], X'.
+    words: Y' of the M slices.
+    rng: dropout key; None = no dropout.
+  """
+  table, special = params['unit_text_embedding']['embedding'], cfg.special_ids
+  dropout = {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
+  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, slices.states, **dropout)
+  spoken = jnp.arange(text.shape[1]) < slices.lengths[:, None]
+  denoising = losses.denoising_cosine(adapted, unit_decoder.embed_text(table, text), spoken)
+
+  column = jnp.arange(words.ids.shape[1] + 2)
+  length = words.lengths[:, None]
+  ids = jnp.pad(words.ids + cfg.llm.vocab_size, ((0, 0), (1, 1)), constant_values=special.bos)
+  target = jnp.where(column <= length, ids, special.eot)
+  usable = (slices.lengths > 0) & (words.lengths > 0) & (words.overflow == 0)
+  labels = jnp.where(usable[:, None] & (column <= length + 1), target, IGNORE)
+
+  model, variables = UnitDecoder(cfg), {'params': params['echo']}
+  prompt = unit_decoder.slice_prompt(cfg, table, adapted, slices.lengths)
+  row = unit_decoder.extend(prompt, model.apply(variables, table, target[:, :-1], method='embed'))
+  hidden, _ = model.apply(variables, row.embeddings, row.positions, layers.causal_mask(row.valid), **dropout, method='hidden')
+  logits = model.apply(variables, hidden[:, prompt.valid.shape[1] - 1:], method='logits')
+  return losses.cross_entropy(logits, labels), denoising
+
+
+def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Array]:
+  """The `room` columns from each row's first label on: (hidden float[B,room,h], labels int[B,room], labels missed)."""
+  counted = labels != IGNORE
+  columns = jnp.argmax(counted, axis=1)[:, None] + jnp.arange(room)
+  inside = columns < labels.shape[1]
+  columns = jnp.minimum(columns, labels.shape[1] - 1)
+  taken = jnp.where(inside, jnp.take_along_axis(labels, columns, axis=1), IGNORE)
+  missed = (counted.sum() - (taken != IGNORE).sum()).astype(jnp.float32)
+  return jnp.take_along_axis(hidden, columns[..., None], axis=1), taken, missed
+
+
+def _argmax(params: dict, cfg: EchoXConfig, states: Array) -> Array:
+  """The tokens that the model itself would say next: float[M,N,D] -> int[M,N]."""
+  llm = {'llm': jax.lax.stop_gradient(params['llm'])}
+  return jnp.argmax(echox.lm_logits(llm, cfg, jax.lax.stop_gradient(states)), axis=-1)
+
+
+def _own_answers(params: dict, cfg: EchoXConfig, batch: dict) -> tuple[dict, Array]:
+  """The batch with the model's own greedy answers in place of the gold ones, and how many did not fit or end."""
+  ids, labels = batch['input_ids'], batch['labels']
+  room = ids.shape[1]
+  before = jnp.argmax(labels != IGNORE, axis=1)[:, None]
+  prompt = jnp.where(jnp.arange(room) < before, ids, cfg.special_ids.pad)
+  made = generate.generate_text(jax.lax.stop_gradient(params), cfg, prompt, batch['states'], batch['state_lengths'],
+                                min(room, cfg.streaming.max_new_tokens))
+  offset = jnp.arange(room) - before
+  said = (offset >= 0) & (offset < made.lengths[:, None])
+  own = jnp.take_along_axis(made.ids, jnp.clip(offset, 0, made.ids.shape[1] - 1), axis=1)
+  cut = (made.overflow > 0) | (made.lengths + before[:, 0] > room)
+  return {**batch, 'input_ids': jnp.where(said, own, prompt), 'labels': jnp.where(said, own, IGNORE)}, cut.sum().astype(jnp.float32)
