@@ -66,7 +66,7 @@ def param_shardings(boxed, mesh: Mesh):
 
   jax.tree_util.tree_map_with_path(check, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
   specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
-  shapes = nn.meta.unbox(boxed)
+  shapes = unbox(boxed)
 
   def sharding(path, spec, leaf):
     for size, axis in zip(leaf.shape, spec):
@@ -77,6 +77,12 @@ def param_shardings(boxed, mesh: Mesh):
     return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(sharding, specs, shapes, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def unbox(boxed):
+  """The bare arrays or shapes; unlike `nn.meta.unbox` it adds no sharding constraints, so that shapes may pass under a mesh."""
+  is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+  return jax.tree.map(lambda x: x.value if is_box(x) else x, boxed, is_leaf=is_box)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,0 +1,128 @@
+"""What a stage starts from: parameters of earlier stages, of other checkpoints, and copies between groups."""
+
+from collections.abc import Callable
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from echox_jax import errors
+from echox_jax.conversion import whisper_ct2
+from echox_jax.training import checkpoint, stages
+from echox_jax.training.experiment import ExperimentConfig
+from echox_jax.training.trees import flatten
+
+SCRATCH = 'scratch'  # as the one entry of init_from: start from nothing, whatever the stage
+WEIGHTS = 'model.safetensors'
+Specs = dict[str, jax.ShapeDtypeStruct]  # `group/path` -> shape, dtype and sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Somewhere that parameters come from.
+
+  Attributes:
+    name: for messages.
+    shapes: `group/path` -> shape of all that it has.
+    read: gives the asked-for paths as arrays on the shardings of their specs.
+  """
+  name: str
+  shapes: dict[str, tuple[int, ...]]
+  read: Callable[[Specs], dict[str, jax.Array]]
+
+  def has(self, prefix: str) -> bool:
+    """True if there are parameters under `prefix`."""
+    return any(path.startswith(prefix + '/') for path in self.shapes)
+
+
+def load_initial(stage: stages.Stage, experiment: ExperimentConfig, workdir, wanted: Specs) -> dict[str, jax.Array]:
+  """Those of the `wanted` parameters that do not start fresh, each on its sharding.
+
+  Every group is taken whole from the first entry of `train.init_from` (default: the stage's predecessors) that has it;
+  failing that it is a copy where the table of stages says so. LoRA leaves that the source lacks start fresh.
+
+  Raises:
+    CheckpointError: a predecessor is not finished, a group that must come from one is nowhere, or shapes differ.
+  """
+  init = experiment.train.init_from or stage.starts_from
+  sources = [] if init == (SCRATCH,) else [_open(entry, stage, Path(workdir)) for entry in init]
+  copies = dict(stage.copies)
+  loaded, pending = {}, []
+  for group in stage.groups_for(experiment):
+    specs = {path: spec for path, spec in wanted.items() if path.startswith(group + '/')}
+    origin = next((o for o in (group, copies.get(group)) if o and any(s.has(o) for s in sources)), None)
+    if origin is None and group == 'whisper':
+      loaded |= _packaged_whisper(experiment, specs)
+    elif origin is not None:
+      source = next(s for s in sources if s.has(origin))
+      pending.append((source, {path: origin + path.removeprefix(group) for path in specs}))
+    elif group in stage.inherits and init != (SCRATCH,):
+      raise errors.CheckpointError(
+          f'stage {stage.name!r} needs the parameters of {group!r}, which none of {", ".join(init)} has: add a checkpoint that has them to train.init_from.')
+  for source in sources:
+    names = {path: origin for where, pairs in pending if where is source for path, origin in pairs.items()}
+    loaded |= _read(source, names, wanted)
+  return loaded
+
+
+def _read(source: Source, names: dict[str, str], wanted: Specs) -> dict[str, jax.Array]:
+  """Reads {our path: path in the source}; two of ours may be one of the source's."""
+  names = {path: origin for path, origin in names.items()
+           if origin in source.shapes or not path.endswith(('/lora_a', '/lora_b'))}
+  specs = {origin: wanted[path] for path, origin in names.items()}
+  checkpoint.check_shapes(source.name, source.shapes, {origin: spec.shape for origin, spec in specs.items()})
+  arrays = source.read(specs) if specs else {}
+  first_user = {}
+  for path, origin in names.items():
+    first_user.setdefault(origin, path)
+  # A second user gets a buffer of its own: trained parameters are donated to the step, frozen ones are not.
+  return {path: arrays[origin] if first_user[origin] == path else arrays[origin].copy() for path, origin in names.items()}
+
+
+def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:
+  """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an exported model."""
+  folder = workdir / entry if entry in stages.STAGES else Path(entry)
+  if entry in stages.STAGES and checkpoint.read_finished(folder) is None:
+    raise errors.CheckpointError(
+        f'stage `{stage.name}` starts from `{entry}`, but {workdir} has no finished checkpoint of it: '
+        f'run `python -m launch.train --config=...:{entry} --workdir={workdir}` first.')
+  if (folder / WEIGHTS).is_file():
+    return _safetensors(folder / WEIGHTS)
+  if not (folder / checkpoint.FOLDER).is_dir():
+    raise errors.CheckpointError(
+        f'train.init_from names {entry!r}, which is no stage and no folder of a trained stage or exported model: '
+        f'use one of {", ".join(stages.STAGES)}, a folder, or {SCRATCH}.')
+  return Source(str(folder), checkpoint.param_shapes(folder), lambda specs: checkpoint.load_params(folder, specs))
+
+
+def _safetensors(file: Path) -> Source:
+  """Parameters of an exported model."""
+  import safetensors  # only those who start from an exported model need it
+
+  try:
+    with safetensors.safe_open(file, 'numpy') as opened:
+      shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
+  except safetensors.SafetensorError as error:
+    raise errors.CheckpointError(f'{file} is damaged ({error}): export the model again.') from error
+
+  def read(specs: Specs) -> dict[str, jax.Array]:
+    with safetensors.safe_open(file, 'numpy') as opened:
+      return {path: _put(opened.get_tensor(path), spec) for path, spec in specs.items()}
+
+  return Source(str(file), shapes, read)
+
+
+def _packaged_whisper(experiment: ExperimentConfig, specs: Specs) -> dict[str, jax.Array]:
+  """The pretrained speech encoder from its package."""
+  _, params = whisper_ct2.load_packaged_whisper(experiment.speech_encoder)
+  flat = flatten({'whisper': params})
+  name = f'the packaged encoder {experiment.speech_encoder!r}'
+  checkpoint.check_shapes(name, {path: leaf.shape for path, leaf in flat.items()}, {path: s.shape for path, s in specs.items()})
+  return {path: _put(flat[path], spec) for path, spec in specs.items()}
+
+
+def _put(array: np.ndarray, spec: jax.ShapeDtypeStruct) -> jax.Array:
+  """A host array onto the sharding of `spec`."""
+  array = np.asarray(array, spec.dtype)
+  return jax.make_array_from_callback(spec.shape, spec.sharding, lambda index: array[index])

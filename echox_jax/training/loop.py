@@ -1,0 +1,174 @@
+"""Training one stage, from its config to its finished checkpoint."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+import signal
+import threading
+import time
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echox_jax import config as config_lib
+from echox_jax import errors, files, sharding
+from echox_jax.training import checkpoint, metrics, stages, state, step
+from echox_jax.training.experiment import ExperimentConfig
+
+# `(experiment, workdir, process_index, process_count) -> Grain iterator` over this process's rows of each batch.
+IteratorFactory = Callable[[ExperimentConfig, Path, int, int], Iterator[dict[str, Any]]]
+
+CONFIG, METRICS = 'config.json', 'metrics.jsonl'
+# Fields that may differ between a run and its continuation: they change no parameter.
+_FREE = ('data_dir', 'data.workers', 'train.log_every', 'train.checkpoint_every', 'train.keep_checkpoints', 'mesh')
+
+
+def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: IteratorFactory) -> dict[str, Any]:
+  """Trains the stage of `experiment` under `workdir`, going on from its newest checkpoint if there is one.
+
+  SIGTERM and Ctrl-C end the run after the step in hand, saved; the same command goes on from there.
+
+  Returns:
+    `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window; `already_finished` if there
+    was nothing to do.
+
+  Raises:
+    EchoXError: what the user can put right: a missing predecessor, another config, a damaged checkpoint, a full disk, a loss
+      that is not finite.
+  """
+  started, steps = time.perf_counter(), experiment.train.steps
+  stage = stages.get_stage(experiment.stage)
+  folder = Path(workdir) / stage.name
+  finished = checkpoint.read_finished(folder)
+  if finished is not None:
+    check_config(folder / CONFIG, experiment)
+    if finished['steps'] >= steps:
+      return finished | {'already_finished': True}
+
+  mesh = sharding.make_mesh(dataclasses.asdict(experiment.mesh))
+  _check_batch_size(experiment, mesh)
+  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
+    checkpoints = checkpoint.Checkpoints(folder, experiment.train.keep_checkpoints)
+    stack.callback(checkpoints.close)
+    done = checkpoints.latest_step()
+    if done is not None:
+      check_config(folder / CONFIG, experiment)
+    iterator = iterator_factory(experiment, Path(workdir), jax.process_index(), jax.process_count())
+    if done is None:
+      current, done = state.create_state(stage, experiment, mesh, workdir), 0
+    else:
+      current = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator, stage)
+    files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
+    checkpoint.unmark_finished(folder)
+
+    train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
+    meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model)}
+    save = lambda: checkpoints.save(done, current.params(), current.opt_state, iterator, meta | {'step': done})
+    log = metrics.Metrics(folder / METRICS, stage.name, done, steps)
+    stack.callback(log.close)
+    stopped = stack.enter_context(_stop_signals())
+    stopping = False
+
+    while done < steps and not stopping:
+      waited = time.perf_counter()
+      batch = step.put_batch(_next(iterator, stage, done), mesh)
+      waited = time.perf_counter() - waited
+      variant = train_step.variant(done)
+      if variant not in compiled:
+        before = time.perf_counter()
+        arguments = (current.step, current.trainable, current.opt_state, current.frozen, batch)
+        compiled[variant] = train_step.functions[variant].lower(*arguments).compile()
+        log.compiled(done, variant, time.perf_counter() - before)
+      current, values = train_step(compiled[variant], current, batch)
+      done += 1
+      log.add(values, waited)
+      stopping = stopped.is_set()
+      saving = done % experiment.train.checkpoint_every == 0 or done == steps or stopping
+      if saving or done % experiment.train.log_every == 0:
+        log.flush(done)  # also before saving: a state that is not finite must not be saved
+      if saving:
+        before = time.perf_counter()
+        save()
+        log.exclude(time.perf_counter() - before)
+
+  summary = {'stage': stage.name, 'steps': done, 'finished': done >= steps, 'seconds': time.perf_counter() - started,
+             'metrics': log.last}
+  if summary['finished'] and jax.process_index() == 0:
+    checkpoint.mark_finished(folder, summary)
+  return summary
+
+
+def check_config(file: Path, experiment: ExperimentConfig) -> None:
+  """Compares the config of the run in `file` with `experiment`; more steps, and what changes no parameter, may differ.
+
+  Raises:
+    CheckpointError: another field differs, or the file is damaged.
+  """
+  try:
+    before = _flatten(json.loads(file.read_text('utf-8')))
+  except (FileNotFoundError, ValueError) as error:
+    raise errors.CheckpointError(f'{file} is missing or damaged, so its checkpoints cannot be used: give another --workdir.') from error
+  after = _flatten(json.loads(json.dumps(config_lib.to_dict(experiment))))
+  for name in sorted(before.keys() | after.keys()):
+    free = any(name == field or name.startswith(field + '.') for field in _FREE)
+    old, new = before.get(name), after.get(name)
+    if old == new or free or (name == 'train.steps' and new > old):
+      continue
+    raise errors.CheckpointError(
+        f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: set it back, or give another --workdir.')
+
+
+def _restore(checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState, iterator, stage: stages.Stage) -> state.TrainState:
+  """The state of step `done`; the iterator is set to where it was."""
+  params, opt_state = checkpoints.restore(done, abstract.params(), abstract.opt_state, iterator)
+  trainable, frozen = state.split(stage, params)
+  return state.TrainState(jax.device_put(jnp.int32(done), abstract.step.sharding), trainable, frozen, opt_state)
+
+
+def _next(iterator: Iterator[dict[str, Any]], stage: stages.Stage, done: int) -> dict[str, Any]:
+  try:
+    return next(iterator)
+  except StopIteration:
+    raise errors.DataError(
+        f'the data of stage {stage.name!r} ended after step {done}: lower train.steps or train.batch_size, or give more data.') from None
+
+
+def _check_batch_size(experiment: ExperimentConfig, mesh: jax.sharding.Mesh) -> None:
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  if experiment.train.batch_size % parts:
+    raise errors.ConfigError(
+        f'train.batch_size {experiment.train.batch_size} is not a multiple of the {parts} parts that mesh axes data and fsdp make: change one of them.')
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+  """An event that the first SIGTERM or Ctrl-C sets; a second one acts as it would without us."""
+  stop, before = threading.Event(), {}
+
+  def put_back():
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+  def handle(number, frame):
+    del number, frame
+    stop.set()
+    put_back()
+
+  if threading.current_thread() is threading.main_thread():
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield stop
+  finally:
+    put_back()
+
+
+def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested dicts -> {`a.b.c`: value}."""
+  flat = {}
+  for key, value in values.items():
+    flat |= _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
+  return flat

@@ -1,0 +1,116 @@
+"""What a run tells: JSON lines, and a progress bar with the time that is left.
+
+`metrics.jsonl` holds `{"kind": "train", "step", ...}` for each window of steps and `{"kind": "compile", ...}` for each
+compilation, whose time is in no other record. Loss parts are means over the window; `tokens`, `audio_seconds` and
+`overflow_*` are sums. `step_time` and `data_time` are seconds a step, waiting for data included in both.
+"""
+
+import json
+import math
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+import jax
+import tqdm
+
+from echox_jax import errors, files
+
+_SUMS = ('tokens', 'audio_seconds')
+
+
+class Metrics:
+  """Collects the metrics of steps; a record is written for each window. Only the first process writes.
+
+  Args:
+    file: the JSON lines; records after `step` are dropped, so that no step of a resumed run is there twice.
+    stage: for the progress bar and messages.
+    step: where the run starts.
+    steps: where it ends.
+  """
+
+  def __init__(self, file: Path, stage: str, step: int, steps: int):
+    self._file, self._stage, self._writes = Path(file), stage, jax.process_index() == 0
+    self.last = truncate(self._file, step) if self._writes else {}  # the newest record of a window
+    slow = 0.2 if sys.stderr.isatty() else 20.0  # a log file is not to fill with bars
+    self._bar = tqdm.tqdm(
+        total=steps, initial=step, desc=stage, unit='step', mininterval=slow, maxinterval=slow, dynamic_ncols=True,
+        disable=not self._writes)
+    self._begin()
+
+  def _begin(self) -> None:
+    self._window: list[dict[str, jax.Array]] = []
+    self._data_time, self._excluded, self._start = 0.0, 0.0, time.perf_counter()
+
+  def add(self, values: dict[str, jax.Array], data_time: float) -> None:
+    """Adds one step; values stay on the device until the window ends."""
+    self._window.append(values)
+    self._data_time += data_time
+    self._bar.update()
+
+  def exclude(self, seconds: float) -> None:
+    """Takes time that was no training (compiling, saving) out of the window."""
+    self._excluded += seconds
+
+  def compiled(self, step: int, variant: str, seconds: float) -> None:
+    """Records a compilation before the step after `step`."""
+    self._write({'kind': 'compile', 'step': step, 'variant': variant, 'compile_seconds': round(seconds, 3)})
+    self.exclude(seconds)
+
+  def flush(self, step: int) -> None:
+    """Ends the window at `step`: waits for its steps, writes its record.
+
+    Raises:
+      EchoXError: a loss or gradient that is not finite.
+    """
+    if not self._window:
+      return
+    window = jax.device_get(self._window)
+    seconds = max(time.perf_counter() - self._start - self._excluded, 1e-9)
+    record = {'kind': 'train', 'step': step}
+    for name in sorted(window[-1]):
+      values = [float(values[name]) for values in window if name in values]
+      total = math.fsum(values)
+      record[name] = total if name in _SUMS or name.startswith('overflow_') else total / len(values)
+    bad = [name for name in record if name == 'loss' or name.startswith('grad_norm') if not math.isfinite(record[name])]
+    if bad:
+      raise errors.EchoXError(
+          f'stage {self._stage!r}: {bad[0]} is {record[bad[0]]} between steps {step - len(window) + 1} and {step}; the last good '
+          'checkpoint is kept: lower train.optimizer.learning_rate and start again in another --workdir, or look at the data.')
+    for name in _SUMS:
+      if name in record:
+        record[f'{name}_per_second'] = record[name] / seconds
+    record |= {'step_time': seconds / len(window), 'data_time': self._data_time / len(window)}
+    self._write(record)
+    self._bar.set_postfix(loss=f'{record["loss"]:.4g}', refresh=False)
+    self.last = record
+    self._begin()
+
+  def close(self) -> None:
+    """Ends the progress bar."""
+    self._bar.close()
+
+  def _write(self, record: dict[str, Any]) -> None:
+    if self._writes:
+      with open(self._file, 'a', encoding='utf-8') as f:
+        f.write(json.dumps(record) + '\n')
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+  """The records of a metrics file; a last line that was cut short is left out. Empty if there is no file."""
+  records = []
+  if Path(file).exists():
+    for line in Path(file).read_text('utf-8').splitlines():
+      try:
+        records.append(json.loads(line))
+      except ValueError:
+        break
+  return records
+
+
+def truncate(file: Path, step: int) -> dict[str, Any]:
+  """Drops the records after `step` (all of them for a run that starts anew); returns the last one of training, or {}."""
+  kept = [record for record in read(file) if step and record['step'] <= step]
+  files.atomic_write_text(file, ''.join(json.dumps(record) + '\n' for record in kept))
+  return next((record for record in reversed(kept) if record['kind'] == 'train'), {})

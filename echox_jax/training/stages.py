@@ -1,0 +1,103 @@
+"""The stages of training: what each holds, trains, keeps frozen, starts from and minimises, in one table.
+
+Paper, three stages: S2T trains the adapter and LoRA; T2C trains the unit decoder on frozen text embeddings; echo training
+trains adapter, LoRA, echo decoder and denoising adapter against the frozen T2C. `text` exists for models that are small
+enough to have learned nothing yet; `vocoder` stands by itself.
+"""
+
+from collections.abc import Callable, Iterable
+import dataclasses
+import importlib
+import re
+from typing import Any
+
+from echox_jax import errors
+from echox_jax.training.experiment import ExperimentConfig
+
+_LORA = r'llm/.*/lora_[ab]'
+_LLM_BASE = r'llm/(?!.*/lora_[ab]$).*'
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One row of the table. Patterns are regular expressions that match a whole path such as `llm/trunk/norm/scale`.
+
+  Attributes:
+    name: what configs and folders call it.
+    groups: parameter groups that the stage holds.
+    trainable: patterns of what is trained; everything else is frozen: no gradient, no optimizer state.
+    starts_from: stages whose checkpoints it starts from (default of `init_from`).
+    inherits: groups that must come from there; other groups start fresh where no predecessor has them.
+    copies: (group, source path) pairs: the group starts as a copy.
+    hears: holds the speech encoder too, unless its states are cached.
+    loss: `module:function` under echox_jax.training.
+    players: groups trained against each other, each with an optimizer of its own; empty = one optimizer for all.
+  """
+  name: str
+  groups: tuple[str, ...]
+  trainable: tuple[str, ...]
+  loss: str
+  starts_from: tuple[str, ...] = ()
+  inherits: tuple[str, ...] = ()
+  copies: tuple[tuple[str, str], ...] = ()
+  hears: bool = False
+  players: tuple[str, ...] = ()
+
+  def groups_for(self, experiment: ExperimentConfig) -> tuple[str, ...]:
+    """The groups held under this config."""
+    return self.groups + (('whisper',) if self.hears and not experiment.data.cached_states else ())
+
+
+STAGES = {stage.name: stage for stage in (
+    Stage(
+        'text', groups=('llm',), trainable=(_LLM_BASE,), loss='s2t_step:text_loss'),
+    Stage(
+        's2t', groups=('llm', 'adapter'), trainable=('adapter/.*', _LORA), loss='s2t_step:s2t_loss',
+        starts_from=('text',), inherits=('llm',), hears=True),
+    Stage(
+        't2c', groups=('unit_text_embedding', 't2c'), trainable=('t2c/.*',), loss='echo_step:t2c_loss',
+        starts_from=('text',), inherits=('unit_text_embedding',), copies=(('unit_text_embedding', 'llm/embed_tokens'),)),
+    Stage(
+        'echo', groups=('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter'),
+        trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'), loss='echo_step:echo_loss',
+        starts_from=('s2t', 't2c'), inherits=('llm', 'adapter', 'unit_text_embedding', 't2c'),
+        copies=(('echo', 't2c'),), hears=True),
+    Stage(
+        'vocoder', groups=('vocoder', 'discriminators'), trainable=('vocoder/.*', 'discriminators/.*'),
+        loss='vocoder_step:generator_loss', players=('vocoder', 'discriminators')),
+)}
+
+
+def get_stage(name: str) -> Stage:
+  """The stage called `name`.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  if name not in STAGES:
+    raise errors.ConfigError(f'stage {name!r} is unknown: use one of {", ".join(STAGES)}.')
+  return STAGES[name]
+
+
+def trainable_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
+  """Those of `paths` that the stage trains.
+
+  Raises:
+    ConfigError: a pattern matches nothing, so that the config lacks what the stage is to train.
+  """
+  paths = list(paths)
+  found = frozenset()
+  for pattern in stage.trainable:
+    matched = frozenset(p for p in paths if re.fullmatch(pattern, p))
+    if not matched:
+      hint = ' (set model.llm.lora.rank above 0)' if pattern == _LORA else ''
+      raise errors.ConfigError(
+          f'stage {stage.name!r} trains the parameters {pattern!r}, but this model has none: change the model config{hint}.')
+    found |= matched
+  return found
+
+
+def loss_function(stage: Stage) -> Callable[..., Any]:
+  """The loss of the stage; its module is imported only now."""
+  module, function = stage.loss.split(':')
+  return getattr(importlib.import_module(f'echox_jax.training.{module}'), function)

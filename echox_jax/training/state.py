@@ -1,0 +1,98 @@
+"""The state of a training run: one pytree, created already sharded."""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
+
+from echox_jax import sharding
+from echox_jax.models import params as params_lib
+from echox_jax.training import init_from, optimizer, stages
+from echox_jax.training.experiment import ExperimentConfig
+from echox_jax.training.trees import Tree, flatten, merge, unflatten
+
+
+@struct.dataclass
+class TrainState:
+  """What a step reads and writes.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    trainable: dict of groups with the trained leaves alone.
+    frozen: dict of groups with the leaves that never change.
+    opt_state: player -> optimizer state over the trained leaves (see `players`).
+  """
+  step: jax.Array
+  trainable: Tree
+  frozen: Tree
+  opt_state: Tree
+
+  def params(self) -> Tree:
+    """Dict of whole groups."""
+    return merge(self.trainable, self.frozen)
+
+
+def split(stage: stages.Stage, params: Tree) -> tuple[Tree, Tree]:
+  """(trainable, frozen) halves of the parameters, by the stage's patterns."""
+  flat = flatten(params)
+  chosen = stages.trainable_paths(stage, flat)
+  return (unflatten({p: v for p, v in flat.items() if p in chosen}),
+          unflatten({p: v for p, v in flat.items() if p not in chosen}))
+
+
+def players(stage: stages.Stage, trainable: Tree) -> dict[str, Tree]:
+  """The trained leaves by optimizer: one for all, or one for each group of groups trained against each other."""
+  return {name: trainable[name] for name in stage.players} or {'model': trainable}
+
+
+def abstract_params(cfg, groups, mesh: Mesh) -> Tree:
+  """Shapes and shardings of the parameters of `groups`; nothing is computed."""
+  boxed = jax.eval_shape(lambda key: params_lib.init_groups(key, cfg, groups), jax.random.key(0))
+  return _with_shardings(sharding.unbox(boxed), sharding.param_shardings(boxed, mesh))
+
+
+def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> TrainState:
+  """Shapes and shardings of the whole state."""
+  trainable, frozen = split(stage, abstract_params(experiment.model, stage.groups_for(experiment), mesh))
+  tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def opt_state(tree):
+    return optax.tree_map_params(
+        tx, lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
+        jax.eval_shape(tx.init, tree), tree,
+        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated))
+
+  return TrainState(
+      jax.ShapeDtypeStruct((), 'int32', sharding=replicated), trainable, frozen,
+      {name: opt_state(tree) for name, tree in players(stage, trainable).items()})
+
+
+def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, workdir) -> TrainState:
+  """The state before the first step: parameters of the predecessors, copies, fresh values; built on their shardings.
+
+  Raises:
+    CheckpointError: a predecessor is missing, damaged or of another config.
+  """
+  abstract = abstract_state(stage, experiment, mesh)
+  wanted = flatten(abstract.params())
+  loaded = init_from.load_initial(stage, experiment, workdir, wanted)
+
+  def fresh(key):
+    params = sharding.unbox(params_lib.init_groups(key, experiment.model, stage.groups_for(experiment)))
+    return {path: leaf for path, leaf in flatten(params).items() if path not in loaded}
+
+  shardings = {path: leaf.sharding for path, leaf in wanted.items() if path not in loaded}
+  made = jax.jit(fresh, out_shardings=shardings)(jax.random.key(experiment.seed)) if shardings else {}
+  trainable, frozen = split(stage, unflatten(loaded | made))
+  tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
+  rest = jax.jit(
+      lambda tree: (jnp.zeros((), 'int32'), {name: tx.init(t) for name, t in players(stage, tree).items()}),
+      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state)))
+  step, opt_state = rest(trainable)
+  return TrainState(step, trainable, frozen, opt_state)
+
+
+def _with_shardings(shapes, shardings):
+  return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)

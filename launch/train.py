@@ -1,0 +1,72 @@
+"""Trains one stage of EchoX.
+
+  python -m launch.train --config=configs/echox_nano.py:STAGE --workdir=DIR [--config.train.steps=100 ...]
+
+STAGE is text, s2t, t2c, echo or vocoder. Any field of the config can be set on the command line. The same command goes on
+where a stopped run was; a finished stage is left as it is. Checkpoints, metrics and the config are under DIR/STAGE.
+"""
+
+import re
+import sys
+
+from absl import flags
+import jax
+from ml_collections import config_flags
+
+from data_pipeline import batches
+from echox_jax import config as config_lib
+from echox_jax import errors
+from echox_jax.training import loop
+from echox_jax.training.experiment import ExperimentConfig
+
+_HELP = ('-h', '--help', '-help')
+
+
+def parse(argv: list[str]) -> tuple[ExperimentConfig, flags.FlagValues]:
+  """The job and the flags of a command line (program name first).
+
+  Raises:
+    ConfigError: an unknown flag, field, config file or stage, or a value of the wrong kind.
+  """
+  values = flags.FlagValues()
+  config = config_flags.DEFINE_config_file('config', None, 'Config file and stage: FILE.py:STAGE.', flag_values=values)
+  flags.DEFINE_string('workdir', None, 'Folder of data, checkpoints and metrics.', flag_values=values)
+  flags.DEFINE_string('compilation_cache', None, 'Folder that keeps compiled programs between runs.', flag_values=values)
+  try:
+    rest = values(argv)
+    job = config.value
+  except errors.EchoXError:
+    raise
+  except (flags.Error, OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as error:
+    reason = re.sub(r'\s+', ' ', str(error)).strip(' .\'"') or type(error).__name__
+    raise errors.ConfigError(f'{reason}: correct the command line (see `python -m launch.train --help`).') from error
+  missing = [name for name in ('config', 'workdir') if values[name].value is None]
+  if missing or len(rest) > 1:
+    what = f'--{missing[0]} is missing' if missing else f'{rest[1]!r} is no option'
+    raise errors.ConfigError(f'{what}: run `python -m launch.train --config=configs/echox_nano.py:STAGE --workdir=DIR`.')
+  return config_lib.build(ExperimentConfig, job), values
+
+
+def main() -> int:
+  if any(argument in _HELP for argument in sys.argv[1:]):
+    print(f'{__doc__}\n--workdir: folder of data, checkpoints and metrics\n'
+          '--compilation_cache: folder that keeps compiled programs between runs')
+    return 0
+  experiment, values = parse(sys.argv)
+  if values.compilation_cache:
+    jax.config.update('jax_compilation_cache_dir', values.compilation_cache)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+  summary = loop.train(experiment, values.workdir, batches.make_iterator)
+  if summary.get('already_finished'):
+    print(f'stage {summary["stage"]} is finished already ({summary["steps"]} steps).')
+  elif summary['finished']:
+    print(f'stage {summary["stage"]} finished: {summary["steps"]} steps, loss {summary["metrics"]["loss"]:.4g}, '
+          f'{summary["seconds"] / 60:.1f} min.')
+  else:
+    print(f'stopped after step {summary["steps"]} of stage {summary["stage"]}: run the same command again to go on.', file=sys.stderr)
+    return 143  # as a process ended by SIGTERM: what waits for the stage must not go on
+  return 0
+
+
+if __name__ == '__main__':
+  errors.run_cli(main)

@@ -1,0 +1,39 @@
+"""Tiny jobs and data for the tests of training."""
+
+import dataclasses
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, UnitDecoderConfig
+from echox_jax.prompts import NANO_IDS
+from echox_jax.training.experiment import ExperimentConfig, OptimizerConfig, TrainConfig
+
+SIZES = dict(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, max_positions=64)
+
+
+def experiment(stage: str = 'text', steps: int = 6, rank: int = 2, vocab_size: int = 32, **train) -> ExperimentConfig:
+  """A job that takes seconds."""
+  lora = LoraConfig(rank=rank, dropout=0.1)
+  model = EchoXConfig(
+      special_ids=NANO_IDS,
+      llm=LlamaConfig(vocab_size=vocab_size, lora=lora, **SIZES),
+      unit_decoder=UnitDecoderConfig(unit_vocab_size=8, trunk=LlamaConfig(**SIZES)))
+  train = dict(steps=steps, batch_size=8, log_every=2, checkpoint_every=3, optimizer=OptimizerConfig(warmup_steps=2)) | train
+  return ExperimentConfig(stage=stage, model=model, train=TrainConfig(**train))
+
+
+def text_rows(job: ExperimentConfig, workdir: Path, process_index: int = 0, process_count: int = 1):
+  """Grain iterator over random rows of stage `text`."""
+  del workdir, process_index, process_count
+  rng = np.random.default_rng(0)
+  rows = rng.integers(16, job.model.llm.vocab_size, (40, 12)).astype(np.int32)
+  return iter(
+      grain.MapDataset.source([{'input_ids': row, 'labels': row} for row in rows])
+      .shuffle(seed=job.seed).repeat().batch(job.train.batch_size, drop_remainder=True).to_iter_dataset())
+
+
+def with_train(job: ExperimentConfig, **changes) -> ExperimentConfig:
+  """`job` with other fields of `train`."""
+  return dataclasses.replace(job, train=dataclasses.replace(job.train, **changes))
