@@ -1,0 +1,58 @@
+"""Released EchoX weights, unit part (`unit_translator.*`, facts 9) -> the frozen text table, a unit decoder, the denoising adapter."""
+
+from collections.abc import Mapping
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import numpy as np
+
+from echox_jax.config import EchoXConfig
+from echox_jax.conversion import rules
+from echox_jax.conversion.released import UNIT_PREFIX, trunk_rules
+from echox_jax.conversion.rules import Rule
+from echox_jax.models.unit_decoder import init_denoising_adapter, init_unit_decoder
+
+ALIGNER = 'aligner_MLP.'
+
+
+def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str = 'echo') -> dict:
+  """Converts the unit decoder; tensors outside `unit_translator.*` are passed over.
+
+  Args:
+    weights: released key -> array.
+    cfg: of the sizes of the checkpoint.
+    group: what the decoder is: `echo`, or `t2c` for a stage 2 checkpoint.
+
+  Returns:
+    {'unit_text_embedding': ..., group: ..., 'denoising_adapter': ...}, float32 numpy; the last only where the
+    checkpoint has one (stage 2 has none).
+
+  Raises:
+    CheckpointError: lists every tensor that is missing, not used or of another shape.
+  """
+  own = {name.removeprefix(UNIT_PREFIX): value for name, value in weights.items() if name.startswith(UNIT_PREFIX)}
+  adapted = any(name.startswith(ALIGNER) for name in own)
+
+  def groups(key):
+    created = {group: init_unit_decoder(key, cfg)}
+    if adapted:
+      created['denoising_adapter'] = init_denoising_adapter(key, cfg)
+    return nn.meta.unbox(created)
+
+  shapes = traverse_util.flatten_dict(jax.eval_shape(groups, jax.random.key(0)), sep='/')
+  expected = {path: leaf.shape for path, leaf in shapes.items()}
+  expected['unit_text_embedding/embedding'] = (cfg.llm.vocab_size, cfg.llm.hidden_size)
+  return rules.convert(own, _rules(cfg, group, adapted), 'this unit decoder', expected)
+
+
+def _rules(cfg: EchoXConfig, group: str, adapted: bool) -> list[Rule]:
+  adapter = [*rules.linear('denoising_adapter/fc1', f'{ALIGNER}0'), *rules.linear('denoising_adapter/fc2', f'{ALIGNER}3')]
+  return [
+      Rule('unit_text_embedding/embedding', 'model.embed_tokens.weight'),
+      Rule(f'{group}/unit_embedding/embedding', 'unit_embedding.weight'),
+      *rules.linear(f'{group}/adapter', 'adapter'),
+      *trunk_rules(f'{group}/trunk', 'model', cfg.unit_decoder.trunk.num_layers),
+      Rule(f'{group}/lm_head/embedding', 'lm_head.weight'),
+      *(adapter if adapted else ()),
+  ]
