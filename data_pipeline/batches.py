@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from data_pipeline import rows, selection
 from echox_jax import errors
 from echox_jax.training.experiment import ExperimentConfig
@@ -47,9 +48,11 @@ def make_iterator(experiment: ExperimentConfig, workdir: str | Path, process_ind
   dataset = (
       grain.MapDataset.source(chosen).seed(experiment.seed).shuffle().repeat()
       .random_map(Finish(experiment))[process_index::process_count]
-      .batch(batch_size // process_count, batch_fn=rows.stack)
+      .batch(batch_size // process_count, drop_remainder=True, batch_fn=rows.stack)
       .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED)))
   if experiment.data.workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain reads its flags when it starts processes
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=experiment.data.workers))
   return iter(dataset)
 

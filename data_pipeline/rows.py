@@ -50,7 +50,9 @@ def augment(states: np.ndarray, config: AugmentConfig, rng: np.random.Generator,
     x = resample(x, int(np.clip(round(len(x) * rng.uniform(1 - spread, 1 + spread)), 1, max_states)))
   mean = x.mean(axis=0)
   if config.noise:
-    x += rng.standard_normal(x.shape, np.float32) * np.float32(config.noise * x.std())
+    noise = rng.standard_normal(x.shape, np.float32)
+    noise *= np.float32(config.noise * x.std())
+    x += noise
   for start, stop in _spans(len(x), config.time_mask, rng):
     x[start:stop] = mean
   for start, stop in _spans(x.shape[1], config.feature_mask, rng):
@@ -63,8 +65,11 @@ def resample(states: np.ndarray, length: int) -> np.ndarray:
   at = np.linspace(0, len(states) - 1, length, dtype=np.float32)
   low = at.astype(np.int32)
   high = np.minimum(low + 1, len(states) - 1)
-  weight = (at - low)[:, None]
-  return states[low] * (1 - weight) + states[high] * weight
+  below, out = states[low], states[high]
+  out -= below
+  out *= (at - low)[:, None]
+  out += below
+  return out
 
 
 def segment(units: np.ndarray, audio: np.ndarray, frames: int, hop: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

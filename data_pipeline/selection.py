@@ -4,7 +4,7 @@ What the pass keeps in memory is token ids; states, units and audio are read aga
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,12 @@ class Selection(Sequence):
   Attributes:
     rows: what was kept.
     sources: the opened data sets.
-    speech: turn -> the arrays of its speech that the stage reads.
+    speech: fields of `schema.Turn` that the stage reads; audio as float32.
     left_out: how many rows were left out, by reason.
   """
   rows: tuple[Row, ...]
   sources: tuple[Sequence[Mapping[str, Any]], ...]
-  speech: Callable[[schema.Turn], Arrays]
+  speech: tuple[str, ...]
   left_out: Mapping[str, int]
 
   def __len__(self) -> int:
@@ -52,7 +52,9 @@ class Selection(Sequence):
     row = self.rows[i]
     if row.source < 0:
       return dict(row.tokens)
-    return {**row.tokens, **self.speech(schema.decode(self.sources[row.source][row.index]).turns[row.turn])}
+    turn = schema.decode(self.sources[row.source][row.index]).turns[row.turn]
+    arrays = {name: getattr(turn, name) for name in self.speech}
+    return {**row.tokens, **{name: audio_io.from_int16(x) if name == 'audio' else x for name, x in arrays.items()}}
 
 
 def precomputed_dir(workdir: str | Path) -> Path:
@@ -107,7 +109,8 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   if not kept:
     reasons = ', '.join(f'{count} {reason}' for reason, count in left_out.items()) or 'the sets are empty'
     raise errors.DataError(f'no row of {", ".join(data.sets)} is left for stage {stage!r} ({reasons}): raise the sizes in data or check the sets.')
-  return Selection(kept, sources, _speech_reader(experiment), dict(left_out))
+  speech = ('units', 'audio') if stage == 'vocoder' else ('states',) if data.cached_states else ('audio',)
+  return Selection(kept, sources, speech, dict(left_out))
 
 
 def max_samples(experiment: ExperimentConfig) -> int:
@@ -211,11 +214,3 @@ def _fits(tokens: Arrays, data: DataConfig, left_out: collections.Counter) -> bo
       left_out[f'over {field} = {size}'] += 1
       return False
   return True
-
-
-def _speech_reader(experiment: ExperimentConfig) -> Callable[[schema.Turn], Arrays]:
-  if experiment.stage == 'vocoder':
-    return lambda turn: {'units': turn.units, 'audio': audio_io.from_int16(turn.audio)}
-  if experiment.data.cached_states:
-    return lambda turn: {'states': turn.states}
-  return lambda turn: {'audio': audio_io.from_int16(turn.audio)}

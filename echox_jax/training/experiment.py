@@ -31,7 +31,9 @@ class DataConfig:
   """Which sets a stage reads and the static sizes of its batches.
 
   `sets`: names like `questions/train` under the raw or the precomputed folder.
-  Rows that exceed a size are left out and counted, never cut silently.
+  Rows that exceed a size are left out and counted, never cut silently. `max_tokens` is the length of a whole row, prompt and
+  answer; `max_reduced_units` bounds what the duration predictor sees of a clip at a time; `workers` > 0 reads in that many
+  processes.
   """
   sets: tuple[str, ...] = ()
   cached_states: bool = True
@@ -40,6 +42,7 @@ class DataConfig:
   max_states: int = 256
   max_unit_words: int = 96
   segment_frames: int = 50
+  max_reduced_units: int = 128
   workers: int = 0
   augment: AugmentConfig = AugmentConfig()
 
@@ -49,9 +52,12 @@ class LossConfig:
   """Weights and choices of the losses.
 
   `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or `generate`.
+  `slices_per_batch`: static number of slices that echo training takes from a batch, what exceeds it is counted;
+  0 = batch size x `streaming.max_slices`.
   """
   ctc_weight: float = 0.3
   echo_text: str = 'argmax'
+  slices_per_batch: int = 0
   denoising_weight: float = 0.2
   s2t_weight: float = 1.0
   mel_weight: float = 45.0
@@ -92,12 +98,17 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PrecomputeConfig:
-  """What precompute reads and writes. `kmeans` names a fitted k-means file (empty = fit here)."""
+  """What precompute reads and writes.
+
+  `kmeans` names a fitted k-means file (empty = fit here); `hubert` the folder of a HuBERT (config.json and
+  model.safetensors, as transformers writes them), needed where `units.encoder` is `hubert`.
+  """
   kmeans_sets: tuple[str, ...] = ('answers/train', 'speech/train')
   unit_sets: tuple[str, ...] = ('answers/train', 'answers/holdout', 'speech/train')
   language_sets: tuple[str, ...] = ('answers/train', 'speech/train')
   state_sets: tuple[str, ...] = ('questions/train', 'questions/test')
   kmeans: str = ''
+  hubert: str = ''
   batch_size: int = 8
 
 
