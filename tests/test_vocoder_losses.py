@@ -8,7 +8,7 @@ import optax
 from echox_jax.config import DiscriminatorConfig
 from echox_jax.models.discriminators import Discriminators
 from echox_jax.training import vocoder_losses, vocoder_step
-from echox_jax.training.vocoder_losses import VocoderLossConfig
+from echox_jax.training.experiment import VocoderLossConfig
 from tests.test_vocoder import TINY
 
 SMALL = DiscriminatorConfig(

@@ -11,7 +11,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax.config import DiscriminatorConfig
+from echox_jax.config import DiscriminatorConfig, EchoXConfig
 from echox_jax.models.convolution import Conv
 
 Array = jax.Array
@@ -76,3 +76,8 @@ class Discriminators(nn.Module):
         wave = nn.avg_pool(wave[..., None], (4,), (2,), padding=((2, 2),))[..., 0]
       verdicts.append(ScaleDiscriminator(cfg, name=f'scale_{i}')(wave))
     return verdicts
+
+
+def init_discriminators(key: Array, cfg: EchoXConfig) -> dict:
+  """Boxed parameters of all discriminators."""
+  return Discriminators(cfg.discriminators).init(key, jnp.zeros((1, 4096)))['params']

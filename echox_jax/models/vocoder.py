@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors
-from echox_jax.config import DurationPredictorConfig, VocoderConfig
+from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
 from echox_jax.models.convolution import Conv, ConvTranspose, overlap_add
 from echox_jax.models.layers import Dense, Embed, LayerNorm
 
@@ -226,6 +226,12 @@ class UnitVocoder(nn.Module):
     durations = self.durations(reduced, mask)
     units, shown, overflow = repeat_units(reduced, durations, frame_budget)
     return Speech(self.generate(units, shown, speaker), durations, shown.sum(1), overflow)
+
+
+def init_vocoder(key: Array, cfg: EchoXConfig) -> dict:
+  """Boxed parameters of generator and duration predictor."""
+  ids = jnp.zeros((1, 4), jnp.int32)
+  return UnitVocoder(cfg.vocoder).init(key, ids, ids, ids == 0)['params']
 
 
 def _hide(x: Array, mask: Array | None) -> Array:

@@ -14,7 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax.config import WhisperConfig
+from echox_jax.config import EchoXConfig, WhisperConfig
 from echox_jax.models import layers
 
 Array = jax.Array
@@ -87,6 +87,11 @@ class WhisperEncoder(nn.Module):
     (x, tapped), _ = scanned(cfg, name='layers')(
         (x, jnp.zeros_like(x)), jnp.arange(1, cfg.num_layers + 1), mask, jnp.asarray(output_layer))
     return layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name='layer_norm')(x), tapped
+
+
+def init_whisper(key: Array, cfg: EchoXConfig) -> dict:
+  """Boxed parameters of the encoder."""
+  return WhisperEncoder(cfg.whisper).init(key, jnp.zeros((1, 4, cfg.whisper.num_mel_bins)))['params']
 
 
 def _hide(x: Array, lengths: Array | None) -> Array:

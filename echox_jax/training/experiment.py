@@ -48,22 +48,41 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VocoderLossConfig:
+  """Weights and resolutions. `mel` and `stft` windows are samples; hop is a quarter of the window.
+
+  Attributes:
+    num_mels: bands of the mel loss; f_max in Hz.
+    mel_windows: one mel L1 each (HiFi-GAN: 1024 alone).
+    stft_windows: resolutions of the spectral loss (log magnitude L1 + spectral convergence); none = off.
+    mel, stft, adversarial, feature_matching, duration: weights.
+  """
+  num_mels: int = 80
+  f_max: float = 8000.0
+  mel_windows: tuple[int, ...] = (1024,)
+  stft_windows: tuple[int, ...] = ()
+  mel: float = 45.0
+  stft: float = 0.0
+  adversarial: float = 1.0
+  feature_matching: float = 2.0
+  duration: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig:
   """Weights and choices of the losses.
 
   `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or `generate`.
   `slices_per_batch`: static number of slices that echo training takes from a batch, what exceeds it is counted;
   0 = batch size x `streaming.max_slices`.
+  `adversarial_start`: the vocoder's discriminators come in at this step.
   """
   ctc_weight: float = 0.3
   echo_text: str = 'argmax'
   slices_per_batch: int = 0
   denoising_weight: float = 0.2
   s2t_weight: float = 1.0
-  mel_weight: float = 45.0
-  feature_matching_weight: float = 2.0
-  adversarial_weight: float = 1.0
-  duration_weight: float = 1.0
+  vocoder: VocoderLossConfig = VocoderLossConfig()
   adversarial_start: int = 0
 
 

@@ -79,17 +79,19 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
   from echox_jax.training import vocoder_step  # stages import their losses only when they run
 
   update = _updater(experiment)
+  model, weights = experiment.model, experiment.train.loss.vocoder
 
   def train_step(step, trainable, opt_state, frozen, batch) -> tuple[Carry, Metrics]:
     del frozen
     judges = trainable['discriminators']
-    of_generator = lambda tree: vocoder_step.generator_loss(tree, judges, batch, _rng(experiment, step), experiment, adversarial)
+    of_generator = lambda tree: vocoder_step.generator_loss(
+        tree, judges, batch, model.vocoder, model.discriminators, weights, _rng(experiment, step), adversarial)
     (loss, (metrics, wave)), grads = jax.value_and_grad(of_generator, has_aux=True)(trainable['vocoder'])
     generator, generator_state, norm = update(grads, opt_state['vocoder'], trainable['vocoder'])
     metrics = metrics | {'loss': loss, 'grad_norm': norm, 'learning_rate': _rate(experiment, step)}
     judges_state = opt_state['discriminators']
     if adversarial:
-      of_judges = lambda tree: vocoder_step.discriminator_loss(tree, wave, batch['audio'], experiment)
+      of_judges = lambda tree: vocoder_step.discriminator_loss(tree, wave, batch['audio'], model.discriminators)
       (_, more), grads = jax.value_and_grad(of_judges, has_aux=True)(judges)
       judges, judges_state, norm = update(grads, judges_state, judges)
       metrics |= more | {'grad_norm_discriminators': norm}

@@ -1,7 +1,6 @@
 """Losses of the vocoder stage (HiFi-GAN section 2.4; facts 10), all in float32."""
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 
 import jax
@@ -9,29 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.models.discriminators import Verdict
+from echox_jax.training.experiment import VocoderLossConfig
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class VocoderLossConfig:
-  """Weights and resolutions. `mel` and `stft` windows are samples; hop is a quarter of the window.
-
-  Attributes:
-    num_mels: bands of the mel loss; f_max in Hz.
-    mel_windows: one mel L1 each (HiFi-GAN: 1024 alone).
-    stft_windows: resolutions of the spectral loss (log magnitude L1 + spectral convergence); none = off.
-    mel, stft, adversarial, feature_matching, duration: weights.
-  """
-  num_mels: int = 80
-  f_max: float = 8000.0
-  mel_windows: tuple[int, ...] = (1024,)
-  stft_windows: tuple[int, ...] = ()
-  mel: float = 45.0
-  stft: float = 0.0
-  adversarial: float = 1.0
-  feature_matching: float = 2.0
-  duration: float = 1.0
 
 
 def magnitude(wave: Array, window: int) -> Array:

@@ -10,7 +10,7 @@ from echox_jax.config import DiscriminatorConfig, VocoderConfig
 from echox_jax.models.discriminators import Discriminators
 from echox_jax.models.vocoder import UnitVocoder
 from echox_jax.training import vocoder_losses
-from echox_jax.training.vocoder_losses import VocoderLossConfig
+from echox_jax.training.experiment import VocoderLossConfig
 
 Array = jax.Array
 Params = Any
