@@ -1,0 +1,146 @@
+"""Unit language: reduced units <-> unit words of at most K units, lossless both ways.
+
+Three kinds by config: `ngram` (the paper's), `bpe` (SentencePiece) and `plain` (one word a unit, the baseline). In each, words
+0 .. num_units - 1 are the single units themselves, so any sequence can be written, seen in fitting or not.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from echox_jax import errors, files
+from echox_jax.config import UnitsConfig
+from echox_jax.units import bpe, ngram
+
+Word = tuple[int, ...]
+
+SEPARATOR = '\u2581'  # before every unit of a written word: the released layout (facts 12)
+
+
+class Segmenter(Protocol):
+  """How one kind of language cuts units into words."""
+  words: tuple[Word, ...]
+
+  def segment(self, units: Sequence[int]) -> list[int]:
+    """Units -> word ids."""
+
+  def to_json(self) -> dict[str, Any]:
+    """What, with the words, makes the segmenter again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainModel:
+  """One word a unit."""
+  words: tuple[Word, ...]
+
+  @classmethod
+  def fit(cls, sequences: Sequence[Sequence[int]], cfg: UnitsConfig) -> 'PlainModel':
+    del sequences
+    return cls(tuple((u,) for u in range(cfg.num_units)))
+
+  def segment(self, units: Sequence[int]) -> list[int]:
+    return list(units)
+
+  def to_json(self) -> dict[str, Any]:
+    return {}
+
+  @classmethod
+  def from_json(cls, words: tuple[Word, ...], values: dict[str, Any]) -> 'PlainModel':
+    del values
+    return cls(words)
+
+
+_KINDS = {'ngram': ngram.NgramModel, 'bpe': bpe.BpeModel, 'plain': PlainModel}
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitLanguage:
+  """A fitted language: `encode` and `decode` are inverses of each other on units."""
+  kind: str
+  num_units: int
+  model: Segmenter
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of words, U."""
+    return len(self.model.words)
+
+  @property
+  def vocabulary(self) -> list[str]:
+    """The words in order of their ids, written as in the released vocabulary: `▁837▁81▁194`."""
+    return [''.join(f'{SEPARATOR}{u}' for u in word) for word in self.model.words]
+
+  def encode(self, reduced: Iterable[int]) -> np.ndarray:
+    """int[R] reduced units -> int32[W] word ids.
+
+    Raises:
+      DataError: a unit that the k-means does not have.
+    """
+    units = np.asarray(reduced, np.int64).tolist()
+    if units and not (0 <= min(units) and max(units) < self.num_units):
+      raise errors.DataError(f'Units must lie in 0 to {self.num_units - 1}: use the k-means that the language was made with.')
+    return np.array(self.model.segment(units), np.int32)
+
+  def decode(self, ids: Iterable[int]) -> np.ndarray:
+    """int[W] word ids -> int32[R] units.
+
+    Raises:
+      DataError: an id outside the vocabulary.
+    """
+    ids = np.asarray(ids, np.int64).tolist()
+    if ids and not (0 <= min(ids) and max(ids) < self.vocab_size):
+      raise errors.DataError(f'Unit words must lie in 0 to {self.vocab_size - 1}: use the language they were made with.')
+    return np.array([u for i in ids for u in self.model.words[i]], np.int32)
+
+  def compression(self, sequences: Iterable[Sequence[int]]) -> float:
+    """Unit words per reduced unit over all `sequences` (1 = plain; less is shorter)."""
+    words = units = 0
+    for sequence in sequences:
+      words, units = words + len(self.encode(sequence)), units + len(sequence)
+    return words / max(1, units)
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes one JSON file."""
+    files.atomic_write_json(path, {
+        'kind': self.kind, 'num_units': self.num_units, 'vocabulary': self.vocabulary, 'model': self.model.to_json()})
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> 'UnitLanguage':
+    """Reads what `save` wrote.
+
+    Raises:
+      CheckpointError: missing or damaged file.
+    """
+    try:
+      saved = json.loads(Path(path).read_text('utf-8'))
+      words = tuple(tuple(map(int, word.split(SEPARATOR)[1:])) for word in saved['vocabulary'])
+      return cls(saved['kind'], saved['num_units'], _KINDS[saved['kind']].from_json(words, saved['model']))
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+      raise errors.CheckpointError(f'{path} holds no unit language: run launch.precompute again.') from error
+
+
+def fit(sequences: Iterable[Sequence[int]], cfg: UnitsConfig) -> UnitLanguage:
+  """Fits the language that `cfg.language` names on reduced units.
+
+  The vocabulary may come out smaller than `cfg.vocab_size` where the sequences hold too few repeated words. All sequences are
+  held in memory: fit a large corpus on a sample of some million units.
+
+  Raises:
+    ConfigError: an unknown kind, a vocabulary smaller than the number of units, K < 1 or an order other than 1 and 2.
+    DataError: a unit outside 0 .. num_units - 1.
+  """
+  if cfg.language not in _KINDS:
+    raise errors.ConfigError(f'units.language is {cfg.language!r}: use one of {", ".join(_KINDS)}.')
+  if cfg.language != 'plain' and cfg.vocab_size < cfg.num_units:
+    raise errors.ConfigError(f'units.vocab_size is {cfg.vocab_size}: it must hold the {cfg.num_units} single units.')
+  if cfg.max_word_units < 1 or cfg.ngram_order not in (1, 2):
+    raise errors.ConfigError('units.max_word_units must be at least 1 and units.ngram_order 1 or 2: change the config.')
+  sequences = [np.asarray(s, np.int64).tolist() for s in sequences]
+  if any(s and not (0 <= min(s) and max(s) < cfg.num_units) for s in sequences):
+    raise errors.DataError(f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.')
+  return UnitLanguage(cfg.language, cfg.num_units, _KINDS[cfg.language].fit(sequences, cfg))
