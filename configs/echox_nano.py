@@ -25,6 +25,7 @@ def get_config(stage: str = 's2t') -> ConfigDict:
   config.stage = stage
   config.model.update(model())
   config.tokenizer.vocab_size = config.model.llm.vocab_size
+  config.precompute.unit_sets += ('answers/sentences',)
   stages = dict(text=text, s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
   if stage not in stages:
     raise ValueError(f'echox_nano has no stage {stage!r}: use one of {", ".join(stages)}.')
@@ -68,7 +69,7 @@ def s2t(config: ConfigDict) -> None:
 
 def t2c(config: ConfigDict) -> None:
   """Teaches a small decoder to turn text into unit words. About 3 minutes."""
-  config.data.sets = ('answers/train', 'answers/holdout', 'speech/train')
+  config.data.sets = ('answers/train', 'answers/holdout', 'answers/sentences', 'speech/train')
   config.data.max_tokens = 144
   config.data.max_unit_words = 96
   config.train.update(dict(steps=800, batch_size=16, checkpoint_every=400))

@@ -22,8 +22,8 @@ from echox_jax.training.experiment import ExperimentConfig
 _HELP = ('-h', '--help', '-help')
 
 
-def parse(argv: list[str]) -> tuple[ExperimentConfig, flags.FlagValues]:
-  """The job and the flags of a command line (program name first).
+def parse(argv: list[str], program: str = 'launch.train') -> tuple[ExperimentConfig, flags.FlagValues]:
+  """The job and the flags of a command line (program name first); `program` is named in errors.
 
   Raises:
     ConfigError: an unknown flag, field, config file or stage, or a value of the wrong kind.
@@ -39,11 +39,11 @@ def parse(argv: list[str]) -> tuple[ExperimentConfig, flags.FlagValues]:
     raise
   except (flags.Error, OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as error:
     reason = re.sub(r'\s+', ' ', str(error)).strip(' .\'"') or type(error).__name__
-    raise errors.ConfigError(f'{reason}: correct the command line (see `python -m launch.train --help`).') from error
+    raise errors.ConfigError(f'{reason}: correct the command line (see `python -m {program} --help`).') from error
   missing = [name for name in ('config', 'workdir') if values[name].value is None]
   if missing or len(rest) > 1:
     what = f'--{missing[0]} is missing' if missing else f'{rest[1]!r} is no option'
-    raise errors.ConfigError(f'{what}: run `python -m launch.train --config=configs/echox_nano.py:STAGE --workdir=DIR`.')
+    raise errors.ConfigError(f'{what}: run `python -m {program} --config=configs/echox_nano.py:STAGE --workdir=DIR`.')
   return config_lib.build(ExperimentConfig, job), values
 
 

@@ -101,7 +101,7 @@ def test_build_writes_the_three_data_sets_and_keeps_what_is_done(tmp_path, spoke
   summary = build.build_corpus(tmp_path, **SMALL)
   counts = {name: {split: c['clips'] for split, c in splits.items()} for name, splits in summary['datasets'].items()}
   assert counts == {
-      'answers': {'train': 9, 'holdout': 3},
+      'answers': {'train': 9, 'holdout': 3, 'sentences': 6},
       'speech': {'train': 5},
       'questions': {'train': 12 * sum(v.phrasings for v in voices.TRAIN_VOICES), 'test': 8},
   }

@@ -1,7 +1,8 @@
 """Speaks the demo corpus and writes its three data sets.
 
 `questions`: facts asked by several voices (train) and by voices that training never hears (test), with the answers as text.
-`answers`:   every fact's answer in the answer voice; `holdout` is kept from k-means and vocoder training.
+`answers`:   every fact's answer in the answer voice; `holdout` is kept from k-means and vocoder training; `sentences` are the
+             single sentences of longer answers, since streaming speaks an answer a sentence at a time.
 `speech`:    extra sentences in the answer voice.
 """
 
@@ -14,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 from pathlib import Path
+import re
 import time
 from typing import Any
 import zlib
@@ -28,6 +30,8 @@ from tqdm import tqdm
 
 _ANSWER_GAIN = 1.5  # the answer voice is soft; its loudest answer stays below full scale
 _MIN_SECONDS = 0.3  # a clip shorter than this is a failed synthesis
+
+_SENTENCE_END = re.compile(r'(?<=[.?!]) ')
 
 _SpeakAll = Callable[[Sequence['Clip']], Iterable[np.ndarray]]
 
@@ -175,7 +179,10 @@ def _plan_answers(facts: Sequence[facts_lib.Fact], holdout: int, seed: int) -> d
   for fact in facts:
     line = Line(Clip(fact.id, fact.answer, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
     plan['holdout' if fact.id in held else 'train'].append(line)
-  return plan
+  longer = [parts for fact in facts if len(parts := _SENTENCE_END.split(fact.answer)) > 1]
+  singles = dict.fromkeys(part for parts in longer for part in parts)
+  lines = [Line(Clip(f'part_{i:03d}', part, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07)) for i, part in enumerate(singles)]
+  return plan | ({'sentences': lines} if lines else {})
 
 
 def _plan_speech(texts: Sequence[str], seed: int) -> list[Line]:
