@@ -13,7 +13,7 @@ from echox_jax.conversion.released import UNIT_PREFIX, trunk_rules
 from echox_jax.conversion.rules import Rule
 from echox_jax.models.unit_decoder import init_denoising_adapter, init_unit_decoder
 
-ALIGNER = 'aligner_MLP.'
+ALIGNER = f'{UNIT_PREFIX}aligner_MLP.'
 
 
 def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str = 'echo') -> dict:
@@ -31,7 +31,7 @@ def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str
   Raises:
     CheckpointError: lists every tensor that is missing, not used or of another shape.
   """
-  own = {name.removeprefix(UNIT_PREFIX): value for name, value in weights.items() if name.startswith(UNIT_PREFIX)}
+  own = {name: value for name, value in weights.items() if name.startswith(UNIT_PREFIX)}
   adapted = any(name.startswith(ALIGNER) for name in own)
 
   def groups(key):
@@ -43,16 +43,17 @@ def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str
   shapes = traverse_util.flatten_dict(jax.eval_shape(groups, jax.random.key(0)), sep='/')
   expected = {path: leaf.shape for path, leaf in shapes.items()}
   expected['unit_text_embedding/embedding'] = (cfg.llm.vocab_size, cfg.llm.hidden_size)
-  return rules.convert(own, _rules(cfg, group, adapted), 'this unit decoder', expected)
+  return rules.convert(own, unit_rules(cfg, group, adapted), 'this unit decoder', expected)
 
 
-def _rules(cfg: EchoXConfig, group: str, adapted: bool) -> list[Rule]:
+def unit_rules(cfg: EchoXConfig, group: str = 'echo', adapted: bool = True) -> list[Rule]:
+  """Which released tensor each parameter comes from; `adapted`: with the denoising adapter."""
   adapter = [*rules.linear('denoising_adapter/fc1', f'{ALIGNER}0'), *rules.linear('denoising_adapter/fc2', f'{ALIGNER}3')]
   return [
-      Rule('unit_text_embedding/embedding', 'model.embed_tokens.weight'),
-      Rule(f'{group}/unit_embedding/embedding', 'unit_embedding.weight'),
-      *rules.linear(f'{group}/adapter', 'adapter'),
-      *trunk_rules(f'{group}/trunk', 'model', cfg.unit_decoder.trunk.num_layers),
-      Rule(f'{group}/lm_head/embedding', 'lm_head.weight'),
+      Rule('unit_text_embedding/embedding', f'{UNIT_PREFIX}model.embed_tokens.weight'),
+      Rule(f'{group}/unit_embedding/embedding', f'{UNIT_PREFIX}unit_embedding.weight'),
+      *rules.linear(f'{group}/adapter', f'{UNIT_PREFIX}adapter'),
+      *trunk_rules(f'{group}/trunk', f'{UNIT_PREFIX}model', cfg.unit_decoder.trunk.num_layers),
+      Rule(f'{group}/lm_head/embedding', f'{UNIT_PREFIX}lm_head.weight'),
       *(adapter if adapted else ()),
   ]

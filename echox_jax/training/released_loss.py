@@ -108,6 +108,6 @@ def finetune_kd(params: dict, cfg: EchoXConfig, hidden: Array, words: Array, sta
   inputs = model.apply(variables, embeddings, method='project')
   if not cosine:
     return ReleasedLoss(ce, ce, jnp.float32(0), jnp.float32(0), inputs, labels, valid, logits)
-  distance = losses.denoising_cosine(text, clean, jnp.ones(part.ids.shape, bool)).total / len(part.ids)
+  distance = losses.denoising_cosine(text, jax.lax.stop_gradient(clean), jnp.ones(part.ids.shape, bool)).total / len(part.ids)
   weight = jax.lax.stop_gradient(jnp.where(distance > COSINE_SHARE * ce, COSINE_SHARE * ce / distance, 1.0))
   return ReleasedLoss(ce + weight * distance, ce, distance, weight, inputs, labels, valid, logits)
