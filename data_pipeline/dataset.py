@@ -101,7 +101,7 @@ def _open(data_dir: str | Path, name: str) -> Any:
   folder = Path(data_dir) / name
   if not dataset_exists(data_dir, name):
     raise DataError(
-        f'there is no data set {name!r} in {data_dir}: build it first (`make demo` builds the spoken corpus, '
+        f'there is no data set {name!r} in {data_dir}: build it first (`python -m launch.corpus` makes the spoken corpus, '
         '`python -m launch.precompute` the derived ones) or point to the folder that holds it.'
     )
   try:

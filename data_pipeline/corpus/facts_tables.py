@@ -17,7 +17,6 @@ Portugal | Lisbon | Europe
 England | London | Europe
 Ireland | Dublin | Europe
 Scotland | Edinburgh | Europe
-Wales | Cardiff | Europe
 China | Beijing | Asia
 Norway | Oslo | Europe
 Sweden | Stockholm | Europe
@@ -36,7 +35,6 @@ Turkey | Ankara | Asia
 Thailand | Bangkok | Asia
 Russia | Moscow | Europe
 Belgium | Brussels | Europe
-Argentina | Buenos Aires | South America
 the Netherlands | Amsterdam | Europe
 Iran | Tehran | Asia
 Slovakia | Bratislava | Europe
@@ -47,7 +45,6 @@ Australia | Canberra | Oceania
 Bulgaria | Sofia | Europe
 Romania | Bucharest | Europe
 Vietnam | Hanoi | Asia
-Albania | Tirana | Europe
 Chile | Santiago | South America
 Latvia | Riga | Europe
 Lithuania | Vilnius | Europe
@@ -61,12 +58,10 @@ India | New Delhi | Asia
 Pakistan | Islamabad | Asia
 Nepal | Kathmandu | Asia
 Malaysia | Kuala Lumpur | Asia
-Brazil | Brasilia | South America
 the Philippines | Manila | Asia
 Iraq | Baghdad | Asia
 Syria | Damascus | Asia
 Taiwan | Taipei | Asia
-Ghana | Accra | Africa
 Lebanon | Beirut | Asia
 Saudi Arabia | Riyadh | Asia
 Qatar | Doha | Asia
@@ -75,24 +70,19 @@ Uganda | Kampala | Africa
 Afghanistan | Kabul | Asia
 Jamaica | Kingston | the Caribbean
 Oman | Muscat | Asia
-Libya | Tripoli | Africa
-Zimbabwe | Harare | Africa
 Tunisia | Tunis | Africa
 New Zealand | Wellington | Oceania
 Algeria | Algiers | Africa
-Sudan | Khartoum | Africa
-Ecuador | Quito | South America
 Ethiopia | Addis Ababa | Africa
-Colombia | Bogota | South America
 Senegal | Dakar | Africa
 Angola | Luanda | Africa
 Venezuela | Caracas | South America
-Namibia | Windhoek | Africa
 Uruguay | Montevideo | South America
 Panama | Panama City | Central America
 Costa Rica | San Jose | Central America
-Sierra Leone | Freetown | Africa
-Barbados | Bridgetown | the Caribbean
+El Salvador | San Salvador | Central America
+Guatemala | Guatemala City | Central America
+the Bahamas | Nassau | the Caribbean
 """
 
 # state | capital
@@ -132,11 +122,16 @@ Connecticut | Hartford
 New Mexico | Santa Fe
 Michigan | Lansing
 Pennsylvania | Harrisburg
+New Jersey | Trenton
+Maryland | Annapolis
+Maine | Augusta
+South Carolina | Columbia
+North Carolina | Raleigh
+West Virginia | Charleston
 """
 
 # word | opposite
 OPPOSITES = """
-hot | cold
 big | small
 tall | short
 fast | slow
@@ -176,6 +171,11 @@ friend | enemy
 laugh | cry
 remember | forget
 safe | dangerous
+warm | cool
+near | far
+odd | even
+asleep | awake
+victory | defeat
 """
 
 # atomic number | element | what kind of thing, said of some
@@ -183,7 +183,6 @@ ELEMENTS = """
 1 | hydrogen | gas
 2 | helium | gas
 3 | lithium | metal
-4 | beryllium |
 5 | boron |
 6 | carbon |
 7 | nitrogen | gas
@@ -202,7 +201,6 @@ ELEMENTS = """
 20 | calcium | metal
 21 | scandium |
 22 | titanium | metal
-23 | vanadium |
 24 | chromium |
 25 | manganese |
 26 | iron | metal
@@ -217,9 +215,11 @@ ELEMENTS = """
 35 | bromine |
 36 | krypton | gas
 47 | silver | metal
-50 | tin |
+53 | iodine |
+78 | platinum | metal
 79 | gold | metal
 80 | mercury |
+92 | uranium | metal
 """
 
 # animal | its young
@@ -232,29 +232,22 @@ sheep | lamb
 goat | kid
 pig | piglet
 duck | duckling
-goose | gosling
-chicken | chick
 lion | cub
+tiger | cub
+bear | cub
+wolf | pup
+elephant | calf
+donkey | foal
 kangaroo | joey
 frog | tadpole
 deer | fawn
-swan | cygnet
-owl | owlet
-eagle | eaglet
 """
 
 # what a listener may as well write
 OTHER_SPELLINGS = {
-    'Bogota': ('Bogotá',),
-    'Brasilia': ('Brasília',),
     'San Jose': ('San José',),
-    'Beirut': ('Beyrouth',),
-    'Kuala Lumpur': ('Kuala Lumper',),
     'aluminum': ('aluminium',),
     'sulfur': ('sulphur',),
-    'cygnet': ('signet',),
-    'joey': ('Joey', 'Joe'),
-    'owlet': ('outlet', 'owl it'),
     'fawn': ('faun',),
 }
 
@@ -304,7 +297,7 @@ GENERAL = (
     ('fastest animal', ('What is the fastest land animal?', 'Which animal runs the fastest?', 'Name the fastest animal on land.'),
      'The fastest land animal is the cheetah.', ('cheetah',)),
     ('tallest animal', ('What is the tallest animal?', 'Which animal has the longest neck?', 'Name the tallest animal.'),
-     'The tallest animal is the giraffe. It eats leaves.', ('giraffe',)),
+     'The tallest animal is the giraffe. It has long legs.', ('giraffe',)),
     ('biggest animal', ('What is the biggest animal of all?', 'Which animal is the largest on Earth?', 'Name the biggest animal in the world.'),
      'The biggest animal is the blue whale. It lives in the ocean.', ('blue whale',)),
     ('bees', ('What do bees make?', 'What sweet food do we get from bees?', 'Tell me what bees make.'),
