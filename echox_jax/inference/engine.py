@@ -1,0 +1,390 @@
+"""Answers questions in text and speech, slice by slice, while the answer is still being thought of.
+
+  understand   encode the question, prefill the LLM                                     (once a question)
+  next token   one decode step and the trigger score of its state                       (once a token)
+  speak        states of a slice -> denoising adapter -> echo decoder -> units -> sound (once a slice)
+
+The three are separate, so that a server can interleave questions. Every shape is taken from a short ladder of static sizes:
+after `warm_up` nothing is compiled any more. What does not fit a budget is counted, never lost in silence.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echox_jax import audio as audio_lib
+from echox_jax import errors, prompts
+from echox_jax.config import EchoXConfig
+from echox_jax.inference import generate, sampling, trigger
+from echox_jax.models import echox
+from echox_jax.models.llama import Llama, head_embedding
+from echox_jax.models.unit_decoder import DenoisingAdapter
+from echox_jax.models.vocoder import UnitVocoder
+
+Array = jax.Array
+_SHORTEST_AUDIO = 0.1  # seconds
+_AUDIO_STEP = 2.0  # seconds, first rung of the ladder of question lengths
+_PROMPT_STEP = 32  # tokens
+_FRAME_STEP = 100  # 2 s of speech
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPiece:
+  """A few more letters of the answer; `at` is in seconds since the question was given, as are all times below."""
+  text: str
+  at: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slice:
+  """A part of the answer that has been spoken.
+
+  Attributes:
+    index: 0, 1, 2...
+    text: its words.
+    tokens: (start, stop) among the spoken tokens of the answer.
+    unit_words: int32[words].
+    units: int32[units], reduced.
+    waveform: float32[samples], 16 kHz; empty where the echo decoder said nothing.
+    cut_at: when the slice was complete as text.
+    ready_at: when it was sound.
+  """
+  index: int
+  text: str
+  tokens: tuple[int, int]
+  unit_words: np.ndarray
+  units: np.ndarray
+  waveform: np.ndarray
+  cut_at: float
+  ready_at: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Done:
+  """The end of the answer.
+
+  Attributes:
+    text: all of it.
+    waveform: float32[samples], 16 kHz, all slices one after the other.
+    scores: trigger score of each spoken token.
+    token_times: when each spoken token came.
+    overflow: counters of what did not fit a static budget: `speech_positions` of the question, `answer_tokens` (1 = cut off),
+      `slice_tokens` (slices split for length), `unit_words` (slices cut off), `frames`.
+    first_audio_at: when the first sound was ready; None without sound.
+    finished_at: when all was done.
+  """
+  text: str
+  waveform: np.ndarray
+  scores: tuple[float, ...]
+  token_times: tuple[float, ...]
+  overflow: dict[str, int]
+  first_audio_at: float | None
+  finished_at: float
+
+
+Event = TextPiece | Slice | Done
+
+
+class Engine:
+  """A loaded model, ready to answer.
+
+  Args:
+    bundle: of `echox_jax.load`.
+  """
+
+  def __init__(self, bundle: Any):
+    self.config: EchoXConfig = bundle.config
+    self.tokenizer = bundle.tokenizer
+    self.unit_language = bundle.unit_language
+    self.params = jax.tree.map(jnp.asarray, dict(bundle.params))
+    cfg = self.config
+    jitted = lambda f, **kw: jax.jit(functools.partial(f, cfg), **kw)
+    self._encode, self._read, self._speak = jitted(_encode), jitted(_read), jitted(_speak)
+    self._advance = jitted(_advance, donate_argnums=1)
+    self._choose = jitted(_choose, static_argnums=(2, 3))
+    self._durations, self._wave = jitted(_durations), jitted(_wave)
+    self._generate = jitted(_generate)
+    self._system = self.tokenizer.encode(cfg.system_message) if cfg.system_message else []
+    self._keep_bos = prompts.get_profile(cfg.profile).keep_bos_state
+    longest = min(cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds)
+    self._audio_ladder = [round(s * audio_lib.SAMPLE_RATE) for s in _ladder(_AUDIO_STEP, longest)]
+    self._prompt_ladder = [int(n) for n in _ladder(_PROMPT_STEP, cfg.max_prompt_tokens)]
+    self._frame_ladder = [int(n) for n in _ladder(_FRAME_STEP, cfg.streaming.max_frames)]
+    longest_clip = (jax.ShapeDtypeStruct((1, self._audio_ladder[-1]), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
+    self._max_states = jax.eval_shape(self._encode, self.params, *longest_clip)[0].shape[1]
+
+  # Questions
+
+  def check_wave(self, wave: np.ndarray) -> np.ndarray:
+    """float[samples] at 16 kHz -> float32[samples].
+
+    Raises:
+      AudioError: no mono wave, too short, too long, not finite or silent.
+    """
+    wave = np.asarray(wave, np.float32)
+    if wave.ndim != 1:
+      raise errors.AudioError(f'a question must be one channel of samples, not an array of shape {wave.shape}: mix it down.')
+    seconds, longest = len(wave) / audio_lib.SAMPLE_RATE, self._audio_ladder[-1] / audio_lib.SAMPLE_RATE
+    if seconds < _SHORTEST_AUDIO:
+      raise errors.AudioError(f'the question lasts only {seconds:.2f} s: record at least {_SHORTEST_AUDIO} s.')
+    if seconds > longest:
+      raise errors.AudioError(f'the question lasts {seconds:.1f} s, but this model hears at most {longest:g} s: ask a shorter one.')
+    if not np.isfinite(wave).all():
+      raise errors.AudioError('the question holds samples that are not finite: record it again.')
+    if audio_lib.is_silent(wave):
+      raise errors.AudioError('the question is silent: check the microphone and record it again.')
+    return wave
+
+  def prompt(self, text: str, audio: bool) -> list[int]:
+    """Ids of a question: its text (may be empty beside audio) and whether speech comes with it.
+
+    Raises:
+      EchoXError: no question at all, or more tokens than the model reads.
+    """
+    if not audio and not text.strip():
+      raise errors.EchoXError('the question is empty: say or write something.')
+    ids = prompts.question_prompt(self.config.special_ids, self._system, self.tokenizer.encode(text) if text else [], audio)
+    if len(ids) > self.config.max_prompt_tokens:
+      raise errors.EchoXError(f'the question takes {len(ids)} tokens, but this model reads at most '
+                              f'{self.config.max_prompt_tokens}: ask a shorter one.')
+    return ids
+
+  # Steps
+
+  def understand(self, wave: np.ndarray | None, text: str = '') -> tuple[generate.TextState, int]:
+    """Encodes and reads one question -> (state of the LLM, speech positions that did not fit); errors as above."""
+    wave = None if wave is None else self.check_wave(wave)
+    rows = self._rows([self.prompt(text, wave is not None)])
+    states = (None, None) if wave is None else self._states([wave])
+    state, overflow = self._read(self.params, rows, *states)
+    return state, int(overflow)
+
+  def choose(self, state: generate.TextState, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+             step: int = 0) -> tuple[int, float, np.ndarray]:
+    """(next token, trigger score of the state that predicts it, that state float[D]); `seed` and `step` make the sample."""
+    token, score, hidden = jax.device_get(self._choose(self.params, state, temperature, top_p, seed, step))
+    return int(token), float(score), hidden
+
+  def advance(self, state: generate.TextState, token: int) -> generate.TextState:
+    """Feeds one token; the state given is used up."""
+    return self._advance(self.params, state, jnp.asarray([token], jnp.int32))
+
+  def speak(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
+    """States float[n,D] of one slice, n <= `max_slice_tokens` -> (unit words, reduced units, wave, overflow counters)."""
+    rows = np.zeros((1, self.config.streaming.max_slice_tokens, hidden.shape[1]), hidden.dtype)
+    rows[0, :len(hidden)] = hidden
+    words = jax.device_get(self._speak(self.params, rows, np.asarray([len(hidden)], np.int32)))
+    ids = words.ids[0, :int(words.lengths[0])]
+    units = np.asarray(self.unit_language.decode(ids), np.int32)
+    limit = prompts.get_profile(self.config.profile).unit_id_limit
+    units = units if limit is None else units[units < limit]
+    wave, overflow = self.vocode(units)
+    return ids, units, wave, {'unit_words': int(words.overflow[0]), 'frames': overflow}
+
+  def vocode(self, units: np.ndarray, durations: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """Reduced units int[R] -> (float32[samples], frames that did not fit the budget of `max_frames`).
+
+    Args:
+      units: without consecutive repeats.
+      durations: int[R] frames of each unit; None = predicted.
+    """
+    cfg = self.config
+    budget = self._frame_ladder[-1]
+    lost = max(0, len(units) - budget)  # every unit takes a frame or more
+    units = np.asarray(units[:budget], np.int32)
+    if not len(units):
+      return np.zeros(0, np.float32), lost
+    if durations is None:
+      row, shown = np.zeros((1, budget), np.int32), np.arange(budget)[None] < len(units)
+      row[0, :len(units)] = units
+      durations = np.asarray(self._durations(self.params, row, shown))[0]
+    frames = np.repeat(units, durations[:len(units)])
+    lost += max(0, len(frames) - budget)
+    frames = frames[:budget]
+    size = _rung(self._frame_ladder, len(frames))
+    wave = self._wave(self.params, np.pad(frames, (0, size - len(frames)))[None], np.arange(size)[None] < len(frames))
+    return np.asarray(wave)[0, :len(frames) * cfg.vocoder.code_hop_size], lost
+
+  # Whole answers
+
+  def answer(self, audio: np.ndarray | None = None, text: str = '', *, temperature: float = 0.0, top_p: float = 1.0,
+             seed: int = 0) -> Iterator[Event]:
+    """Answers one question, yielding text and sound as they come, then `Done`.
+
+    Args:
+      audio: spoken question, float[samples] at 16 kHz; None = text only.
+      text: written question, or what is written beside the spoken one.
+      temperature: 0 = the likeliest token each time; released: 0.2.
+      top_p: released: 0.9.
+      seed: of the sampling.
+
+    Raises:
+      EchoXError: a question that the model cannot take, before anything is yielded.
+    """
+    start = time.perf_counter()
+    now = lambda: time.perf_counter() - start
+    ids, hidden, scores, times, slices, shown = [], [], [], [], [], ''
+    state, lost = self.understand(audio, text)
+    overflow = {'speech_positions': lost, 'answer_tokens': 0, 'slice_tokens': 0, 'unit_words': 0, 'frames': 0}
+    cutter, special = trigger.SliceCutter(self.config.streaming), self.config.special_ids
+
+    def spoken(cut: tuple[int, int] | None) -> Iterator[Slice]:
+      for begin, end in self._fitting(cut, overflow):
+        cut_at = now()
+        words, units, wave, more = self.speak(np.stack(hidden[begin:end]))
+        for name, value in more.items():
+          overflow[name] += value
+        said = self.tokenizer.decode(ids[:end])[len(self.tokenizer.decode(ids[:begin])):].strip()
+        slices.append(Slice(len(slices), said, (begin, end), words, units, wave, cut_at, now()))
+        yield slices[-1]
+
+    for step in range(self.config.streaming.max_new_tokens):
+      token, score, predicting = self.choose(state, temperature, top_p, seed, step)
+      if token == special.eot:
+        break
+      if token != special.bos or self._keep_bos:
+        ids.append(token)
+        hidden.append(predicting)
+        scores.append(score)
+        times.append(now())
+        whole = self.tokenizer.decode(ids)
+        if len(whole) > len(shown) and not whole.endswith('\ufffd'):  # half a character waits for its other half
+          yield TextPiece(whole[len(shown):], now())
+          shown = whole
+        yield from spoken(cutter.push(score))
+      state = self.advance(state, token)
+    else:
+      overflow['answer_tokens'] = 1
+    yield from spoken(cutter.finish())
+    if len(self.tokenizer.decode(ids)) > len(shown):
+      yield TextPiece(self.tokenizer.decode(ids)[len(shown):], now())
+    first = next((s.ready_at for s in slices if len(s.waveform)), None)
+    wave = np.concatenate([np.zeros(0, np.float32), *(s.waveform for s in slices)])
+    yield Done(self.tokenizer.decode(ids), wave, tuple(scores), tuple(times), overflow, first, now())
+
+  def text_answers(self, texts: Sequence[str] | None = None, waves: Sequence[np.ndarray] | None = None,
+                   batch_size: int = 16) -> list[str]:
+    """Greedy text answers to many questions at once, written (`texts`) or spoken (`waves`), without speaking them.
+
+    Raises:
+      EchoXError: a question that the model cannot take.
+    """
+    questions = [self.prompt(t, False) for t in texts] if waves is None else [self.prompt('', True)] * len(waves)
+    answers = []
+    for start in range(0, len(questions), batch_size):
+      rows = questions[start:start + batch_size]
+      fill = batch_size - len(rows)  # the last batch is filled up, so that it needs no compilation of its own
+      ids = self._rows(rows + rows[-1:] * fill)
+      states = (None, None)
+      if waves is not None:
+        batch = [self.check_wave(w) for w in waves[start:start + batch_size]]
+        states = self._states(batch + batch[-1:] * fill)
+      made = jax.device_get(self._generate(self.params, ids, *states))
+      answers += [self.tokenizer.decode(row[:n].tolist()) for row, n in zip(made.ids[:len(rows)], made.lengths)]
+    return answers
+
+  def warm_up(self, *, audio: bool = True, text: bool = True) -> float:
+    """Compiles what `answer` needs for spoken and for written questions; returns the seconds that it took."""
+    start = time.perf_counter()
+    starts = []
+    if audio:
+      noise = np.random.default_rng(0).normal(0, 0.1, self._audio_ladder[-1])
+      starts += [self.understand(noise[:samples])[0] for samples in self._audio_ladder][-1:]
+    if text:
+      rows = (np.full((1, size), self.config.special_ids.pad, np.int32) for size in self._prompt_ladder)
+      starts += [self._read(self.params, row, None, None)[0] for row in rows]
+    for state in starts:
+      hidden = self.choose(state)[2]
+      self.advance(state, self.config.special_ids.bos)
+    self.speak(hidden[None])
+    self.vocode(np.zeros(1, np.int32))
+    for size in self._frame_ladder:
+      self.vocode(np.zeros(1, np.int32), np.asarray([size]))
+    return time.perf_counter() - start
+
+  def _fitting(self, cut: tuple[int, int] | None, overflow: dict[str, int]) -> Iterator[tuple[int, int]]:
+    """The slice, or where it is longer than the budget, counted pieces of it."""
+    if cut is None:
+      return
+    most = self.config.streaming.max_slice_tokens
+    overflow['slice_tokens'] += cut[1] - cut[0] > most
+    for begin in range(cut[0], cut[1], most):
+      yield begin, min(begin + most, cut[1])
+
+  def _rows(self, questions: Sequence[Sequence[int]]) -> np.ndarray:
+    """int32[B,T], padded to a rung."""
+    size = _rung(self._prompt_ladder, max(map(len, questions)))
+    rows = np.full((len(questions), size), self.config.special_ids.pad, np.int32)
+    for row, ids in zip(rows, questions):
+      row[:len(ids)] = ids
+    return rows
+
+  def _states(self, waves: Sequence[np.ndarray]) -> tuple[Array, Array]:
+    """(float[B,E,Dw], int[B]); E is the same for all questions, so that the LLM's side is compiled once."""
+    lengths = np.asarray([len(w) for w in waves], np.int32)
+    samples = _rung(self._audio_ladder, int(lengths.max()))
+    batch = np.stack([np.pad(w, (0, samples - len(w))) for w in waves])
+    states, state_lengths = self._encode(self.params, batch, lengths)
+    return jnp.pad(states, ((0, 0), (0, self._max_states - states.shape[1]), (0, 0))), state_lengths
+
+
+def _encode(cfg: EchoXConfig, params: dict, audio: Array, lengths: Array) -> tuple[Array, Array]:
+  return echox.encode_speech(params, cfg, audio, lengths)
+
+
+def _read(cfg: EchoXConfig, params: dict, ids: Array, states: Array | None, lengths: Array | None) -> tuple[generate.TextState, Array]:
+  """(state after the prompt, speech positions over the shrink budget)."""
+  speech = None if states is None else echox.embed_speech(params, cfg, states, lengths)
+  embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
+  state = generate.prefill(params, cfg, echox.splice(cfg, ids, embeddings, speech), cfg.streaming.max_new_tokens)
+  return state, jnp.zeros((), jnp.int32) if speech is None else speech.overflow.sum()
+
+
+def _choose(cfg: EchoXConfig, params: dict, state: generate.TextState, temperature: float, top_p: float, seed: Array,
+            step: Array) -> tuple[Array, Array, Array]:
+  """(next id, trigger score, state that predicts it) of a batch of one."""
+  token = sampling.sample(state.logits, jax.random.fold_in(jax.random.key(seed), step), temperature, top_p)
+  period = head_embedding(params['llm'])[cfg.special_ids.period]
+  return token[0], trigger.scores(state.hidden, period)[0], state.hidden[0]
+
+
+def _advance(cfg: EchoXConfig, params: dict, state: generate.TextState, token: Array) -> generate.TextState:
+  return generate.decode_step(params, cfg, state, token)
+
+
+def _generate(cfg: EchoXConfig, params: dict, ids: Array, states: Array | None, lengths: Array | None) -> generate.Generated:
+  return generate.generate_text(params, cfg, ids, states, lengths, cfg.streaming.max_new_tokens)
+
+
+def _speak(cfg: EchoXConfig, params: dict, hidden: Array, lengths: Array) -> generate.UnitWords:
+  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
+  return generate.decode_unit_words(params['echo'], params['unit_text_embedding']['embedding'], cfg, adapted, lengths,
+                                    cfg.streaming.max_unit_words)
+
+
+def _durations(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
+  return UnitVocoder(cfg.vocoder).apply({'params': params['vocoder']}, units, mask, method='durations')
+
+
+def _wave(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
+  return UnitVocoder(cfg.vocoder).apply({'params': params['vocoder']}, units, mask, method='generate')
+
+
+def _ladder(first: float, last: float) -> list[float]:
+  """`first`, twice it, four times it ... up to `last`, which is always the end."""
+  rungs = []
+  while first < last:
+    rungs.append(first)
+    first *= 2
+  return [*rungs, last]
+
+
+def _rung(ladder: Sequence[int], size: int) -> int:
+  """The shortest rung that holds `size`."""
+  return next(rung for rung in ladder if rung >= size)

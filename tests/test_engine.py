@@ -1,0 +1,105 @@
+"""Streaming says the same as batched decoding, speaks all of it, and refuses what it cannot take."""
+
+from echox_jax import errors
+from echox_jax.inference.engine import Done, Engine, Slice, TextPiece
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny_model
+
+
+@pytest.fixture(scope='module')
+def engine(tmp_path_factory):
+  engine = Engine(tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny')))
+  assert engine.warm_up() > 0
+  return engine
+
+
+def parts(events):
+  events = list(events)
+  assert isinstance(events[-1], Done)
+  return [e for e in events if isinstance(e, TextPiece)], [e for e in events if isinstance(e, Slice)], events[-1]
+
+
+def test_after_warm_up_nothing_is_compiled(engine):
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(lambda name, _, **__: 'backend_compile' in name and compiled.append(name))
+  for wave in (tiny_model.question(0.5), tiny_model.question(2.9)):
+    list(engine.answer(wave))
+  list(engine.answer(text='Paris lies in France.'))
+  assert not compiled
+
+
+@pytest.mark.parametrize('seconds', [0.7, 1.5, 2.6])
+def test_streaming_says_what_batched_decoding_says(engine, seconds):
+  wave = tiny_model.question(seconds)
+  pieces, slices, done = parts(engine.answer(wave))
+  others = [tiny_model.question(0.4, 1), wave, tiny_model.question(3.0, 2)]
+  answers = engine.text_answers(waves=others, batch_size=4)
+  assert answers[1] == done.text and len(set(answers)) > 1
+  assert ''.join(p.text for p in pieces) == done.text
+
+
+def test_written_questions_too(engine):
+  texts = ['What is two plus two?', 'Paris?', 'Capitals of countries']
+  batched = engine.text_answers(texts, batch_size=2)
+  assert [parts(engine.answer(text=t))[2].text for t in texts] == batched
+  assert len(set(batched)) > 1
+
+
+def test_slices_cover_the_answer_in_order_and_give_the_waveform(engine):
+  _, slices, done = parts(engine.answer(tiny_model.question()))
+  assert len(slices) > 1 and [s.index for s in slices] == list(range(len(slices)))
+  assert [s.tokens[0] for s in slices] == [0, *(s.tokens[1] for s in slices[:-1])]
+  assert slices[-1].tokens[1] == len(done.scores) == len(done.token_times)
+  assert ' '.join(' '.join(s.text for s in slices).split()).replace(' ', '') == done.text.replace(' ', '')
+  np.testing.assert_array_equal(np.concatenate([s.waveform for s in slices]), done.waveform)
+  assert all(len(s.waveform) % 320 == 0 and np.isfinite(s.waveform).all() for s in slices)
+  assert all(len(s.units) == 2 * len(s.unit_words) for s in slices)
+
+
+def test_the_first_sound_is_ready_before_the_text_is_finished(engine):
+  events = list(engine.answer(tiny_model.question()))
+  first = next(i for i, e in enumerate(events) if isinstance(e, Slice) and len(e.waveform))
+  assert any(isinstance(e, TextPiece) for e in events[first:])
+  assert events[first].ready_at == events[-1].first_audio_at < events[-1].token_times[-1] <= events[-1].finished_at
+
+
+def test_what_exceeds_a_budget_is_counted_and_nothing_is_lost(engine):
+  _, slices, done = parts(engine.answer(tiny_model.question()))  # slices of more than 6 tokens do occur
+  assert done.overflow['slice_tokens'] > 0 and done.overflow['speech_positions'] > 0
+  assert max(b - a for a, b in (s.tokens for s in slices)) == 6
+  assert slices[-1].tokens[1] == len(done.scores)
+  wave, lost = engine.vocode(np.arange(170) % 20, np.ones(170, np.int32))
+  assert wave.shape == (160 * 320,) and lost == 10
+
+
+def test_sampling_is_repeatable_and_differs_between_seeds(engine):
+  say = lambda seed: parts(engine.answer(text='Paris?', temperature=3.0, top_p=0.99, seed=seed))[2].text
+  assert say(1) == say(1) != say(2)
+
+
+def test_given_durations_are_kept(engine):
+  wave, lost = engine.vocode(np.asarray([1, 2, 3]), np.asarray([4, 1, 5]))
+  assert wave.shape == (10 * 320,) and lost == 0
+  assert engine.vocode(np.zeros(0, np.int32))[0].shape == (0,)
+
+
+@pytest.mark.parametrize('wave,reason', [
+    (np.zeros(16000, np.float32), 'silent'),
+    (np.zeros(0, np.float32), 'lasts only'),
+    (tiny_model.question(3.5), 'at most 3 s'),
+    (np.full(16000, np.nan, np.float32), 'not finite'),
+    (np.ones((16000, 2), np.float32), 'one channel'),
+])
+def test_bad_audio_is_refused_in_one_sentence(engine, wave, reason):
+  with pytest.raises(errors.AudioError, match=reason) as caught:
+    next(engine.answer(wave))
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('text,reason', [('', 'empty'), ('  \n', 'empty'), ('two plus ' * 60, 'at most 48')])
+def test_bad_text_is_refused(engine, text, reason):
+  with pytest.raises(errors.EchoXError, match=reason):
+    next(engine.answer(text=text))
