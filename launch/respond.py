@@ -1,0 +1,101 @@
+"""Asks a model questions and writes its spoken answers.
+
+  python -m launch.respond --checkpoint out/demo/model question.wav -o reply.wav
+  python -m launch.respond --checkpoint out/demo/model one.wav two.mp3 -o reply.wav      writes reply.wav and reply_2.wav
+  python -m launch.respond --checkpoint out/demo/model --text "What is two plus two?" -o reply.wav
+
+Questions may be of any sample rate, channel count and common format. The text is printed as it comes; a line for each slice
+tells when it was heard. All questions are read before the first is answered. Replies are 16 kHz wav files.
+"""
+
+import argparse
+from pathlib import Path
+import sys
+from typing import Any
+
+from echox_jax import errors
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(prog='python -m launch.respond', description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('questions', nargs='*', type=Path, metavar='QUESTION', help='recordings of questions')
+  parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
+  parser.add_argument('--text', action='append', default=[], help='a written question (may be given several times)')
+  parser.add_argument('-o', '--output', required=True, type=Path, help='wav file to write; further answers get _2, _3 ...')
+  parser.add_argument('--json', type=Path, help='also write text, slices and times to this file')
+  parser.add_argument('--temperature', type=float, default=0.0, help='0 (default): the likeliest token each time; released: 0.2')
+  parser.add_argument('--top-p', type=float, default=0.9, help='of the sampling (default 0.9)')
+  parser.add_argument('--seed', type=int, default=0, help='of the sampling')
+  args = parser.parse_args(argv)
+  if not args.questions and not args.text:
+    raise errors.EchoXError('there is no question: give a recording or --text "...".')
+  if args.temperature < 0 or not 0 < args.top_p <= 1:
+    raise errors.EchoXError(f'temperature {args.temperature} or top-p {args.top_p} is out of range: '
+                            'give a temperature of 0 or more and a top-p above 0, at most 1.')
+  if args.output.suffix.lower() != '.wav':
+    raise errors.EchoXError(f'{args.output} is no wav file: give an output name that ends in .wav.')
+  for folder in {args.output.parent, *([args.json.parent] if args.json else [])}:
+    folder.mkdir(parents=True, exist_ok=True)  # known before anything is computed
+
+  from echox_jax import audio
+  from echox_jax import load
+  from echox_jax.inference.engine import Engine
+  waves = [audio.load_audio(path) for path in args.questions]
+  engine = Engine(load(args.checkpoint))
+  waves = [_named(path, engine.check_wave, wave) for path, wave in zip(args.questions, waves)]
+  for text in args.text:
+    engine.prompt(text, audio=False)
+  print('getting ready ...', end='', file=sys.stderr, flush=True)
+  print(f' {engine.warm_up(audio=bool(waves), text=bool(args.text)):.1f} s', file=sys.stderr)
+
+  asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [(text, None, text) for text in args.text]
+  replies = []
+  for number, (name, wave, text) in enumerate(asked, 1):
+    target = args.output if number == 1 else args.output.with_stem(f'{args.output.stem}_{number}')
+    print(f'\n{name}')
+    events = engine.answer(wave, text, temperature=args.temperature, top_p=args.top_p, seed=args.seed)
+    replies.append(_tell(events) | {'question': name, 'audio': str(target)})
+    audio.write_wav(target, replies[-1].pop('waveform'))
+    print(f'-> {target}')
+  if args.json:
+    from echox_jax import files
+    files.atomic_write_json(args.json, replies[0] | {'further': replies[1:]} if len(replies) > 1 else replies[0])
+
+
+def _tell(events) -> dict[str, Any]:
+  """Prints an answer as it comes; returns what `--json` writes, and the waveform."""
+  from echox_jax import audio
+  from echox_jax.inference.engine import Slice, TextPiece
+  slices, lines = [], []
+  for event in events:
+    if isinstance(event, TextPiece):
+      print(event.text, end='', flush=True)
+    elif isinstance(event, Slice):
+      seconds = len(event.waveform) / audio.SAMPLE_RATE
+      slices.append({'text': event.text, 'tokens': event.tokens, 'unit_words': len(event.unit_words), 'units': len(event.units),
+                     'audio_s': round(seconds, 3), 'cut_at_s': round(event.cut_at, 4), 'ready_at_s': round(event.ready_at, 4)})
+      lines.append(f'  slice {event.index + 1}: {seconds:.2f} s of speech, cut at {event.cut_at:.2f} s, '
+                   f'heard at {event.ready_at:.2f} s: {event.text}')
+  print()
+  print('\n'.join(lines))
+  seconds = len(event.waveform) / audio.SAMPLE_RATE
+  rate = round(event.finished_at / seconds, 4) if seconds else None
+  for name, count in event.overflow.items():
+    if count:
+      print(f'  note: {count} {name.replace("_", " ")} did not fit the budgets of this model')
+  return {'text': event.text, 'slices': slices, 'audio_s': round(seconds, 3), 'first_audio_s': event.first_audio_at,
+          'finished_s': event.finished_at, 'real_time_factor': rate, 'scores': event.scores,
+          'token_times_s': event.token_times, 'overflow': event.overflow, 'waveform': event.waveform}
+
+
+def _named(path: Path, check, wave):
+  """Runs a check on a recording; its error tells which one."""
+  try:
+    return check(wave)
+  except errors.AudioError as error:
+    raise errors.AudioError(f'{path}: {error}') from error
+
+
+if __name__ == '__main__':
+  errors.run_cli(main)
