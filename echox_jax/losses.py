@@ -77,6 +77,9 @@ def _ctc_forward(blank_scores: Array, label_scores: Array, repeated: Array, fram
                  label_lengths: Array) -> Array:
   """Negative log-likelihoods float[B]: the forward algorithm with blanks and labels kept apart.
 
+  The best path's score is taken out after each frame: scores of hundreds of frames would leave too few digits for the
+  differences that the gradient is made of.
+
   Args:
     blank_scores: float[B,T] log-probabilities of the blank.
     label_scores: float[B,T,C] of each label.
@@ -97,13 +100,15 @@ def _ctc_forward(blank_scores: Array, label_scores: Array, repeated: Array, fram
     arriving = jnp.logaddexp(blanks[:, :-1], jnp.concatenate([first, skipping], axis=1))
     new_ends = scores + jnp.logaddexp(ends, arriving)
     new_blanks = blank_score[:, None] + jnp.logaddexp(blanks, jnp.concatenate([first, ends], axis=1))
-    real = (number < frame_lengths)[:, None]
-    return (jnp.where(real, new_blanks, blanks), jnp.where(real, new_ends, ends)), None
+    best = jax.lax.stop_gradient(jnp.maximum(jnp.max(new_blanks, axis=1), jnp.max(new_ends, axis=1, initial=_IMPOSSIBLE)))
+    real = number < frame_lengths
+    choose = lambda new, old: jnp.where(real[:, None], new - best[:, None], old)
+    return (choose(new_blanks, blanks), choose(new_ends, ends)), jnp.where(real, best, 0.0)
 
-  (blanks, ends), _ = jax.lax.scan(
+  (blanks, ends), taken = jax.lax.scan(
       step, (blanks, ends), (blank_scores.T, label_scores.swapaxes(0, 1), jnp.arange(frames)))
   pick = lambda x: jnp.take_along_axis(x, label_lengths[:, None], axis=1)[:, 0]
-  return -jnp.logaddexp(pick(blanks), pick(jnp.concatenate([first, ends], axis=1)))
+  return -jnp.sum(taken, axis=0) - jnp.logaddexp(pick(blanks), pick(jnp.concatenate([first, ends], axis=1)))
 
 
 def _masked_mean(values: Array, mask: Array) -> Mean:

@@ -43,15 +43,23 @@ def conv(path: str, name: str, bias: bool = True) -> list[Rule]:
   return rules + ([Rule(f'{path}/bias', f'{name}.bias')] if bias else [])
 
 
-def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str) -> dict:
+def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str,
+            shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict:
   """Applies `rules` to `tensors` and returns the parameter tree (float32 numpy).
 
+  Args:
+    tensors: name -> array.
+    rules: what each parameter comes from.
+    what: names the model part in errors.
+    shapes: of the parameters by path, to be checked; None = not checked.
+
   Raises:
-    CheckpointError: tensors that are missing, or that no rule uses, all listed; `what` names the model part.
+    CheckpointError: tensors that are missing, that no rule uses, or of a wrong shape, all listed.
   """
   wanted = {source for rule in rules for source in rule.sources()}
-  problems = [f'{label}: {", ".join(sorted(names))}' for label, names in
-              (('missing', wanted - tensors.keys()), ('not used', tensors.keys() - wanted)) if names]
+  found = {'missing': wanted - tensors.keys(), 'not used': tensors.keys() - wanted,
+           'wrong shape': _misshaped(tensors, rules, shapes) if shapes else set()}
+  problems = [f'{label}: {", ".join(sorted(names))}' for label, names in found.items() if names]
   if problems:
     raise errors.CheckpointError(
         f'These tensors are not those of {what} ({"; ".join(problems)}): give the checkpoint that fits the config.')
@@ -60,6 +68,12 @@ def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str)
     values = [np.asarray(rule.transform(tensors[source]), np.float32) for source in rule.sources()]
     flat[rule.path] = values[0] if rule.layers is None else np.stack(values)
   return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def _misshaped(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+  """Names of tensors that do not give their parameter its shape."""
+  return {source for rule in rules for source in rule.sources() if source in tensors
+          and rule.transform(tensors[source]).shape != tuple(shapes[rule.path])[rule.layers is not None:]}
 
 
 def strip_prefix(tensors: Mapping[str, np.ndarray], prefixes: Sequence[str]) -> dict[str, np.ndarray]:
