@@ -6,7 +6,7 @@
   unit_language.json   units <-> unit words
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-import jax
+from flax import traverse_util
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -24,7 +24,7 @@ from echox_jax import errors
 from echox_jax import files
 from echox_jax.config import EchoXConfig
 from echox_jax.tokenizer import TextTokenizer
-from echox_jax.units import unit_language as unit_language_lib
+from echox_jax.units.unit_language import UnitLanguage
 
 GROUPS = ('whisper', 'adapter', 'llm', 'unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder')
 CONFIG, WEIGHTS, TOKENIZER, UNIT_LANGUAGE = 'config.json', 'model.safetensors', 'tokenizer.model', 'unit_language.json'
@@ -36,11 +36,11 @@ class Bundle:
   config: EchoXConfig
   params: Mapping[str, Any]
   tokenizer: TextTokenizer
-  unit_language: Any
+  unit_language: UnitLanguage
 
 
 def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[str, Any], tokenizer_file: Path,
-         unit_language_files: list[Path]) -> Path:
+         unit_language_file: Path) -> Path:
   """Writes a bundle, whole or not at all.
 
   Args:
@@ -48,7 +48,7 @@ def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[st
     config: of the model.
     params: dict of groups.
     tokenizer_file: copied in.
-    unit_language_files: `unit_language.json` and what it refers to, copied in.
+    unit_language_file: copied in.
 
   Returns:
     The folder.
@@ -63,12 +63,12 @@ def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[st
   if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
     raise errors.CheckpointError(f'{folder} exists and is not an exported model: choose another folder.')
   with files.atomic_dir(folder) as beside:
-    flat = {key: np.ascontiguousarray(value) for key, value in flatten({g: params[g] for g in GROUPS})}
+    flat = traverse_util.flatten_dict({g: params[g] for g in GROUPS}, sep='/')
+    flat = {key: np.ascontiguousarray(value) for key, value in flat.items()}
     safetensors.numpy.save_file(flat, beside / WEIGHTS)
     files.atomic_write_json(beside / CONFIG, config_lib.to_dict(config))
     shutil.copyfile(tokenizer_file, beside / TOKENIZER)
-    for file in unit_language_files:
-      shutil.copyfile(file, beside / file.name)
+    shutil.copyfile(unit_language_file, beside / UNIT_LANGUAGE)
   return folder
 
 
@@ -94,26 +94,8 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     flat = safetensors.numpy.load_file(folder / WEIGHTS)
   except safetensors.SafetensorError as error:
     raise errors.CheckpointError(f'{folder / WEIGHTS} is damaged ({error}): export the model again.') from error
-  params = unflatten(flat)
+  params = traverse_util.unflatten_dict(flat, sep='/')
   missing = [g for g in GROUPS if g not in params]
   if missing:
     raise errors.CheckpointError(f'{folder / WEIGHTS} lacks the parameters of {", ".join(missing)}: export the model again.')
-  return Bundle(config, params, TextTokenizer(folder / TOKENIZER), unit_language_lib.load(folder / UNIT_LANGUAGE))
-
-
-def flatten(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-  """Pairs of `a/b/c` and leaf."""
-  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    yield '/'.join(str(p.key) for p in path), leaf
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The nested dict of `a/b/c` keys."""
-  tree: dict[str, Any] = {}
-  for key, value in flat.items():
-    *parents, last = key.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = value
-  return tree
+  return Bundle(config, params, TextTokenizer(folder / TOKENIZER), UnitLanguage.load(folder / UNIT_LANGUAGE))

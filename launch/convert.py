@@ -8,6 +8,8 @@
 import argparse
 from pathlib import Path
 
+import jax
+
 from echox_jax import bundle
 from echox_jax import errors
 
@@ -24,7 +26,7 @@ def main() -> None:
   from echox_jax.training import assemble  # training code is imported only where training folders are read
   config, params, tokenizer, unit_language = assemble.assemble(args.checkpoint)
   folder = bundle.save(args.out, config, params, tokenizer, unit_language)
-  count = sum(v.size for _, v in bundle.flatten(params))
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f'{folder}: {count / 1e6:.1f} M parameters')
 
 

@@ -1,0 +1,50 @@
+"""Puts the finished stages of a working folder together as one model that can answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from echox_jax import config as config_lib
+from echox_jax import errors
+from echox_jax.config import EchoXConfig
+from echox_jax.conversion import whisper_ct2
+from echox_jax.training import checkpoint
+from echox_jax.training.experiment import ExperimentConfig
+
+_FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter')
+
+
+def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Path]:
+  """(model config, params, tokenizer file, unit language file) of the stages `echo` and `vocoder` in `workdir`.
+
+  The frozen speech encoder comes from its package where the stages cached its states.
+
+  Raises:
+    CheckpointError: a stage is not finished, or the two were trained with different model sizes.
+  """
+  workdir = Path(workdir)
+  experiments = {stage: _experiment(workdir, stage) for stage in ('echo', 'vocoder')}
+  config, other = (experiments[stage].model for stage in ('echo', 'vocoder'))
+  if config.vocoder != other.vocoder or config.units != other.units:
+    raise errors.CheckpointError(
+        f'the stages echo and vocoder in {workdir} were trained with different units or vocoder sizes: train one of them again.')
+  params = checkpoint.load_groups(workdir / 'echo', _FROM_ECHO) | checkpoint.load_groups(workdir / 'vocoder', ('vocoder',))
+  if experiments['echo'].data.cached_states:
+    _, whisper = whisper_ct2.load_packaged_whisper(experiments['echo'].speech_encoder)
+    params['whisper'] = jax.tree.map(np.asarray, nn.meta.unbox(whisper))
+  else:
+    params |= checkpoint.load_groups(workdir / 'echo', ('whisper',))
+  precomputed = workdir / 'precomputed'
+  return config, params, precomputed / 'tokenizer.model', precomputed / 'unit_language.json'
+
+
+def _experiment(workdir: Path, stage: str) -> ExperimentConfig:
+  folder = workdir / stage
+  if checkpoint.read_finished(folder) is None:
+    raise errors.CheckpointError(
+        f'the stage {stage!r} in {workdir} is not finished: run `python -m launch.train --config=...:{stage} --workdir={workdir}` first.')
+  return config_lib.build(ExperimentConfig, json.loads((folder / 'config.json').read_text('utf-8')))
