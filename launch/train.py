@@ -29,16 +29,21 @@ def parse(argv: list[str], program: str = 'launch.train') -> tuple[ExperimentCon
     ConfigError: an unknown flag, field, config file or stage, or a value of the wrong kind.
   """
   values = flags.FlagValues()
-  config = config_flags.DEFINE_config_file('config', None, 'Config file and stage: FILE.py:STAGE.', flag_values=values)
+  config = config_flags.DEFINE_config_file('config', None, 'Config file and stage: FILE.py:STAGE.', flag_values=values, sys_argv=argv)
   flags.DEFINE_string('workdir', None, 'Folder of data, checkpoints and metrics.', flag_values=values)
   flags.DEFINE_string('compilation_cache', None, 'Folder that keeps compiled programs between runs.', flag_values=values)
   try:
     rest = values(argv)
-    job = config.value
+    job = config.value and config.value.to_dict()  # a config file that could not be read is reported only here
   except errors.EchoXError:
     raise
-  except (flags.Error, OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as error:
-    reason = re.sub(r'\s+', ' ', str(error)).strip(' .\'"') or type(error).__name__
+  except (AttributeError, KeyError) as error:
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    reason = ' '.join(str(inner.args[0] if inner.args else inner).split()).rstrip('?')
+    raise errors.ConfigError(f'the config has no field {reason}: correct the command line (see `python -m {program} --help`).') from error
+  except (flags.Error, OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
+    last = (str(error).strip() or type(error).__name__).splitlines()[-1]  # before it there may be a traceback
+    reason = re.sub(r'^\w+Error: ', '', last.strip()).rstrip('.')
     raise errors.ConfigError(f'{reason}: correct the command line (see `python -m {program} --help`).') from error
   missing = [name for name in ('config', 'workdir') if values[name].value is None]
   if missing or len(rest) > 1:

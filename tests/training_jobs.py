@@ -31,7 +31,8 @@ def text_rows(job: ExperimentConfig, workdir: Path, process_index: int = 0, proc
   rows = rng.integers(16, job.model.llm.vocab_size, (40, 12)).astype(np.int32)
   return iter(
       grain.MapDataset.source([{'input_ids': row, 'labels': row} for row in rows])
-      .shuffle(seed=job.seed).repeat().batch(job.train.batch_size, drop_remainder=True).to_iter_dataset())
+      .shuffle(seed=job.seed).repeat().batch(job.train.batch_size, drop_remainder=True).to_iter_dataset(
+          grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
 
 
 def with_train(job: ExperimentConfig, **changes) -> ExperimentConfig:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import os
 from pathlib import Path
 
 import jax
@@ -36,17 +37,26 @@ class Source:
     return any(path.startswith(prefix + '/') for path in self.shapes)
 
 
-def load_initial(stage: stages.Stage, experiment: ExperimentConfig, workdir, wanted: Specs) -> dict[str, jax.Array]:
-  """Those of the `wanted` parameters that do not start fresh, each on its sharding.
-
-  Every group is taken whole from the first entry of `train.init_from` (default: the stage's predecessors) that has it;
-  failing that it is a copy where the table of stages says so. LoRA leaves that the source lacks start fresh.
+def open_sources(stage: stages.Stage, experiment: ExperimentConfig, workdir: str | os.PathLike[str]) -> list[Source] | None:
+  """What `train.init_from` names (default: the stage's predecessors), in order; None = from scratch.
 
   Raises:
-    CheckpointError: a predecessor is not finished, a group that must come from one is nowhere, or shapes differ.
+    CheckpointError: a predecessor is not finished, or a folder holds nothing to start from.
   """
   init = experiment.train.init_from or stage.starts_from
-  sources = [] if init == (SCRATCH,) else [_open(entry, stage, Path(workdir)) for entry in init]
+  return None if init == (SCRATCH,) else [_open(entry, stage, Path(workdir)) for entry in init]
+
+
+def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: list[Source] | None, wanted: Specs) -> dict[str, jax.Array]:
+  """Those of the `wanted` parameters that do not start fresh, each on its sharding.
+
+  Every group is taken whole from the first source that has it; failing that it is a copy where the table of stages says so.
+  LoRA leaves that the source lacks start fresh.
+
+  Raises:
+    CheckpointError: a group that must come from a source is nowhere, or shapes differ.
+  """
+  scratch, sources = sources is None, sources or []
   copies = dict(stage.copies)
   loaded, pending = {}, []
   for group in stage.groups_for(experiment):
@@ -57,9 +67,10 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, workdir, wan
     elif origin is not None:
       source = next(s for s in sources if s.has(origin))
       pending.append((source, {path: origin + path.removeprefix(group) for path in specs}))
-    elif group in stage.inherits and init != (SCRATCH,):
+    elif group in stage.inherits and not scratch:
+      names = ', '.join(source.name for source in sources)
       raise errors.CheckpointError(
-          f'stage {stage.name!r} needs the parameters of {group!r}, which none of {", ".join(init)} has: add a checkpoint that has them to train.init_from.')
+          f'stage {stage.name!r} needs the parameters of {group!r}, which none of {names} has: add a checkpoint that has them to train.init_from.')
   for source in sources:
     names = {path: origin for where, pairs in pending if where is source for path, origin in pairs.items()}
     loaded |= _read(source, names, wanted)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from echox_jax import config as config_lib
 from echox_jax import errors, files, sharding
-from echox_jax.training import checkpoint, metrics, stages, state, step
+from echox_jax.training import checkpoint, init_from, metrics, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 
 # `(experiment, workdir, process_index, process_count) -> Grain iterator` over this process's rows of each batch.
@@ -57,9 +57,11 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     done = checkpoints.latest_step()
     if done is not None:
       check_config(folder / CONFIG, experiment)
+    else:
+      sources = init_from.open_sources(stage, experiment, workdir)
     iterator = iterator_factory(experiment, Path(workdir), jax.process_index(), jax.process_count())
     if done is None:
-      current, done = state.create_state(stage, experiment, mesh, workdir), 0
+      current, done = state.create_state(stage, experiment, mesh, sources), 0
     else:
       current = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator, stage)
     files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))

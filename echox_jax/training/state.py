@@ -69,15 +69,15 @@ def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
       {name: opt_state(tree) for name, tree in players(stage, trainable).items()})
 
 
-def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, workdir) -> TrainState:
-  """The state before the first step: parameters of the predecessors, copies, fresh values; built on their shardings.
+def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, sources: list[init_from.Source] | None) -> TrainState:
+  """The state before the first step: parameters of the sources (see `init_from`), copies, fresh values; built on their shardings.
 
   Raises:
-    CheckpointError: a predecessor is missing, damaged or of another config.
+    CheckpointError: a source is damaged, of another config, or lacks what the stage must inherit.
   """
   abstract = abstract_state(stage, experiment, mesh)
   wanted = flatten(abstract.params())
-  loaded = init_from.load_initial(stage, experiment, workdir, wanted)
+  loaded = init_from.load_initial(stage, experiment, sources, wanted)
 
   def fresh(key):
     params = sharding.unbox(params_lib.init_groups(key, experiment.model, stage.groups_for(experiment)))

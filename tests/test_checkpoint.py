@@ -1,0 +1,129 @@
+import jax
+import numpy as np
+import pytest
+
+from echox_jax import errors, sharding
+from echox_jax.training import checkpoint, init_from, stages, state
+from echox_jax.training.trees import flatten
+from tests import training_jobs
+
+
+def _mesh():
+  return sharding.make_mesh({}, devices=jax.devices()[:1])
+
+
+def _filled(job, seed):
+  """A state with random values; nothing is compiled."""
+  rng = np.random.default_rng(seed)
+  fill = lambda leaf: jax.device_put(rng.normal(size=leaf.shape).astype(leaf.dtype), leaf.sharding)
+  return jax.tree.map(fill, state.abstract_state(stages.get_stage(job.stage), job, _mesh()))
+
+
+def _save(workdir, job, seed=0, steps=(3,), finished=True):
+  filled = _filled(job, seed)
+  checkpoints = checkpoint.Checkpoints(workdir / job.stage, keep=2)
+  iterator = training_jobs.text_rows(job, workdir)
+  for number in steps:
+    next(iterator)
+    checkpoints.save(number, filled.params(), filled.opt_state, iterator, {'step': number})
+  checkpoints.close()
+  if finished:
+    checkpoint.mark_finished(workdir / job.stage, {'steps': steps[-1]})
+  return filled, iterator
+
+
+def _initial(job, workdir):
+  stage = stages.get_stage(job.stage)
+  wanted = flatten(state.abstract_state(stage, job, _mesh()).params())
+  return init_from.load_initial(stage, job, init_from.open_sources(stage, job, workdir), wanted)
+
+
+def test_state_and_iterator_come_back(tmp_path):
+  job = training_jobs.experiment()
+  filled, iterator = _save(tmp_path, job, steps=(3, 6))
+  expected = next(iterator)
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'text', keep=2)
+  abstract = state.abstract_state(stages.get_stage('text'), job, _mesh())
+  again = training_jobs.text_rows(job, tmp_path)
+  assert checkpoints.latest_step() == 6
+  params, opt_state = checkpoints.restore(6, abstract.params(), abstract.opt_state, again)
+  checkpoints.close()
+  jax.tree.map(np.testing.assert_array_equal, params, filled.params())
+  jax.tree.map(np.testing.assert_array_equal, opt_state, filled.opt_state)
+  assert jax.tree.structure(opt_state) == jax.tree.structure(filled.opt_state)
+  np.testing.assert_array_equal(next(again)['input_ids'], expected['input_ids'])
+
+
+def test_checkpoint_of_another_config_names_the_difference(tmp_path):
+  _save(tmp_path, training_jobs.experiment())
+  job = training_jobs.experiment(vocab_size=64)
+  abstract = state.abstract_state(stages.get_stage('text'), job, _mesh())
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'text', keep=1)
+  with pytest.raises(errors.CheckpointError, match=r'llm/embed_tokens/embedding as \(32, 16\), the config asks for \(64, 16\)'):
+    checkpoints.restore(3, abstract.params(), abstract.opt_state, training_jobs.text_rows(job, tmp_path))
+  checkpoints.close()
+
+
+def test_damaged_checkpoint(tmp_path):
+  job = training_jobs.experiment()
+  _save(tmp_path, job)
+  for file in (tmp_path / 'text' / 'checkpoints' / '3' / 'params').rglob('*'):
+    if file.is_file():
+      file.write_bytes(b'nothing')
+  with pytest.raises(errors.CheckpointError, match='cannot be read .*: remove this folder'):
+    checkpoint.load_groups(tmp_path / 'text', ['llm'])
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / 'text').write_text('a file in the way')
+  with pytest.raises(errors.CheckpointError, match='cannot be used for checkpoints'):
+    checkpoint.Checkpoints(tmp_path / 'text', keep=1)
+
+
+def test_failed_save_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
+  job = training_jobs.experiment()
+  filled, iterator = _save(tmp_path, job)
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'text', keep=1)
+  with monkeypatch.context() as patch:
+    def full(*args, **kwargs):
+      raise OSError(28, 'No space left on device')
+    patch.setattr(checkpoint.grain.checkpoint.CheckpointHandler, 'save', full)
+    with pytest.raises(errors.CheckpointError, match='step 4 could not be written .*No space left.*earlier checkpoints are kept'):
+      checkpoints.save(4, filled.params(), filled.opt_state, iterator, {})
+  again = checkpoint.load_groups(tmp_path / 'text', ['llm'])
+  jax.tree.map(np.testing.assert_array_equal, again['llm'], filled.params()['llm'])
+
+
+def test_echo_starts_from_s2t_and_t2c(tmp_path):
+  s2t, _ = _save(tmp_path, training_jobs.experiment('s2t'), seed=1)
+  t2c, _ = _save(tmp_path, training_jobs.experiment('t2c'), seed=2)
+  loaded = _initial(training_jobs.experiment('echo'), tmp_path)
+  of = lambda group: {p.removeprefix(group): np.asarray(v) for p, v in loaded.items() if p.startswith(group + '/')}
+  for group, source in (('llm', s2t), ('adapter', s2t), ('t2c', t2c), ('unit_text_embedding', t2c)):
+    expected = {p.removeprefix(group): v for p, v in flatten({group: source.params()[group]}).items()}
+    jax.tree.map(np.testing.assert_array_equal, of(group), expected)
+  jax.tree.map(np.testing.assert_array_equal, of('echo'), of('t2c'))
+  assert not of('denoising_adapter')  # starts fresh
+
+
+def test_t2c_starts_from_the_text_embeddings_and_lora_starts_fresh(tmp_path):
+  text, _ = _save(tmp_path, training_jobs.experiment('text', rank=0))
+  loaded = _initial(training_jobs.experiment('t2c'), tmp_path)
+  assert set(loaded) == {'unit_text_embedding/embedding'}
+  np.testing.assert_array_equal(
+      loaded['unit_text_embedding/embedding'], text.params()['llm']['embed_tokens']['embedding'])
+  loaded = _initial(training_jobs.experiment('s2t', rank=2), tmp_path)
+  assert 'llm/lm_head/embedding' in loaded and not any(path.endswith('lora_a') for path in loaded)
+
+
+def test_other_folders_and_unfinished_stages(tmp_path):
+  _save(tmp_path / 'elsewhere', training_jobs.experiment('text'), finished=False)
+  with pytest.raises(errors.CheckpointError, match='starts from `text`.*has no finished checkpoint'):
+    _initial(training_jobs.experiment('s2t'), tmp_path / 'elsewhere')
+  folder = str(tmp_path / 'elsewhere' / 'text')
+  assert _initial(training_jobs.experiment('s2t', init_from=(folder,)), tmp_path)
+  with pytest.raises(errors.CheckpointError, match="needs the parameters of 'adapter'"):
+    _initial(training_jobs.experiment('echo', init_from=(folder,)), tmp_path)
+  with pytest.raises(errors.CheckpointError, match='no stage and no folder'):
+    _initial(training_jobs.experiment('s2t', init_from=('nowhere',)), tmp_path)
+  assert not _initial(training_jobs.experiment('s2t', init_from=('scratch',)), tmp_path)
