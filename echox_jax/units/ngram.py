@@ -24,6 +24,7 @@ Word = tuple[int, ...]
 
 _CHUNK = 256  # units; longer sequences are cut for counting, so that they can be treated side by side
 _FLOOR = 0.01  # expected count that every single unit keeps, seen or not
+_DISCOUNT = 3.0  # occurrences that do not speak for a word: else long words seen twice or thrice win, which new speech lacks
 _SEED_FACTOR = 20  # candidates at the start, in vocabularies
 _FINAL_ITERATIONS = 2  # of EM after the last pruning
 _PAIR_ITERATIONS = 3  # of segmenting and counting for order 2
@@ -116,7 +117,7 @@ def _fit_unigram(sequences: Sequence[Sequence[int]], cfg: UnitsConfig) -> NgramM
     size = target if step == cfg.em_iterations else max(target, round(len(longer) * shrink ** step))
     alive = longer[np.isfinite(log_probs[longer])]
     without = _best_scores(lattice.alternatives[alive], lattice.lengths[alive], log_probs)
-    loss = counts[alive] * (log_probs[alive] - without)
+    loss = (counts[alive] - _DISCOUNT) * (log_probs[alive] - without)
     dropped = alive[np.argsort(-loss, kind='stable')[size:]]
     log_probs[dropped] = -np.inf
   for _ in range(_FINAL_ITERATIONS):
