@@ -34,6 +34,7 @@ def tiny_config(**streaming) -> EchoXConfig:
 
 class PlainPairs:
   """Unit language of the tests: each word stands for two units."""
+  vocab_size = 39
 
   def decode(self, words) -> np.ndarray:
     return np.asarray([u for w in words for u in (w % 20, (w + 7) % 20)], np.int32)

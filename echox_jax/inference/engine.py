@@ -181,6 +181,7 @@ class Engine:
     rows[0, :len(hidden)] = hidden
     words = jax.device_get(self._speak(self.params, rows, np.asarray([len(hidden)], np.int32)))
     ids = words.ids[0, :int(words.lengths[0])]
+    ids = ids[ids < self.unit_language.vocab_size]  # the language may have fewer words than the decoder has room for
     units = np.asarray(self.unit_language.decode(ids), np.int32)
     limit = prompts.get_profile(self.config.profile).unit_id_limit
     units = units if limit is None else units[units < limit]
