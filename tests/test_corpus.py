@@ -34,11 +34,11 @@ def test_answers_are_plain_words_that_contain_a_reference():
 def test_arithmetic_is_right():
   words = {facts.in_words(n): n for n in range(100)}
   assert words['zero'] == 0 and words['forty two'] == 42 and len(words) == 100
-  signs = {'make': 1, 'leaves': -1}
+  signs = {'plus': 1, 'less': -1}
   for fact in FACTS:
     if fact.category == 'arithmetic':
-      a, b, verb, result = re.fullmatch(r'(\w+) (?:and|take away) (\w+) (\w+) (\w+)\.', fact.answer.lower()).groups()
-      assert words[a] + signs[verb] * words[b] == words[result] >= 0
+      a, sign, b, result = re.fullmatch(r'(\w+) (plus|less) (\w+) is (\w+)\.', fact.answer.lower()).groups()
+      assert words[a] + signs[sign] * words[b] == words[result] >= 0
       assert str(words[result]) in fact.references
 
 

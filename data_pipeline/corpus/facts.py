@@ -119,7 +119,7 @@ def _sums() -> Iterator[Fact]:
           f'What do you get if you add {y} to {x}?',
           f'Please add {x} and {y}.',
       )
-      answer = f'{x.capitalize()} and {y} make {result}.'
+      answer = f'{x.capitalize()} plus {y} is {result}.'
       yield Fact(_name('sum', x, y), 'arithmetic', questions, answer, (result, str(a + b)))
 
 
@@ -133,7 +133,7 @@ def _differences() -> Iterator[Fact]:
           f'What is left if you take {y} from {x}?',
           f'Please subtract {y} from {x}.',
       )
-      answer = f'{x.capitalize()} take away {y} leaves {result}.'
+      answer = f'{x.capitalize()} less {y} is {result}.'
       yield Fact(_name('difference', x, y), 'arithmetic', questions, answer, (result, str(a - b)))
 
 

@@ -82,7 +82,6 @@ Panama | Panama City | Central America
 Costa Rica | San Jose | Central America
 El Salvador | San Salvador | Central America
 Guatemala | Guatemala City | Central America
-the Bahamas | Nassau | the Caribbean
 """
 
 # state | capital
@@ -173,8 +172,8 @@ remember | forget
 safe | dangerous
 warm | cool
 near | far
-odd | even
-asleep | awake
+inner | outer
+arrival | departure
 victory | defeat
 """
 
@@ -235,9 +234,9 @@ duck | duckling
 lion | cub
 tiger | cub
 bear | cub
-wolf | pup
+fox | cub
 elephant | calf
-donkey | foal
+whale | calf
 kangaroo | joey
 frog | tadpole
 deer | fawn
