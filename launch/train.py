@@ -6,6 +6,7 @@ STAGE is text, s2t, t2c, echo or vocoder. Any field of the config can be set on 
 where a stopped run was; a finished stage is left as it is. Checkpoints, metrics and the config are under DIR/STAGE.
 """
 
+import logging
 import re
 import sys
 
@@ -57,6 +58,7 @@ def main() -> int:
     print(f'{__doc__}\n--workdir: folder of data, checkpoints and metrics\n'
           '--compilation_cache: folder that keeps compiled programs between runs')
     return 0
+  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax reports every step of a save
   experiment, values = parse(sys.argv)
   if values.compilation_cache:
     jax.config.update('jax_compilation_cache_dir', values.compilation_cache)

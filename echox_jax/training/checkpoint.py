@@ -6,7 +6,6 @@ mesh reads parameters alone. `finished.json` appears when the last step is saved
 
 from collections.abc import Iterable
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ class Checkpoints:
 
   def __init__(self, folder: Path, keep: int):
     self._folder = Path(folder).absolute() / FOLDER
-    logging.getLogger('absl').setLevel(logging.ERROR)
     self._manager = _manager(
         self._folder, max_to_keep=max(keep, 1),
         # On CPU host copies may share memory with buffers that the next step overwrites, so saving waits there.

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
@@ -88,7 +89,8 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
         tree, judges, batch, model.vocoder, model.discriminators, weights, _rng(experiment, step), adversarial)
     (loss, (metrics, wave)), grads = jax.value_and_grad(of_generator, has_aux=True)(trainable['vocoder'])
     generator, generator_state, norm = update(grads, opt_state['vocoder'], trainable['vocoder'])
-    metrics = metrics | {'loss': loss, 'grad_norm': norm, 'learning_rate': _rate(experiment, step)}
+    metrics = metrics | {'loss': loss, 'grad_norm': norm, 'learning_rate': _rate(experiment, step),
+                         'audio_seconds': jnp.float32(batch['audio'].size / model.vocoder.sample_rate)}
     judges_state = opt_state['discriminators']
     if adversarial:
       of_judges = lambda tree: vocoder_step.discriminator_loss(tree, wave, batch['audio'], model.discriminators)
