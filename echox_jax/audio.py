@@ -7,8 +7,10 @@ import shutil
 import subprocess
 
 from echox_jax import files
-from echox_jax.errors import AudioError, MissingExtraError
+from echox_jax.errors import AudioError
 import numpy as np
+import soundfile
+import soxr
 
 SAMPLE_RATE = 16_000  # Hz, everywhere in this library
 SILENCE_DBFS = -60.0  # quieter than this is taken for silence: room noise of a live microphone is mostly above it
@@ -24,14 +26,12 @@ def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
 
   Raises:
     AudioError: the file is missing, is no audio, holds no samples, or holds samples that are not finite.
-    MissingExtraError: soundfile or soxr is not installed.
   """
   path = Path(path)
   if not path.is_file():
     raise AudioError(f'there is no audio file {path}: check the path.')
   if not path.stat().st_size:
     raise AudioError(f'the audio file {path} is empty: record it again.')
-  soundfile, _ = _packages()
   try:
     samples, rate = soundfile.read(path, dtype='float32', always_2d=True)
   except soundfile.SoundFileError:
@@ -58,7 +58,6 @@ def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> n
   if not np.isfinite(samples).all():
     raise AudioError(f'{name} holds samples that are not finite numbers: export it again, best as 16-bit wav.')
   if rate != SAMPLE_RATE:
-    _, soxr = _packages()
     samples = soxr.resample(samples, rate, SAMPLE_RATE)
   return np.ascontiguousarray(samples, np.float32)
 
@@ -106,15 +105,6 @@ def write_wav(path: str | os.PathLike[str], wave: np.ndarray, rate: int = SAMPLE
     f.setframerate(rate)
     f.writeframes(np.asarray(samples, '<i2').tobytes())
   return files.atomic_write_bytes(path, buffer.getvalue())
-
-
-def _packages():
-  try:
-    import soundfile
-    import soxr
-  except ImportError as error:
-    raise MissingExtraError(error.name or 'soundfile', 'audio', 'Reading audio files') from error
-  return soundfile, soxr
 
 
 def _read_with_ffmpeg(path: Path) -> np.ndarray:

@@ -17,6 +17,7 @@ import tempfile
 from echox_jax import audio
 from echox_jax.errors import EchoXError, MissingExtraError
 import numpy as np
+import soundfile
 
 _FESTIVAL_VOICES = Path('/usr/share/festival/voices')
 
@@ -196,8 +197,6 @@ def _festival(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarra
 
 def _run(command: Sequence[str], given: str | None = None) -> tuple[np.ndarray, int]:
   """Runs a program that writes the wav file whose path is its last argument."""
-  import soundfile
-
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'spoken.wav')
     done = subprocess.run([*command, path], input=given, capture_output=True, text=True, check=False)
