@@ -82,10 +82,9 @@ def choose_cast() -> Cast:
     raise MissingExtraError('hibari-tts', 'demo', 'The answer voice of the demo corpus')
   wanted = TRAIN_VOICES + TEST_VOICES
   lacking = tuple(voice.name for voice in wanted if not available(voice))
-  test = tuple(voice for voice in TEST_VOICES if available(voice))
-  if not test:
-    test = tuple(voice for voice in STAND_IN_TEST_VOICES if available(voice))
-  return Cast(tuple(voice for voice in TRAIN_VOICES if available(voice)), test, lacking)
+  train = tuple(voice for voice in TRAIN_VOICES if available(voice))
+  test = tuple(voice for voice in TEST_VOICES + STAND_IN_TEST_VOICES if available(voice))
+  return Cast(train, test[: len(TEST_VOICES)], lacking)
 
 
 def describe_lack(cast: Cast) -> str:
