@@ -16,6 +16,7 @@ import json
 import multiprocessing
 from pathlib import Path
 import re
+import sys
 import time
 from typing import Any
 import zlib
@@ -101,6 +102,8 @@ def build_corpus(
   """
   started = time.monotonic()
   cast = voices.choose_cast()
+  if cast.lacking:
+    print(voices.describe_lack(cast), file=sys.stderr)
   chosen = _spread(facts_lib.all_facts(), max_facts)
   if not 0 < holdout_facts < len(chosen):
     raise DataError(f'{holdout_facts} answers cannot be held out of {len(chosen)}: choose a number between.')

@@ -88,9 +88,7 @@ def choose_cast() -> Cast:
 
 
 def describe_lack(cast: Cast) -> str:
-  """One sentence on the voices that are lacking and the remedy; empty when none is."""
-  if not cast.lacking:
-    return ''
+  """One sentence on the voices that are lacking and the remedy."""
   return (
       f'Not installed here: the voices {", ".join(cast.lacking)}; going on with {len(cast.train)} voices for training and '
       f'{", ".join(voice.name for voice in cast.test)} for the test '
