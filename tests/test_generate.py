@@ -1,0 +1,149 @@
+"""Cached decoding equals decoding by whole forward passes, and a row in a batch equals the row alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echox_jax import prompts
+from echox_jax.inference import generate, sampling
+from echox_jax.models import echox, unit_decoder
+from echox_jax.models.llama import Llama
+from echox_jax.models.unit_decoder import UnitDecoder
+from tests import tiny
+
+CFG = tiny.CONFIG
+VOCAB = CFG.llm.vocab_size
+IDS = CFG.special_ids
+RELEASED = dataclasses.replace(CFG, profile='released')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def released_ids():
+  with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision('highest'):
+    patch.setitem(prompts.PROFILES, 'released', dataclasses.replace(prompts.PROFILES['released'], slice_bos=12))
+    yield
+
+
+@pytest.fixture(scope='module')
+def params():
+  made = tiny.params()
+  made['t2c']['lm_head']['embedding'] = made['t2c']['lm_head']['embedding'].at[IDS.eot].multiply(1.8)  # some rows end early
+  return made
+
+
+def slow_unit_tokens(params, cfg, text, steps):
+  """One slice; every token by a forward pass over the whole row of ids."""
+  free = prompts.get_profile(cfg.profile).free_unit_ids
+  row = [*prompts.slice_prefix(IDS, prompts.get_profile(cfg.profile)), *text, *prompts.slice_suffix(IDS)]
+  row += [] if free else [IDS.bos]
+  allowed = np.arange(VOCAB + 30) if free else np.array([IDS.eot, *range(VOCAB, VOCAB + 30)])
+  model, table, variables = UnitDecoder(cfg), params['unit_text_embedding']['embedding'], {'params': params['t2c']}
+  forward = jax.jit(lambda ids: model.apply(variables, model.apply(variables, table, ids), method='logits'))
+  said = []
+  while len(said) < steps:
+    logits = forward(jnp.array([(row + said + [0] * steps)[:len(row) + steps]]))[0, len(row) + len(said) - 1]
+    token = int(allowed[np.argmax(np.asarray(logits)[allowed])])
+    if token == IDS.eot:
+      break
+    said.append(token)
+  return said
+
+
+@pytest.mark.parametrize('cfg', [CFG, RELEASED], ids=lambda cfg: cfg.profile)
+def test_unit_tokens_are_those_of_whole_passes(params, cfg):
+  table, texts, steps = params['unit_text_embedding']['embedding'], [[20, 21, 22], [23], [], [24, 25, 26, 27]], 9
+  ids = jnp.array([t + [0] * (6 - len(t)) for t in texts])
+  decode = jax.jit(lambda held, text: generate.decode_unit_tokens(
+      held, table, cfg, unit_decoder.embed_text(table, text), jnp.array([len(t) for t in texts]), steps))
+  tokens, counts, ended = decode(params['t2c'], ids)
+  assert counts[2] == 0 and ended[2]
+  for i in (0, 1, 3):
+    expected = slow_unit_tokens(params, cfg, texts[i], steps)
+    assert tokens[i, :counts[i]].tolist() == expected
+    assert bool(ended[i]) == (len(expected) < steps)
+
+
+@pytest.mark.parametrize('cfg', [CFG, RELEASED], ids=lambda cfg: cfg.profile)
+def test_unit_words_keep_words_only_and_count_overflow(params, cfg, monkeypatch):
+  steps = 5 + (cfg is RELEASED)
+  said = {'paper': [[VOCAB, VOCAB + 7], [VOCAB + 1] * 5], 'released': [[IDS.bos, VOCAB, 20, VOCAB + 7], [VOCAB + 1] * 6]}
+
+  def decoded(*args):
+    assert args[-1] == steps
+    rows = [(row + [IDS.eot] * steps)[:steps] for row in said[cfg.profile]]
+    return jnp.array(rows), jnp.array([len(r) for r in said[cfg.profile]]), jnp.array([True, False])
+
+  monkeypatch.setattr(generate, 'decode_unit_tokens', decoded)
+  words = generate.decode_unit_words(params['t2c'], None, cfg, None, None, 4)
+  assert words.ids.tolist() == [[0, 7, 0, 0], [1, 1, 1, 1]]
+  assert words.lengths.tolist() == [2, 4] and words.overflow.tolist() == [0, 1]
+
+
+def prompt_batch():
+  """Two questions of different lengths with speech of different lengths."""
+  rows = [prompts.question_prompt(IDS, [], text, audio=True) for text in ([20, 21, 22, 23], [])]
+  width = max(map(len, rows))
+  ids = np.array([row + [IDS.pad] * (width - len(row)) for row in rows])
+  states = np.random.default_rng(0).normal(size=(2, 12, 16)).astype(np.float32)
+  return ids, states, np.array([12, 8])
+
+
+@pytest.mark.parametrize('cfg', [CFG, RELEASED], ids=lambda cfg: cfg.profile)
+def test_generated_text_is_that_of_whole_passes_and_single_rows(params, cfg):
+  ids, states, lengths = prompt_batch()
+  make = jax.jit(lambda *batch: generate.generate_text(params, cfg, *batch, 8))
+  made = make(ids, states, lengths)
+  for i in range(2):
+    alone = make(ids[i:i + 1], states[i:i + 1], lengths[i:i + 1])
+    np.testing.assert_array_equal(alone.ids[0, :alone.lengths[0]], made.ids[i, :made.lengths[i]])
+    np.testing.assert_allclose(alone.hidden[0, :alone.lengths[0]], made.hidden[i, :made.lengths[i]], atol=1e-5)
+  if cfg is CFG:  # the released profile hides prompt EOTs in decoding only
+    answers = np.where(np.arange(8) < made.lengths[:, None], made.ids, IDS.pad)
+    rows = np.full((2, ids.shape[1] + 8), IDS.pad)
+    for i in range(2):
+      n = np.flatnonzero(ids[i] != IDS.pad)[-1] + 1
+      rows[i, :n + 8] = [*ids[i, :n], *answers[i]]
+    output = jax.jit(lambda batch: echox.s2t_forward(params, cfg, batch))(
+        {'input_ids': rows, 'labels': rows, 'states': states, 'state_lengths': lengths})
+    logits = echox.lm_logits(params, cfg, output.hidden)
+    for i in range(2):
+      n = int(made.lengths[i])
+      start = np.flatnonzero(ids[i] != IDS.pad)[-1] + int(output.speech.kept[i]) - 1
+      np.testing.assert_allclose(output.hidden[i, start:start + n], made.hidden[i, :n], atol=2e-5)
+      np.testing.assert_array_equal(np.argmax(logits[i, start:start + n], axis=-1), made.ids[i, :n])
+
+
+def test_steps_one_by_one_are_the_batched_loop(params):
+  ids, states, lengths = prompt_batch()
+  made = jax.jit(lambda *batch: generate.generate_text(params, CFG, *batch, 4))(ids, states, lengths)
+
+  @jax.jit
+  def splice(ids, *speech):
+    embeddings = Llama(CFG.llm).apply({'params': params['llm']}, ids, method='embed')
+    return echox.splice(CFG, ids, embeddings, echox.embed_speech(params, CFG, *speech))
+
+  spliced = splice(ids, states, lengths)
+  state = jax.jit(lambda row: generate.prefill(params, CFG, row, 4))(spliced)
+  step = jax.jit(lambda state: generate.decode_step(params, CFG, state, jnp.argmax(state.logits, -1).astype(jnp.int32)))
+  for i in range(2):
+    np.testing.assert_allclose(state.hidden, made.hidden[:, i], atol=1e-5)
+    state = step(state)
+
+
+def test_text_only(params):
+  ids = np.array([prompts.question_prompt(IDS, [], [20, 21], audio=False)])
+  made = jax.jit(lambda ids: generate.generate_text(params, CFG, ids, None, None, 4))(ids)
+  assert made.ids.shape == (1, 4) and made.hidden.shape == (1, 4, 24)
+
+
+def test_sampling():
+  logits = jnp.log(jnp.array([[0.05, 0.6, 0.3, 0.05]]))
+  assert sampling.sample(logits, jax.random.key(0)).tolist() == [1]
+  draw = jax.jit(jax.vmap(lambda key: sampling.sample(logits[0], key, 1.0, 0.85)))
+  share = np.bincount(draw(jax.random.split(jax.random.key(1), 2000)), minlength=4) / 2000
+  np.testing.assert_allclose(share, [0, 2 / 3, 1 / 3, 0], atol=0.04)  # 0.9 is passed only after the second
+  cold = jax.vmap(lambda key: sampling.sample(logits[0], key, 0.2, 1.0))(jax.random.split(jax.random.key(2), 2000))
+  np.testing.assert_allclose(np.mean(cold == 1), 0.6 ** 5 / (0.6 ** 5 + 0.3 ** 5 + 2 * 0.05 ** 5), atol=0.03)
