@@ -44,6 +44,12 @@ def model() -> dict:
                lora=dict(rank=32, alpha=32.0, dropout=0.0,
                          targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'))),
       unit_decoder=dict(unit_vocab_size=1500, trunk=TRUNK, denoising_intermediate_size=512),
+      vocoder=dict(num_units=500, embedding_dim=128, model_in_dim=128, upsample_rates=(5, 2), upsample_kernel_sizes=(11, 4),
+                   upsample_initial_channel=256, resblock_kernel_sizes=(3, 7), resblock_dilation_sizes=((1, 3), (1, 3)),
+                   context_kernel_size=5, context_dilations=(1, 3), istft_n_fft=128, istft_hop=32,
+                   duration=dict(hidden_size=128, kernel_size=3, dropout=0.1)),
+      discriminators=dict(periods=(2, 3, 5), period_channels=(8, 16, 32, 64), num_scales=2, scale_channels=(8, 16, 32, 64),
+                          scale_kernel_sizes=(15, 15, 15, 5), scale_strides=(2, 4, 4, 1), scale_groups=(1, 1, 1, 1)),
       units=dict(encoder='whisper', layer=3, num_units=500, language='ngram', max_word_units=4, vocab_size=1500),
       streaming=dict(threshold=0.1, look_ahead=2, peak_window=4, min_tokens=24, min_tokens_above_threshold=5,
                      max_new_tokens=40, max_unit_words=96, max_slices=3, max_slice_tokens=32, max_frames=400),
@@ -53,7 +59,7 @@ def model() -> dict:
 def text(config: ConfigDict) -> None:
   """Teaches the LLM its knowledge from text. About 1 minute."""
   config.data.sets = ('questions/train',)
-  config.data.max_tokens = 64
+  config.data.max_tokens = 72
   config.train.update(dict(steps=400, batch_size=32))
   config.train.optimizer.update(dict(learning_rate=3e-3, warmup_steps=20))
 
@@ -61,7 +67,8 @@ def text(config: ConfigDict) -> None:
 def s2t(config: ConfigDict) -> None:
   """Teaches it to hear: adapter and LoRA. About 6 minutes."""
   config.data.sets = ('questions/train',)
-  config.data.max_tokens = 48
+  config.data.max_tokens = 56
+  config.data.max_states = 200
   config.data.augment.update(dict(time_warp=0.2, noise=0.1, time_mask=0.1, feature_mask=0.1))
   config.train.update(dict(steps=1500, batch_size=16, checkpoint_every=500))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100))
@@ -88,4 +95,7 @@ def vocoder(config: ConfigDict) -> None:
   """Unit vocoder with its discriminators. About 4 minutes."""
   config.data.sets = ('answers/train', 'speech/train')
   config.train.update(dict(steps=600, batch_size=8, checkpoint_every=300))
-  config.train.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20, weight_decay=0.0, b1=0.8, b2=0.99))
+  config.train.optimizer.update(dict(learning_rate=1e-3, warmup_steps=50, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=5.0))
+  config.train.loss.adversarial_start = 400
+  config.train.loss.vocoder.update(dict(mel=1.0, stft=1.0, stft_windows=(128, 512, 2048), adversarial=0.1,
+                                        feature_matching=0.2, duration=0.1))

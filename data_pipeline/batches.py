@@ -7,6 +7,7 @@ the iterator's state goes on with the very same batches.
 from collections import Counter
 import dataclasses
 from pathlib import Path
+import sys
 from typing import Any
 
 from absl import flags
@@ -45,6 +46,8 @@ def make_iterator(experiment: ExperimentConfig, workdir: str | Path, process_ind
   if batch_size < 1 or batch_size % process_count:
     raise errors.ConfigError(f'train.batch_size is {batch_size}: make it a multiple of the {process_count} processes.')
   chosen = selection.select(experiment, workdir)
+  if chosen.left_out and not process_index:
+    print(f'stage {experiment.stage}: {len(chosen)} rows; left out {selection.in_words(chosen.left_out)}.', file=sys.stderr)
   dataset = (
       grain.MapDataset.source(chosen).seed(experiment.seed).shuffle().repeat()
       .random_map(Finish(experiment))[process_index::process_count]

@@ -107,10 +107,15 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   left_out = collections.Counter()
   kept = tuple(_SELECTORS[stage](experiment, sources, tokenizer, left_out))
   if not kept:
-    reasons = ', '.join(f'{count} {reason}' for reason, count in left_out.items()) or 'the sets are empty'
+    reasons = in_words(left_out) or 'the sets are empty'
     raise errors.DataError(f'no row of {", ".join(data.sets)} is left for stage {stage!r} ({reasons}): raise the sizes in data or check the sets.')
   speech = ('units', 'audio') if stage == 'vocoder' else ('states',) if data.cached_states else ('audio',)
   return Selection(kept, sources, speech, dict(left_out))
+
+
+def in_words(left_out: Mapping[str, int]) -> str:
+  """`96 over max_tokens = 48`: how many rows were left out, and why."""
+  return ', '.join(f'{count} {reason}' for reason, count in left_out.items())
 
 
 def max_samples(experiment: ExperimentConfig) -> int:
