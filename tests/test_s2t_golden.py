@@ -147,59 +147,57 @@ def test_prompt_and_cached_step(cfg, params, row, forward):
   np.testing.assert_allclose(echox.lm_logits(params, cfg, hidden), forward['step2_logits'], atol=1e-4)
 
 
-@pytest.mark.parametrize('kind', ['single', 'multi'])
-def test_training_rows(cfg, params, training, states, kind):
-  batch = batch_of(training, states, kind)
-  output = jax.jit(lambda p, b: echox.s2t_forward(p, cfg, b))(params, batch)
-  np.testing.assert_array_equal(output.speech.kept.reshape(-1), training[f'{kind}/kept'])
-  logits = echox.ctc_logits(params, cfg, output.speech.frames).reshape(-1, 750, cfg.llm.vocab_size)
-  np.testing.assert_array_equal(jnp.argmax(logits, axis=-1), training[f'{kind}/ctc_argmax'])
-  length = training[f'{kind}/expanded_labels'].shape[1]
-  np.testing.assert_array_equal(output.labels[:, :length], training[f'{kind}/expanded_labels'])
-  expected = training[f'{kind}/llm_inputs_embeds']
-  np.testing.assert_allclose(output.inputs[output.valid], expected[output.valid[:, :length]], atol=5e-5)
-  rows, at = training[f'{kind}/logit_rows'].T
-  np.testing.assert_allclose(echox.lm_logits(params, cfg, output.hidden[rows, at]), training[f'{kind}/logits_at_rows'],
-                             atol=1e-4)
+@functools.partial(jax.jit, static_argnums=1)
+def with_ctc_gradient(params, experiment, batch, by_logits):
+  """(gradients of the loss with that of the CTC loss by its logits given, (forward pass, CTC logits))."""
+  def surrogate(params):
+    output = echox.s2t_forward(params, experiment.model, batch)
+    logits = echox.ctc_logits(params, experiment.model, output.speech.frames).reshape(by_logits.shape)
+    ce = s2t_step.next_token_loss(params, experiment.model, output).mean
+    return ce + experiment.train.loss.ctc_weight * jnp.sum(logits * by_logits), (output, logits)
+  return jax.grad(surrogate, has_aux=True)(params)
 
 
 @pytest.mark.parametrize('kind', ['single', 'multi'])
-def test_training_loss_and_gradients(cfg, params, training, states, kind):
-  """Losses match, our gradient is the exact one, and with torch's rounding of the CTC gradient it is the golden one."""
-  batch = batch_of(training, states, kind)
-  experiment = ExperimentConfig(model=cfg)
-  weight = experiment.train.loss.ctc_weight
+def test_training(cfg, params, training, states, kind):
+  """Rows, logits and losses match; our gradient is the exact one, and with torch's rounding of the CTC part the golden one."""
+  golden = {key.removeprefix(f'{kind}/'): value for key, value in training.items() if key.startswith(f'{kind}/')}
+  batch, experiment = batch_of(training, states, kind), ExperimentConfig(model=cfg)
+  targets = batch['ctc_labels'].reshape(-1, batch['ctc_labels'].shape[-1])
+  nothing = np.zeros((len(targets), 750, cfg.llm.vocab_size), np.float32)
+  _, (output, logits) = with_ctc_gradient(params, experiment, batch, nothing)
+  assert_golden_rows(cfg, params, output, logits, golden)
+
   ours = jax.jit(lambda p: jax.value_and_grad(s2t_step.s2t_loss, has_aux=True)(p, batch, jax.random.key(0), experiment))
   (loss, metrics), gradients = ours(params)
-  np.testing.assert_allclose(loss, training[f'{kind}/loss'], rtol=1e-5)
-  np.testing.assert_allclose(metrics['text_ce'], training[f'{kind}/lm_ce'], rtol=1e-5)
-  np.testing.assert_allclose(metrics['ctc'], training[f'{kind}/ctc_loss'], rtol=1e-5)
+  np.testing.assert_allclose(loss, golden['loss'], rtol=1e-5)
+  np.testing.assert_allclose(metrics['text_ce'], golden['lm_ce'], rtol=1e-5)
+  np.testing.assert_allclose(metrics['ctc'], golden['ctc_loss'], rtol=1e-5)
   assert metrics['overflow_shrink'] == 0
-
-  @jax.jit
-  def with_ctc_gradient(params, by_logits):
-    """The gradient of the loss with that of the CTC loss by its logits given."""
-    def surrogate(params):
-      output = echox.s2t_forward(params, cfg, batch)
-      logits = echox.ctc_logits(params, cfg, output.speech.frames).reshape(by_logits.shape)
-      return s2t_step.next_token_loss(params, cfg, output).mean + weight * jnp.sum(logits * by_logits), logits
-    return jax.grad(surrogate, has_aux=True)(params)
-
-  targets = batch['ctc_labels'].reshape(-1, batch['ctc_labels'].shape[-1])
-  _, logits = with_ctc_gradient(params, np.zeros((len(targets), 750, cfg.llm.vocab_size), np.float32))
 
   def reference(dtype):
     rows = [ctc_gradient(row, ids[ids >= 0], cfg.special_ids.audio, dtype) / sum(ids >= 0) for row, ids in zip(logits, targets)]
-    return with_ctc_gradient(params, np.stack(rows).astype(np.float32) / len(rows))[0]
+    return with_ctc_gradient(params, experiment, batch, np.stack(rows).astype(np.float32) / len(rows))[0]
 
   def same_as_exact(path, actual, exact):
     np.testing.assert_allclose(actual, exact, atol=1e-5 * np.abs(exact).max() + 1e-8, err_msg=str(path))
 
   jax.tree_util.tree_map_with_path(same_as_exact, gradients, reference(np.float64))
-  assert_golden_gradients(cfg, reference(np.float32), training, kind)
+  assert_golden_gradients(cfg, reference(np.float32), golden)
 
 
-def assert_golden_gradients(cfg, gradients, training, kind):
+def assert_golden_rows(cfg, params, output, ctc, golden):
+  """The expanded rows, what the CTC head says and the logits that predict labels."""
+  np.testing.assert_array_equal(output.speech.kept.reshape(-1), golden['kept'])
+  np.testing.assert_array_equal(jnp.argmax(ctc, axis=-1), golden['ctc_argmax'])
+  length = golden['expanded_labels'].shape[1]
+  np.testing.assert_array_equal(output.labels[:, :length], golden['expanded_labels'])
+  np.testing.assert_allclose(output.inputs[output.valid], golden['llm_inputs_embeds'][output.valid[:, :length]], atol=5e-5)
+  rows, at = golden['logit_rows'].T
+  np.testing.assert_allclose(echox.lm_logits(params, cfg, output.hidden[rows, at]), golden['logits_at_rows'], atol=1e-4)
+
+
+def assert_golden_gradients(cfg, gradients, golden):
   """Norms of all gradients, and some in full."""
   flat = traverse_util.flatten_dict(gradients, sep='/')
   squares = {}
@@ -207,11 +205,10 @@ def assert_golden_gradients(cfg, gradients, training, kind):
     for layer, name in enumerate(rule.sources()):
       ours = flat[rule.path] if rule.layers is None else flat[rule.path][layer]
       squares[name] = squares.get(name, 0.0) + float(np.sum(np.square(ours)))
-      full = training.get(f'{kind}/grad/{name}')
+      full = golden.get(f'grad/{name}')
       if full is not None:
         np.testing.assert_allclose(ours, rule.transform(full), atol=1e-3 * np.abs(full).max(), err_msg=name)
-  prefix = f'{kind}/gradnorm/'
-  norms = {key.removeprefix(prefix): value for key, value in training.items() if key.startswith(prefix)}
+  norms = {key.removeprefix('gradnorm/'): value for key, value in golden.items() if key.startswith('gradnorm/')}
   assert norms.keys() == squares.keys()
   for name, square in squares.items():
     np.testing.assert_allclose(np.sqrt(square), norms[name], rtol=1e-3, atol=1e-7, err_msg=name)
