@@ -16,6 +16,7 @@ from tests import tiny
 
 CFG = tiny.CONFIG
 VOCAB = CFG.llm.vocab_size
+ROW = 32  # room for a whole slice
 IDS = CFG.special_ids
 RELEASED = dataclasses.replace(CFG, profile='released')
 
@@ -34,17 +35,15 @@ def params():
   return made
 
 
-def slow_unit_tokens(params, cfg, text, steps):
+def slow_unit_tokens(params, text, steps):
   """One slice; every token by a forward pass over the whole row of ids."""
-  free = prompts.get_profile(cfg.profile).free_unit_ids
-  row = [*prompts.slice_prefix(IDS, prompts.get_profile(cfg.profile)), *text, *prompts.slice_suffix(IDS)]
-  row += [] if free else [IDS.bos]
-  allowed = np.arange(VOCAB + 30) if free else np.array([IDS.eot, *range(VOCAB, VOCAB + 30)])
-  model, table, variables = UnitDecoder(cfg), params['unit_text_embedding']['embedding'], {'params': params['t2c']}
+  row = [*prompts.slice_prefix(IDS, prompts.get_profile('paper')), *text, *prompts.slice_suffix(IDS), IDS.bos]
+  allowed = np.array([IDS.eot, *range(VOCAB, VOCAB + 30)])
+  model, table, variables = UnitDecoder(CFG), params['unit_text_embedding']['embedding'], {'params': params['t2c']}
   forward = jax.jit(lambda ids: model.apply(variables, model.apply(variables, table, ids), method='logits'))
   said = []
   while len(said) < steps:
-    logits = forward(jnp.array([(row + said + [0] * steps)[:len(row) + steps]]))[0, len(row) + len(said) - 1]
+    logits = forward(jnp.array([(row + said + [0] * ROW)[:ROW]]))[0, len(row) + len(said) - 1]
     token = int(allowed[np.argmax(np.asarray(logits)[allowed])])
     if token == IDS.eot:
       break
@@ -52,16 +51,15 @@ def slow_unit_tokens(params, cfg, text, steps):
   return said
 
 
-@pytest.mark.parametrize('cfg', [CFG, RELEASED], ids=lambda cfg: cfg.profile)
-def test_unit_tokens_are_those_of_whole_passes(params, cfg):
+def test_unit_tokens_are_those_of_whole_passes(params):
   table, texts, steps = params['unit_text_embedding']['embedding'], [[20, 21, 22], [23], [], [24, 25, 26, 27]], 9
   ids = jnp.array([t + [0] * (6 - len(t)) for t in texts])
   decode = jax.jit(lambda held, text: generate.decode_unit_tokens(
-      held, table, cfg, unit_decoder.embed_text(table, text), jnp.array([len(t) for t in texts]), steps))
+      held, table, CFG, unit_decoder.embed_text(table, text), jnp.array([len(t) for t in texts]), steps))
   tokens, counts, ended = decode(params['t2c'], ids)
   assert counts[2] == 0 and ended[2]
   for i in (0, 1, 3):
-    expected = slow_unit_tokens(params, cfg, texts[i], steps)
+    expected = slow_unit_tokens(params, texts[i], steps)
     assert tokens[i, :counts[i]].tolist() == expected
     assert bool(ended[i]) == (len(expected) < steps)
 
@@ -91,46 +89,49 @@ def prompt_batch():
   return ids, states, np.array([12, 8])
 
 
-@pytest.mark.parametrize('cfg', [CFG, RELEASED], ids=lambda cfg: cfg.profile)
-def test_generated_text_is_that_of_whole_passes_and_single_rows(params, cfg):
+@pytest.fixture(scope='module')
+def made(params):
+  return jax.jit(lambda *batch: generate.generate_text(params, CFG, *batch, 8))(*prompt_batch())
+
+
+def test_a_row_in_a_batch_is_the_row_alone(params, made):
   ids, states, lengths = prompt_batch()
-  make = jax.jit(lambda *batch: generate.generate_text(params, cfg, *batch, 8))
-  made = make(ids, states, lengths)
-  for i in range(2):
-    alone = make(ids[i:i + 1], states[i:i + 1], lengths[i:i + 1])
-    np.testing.assert_array_equal(alone.ids[0, :alone.lengths[0]], made.ids[i, :made.lengths[i]])
-    np.testing.assert_allclose(alone.hidden[0, :alone.lengths[0]], made.hidden[i, :made.lengths[i]], atol=1e-5)
-  if cfg is CFG:  # the released profile hides prompt EOTs in decoding only
-    answers = np.where(np.arange(8) < made.lengths[:, None], made.ids, IDS.pad)
-    rows = np.full((2, ids.shape[1] + 8), IDS.pad)
-    for i in range(2):
-      n = np.flatnonzero(ids[i] != IDS.pad)[-1] + 1
-      rows[i, :n + 8] = [*ids[i, :n], *answers[i]]
-    output = jax.jit(lambda batch: echox.s2t_forward(params, cfg, batch))(
-        {'input_ids': rows, 'labels': rows, 'states': states, 'state_lengths': lengths})
-    logits = echox.lm_logits(params, cfg, output.hidden)
-    for i in range(2):
-      n = int(made.lengths[i])
-      start = np.flatnonzero(ids[i] != IDS.pad)[-1] + int(output.speech.kept[i]) - 1
-      np.testing.assert_allclose(output.hidden[i, start:start + n], made.hidden[i, :n], atol=2e-5)
-      np.testing.assert_array_equal(np.argmax(logits[i, start:start + n], axis=-1), made.ids[i, :n])
+  size = np.flatnonzero(ids[1] != IDS.pad)[-1] + 1
+  alone = jax.jit(lambda *batch: generate.generate_text(params, CFG, *batch, 8))(
+      ids[1:, :size], states[1:, :lengths[1]], lengths[1:])
+  count = int(made.lengths[1])
+  assert alone.lengths.tolist() == [count]
+  np.testing.assert_array_equal(alone.ids[0, :count], made.ids[1, :count])
+  np.testing.assert_allclose(alone.hidden[0, :count], made.hidden[1, :count], atol=2e-5)
 
 
-def test_steps_one_by_one_are_the_batched_loop(params):
+def test_generated_text_is_that_of_a_whole_pass(params, made):
   ids, states, lengths = prompt_batch()
-  made = jax.jit(lambda *batch: generate.generate_text(params, CFG, *batch, 4))(ids, states, lengths)
+  sizes = [np.flatnonzero(row != IDS.pad)[-1] + 1 for row in ids]
+  rows = np.full((2, ids.shape[1] + 8), IDS.pad)
+  for i, size in enumerate(sizes):
+    count = int(made.lengths[i])
+    rows[i, :size + count] = [*ids[i, :size], *made.ids[i, :count]]
+  output = jax.jit(lambda batch: echox.s2t_forward(params, CFG, batch))(
+      {'input_ids': rows, 'labels': rows, 'states': states, 'state_lengths': lengths})
+  logits = echox.lm_logits(params, CFG, output.hidden)
+  for i, size in enumerate(sizes):
+    count, start = int(made.lengths[i]), size + int(output.speech.kept[i]) - 2
+    np.testing.assert_allclose(output.hidden[i, start:start + count], made.hidden[i, :count], atol=2e-5)
+    np.testing.assert_array_equal(np.argmax(logits[i, start:start + count], axis=-1), made.ids[i, :count])
 
+
+def test_steps_one_by_one_are_the_batched_loop(params, made):
   @jax.jit
-  def splice(ids, *speech):
+  def steps(ids, *speech):
     embeddings = Llama(CFG.llm).apply({'params': params['llm']}, ids, method='embed')
-    return echox.splice(CFG, ids, embeddings, echox.embed_speech(params, CFG, *speech))
+    spliced = echox.splice(CFG, ids, embeddings, echox.embed_speech(params, CFG, *speech))
+    states = [generate.prefill(params, CFG, spliced, 4)]
+    states.append(generate.decode_step(params, CFG, states[0], jnp.argmax(states[0].logits, axis=-1).astype(jnp.int32)))
+    return [state.hidden for state in states]
 
-  spliced = splice(ids, states, lengths)
-  state = jax.jit(lambda row: generate.prefill(params, CFG, row, 4))(spliced)
-  step = jax.jit(lambda state: generate.decode_step(params, CFG, state, jnp.argmax(state.logits, -1).astype(jnp.int32)))
-  for i in range(2):
-    np.testing.assert_allclose(state.hidden, made.hidden[:, i], atol=1e-5)
-    state = step(state)
+  for i, hidden in enumerate(steps(*prompt_batch())):
+    np.testing.assert_allclose(hidden, made.hidden[:, i], atol=1e-5)
 
 
 def test_text_only(params):
