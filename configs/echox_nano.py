@@ -25,7 +25,6 @@ def get_config(stage: str = 's2t') -> ConfigDict:
   config.stage = stage
   config.model.update(model())
   config.tokenizer.vocab_size = config.model.llm.vocab_size
-  config.precompute.unit_sets += ('answers/sentences',)
   stages = dict(text=text, s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
   if stage not in stages:
     raise ValueError(f'echox_nano has no stage {stage!r}: use one of {", ".join(stages)}.')
@@ -76,7 +75,7 @@ def s2t(config: ConfigDict) -> None:
 
 def t2c(config: ConfigDict) -> None:
   """Teaches a small decoder to turn text into unit words. About 3 minutes."""
-  config.data.sets = ('answers/train', 'answers/holdout', 'answers/sentences', 'speech/train')
+  config.data.sets = ('answers/train', 'answers/holdout')
   config.data.max_tokens = 144
   config.data.max_unit_words = 96
   config.train.update(dict(steps=800, batch_size=16, checkpoint_every=400))
@@ -93,7 +92,7 @@ def echo(config: ConfigDict) -> None:
 
 def vocoder(config: ConfigDict) -> None:
   """Unit vocoder with its discriminators. About 4 minutes."""
-  config.data.sets = ('answers/train', 'speech/train')
+  config.data.sets = ('answers/train',)
   config.train.update(dict(steps=600, batch_size=8, checkpoint_every=300))
   config.train.optimizer.update(dict(learning_rate=1e-3, warmup_steps=50, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=5.0))
   config.train.loss.adversarial_start = 400

@@ -1,9 +1,8 @@
-"""Speaks the demo corpus and writes its three data sets.
+"""Speaks the demo corpus and writes its two data sets.
 
 `questions`: facts asked by several voices (train) and by voices that training never hears (test), with the answers as text.
-`answers`:   every fact's answer in the answer voice; `holdout` is kept from k-means and vocoder training; `sentences` are the
-             single sentences of longer answers, since streaming speaks an answer a sentence at a time.
-`speech`:    extra sentences in the answer voice.
+`answers`:   the answers in the answer voice. `train` also holds the single sentences of its longer answers, since streaming
+             speaks an answer a sentence at a time, and extra sentences; `holdout` is kept from k-means and vocoder training.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,7 +80,7 @@ def build_corpus(
     holdout_facts: int = 48,
     progress: bool = True,
 ) -> dict[str, Any]:
-  """Builds the data sets `questions`, `answers` and `speech` under `data_dir`; those already built alike are kept.
+  """Builds the data sets `questions` and `answers` under `data_dir`; those already built alike are kept.
 
   Args:
     data_dir: folder of data sets.
@@ -108,8 +107,7 @@ def build_corpus(
   if not 0 < holdout_facts < len(chosen):
     raise DataError(f'{holdout_facts} answers cannot be held out of {len(chosen)}: choose a number between.')
   plans = {
-      'answers': _plan_answers(chosen, holdout_facts, seed),
-      'speech': {'train': _plan_speech(_spread(sentences.extra_sentences(), max_sentences), seed)},
+      'answers': _plan_answers(chosen, holdout_facts, _spread(sentences.extra_sentences(), max_sentences), seed),
       'questions': {
           'train': plan_training(chosen, cast.train, seed),
           'test': plan_test(chosen, cast.test, test_facts, seed),
@@ -176,22 +174,18 @@ def _question(fact: facts_lib.Fact, voice: voices.Voice, phrasing: int, seed: in
   return Line(clip, fact, is_question=True)
 
 
-def _plan_answers(facts: Sequence[facts_lib.Fact], holdout: int, seed: int) -> dict[str, list[Line]]:
+def _plan_answers(facts: Sequence[facts_lib.Fact], holdout: int, extra: Sequence[str], seed: int) -> dict[str, list[Line]]:
   held = {fact.id for fact in balanced_sample(facts, holdout, np.random.default_rng([seed, 2]))}
-  plan: dict[str, list[Line]] = {'train': [], 'holdout': []}
-  for fact in facts:
-    line = Line(Clip(fact.id, fact.answer, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
-    plan['holdout' if fact.id in held else 'train'].append(line)
-  longer = [parts for fact in facts if len(parts := _SENTENCE_END.split(fact.answer)) > 1]
-  singles = dict.fromkeys(part for parts in longer for part in parts)
-  lines = [Line(Clip(f'part_{i:03d}', part, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07)) for i, part in enumerate(singles)]
-  return plan | ({'sentences': lines} if lines else {})
-
-
-def _plan_speech(texts: Sequence[str], seed: int) -> list[Line]:
-  return [
-      Line(Clip(f'sentence_{i:03d}', text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07)) for i, text in enumerate(texts)
-  ]
+  line = lambda name, text, fact=None: Line(Clip(name, text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
+  learned = [fact for fact in facts if fact.id not in held]
+  parts = [_SENTENCE_END.split(fact.answer) for fact in learned]
+  singles = dict.fromkeys(part for answer in parts if len(answer) > 1 for part in answer)
+  return {
+      'train': [line(fact.id, fact.answer, fact) for fact in learned]
+               + [line(f'sentence_{i:03d}', text) for i, text in enumerate(extra)]
+               + [line(f'part_{i:03d}', text) for i, text in enumerate(singles)],
+      'holdout': [line(fact.id, fact.answer, fact) for fact in facts if fact.id in held],
+  }
 
 
 def _spread(items: Sequence[Any], count: int | None) -> list[Any]:

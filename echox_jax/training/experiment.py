@@ -122,9 +122,9 @@ class PrecomputeConfig:
   `kmeans` names a fitted k-means file (empty = fit here); `hubert` the folder of a HuBERT (config.json and
   model.safetensors, as transformers writes them), needed where `units.encoder` is `hubert`.
   """
-  kmeans_sets: tuple[str, ...] = ('answers/train', 'speech/train')
-  unit_sets: tuple[str, ...] = ('answers/train', 'answers/holdout', 'speech/train')
-  language_sets: tuple[str, ...] = ('answers/train', 'speech/train')
+  kmeans_sets: tuple[str, ...] = ('answers/train',)
+  unit_sets: tuple[str, ...] = ('answers/train', 'answers/holdout')
+  language_sets: tuple[str, ...] = ('answers/train',)
   state_sets: tuple[str, ...] = ('questions/train', 'questions/test')
   kmeans: str = ''
   hubert: str = ''
