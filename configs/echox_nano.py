@@ -38,7 +38,7 @@ def model() -> dict:
       special_ids=dataclasses.asdict(NANO_IDS),
       max_prompt_tokens=96,
       max_audio_seconds=8.0,
-      adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=64),
+      adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=48),
       llm=dict(TRUNK, vocab_size=512,
                lora=dict(rank=32, alpha=32.0, dropout=0.0,
                          targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'))),
@@ -76,7 +76,7 @@ def s2t(config: ConfigDict) -> None:
 def t2c(config: ConfigDict) -> None:
   """Teaches a small decoder to turn text into unit words. About 3 minutes."""
   config.data.sets = ('answers/train', 'answers/holdout')
-  config.data.max_tokens = 144
+  config.data.max_tokens = 128
   config.data.max_unit_words = 96
   config.train.update(dict(steps=800, batch_size=16, checkpoint_every=400))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=50))
