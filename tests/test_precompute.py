@@ -27,9 +27,10 @@ WORDS = 'red green blue black white yellow orange purple brown pink gray violet'
 @pytest.fixture(scope='module')
 def encoders():
   mel = jnp.zeros((1, 8, SMALL.num_mel_bins))
-  params = nn.meta.unbox(whisper.WhisperEncoder(SMALL).init(jax.random.key(0), mel))['params']
+  params = nn.meta.unbox(jax.jit(whisper.WhisperEncoder(SMALL).init)(jax.random.key(0), mel))['params']
   params = jax.tree.map(lambda x: 10 * x, params)  # states that differ
-  return precompute.Encoders(lambda: extract.whisper_encoder(SMALL, params, 1, 0.1), lambda: extract.whisper_encoder(SMALL, params, 2, 0.1))
+  units, speech = (extract.whisper_encoder(SMALL, params, layer, 0.1) for layer in (1, 2))
+  return precompute.Encoders(lambda: units, lambda: speech)  # the same each time: compiled once
 
 
 def write_raw(folder):
