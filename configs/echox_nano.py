@@ -40,8 +40,7 @@ def model() -> dict:
       max_audio_seconds=8.0,
       adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=48),
       llm=dict(TRUNK, vocab_size=512,
-               lora=dict(rank=32, alpha=32.0, dropout=0.0,
-                         targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'))),
+               lora=dict(rank=16, alpha=16.0, dropout=0.05, targets=('q_proj', 'k_proj', 'v_proj', 'o_proj'))),
       unit_decoder=dict(unit_vocab_size=1000, trunk=TRUNK, denoising_intermediate_size=512),
       vocoder=dict(num_units=500, embedding_dim=128, model_in_dim=128, upsample_rates=(5, 2), upsample_kernel_sizes=(11, 4),
                    upsample_initial_channel=256, resblock_kernel_sizes=(3, 7), resblock_dilation_sizes=((1, 3), (1, 3)),
@@ -59,17 +58,18 @@ def text(config: ConfigDict) -> None:
   """Teaches the LLM its knowledge from text. About 1 minute."""
   config.data.sets = ('questions/train',)
   config.data.max_tokens = 72
-  config.train.update(dict(steps=400, batch_size=32))
+  config.train.update(dict(steps=400, batch_size=32, checkpoint_every=200))
   config.train.optimizer.update(dict(learning_rate=3e-3, warmup_steps=20))
 
 
 def s2t(config: ConfigDict) -> None:
   """Teaches it to hear: adapter and LoRA. About 6 minutes."""
   config.data.sets = ('questions/train',)
-  config.data.max_tokens = 56
+  config.data.max_tokens = 60
   config.data.max_states = 200
-  config.data.augment.update(dict(time_warp=0.2, noise=0.1, time_mask=0.1, feature_mask=0.1))
-  config.train.update(dict(steps=1500, batch_size=16, checkpoint_every=500))
+  config.data.written_fraction = 0.12
+  config.data.augment.update(dict(time_warp=0.2, noise=0.3, time_mask=0.15, feature_mask=0.15))
+  config.train.update(dict(steps=1100, batch_size=16, checkpoint_every=500))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100))
 
 
@@ -86,7 +86,7 @@ def echo(config: ConfigDict) -> None:
   """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model. About 4 minutes."""
   s2t(config)
   config.train.update(dict(steps=400, batch_size=16, checkpoint_every=200))
-  config.train.loss.update(dict(echo_text='argmax', denoising_weight=0.5))
+  config.train.loss.update(dict(echo_text='argmax', denoising_weight=0.5, slices_per_batch=24))
   config.train.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20))
 
 

@@ -79,9 +79,15 @@ class Finish:
               **rows.runs(row['units'], data.max_reduced_units, rng)}
     fills, sizes = selection.token_fills(self.experiment), selection.token_sizes(data)
     out = {name: rows.pad(row[name], sizes[name][0], fill) for name, fill in fills.items() if name in row}
-    if 'states' in row:
-      states = rows.augment(row['states'], data.augment, rng, data.max_states)
+    if 'ctc_labels' in row and data.cached_states:
+      states = rows.augment(row['states'], data.augment, rng, data.max_states) if 'states' in row else self._no_states
       out |= {'states': rows.pad(states, data.max_states), 'state_lengths': np.int32(len(states))}
-    if 'audio' in row:
-      out |= {'audio': rows.pad(row['audio'], selection.max_samples(self.experiment)), 'audio_lengths': np.int32(len(row['audio']))}
+    elif 'ctc_labels' in row:
+      audio = row.get('audio', np.zeros(0, np.float32))
+      out |= {'audio': rows.pad(audio, selection.max_samples(self.experiment)), 'audio_lengths': np.int32(len(audio))}
     return out
+
+  @property
+  def _no_states(self) -> np.ndarray:
+    """The speech of a written question."""
+    return np.zeros((0, self.experiment.model.whisper.hidden_size), np.float16)

@@ -6,6 +6,7 @@ What the pass keeps in memory is token ids; states, units and audio are read aga
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,19 @@ def _text_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
           yield Row(tokens)
 
 
+def _question_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
+  """Spoken questions, and among them the share `written_fraction` of written ones: learning to hear must not unteach reading."""
+  spoken = list(_speech_rows(experiment, sources, tokenizer, left_out))
+  yield from spoken
+  fraction = experiment.data.written_fraction
+  if not 0 <= fraction < 1:
+    raise errors.ConfigError(f'data.written_fraction is {fraction}: it must be at least 0 and below 1.')
+  if fraction:
+    written = list(_text_rows(experiment, sources, tokenizer, left_out))
+    for row in itertools.islice(itertools.cycle(written), round(len(spoken) * fraction / (1 - fraction)) if written else 0):
+      yield Row({**row.tokens, 'ctc_labels': np.zeros(0, np.int32)})
+
+
 def _speech_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
   """Spoken questions, with the transcription of the question for CTC."""
   data, ids = experiment.data, experiment.model.special_ids
@@ -197,7 +211,7 @@ def _clip_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
           yield Row({}, number, i, turn)
 
 
-_SELECTORS = {'text': _text_rows, 's2t': _speech_rows, 't2c': _codec_rows, 'echo': _speech_rows, 'vocoder': _clip_rows}
+_SELECTORS = {'text': _text_rows, 's2t': _question_rows, 't2c': _codec_rows, 'echo': _question_rows, 'vocoder': _clip_rows}
 
 
 def token_sizes(data: DataConfig) -> dict[str, tuple[int, str]]:

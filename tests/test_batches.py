@@ -49,7 +49,7 @@ def experiment(stage, batch_size=5, seed=0, cached_states=True, **data):
   return config.build(ExperimentConfig, dict(
       stage=stage, seed=seed, train=dict(batch_size=batch_size),
       data=dict(dict(sets=sets, cached_states=cached_states, max_tokens=64, max_ctc_labels=40, max_states=60, segment_frames=20), **data),
-      model=dict(special_ids=dataclasses.asdict(ids), llm=dict(vocab_size=V), audio_padding_seconds=0.1)))
+      model=dict(special_ids=dataclasses.asdict(ids), llm=dict(vocab_size=V), whisper=dict(hidden_size=4), audio_padding_seconds=0.1)))
 
 
 def take(iterator, n):
@@ -107,6 +107,19 @@ def test_audio_instead_of_states_comes_from_the_raw_set(workdir):
   assert batch['audio'].shape == (5, 60 * 320 - 1600) and batch['audio'].dtype == np.float32
   for audio, length in zip(batch['audio'], batch['audio_lengths']):
     assert length % 320 == 0 and (audio[:length] == np.float32((length // 320 - 9) / 32768)).all() and not audio[length:].any()
+
+
+@pytest.mark.parametrize('cached, speech', [(True, 'state'), (False, 'audio')])
+def test_a_share_of_the_questions_is_written_and_has_no_speech(workdir, cached, speech):
+  settings = experiment('s2t', batch_size=40, cached_states=cached, written_fraction=0.2)
+  batch = next(batches.make_iterator(settings, workdir))
+  written = batch[f'{speech}_lengths'] == 0
+  assert batches.describe(settings, workdir)['rows'] == 62  # 50 spoken, 12 written
+  assert 0 < written.sum() <= 12
+  assert ((batch['input_ids'] == ids.audio).sum(axis=1) == ~written).all()
+  assert (batch['ctc_labels'][written] == IGNORE).all() and not batch['states' if cached else 'audio'][written].any()
+  texts = {tuple(row) for row in next(batches.make_iterator(experiment('text', batch_size=25), workdir))['input_ids'].tolist()}
+  assert {key for key, is_written in zip(keys(batch), written) if is_written} <= texts
 
 
 def test_text_to_codec_rows_are_the_template(workdir):

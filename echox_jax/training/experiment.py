@@ -33,10 +33,11 @@ class DataConfig:
   `sets`: names like `questions/train` under the raw or the precomputed folder.
   Rows that exceed a size are left out and counted, never cut silently. `max_tokens` is the length of a whole row, prompt and
   answer; `max_reduced_units` bounds what the duration predictor sees of a clip at a time; `workers` > 0 reads in that many
-  processes.
+  processes. `written_fraction` of the rows of s2t and echo are written questions, without speech.
   """
   sets: tuple[str, ...] = ()
   cached_states: bool = True
+  written_fraction: float = 0.0
   max_tokens: int = 96
   max_ctc_labels: int = 48
   max_states: int = 256
@@ -128,7 +129,7 @@ class PrecomputeConfig:
   state_sets: tuple[str, ...] = ('questions/train', 'questions/test')
   kmeans: str = ''
   hubert: str = ''
-  batch_size: int = 8
+  batch_size: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
