@@ -43,7 +43,7 @@ class PlainPairs:
 def tiny_params(cfg: EchoXConfig) -> dict:
   """Random parameters, larger than at the start of training: greedy choices are far apart and depend on the question."""
   shapes = jax.eval_shape(lambda: nn.meta.unbox(params_lib.init_groups(jax.random.key(0), cfg, GROUPS)))
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(3)  # its answers depend on the question and it overflows some budgets
 
   def fill(path, leaf):
     if path[-1].key == 'scale':

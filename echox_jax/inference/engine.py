@@ -205,9 +205,9 @@ class Engine:
       row, shown = np.zeros((1, budget), np.int32), np.arange(budget)[None] < len(units)
       row[0, :len(units)] = units
       durations = np.asarray(self._durations(self.params, row, shown))[0]
-    frames = np.repeat(units, durations[:len(units)])
-    lost += max(0, len(frames) - budget)
-    frames = frames[:budget]
+    durations = np.asarray(durations[:len(units)], np.int64)
+    lost += max(0, int(durations.sum()) - budget)
+    frames = np.repeat(units, np.minimum(durations, budget))[:budget]
     size = _rung(self._frame_ladder, len(frames))
     wave = self._wave(self.params, np.pad(frames, (0, size - len(frames)))[None], np.arange(size)[None] < len(frames))
     return np.asarray(wave)[0, :len(frames) * cfg.vocoder.code_hop_size], lost
