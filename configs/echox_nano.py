@@ -9,12 +9,14 @@ a small unit vocoder that ends in an inverse STFT. `make demo` runs all of it.
 """
 
 import dataclasses
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from echox_jax.prompts import NANO_IDS
 from echox_jax.training.experiment import ExperimentConfig
 
+PRETRAINED = Path(__file__).parent / 'pretrained'  # vocoder and k-means that the nano runs start from
 WIDTH = 192
 TRUNK = dict(hidden_size=WIDTH, intermediate_size=512, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=48, max_positions=256)
 
@@ -25,6 +27,7 @@ def get_config(stage: str = 's2t') -> ConfigDict:
   config.stage = stage
   config.model.update(model())
   config.tokenizer.vocab_size = config.model.llm.vocab_size
+  config.precompute.kmeans = str(PRETRAINED / 'kmeans.safetensors')
   stages = dict(text=text, s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
   if stage not in stages:
     raise ValueError(f'echox_nano has no stage {stage!r}: use one of {", ".join(stages)}.')
@@ -40,7 +43,7 @@ def model() -> dict:
       max_audio_seconds=8.0,
       adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=48),
       llm=dict(TRUNK, vocab_size=512,
-               lora=dict(rank=16, alpha=16.0, dropout=0.05, targets=('q_proj', 'k_proj', 'v_proj', 'o_proj'))),
+               lora=dict(rank=32, alpha=32.0, targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'))),
       unit_decoder=dict(unit_vocab_size=1000, trunk=TRUNK, denoising_intermediate_size=512),
       vocoder=dict(num_units=500, embedding_dim=128, model_in_dim=128, upsample_rates=(5, 2), upsample_kernel_sizes=(11, 4),
                    upsample_initial_channel=256, resblock_kernel_sizes=(3, 7), resblock_dilation_sizes=((1, 3), (1, 3)),
@@ -65,11 +68,11 @@ def text(config: ConfigDict) -> None:
 def s2t(config: ConfigDict) -> None:
   """Teaches it to hear: adapter and LoRA. About 6 minutes."""
   config.data.sets = ('questions/train',)
-  config.data.max_tokens = 60
+  config.data.max_tokens = 56
   config.data.max_states = 200
   config.data.written_fraction = 0.12
-  config.data.augment.update(dict(time_warp=0.2, noise=0.3, time_mask=0.15, feature_mask=0.15))
-  config.train.update(dict(steps=1100, batch_size=16, checkpoint_every=500))
+  config.data.augment.update(dict(time_warp=0.2, noise=0.15, time_mask=0.1, feature_mask=0.1))
+  config.train.update(dict(steps=1300, batch_size=16, checkpoint_every=500))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100))
 
 
@@ -78,23 +81,22 @@ def t2c(config: ConfigDict) -> None:
   config.data.sets = ('answers/train', 'answers/holdout')
   config.data.max_tokens = 128
   config.data.max_unit_words = 96
-  config.train.update(dict(steps=800, batch_size=16, checkpoint_every=400))
+  config.train.update(dict(steps=700, batch_size=16, checkpoint_every=350))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=50))
 
 
 def echo(config: ConfigDict) -> None:
   """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model. About 4 minutes."""
   s2t(config)
-  config.train.update(dict(steps=400, batch_size=16, checkpoint_every=200))
-  config.train.loss.update(dict(echo_text='argmax', denoising_weight=0.5, slices_per_batch=24))
+  config.train.update(dict(steps=260, batch_size=16, checkpoint_every=130))
+  config.train.loss.update(dict(echo_text='argmax', denoising_weight=0.5, slices_per_batch=20))
   config.train.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20))
 
 
 def vocoder(config: ConfigDict) -> None:
-  """Unit vocoder with its discriminators. About 4 minutes."""
+  """Unit vocoder with its discriminators, fine-tuned from configs/pretrained. About 4 minutes."""
   config.data.sets = ('answers/train',)
-  config.train.update(dict(steps=600, batch_size=8, checkpoint_every=300))
-  config.train.optimizer.update(dict(learning_rate=1e-3, warmup_steps=50, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=5.0))
-  config.train.loss.adversarial_start = 400
+  config.train.update(dict(steps=400, batch_size=8, checkpoint_every=200, init_from=(str(PRETRAINED),)))
+  config.train.optimizer.update(dict(learning_rate=2e-4, warmup_steps=20, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=5.0))
   config.train.loss.vocoder.update(dict(mel=1.0, stft=1.0, stft_windows=(128, 512, 2048), adversarial=0.1,
                                         feature_matching=0.2, duration=0.1))
