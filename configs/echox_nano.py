@@ -52,7 +52,7 @@ def model() -> dict:
       discriminators=dict(periods=(2, 3, 5), period_channels=(8, 16, 32, 64), num_scales=2, scale_channels=(8, 16, 32, 64),
                           scale_kernel_sizes=(15, 15, 15, 5), scale_strides=(2, 4, 4, 1), scale_groups=(1, 1, 1, 1)),
       units=dict(encoder='whisper', layer=3, num_units=500, language='ngram', max_word_units=5, vocab_size=1000),
-      streaming=dict(threshold=0.5, look_ahead=2, peak_window=4, min_tokens=24, min_tokens_above_threshold=5,
+      streaming=dict(threshold=0.5, look_ahead=2, peak_window=4, min_tokens=40, min_tokens_above_threshold=5,
                      max_new_tokens=40, max_unit_words=96, max_slices=3, max_slice_tokens=32, max_frames=400),
   )
 
@@ -88,15 +88,16 @@ def t2c(config: ConfigDict) -> None:
 def echo(config: ConfigDict) -> None:
   """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model. About 4 minutes."""
   s2t(config)
-  config.train.update(dict(steps=260, batch_size=16, checkpoint_every=130))
-  config.train.loss.update(dict(echo_text='argmax', denoising_weight=0.5, slices_per_batch=22))
-  config.train.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20))
+  config.data.max_unit_words = 64
+  config.train.update(dict(steps=400, batch_size=16, checkpoint_every=200))
+  config.train.loss.update(dict(echo_text='argmax', denoising_weight=1.0, slices_per_batch=22))
+  config.train.optimizer.update(dict(learning_rate=7e-4, warmup_steps=30))
 
 
 def vocoder(config: ConfigDict) -> None:
   """Unit vocoder with its discriminators, fine-tuned from configs/pretrained. About 4 minutes."""
   config.data.sets = ('answers/train',)
-  config.train.update(dict(steps=400, batch_size=8, checkpoint_every=200, init_from=(str(PRETRAINED),)))
+  config.train.update(dict(steps=360, batch_size=8, checkpoint_every=180, init_from=(str(PRETRAINED),)))
   config.train.optimizer.update(dict(learning_rate=2e-4, warmup_steps=20, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=5.0))
   config.train.loss.vocoder.update(dict(mel=1.0, stft=1.0, stft_windows=(128, 512, 2048), adversarial=0.1,
                                         feature_matching=0.2, duration=0.1))
