@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import librosa
 import numpy as np
 import pytest
 
@@ -19,6 +20,12 @@ def golden():
 @pytest.mark.parametrize('bins', [80, 128])
 def test_filters_match_released(golden, bins):
   np.testing.assert_allclose(log_mel.mel_filters(bins), golden[f'mel_filters{bins}'], atol=1e-6)
+
+
+@pytest.mark.parametrize('bins, n_fft, f_max', [(80, 400, 8000.0), (80, 1024, 8000.0), (64, 512, 7000.0), (20, 1024, 900.0)])
+def test_filters_match_librosa(bins, n_fft, f_max):
+  reference = librosa.filters.mel(sr=16000, n_fft=n_fft, n_mels=bins, fmax=f_max).T
+  np.testing.assert_allclose(log_mel.mel_filters(bins, n_fft, f_max), reference, atol=1e-6)
 
 
 @pytest.mark.parametrize('bins', [80, 128])

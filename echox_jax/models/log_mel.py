@@ -59,10 +59,10 @@ def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
 
 
 @functools.lru_cache
-def mel_filters(num_mel_bins: int) -> np.ndarray:
-  """Slaney mel filters of unit area, 0-8000 Hz: float32[201, M]."""
-  frequencies = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
-  edges = _mel_to_hz(np.linspace(0, _hz_to_mel(SAMPLE_RATE / 2), num_mel_bins + 2))
+def mel_filters(num_mel_bins: int, n_fft: int = N_FFT, f_max: float = SAMPLE_RATE / 2, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+  """Slaney mel filters of unit area from 0 to f_max Hz: float32[n_fft/2+1, M]; the defaults are Whisper's."""
+  frequencies = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+  edges = _mel_to_hz(np.linspace(0, _hz_to_mel(f_max), num_mel_bins + 2))
   widths = np.diff(edges)
   ramps = edges[None, :] - frequencies[:, None]
   rising = -ramps[:, :-2] / widths[:-1]

@@ -1,13 +1,13 @@
 """Losses of the vocoder stage (HiFi-GAN section 2.4; facts 10), all in float32."""
 
 from collections.abc import Sequence
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.models.discriminators import Verdict
+from echox_jax.models.log_mel import mel_filters
 from echox_jax.training.experiment import VocoderLossConfig
 
 Array = jax.Array
@@ -25,26 +25,13 @@ def magnitude(wave: Array, window: int) -> Array:
   return jnp.sqrt(spectrum.real ** 2 + spectrum.imag ** 2 + 1e-9)
 
 
-@functools.lru_cache
-def mel_filters(sample_rate: int, window: int, num_mels: int, f_max: float) -> np.ndarray:
-  """Slaney mel filters with area normalisation, from 0 Hz to f_max: float32[window/2+1, num_mels]."""
-  def to_hz(mel):
-    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
-  top = 15 + 27 * np.log(f_max / 1000) / np.log(6.4) if f_max > 1000 else f_max * 3 / 200
-  edges = to_hz(np.linspace(0, top, num_mels + 2))
-  bins = np.linspace(0, sample_rate / 2, window // 2 + 1)[:, None]
-  rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-  fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-  return (np.maximum(0, np.minimum(rise, fall)) * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
-
-
 def spectral_losses(generated: Array, real: Array, cfg: VocoderLossConfig, sample_rate: int) -> dict[str, Array]:
   """Mel L1 and multi-resolution STFT loss of waveforms float[B,S]: {'mel_loss', 'stft_loss'}, each a mean over resolutions."""
   windows = sorted({*cfg.mel_windows, *cfg.stft_windows})
   magnitudes = {w: (magnitude(generated, w), magnitude(real, w)) for w in windows}
   mel, stft = jnp.zeros(()), jnp.zeros(())
   for window in cfg.mel_windows:
-    filters = mel_filters(sample_rate, window, cfg.num_mels, cfg.f_max)
+    filters = mel_filters(cfg.num_mels, window, cfg.f_max, sample_rate)
     ours, theirs = (jnp.log(jnp.maximum(m @ filters, 1e-5)) for m in magnitudes[window])
     mel += jnp.mean(jnp.abs(ours - theirs)) / len(cfg.mel_windows)
   for window in cfg.stft_windows:
