@@ -55,7 +55,7 @@ def t2c(start):
   fill = lambda row, value: row + [value] * (width - len(row))
   batch = {'input_ids': jnp.array([fill(ids, IDS.pad) for ids, _ in rows]),
            'labels': jnp.array([fill(labels, IGNORE) for _, labels in rows])}
-  return train(echo_step.t2c_loss, start, batch, experiment(), ('t2c',), 120, 1e-2)
+  return train(echo_step.t2c_loss, start, batch, experiment(), ('t2c',), 200, 4e-3)
 
 
 def echo_batch():
