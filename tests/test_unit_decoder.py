@@ -18,7 +18,8 @@ VOCAB = CFG.llm.vocab_size
 
 @pytest.fixture(scope='module')
 def params():
-  return tiny.params()
+  # Smaller weights than `tiny` has: states of order 1, so that rounding stays below the tolerance at any optimisation level.
+  return jax.tree.map(lambda x: x / 2.5 if x.ndim > 1 else x, tiny.params())
 
 
 def test_rows_are_those_of_the_text_to_codec_template(params):
