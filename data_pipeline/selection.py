@@ -6,7 +6,6 @@ What the pass keeps in memory is token ids; states, units and audio are read aga
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,9 @@ def _question_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
     raise errors.ConfigError(f'data.written_fraction is {fraction}: it must be at least 0 and below 1.')
   if fraction:
     written = list(_text_rows(experiment, sources, tokenizer, left_out))
-    for row in itertools.islice(itertools.cycle(written), round(len(spoken) * fraction / (1 - fraction)) if written else 0):
+    count = round(len(spoken) * fraction / (1 - fraction)) if written else 0
+    for i in range(count):
+      row = written[i * len(written) // count]  # spread over all of them, whatever the share
       yield Row({**row.tokens, 'ctc_labels': np.zeros(0, np.int32)})
 
 

@@ -122,6 +122,13 @@ def test_a_share_of_the_questions_is_written_and_has_no_speech(workdir, cached, 
   assert {key for key, is_written in zip(keys(batch), written) if is_written} <= texts
 
 
+def test_written_questions_are_spread_over_all_of_them(workdir):
+  chosen = selection.select(experiment('s2t', written_fraction=0.1), workdir)  # 6 of 25
+  written = [tuple(row.tokens['input_ids']) for row in chosen.rows if row.source < 0]
+  order = [tuple(row.tokens['input_ids']) for row in selection.select(experiment('text'), workdir).rows]
+  assert [order.index(row) for row in written] == [0, 4, 8, 12, 16, 20]
+
+
 def test_text_to_codec_rows_are_the_template(workdir):
   model = tokenizer.TextTokenizer(workdir / 'precomputed' / 'tokenizer.model')
   batch = next(batches.make_iterator(experiment('t2c', batch_size=25), workdir))
