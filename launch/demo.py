@@ -125,14 +125,11 @@ def run(step: Step, clock: Clock) -> None:
 def choose_question(out: Path) -> None:
   """Writes one question of a voice never heard in training as question.wav, to be answered by the finished model."""
   from data_pipeline import dataset
-  from data_pipeline import schema
   from echox_jax import audio
-  source = dataset.open_dataset(out / 'data', 'questions', 'test')
-  for record in source:
-    example = schema.decode(record)
+  for example in dataset.read_examples(out / 'data', 'questions', 'test'):
     if 'Japan' in example.turns[0].text:
       break
-  audio.write_wav(out / 'question.wav', example.turns[0].audio.astype('float32') / 32768, 16000)
+  audio.write_wav(out / 'question.wav', example.turns[0].audio)
 
 
 def finish(out: Path, clock: Clock) -> dict:
