@@ -4,17 +4,17 @@ import dataclasses
 import json
 import pathlib
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from echox_jax import errors
-from echox_jax.config import DurationPredictorConfig, VocoderConfig
+from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
 from echox_jax.conversion import unit_vocoder
 from echox_jax.models.convolution import overlap_add
-from echox_jax.models.vocoder import UnitVocoder, inverse_stft, repeat_units
-from echox_jax.training import vocoder_step
+from echox_jax.models.vocoder import UnitVocoder, init_vocoder, inverse_stft, repeat_units
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 TINY = VocoderConfig(
@@ -79,7 +79,7 @@ def test_conversion_lists_every_problem(golden):
     dataclasses.replace(TINY, num_speakers=3, model_in_dim=16),
 ])
 def test_padding_does_not_change_a_clip(cfg):
-  params = vocoder_step.init_vocoder_params(jax.random.key(0), cfg)
+  params = nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=cfg)))
   reduced = jax.random.randint(jax.random.key(1), (2, 6), 0, 20)
   mask = jnp.arange(6) < jnp.array([[6], [4]])
   long = apply(cfg, params, reduced, mask, method='synthesise', frames=40)
@@ -117,4 +117,4 @@ def test_overlap_add_of_an_uneven_frame():
 
 def test_sizes_that_do_not_belong_together():
   with pytest.raises(errors.ConfigError, match='code_hop_size'):
-    vocoder_step.init_vocoder_params(jax.random.key(0), dataclasses.replace(TINY, istft_hop=8))
+    nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=dataclasses.replace(TINY, istft_hop=8))))

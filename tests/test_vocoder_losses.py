@@ -1,12 +1,14 @@
 """Losses, discriminators and the step functions of the vocoder stage."""
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from echox_jax.config import DiscriminatorConfig
-from echox_jax.models.discriminators import Discriminators
+from echox_jax.config import DiscriminatorConfig, EchoXConfig
+from echox_jax.models.discriminators import Discriminators, init_discriminators
+from echox_jax.models.vocoder import init_vocoder
 from echox_jax.training import vocoder_losses, vocoder_step
 from echox_jax.training.experiment import VocoderLossConfig
 from tests.test_vocoder import TINY
@@ -51,7 +53,7 @@ def test_magnitude_of_a_sine():
 
 
 def test_discriminators_judge_any_length_and_learn():
-  params = vocoder_step.init_discriminator_params(jax.random.key(0), SMALL)
+  params = nn.meta.unbox(init_discriminators(jax.random.key(0), EchoXConfig(discriminators=SMALL)))
   wave = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1601)), jnp.float32)
   verdicts = Discriminators(SMALL).apply({'params': params}, wave)
   assert len(verdicts) == 4
@@ -73,8 +75,8 @@ def test_discriminators_judge_any_length_and_learn():
 
 def test_overfits_one_batch_and_adversarial_terms_reach_the_generator():
   batch, losses = make_batch(), VocoderLossConfig(mel=1.0, stft=1.0, stft_windows=(128, 512))
-  params = vocoder_step.init_vocoder_params(jax.random.key(0), TINY)
-  disc = vocoder_step.init_discriminator_params(jax.random.key(1), SMALL)
+  params = nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=TINY)))
+  disc = nn.meta.unbox(init_discriminators(jax.random.key(1), EchoXConfig(discriminators=SMALL)))
   optimizer = optax.adam(3e-3)
   state = optimizer.init(params)
   loss_fn = jax.value_and_grad(vocoder_step.generator_loss, has_aux=True)

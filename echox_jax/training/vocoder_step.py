@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,17 +13,6 @@ from echox_jax.training.experiment import VocoderLossConfig
 
 Array = jax.Array
 Params = Any
-
-
-def init_vocoder_params(key: Array, cfg: VocoderConfig) -> Params:
-  """Generator and duration predictor, unboxed."""
-  ids = jnp.zeros((1, 4), jnp.int32)
-  return nn.meta.unbox(UnitVocoder(cfg).init(key, ids, ids, ids == 0)['params'])
-
-
-def init_discriminator_params(key: Array, cfg: DiscriminatorConfig) -> Params:
-  """Period and scale discriminators, unboxed."""
-  return nn.meta.unbox(Discriminators(cfg).init(key, jnp.zeros((1, 4096)))['params'])
 
 
 def generate(params: Params, units: Array, cfg: VocoderConfig, mask: Array | None = None) -> Array:
