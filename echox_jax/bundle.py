@@ -14,7 +14,6 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from flax import traverse_util
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -22,6 +21,7 @@ import safetensors.numpy
 from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax import files
+from echox_jax import trees
 from echox_jax.config import EchoXConfig
 from echox_jax.tokenizer import TextTokenizer
 from echox_jax.units.unit_language import UnitLanguage
@@ -63,7 +63,7 @@ def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[st
   if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
     raise errors.CheckpointError(f'{folder} exists and is not an exported model: choose another folder.')
   with files.atomic_dir(folder) as beside:
-    flat = traverse_util.flatten_dict({g: params[g] for g in GROUPS}, sep='/')
+    flat = trees.flatten_dict({g: params[g] for g in GROUPS})
     flat = {key: np.ascontiguousarray(value) for key, value in flat.items()}
     safetensors.numpy.save_file(flat, beside / WEIGHTS)
     files.atomic_write_json(beside / CONFIG, config_lib.to_dict(config))
@@ -94,7 +94,7 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     flat = safetensors.numpy.load_file(folder / WEIGHTS)
   except safetensors.SafetensorError as error:
     raise errors.CheckpointError(f'{folder / WEIGHTS} is damaged ({error}): export the model again.') from error
-  params = traverse_util.unflatten_dict(flat, sep='/')
+  params = trees.unflatten_dict(flat)
   missing = [g for g in GROUPS if g not in params]
   if missing:
     raise errors.CheckpointError(f'{folder / WEIGHTS} lacks the parameters of {", ".join(missing)}: export the model again.')

@@ -212,6 +212,7 @@ class EchoXConfig:
   unit_decoder: UnitDecoderConfig = UnitDecoderConfig()
   vocoder: VocoderConfig = VocoderConfig()
   discriminators: DiscriminatorConfig = DiscriminatorConfig()
+  hubert: HubertConfig = HubertConfig()
   units: UnitsConfig = UnitsConfig()
   streaming: StreamingConfig = StreamingConfig()
 

@@ -14,7 +14,10 @@ IGNORE = -100  # label of a position that no loss counts
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-  """Token ids with a fixed meaning. Defaults: Llama 3.1 with the added audio token (facts 1)."""
+  """Token ids with a fixed meaning. Defaults: Llama 3.1 with the added audio token (facts 1).
+
+  `typo_bos` is what the released code writes where BOS (128000) belongs before a slice; only its profile uses it.
+  """
   bos: int = 128000
   start_header: int = 128006
   end_header: int = 128007
@@ -27,11 +30,12 @@ class SpecialIds:
   speaker: int = 65576
   audio: int = 128256
   period: int = 13
+  typo_bos: int = 12800
 
 
 # The nano tokenizer is trained here, so its special pieces come first, in this order, after <unk> = 0.
 NANO_IDS = SpecialIds(bos=1, eot=2, pad=2, start_header=3, end_header=4, nl=5, system=6, user=7, assistant=8, speaker=9,
-                      audio=10, period=11)
+                      audio=10, period=11, typo_bos=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Profile:
     name: what configs call it.
     mask_prompt_eot: at inference, prompt EOTs are invisible as keys.
     slice_role: header of the text part of a slice.
-    slice_bos: id after that header; None = BOS. The released code has 12800, a typo for 128000.
+    slice_bos: which special id comes after that header: bos, or the released code's typo_bos.
     keep_bos_state: the first slice also holds the state that predicted BOS.
     free_unit_ids: at inference the unit decoder says BOS itself and may say any id; else BOS is given and only EOT and
       unit words can follow.
@@ -52,7 +56,7 @@ class Profile:
   name: str
   mask_prompt_eot: bool = False
   slice_role: str = 'assistant'
-  slice_bos: int | None = None
+  slice_bos: str = 'bos'
   keep_bos_state: bool = False
   free_unit_ids: bool = False
   mask_unit_eot: bool = False
@@ -61,7 +65,7 @@ class Profile:
 
 PROFILES = {
     'paper': Profile('paper'),
-    'released': Profile('released', mask_prompt_eot=True, slice_role='speaker', slice_bos=12800, keep_bos_state=True,
+    'released': Profile('released', mask_prompt_eot=True, slice_role='speaker', slice_bos='typo_bos', keep_bos_state=True,
                         free_unit_ids=True, mask_unit_eot=True, unit_id_limit=1000),
 }
 
@@ -110,8 +114,7 @@ def question_prompt(ids: SpecialIds, system: Sequence[int], text: Sequence[int],
 
 def slice_prefix(ids: SpecialIds, profile: Profile) -> list[int]:
   """What stands before the text (or states) of a slice in the unit decoder's input."""
-  bos = ids.bos if profile.slice_bos is None else profile.slice_bos
-  return [*header(ids, profile.slice_role), ids.nl, bos]
+  return [*header(ids, profile.slice_role), ids.nl, getattr(ids, profile.slice_bos)]
 
 
 def slice_suffix(ids: SpecialIds) -> list[int]:

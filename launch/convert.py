@@ -10,7 +10,6 @@ it. `weights` writes parameter groups of one stage, for other runs to start from
 import argparse
 from pathlib import Path
 
-from flax import traverse_util
 import jax
 import numpy as np
 import safetensors.numpy
@@ -18,6 +17,7 @@ import safetensors.numpy
 from echox_jax import bundle
 from echox_jax import errors
 from echox_jax import files
+from echox_jax import trees
 
 
 def export(args: argparse.Namespace) -> None:
@@ -32,7 +32,7 @@ def weights(args: argparse.Namespace) -> None:
   """Writes some parameter groups of one stage's newest checkpoint."""
   from echox_jax.training import checkpoint
   params = checkpoint.load_groups(args.checkpoint, args.groups)
-  flat = {key: np.ascontiguousarray(value, args.dtype) for key, value in traverse_util.flatten_dict(params, sep='/').items()}
+  flat = {key: np.ascontiguousarray(value, args.dtype) for key, value in trees.flatten_dict(params).items()}
   file = files.atomic_write_bytes(args.out / bundle.WEIGHTS, safetensors.numpy.save(flat))
   print(f'{file}: {sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {file.stat().st_size / 1e6:.1f} MB')
 

@@ -7,7 +7,7 @@ import safetensors.numpy
 
 from echox_jax import errors, sharding
 from echox_jax.training import checkpoint, init_from, stages, state
-from echox_jax.training.trees import flatten
+from echox_jax.trees import flatten
 from tests import training_jobs
 
 

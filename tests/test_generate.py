@@ -22,9 +22,8 @@ RELEASED = dataclasses.replace(CFG, profile='released')
 
 
 @pytest.fixture(autouse=True, scope='module')
-def released_ids():
-  with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision('highest'):
-    patch.setitem(prompts.PROFILES, 'released', dataclasses.replace(prompts.PROFILES['released'], slice_bos=12))
+def full_precision():
+  with jax.default_matmul_precision('highest'):
     yield
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from echox_jax import errors, sharding
 from echox_jax.training import stages, state, step
-from echox_jax.training.trees import flatten
+from echox_jax.trees import flatten
 from tests import training_jobs
 
 

@@ -49,8 +49,8 @@ def test_rows_are_those_of_the_text_to_codec_template(params):
 
 
 def test_released_prefix_has_its_own_id():
-  profile = dataclasses.replace(prompts.get_profile('released'), slice_bos=33)
-  assert prompts.slice_prefix(CFG.special_ids, profile)[-1] == 33
+  ids = dataclasses.replace(CFG.special_ids, typo_bos=33)
+  assert prompts.slice_prefix(ids, prompts.get_profile('released'))[-1] == 33
   assert prompts.slice_prefix(CFG.special_ids, prompts.get_profile('paper'))[-1] == CFG.special_ids.bos
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax.config import HubertConfig
+from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.conversion import rules
 from echox_jax.errors import CheckpointError
+from echox_jax.models.params import param_shapes
 
 _NOT_NEEDED = ('masked_spec_embed', 'mask_emb', 'final_proj.', 'label_embs_concat')  # parts of pre-training only
 
@@ -54,23 +55,29 @@ def encoder_params(tensors: Mapping[str, np.ndarray], cfg: HubertConfig) -> dict
   tensors = rules.strip_prefix(tensors, ('hubert.', 'w2v_model.'))
   tensors = {_transformers_name(k): v for k, v in tensors.items() if not k.startswith(_NOT_NEEDED)}
   tensors = _without_weight_norm(tensors, 'encoder.pos_conv_embed.conv')
+  shapes = param_shapes(EchoXConfig(hubert=cfg), ('hubert',))
+  return rules.convert(tensors, encoder_rules(cfg), 'a HuBERT base encoder of these sizes', shapes)['hubert']
+
+
+def encoder_rules(cfg: HubertConfig) -> list[rules.Rule]:
+  """Which tensor each parameter of `hubert` comes from (transformers' names, weight norm folded)."""
   n = cfg.num_layers
   layer = 'encoder.layers.{}'
-  return rules.convert(tensors, [
+  return [
       *(rule for i in range(len(cfg.conv_dim)) for rule in
-        rules.conv(f'feature_extractor/conv_{i}', f'feature_extractor.conv_layers.{i}.conv', bias=False)),
-      *rules.norm('feature_extractor/group_norm', 'feature_extractor.conv_layers.0.layer_norm'),
-      *rules.norm('feature_layer_norm', 'feature_projection.layer_norm'),
-      *rules.linear('feature_projection', 'feature_projection.projection'),
-      *rules.conv('pos_conv', 'encoder.pos_conv_embed.conv'),
-      *rules.norm('encoder_layer_norm', 'encoder.layer_norm'),
+        rules.conv(f'hubert/feature_extractor/conv_{i}', f'feature_extractor.conv_layers.{i}.conv', bias=False)),
+      *rules.norm('hubert/feature_extractor/group_norm', 'feature_extractor.conv_layers.0.layer_norm'),
+      *rules.norm('hubert/feature_layer_norm', 'feature_projection.layer_norm'),
+      *rules.linear('hubert/feature_projection', 'feature_projection.projection'),
+      *rules.conv('hubert/pos_conv', 'encoder.pos_conv_embed.conv'),
+      *rules.norm('hubert/encoder_layer_norm', 'encoder.layer_norm'),
       *(rule for name in ('q_proj', 'k_proj', 'v_proj', 'out_proj') for rule in
-        rules.linear(f'layers/attention/{name}', f'{layer}.attention.{name}', n)),
-      *rules.norm('layers/layer_norm', f'{layer}.layer_norm', n),
-      *rules.linear('layers/intermediate_dense', f'{layer}.feed_forward.intermediate_dense', n),
-      *rules.linear('layers/output_dense', f'{layer}.feed_forward.output_dense', n),
-      *rules.norm('layers/final_layer_norm', f'{layer}.final_layer_norm', n),
-  ], 'a HuBERT base encoder')
+        rules.linear(f'hubert/layers/attention/{name}', f'{layer}.attention.{name}', n)),
+      *rules.norm('hubert/layers/layer_norm', f'{layer}.layer_norm', n),
+      *rules.linear('hubert/layers/intermediate_dense', f'{layer}.feed_forward.intermediate_dense', n),
+      *rules.linear('hubert/layers/output_dense', f'{layer}.feed_forward.output_dense', n),
+      *rules.norm('hubert/layers/final_layer_norm', f'{layer}.final_layer_norm', n),
+  ]
 
 
 def _transformers_name(name: str) -> str:

@@ -1,17 +1,13 @@
 """Released EchoX weights, speech-to-text part (key names: facts 9) -> groups `llm` and `adapter`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from flax import linen as nn
-from flax import traverse_util
-import jax
 import numpy as np
 
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import rules
 from echox_jax.conversion.rules import Rule
-from echox_jax.models.adapter import init_adapter
-from echox_jax.models.llama import init_llm
+from echox_jax.models.params import param_shapes
 
 UNIT_PREFIX = 'unit_translator.'
 
@@ -30,10 +26,7 @@ def import_s2t(weights: Mapping[str, np.ndarray], cfg: EchoXConfig) -> dict:
     CheckpointError: lists every tensor that is missing, not used or of another shape.
   """
   own = {name: value for name, value in weights.items() if not name.startswith(UNIT_PREFIX)}
-  shapes = jax.eval_shape(lambda key: nn.meta.unbox({'llm': init_llm(key, cfg), 'adapter': init_adapter(key, cfg)}),
-                          jax.random.key(0))
-  expected = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep='/').items()}
-  return rules.convert(own, s2t_rules(cfg), 'this EchoX model', expected)
+  return rules.convert(own, s2t_rules(cfg), 'this EchoX model', param_shapes(cfg, ('llm', 'adapter')))
 
 
 def s2t_rules(cfg: EchoXConfig) -> list[Rule]:
@@ -72,11 +65,6 @@ def _attention_rules(path: str, name: str) -> list[Rule]:
   """torch's MultiheadAttention stacks query, key and value into `in_proj`."""
   found = rules.linear(f'{path}/out_proj', f'{name}.out_proj')
   for part, letter in enumerate('qkv'):
-    found.append(Rule(f'{path}/{letter}_proj/kernel', f'{name}.in_proj_weight', transform=_third(part)))
-    found.append(Rule(f'{path}/{letter}_proj/bias', f'{name}.in_proj_bias', transform=_third(part)))
+    found.append(Rule(f'{path}/{letter}_proj/kernel', f'{name}.in_proj_weight', axes=rules.REVERSED_2D, part=(part, 3)))
+    found.append(Rule(f'{path}/{letter}_proj/bias', f'{name}.in_proj_bias', part=(part, 3)))
   return found
-
-
-def _third(part: int) -> Callable[[np.ndarray], np.ndarray]:
-  """Takes one third of the rows and transposes it."""
-  return lambda x: np.array_split(x, 3)[part].T

@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 
-from flax import linen as nn
-from flax import traverse_util
-import jax
 import numpy as np
 
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import rules
 from echox_jax.conversion.released import UNIT_PREFIX, trunk_rules
 from echox_jax.conversion.rules import Rule
-from echox_jax.models.unit_decoder import init_denoising_adapter, init_unit_decoder
+from echox_jax.models.params import param_shapes
 
 ALIGNER = f'{UNIT_PREFIX}aligner_MLP.'
 
@@ -33,17 +30,8 @@ def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str
   """
   own = {name: value for name, value in weights.items() if name.startswith(UNIT_PREFIX)}
   adapted = any(name.startswith(ALIGNER) for name in own)
-
-  def groups(key):
-    created = {group: init_unit_decoder(key, cfg)}
-    if adapted:
-      created['denoising_adapter'] = init_denoising_adapter(key, cfg)
-    return nn.meta.unbox(created)
-
-  shapes = traverse_util.flatten_dict(jax.eval_shape(groups, jax.random.key(0)), sep='/')
-  expected = {path: leaf.shape for path, leaf in shapes.items()}
-  expected['unit_text_embedding/embedding'] = (cfg.llm.vocab_size, cfg.llm.hidden_size)
-  return rules.convert(own, unit_rules(cfg, group, adapted), 'this unit decoder', expected)
+  groups = ('unit_text_embedding', group, *(('denoising_adapter',) if adapted else ()))
+  return rules.convert(own, unit_rules(cfg, group, adapted), 'this unit decoder', param_shapes(cfg, groups))
 
 
 def unit_rules(cfg: EchoXConfig, group: str = 'echo', adapted: bool = True) -> list[Rule]:

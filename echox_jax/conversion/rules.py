@@ -1,34 +1,62 @@
-"""Renaming torch-style tensors into our parameter trees, with nothing missed and nothing left over.
+"""Renaming torch-style tensors into our parameter trees and back, with nothing missed and nothing left over.
 
 A conversion is a list of rules; each names one parameter of ours and the tensor, or one tensor a layer, that it comes from.
+The same list read backwards is the export.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 
-from flax import traverse_util
 import numpy as np
 
 from echox_jax import errors
+from echox_jax import trees
 
-Transform = Callable[[np.ndarray], np.ndarray]
+REVERSED_2D, REVERSED_3D = (1, 0), (2, 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """Our parameter `path` ('a/b/kernel') = `transform` of tensor `name`; `{}` in the name counts layers to stack."""
+  """Our parameter `path` ('a/b/kernel') and the tensor that it is.
+
+  Attributes:
+    path: of ours.
+    name: of the tensor; `{}` in it counts layers.
+    layers: how many tensors are stacked along a new first axis; None = one tensor, not stacked.
+    axes: the tensor's axes in our order; None = as they are.
+    part: (which, of how many) equal parts of the tensor's first axis ours is; None = all of it.
+  """
   path: str
   name: str
   layers: int | None = None
-  transform: Transform = np.asarray
+  axes: tuple[int, ...] | None = None
+  part: tuple[int, int] | None = None
 
   def sources(self) -> list[str]:
+    """Names of the tensors, a layer each."""
     return [self.name] if self.layers is None else [self.name.format(i) for i in range(self.layers)]
+
+  def read(self, tensor: np.ndarray) -> np.ndarray:
+    """The tensor of one layer in our layout."""
+    if self.part:
+      tensor = np.array_split(tensor, self.part[1])[self.part[0]]
+    return tensor if self.axes is None else tensor.transpose(self.axes)
+
+  def write(self, value: np.ndarray) -> np.ndarray:
+    """Turns `read` back (to its part of the tensor)."""
+    return value if self.axes is None else value.transpose(np.argsort(self.axes))
+
+  def tensor_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of the tensor of one layer, from that of our parameter."""
+    shape = tuple(shape)[self.layers is not None:]
+    if self.axes is not None:
+      shape = tuple(shape[i] for i in np.argsort(self.axes))
+    return (shape[0] * self.part[1], *shape[1:]) if self.part else shape
 
 
 def linear(path: str, name: str, layers: int | None = None, bias: bool = True) -> list[Rule]:
   """torch Linear [out,in] -> Dense kernel [in,out] and bias."""
-  rules = [Rule(f'{path}/kernel', f'{name}.weight', layers, np.transpose)]
+  rules = [Rule(f'{path}/kernel', f'{name}.weight', layers, REVERSED_2D)]
   return rules + ([Rule(f'{path}/bias', f'{name}.bias', layers)] if bias else [])
 
 
@@ -39,47 +67,103 @@ def norm(path: str, name: str, layers: int | None = None) -> list[Rule]:
 
 def conv(path: str, name: str, bias: bool = True) -> list[Rule]:
   """torch Conv1d [out,in,k] -> kernel [k,in,out] and bias."""
-  rules = [Rule(f'{path}/kernel', f'{name}.weight', transform=np.transpose)]
+  rules = [Rule(f'{path}/kernel', f'{name}.weight', axes=REVERSED_3D)]
   return rules + ([Rule(f'{path}/bias', f'{name}.bias')] if bias else [])
 
 
-def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str,
-            shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict:
+def tensor_shapes(rules: Sequence[Rule], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+  """Name and shape of every tensor, from the shapes of our parameters by path."""
+  return {source: rule.tensor_shape(shapes[rule.path]) for rule in rules for source in rule.sources()}
+
+
+def check(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str) -> None:
+  """Compares the tensors of a checkpoint with those it must have, by name and shape.
+
+  Raises:
+    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all listed.
+  """
+  problems = {
+      'missing': sorted(wanted.keys() - found.keys()),
+      'not used': sorted(found.keys() - wanted.keys()),
+      'wrong shape': [f'{name} {list(found[name])} for {list(shape)}' for name, shape in sorted(wanted.items())
+                      if name in found and tuple(found[name]) != tuple(shape)],
+  }
+  listed = [f'{label}: {", ".join(names)}' for label, names in problems.items() if names]
+  if listed:
+    raise errors.CheckpointError(
+        f'These tensors are not those of {what} ({"; ".join(listed)}): give the checkpoint that fits the config.')
+
+
+def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+  """Shapes of all tensors; a lazy mapping knows them without reading (`shapes`)."""
+  known = getattr(tensors, 'shapes', None)
+  return dict(known) if known is not None else {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def read(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Iterator[tuple[str, int | None, np.ndarray]]:
+  """Goes through all parameters tensor by tensor: (path, layer or None, our array), as stored, one in memory at a time."""
+  for rule in rules:
+    for layer, source in enumerate(rule.sources()):
+      yield rule.path, None if rule.layers is None else layer, rule.read(np.asarray(tensors[source]))
+
+
+def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str, shapes: Mapping[str, Sequence[int]]) -> dict:
   """Applies `rules` to `tensors` and returns the parameter tree (float32 numpy).
 
   Args:
     tensors: name -> array.
     rules: what each parameter comes from.
     what: names the model part in errors.
-    shapes: of the parameters by path, to be checked; None = not checked.
+    shapes: of the parameters by path.
 
   Raises:
     CheckpointError: tensors that are missing, that no rule uses, or of a wrong shape, all listed.
   """
-  wanted = {source for rule in rules for source in rule.sources()}
-  found = {'missing': wanted - tensors.keys(), 'not used': tensors.keys() - wanted,
-           'wrong shape': _misshaped(tensors, rules, shapes) if shapes else set()}
-  problems = [f'{label}: {", ".join(sorted(names))}' for label, names in found.items() if names]
-  if problems:
-    raise errors.CheckpointError(
-        f'These tensors are not those of {what} ({"; ".join(problems)}): give the checkpoint that fits the config.')
+  check(shapes_of(tensors), tensor_shapes(rules, shapes), what)
   flat = {}
+  for path, layer, value in read(tensors, rules):
+    if layer is None:
+      flat[path] = np.ascontiguousarray(value, np.float32)
+    else:
+      flat.setdefault(path, np.empty(tuple(shapes[path]), np.float32))[layer] = value
+  return trees.unflatten(flat)
+
+
+def export(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Iterator[tuple[str, np.ndarray]]:
+  """Turns `read` back: (tensor name, array) one by one, from our parameters by path."""
+  users: dict[str, list[tuple[Rule, int | None]]] = {}
   for rule in rules:
-    values = [np.asarray(rule.transform(tensors[source]), np.float32) for source in rule.sources()]
-    flat[rule.path] = values[0] if rule.layers is None else np.stack(values)
-  return traverse_util.unflatten_dict(flat, sep='/')
+    for layer, source in enumerate(rule.sources()):
+      users.setdefault(source, []).append((rule, None if rule.layers is None else layer))
+  for source, found in users.items():
+    found.sort(key=lambda user: user[0].part or (0, 1))
+    parts = [rule.write(np.asarray(params[rule.path] if layer is None else params[rule.path][layer])) for rule, layer in found]
+    yield source, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _misshaped(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
-  """Names of tensors that do not give their parameter its shape."""
-  return {source for rule in rules for source in rule.sources() if source in tensors
-          and rule.transform(tensors[source]).shape != tuple(shapes[rule.path])[rule.layers is not None:]}
+class Renamed(Mapping[str, np.ndarray]):
+  """Some tensors of another mapping under other names; nothing is read before it is asked for."""
+
+  def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
+    """`names`: name here -> name there."""
+    self._tensors, self._names = tensors, dict(names)
+    there = shapes_of(tensors)
+    self.shapes = {name: there[old] for name, old in self._names.items()}
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self._tensors[self._names[name]]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._names)
+
+  def __len__(self) -> int:
+    return len(self._names)
 
 
-def strip_prefix(tensors: Mapping[str, np.ndarray], prefixes: Sequence[str]) -> dict[str, np.ndarray]:
-  """Keeps the tensors under the first of `prefixes` that occurs and drops the prefix; all of them where none occurs."""
+def strip_prefix(tensors: Mapping[str, np.ndarray], prefixes: Sequence[str]) -> Renamed:
+  """The tensors under the first of `prefixes` that occurs, without the prefix; all of them where none occurs."""
   for prefix in prefixes:
-    kept = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    kept = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
     if kept:
-      return kept
-  return dict(tensors)
+      return Renamed(tensors, kept)
+  return Renamed(tensors, {name: name for name in tensors})

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax.config import WhisperConfig
+from echox_jax.config import EchoXConfig, WhisperConfig
 from echox_jax.conversion import rules
+from echox_jax.models.params import param_shapes
 
 
 def encoder_config(hf_config: Mapping[str, Any], dtype: str = 'float32') -> WhisperConfig:
@@ -23,19 +24,26 @@ def encoder_params(tensors: Mapping[str, np.ndarray], cfg: WhisperConfig) -> dic
   Raises:
     CheckpointError: encoder tensors that are missing or too many, listed.
   """
+  tensors = rules.strip_prefix(tensors, ('model.encoder.', 'encoder.'))
+  shapes = param_shapes(EchoXConfig(whisper=cfg), ('whisper',))
+  return rules.convert(tensors, encoder_rules(cfg), 'a Whisper encoder of these sizes', shapes)['whisper']
+
+
+def encoder_rules(cfg: WhisperConfig) -> list[rules.Rule]:
+  """Which tensor each parameter of `whisper` comes from (names after `encoder.`)."""
   n = cfg.num_layers
   attention = 'layers.{}.self_attn'
-  return rules.convert(rules.strip_prefix(tensors, ('model.encoder.', 'encoder.')), [
-      *rules.conv('conv1', 'conv1'),
-      *rules.conv('conv2', 'conv2'),
-      rules.Rule('embed_positions', 'embed_positions.weight'),
-      *rules.norm('layers/self_attn_layer_norm', 'layers.{}.self_attn_layer_norm', n),
-      *rules.linear('layers/self_attn/q_proj', f'{attention}.q_proj', n),
-      *rules.linear('layers/self_attn/k_proj', f'{attention}.k_proj', n, bias=False),
-      *rules.linear('layers/self_attn/v_proj', f'{attention}.v_proj', n),
-      *rules.linear('layers/self_attn/out_proj', f'{attention}.out_proj', n),
-      *rules.norm('layers/final_layer_norm', 'layers.{}.final_layer_norm', n),
-      *rules.linear('layers/fc1', 'layers.{}.fc1', n),
-      *rules.linear('layers/fc2', 'layers.{}.fc2', n),
-      *rules.norm('layer_norm', 'layer_norm'),
-  ], 'a Whisper encoder')
+  return [
+      *rules.conv('whisper/conv1', 'conv1'),
+      *rules.conv('whisper/conv2', 'conv2'),
+      rules.Rule('whisper/embed_positions', 'embed_positions.weight'),
+      *rules.norm('whisper/layers/self_attn_layer_norm', 'layers.{}.self_attn_layer_norm', n),
+      *rules.linear('whisper/layers/self_attn/q_proj', f'{attention}.q_proj', n),
+      *rules.linear('whisper/layers/self_attn/k_proj', f'{attention}.k_proj', n, bias=False),
+      *rules.linear('whisper/layers/self_attn/v_proj', f'{attention}.v_proj', n),
+      *rules.linear('whisper/layers/self_attn/out_proj', f'{attention}.out_proj', n),
+      *rules.norm('whisper/layers/final_layer_norm', 'layers.{}.final_layer_norm', n),
+      *rules.linear('whisper/layers/fc1', 'layers.{}.fc1', n),
+      *rules.linear('whisper/layers/fc2', 'layers.{}.fc2', n),
+      *rules.norm('whisper/layer_norm', 'layer_norm'),
+  ]

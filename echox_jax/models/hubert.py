@@ -12,7 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax.config import HubertConfig
+from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.models import layers
 
 Array = jax.Array
@@ -122,6 +122,11 @@ _conv = functools.partial(
     nn.Conv,
     kernel_init=nn.with_logical_partitioning(layers.default_init, ('conv_kernel', 'conv_in', 'conv_out')),
     bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)))
+
+
+def init_hubert(key: Array, cfg: EchoXConfig) -> dict:
+  """Boxed parameters of the encoder."""
+  return HubertEncoder(cfg.hubert).init(key, jnp.zeros((1, 16000)))['params']
 
 
 def _valid(x: Array, lengths: Array) -> Array:

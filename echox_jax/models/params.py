@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 
+from echox_jax import trees
 from echox_jax.config import EchoXConfig
 from echox_jax.models import layers
 
@@ -20,6 +21,7 @@ _INITS = {
     'denoising_adapter': ('unit_decoder', 'init_denoising_adapter'),
     'vocoder': ('vocoder', 'init_vocoder'),
     'discriminators': ('discriminators', 'init_discriminators'),
+    'hubert': ('hubert', 'init_hubert'),
 }
 GROUPS = ('unit_text_embedding', *_INITS)
 
@@ -30,6 +32,12 @@ def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict
   The key of a group depends on its name alone, so that a group starts from the same values in every stage.
   """
   return {group: _init(group)(jax.random.fold_in(key, GROUPS.index(group)), cfg) for group in groups}
+
+
+def param_shapes(cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, tuple[int, ...]]:
+  """{`group/path/to/leaf`: shape} of any set of groups; nothing is computed."""
+  made = jax.eval_shape(lambda key: nn.meta.unbox(init_groups(key, cfg, groups)), jax.random.key(0))
+  return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
 
 
 def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]:

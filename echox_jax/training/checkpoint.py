@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
-from echox_jax.training.trees import Tree, flatten, unflatten
+from echox_jax.trees import Tree, flatten, unflatten
 
 FOLDER = 'checkpoints'
 FINISHED = 'finished.json'

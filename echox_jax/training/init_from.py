@@ -12,7 +12,7 @@ from echox_jax import errors
 from echox_jax.conversion import whisper_ct2
 from echox_jax.training import checkpoint, stages
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.training.trees import flatten
+from echox_jax.trees import flatten
 
 SCRATCH = 'scratch'  # as the one entry of init_from: start from nothing, whatever the stage
 WEIGHTS = 'model.safetensors'

@@ -10,7 +10,7 @@ from echox_jax import sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import init_from, optimizer, stages
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.training.trees import Tree, flatten, merge, unflatten
+from echox_jax.trees import Tree, flatten, merge, unflatten
 
 
 @struct.dataclass

@@ -14,7 +14,7 @@ from echox_jax.training import optimizer, stages
 from echox_jax.training import state as state_lib
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.training.state import TrainState
-from echox_jax.training.trees import merge
+from echox_jax.trees import merge
 
 Metrics = dict[str, jax.Array]
 Carry = tuple[jax.Array, Any, Any]  # step, trainable, opt_state
