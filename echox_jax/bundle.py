@@ -63,7 +63,7 @@ def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[st
   if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
     raise errors.CheckpointError(f'{folder} exists and is not an exported model: choose another folder.')
   with files.atomic_dir(folder) as beside:
-    flat = trees.flatten_dict({g: params[g] for g in GROUPS})
+    flat = trees.flatten({g: params[g] for g in GROUPS})
     flat = {key: np.ascontiguousarray(value) for key, value in flat.items()}
     safetensors.numpy.save_file(flat, beside / WEIGHTS)
     files.atomic_write_json(beside / CONFIG, config_lib.to_dict(config))
@@ -94,7 +94,7 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     flat = safetensors.numpy.load_file(folder / WEIGHTS)
   except safetensors.SafetensorError as error:
     raise errors.CheckpointError(f'{folder / WEIGHTS} is damaged ({error}): export the model again.') from error
-  params = trees.unflatten_dict(flat)
+  params = trees.unflatten(flat)
   missing = [g for g in GROUPS if g not in params]
   if missing:
     raise errors.CheckpointError(f'{folder / WEIGHTS} lacks the parameters of {", ".join(missing)}: export the model again.')

@@ -32,7 +32,7 @@ def weights(args: argparse.Namespace) -> None:
   """Writes some parameter groups of one stage's newest checkpoint."""
   from echox_jax.training import checkpoint
   params = checkpoint.load_groups(args.checkpoint, args.groups)
-  flat = {key: np.ascontiguousarray(value, args.dtype) for key, value in trees.flatten_dict(params).items()}
+  flat = {key: np.ascontiguousarray(value, args.dtype) for key, value in trees.flatten(params).items()}
   file = files.atomic_write_bytes(args.out / bundle.WEIGHTS, safetensors.numpy.save(flat))
   print(f'{file}: {sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {file.stat().st_size / 1e6:.1f} MB')
 

@@ -1,6 +1,5 @@
 """The cut rule: the whole-answer form and the streaming form are one rule."""
 
-
 from hypothesis import given, settings, strategies as st
 import jax
 import jax.numpy as jnp
