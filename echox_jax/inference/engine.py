@@ -21,17 +21,10 @@ import numpy as np
 from echox_jax import audio as audio_lib
 from echox_jax import errors, prompts
 from echox_jax.config import EchoXConfig
-from echox_jax.inference import generate, sampling, trigger
-from echox_jax.models import echox
-from echox_jax.models.llama import Llama, head_embedding
-from echox_jax.models.unit_decoder import DenoisingAdapter
-from echox_jax.models.vocoder import UnitVocoder
+from echox_jax.inference import generate, steps, trigger
 
 Array = jax.Array
 _SHORTEST_AUDIO = 0.1  # seconds
-_AUDIO_STEP = 2.0  # seconds, first rung of the ladder of question lengths
-_PROMPT_STEP = 32  # tokens
-_FRAME_STEP = 100  # 2 s of speech
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +98,14 @@ class Engine:
     self.params = jax.tree.map(jnp.asarray, dict(bundle.params))
     cfg = self.config
     jitted = lambda f, **kw: jax.jit(functools.partial(f, cfg), **kw)
-    self._encode, self._read, self._speak = jitted(_encode), jitted(_read), jitted(_speak)
-    self._advance = jitted(_advance, donate_argnums=1)
+    self._encode, self._embed, self._read = jitted(steps.encode), jitted(steps.embed), jitted(steps.read)
+    self._advance = jitted(steps.advance, donate_argnums=1)
     self._choose = jitted(_choose, static_argnums=(2, 3))
-    self._durations, self._wave = jitted(_durations), jitted(_wave)
+    self._speak, self._durations, self._wave = jitted(steps.speak), jitted(steps.durations), jitted(steps.wave)
     self._generate = jitted(_generate)
     self._system = self.tokenizer.encode(cfg.system_message) if cfg.system_message else []
     self._keep_bos = prompts.get_profile(cfg.profile).keep_bos_state
-    longest = min(cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds)
-    self._audio_ladder = [round(s * audio_lib.SAMPLE_RATE) for s in _ladder(_AUDIO_STEP, longest)]
-    self._prompt_ladder = [int(n) for n in _ladder(_PROMPT_STEP, cfg.max_prompt_tokens)]
-    self._frame_ladder = [int(n) for n in _ladder(_FRAME_STEP, cfg.streaming.max_frames)]
+    self._audio_ladder, self._prompt_ladder, self._frame_ladder = steps.ladders(cfg)
     longest_clip = (jax.ShapeDtypeStruct((1, self._audio_ladder[-1]), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
     self._max_states = jax.eval_shape(self._encode, self.params, *longest_clip)[0].shape[1]
 
@@ -161,9 +151,8 @@ class Engine:
     """Encodes and reads one question -> (state of the LLM, speech positions that did not fit); errors as above."""
     wave = None if wave is None else self.check_wave(wave)
     rows = self._rows([self.prompt(text, wave is not None)])
-    states = (None, None) if wave is None else self._states([wave])
-    state, overflow = self._read(self.params, rows, *states)
-    return state, int(overflow)
+    heard = None if wave is None else self._embed(self.params, *self._states([wave]))
+    return self._read(self.params, rows, heard), 0 if heard is None else int(heard.overflow[0])
 
   def choose(self, state: generate.TextState, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
              step: int = 0) -> tuple[int, float, np.ndarray]:
@@ -299,7 +288,7 @@ class Engine:
       starts += [self.understand(noise[:samples])[0] for samples in self._audio_ladder][-1:]
     if text:
       rows = (np.full((1, size), self.config.special_ids.pad, np.int32) for size in self._prompt_ladder)
-      starts += [self._read(self.params, row, None, None)[0] for row in rows]
+      starts += [self._read(self.params, row, None) for row in rows]
     for state in starts:
       hidden = self.choose(state)[2]
       self.advance(state, self.config.special_ids.bos)
@@ -335,55 +324,16 @@ class Engine:
     return jnp.pad(states, ((0, 0), (0, self._max_states - states.shape[1]), (0, 0))), state_lengths
 
 
-def _encode(cfg: EchoXConfig, params: dict, audio: Array, lengths: Array) -> tuple[Array, Array]:
-  return echox.encode_speech(params, cfg, audio, lengths)
-
-
-def _read(cfg: EchoXConfig, params: dict, ids: Array, states: Array | None, lengths: Array | None) -> tuple[generate.TextState, Array]:
-  """(state after the prompt, speech positions over the shrink budget)."""
-  speech = None if states is None else echox.embed_speech(params, cfg, states, lengths)
-  embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
-  state = generate.prefill(params, cfg, echox.splice(cfg, ids, embeddings, speech), cfg.streaming.max_new_tokens)
-  return state, jnp.zeros((), jnp.int32) if speech is None else speech.overflow.sum()
-
-
 def _choose(cfg: EchoXConfig, params: dict, state: generate.TextState, temperature: float, top_p: float, seed: Array,
             step: Array) -> tuple[Array, Array, Array]:
   """(next id, trigger score, state that predicts it) of a batch of one."""
-  token = sampling.sample(state.logits, jax.random.fold_in(jax.random.key(seed), step), temperature, top_p)
-  period = head_embedding(params['llm'])[cfg.special_ids.period]
-  return token[0], trigger.scores(state.hidden, period)[0], state.hidden[0]
-
-
-def _advance(cfg: EchoXConfig, params: dict, state: generate.TextState, token: Array) -> generate.TextState:
-  return generate.decode_step(params, cfg, state, token)
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  token, score = steps.choose(cfg, params, state.hidden, state.logits, key, temperature, top_p)
+  return token[0], score[0], state.hidden[0]
 
 
 def _generate(cfg: EchoXConfig, params: dict, ids: Array, states: Array | None, lengths: Array | None) -> generate.Generated:
   return generate.generate_text(params, cfg, ids, states, lengths, cfg.streaming.max_new_tokens)
-
-
-def _speak(cfg: EchoXConfig, params: dict, hidden: Array, lengths: Array) -> generate.UnitWords:
-  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
-  return generate.decode_unit_words(params['echo'], params['unit_text_embedding']['embedding'], cfg, adapted, lengths,
-                                    cfg.streaming.max_unit_words)
-
-
-def _durations(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
-  return UnitVocoder(cfg.vocoder).apply({'params': params['vocoder']}, units, mask, method='durations')
-
-
-def _wave(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
-  return UnitVocoder(cfg.vocoder).apply({'params': params['vocoder']}, units, mask, method='generate')
-
-
-def _ladder(first: float, last: float) -> list[float]:
-  """`first`, twice it, four times it ... up to `last`, which is always the end."""
-  rungs = []
-  while first < last:
-    rungs.append(first)
-    first *= 2
-  return [*rungs, last]
 
 
 def _rung(ladder: Sequence[int], size: int) -> int:
