@@ -72,7 +72,7 @@ def s2t(config: ConfigDict) -> None:
   config.data.max_states = 200
   config.data.written_fraction = 0.25
   config.data.augment.update(dict(time_warp=0.2, noise=0.15, time_mask=0.1, feature_mask=0.1))
-  config.train.update(dict(steps=1500, batch_size=16, checkpoint_every=500))
+  config.train.update(dict(steps=1400, batch_size=16, checkpoint_every=500))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100))
 
 
@@ -81,7 +81,7 @@ def t2c(config: ConfigDict) -> None:
   config.data.sets = ('answers/train', 'answers/holdout')
   config.data.max_tokens = 128
   config.data.max_unit_words = 96
-  config.train.update(dict(steps=1100, batch_size=16, checkpoint_every=550))
+  config.train.update(dict(steps=1000, batch_size=16, checkpoint_every=500))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=50))
 
 
