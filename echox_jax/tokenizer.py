@@ -1,4 +1,4 @@
-"""The text tokenizer: SentencePiece, with the special ids of echox_jax/prompts.py.
+"""Text tokenizers: SentencePiece, with the special ids of echox_jax/prompts.py, and the byte-pair files of other models.
 
 Special pieces other than "." are control pieces: no text a user types can turn into one.
 """
@@ -6,6 +6,7 @@ Special pieces other than "." are control pieces: no text a user types can turn 
 from collections.abc import Iterable, Sequence
 import dataclasses
 import io
+import json
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import sentencepiece
 from echox_jax import errors, files
 from echox_jax.prompts import NANO_IDS, SpecialIds
 
+SENTENCEPIECE_FILE, BPE_FILE = 'tokenizer.model', 'tokenizer.json'  # in a model folder
 _BYTE_PIECES = 256  # one for each byte, so that any text encodes
 
 
@@ -57,6 +59,75 @@ class TextTokenizer:
   def piece(self, token: int) -> str:
     """The piece of one id, as it stands in the vocabulary (`▁` = start of a word)."""
     return self._model.id_to_piece(int(token))
+
+
+class BpeTokenizer:
+  """Text <-> ids by a Hugging Face `tokenizer.json`, the byte-pair tokenizer of Llama 3 and its like.
+
+  `decode(encode(text)) == text` where the file says nothing else. A character may be spread over several ids; as long as its
+  last byte is missing, `decode` ends in U+FFFD.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    """Reads the file.
+
+    Raises:
+      DataError: the file is missing or is no tokenizer.
+      MissingExtraError: the package `tokenizers` is not installed.
+    """
+    try:
+      import tokenizers
+    except ImportError as error:
+      raise errors.MissingExtraError('tokenizers', 'bpe', 'A byte-pair tokenizer') from error
+    path = Path(path)
+    if not path.is_file():
+      raise errors.DataError(f'there is no tokenizer {path}: give the path of a tokenizer.json.')
+    try:
+      values = json.loads(path.read_text('utf-8'))
+      for token in values.get('added_tokens') or ():  # e.g. unit words, which a released file adds as if they were text
+        token['special'] |= token['content'].startswith('<|') and token['content'].endswith('|>')
+      self._model = tokenizers.Tokenizer.from_str(json.dumps(values))
+    except Exception as error:  # the package raises nothing more exact
+      raise errors.DataError(f'{path} is no tokenizer.json or is damaged ({error}): copy it again.') from error
+    self._model.encode_special_tokens = True  # special tokens that a user types stay text
+    self._model.no_padding()
+    self._model.no_truncation()
+    self._size = max(self._model.get_vocab().values(), default=-1) + 1
+    if not self._size:
+      raise errors.DataError(f'the tokenizer {path} is empty: copy it again.')
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of ids V, special ones included; ids are 0..V-1."""
+    return self._size
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of `text`, without BOS; no special id ever comes out."""
+    return self._model.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of `ids`; special ids, and ids beyond the vocabulary, are skipped."""
+    return self._model.decode([int(i) for i in ids if 0 <= i < self._size], skip_special_tokens=True)
+
+  def piece(self, token: int) -> str:
+    """The piece of one id, as it stands in the vocabulary (`Ġ` = a space); empty where the vocabulary has a gap."""
+    return self._model.id_to_token(int(token)) or ''
+
+
+Tokenizer = TextTokenizer | BpeTokenizer
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
+  """The tokenizer in a model folder (`tokenizer.json` before `tokenizer.model`); None where there is none.
+
+  Raises:
+    DataError: the file is damaged.
+    MissingExtraError: it takes a package that is not installed.
+  """
+  for name, kind in ((BPE_FILE, BpeTokenizer), (SENTENCEPIECE_FILE, TextTokenizer)):
+    if (Path(folder) / name).is_file():
+      return kind(Path(folder) / name)
+  return None
 
 
 def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], vocab_size: int) -> TextTokenizer:

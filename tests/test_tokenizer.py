@@ -1,4 +1,8 @@
-"""The text tokenizer gives text back, keeps special ids to itself and fails in one sentence."""
+"""The text tokenizers give text back, keep special ids to themselves and fail in one sentence."""
+
+import json
+import shutil
+import sys
 
 from echox_jax import errors, tokenizer
 from echox_jax.prompts import NANO_IDS
@@ -77,3 +81,83 @@ def test_missing_or_damaged_file_is_one_sentence(content, tmp_path):
     path.write_bytes(content)
   with pytest.raises(errors.DataError, match='tokenizer|SentencePiece'):
     tokenizer.TextTokenizer(path)
+
+
+# Byte-pair files of other models
+
+
+@pytest.fixture(scope='module')
+def bpe_file(tmp_path_factory):
+  tokenizers = pytest.importorskip('tokenizers', reason='the package tokenizers is not installed')
+  made = tokenizers.Tokenizer(tokenizers.models.BPE())
+  made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.decoder = tokenizers.decoders.ByteLevel()
+  made.train_from_iterator(TEXTS, tokenizers.trainers.BpeTrainer(
+      vocab_size=340, special_tokens=['<|begin|>', '<|end|>'], show_progress=False,
+      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+  made.add_tokens(['<|unit_▁837|>'])  # as released files add unit words: not as special tokens
+  path = tmp_path_factory.mktemp('bpe') / 'tokenizer.json'
+  made.save(str(path))
+  return path
+
+
+@pytest.fixture(scope='module')
+def bpe(bpe_file):
+  return tokenizer.BpeTokenizer(bpe_file)
+
+
+def test_bpe_vocabulary(bpe):
+  assert bpe.vocab_size == 341
+  assert [bpe.piece(i) for i in (0, 1, 340)] == ['<|begin|>', '<|end|>', '<|unit_▁837|>']
+  assert bpe.piece(5000) == ''
+  assert len(bpe.encode('What is the capital of France please?')) < 12
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(exclude_categories=('Cs',)), max_size=20))
+def test_any_text_comes_back_through_bpe_without_special_ids(bpe, text):
+  for written in (text, f'<|begin|>{text}<|end|> <|unit_▁837|>'):
+    ids = bpe.encode(written)
+    assert not {0, 1, 340} & set(ids) and bpe.decode(ids) == written
+
+
+def test_special_ids_are_skipped_in_bpe_text(bpe):
+  assert bpe.decode([0, *bpe.encode('Paris'), 340, 1, 341, -100]) == 'Paris'
+
+
+def test_bpe_text_grows_character_by_character(bpe):
+  """What the engine streams: a text that ends in U+FFFD waits, and what has been shown never changes."""
+  text, shown = 'un été 日本語 🙂 fin', ''
+  ids = bpe.encode(text)
+  assert len(ids) > len(text)  # most of these characters take several ids
+  for n in range(1, len(ids) + 1):
+    whole = bpe.decode(ids[:n])
+    assert whole.startswith(shown)
+    if not whole.endswith('\ufffd'):
+      shown = whole
+  assert shown == text
+
+
+@pytest.mark.parametrize('content', [None, '', '{', '{}', '{"model": 3}', '[]'])
+def test_missing_or_damaged_bpe_file_is_one_sentence(content, tmp_path):
+  pytest.importorskip('tokenizers', reason='the package tokenizers is not installed')
+  path = tmp_path / 'tokenizer.json'
+  if content is not None:
+    path.write_text(content)
+  with pytest.raises(errors.DataError, match='tokenizer'):
+    tokenizer.BpeTokenizer(path)
+
+
+def test_bpe_without_its_package_names_the_extra(tmp_path, monkeypatch):
+  (tmp_path / 'tokenizer.json').write_text(json.dumps({}))
+  monkeypatch.setitem(sys.modules, 'tokenizers', None)
+  with pytest.raises(errors.MissingExtraError, match=r'echox-jax\[bpe\]'):
+    tokenizer.load_tokenizer(tmp_path)
+
+
+def test_tokenizer_of_a_model_folder(bpe_file, tmp_path):
+  assert tokenizer.load_tokenizer(tmp_path) is None
+  tokenizer.train_tokenizer(TEXTS, tmp_path / 'tokenizer.model', 340)
+  assert tokenizer.load_tokenizer(tmp_path).vocab_size == 340
+  shutil.copyfile(bpe_file, tmp_path / 'tokenizer.json')
+  assert isinstance(tokenizer.load_tokenizer(tmp_path), tokenizer.BpeTokenizer)
