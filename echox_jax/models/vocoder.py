@@ -191,6 +191,11 @@ class UnitVocoder(nn.Module):
       speaker = jnp.full(units.shape[:1], cfg.speaker_id) if speaker is None else speaker
       voice = self.speaker_embedding(speaker)[:, None]
       x = jnp.concatenate([x, jnp.broadcast_to(voice, (*x.shape[:2], voice.shape[-1]))], axis=-1)
+    return self.from_features(x, mask)
+
+  def from_features(self, x: Array, mask: Array | None = None) -> Array:
+    """What stands behind the embeddings, a plain HiFi-GAN generator: float[B,F,model_in_dim] -> float32[B,F*hop], mask as above."""
+    cfg = self.config
     x = self.conv_pre(_hide(x, mask))
     if cfg.context_dilations:
       x = self.context(x, mask)
