@@ -7,7 +7,6 @@ have not changed is skipped, so a run that was stopped goes on where it was.
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
-import json
 from pathlib import Path
 import shutil
 from typing import Any
@@ -112,17 +111,12 @@ def pretrained_encoders(experiment: ExperimentConfig) -> Encoders:
 
 
 def _load_hubert(folder: str):
-  """Config and parameters of a HuBERT that transformers wrote."""
-  import safetensors.numpy
+  """Config and parameters of a HuBERT, imported or as transformers wrote it."""
+  from echox_jax.conversion import importers
 
-  from echox_jax.conversion import hubert_hf
-
-  config, weights = Path(folder) / 'config.json', Path(folder) / 'model.safetensors'
-  if not folder or not config.is_file() or not weights.is_file():
-    raise errors.ConfigError(
-        f'there is no HuBERT in {folder or "precompute.hubert, which is empty"}: name a folder with config.json and model.safetensors.')
-  cfg = hubert_hf.encoder_config(json.loads(config.read_text('utf-8')))
-  return cfg, hubert_hf.encoder_params(safetensors.numpy.load_file(weights), cfg)
+  if not folder:
+    raise errors.ConfigError('there is no HuBERT in precompute.hubert, which is empty: name a folder with config.json and safetensors.')
+  return importers.load_group('hubert', Path(folder))
 
 
 class _Job:

@@ -1,12 +1,15 @@
-"""An exported model: one folder that holds all it takes to answer, and nothing of training.
+"""A model folder: one folder that holds all it takes to answer, and nothing of training.
 
   config.json          the EchoXConfig
   model.safetensors    parameters, keys like `llm/trunk/layers/mlp/up_proj/kernel`
-  tokenizer.model      SentencePiece text tokenizer
+  tokenizer.model      SentencePiece text tokenizer, or tokenizer.json: a byte-pair one
   unit_language.json   units <-> unit words
+
+One that was imported may hold less: an encoder alone, say. What needs an absent part says so (`require`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,36 +18,53 @@ import shutil
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax import files
+from echox_jax import tensor_files
+from echox_jax import tokenizer as tokenizer_lib
 from echox_jax import trees
 from echox_jax.config import EchoXConfig
-from echox_jax.tokenizer import TextTokenizer
+from echox_jax.conversion import rules
+from echox_jax.models import params as params_lib
 from echox_jax.units.unit_language import UnitLanguage
 
-GROUPS = ('whisper', 'adapter', 'llm', 'unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder')
+GROUPS = ('whisper', 'adapter', 'llm', 'unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder')  # what answering takes
 CONFIG, WEIGHTS, TOKENIZER, UNIT_LANGUAGE = 'config.json', 'model.safetensors', 'tokenizer.model', 'unit_language.json'
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-  """A loaded model. `params` is a dict of groups (see `GROUPS`) of nested dicts of arrays."""
+  """A loaded model. `params` is a dict of groups of nested dicts of arrays; the others are None where the folder has none."""
   config: EchoXConfig
   params: Mapping[str, Any]
-  tokenizer: TextTokenizer
-  unit_language: UnitLanguage
+  tokenizer: tokenizer_lib.Tokenizer | None = None
+  unit_language: UnitLanguage | None = None
+
+
+def require(model: Any, parts: Iterable[str] = (*GROUPS, 'tokenizer', 'unit_language')) -> None:
+  """Checks that a model has what it takes; by default, to answer in speech.
+
+  Args:
+    model: a `Bundle`.
+    parts: parameter groups, `tokenizer`, `unit_language`.
+
+  Raises:
+    CheckpointError: names the parts that it lacks.
+  """
+  absent = [part for part in parts if part not in model.params and getattr(model, part, None) is None]
+  if absent:
+    raise errors.CheckpointError(
+        f'the model lacks {", ".join(absent)} (it holds {", ".join(model.params)}): import or export one with these parts.')
 
 
 def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[str, Any], tokenizer_file: Path,
          unit_language_file: Path) -> Path:
-  """Writes a bundle, whole or not at all.
+  """Writes a model that can answer, whole or not at all.
 
   Args:
-    folder: where to; an earlier bundle there is replaced.
+    folder: where to; an earlier model there is replaced.
     config: of the model.
     params: dict of groups.
     tokenizer_file: copied in.
@@ -54,48 +74,117 @@ def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[st
     The folder.
 
   Raises:
-    CheckpointError: a group is missing, or the folder exists and is no bundle.
+    CheckpointError: a group is missing, or the folder exists and is no model.
   """
-  folder = Path(folder)
   missing = [g for g in GROUPS if g not in params]
   if missing:
     raise errors.CheckpointError(f'cannot export without the parameters of {", ".join(missing)}: train the stages that make them first.')
-  if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
-    raise errors.CheckpointError(f'{folder} exists and is not an exported model: choose another folder.')
+  flat = {key: np.asarray(value) for key, value in trees.flatten({g: params[g] for g in GROUPS}).items()}
+  with writing(folder) as beside:
+    write_params(beside, {key: (value.shape, value.dtype) for key, value in flat.items()},
+                 ((key, None, value) for key, value in flat.items()))
+    write_rest(beside, config, {TOKENIZER: tokenizer_file, UNIT_LANGUAGE: unit_language_file})
+  return Path(folder)
+
+
+@contextlib.contextmanager
+def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
+  """Yields a folder to write a model into; it takes the place of `folder` when the block ends well, else nothing stays.
+
+  Raises:
+    CheckpointError: `folder` exists and is neither empty nor a model.
+  """
+  check_replaceable(folder)
   with files.atomic_dir(folder) as beside:
-    flat = trees.flatten({g: params[g] for g in GROUPS})
-    flat = {key: np.ascontiguousarray(value) for key, value in flat.items()}
-    safetensors.numpy.save_file(flat, beside / WEIGHTS)
-    files.atomic_write_json(beside / CONFIG, config_lib.to_dict(config))
-    shutil.copyfile(tokenizer_file, beside / TOKENIZER)
-    shutil.copyfile(unit_language_file, beside / UNIT_LANGUAGE)
-  return folder
+    yield beside
+
+
+def check_replaceable(folder: str | os.PathLike[str]) -> None:
+  """Raises CheckpointError if `folder` exists and is neither empty nor a model folder."""
+  folder = Path(folder)
+  if folder.exists() and not folder.is_dir() or folder.is_dir() and any(folder.iterdir()) and not is_model(folder):
+    raise errors.CheckpointError(f'{folder} exists and is not an exported model: choose another folder.')
+
+
+def is_model(folder: str | os.PathLike[str]) -> bool:
+  """True if the config in `folder` is one of ours."""
+  try:
+    return 'special_ids' in json.loads((Path(folder) / CONFIG).read_text('utf-8'))
+  except (OSError, ValueError, TypeError):
+    return False
+
+
+def write_params(folder: Path, specs: Mapping[str, tensor_files.Spec], arrays: Iterable[tuple[str, int | None, np.ndarray]]) -> None:
+  """Writes parameters one by one.
+
+  Args:
+    folder: of the model.
+    specs: `group/path` -> (shape, dtype).
+    arrays: (`group/path`, row of its first axis or None = all of it, values); all of `specs`.
+  """
+  with tensor_files.TensorWriter(folder / WEIGHTS, specs) as writer:
+    for path, row, value in arrays:
+      writer.write(path, value, row)
+
+
+def write_rest(folder: Path, config: EchoXConfig, copies: Mapping[str, Path | bytes],
+               unit_language: UnitLanguage | None = None) -> None:
+  """Writes the config and the files beside it; `copies`: name in the folder -> file, or what it holds."""
+  files.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
+  for name, file in copies.items():
+    if isinstance(file, bytes):
+      files.atomic_write_bytes(folder / name, file)
+    else:
+      shutil.copyfile(file, folder / name)
+  if unit_language is not None:
+    unit_language.save(folder / UNIT_LANGUAGE)
 
 
 def load(folder: str | os.PathLike[str]) -> Bundle:
-  """Opens an exported model.
+  """Opens a model folder, whatever parts it holds.
 
   Raises:
-    CheckpointError: the folder or a part of it is missing or damaged.
+    CheckpointError: the folder or a part of it is missing, damaged or of another config.
     ConfigError: its config has fields that this version does not know.
   """
   folder = Path(folder)
-  for name in (CONFIG, WEIGHTS, TOKENIZER, UNIT_LANGUAGE):
-    if not (folder / name).is_file():
-      raise errors.CheckpointError(
-          f'{folder} is not an exported model ({name} is missing): '
-          'make one with `python -m launch.convert export --checkpoint WORKDIR --to safetensors --out DIR`.')
+  params, language = load_params(folder), folder / UNIT_LANGUAGE
+  return Bundle(read_config(folder), params, tokenizer_lib.load_tokenizer(folder),
+                UnitLanguage.load(language) if language.is_file() else None)
+
+
+def load_params(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """The parameters of a model folder, a dict of groups; errors as `load`."""
+  tensors = tensor_files.open_tensors(_file(folder, WEIGHTS))
+  check_shapes(read_config(folder), tensors.shapes, str(tensors.path))
+  return trees.unflatten(dict(tensors))
+
+
+def read_config(folder: str | os.PathLike[str]) -> EchoXConfig:
+  """The config of a model folder; errors as `load`."""
+  file = _file(folder, CONFIG)
   try:
-    values = json.loads((folder / CONFIG).read_text('utf-8'))
+    values = json.loads(file.read_text('utf-8'))
   except ValueError as error:
-    raise errors.CheckpointError(f'{folder / CONFIG} is not valid JSON ({error}): export the model again.') from error
-  config = config_lib.build(EchoXConfig, values)
-  try:
-    flat = safetensors.numpy.load_file(folder / WEIGHTS)
-  except safetensors.SafetensorError as error:
-    raise errors.CheckpointError(f'{folder / WEIGHTS} is damaged ({error}): export the model again.') from error
-  params = trees.unflatten(flat)
-  missing = [g for g in GROUPS if g not in params]
-  if missing:
-    raise errors.CheckpointError(f'{folder / WEIGHTS} lacks the parameters of {", ".join(missing)}: export the model again.')
-  return Bundle(config, params, TextTokenizer(folder / TOKENIZER), UnitLanguage.load(folder / UNIT_LANGUAGE))
+    raise errors.CheckpointError(f'{file} is not valid JSON ({error}): export the model again.') from error
+  return config_lib.build(EchoXConfig, values)
+
+
+def _file(folder: str | os.PathLike[str], name: str) -> Path:
+  """A file that every model folder has."""
+  file = Path(folder) / name
+  if not file.is_file():
+    raise errors.CheckpointError(
+        f'{folder} is not an exported model ({name} is missing): '
+        'make one with `python -m launch.convert export --checkpoint WORKDIR --to safetensors --out DIR`.')
+  return file
+
+
+def check_shapes(config: EchoXConfig, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+  """Checks that whole groups are there, as the config has them.
+
+  Raises:
+    CheckpointError: parameters that are missing, unknown or of another shape.
+  """
+  groups = {path.split('/')[0] for path in shapes} & set(params_lib.GROUPS)
+  rules.check(shapes, params_lib.param_shapes(config, sorted(groups)), what)

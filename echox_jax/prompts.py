@@ -9,6 +9,10 @@ import dataclasses
 
 from echox_jax import errors
 
+# What released checkpoints are told at inference (facts 1).
+RELEASED_SYSTEM_MESSAGE = (
+    'You are a helpful language and speech assistant. You are able to understand the speech content that the user provides, '
+    'and assist the user with a variety of tasks using natural language.')
 IGNORE = -100  # label of a position that no loss counts
 
 

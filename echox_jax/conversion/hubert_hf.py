@@ -1,14 +1,17 @@
 """HuBERT base weights under transformers' or fairseq's names -> our parameters (facts 11)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 import re
 from typing import Any
 
 import numpy as np
 
+from echox_jax import tensor_files
 from echox_jax.config import EchoXConfig, HubertConfig
-from echox_jax.conversion import rules
-from echox_jax.errors import CheckpointError
+from echox_jax.conversion import hf_folder, lazy, rules, weight_norm
+from echox_jax.conversion.imported import Imported
+from echox_jax.errors import CheckpointError, ConfigError
 from echox_jax.models.params import param_shapes
 
 _NOT_NEEDED = ('masked_spec_embed', 'mask_emb', 'final_proj.', 'label_embs_concat')  # parts of pre-training only
@@ -32,18 +35,41 @@ def encoder_config(hf_config: Mapping[str, Any], dtype: str = 'float32') -> Hube
 
   Raises:
     CheckpointError: a variant other than HuBERT base (pre-norm layers, layer norm in the convolutions, conv biases).
+    ConfigError: a size is missing.
   """
   variant = (hf_config.get('do_stable_layer_norm', False), hf_config.get('feat_extract_norm', 'group'),
              hf_config.get('conv_bias', False))
   if variant != (False, 'group', False):
     raise CheckpointError('This HuBERT is not of the base kind (post-norm, group norm, no conv biases): use a base model.')
-  return HubertConfig(
-      hidden_size=hf_config['hidden_size'], intermediate_size=hf_config['intermediate_size'],
-      num_layers=hf_config['num_hidden_layers'], num_heads=hf_config['num_attention_heads'],
-      conv_dim=tuple(hf_config['conv_dim']), conv_kernel=tuple(hf_config['conv_kernel']),
-      conv_stride=tuple(hf_config['conv_stride']), num_conv_pos_embeddings=hf_config['num_conv_pos_embeddings'],
-      num_conv_pos_embedding_groups=hf_config['num_conv_pos_embedding_groups'],
-      layer_norm_eps=hf_config['layer_norm_eps'], dtype=dtype)
+  try:
+    return HubertConfig(
+        hidden_size=hf_config['hidden_size'], intermediate_size=hf_config['intermediate_size'],
+        num_layers=hf_config['num_hidden_layers'], num_heads=hf_config['num_attention_heads'],
+        conv_dim=tuple(hf_config['conv_dim']), conv_kernel=tuple(hf_config['conv_kernel']),
+        conv_stride=tuple(hf_config['conv_stride']), num_conv_pos_embeddings=hf_config['num_conv_pos_embeddings'],
+        num_conv_pos_embedding_groups=hf_config['num_conv_pos_embedding_groups'],
+        layer_norm_eps=hf_config['layer_norm_eps'], dtype=dtype)
+  except KeyError as error:
+    raise ConfigError(f'the config of the HuBERT has no {error.args[0]!r}: give its complete config.json.') from error
+
+
+def open_hubert(source: Path, config: Path | None = None) -> Imported:
+  """A HuBERT base in safetensors, under transformers' or fairseq's names.
+
+  Args:
+    source: folder with config.json and safetensors, or a safetensors file.
+    config: another config.json.
+
+  Raises:
+    CheckpointError, ConfigError: something is missing or damaged, or it is another kind of HuBERT.
+  """
+  values = hf_folder.read_config(source, config)
+  return from_tensors(tensor_files.open_tensors(source), encoder_config(values.get('hubert', values)), source)
+
+
+def from_tensors(tensors: Mapping[str, np.ndarray], cfg: HubertConfig, source: Path) -> Imported:
+  """The encoder among `tensors`."""
+  return Imported(f'the HuBERT in {source}', EchoXConfig(hubert=cfg), ('hubert',), encoder_rules(cfg), encoder_tensors(tensors))
 
 
 def encoder_params(tensors: Mapping[str, np.ndarray], cfg: HubertConfig) -> dict:
@@ -52,11 +78,15 @@ def encoder_params(tensors: Mapping[str, np.ndarray], cfg: HubertConfig) -> dict
   Raises:
     CheckpointError: tensors that are missing or too many, listed.
   """
-  tensors = rules.strip_prefix(tensors, ('hubert.', 'w2v_model.'))
-  tensors = {_transformers_name(k): v for k, v in tensors.items() if not k.startswith(_NOT_NEEDED)}
-  tensors = _without_weight_norm(tensors, 'encoder.pos_conv_embed.conv')
   shapes = param_shapes(EchoXConfig(hubert=cfg), ('hubert',))
-  return rules.convert(tensors, encoder_rules(cfg), 'a HuBERT base encoder of these sizes', shapes)['hubert']
+  return rules.convert(encoder_tensors(tensors), encoder_rules(cfg), 'a HuBERT base encoder of these sizes', shapes)['hubert']
+
+
+def encoder_tensors(tensors: Mapping[str, np.ndarray]) -> lazy.LazyTensors:
+  """Those of the encoder under transformers' names, weight norm folded; parts of pre-training alone are passed over."""
+  entries = lazy.entries(rules.strip_prefix(tensors, ('hubert.', 'w2v_model.')))
+  entries = {_transformers_name(k): v for k, v in entries.items() if not k.startswith(_NOT_NEEDED)}
+  return lazy.LazyTensors(weight_norm.folded(entries, 'encoder.pos_conv_embed.conv.weight', axis=2))
 
 
 def encoder_rules(cfg: HubertConfig) -> list[rules.Rule]:
@@ -86,13 +116,3 @@ def _transformers_name(name: str) -> str:
     if renamed != name:
       return renamed
   return name
-
-
-def _without_weight_norm(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-  """Folds w = g v / ||v|| of the positional convolution; the norm is over all axes but the kernel's (the last)."""
-  tensors = dict(tensors)
-  for g_name, v_name in (('weight_g', 'weight_v'), ('parametrizations.weight.original0', 'parametrizations.weight.original1')):
-    if f'{prefix}.{g_name}' in tensors and f'{prefix}.{v_name}' in tensors:
-      g, v = tensors.pop(f'{prefix}.{g_name}'), tensors.pop(f'{prefix}.{v_name}')
-      tensors[f'{prefix}.weight'] = g * v / np.sqrt(np.sum(np.square(v), axis=(0, 1), keepdims=True))
-  return tensors

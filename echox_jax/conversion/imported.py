@@ -8,6 +8,7 @@ import numpy as np
 
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion.rules import Rule
+from echox_jax.units.unit_language import UnitLanguage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Imported:
     rules: where each of their parameters comes from.
     tensors: name -> array, read when asked for; `shapes` are known at once.
     files: what else belongs into the model folder: name there -> file to copy.
+    unit_language: of its unit decoder; None where it has none or does not say.
   """
   what: str
   config: EchoXConfig
@@ -28,3 +30,4 @@ class Imported:
   rules: Sequence[Rule]
   tensors: Mapping[str, np.ndarray]
   files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+  unit_language: UnitLanguage | None = None

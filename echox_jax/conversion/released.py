@@ -32,11 +32,8 @@ def import_s2t(weights: Mapping[str, np.ndarray], cfg: EchoXConfig) -> dict:
 def s2t_rules(cfg: EchoXConfig) -> list[Rule]:
   """Which released tensor each parameter of `llm` and `adapter` comes from."""
   aligner = 'model.asr_transformer_encoder.layers.0'
-  head = [] if cfg.llm.tie_embeddings else [Rule('llm/lm_head/embedding', 'lm_head.weight')]
   return [
-      Rule('llm/embed_tokens/embedding', 'model.embed_tokens.weight'),
-      *trunk_rules('llm/trunk', 'model', cfg.llm.num_layers),
-      *head,
+      *llm_rules(cfg),
       *rules.linear('adapter/projection', 'model.mm_projector1'),
       *_attention_rules('adapter/alignment/self_attn', f'{aligner}.self_attn'),
       *rules.linear('adapter/alignment/linear1', f'{aligner}.linear1'),
@@ -48,6 +45,13 @@ def s2t_rules(cfg: EchoXConfig) -> list[Rule]:
       *_attention_rules('adapter/look_back/attention', 'model.lbm.encoder_attn'),
       *rules.norm('adapter/look_back/norm', 'model.lbm.atten_layer_norm'),
   ]
+
+
+def llm_rules(cfg: EchoXConfig) -> list[Rule]:
+  """The LLM alone: any Llama under transformers' names."""
+  head = [] if cfg.llm.tie_embeddings else [Rule('llm/lm_head/embedding', 'lm_head.weight')]
+  return [
+      Rule('llm/embed_tokens/embedding', 'model.embed_tokens.weight'), *trunk_rules('llm/trunk', 'model', cfg.llm.num_layers), *head]
 
 
 def trunk_rules(path: str, name: str, layers: int) -> list[Rule]:

@@ -1,15 +1,14 @@
 """Sizes and ids of a released EchoX model in machine form -> `EchoXConfig`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from echox_jax import errors
 from echox_jax.config import (AdapterConfig, EchoXConfig, LlamaConfig, RopeScaling, StreamingConfig, UnitDecoderConfig,
                               UnitsConfig, VocoderConfig)
 from echox_jax.conversion import unit_vocoder, whisper_hf
-from echox_jax.prompts import SpecialIds
-
-_SAME_NAME = ('vocab_size', 'hidden_size', 'intermediate_size', 'head_dim', 'rms_norm_eps', 'rope_theta')
+from echox_jax.prompts import RELEASED_SYSTEM_MESSAGE, SpecialIds
 
 
 def config_from_json(values: Mapping[str, Any]) -> EchoXConfig:
@@ -38,7 +37,8 @@ def _config(values: Mapping[str, Any]) -> EchoXConfig:
   special = {k: v for k, v in ids.items() if k in SpecialIds.__dataclass_fields__}
   return EchoXConfig(
       profile='released',
-      special_ids=SpecialIds(**special, audio=ids['audio_patch']),
+      special_ids=SpecialIds(**special | {'audio': ids['audio_patch']}),
+      system_message=values.get('system_message', ''),
       pad_audio_to_30_s=True,
       whisper=whisper_hf.encoder_config(values['whisper_encoder']),
       adapter=AdapterConfig(
@@ -53,15 +53,73 @@ def _config(values: Mapping[str, Any]) -> EchoXConfig:
       streaming=StreamingConfig(**known, **limits))
 
 
+def complete(values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], ids: Mapping[str, int]) -> dict[str, Any]:
+  """The sections that `config_from_json` reads, from the config.json of a released folder (facts 6).
+
+  Args:
+    values: the LLM's config.json with EchoX's fields; or sections already. Sections among the fields are kept as they are.
+    shapes: of the checkpoint's tensors; sizes that no config names are theirs.
+    ids: special ids that its vocabulary gives; the others are Llama 3.1's.
+
+  Raises:
+    ConfigError: a field is missing.
+  """
+  if 'echox' in values:
+    return dict(values)
+  try:
+    llm = llama_config(values)
+  except KeyError as error:
+    raise errors.ConfigError(f'the config of the LLM has no {error.args[0]!r}: give its complete config.json.') from error
+  size = values.get('unit_vocab_size', shapes.get('unit_translator.unit_embedding.weight', (0,))[0])
+  width = shapes['model.mm_projector1.weight'][1] // 2 if 'model.mm_projector1.weight' in shapes else values.get('adapter_size', 1280)
+  default_ids = dataclasses.asdict(SpecialIds())
+  sections = {
+      'ids': default_ids | {'audio_patch': default_ids['audio']} | dict(ids),
+      'echox': {**values, 'unit_vocab_size': size},
+      'unit_translator': _unit_translator(values, llm),
+      'whisper_encoder': _LARGE_V3 | {'d_model': width},
+      'streaming': {'max_slice_tokens': 128, 'max_frames': 2048},  # the released rule lets slices grow beyond 50 tokens
+      'system_message': RELEASED_SYSTEM_MESSAGE,
+  }
+  return sections | {name: values[name] for name in (*sections, 'vocoder') if name in values and name != 'echox'}
+
+
+# Layers, width, heads and mlp width of the unit decoder by `unit_model`; key-value heads are the LLM's where None.
+_UNIT_MODELS = {'small': (4, 512, 8, None, 2048), None: (6, 512, 8, None, 2048)}
+_OTHER_UNIT_MODEL = (8, 768, 12, 12, 2048)
+_LARGE_V3 = {'d_model': 1280, 'encoder_layers': 32, 'encoder_attention_heads': 20, 'encoder_ffn_dim': 5120, 'num_mel_bins': 128,
+             'max_source_positions': 1500}
+
+
+def _unit_translator(values: Mapping[str, Any], llm: LlamaConfig) -> dict[str, Any]:
+  """Sizes of the unit decoder, as a config.json of its own; what is not listed it inherits from the LLM."""
+  large = (2, llm.hidden_size, llm.num_heads, None, llm.intermediate_size)
+  kind = values.get('unit_model')
+  layers, width, heads, kv_heads, mlp = large if kind == 'large' else _UNIT_MODELS.get(kind, _OTHER_UNIT_MODEL)
+  return {**values, 'num_hidden_layers': layers, 'hidden_size': width, 'num_attention_heads': heads, 'head_dim': width // heads,
+          'num_key_value_heads': kv_heads or llm.num_kv_heads, 'intermediate_size': mlp, 'tie_word_embeddings': False,
+          'aligner_intermediate_size': llm.intermediate_size}
+
+
 def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
-  """A Llama config from transformers' config.json."""
-  scaling = values.get('rope_scaling')
-  if scaling is not None and scaling.get('rope_type') != 'llama3':
-    raise errors.ConfigError(f"rope_scaling is {scaling!r}: only rope_type 'llama3' is supported.")
+  """A Llama config from transformers' config.json (of version 4, or 5 with `rope_parameters`).
+
+  Raises:
+    ConfigError: a Llama with biases, another activation or another scaling of rotary frequencies.
+    KeyError: a size is missing.
+  """
+  rope = values.get('rope_parameters') or values.get('rope_scaling') or {}
+  kind = rope.get('rope_type', rope.get('type', 'default'))
+  if kind not in ('default', 'llama3'):
+    raise errors.ConfigError(f"rope_scaling is {rope!r}: only rope_type 'llama3' is supported.")
+  if values.get('attention_bias') or values.get('mlp_bias') or values.get('hidden_act', 'silu') != 'silu':
+    raise errors.ConfigError('this LLM has biases or an activation other than silu: use a Llama.')
+  heads = values['num_attention_heads']
   return LlamaConfig(
-      **{name: values[name] for name in _SAME_NAME},
-      num_layers=values['num_hidden_layers'], num_heads=values['num_attention_heads'],
-      num_kv_heads=values['num_key_value_heads'], tie_embeddings=values.get('tie_word_embeddings', False),
-      rope_scaling=scaling and RopeScaling(
-          factor=scaling['factor'], low_freq_factor=scaling['low_freq_factor'], high_freq_factor=scaling['high_freq_factor'],
-          original_max_positions=scaling['original_max_position_embeddings']))
+      vocab_size=values['vocab_size'], hidden_size=values['hidden_size'], intermediate_size=values['intermediate_size'],
+      num_layers=values['num_hidden_layers'], num_heads=heads, num_kv_heads=values.get('num_key_value_heads') or heads,
+      head_dim=values.get('head_dim') or values['hidden_size'] // heads, rms_norm_eps=values['rms_norm_eps'],
+      rope_theta=float(rope.get('rope_theta') or values['rope_theta']), tie_embeddings=values.get('tie_word_embeddings', False),
+      rope_scaling=None if kind == 'default' else RopeScaling(
+          factor=rope['factor'], low_freq_factor=rope['low_freq_factor'], high_freq_factor=rope['high_freq_factor'],
+          original_max_positions=rope['original_max_position_embeddings']))

@@ -11,8 +11,10 @@ import numpy as np
 
 from echox_jax import errors
 from echox_jax import trees
+from echox_jax.conversion import lazy
 
 REVERSED_2D, REVERSED_3D = (1, 0), (2, 1, 0)
+_LISTED = 20  # tensors of one kind of problem that an error names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,8 @@ def check(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]
   """Compares the tensors of a checkpoint with those it must have, by name and shape.
 
   Raises:
-    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all listed.
+    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all counted and the first of each
+      kind listed.
   """
   problems = {
       'missing': sorted(wanted.keys() - found.keys()),
@@ -88,7 +91,8 @@ def check(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]
       'wrong shape': [f'{name} {list(found[name])} for {list(shape)}' for name, shape in sorted(wanted.items())
                       if name in found and tuple(found[name]) != tuple(shape)],
   }
-  listed = [f'{label}: {", ".join(names)}' for label, names in problems.items() if names]
+  listed = [f'{label}: {", ".join(names[:_LISTED])}' + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')
+            for label, names in problems.items() if names]
   if listed:
     raise errors.CheckpointError(
         f'These tensors are not those of {what} ({"; ".join(listed)}): give the checkpoint that fits the config.')
@@ -141,23 +145,13 @@ def export(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Iterator[
     yield source, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-class Renamed(Mapping[str, np.ndarray]):
+class Renamed(lazy.LazyTensors):
   """Some tensors of another mapping under other names; nothing is read before it is asked for."""
 
   def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
     """`names`: name here -> name there."""
-    self._tensors, self._names = tensors, dict(names)
-    there = shapes_of(tensors)
-    self.shapes = {name: there[old] for name, old in self._names.items()}
-
-  def __getitem__(self, name: str) -> np.ndarray:
-    return self._tensors[self._names[name]]
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._names)
-
-  def __len__(self) -> int:
-    return len(self._names)
+    there = lazy.entries(tensors)
+    super().__init__({name: there[old] for name, old in names.items()})
 
 
 def strip_prefix(tensors: Mapping[str, np.ndarray], prefixes: Sequence[str]) -> Renamed:

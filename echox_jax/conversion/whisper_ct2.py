@@ -17,6 +17,7 @@ import numpy as np
 from echox_jax import errors
 from echox_jax.config import WhisperConfig
 from echox_jax.conversion import whisper_hf
+from echox_jax.conversion.imported import Imported
 
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16, ml_dtypes.bfloat16)
 _FILE_VERSION = 6
@@ -29,6 +30,24 @@ _PACKAGED = {
 }
 
 
+def open_whisper_ct2(source: str | os.PathLike[str]) -> Imported:
+  """The encoder in a `model.bin`, in a folder with one, or in an installed package (by size: `tiny.en`, `base`).
+
+  Raises:
+    MissingExtraError: the package is not installed.
+    CheckpointError: no such file, or it is damaged or quantised to integers.
+  """
+  path = Path(source)
+  path = path / 'model.bin' if path.is_dir() else path
+  if not path.exists() and str(source) in _PACKAGED:
+    data = _packaged(str(source))
+  elif path.is_file():
+    data = path.read_bytes()
+  else:
+    raise errors.CheckpointError(f'there is no {path}: give a model.bin of CTranslate2 or one of {", ".join(_PACKAGED)}.')
+  return whisper_hf.from_tensors(*encoder_tensors(read_arrays(data, str(path))), path)
+
+
 def load_packaged_whisper(size: str = 'tiny.en', dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
   """Config and parameters of a pretrained encoder from an installed package.
 
@@ -36,6 +55,10 @@ def load_packaged_whisper(size: str = 'tiny.en', dtype: str = 'float32') -> tupl
     MissingExtraError: the package is not installed.
     ConfigError: a size that no package carries.
   """
+  return from_arrays(read_arrays(_packaged(size), f'Whisper {size}'), dtype)
+
+
+def _packaged(size: str) -> bytes:
   if size not in _PACKAGED:
     raise errors.ConfigError(f'No package carries Whisper {size!r}: use one of {", ".join(_PACKAGED)}.')
   parts = []
@@ -44,7 +67,7 @@ def load_packaged_whisper(size: str = 'tiny.en', dtype: str = 'float32') -> tupl
     if spec is None:
       raise errors.MissingExtraError(package, 'demo', f'Whisper {size}')
     parts.append((Path(spec.submodule_search_locations[0]) / part).read_bytes())
-  return from_arrays(read_arrays(b''.join(parts), f'Whisper {size}'), dtype)
+  return b''.join(parts)
 
 
 def load_whisper(path: str | os.PathLike[str], dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
@@ -79,7 +102,13 @@ def read_arrays(data: bytes, what: str, prefix: str = 'encoder/') -> dict[str, n
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
-  """Config and parameters from the arrays of the encoder.
+  """Config and parameters from the arrays of the encoder."""
+  tensors, cfg = encoder_tensors(arrays, dtype)
+  return cfg, whisper_hf.encoder_params(tensors, cfg)
+
+
+def encoder_tensors(arrays: Mapping[str, np.ndarray], dtype: str = 'float32') -> tuple[dict[str, np.ndarray], WhisperConfig]:
+  """Tensors under transformers' names, and the config that their shapes tell.
 
   The query, key and value projections are stored as one; the key bias in it is zero, since Whisper's keys have none.
 
@@ -100,7 +129,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], dtype: str = 'float32') -> tup
       num_mel_bins=tensors['conv1.weight'].shape[1], hidden_size=width,
       intermediate_size=tensors['layers.0.fc1.weight'].shape[0], num_layers=len(layers), num_heads=heads,
       max_positions=positions, dtype=dtype)
-  return cfg, whisper_hf.encoder_params(tensors, cfg)
+  return tensors, cfg
 
 
 # CTranslate2's names of an encoder layer -> transformers' (both under the layer's own prefix).

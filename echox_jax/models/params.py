@@ -1,6 +1,7 @@
 """Fresh parameters of any set of parameter groups, boxed with their logical axis names."""
 
 from collections.abc import Callable, Iterable
+import functools
 import importlib
 from typing import Any
 
@@ -36,6 +37,11 @@ def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict
 
 def param_shapes(cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, tuple[int, ...]]:
   """{`group/path/to/leaf`: shape} of any set of groups; nothing is computed."""
+  return dict(_param_shapes(cfg, tuple(groups)))
+
+
+@functools.lru_cache(maxsize=16)  # tracing takes a second, and conversions ask several times
+def _param_shapes(cfg: EchoXConfig, groups: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
   made = jax.eval_shape(lambda key: nn.meta.unbox(init_groups(key, cfg, groups)), jax.random.key(0))
   return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
 

@@ -96,6 +96,20 @@ class Checkpoints:
         'make room there or make it writable, and run the same command again; earlier checkpoints are kept.')
 
 
+def save_params(folder: Path, params: Tree) -> None:
+  """Writes parameters alone as step 0 of `folder`, for stages to start from.
+
+  Raises:
+    CheckpointError: they cannot be written.
+  """
+  path = Path(folder).absolute() / FOLDER / '0' / 'params'
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(params))
+  except Exception as error:  # the storage layer reports a full disk in several ways
+    raise errors.CheckpointError(f'{path} cannot be written ({_reason(error)}): make room there or make it writable.') from error
+
+
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
   """Marks the stage in `folder` as finished."""
   files.atomic_write_json(Path(folder) / FINISHED, summary)

@@ -120,8 +120,8 @@ class TokenizerConfig:
 class PrecomputeConfig:
   """What precompute reads and writes.
 
-  `kmeans` names a fitted k-means file (empty = fit here); `hubert` the folder of a HuBERT (config.json and
-  model.safetensors, as transformers writes them), needed where `units.encoder` is `hubert`.
+  `kmeans` names a fitted k-means file (empty = fit here); `hubert` the folder of a HuBERT, imported or as transformers
+  writes it, needed where `units.encoder` is `hubert`.
   """
   kmeans_sets: tuple[str, ...] = ('answers/train',)
   unit_sets: tuple[str, ...] = ('answers/train', 'answers/holdout')

@@ -1,6 +1,6 @@
 """What a stage starts from: parameters of earlier stages, of other checkpoints, and copies between groups."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from echox_jax import errors
+from echox_jax import errors, placing, tensor_files
 from echox_jax.conversion import whisper_ct2
 from echox_jax.training import checkpoint, stages
 from echox_jax.training.experiment import ExperimentConfig
@@ -92,7 +92,7 @@ def _read(source: Source, names: dict[str, str], wanted: Specs) -> dict[str, jax
 
 
 def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:
-  """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an exported model."""
+  """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an exported or imported model."""
   folder = workdir / entry if entry in stages.STAGES else Path(entry)
   if entry in stages.STAGES and checkpoint.read_finished(folder) is None:
     raise errors.CheckpointError(
@@ -108,20 +108,17 @@ def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:
 
 
 def _safetensors(file: Path) -> Source:
-  """Parameters of an exported model."""
-  import safetensors  # only those who start from an exported model need it
+  """Parameters of a model folder, exported or imported."""
+  tensors = tensor_files.open_tensors(file)
 
-  try:
-    with safetensors.safe_open(file, 'numpy') as opened:
-      shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
-  except safetensors.SafetensorError as error:
-    raise errors.CheckpointError(f'{file} is damaged ({error}): export the model again.') from error
+  def rows(paths: Iterable[str]) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    for path in paths:
+      if len(tensors.shapes[path]) < 3:
+        yield path, None, tensors[path]
+      else:  # one of many layers at a time
+        yield from ((path, row, tensors.rows(path, row, row + 1)[0]) for row in range(tensors.shapes[path][0]))
 
-  def read(specs: Specs) -> dict[str, jax.Array]:
-    with safetensors.safe_open(file, 'numpy') as opened:
-      return {path: _put(opened.get_tensor(path), spec) for path, spec in specs.items()}
-
-  return Source(str(file), shapes, read)
+  return Source(str(file), tensors.shapes, lambda specs: dict(placing.place(rows(specs), specs)))
 
 
 def _packaged_whisper(experiment: ExperimentConfig, specs: Specs) -> dict[str, jax.Array]:
@@ -130,10 +127,4 @@ def _packaged_whisper(experiment: ExperimentConfig, specs: Specs) -> dict[str, j
   flat = flatten({'whisper': params})
   name = f'the packaged encoder {experiment.speech_encoder!r}'
   checkpoint.check_shapes(name, {path: leaf.shape for path, leaf in flat.items()}, {path: s.shape for path, s in specs.items()})
-  return {path: _put(flat[path], spec) for path, spec in specs.items()}
-
-
-def _put(array: np.ndarray, spec: jax.ShapeDtypeStruct) -> jax.Array:
-  """A host array onto the sharding of `spec`."""
-  array = np.asarray(array, spec.dtype)
-  return jax.make_array_from_callback(spec.shape, spec.sharding, lambda index: array[index])
+  return dict(placing.place(((path, None, flat[path]) for path in specs), specs))

@@ -5,18 +5,16 @@ A unit is the nearest centroid by Euclidean distance, with no normalisation of t
 
 import functools
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-import safetensors.numpy
 
-from echox_jax import errors, files
+from echox_jax import errors, tensor_files
 
 Array = jax.Array
 
+_NAME = 'centroids'  # of the one tensor in a file
 _CHUNK = 8192  # states whose distances to all centroids are held at a time
 _SEEDING_STATES = 20  # states a cluster that k-means++ looks at
 _FRACTIONS = (8, 4, 2, 1)  # Lloyd's iterations go over 1/8, 1/4, 1/2 and all of the states in turn
@@ -60,7 +58,8 @@ def assign(states: Array, centroids: Array) -> Array:
 
 def save(path: str | os.PathLike[str], centroids: np.ndarray) -> None:
   """Writes float[K,D] centroids as safetensors."""
-  files.atomic_write_bytes(path, safetensors.numpy.save({'centroids': np.ascontiguousarray(centroids, np.float32)}))
+  with tensor_files.TensorWriter(path, {_NAME: (centroids.shape, np.float32)}) as writer:
+    writer.write(_NAME, centroids)
 
 
 def load(path: str | os.PathLike[str]) -> np.ndarray:
@@ -70,8 +69,8 @@ def load(path: str | os.PathLike[str]) -> np.ndarray:
     CheckpointError: missing or damaged file.
   """
   try:
-    return safetensors.numpy.load(Path(path).read_bytes())['centroids']
-  except (FileNotFoundError, SafetensorError, KeyError) as error:
+    return tensor_files.open_tensors(path)[_NAME]
+  except (errors.CheckpointError, KeyError) as error:
     raise errors.CheckpointError(f'{path} holds no k-means centroids: run launch.precompute again.') from error
 
 

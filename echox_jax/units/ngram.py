@@ -52,6 +52,11 @@ class NgramModel:
       model = dataclasses.replace(model, pairs=_count_pairs([model.segment(s) for s in sequences], model.log_probs))
     return model
 
+  @classmethod
+  def from_counts(cls, words: Sequence[Word], counts: Sequence[float]) -> 'NgramModel':
+    """Words that were found elsewhere, with how often each occurs."""
+    return cls(tuple(words), tuple(_normalised(np.asarray(counts, float)).tolist()))
+
   def segment(self, units: Sequence[int]) -> list[int]:
     """Word ids of the most probable segmentation."""
     return self._segment_by_pairs(units) if self.pairs else self._segment_by_words(units)

@@ -1,14 +1,17 @@
 """Unit language: reduced units <-> unit words of at most K units, lossless both ways.
 
-Three kinds by config: `ngram` (the paper's), `bpe` (SentencePiece) and `plain` (one word a unit, the baseline). In each, words
-0 .. num_units - 1 are the single units themselves, so any sequence can be written, seen in fitting or not.
+Three kinds by config: `ngram` (the paper's), `bpe` (SentencePiece) and `plain` (one word a unit, the baseline). In each that is
+fitted here, words 0 .. num_units - 1 are the single units themselves, so any sequence can be written, seen in fitting or not. A
+vocabulary made elsewhere (`from_words`) may have its words in any order and lack some.
 """
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,11 +82,14 @@ class UnitLanguage:
     """int[R] reduced units -> int32[W] word ids.
 
     Raises:
-      DataError: a unit that the k-means does not have.
+      DataError: a unit that the k-means does not have, or that a vocabulary made elsewhere cannot write.
     """
     units = np.asarray(reduced, np.int64).tolist()
     if units and not (0 <= min(units) and max(units) < self.num_units):
       raise errors.DataError(f'Units must lie in 0 to {self.num_units - 1}: use the k-means that the language was made with.')
+    absent = set(units) - self._single_units
+    if absent:
+      raise errors.DataError(f'the unit language has no word for the unit {min(absent)} alone: use one that has all single units.')
     return np.array(self.model.segment(units), np.int32)
 
   def decode(self, ids: Iterable[int]) -> np.ndarray:
@@ -96,6 +102,10 @@ class UnitLanguage:
     if ids and not (0 <= min(ids) and max(ids) < self.vocab_size):
       raise errors.DataError(f'Unit words must lie in 0 to {self.vocab_size - 1}: use the language they were made with.')
     return np.array([u for i in ids for u in self.model.words[i]], np.int32)
+
+  @functools.cached_property
+  def _single_units(self) -> set[int]:
+    return {word[0] for word in self.model.words if len(word) == 1}
 
   def compression(self, sequences: Iterable[Sequence[int]]) -> float:
     """Unit words per reduced unit over all `sequences` (1 = plain; less is shorter)."""
@@ -122,6 +132,27 @@ class UnitLanguage:
       return cls(saved['kind'], saved['num_units'], _KINDS[saved['kind']].from_json(words, saved['model']))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
       raise errors.CheckpointError(f'{path} holds no unit language: run launch.precompute again.') from error
+
+
+def from_words(words: Sequence[str], counts: Sequence[float] | None, num_units: int) -> UnitLanguage:
+  """A vocabulary made elsewhere, words written as `▁837▁81▁194` or `837_81_194`; its order gives the ids.
+
+  Args:
+    words: may hold words without units, which stand for no sound.
+    counts: how often each occurs, for encoding; None = all alike.
+    num_units: of the k-means.
+
+  Raises:
+    DataError: a word with a unit that the k-means does not have, or two words of the same units.
+  """
+  parsed = [tuple(map(int, re.findall(r'[0-9]+', word))) for word in words]
+  seen = set()
+  for text, word in zip(words, parsed):
+    if word and (word in seen or max(word) >= num_units):
+      raise errors.DataError(
+          f'the unit word {text!r} occurs twice or holds a unit beyond {num_units - 1}: give the vocabulary of the checkpoint.')
+    seen.add(word)
+  return UnitLanguage('ngram', num_units, ngram.NgramModel.from_counts(parsed, [1.0] * len(parsed) if counts is None else counts))
 
 
 def fit(sequences: Iterable[Sequence[int]], cfg: UnitsConfig) -> UnitLanguage:

@@ -1,0 +1,213 @@
+"""Foreign checkpoints -> model folders: which kinds there are, and how one is written tensor by tensor."""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from echox_jax import bundle, errors, tensor_files, trees
+from echox_jax.config import EchoXConfig
+from echox_jax.conversion import lazy, rules
+from echox_jax.conversion.imported import Imported
+from echox_jax.models.params import param_shapes
+
+# Kind -> (module of echox_jax.conversion, function `(source, **options) -> Imported`, options that it takes). Modules are
+# imported when their kind is asked for.
+_KINDS = {
+    'echox': ('echox_hf', 'open_echox', ('config', 'base', 'unit_vocab')),
+    'llama': ('llama_hf', 'open_llama', ('config', 'base')),
+    'whisper': ('whisper_hf', 'open_whisper', ('config',)),
+    'hubert': ('hubert_hf', 'open_hubert', ('config',)),
+    'unit-vocoder': ('unit_vocoder', 'open_unit_vocoder', ('config',)),
+    'whisper-ct2': ('whisper_ct2', 'open_whisper_ct2', ()),
+    'llama-gguf': ('llama_gguf', 'open_llama_gguf', ()),
+}
+KMEANS = 'kmeans'  # gives no parameters but a file of its own
+KINDS = (*_KINDS, KMEANS)
+PARTS = ('whisper', 'vocoder')  # groups that `echox` may take from elsewhere: its own checkpoint lacks them
+DTYPES = {'keep': None, 'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+
+# (path, row of its first axis or None = all of it, values)
+Rows = Iterator[tuple[str, int | None, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Opened checkpoints that make one model: the config that fits them all, and what each gives."""
+  config: EchoXConfig
+  parts: Sequence[Imported]
+
+  @property
+  def groups(self) -> tuple[str, ...]:
+    return tuple(group for part in self.parts for group in part.groups)
+
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters.
+
+    Raises:
+      CheckpointError: tensors that are missing, unexpected or of a wrong shape, listed.
+    """
+    found = {}
+    for part in self.parts:
+      own = param_shapes(self.config, part.groups)
+      rules.check(rules.shapes_of(part.tensors), rules.tensor_shapes(part.rules, own), part.what)
+      found |= own
+    return found
+
+  def dtypes(self) -> dict[str, np.dtype]:
+    """The dtype that each parameter is stored in."""
+    found = {}
+    for part in self.parts:
+      stored = {name: tensor.dtype for name, tensor in lazy.entries(part.tensors).items()}
+      for rule in part.rules:
+        found[rule.path] = functools.reduce(jnp.promote_types, {stored[source] for source in rule.sources()})
+    return found
+
+  def read(self) -> Rows:
+    """All parameters, one tensor in memory at a time."""
+    for part in self.parts:
+      yield from rules.read(part.tensors, part.rules)
+
+
+def open_model(kind: str, source: Path, **options: Path | None) -> Model:
+  """Opens a checkpoint; what is large is not read.
+
+  Args:
+    kind: one of `KINDS` but k-means.
+    source: file, folder or name of a package.
+    **options: `config`, `base`, `unit_vocab` as the kind's own function has them; `vocoder_config`; and for `echox` `whisper`
+      and `vocoder`: where these groups are, as any kind of checkpoint that has them.
+
+  Raises:
+    EchoXError: an unknown kind, an option that it does not take, or a checkpoint that is missing, damaged or unsuitable.
+  """
+  given = {name: value for name, value in options.items() if value is not None}
+  outside = {group: given.pop(group) for group in PARTS if group in given} if kind == 'echox' else {}
+  vocoder_config = given.pop('vocoder_config', None) if outside.get('vocoder') else None
+  main = _open(kind, source, **given)
+  parts, config = [main], main.config
+  for group, where in outside.items():
+    part = open_group(group, where, vocoder_config if group == 'vocoder' else None)
+    _check_fit(main, part, group)
+    config = dataclasses.replace(config, **{group: getattr(part.config, group)})
+    parts.append(dataclasses.replace(part, groups=(group,)))
+  return Model(config, parts)
+
+
+def open_group(group: str, source: Path, config: Path | None = None) -> Imported:
+  """One group (`whisper`, `hubert` or `vocoder`) from whatever holds it: a model folder of ours, or a foreign checkpoint."""
+  if bundle.is_model(source):
+    return _open_own(group, source)
+  kind = {'hubert': 'hubert', 'vocoder': 'unit-vocoder'}.get(group) or ('whisper' if _is_safetensors(source) else 'whisper-ct2')
+  return _open(kind, source, **({'config': config} if config else {}))
+
+
+def load_group(group: str, source: Path) -> tuple[Any, dict]:
+  """(config section, parameters as stored) of one group; see `open_group`."""
+  part = open_group(group, source)
+  model = Model(part.config, [part])
+  shapes, dtypes, flat = model.shapes(), model.dtypes(), {}
+  for path, row, value in model.read():
+    if row is None:
+      flat[path] = np.ascontiguousarray(value)
+    else:
+      flat.setdefault(path, np.empty(shapes[path], dtypes[path]))[row] = value
+  return getattr(part.config, group), trees.unflatten(flat)[group]
+
+
+def write_model(model: Model, out: Path, dtype: str = 'keep', progress: bool = True) -> int:
+  """Writes a model folder, whole or not at all, with a few tensors in memory at a time.
+
+  Args:
+    model: opened checkpoints.
+    out: the folder.
+    dtype: of the parameters in it; a key of `DTYPES`.
+    progress: shows a bar.
+
+  Returns:
+    Bytes of parameters.
+
+  Raises:
+    CheckpointError: tensors do not fit, a file is damaged, or `out` exists and is no model.
+  """
+  specs = specs_of(model, dtype)
+  with bundle.writing(out) as beside:
+    bundle.write_params(beside, specs, watched(model.read(), specs, progress))
+    write_rest(model, beside)
+  return sum(_bytes(*spec) for spec in specs.values())
+
+
+def write_kmeans(source: Path, out: Path) -> tuple[int, int]:
+  """Writes the centroids of a k-means as kmeans.safetensors into `out` -> (units, width)."""
+  from echox_jax.conversion import joblib_file
+  from echox_jax.units import kmeans
+  centroids = joblib_file.open_kmeans(source)
+  kmeans.save(out / 'kmeans.safetensors', centroids)
+  return centroids.shape
+
+
+def write_rest(model: Model, folder: Path) -> None:
+  """Config, tokenizer and unit language of a model folder."""
+  copies = {name: file for part in reversed(model.parts) for name, file in part.files.items()}
+  bundle.write_rest(folder, model.config, copies, model.parts[0].unit_language)
+
+
+def specs_of(model: Model, dtype: str) -> dict[str, tensor_files.Spec]:
+  """Shape and dtype of each parameter; all tensors are checked."""
+  shapes, stored = model.shapes(), {} if DTYPES[dtype] else model.dtypes()
+  return {path: (shape, DTYPES[dtype] or stored[path]) for path, shape in shapes.items()}
+
+
+def watched(rows: Rows, specs: dict[str, tensor_files.Spec], progress: bool) -> Rows:
+  """`rows`, with a bar of the bytes that have been taken."""
+  total = sum(_bytes(*spec) for spec in specs.values())
+  with tqdm(total=total, unit='B', unit_scale=True, desc='importing', disable=None if progress else True, mininterval=1.0) as bar:
+    for path, row, value in rows:
+      yield path, row, value
+      bar.update(value.size * specs[path][1].itemsize)
+
+
+def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+  return int(np.prod(shape)) * dtype.itemsize
+
+
+def _open(kind: str, source: Path, **options: Path) -> Imported:
+  if kind not in _KINDS:
+    raise errors.EchoXError(f'there is no kind {kind!r}: use one of {", ".join(KINDS)}.')
+  module, function, known = _KINDS[kind]
+  foreign = [f'--{name.replace("_", "-")}' for name in options if name not in known]
+  if foreign:
+    raise errors.EchoXError(f'kind {kind!r} takes no {", ".join(foreign)}: leave it out.')
+  return _function(module, function)(source, **options)
+
+
+def _function(module: str, name: str) -> Callable[..., Imported]:
+  return getattr(importlib.import_module(f'echox_jax.conversion.{module}'), name)
+
+
+def _open_own(group: str, folder: Path) -> Imported:
+  """A group of a model folder of ours: every tensor is the parameter of the same name."""
+  config = bundle.read_config(folder)
+  entries = {name: tensor for name, tensor in lazy.entries(tensor_files.open_tensors(folder)).items() if name.startswith(group + '/')}
+  if not entries:
+    raise errors.CheckpointError(f'{folder} has no parameters of {group}: give a folder that holds them.')
+  own = [rules.Rule(path, path) for path in param_shapes(config, (group,))]
+  return Imported(f'the {group} in {folder}', config, (group,), own, lazy.LazyTensors(entries))
+
+
+def _is_safetensors(source: Path) -> bool:
+  return source.suffix == '.safetensors' or source.is_dir() and any(source.glob('*.safetensors*'))
+
+
+def _check_fit(main: Imported, part: Imported, group: str) -> None:
+  """An outside encoder must be as wide as the adapter takes."""
+  wanted, found = main.config.whisper.hidden_size, part.config.whisper.hidden_size
+  if group == 'whisper' and 'adapter' in main.groups and wanted != found:
+    raise errors.CheckpointError(f'{part.what} gives states of width {found}, but {main.what} takes {wanted}: give the encoder it was trained with.')

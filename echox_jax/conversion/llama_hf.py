@@ -1,0 +1,63 @@
+"""A Llama that transformers wrote, with or without a LoRA of PEFT -> the group `llm`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echox_jax import errors
+from echox_jax.config import EchoXConfig
+from echox_jax.conversion import hf_folder, lazy, peft, released, released_config
+from echox_jax.conversion.imported import Imported
+from echox_jax.tensor_files import open_tensors
+
+_COMPUTED = 'rotary_emb.inv_freq'  # a table that old files hold and every model computes
+
+
+def open_llama(source: Path, config: Path | None = None, base: Path | None = None) -> Imported:
+  """A LlamaForCausalLM in safetensors.
+
+  Args:
+    source: folder of the model, or of a LoRA for it.
+    config: another config.json.
+    base: the folder of the model where `source` is a LoRA.
+
+  Raises:
+    CheckpointError, ConfigError: something is missing or damaged, or it is no Llama.
+  """
+  tensors, folders = open_merged(source, base)
+  try:
+    llm = released_config.llama_config(read_config(folders, config))
+  except KeyError as error:
+    raise errors.ConfigError(f'the config of {source} has no {error.args[0]!r}: give the complete config.json of the model.') from error
+  cfg = EchoXConfig(llm=llm)
+  return Imported(f'the Llama in {source}', cfg, ('llm',), released.llm_rules(cfg), own_tensors(tensors, llm.tie_embeddings),
+                  hf_folder.tokenizer_files(folders))
+
+
+def open_merged(source: Path, base: Path | None) -> tuple[Mapping[str, np.ndarray], list[Path]]:
+  """(tensors of a model with its LoRA merged in, if `source` is one; the folders to look for config and tokenizer in).
+
+  Raises:
+    CheckpointError: a LoRA without a base, a base without a LoRA, or damaged files.
+  """
+  if not peft.is_adapter(source):
+    if base is not None:
+      raise errors.CheckpointError(f'{source} has no {peft.CONFIG}, so it needs no --base: leave it out, or give the folder of the LoRA.')
+    return open_tensors(source), [source]
+  if base is None:
+    named = hf_folder.read_json(source / peft.CONFIG).get('base_model_name_or_path')
+    raise errors.CheckpointError(f'{source} is a LoRA: name the folder of its base {named or "model"} with --base.')
+  return peft.merged(open_tensors(base), source), [source, base]
+
+
+def read_config(folders: list[Path], config: Path | None) -> dict[str, Any]:
+  """The file `config`, or config.json of the first of `folders` that has one."""
+  return hf_folder.read_config(next((f for f in folders if (f / 'config.json').is_file()), folders[-1]), config)
+
+
+def own_tensors(tensors: Mapping[str, np.ndarray], tied: bool) -> lazy.LazyTensors:
+  """`tensors` without computed tables, and without the copy of the embeddings that a tied head is."""
+  return lazy.LazyTensors({name: tensor for name, tensor in lazy.entries(tensors).items()
+                           if not name.endswith(_COMPUTED) and not (tied and name == 'lm_head.weight')})

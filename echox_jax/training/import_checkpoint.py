@@ -1,0 +1,40 @@
+"""An opened foreign checkpoint written as a sharded one of our own, which stages start from (`train.init_from`)."""
+
+from pathlib import Path
+
+from jax.sharding import Mesh
+import jax
+
+from echox_jax import bundle, placing, sharding
+from echox_jax.conversion import importers
+from echox_jax.models import params as params_lib
+from echox_jax.training import checkpoint
+from echox_jax.trees import flatten, unflatten
+
+
+def write_checkpoint(model: importers.Model, out: Path, mesh: Mesh, dtype: str = 'keep', progress: bool = True) -> int:
+  """Writes `out`/checkpoints/0, and beside it what a model folder has, whole or not at all.
+
+  Args:
+    model: opened checkpoints.
+    out: the folder.
+    mesh: whose devices hold the parameters on their way, split as in training.
+    dtype: of the parameters; a key of `importers.DTYPES`.
+    progress: shows a bar.
+
+  Returns:
+    Bytes of parameters.
+
+  Raises:
+    CheckpointError: tensors do not fit, a file is damaged, or `out` exists and is no model.
+    ConfigError: the mesh does not divide a parameter.
+  """
+  specs = importers.specs_of(model, dtype)
+  boxed = jax.eval_shape(lambda key: params_lib.init_groups(key, model.config, model.groups), jax.random.key(0))
+  shardings = flatten(sharding.param_shardings(boxed, mesh))
+  wanted = {path: jax.ShapeDtypeStruct(*spec, sharding=shardings[path]) for path, spec in specs.items()}
+  with bundle.writing(out) as beside:
+    params = dict(placing.place(importers.watched(model.read(), specs, progress), wanted))
+    checkpoint.save_params(beside, unflatten(params))
+    importers.write_rest(model, beside)
+  return sum(leaf.nbytes for leaf in params.values())
