@@ -65,7 +65,11 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-  """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder."""
+  """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder.
+
+  `remat`: what a layer computes again in the backward pass instead of keeping it: `none`, `dots` (all but the products with
+  weights) or `full`.
+  """
   vocab_size: int = 512
   hidden_size: int = 192
   intermediate_size: int = 512
@@ -78,7 +82,7 @@ class LlamaConfig:
   rope_scaling: RopeScaling | None = None
   tie_embeddings: bool = False
   max_positions: int = 2048
-  remat: bool = False
+  remat: str = 'none'
   dtype: str = 'float32'
   lora: LoraConfig = LoraConfig()
 
@@ -91,6 +95,7 @@ class AdapterConfig:
   weights were trained with: attention over the turn axis, look-back over kept frames only; facts 3.3 and 3.7).
   `shrink_budget`: static number of speech positions a clip may keep; what exceeds it is counted.
   `drop_blank`: runs of CTC blanks are dropped; by default they are kept like others, as released (facts 3.6).
+  `ctc_chunk`: frames of a batch whose CTC logits exist at a time while it is decided which frames stay; 0 = all.
   """
   variant: str = 'paper'
   num_heads: int = 4
@@ -98,6 +103,7 @@ class AdapterConfig:
   dropout: float = 0.0
   shrink_budget: int = 64
   drop_blank: bool = False
+  ctc_chunk: int = 0
   layer_norm_eps: float = 1e-5
   dtype: str = 'float32'
 

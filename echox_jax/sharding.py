@@ -1,7 +1,15 @@
-"""One table from logical axis names to mesh axes, the mesh, and shardings made from both."""
+"""One table from logical axis names to mesh axes, the mesh, and shardings made from both.
+
+Arrays name their axes; the table says over which mesh axes each name is split. `data` splits the batch (its outermost part
+may be the slices of a multi-slice job, `dcn_data`), `fsdp` splits the batch and the parameters, `tensor` heads and widths of
+feed-forward layers, `sequence` positions. The compiler puts the collectives in.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from flax import linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -11,72 +19,138 @@ AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
 # Every logical name used by a parameter or an activation stands here once; None = replicated.
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
+    # Activations.
     ('batch', ('data', 'fsdp')),
     ('length', 'sequence'),
+    ('key_length', None),  # keys and values: every position sees all of them, so `sequence` gathers them
     ('act_embed', None),
+    ('act_vocab', 'tensor'),  # logits
+    ('head_batch', 'data'),  # logits in chunks: all devices of a row group share its rows and split the vocabulary
+    ('head_vocab', ('fsdp', 'tensor')),
+    # Parameters; heads and mlp are also the names of activations inside a layer, which are split like their weights.
     ('embed', 'fsdp'),
     ('mlp', 'tensor'),
     ('heads', 'tensor'),
     ('kv_heads', 'tensor'),
-    ('vocab', 'tensor'),
-    ('unit_vocab', 'tensor'),
+    # Tables [vocabulary, width]. Real vocabularies are odd numbers (Llama 3 with its AUDIO token: 128,257), which no mesh
+    # divides; padding rows would change what checkpoints hold. So a table rests split along its width, over both axes. Where
+    # logits are made in chunks it is turned, by an all-to-all of the parts, to be split along its rows: activations may be
+    # split unevenly.
+    ('vocab', None),
+    ('unit_vocab', None),
+    ('table_embed', ('fsdp', 'tensor')),
+    # Convolutions (see WHOLE_IF_UNEVEN).
+    ('conv_kernel', None),
+    ('conv_in', 'fsdp'),
+    ('conv_out', 'tensor'),
     ('layers', None),
     ('lora_rank', None),
     ('mel', None),
     ('positions', None),
     ('codes', None),
     ('norm', None),
-    ('conv_kernel', None),
-    ('conv_in', None),
-    ('conv_out', 'tensor'),
 )
 
+# Parameter axes that stay whole where their mesh axis does not divide them; for all others that is an error. Convolutions
+# begin and end with odd numbers of channels (1 sample, 80 mel bands) and are small.
+WHOLE_IF_UNEVEN = ('conv_in', 'conv_out')
 
-def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
-  """The mesh with the given axis sizes; one size may be -1.
+_RULES = {name: (axes,) if isinstance(axes, str) else axes or () for name, axes in RULES}
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The mesh with the given axis sizes, 1 where not given; one size may be -1.
+
+  Args:
+    sizes: of the axes `AXES`, and `dcn_data`: slices of a multi-slice job, the outermost part of the axis `data`.
+    devices: all by default. Where they do not tell their slice, consecutive ones are taken for a slice.
 
   Raises:
-    ConfigError: the sizes do not multiply to the number of devices.
+    ConfigError: the sizes do not multiply to the number of devices, or `dcn_data` is not the number of slices.
   """
   devices = jax.devices() if devices is None else devices
-  shape = [sizes.get(axis, 1) for axis in AXES]
+  names = ('dcn_data', *AXES)
+  shape = [sizes.get(name, 1) for name in names]
+  shown = ', '.join(f'{name}={size}' for name, size in zip(names, shape))
   if shape.count(-1) > 1:
-    raise errors.ConfigError(f'mesh {sizes} leaves more than one size open: give all but one axis a size.')
-  known = int(np.prod([s for s in shape if s != -1]))
+    raise errors.ConfigError(f'mesh {shown} leaves more than one size open: give all but one axis a size.')
+  if any(size < 1 and size != -1 for size in shape):
+    raise errors.ConfigError(f'mesh {shown} has a size that is no number of devices: use 1 or more, or -1 for what is left.')
+  known = int(np.prod([size for size in shape if size != -1]))
   if -1 in shape and len(devices) % known == 0:
     shape[shape.index(-1)] = len(devices) // known
   if int(np.prod(shape)) != len(devices):
     raise errors.ConfigError(
-        f'mesh {dict(zip(AXES, shape))} does not multiply to the {len(devices)} devices at hand: change a size, or set one to -1.')
-  return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+        f'mesh {shown} does not multiply to the {len(devices)} devices at hand: change a size, or set one to -1.')
+  return Mesh(arrange(devices, *shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(devices: Sequence[jax.Device], slices: int, *shape: int) -> np.ndarray:
+  """The devices as an array of `shape`, its first axis `slices` times as long, so that neighbours in it are near each other.
+
+  Raises:
+    ConfigError: the devices form another number of slices.
+  """
+  found = len({getattr(device, 'slice_index', 0) for device in devices})
+  if found > 1 and found != slices:
+    raise errors.ConfigError(f'the devices form {found} slices, but mesh.dcn_data is {slices}: set it to {found}.')
+  if found > 1:
+    return mesh_utils.create_hybrid_device_mesh(shape, (slices,) + (1,) * (len(shape) - 1), devices, allow_split_physical_axes=True)
+  if slices > 1:
+    return np.asarray(devices).reshape(slices * shape[0], *shape[1:])
+  return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+
+def spec(names: Sequence[str | None], what: str = 'an array') -> PartitionSpec:
+  """How an array with these axis names is split; None = an axis that is not.
+
+  Args:
+    names: one for each axis.
+    what: the array, for messages.
+
+  Raises:
+    ConfigError: a name without a rule, or two names that are split over one mesh axis.
+  """
+  return PartitionSpec(*(axes or None for axes in _mesh_axes(names, what)))
+
+
+def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+  """Asks the compiler to split the activation `x` by the rules; without a mesh, or with one device, only checks the names.
+
+  An axis that is shorter than its part of the mesh (one token, one row) is left to the compiler; longer ones may be uneven.
+
+  Raises:
+    ConfigError: as `spec`.
+  """
+  if len(names) != x.ndim:
+    raise ValueError(f'an activation of shape {x.shape} has {len(names)} axis names {names}.')
+  wanted, mesh = _mesh_axes(names, 'an activation'), jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  fits = (axes or None if size >= _parts(mesh, axes) else PartitionSpec.UNCONSTRAINED for size, axes in zip(x.shape, wanted))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
 
 
 def param_shardings(boxed, mesh: Mesh):
   """Tree of shardings for a tree of parameters boxed with logical names (or their shapes).
 
   Raises:
-    ConfigError: a name without a rule, or a size that its mesh axis does not divide.
+    ConfigError: as `spec`, or a size that its mesh axes do not divide.
   """
-  known = {name for name, _ in RULES}
 
-  def check(path, leaf):
-    for name in leaf.names:
-      if name is not None and name not in known:
-        raise errors.ConfigError(f'parameter {jax.tree_util.keystr(path)} has axis {name!r}, for which there is no sharding rule: add one.')
+  def sharding(path, leaf):
+    what, shape = f'parameter {"/".join(key.key for key in path)}', leaf.value.shape
+    axes = _mesh_axes(leaf.names, what)
+    for i, (size, name) in enumerate(zip(shape, leaf.names, strict=True)):
+      if size % _parts(mesh, axes[i]):
+        if name not in WHOLE_IF_UNEVEN:
+          raise errors.ConfigError(
+              f'{what} of shape {shape} has {size} {name!r}, which mesh axis {" x ".join(axes[i])} of size {_parts(mesh, axes[i])} '
+              'does not divide: change the mesh.')
+        axes[i] = ()
+    return NamedSharding(mesh, PartitionSpec(*(some or None for some in axes)))
 
-  jax.tree_util.tree_map_with_path(check, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
-  specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
-  shapes = unbox(boxed)
-
-  def sharding(path, spec, leaf):
-    for size, axis in zip(leaf.shape, spec):
-      parts = int(np.prod([mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ())]))
-      if size % parts:
-        raise errors.ConfigError(
-            f'parameter {jax.tree_util.keystr(path)} of shape {leaf.shape} is not divisible by mesh axis {axis!r} of size {parts}: change the mesh.')
-    return NamedSharding(mesh, spec)
-
-  return jax.tree_util.tree_map_with_path(sharding, specs, shapes, is_leaf=lambda x: isinstance(x, PartitionSpec))
+  return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
 def unbox(boxed):
@@ -87,4 +161,32 @@ def unbox(boxed):
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Batches are split over rows."""
-  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  return NamedSharding(mesh, spec(('batch',)))
+
+
+def check_rows(rows: int, mesh: Mesh, what: str) -> None:
+  """Raises ConfigError where the mesh does not divide a batch of `rows` rows, which `what` names."""
+  parts = _parts(mesh, _RULES['batch'])
+  if rows % parts:
+    raise errors.ConfigError(
+        f'{what} {rows} is not a multiple of the {parts} parts that mesh axes data={mesh.shape["data"]} and fsdp={mesh.shape["fsdp"]} '
+        'make: change the batch or the mesh.')
+
+
+def _parts(mesh, axes: Sequence[str]) -> int:
+  """Into how many parts the mesh axes split."""
+  return int(np.prod([mesh.shape[axis] for axis in axes]))
+
+
+def _mesh_axes(names: Sequence[str | None], what: str) -> list[tuple[str, ...]]:
+  """The mesh axes of each named axis; errors as `spec`."""
+  for name in names:
+    if name is not None and name not in _RULES:
+      raise errors.ConfigError(f'{what} has axis {name!r}, for which there is no sharding rule: use one of {", ".join(_RULES)}, or add a rule.')
+  axes = [() if name is None else _RULES[name] for name in names]
+  used = [axis for some in axes for axis in some]
+  twice = next((axis for axis in used if used.count(axis) > 1), None)
+  if twice is not None:
+    both = ' and '.join(repr(name) for name, some in zip(names, axes) if twice in some)
+    raise errors.ConfigError(f'{what} has axes {both}, which the sharding rules both split over mesh axis {twice!r}: change a name or a rule.')
+  return axes

@@ -11,7 +11,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from echox_jax import chunked
 from echox_jax.config import LoraConfig
+from echox_jax.sharding import constrain
 
 Array = jax.Array
 default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
@@ -55,7 +57,7 @@ class Embed(nn.Module):
   """A table of vectors, parameter `embedding` [num, features]."""
   num: int
   features: int
-  axes: tuple[str, str] = ('vocab', 'embed')
+  axes: tuple[str, str] = ('vocab', 'table_embed')
   dtype: Any = jnp.float32
   embedding_init: Callable[..., Array] = default_init
 
@@ -68,7 +70,7 @@ class Embed(nn.Module):
 
   def attend(self, x: Array) -> Array:
     """float[..., features] -> float32 logits [..., num]."""
-    return (x.astype(self.dtype) @ self.embedding.astype(self.dtype).T).astype(jnp.float32)
+    return chunked.logits(x.astype(self.dtype), self.embedding)
 
 
 class RMSNorm(nn.Module):
@@ -153,7 +155,9 @@ class MultiHeadAttention(nn.Module):
     k = dense(use_bias=self.key_bias, name='k_proj')(source)
     v = dense(use_bias=True, name='v_proj')(source)
     dropout = functools.partial(nn.Dropout(self.dropout), deterministic=deterministic) if self.dropout else None
-    out = attention(*(y.reshape(*y.shape[:-1], *heads) for y in (q, k, v)), mask=mask, dropout=dropout)
+    q, k, v = (constrain(y.reshape(*y.shape[:-1], *heads), ('batch', length, 'heads', None))
+               for y, length in ((q, 'length'), (k, 'key_length'), (v, 'key_length')))
+    out = attention(q, k, v, mask=mask, dropout=dropout)
     return Dense(width, ('heads', 'embed'), use_bias=True, dtype=self.dtype, name='out_proj')(
         out.reshape(*out.shape[:-2], width))
 

@@ -12,11 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from echox_jax import errors
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
+from echox_jax.sharding import constrain
 
 Array = jax.Array
+ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
 Cache = dict[str, Array]  # {'key','value'}: float[layers,B,slots,K,H]
+
+# What a layer keeps for the backward pass; the rest is computed again. `dots` keeps the products with weights.
+REMAT_POLICIES = {
+    'none': None,
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 def init_cache(cfg: LlamaConfig, batch: int, slots: int) -> Cache:
@@ -59,7 +69,8 @@ class Attention(nn.Module):
     q = heads(project('q_proj', cfg.num_heads * cfg.head_dim, ('embed', 'heads'))(x, deterministic))
     k = heads(project('k_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
     v = heads(project('v_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
-    q, k = apply_rope(q, positions, freqs), apply_rope(k, positions, freqs)
+    q = constrain(apply_rope(q, positions, freqs), ('batch', 'length', 'heads', None))
+    k, v = (constrain(y, ('batch', 'key_length', 'kv_heads', None)) for y in (apply_rope(k, positions, freqs), v))
     if cache is not None:
       k = jax.lax.dynamic_update_slice_in_dim(cache['key'], k.astype(cache['key'].dtype), index, axis=1)
       v = jax.lax.dynamic_update_slice_in_dim(cache['value'], v.astype(cache['value'].dtype), index, axis=1)
@@ -78,7 +89,8 @@ class Mlp(nn.Module):
     project = functools.partial(_projection, self.cfg)
     gate = project('gate_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
     up = project('up_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
-    return project('down_proj', self.cfg.hidden_size, ('mlp', 'embed'))(nn.silu(gate) * up, deterministic)
+    inner = constrain(nn.silu(gate) * up, ('batch', 'length', 'mlp'))
+    return project('down_proj', self.cfg.hidden_size, ('mlp', 'embed'))(inner, deterministic)
 
 
 class Block(nn.Module):
@@ -93,7 +105,7 @@ class Block(nn.Module):
         norm(name='input_layernorm')(x), positions, mask, cache, index, self.deterministic)
     x = x + out
     x = x + Mlp(self.cfg, name='mlp')(norm(name='post_attention_layernorm')(x), self.deterministic)
-    return nn.with_logical_constraint(x, ('batch', 'length', 'act_embed')), cache
+    return constrain(x, ACTIVATION), cache
 
 
 class Trunk(nn.Module):
@@ -114,12 +126,15 @@ class Trunk(nn.Module):
       deterministic: no LoRA dropout.
     """
     cfg = self.cfg
-    body = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
+    if cfg.remat not in REMAT_POLICIES:
+      raise errors.ConfigError(f'remat is {cfg.remat!r}: use one of {", ".join(REMAT_POLICIES)}.')
+    body = Block if cfg.remat == 'none' else nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[cfg.remat])
     scanned = nn.scan(
         body, length=cfg.num_layers, variable_axes={'params': 0}, split_rngs={'params': True, 'dropout': True},
         in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast), out_axes=0,
         metadata_params={nn.PARTITION_NAME: 'layers'})
-    x, cache = scanned(cfg, deterministic, name='layers')(inputs.astype(cfg.dtype), cache, positions, mask, index)
+    inputs = constrain(inputs.astype(cfg.dtype), ACTIVATION)
+    x, cache = scanned(cfg, deterministic, name='layers')(inputs, cache, positions, mask, index)
     return layers.RMSNorm(cfg.rms_norm_eps, cfg.dtype, name='norm')(x), cache
 
 
@@ -136,7 +151,7 @@ class Llama(nn.Module):
 
   def embed(self, ids: Array) -> Array:
     """int[B,T] -> float[B,T,D]."""
-    return self.embed_tokens(ids)
+    return constrain(self.embed_tokens(ids), ACTIVATION)
 
   def hidden(self, inputs: Array, positions: Array, mask: Array, cache: Cache | None = None,
              index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
@@ -156,7 +171,7 @@ class Llama(nn.Module):
 
 def head_embedding(params: dict) -> Array:
   """float[V,D]: the rows of the output head, from the params of `Llama` (the trigger score needs the row of ".")."""
-  return params.get('lm_head', params['embed_tokens'])['embedding']
+  return params['lm_head' if 'lm_head' in params else 'embed_tokens']['embedding']
 
 
 def init_llm(key: Array, cfg: EchoXConfig) -> dict:

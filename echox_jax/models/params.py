@@ -48,7 +48,7 @@ def _param_shapes(cfg: EchoXConfig, groups: tuple[str, ...]) -> dict[str, tuple[
 
 def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]:
   """The text table [V,D] of the unit decoders; in training it is a copy of the LLM's."""
-  init = nn.with_logical_partitioning(layers.default_init, ('vocab', 'embed'))
+  init = nn.with_logical_partitioning(layers.default_init, ('vocab', 'table_embed'))
   return {'embedding': init(key, (cfg.llm.vocab_size, cfg.llm.hidden_size))}
 
 

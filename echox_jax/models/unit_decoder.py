@@ -31,7 +31,7 @@ class UnitDecoder(nn.Module):
   def setup(self):
     cfg, trunk = self.cfg, self.cfg.unit_decoder.trunk
     units = cfg.unit_decoder.unit_vocab_size
-    self.unit_embedding = layers.Embed(units, cfg.llm.hidden_size, ('unit_vocab', 'embed'), trunk.dtype)
+    self.unit_embedding = layers.Embed(units, cfg.llm.hidden_size, ('unit_vocab', 'table_embed'), trunk.dtype)
     self.adapter = layers.Dense(trunk.hidden_size, ('embed', 'mlp'), use_bias=True, dtype=trunk.dtype)
     self.trunk = Trunk(trunk)
     self.lm_head = layers.Embed(cfg.llm.vocab_size + units, trunk.hidden_size, dtype=trunk.dtype)

@@ -14,6 +14,7 @@ class OptimizerConfig:
   weight_decay: float = 0.1
   b1: float = 0.9
   b2: float = 0.95
+  eps: float = 1e-8
   clip_norm: float = 1.0
 
 
@@ -76,6 +77,7 @@ class LossConfig:
   `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or `generate`.
   `slices_per_batch`: static number of slices that echo training takes from a batch, what exceeds it is counted;
   0 = batch size x `streaming.max_slices`.
+  `chunk_tokens`: positions of a batch whose logits exist at a time, in the losses of all heads; 0 = all (`chunked`).
   `adversarial_start`: the vocoder's discriminators come in at this step.
   """
   ctc_weight: float = 0.3
@@ -83,16 +85,24 @@ class LossConfig:
   slices_per_batch: int = 0
   denoising_weight: float = 0.2
   s2t_weight: float = 1.0
+  chunk_tokens: int = 0
   vocoder: VocoderLossConfig = VocoderLossConfig()
   adversarial_start: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """One stage's run. `init_from`: stage names or checkpoint folders, tried left to right for each parameter group."""
+  """One stage's run.
+
+  `init_from`: stage names or checkpoint folders, tried left to right for each parameter group.
+  `accumulate_steps`: parts that a batch is computed in, one after another, before the one update.
+  `frozen_dtype`: `float32` or `bfloat16`, of the parameters that the stage does not train; trained ones are float32.
+  """
   steps: int = 100
   batch_size: int = 16
   log_every: int = 10
+  accumulate_steps: int = 1
+  frozen_dtype: str = 'float32'
   checkpoint_every: int = 200
   keep_checkpoints: int = 1
   init_from: tuple[str, ...] = ()
@@ -102,11 +112,15 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Sizes of the mesh axes; one may be -1 = all devices that are left."""
+  """Sizes of the mesh axes; one may be -1 = all devices that are left.
+
+  `dcn_data`: slices of a multi-slice job, the outermost part of the data axis; `data` counts within a slice.
+  """
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
   sequence: int = 1
+  dcn_data: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,14 +81,16 @@ def _read(source: Source, names: dict[str, str], wanted: Specs) -> dict[str, jax
   """Reads {our path: path in the source}; two of ours may be one of the source's."""
   names = {path: origin for path, origin in names.items()
            if origin in source.shapes or not path.endswith(('/lora_a', '/lora_b'))}
-  specs = {origin: wanted[path] for path, origin in names.items()}
+  # Where one of two users is trained, the other frozen in a narrower type, it is read for the trained one.
+  specs = {names[path]: wanted[path] for path in sorted(names, key=lambda path: wanted[path].dtype.itemsize)}
   checkpoint.check_shapes(source.name, source.shapes, {origin: spec.shape for origin, spec in specs.items()})
   arrays = source.read(specs) if specs else {}
   first_user = {}
   for path, origin in names.items():
     first_user.setdefault(origin, path)
   # A second user gets a buffer of its own: trained parameters are donated to the step, frozen ones are not.
-  return {path: arrays[origin] if first_user[origin] == path else arrays[origin].copy() for path, origin in names.items()}
+  own = lambda path, origin: arrays[origin] if first_user[origin] == path else arrays[origin].copy()
+  return {path: own(path, origin).astype(wanted[path].dtype) for path, origin in names.items()}
 
 
 def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:

@@ -23,7 +23,7 @@ def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransforma
   clip = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm > 0 else []
   return optax.chain(
       *clip,
-      optax.scale_by_adam(cfg.b1, cfg.b2),
+      optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
       optax.add_decayed_weights(cfg.weight_decay, mask=decayed),
       optax.scale_by_learning_rate(make_schedule(cfg, steps)))
 

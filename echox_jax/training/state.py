@@ -6,11 +6,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from echox_jax import sharding
+from echox_jax import errors, sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import init_from, optimizer, stages
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.trees import Tree, flatten, merge, unflatten
+
+FROZEN_DTYPES = ('float32', 'bfloat16')
 
 
 @struct.dataclass
@@ -20,8 +22,8 @@ class TrainState:
   Attributes:
     step: int32 scalar, steps done.
     trainable: dict of groups with the trained leaves alone.
-    frozen: dict of groups with the leaves that never change.
-    opt_state: player -> optimizer state over the trained leaves (see `players`).
+    frozen: dict of groups with the leaves that never change, in `train.frozen_dtype`.
+    opt_state: player -> optimizer state over the trained leaves, float32 as they are (see `players`).
   """
   step: jax.Array
   trainable: Tree
@@ -53,8 +55,16 @@ def abstract_params(cfg, groups, mesh: Mesh) -> Tree:
 
 
 def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> TrainState:
-  """Shapes and shardings of the whole state."""
+  """Shapes and shardings of the whole state.
+
+  Raises:
+    ConfigError: the mesh does not fit the parameters, or an unknown `train.frozen_dtype`.
+  """
+  dtype = experiment.train.frozen_dtype
+  if dtype not in FROZEN_DTYPES:
+    raise errors.ConfigError(f'train.frozen_dtype is {dtype!r}: use one of {", ".join(FROZEN_DTYPES)}.')
   trainable, frozen = split(stage, abstract_params(experiment.model, stage.groups_for(experiment), mesh))
+  frozen = jax.tree.map(lambda leaf: leaf.update(dtype=dtype), frozen)
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   replicated = NamedSharding(mesh, PartitionSpec())
 
@@ -81,7 +91,7 @@ def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, 
 
   def fresh(key):
     params = sharding.unbox(params_lib.init_groups(key, experiment.model, stage.groups_for(experiment)))
-    return {path: leaf for path, leaf in flatten(params).items() if path not in loaded}
+    return {path: leaf.astype(wanted[path].dtype) for path, leaf in flatten(params).items() if path not in loaded}
 
   shardings = {path: leaf.sharding for path, leaf in wanted.items() if path not in loaded}
   made = jax.jit(fresh, out_shardings=shardings)(jax.random.key(experiment.seed)) if shardings else {}

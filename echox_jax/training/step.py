@@ -1,4 +1,10 @@
-"""One optimizer step as a jitted function: a loss with one optimizer, or generator and discriminators with two."""
+"""One optimizer step as a jitted function: a loss with one optimizer, or generator and discriminators with two.
+
+With `train.accumulate_steps` the rows of a batch are computed in so many parts, one after another, and the update is made
+once. Every part counts by its supervised tokens: a loss that is a mean over tokens, its gradient and its metrics are those of
+the whole batch. Terms that are means over something else (CTC over rows, the echo decoder's over unit words) are weighted
+by tokens as well, so theirs are equal only where the parts are alike. Counts (tokens, seconds, overflows...) are summed.
+"""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -9,15 +15,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from echox_jax import sharding
+from echox_jax import errors, sharding
 from echox_jax.training import optimizer, stages
 from echox_jax.training import state as state_lib
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.training.state import TrainState
-from echox_jax.trees import merge
+from echox_jax.trees import Tree, merge
 
 Metrics = dict[str, jax.Array]
 Carry = tuple[jax.Array, Any, Any]  # step, trainable, opt_state
+
+# Metrics that are counts, as are all `overflow_*`; the others are means.
+_COUNTS = ('tokens', 'audio_seconds', 'kept_frames', 'slices', 'unit_words', 'silent_slices')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,17 @@ class TrainStep:
     return state.replace(step=step, trainable=trainable, opt_state=opt_state), metrics
 
 
+def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None:
+  """Raises ConfigError where the batch cannot be split over the mesh, or into `accumulate_steps` parts."""
+  parts, rows = experiment.train.accumulate_steps, experiment.train.batch_size
+  if parts < 1 or rows % parts:
+    raise errors.ConfigError(f'train.batch_size {rows} is not a multiple of train.accumulate_steps {parts}: change one of them.')
+  if parts > 1 and stage.players:
+    raise errors.ConfigError(f'stage {stage.name!r} trains two players at once and takes whole batches: set train.accumulate_steps to 1.')
+  what = 'train.batch_size' if parts == 1 else f'train.batch_size {rows} / train.accumulate_steps {parts} ='
+  sharding.check_rows(rows // parts, mesh, what)
+
+
 def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> TrainStep:
   """The step of `stage`; its random numbers come from the seed and the number of the step.
 
@@ -47,7 +67,7 @@ def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mes
   shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.trainable, abstract.opt_state))
   jit = lambda f: jax.jit(f, donate_argnums=(0, 1, 2), out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())))
   if not stage.players:
-    return TrainStep({'step': jit(_single(stage, experiment))}, lambda step: 'step')
+    return TrainStep({'step': jit(_single(stage, experiment, shardings[1]))}, lambda step: 'step')
   start = experiment.train.loss.adversarial_start
   return TrainStep(
       {'plain': jit(_against(experiment, False)), 'adversarial': jit(_against(experiment, True))},
@@ -60,16 +80,37 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
   return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
 
 
-def _single(stage: stages.Stage, experiment: ExperimentConfig):
-  """The step of a stage with one loss."""
+def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
+  """The step of a stage with one loss; `shardings` of the trained parameters."""
   loss_fn, update = stages.loss_function(stage), _updater(experiment)
+  parts = experiment.train.accumulate_steps
 
-  def train_step(step, trainable, opt_state, frozen, batch) -> tuple[Carry, Metrics]:
-    rng = _rng(experiment, step)
+  def gradients(trainable, frozen, batch, rng) -> tuple[Metrics, Tree]:
     of_trained = lambda tree: loss_fn(merge(tree, frozen), batch, rng, experiment)
     (loss, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trainable)
+    return metrics | {'loss': loss}, grads
+
+  def accumulated(trainable, frozen, batch, rng) -> tuple[Metrics, Tree]:
+    def one(total, part):
+      rows, number = part
+      metrics, grads = gradients(trainable, frozen, rows, jax.random.fold_in(rng, number))
+      total = jax.tree.map(lambda sum_, grad: sum_ + metrics['tokens'] * grad, total, grads)
+      return jax.lax.with_sharding_constraint(total, shardings), metrics
+
+    zeros = jax.lax.with_sharding_constraint(jax.tree.map(jnp.zeros_like, trainable), shardings)
+    grads, metrics = jax.lax.scan(one, zeros, (_parts(batch, parts), jnp.arange(parts)))
+    tokens = metrics['tokens']
+    whole = jnp.maximum(jnp.sum(tokens), 1.0)
+    is_count = lambda name: name in _COUNTS or name.startswith('overflow_')
+    metrics = {name: jnp.sum(x) if is_count(name) else jnp.sum(x * tokens) / whole for name, x in metrics.items()}
+    return metrics, jax.tree.map(lambda grad: grad / whole, grads)
+
+  compute = gradients if parts == 1 else accumulated
+
+  def train_step(step, trainable, opt_state, frozen, batch) -> tuple[Carry, Metrics]:
+    metrics, grads = compute(trainable, frozen, batch, _rng(experiment, step))
     trainable, model_state, norm = update(grads, opt_state['model'], trainable)
-    metrics = metrics | {'loss': loss, 'grad_norm': norm, 'learning_rate': _rate(experiment, step)}
+    metrics |= {'grad_norm': norm, 'learning_rate': _rate(experiment, step)}
     return (step + 1, trainable, {'model': model_state}), metrics
 
   return train_step
@@ -101,6 +142,12 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
             {'vocoder': generator_state, 'discriminators': judges_state}), metrics
 
   return train_step
+
+
+def _parts(batch: Mapping[str, jax.Array], parts: int) -> dict[str, jax.Array]:
+  """Arrays [B, ...] -> [parts, B / parts, ...]; a part takes every `parts`-th row, so that rows stay on their devices."""
+  take = lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+  return {name: sharding.constrain(take(x), (None, 'batch') + (None,) * (x.ndim - 1)) for name, x in batch.items()}
 
 
 def _updater(experiment: ExperimentConfig):

@@ -1,0 +1,143 @@
+"""A tiny job of every stage, its steps on any mesh, and how far two runs are apart.
+
+As a program it compares meshes of 8 virtual devices with one device, and prints JSON lines:
+`python -m tests.sharded_jobs STAGE data=8 fsdp=4,tensor=2 ...`
+
+Adam divides gradients by their own size, so that a gradient which is zero but for rounding moves a parameter as much as any
+other: no two orders of summation then give the same parameters. The jobs here take Adam's epsilon as 1, far above their
+gradients, so that steps are proportional to them. Every other choice is that of real training.
+"""
+
+import dataclasses
+import json
+import sys
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from echox_jax import sharding
+from echox_jax.config import (
+    AdapterConfig, DiscriminatorConfig, DurationPredictorConfig, EchoXConfig, LlamaConfig, LoraConfig, StreamingConfig,
+    UnitDecoderConfig, VocoderConfig, WhisperConfig)
+from echox_jax.models import params as params_lib
+from echox_jax.prompts import IGNORE, NANO_IDS
+from echox_jax.training import init_from, stages, state, step
+from echox_jax.training.experiment import DataConfig, ExperimentConfig, LossConfig, OptimizerConfig, TrainConfig, VocoderLossConfig
+from echox_jax.trees import flatten
+
+ROWS, STEPS, VOCAB, UNITS = 8, 5, 65, 30  # an odd vocabulary, as Llama's with the AUDIO token is
+SIZES = dict(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8)
+MODEL = EchoXConfig(
+    special_ids=NANO_IDS,
+    whisper=WhisperConfig(num_mel_bins=20, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, max_positions=64),
+    adapter=AdapterConfig(num_heads=4, intermediate_size=64, dropout=0.1, shrink_budget=6),
+    llm=LlamaConfig(vocab_size=VOCAB, lora=LoraConfig(rank=4, dropout=0.1), **SIZES),
+    unit_decoder=UnitDecoderConfig(unit_vocab_size=UNITS, trunk=LlamaConfig(**SIZES), denoising_intermediate_size=48, denoising_dropout=0.1),
+    vocoder=VocoderConfig(
+        num_units=20, embedding_dim=16, model_in_dim=16, upsample_rates=(5, 4), upsample_kernel_sizes=(11, 8),
+        upsample_initial_channel=32, resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1, 3),), context_dilations=(1,),
+        istft_n_fft=64, istft_hop=16, duration=DurationPredictorConfig(hidden_size=16, dropout=0.1)),
+    discriminators=DiscriminatorConfig(
+        periods=(2, 3), period_channels=(4, 8), num_scales=2, scale_channels=(4, 8), scale_kernel_sizes=(15, 41),
+        scale_strides=(1, 4), scale_groups=(1, 4)),
+    streaming=StreamingConfig(look_ahead=1, peak_window=2, min_tokens=5, min_tokens_above_threshold=3, max_new_tokens=16,
+                              max_slices=3, max_slice_tokens=8, max_unit_words=10))
+
+
+def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
+  """The job of a stage: s2t hears waveforms, echo cached states."""
+  model = MODEL
+  if not dropout:
+    model = dataclasses.replace(
+        model, adapter=dataclasses.replace(model.adapter, dropout=0.0), llm=dataclasses.replace(model.llm, lora=LoraConfig(rank=4)),
+        unit_decoder=dataclasses.replace(model.unit_decoder, denoising_dropout=0.0))
+  optimizer = OptimizerConfig(learning_rate=2.0, warmup_steps=2, weight_decay=0.01, eps=1.0)
+  losses = LossConfig(slices_per_batch=12, vocoder=VocoderLossConfig(mel=1.0, mel_windows=(256,), stft=1.0, stft_windows=(128,)))
+  train = TrainConfig(**dict(steps=STEPS, batch_size=ROWS, optimizer=optimizer, loss=losses) | train)
+  return ExperimentConfig(
+      stage=stage, model=model, train=train, data=DataConfig(cached_states=stage != 's2t', max_unit_words=6))
+
+
+def batch(stage: str, number: int) -> dict[str, np.ndarray]:
+  """The batch of a step: random rows of unequal lengths."""
+  rng = np.random.default_rng(number)
+  if stage == 'vocoder':
+    units = np.repeat(rng.integers(0, 20, (ROWS, 6)), 2, axis=1).astype(np.int32)
+    return {'units': units, 'audio': (0.1 * rng.normal(size=(ROWS, 12 * 320))).astype(np.float32),
+            'reduced_units': units[:, ::2], 'durations': rng.integers(1, 4, (ROWS, 6)).astype(np.int32)}
+  lengths = rng.integers(6, 13, ROWS)
+  inside = np.arange(12) < lengths[:, None]
+  ids = np.where(inside, rng.integers(16, VOCAB, (ROWS, 12)), NANO_IDS.pad)
+  answer = inside & (np.arange(12) >= 4)
+  if stage == 't2c':
+    ids = np.where(answer, rng.integers(VOCAB, VOCAB + UNITS, (ROWS, 12)), ids)
+  rows = {'input_ids': ids.astype(np.int32), 'labels': np.where(answer, ids, IGNORE).astype(np.int32)}
+  if stage in ('s2t', 'echo'):
+    rows['input_ids'][:, 1] = NANO_IDS.audio
+    rows['ctc_labels'] = np.where(np.arange(3) < rng.integers(1, 4, (ROWS, 1)), rng.integers(16, VOCAB, (ROWS, 3)), IGNORE).astype(np.int32)
+  if stage == 's2t':
+    rows |= {'audio': rng.normal(size=(ROWS, 4800)).astype(np.float32), 'audio_lengths': rng.integers(2400, 4801, ROWS).astype(np.int32)}
+  if stage == 'echo':
+    rows |= {'states': rng.normal(size=(ROWS, 20, 32)).astype(np.float32), 'state_lengths': rng.integers(10, 21, ROWS).astype(np.int32)}
+  return rows
+
+
+def run(job: ExperimentConfig, mesh: jax.sharding.Mesh, steps: int = STEPS) -> tuple[list[dict], state.TrainState]:
+  """(metrics of each step, state after them), from fresh parameters."""
+  stage, values = stages.get_stage(job.stage), []
+  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), jax.default_matmul_precision('highest'):
+    current = state.create_state(stage, job, mesh, [_fresh(job, stage)] if job.stage == 's2t' else None)
+    train_step = step.make_train_step(stage, job, mesh)
+    for number in range(steps):
+      function = train_step.functions[train_step.variant(number)]
+      current, metrics = train_step(function, current, step.put_batch(batch(job.stage, number), mesh))
+      values.append(jax.device_get(metrics))
+  return values, current
+
+
+def _fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.Source:
+  """Fresh parameters as a source: what hears starts from a pretrained encoder otherwise."""
+  made = jax.jit(lambda key: sharding.unbox(params_lib.init_groups(key, job.model, stage.groups_for(job))))(jax.random.key(0))
+  flat = flatten(jax.device_get(made))
+  read = lambda specs: {path: jax.device_put(flat[path].astype(spec.dtype), spec.sharding) for path, spec in specs.items()}
+  return init_from.Source('fresh', {path: leaf.shape for path, leaf in flat.items()}, read)
+
+
+def one_device() -> jax.sharding.Mesh:
+  """The mesh of the reference."""
+  return sharding.make_mesh({}, devices=jax.devices()[:1])
+
+
+def loss_distance(ours: list[dict], theirs: list[dict]) -> float:
+  """The largest relative difference of a loss part (or gradient norm, or count)."""
+  relative = lambda a, b: abs(float(a) - float(b)) / max(abs(float(b)), 1e-6)
+  return max(relative(a[name], b[name]) for a, b in zip(ours, theirs, strict=True) for name in b)
+
+
+def parameter_distance(ours, theirs) -> tuple[float, str]:
+  """The largest difference of a trained parameter, relative to the largest element of its array, and which array it is."""
+  ours, theirs = (flatten(jax.device_get(x.trainable)) for x in (ours, theirs))
+  return max((float(np.max(np.abs(ours[path] - theirs[path])) / np.max(np.abs(theirs[path]))), path) for path in theirs)
+
+
+def moved(current: state.TrainState, start: state.TrainState) -> float:
+  """The smallest movement of a trained parameter, relative to its largest element: shows that something was compared."""
+  ours, theirs = (flatten(jax.device_get(x.trainable)) for x in (current, start))
+  return min(float(np.max(np.abs(ours[path] - theirs[path])) / np.max(np.abs(ours[path]))) for path in theirs)
+
+
+def main(stage: str, meshes: list[str]) -> None:
+  jax.config.update('jax_num_cpu_devices', 8)
+  job = experiment(stage)
+  expected, reference = run(job, one_device())
+  print(json.dumps({'moved': moved(reference, run(job, one_device(), 0)[1]), 'metrics': {k: float(v) for k, v in expected[-1].items()}}))
+  for name in meshes:
+    values, current = run(job, sharding.make_mesh({axis: int(size) for axis, size in (pair.split('=') for pair in name.split(','))}))
+    distance, path = parameter_distance(current, reference)
+    whole = [p for p, x in flatten(current.params()).items() if x.sharding.is_fully_replicated and x.size > 1000]
+    print(json.dumps({'mesh': name, 'losses': loss_distance(values, expected), 'parameters': distance, 'worst': path, 'whole': whole}), flush=True)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], sys.argv[2:])
