@@ -5,6 +5,8 @@ import json
 import pathlib
 
 from flax import linen as nn
+from hypothesis import given, strategies as st
+from hypothesis.extra import numpy as arrays
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,9 @@ import pytest
 
 from echox_jax import errors
 from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
-from echox_jax.conversion import unit_vocoder
+from echox_jax.conversion import rules, torch_file, unit_vocoder, weight_norm
 from echox_jax.models.convolution import overlap_add
+from echox_jax.models.params import param_shapes
 from echox_jax.models.vocoder import UnitVocoder, init_vocoder, inverse_stft, repeat_units
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -69,8 +72,77 @@ def test_conversion_lists_every_problem(golden):
   state['extra.bias'] = np.zeros(3)
   with pytest.raises(errors.CheckpointError) as caught:
     unit_vocoder.convert(state, cfg)
-  for part in ('missing ups.1.weight_g', 'mis-shaped dict.weight', 'unexpected extra.bias'):
+  for part in ('missing: ups.1.weight_g', 'wrong shape: dict.weight', 'not used: extra.bias'):
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize('prefix', ['', 'spk/'])
+def test_released_files_there_and_back(golden, prefix, tmp_path):
+  cfg, state = released(golden, prefix)
+  params = unit_vocoder.convert(state, cfg)
+  unit_vocoder.save_released(tmp_path, params, cfg)
+  opened = unit_vocoder.open_unit_vocoder(tmp_path / 'g_00500000')
+  assert opened.config.vocoder == cfg and opened.groups == ('vocoder',)
+  again = rules.convert(opened.tensors, opened.rules, opened.what, param_shapes(opened.config, opened.groups))['vocoder']
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), again, params)
+  exported = unit_vocoder.export_tensors(params, cfg)
+  assert {name: value.shape for name, value in exported.items()} == {name: value.shape for name, value in state.items()}
+  assert all(value.dtype == np.float32 for value in exported.values())
+
+
+def test_weights_without_weight_norm_and_of_newer_torch(golden):
+  cfg, state = released(golden, 'spk/')
+  params = unit_vocoder.convert(state, cfg)
+  newer = {name.replace('.weight_g', '.parametrizations.weight.original0').replace('.weight_v', '.parametrizations.weight.original1'):
+           value for name, value in state.items()}
+  plain = dict(unit_vocoder.generator_tensors(state, cfg))
+  assert 'conv_pre.weight' in plain and not any('weight_' in name for name in plain)
+  for other in (newer, plain):
+    jax.tree.map(np.testing.assert_array_equal, unit_vocoder.convert(other, cfg), params)
+
+
+@given(arrays.arrays(np.float32, (3, 2, 4), elements=st.floats(-1e6, 1e6, width=32)), st.sampled_from([0, 1, 2]))
+def test_weight_norm_there_and_back(w, axis):
+  g, v = weight_norm.unfold(w, axis)
+  assert g.shape == weight_norm.shape_of_g(w.shape, axis) and g.dtype == v.dtype == np.float32
+  np.testing.assert_array_equal(weight_norm.fold(g, v, axis), w, strict=True)
+
+
+def test_weight_norm_is_that_of_torch():
+  rng = np.random.default_rng(0)
+  g, v = rng.normal(size=(5, 1, 1)).astype(np.float32), rng.normal(size=(5, 4, 3)).astype(np.float32)
+  expected = g * v / np.linalg.norm(v.reshape(5, -1), axis=1)[:, None, None]
+  np.testing.assert_allclose(weight_norm.fold(g, v), expected, rtol=1e-6)
+
+
+def test_vocoders_that_have_no_released_layout():
+  for call in (unit_vocoder.config_to_json, lambda cfg: unit_vocoder.convert({}, cfg), lambda cfg: unit_vocoder.export_tensors({}, cfg)):
+    with pytest.raises(errors.ConfigError, match='istft_hop or context_dilations'):
+      call(TINY)
+
+
+def test_vocoder_files_that_are_not_there(golden, tmp_path):
+  cfg, state = released(golden, '')
+  source = torch_file.write_torch(tmp_path / 'g_1', {'generator': state})
+  with pytest.raises(errors.CheckpointError, match='config.json is missing'):
+    unit_vocoder.open_unit_vocoder(source)
+  values = unit_vocoder.config_to_json(cfg)
+  other = tmp_path / 'other.json'
+  for text, error, said in [
+      ('{', errors.ConfigError, 'other.json is no JSON'), ('[]', errors.ConfigError, 'no JSON object'),
+      (json.dumps({k: v for k, v in values.items() if k != 'upsample_rates'}), errors.ConfigError, "no 'upsample_rates'"),
+      (json.dumps(values | {'resblock': '2'}), errors.ConfigError, 'resblock 2'),
+      (json.dumps(values | {'num_embeddings': 7}), errors.CheckpointError, r'dict.weight \[100, 16\] for \[7, 16\]')]:
+    other.write_text(text)
+    with pytest.raises(error, match=said):
+      unit_vocoder.open_unit_vocoder(source, other)
+  other.write_text(json.dumps(values))
+  assert unit_vocoder.open_unit_vocoder(tmp_path, other).config.vocoder == cfg
+  torch_file.write_torch(tmp_path / 'g_2', {'discriminator': state})
+  with pytest.raises(errors.CheckpointError, match='g_1, g_2 found'):
+    unit_vocoder.open_unit_vocoder(tmp_path, other)
+  with pytest.raises(errors.CheckpointError, match="no entry 'generator'"):
+    unit_vocoder.open_unit_vocoder(tmp_path / 'g_2', other)
 
 
 @pytest.mark.parametrize('cfg', [

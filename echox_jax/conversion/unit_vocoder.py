@@ -1,98 +1,198 @@
-"""Released unit-vocoder checkpoints (`g_*` files, entry `generator`) to our parameters; weight norm is folded (facts 10)."""
+"""Released unit vocoders (fairseq's code HiFi-GAN: a `g_*` file, entry `generator`, and its JSON config) <-> our parameters.
+
+All convolutions of the generator are stored with weight norm there; it is folded on the way in and taken apart on the way out
+(facts 10).
+"""
 
 from collections.abc import Mapping
+import functools
+import json
+from pathlib import Path
 from typing import Any
 
-from flax import linen as nn
-from flax import traverse_util
-import jax
 import numpy as np
 
-from echox_jax import errors
-from echox_jax.config import DurationPredictorConfig, VocoderConfig
-from echox_jax.models.vocoder import UnitVocoder
+from echox_jax import errors, files, trees
+from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
+from echox_jax.conversion import lazy, rules, torch_file, weight_norm
+from echox_jax.conversion.imported import Imported
+from echox_jax.conversion.rules import Rule
+from echox_jax.models.params import param_shapes
+
+ENTRY = 'generator'
+CONFIG = 'config.json'
+_TRANSPOSED = (2, 0, 1)  # torch ConvTranspose1d [in,out,k] -> kernel [k,in,out]
 
 
 def config_from_json(values: Mapping[str, Any]) -> VocoderConfig:
   """Reads the config file that lies beside a released checkpoint.
 
   Raises:
-    ConfigError: a vocoder kind that is not supported (resblock 2, pitch, an outside speaker embedder).
+    ConfigError: a vocoder kind that is not supported (resblock 2, pitch, an outside speaker embedder), or a field is missing.
   """
   if str(values.get('resblock', '1')) != '1' or values.get('f0') or values.get('embedder_params'):
     raise errors.ConfigError('this vocoder config asks for resblock 2, f0 or an embedder: use one with resblock 1 and none of them.')
-  duration = values['dur_predictor_params']
-  return VocoderConfig(
-      num_units=values['num_embeddings'], embedding_dim=values['embedding_dim'], model_in_dim=values['model_in_dim'],
-      upsample_rates=tuple(values['upsample_rates']), upsample_kernel_sizes=tuple(values['upsample_kernel_sizes']),
-      upsample_initial_channel=values['upsample_initial_channel'],
-      resblock_kernel_sizes=tuple(values['resblock_kernel_sizes']),
-      resblock_dilation_sizes=tuple(tuple(d) for d in values['resblock_dilation_sizes']),
-      num_speakers=values.get('num_speakers', 200) if values.get('multispkr') else 0,
-      code_hop_size=values.get('code_hop_size', 320), sample_rate=values.get('sampling_rate', 16000),
-      duration=DurationPredictorConfig(
-          hidden_size=duration['var_pred_hidden_dim'], kernel_size=duration['var_pred_kernel_size'],
-          dropout=duration['var_pred_dropout']))
+  try:
+    duration = values['dur_predictor_params']
+    return VocoderConfig(
+        num_units=values['num_embeddings'], embedding_dim=values['embedding_dim'], model_in_dim=values['model_in_dim'],
+        upsample_rates=tuple(values['upsample_rates']), upsample_kernel_sizes=tuple(values['upsample_kernel_sizes']),
+        upsample_initial_channel=values['upsample_initial_channel'],
+        resblock_kernel_sizes=tuple(values['resblock_kernel_sizes']),
+        resblock_dilation_sizes=tuple(tuple(d) for d in values['resblock_dilation_sizes']),
+        num_speakers=values.get('num_speakers', 200) if values.get('multispkr') else 0,
+        code_hop_size=values.get('code_hop_size', 320), sample_rate=values.get('sampling_rate', 16000),
+        duration=DurationPredictorConfig(
+            hidden_size=duration['var_pred_hidden_dim'], kernel_size=duration['var_pred_kernel_size'],
+            dropout=duration['var_pred_dropout']))
+  except KeyError as error:
+    raise errors.ConfigError(f'the vocoder config has no {error.args[0]!r}: give the complete JSON of the vocoder.') from error
+
+
+def config_to_json(cfg: VocoderConfig) -> dict[str, Any]:
+  """Turns `config_from_json` back; `speaker_id` and `dtype` have no place there.
+
+  Raises:
+    ConfigError: a vocoder that the released layout has no keys for.
+  """
+  _check_released(cfg)
+  speakers = {'multispkr': '_', 'num_speakers': cfg.num_speakers} if cfg.num_speakers else {}
+  return {
+      'resblock': '1', 'upsample_rates': list(cfg.upsample_rates), 'upsample_kernel_sizes': list(cfg.upsample_kernel_sizes),
+      'upsample_initial_channel': cfg.upsample_initial_channel, 'resblock_kernel_sizes': list(cfg.resblock_kernel_sizes),
+      'resblock_dilation_sizes': [list(d) for d in cfg.resblock_dilation_sizes], 'num_embeddings': cfg.num_units,
+      'embedding_dim': cfg.embedding_dim, 'model_in_dim': cfg.model_in_dim, 'code_hop_size': cfg.code_hop_size, 'f0': False,
+      'sampling_rate': cfg.sample_rate, **speakers,
+      'dur_predictor_params': {
+          'encoder_embed_dim': cfg.embedding_dim, 'var_pred_hidden_dim': cfg.duration.hidden_size,
+          'var_pred_kernel_size': cfg.duration.kernel_size, 'var_pred_dropout': cfg.duration.dropout}}
+
+
+def vocoder_rules(cfg: VocoderConfig) -> list[Rule]:
+  """Which tensor (weight norm folded) each parameter of `vocoder` comes from."""
+  duration, kernels = 'vocoder/duration_predictor', len(cfg.resblock_kernel_sizes)
+  found = [Rule('vocoder/unit_embedding/embedding', 'dict.weight')]
+  if cfg.num_speakers:
+    found.append(Rule('vocoder/speaker_embedding/embedding', 'spkr.weight'))
+  for i in (1, 2):
+    found += rules.conv(f'{duration}/conv{i}', f'dur_predictor.conv{i}.0') + rules.norm(f'{duration}/ln{i}', f'dur_predictor.ln{i}')
+  found += rules.linear(f'{duration}/proj', 'dur_predictor.proj')
+  for path in ('conv_pre', 'conv_post'):
+    found += rules.conv(f'vocoder/{path}', path)
+  for stage in range(len(cfg.upsample_rates)):
+    found += [Rule(f'vocoder/ups_{stage}/kernel', f'ups.{stage}.weight', axes=_TRANSPOSED),
+              Rule(f'vocoder/ups_{stage}/bias', f'ups.{stage}.bias')]
+    for block, dilations in enumerate(cfg.resblock_dilation_sizes):
+      for convs in ('convs1', 'convs2'):
+        for i in range(len(dilations)):
+          found += rules.conv(f'vocoder/resblocks_{stage}_{block}/{convs}_{i}', f'resblocks.{stage * kernels + block}.{convs}.{i}')
+  return found
 
 
 def convert(state: Mapping[str, np.ndarray], cfg: VocoderConfig) -> dict[str, Any]:
   """Builds the vocoder parameters from the checkpoint's arrays.
 
   Args:
-    state: the `generator` entry as numpy arrays, with `weight_g` / `weight_v` pairs.
+    state: the `generator` entry, with `weight_g` / `weight_v` pairs or plain weights.
     cfg: the sizes, see `config_from_json`.
 
   Raises:
-    CheckpointError: names every key that is missing, unexpected or of another shape.
+    CheckpointError: names every key that is missing, not used or of another shape.
+    ConfigError: a vocoder that the released layout has no keys for.
   """
-  ids = jax.ShapeDtypeStruct((1, 8), np.int32)
-  mask = jax.ShapeDtypeStruct((1, 8), bool)
-  shapes = nn.meta.unbox(jax.eval_shape(UnitVocoder(cfg).init, jax.random.key(0), ids, ids, mask)['params'])
-  shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
-  problems, used, params = [], set(), {}
-  for path, shape in shapes.items():
-    name = _torch_name(path, len(cfg.resblock_kernel_sizes))
-    value = _read(state, name, path, used, problems)
-    if value is not None and value.shape != shape:
-      problems.append(f'mis-shaped {name} {value.shape} for {shape}')
-    params[path] = value
-  problems += [f'unexpected {key}' for key in sorted(set(state) - used)]
-  if problems:
-    raise errors.CheckpointError(f'the unit vocoder does not fit its config ({"; ".join(problems)}): use the config of that checkpoint.')
-  return traverse_util.unflatten_dict(params)
+  tensors = generator_tensors(state, cfg)
+  return rules.convert(tensors, vocoder_rules(cfg), 'a unit vocoder of this config', _shapes(cfg))['vocoder']
 
 
-def _torch_name(path: tuple[str, ...], kernels: int) -> str:
-  """Our parameter path as the checkpoint's key, for the plain (not weight-normed) tensor; `kernels` residual blocks a stage."""
-  head, *rest = path[:-1]
-  index = head.split('_')[1:]
-  if head == 'duration_predictor':
-    modules = ['dur_predictor', rest[0] + ('.0' if rest[0].startswith('conv') else '')]
-  elif head.startswith('resblocks_'):
-    modules = ['resblocks', str(int(index[0]) * kernels + int(index[1])), rest[0].replace('_', '.')]
-  elif head.startswith('ups_'):
-    modules = ['ups', index[0]]
-  else:
-    modules = [{'unit_embedding': 'dict', 'speaker_embedding': 'spkr'}.get(head, head)]
-  return '.'.join([*modules, 'bias' if path[-1] == 'bias' else 'weight'])
+def generator_tensors(state: Mapping[str, np.ndarray], cfg: VocoderConfig) -> lazy.LazyTensors:
+  """The tensors of a `generator` entry, weight norm folded when they are read. Raises as `convert`."""
+  entries = lazy.entries(state)
+  wanted = {}
+  for name, shape in _tensor_shapes(cfg).items():
+    pair = weight_norm.parts(name, entries) if _has_weight_norm(name) else None
+    wanted |= {name: shape} if pair is None else {pair[0]: weight_norm.shape_of_g(shape), pair[1]: shape}
+  rules.check({name: tensor.shape for name, tensor in entries.items()}, wanted, 'a unit vocoder of this config')
+  for name in filter(_has_weight_norm, _tensor_shapes(cfg)):
+    entries = weight_norm.folded(entries, name)
+  return lazy.LazyTensors(entries)
 
 
-def _read(
-    state: Mapping[str, np.ndarray], name: str, path: tuple[str, ...], used: set[str], problems: list[str],
-) -> np.ndarray | None:
-  """One parameter in our layout, weight norm folded; or None with its problem noted."""
-  keys = [f'{name}_g', f'{name}_v'] if f'{name}_g' in state or f'{name}_v' in state else [name]
-  used.update(keys)
-  missing = [key for key in keys if key not in state]
-  if missing:
-    problems += [f'missing {key}' for key in missing]
-    return None
-  value = np.asarray(state[keys[-1]], np.float32)
-  if len(keys) == 2:
-    norm = np.sqrt(np.sum(value.astype(np.float64) ** 2, axis=tuple(range(1, value.ndim)), keepdims=True))
-    value = (state[keys[0]] * value / norm).astype(np.float32)
-  if path[-1] != 'kernel':
-    return value
-  if value.ndim == 2:
-    return value.T
-  return value.transpose((2, 0, 1) if path[0].startswith('ups_') else (2, 1, 0))  # torch: [out, in, k], transposed [in, out, k]
+def export_tensors(params: Mapping[str, Any], cfg: VocoderConfig) -> dict[str, np.ndarray]:
+  """The `generator` entry of our parameters (float32), each convolution as `weight_g` and `weight_v`; `convert` gives them back
+  bit for bit.
+
+  Raises:
+    ConfigError: a vocoder that the released layout has no keys for.
+  """
+  _check_released(cfg)
+  tensors = {}
+  for name, value in rules.export(trees.flatten({'vocoder': params}), vocoder_rules(cfg)):
+    if _has_weight_norm(name):
+      tensors[f'{name}_g'], tensors[f'{name}_v'] = weight_norm.unfold(value)
+    else:
+      tensors[name] = np.asarray(value, np.float32)
+  return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+
+
+def open_unit_vocoder(source: Path, config: Path | None = None) -> Imported:
+  """A released unit vocoder.
+
+  Args:
+    source: the `g_*` file, or a folder with one.
+    config: its JSON; by default config.json beside it.
+
+  Raises:
+    CheckpointError: missing, damaged, a pickle that asks for more than tensors, or tensors that do not fit the config.
+    ConfigError: another kind of vocoder.
+  """
+  source = _generator_file(Path(source))
+  config = Path(config) if config else source.parent / CONFIG
+  if not config.is_file():
+    raise errors.CheckpointError(f'{config} is missing: give the JSON config of the vocoder or put it there.')
+  try:
+    values = json.loads(config.read_text('utf-8'))
+  except ValueError as error:
+    raise errors.ConfigError(f'{config} is no JSON: give the config of the vocoder.') from error
+  if not isinstance(values, dict):
+    raise errors.ConfigError(f'{config} is no JSON object: give the config of the vocoder.')
+  cfg = config_from_json(values)
+  state = torch_file.tensors_of(source, torch_file.load_torch(source, torch_file.FAIRSEQ_RECORDS), ENTRY)
+  return Imported(f'the unit vocoder in {source}', EchoXConfig(vocoder=cfg), ('vocoder',), vocoder_rules(cfg),
+                  generator_tensors(state, cfg))
+
+
+def save_released(folder: Path, params: Mapping[str, Any], cfg: VocoderConfig, name: str = 'g_00500000') -> None:
+  """Writes a released checkpoint: the `generator` file and its JSON. Raises as `export_tensors`."""
+  torch_file.write_torch(Path(folder) / name, {ENTRY: export_tensors(params, cfg)})
+  files.atomic_write_json(Path(folder) / CONFIG, config_to_json(cfg))
+
+
+def _generator_file(source: Path) -> Path:
+  if not source.is_dir():
+    return source
+  found = sorted(source.glob('g_*'))
+  if len(found) != 1:
+    listed = ', '.join(path.name for path in found) or 'none'
+    raise errors.CheckpointError(f'{source} must hold one vocoder file g_* ({listed} found): give the file itself.')
+  return found[0]
+
+
+def _check_released(cfg: VocoderConfig) -> None:
+  if cfg.istft_hop or cfg.context_dilations:
+    raise errors.ConfigError(
+        'The released layout has no keys for a vocoder with istft_hop or context_dilations: export it as safetensors.')
+
+
+@functools.lru_cache(maxsize=4)  # tracing the model takes longer than reading the file
+def _shapes(cfg: VocoderConfig) -> Mapping[str, tuple[int, ...]]:
+  return param_shapes(EchoXConfig(vocoder=cfg), ('vocoder',))
+
+
+def _tensor_shapes(cfg: VocoderConfig) -> dict[str, tuple[int, ...]]:
+  """Shapes of the tensors, weight norm folded."""
+  _check_released(cfg)
+  return rules.tensor_shapes(vocoder_rules(cfg), _shapes(cfg))
+
+
+def _has_weight_norm(name: str) -> bool:
+  return name.endswith('.weight') and name.startswith(('conv_pre.', 'conv_post.', 'ups.', 'resblocks.'))
