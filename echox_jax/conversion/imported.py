@@ -21,7 +21,7 @@ class Imported:
     groups: the parameter groups that it has.
     rules: where each of their parameters comes from.
     tensors: name -> array, read when asked for; `shapes` are known at once.
-    files: what else belongs into the model folder: name there -> file to copy.
+    files: what else belongs into the model folder: name there -> file to copy, or what it holds.
     unit_language: of its unit decoder; None where it has none or does not say.
   """
   what: str
@@ -29,5 +29,5 @@ class Imported:
   groups: tuple[str, ...]
   rules: Sequence[Rule]
   tensors: Mapping[str, np.ndarray]
-  files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+  files: Mapping[str, Path | bytes] = dataclasses.field(default_factory=dict)
   unit_language: UnitLanguage | None = None
