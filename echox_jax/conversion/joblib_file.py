@@ -103,7 +103,7 @@ def _zlib_open(f: BinaryIO) -> io.BytesIO:
 
 _FORMATS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b'\x1f\x8b': gzip.open, b'BZ': bz2.open, b'\xfd7zXZ': lzma.open, b']\x00': lzma.open, b'\x78': _zlib_open}
-_UNREADABLE = {b'\x04\x22\x4d\x18': 'compressed by lz4', b'ZF': 'of joblib before 0.10'}
+_UNREADABLE = {b'\x04\x22\x4d\x18': 'compressed by lz4', b'ZF': 'of joblib before 0.10', b'PK\x03\x04': 'a zip archive'}
 
 
 def _decompressed(path: Path, f: BinaryIO) -> BinaryIO:
