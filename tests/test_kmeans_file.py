@@ -69,7 +69,8 @@ def test_nothing_is_run(tmp_path, monkeypatch, name, compress):
     (old_model(data=np.full(6, np.nan).tobytes()), 'finite numbers'), (old_model(code='S8'), r'\[K,D\]'),
     (pickle.dumps({'cluster_centers_': 1}), 'cluster_centers_'), (b'\x80\x02' + MODEL + b'b.', 'cluster_centers_'),
     (b'\x80\x02cjoblib.numpy_pickle\nNDArrayWrapper\n.', "'joblib.numpy_pickle.NDArrayWrapper'"),
-    (b'PK\x03\x04', 'a zip archive'), (b'ZF0x10', 'before 0.10'), (b'\x04\x22\x4d\x18', 'lz4'), (b'\x1f\x8bnothing', 'truncated'), (b'\x78\x9cnothing', 'truncated'),
+    (b'PK\x03\x04', 'a zip archive'), (b'ZF0x10', 'before 0.10'), (b'\x04\x22\x4d\x18', 'lz4'),
+    (b'\x1f\x8bnothing', 'truncated'), (b'\x78\x9cnothing', 'truncated'),
     (b'BZnothing', 'truncated'), (b'\xfd7zXZnothing', 'truncated'), (b'', 'truncated')])
 def test_other_files(tmp_path, data, said):
   (tmp_path / 'km.bin').write_bytes(data)
