@@ -58,7 +58,7 @@ def model() -> dict:
 
 
 def text(config: ConfigDict) -> None:
-  """Teaches the LLM its knowledge from text. About 3 minutes."""
+  """Teaches the LLM its knowledge from text. About 4 minutes."""
   config.data.sets = ('questions/train',)
   config.data.max_tokens = 72
   config.train.update(dict(steps=550, batch_size=32, checkpoint_every=275))
@@ -66,7 +66,7 @@ def text(config: ConfigDict) -> None:
 
 
 def s2t(config: ConfigDict) -> None:
-  """Teaches it to hear: adapter and LoRA. About 8 minutes."""
+  """Teaches it to hear: adapter and LoRA. About 9 minutes."""
   config.data.sets = ('questions/train',)
   config.data.max_tokens = 56
   config.data.max_states = 200
@@ -86,7 +86,7 @@ def t2c(config: ConfigDict) -> None:
 
 
 def echo(config: ConfigDict) -> None:
-  """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model. About 6 minutes."""
+  """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model. About 7 minutes."""
   s2t(config)
   config.data.max_unit_words = 64
   config.train.update(dict(steps=400, batch_size=16, checkpoint_every=200))
@@ -95,7 +95,7 @@ def echo(config: ConfigDict) -> None:
 
 
 def vocoder(config: ConfigDict) -> None:
-  """Unit vocoder with its discriminators, fine-tuned from configs/pretrained. About 3 minutes."""
+  """Unit vocoder with its discriminators, fine-tuned from configs/pretrained. About 2 minutes."""
   config.data.sets = ('answers/train',)
   config.train.update(dict(steps=360, batch_size=8, checkpoint_every=180, init_from=(str(PRETRAINED),)))
   config.train.optimizer.update(dict(learning_rate=2e-4, warmup_steps=20, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=5.0))
