@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   commands = parser.add_subparsers(required=True)
   foreign = commands.add_parser('import', help='write a model folder from a checkpoint of others')
-  foreign.add_argument('--kind', required=True, help='echox, llama, whisper, hubert, unit-vocoder, whisper-ct2, llama-gguf or kmeans')
+  foreign.add_argument('--kind', required=True, help='echox, llama, whisper, hubert, hubert-fairseq, unit-vocoder, whisper-ct2, llama-gguf or kmeans')
   foreign.add_argument('--source', required=True, type=Path, help='folder or file of the checkpoint (whisper-ct2: or tiny.en, base)')
   foreign.add_argument('--out', required=True, type=Path, help='folder to write')
   for name, text in _IMPORT_OPTIONS.items():

@@ -11,13 +11,13 @@ import pytest
 
 import echox_jax
 from data_pipeline import batches, manifest, precompute
-from echox_jax import audio, bundle, config
-from echox_jax.conversion import whisper_ct2
+from echox_jax import audio, config
+from echox_jax.conversion import exporters, whisper_ct2
 from echox_jax.errors import CheckpointError
 from echox_jax.inference.engine import Done, Engine
 from echox_jax.models import whisper
 from echox_jax.prompts import NANO_IDS
-from echox_jax.training import assemble, loop
+from echox_jax.training import loop
 from echox_jax.training.experiment import ExperimentConfig
 
 ENCODER = config.WhisperConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, max_positions=120)
@@ -69,8 +69,7 @@ def workdir(tmp_path_factory):
     for stage in ('text', 's2t', 't2c', 'echo', 'vocoder'):
       summary = loop.train(job(stage), folder, batches.make_iterator)
       assert summary['finished'] and np.isfinite(summary['metrics']['loss'])
-    model, groups, tokenizer, language = assemble.assemble(folder)
-    bundle.save(folder / 'model', model, groups, tokenizer, language)
+    exporters.export(folder, 'safetensors', folder / 'model')
   return folder
 
 
@@ -91,21 +90,20 @@ def test_stages_leave_the_frozen_parts_alone(workdir):
 
 
 @pytest.mark.parametrize('damage, named', [
-    (lambda f: (f / 'model.safetensors').write_bytes((f / 'model.safetensors').read_bytes()[:-100]), 'model.safetensors is damaged'),
+    (lambda f: (f / 'model.safetensors').write_bytes((f / 'model.safetensors').read_bytes()[:-100]), 'model.safetensors is cut short'),
     (lambda f: (f / 'config.json').write_text('{"llm": '), 'not valid JSON'),
-    (lambda f: (f / 'tokenizer.model').unlink(), 'tokenizer.model is missing'),
+    (lambda f: (f / 'tokenizer.model').unlink(), 'the model lacks tokenizer'),
 ])
 def test_a_damaged_export_is_named(workdir, tmp_path, damage, named):
   for file in (workdir / 'model').iterdir():
     (tmp_path / file.name).write_bytes(file.read_bytes())
   damage(tmp_path)
   with pytest.raises(CheckpointError, match=named):
-    echox_jax.load(tmp_path)
+    Engine(echox_jax.load(tmp_path))
 
 
 def test_a_folder_of_something_else_is_not_replaced(workdir, tmp_path):
   (tmp_path / 'thesis.txt').write_text('precious')
-  model = echox_jax.load(workdir / 'model')
   with pytest.raises(CheckpointError, match='choose another folder'):
-    bundle.save(tmp_path, model.config, model.params, workdir / 'model' / 'tokenizer.model', workdir / 'model' / 'unit_language.json')
+    exporters.export(workdir / 'model', 'safetensors', tmp_path)
   assert (tmp_path / 'thesis.txt').read_text() == 'precious'

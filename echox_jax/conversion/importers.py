@@ -25,6 +25,7 @@ _KINDS = {
     'llama': ('llama_hf', 'open_llama', ('config', 'base')),
     'whisper': ('whisper_hf', 'open_whisper', ('config',)),
     'hubert': ('hubert_hf', 'open_hubert', ('config',)),
+    'hubert-fairseq': ('hubert_fairseq', 'open_hubert_fairseq', ()),
     'unit-vocoder': ('unit_vocoder', 'open_unit_vocoder', ('config',)),
     'whisper-ct2': ('whisper_ct2', 'open_whisper_ct2', ()),
     'llama-gguf': ('llama_gguf', 'open_llama_gguf', ()),
@@ -33,6 +34,9 @@ KMEANS = 'kmeans'  # gives no parameters but a file of its own
 KINDS = (*_KINDS, KMEANS)
 PARTS = ('whisper', 'vocoder')  # groups that `echox` may take from elsewhere: its own checkpoint lacks them
 DTYPES = {'keep': None, 'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+
+# Group -> the kind that it is of in another format, and in safetensors.
+_FOREIGN = {'whisper': ('whisper-ct2', 'whisper'), 'hubert': ('hubert-fairseq', 'hubert'), 'vocoder': ('unit-vocoder', 'unit-vocoder')}
 
 # (path, row of its first axis or None = all of it, values)
 Rows = Iterator[tuple[str, int | None, np.ndarray]]
@@ -105,8 +109,7 @@ def open_group(group: str, source: Path, config: Path | None = None) -> Imported
   """One group (`whisper`, `hubert` or `vocoder`) from whatever holds it: a model folder of ours, or a foreign checkpoint."""
   if bundle.is_model(source):
     return _open_own(group, source)
-  kind = {'hubert': 'hubert', 'vocoder': 'unit-vocoder'}.get(group) or ('whisper' if _is_safetensors(source) else 'whisper-ct2')
-  return _open(kind, source, **({'config': config} if config else {}))
+  return _open(_FOREIGN[group][_is_safetensors(source)], source, **({'config': config} if config else {}))
 
 
 def load_group(group: str, source: Path) -> tuple[Any, dict]:
@@ -203,7 +206,8 @@ def _open_own(group: str, folder: Path) -> Imported:
 
 
 def _is_safetensors(source: Path) -> bool:
-  return source.suffix == '.safetensors' or source.is_dir() and any(source.glob('*.safetensors*'))
+  """True for a folder as transformers writes them too, so that what is missing in it is told."""
+  return source.suffix == '.safetensors' or source.is_dir() and not (source / 'model.bin').is_file()
 
 
 def _check_fit(main: Imported, part: Imported, group: str) -> None:

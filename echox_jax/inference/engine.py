@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import audio as audio_lib
+from echox_jax import bundle as bundle_lib
 from echox_jax import errors, prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, steps, trigger
@@ -89,9 +90,13 @@ class Engine:
 
   Args:
     bundle: of `echox_jax.load`.
+
+  Raises:
+    CheckpointError: it lacks a part that answering takes.
   """
 
   def __init__(self, bundle: Any):
+    bundle_lib.require(bundle)
     self.config: EchoXConfig = bundle.config
     self.tokenizer = bundle.tokenizer
     self.unit_language = bundle.unit_language
