@@ -1,0 +1,84 @@
+"""Models -> the formats that others read: which there are, and how each is written, whole or not at all."""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+
+from echox_jax import bundle, errors, files
+from echox_jax.conversion import source as source_lib
+from echox_jax.conversion.source import Source
+
+MAX_SHARD_BYTES = 5 * 10**9
+# The released files hold 2 bytes a value (their sizes tell); which of the two formats is not known. The authors trained in fp16.
+DTYPE = 'float16'
+
+
+def export(checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_shard_bytes: int | None = None) -> list[str]:
+  """Writes a model in another format.
+
+  Args:
+    checkpoint: a model folder, or the working folder of training stages.
+    to: one of `FORMATS`.
+    out: the folder; an earlier export of the same format there is replaced.
+    dtype: of the numbers, only with `echox`; default `DTYPE`.
+    max_shard_bytes: of one file, only with `echox`; default `MAX_SHARD_BYTES`.
+
+  Returns:
+    Sentences about what was written and what could not be.
+
+  Raises:
+    EchoXError: an unknown format, a checkpoint that is none or lacks what the format takes, or `out` is something else. `out`
+      is then as it was.
+  """
+  if to not in FORMATS:
+    raise errors.EchoXError(f'there is no export format {to!r}: use one of {", ".join(FORMATS)}.')
+  options = {name: value for name, value in (('dtype', dtype), ('max_shard_bytes', max_shard_bytes)) if value is not None}
+  if options and to != 'echox':
+    raise errors.EchoXError(f'the format {to!r} takes no {", ".join("--" + name.replace("_", "-") for name in options)}: leave it out.')
+  is_own, write = FORMATS[to]
+  if out.exists() and (not out.is_dir() or any(out.iterdir()) and not is_own(out)):
+    raise errors.CheckpointError(f'{out} exists and is not an export of the format {to!r}: choose another folder.')
+  source = source_lib.open_source(checkpoint)
+  with files.atomic_dir(out) as beside:
+    notes = write(beside, source, **options)
+  size = sum(file.stat().st_size for file in out.rglob('*') if file.is_file())
+  return [f'{out}: {", ".join(source.groups)}; {size / 1e6:.1f} MB.', *notes]
+
+
+def to_safetensors(folder: Path, source: Source) -> list[str]:
+  """Our own tree with its config: `echox_jax.load` opens it."""
+  bundle.write_params(folder, source.specs, source.rows())
+  bundle.write_rest(folder, source.config, source.files)
+  return []
+
+
+def to_stablehlo(folder: Path, source: Source) -> list[str]:
+  """The inference functions for cpu, cuda and tpu beside the model itself."""
+  from echox_jax.conversion import stablehlo  # imported where needed: it brings the models
+  to_safetensors(folder, source)
+  left_out = stablehlo.write(folder, source.config, source.specs)
+  return [f'{name} is left out: the model has no {groups}.' for name, groups in left_out.items()]
+
+
+def to_echox(folder: Path, source: Source, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES) -> list[str]:
+  """The layout of the released checkpoints."""
+  from echox_jax.conversion import released_export
+  if dtype not in released_export.DTYPES:
+    raise errors.EchoXError(f'there is no dtype {dtype!r}: use one of {", ".join(released_export.DTYPES)}.')
+  return released_export.write(folder, source, dtype, max_shard_bytes)
+
+
+def _is_stablehlo(folder: Path) -> bool:
+  return bundle.is_model(folder) and (folder / 'manifest.json').is_file()
+
+
+def _is_echox(folder: Path) -> bool:
+  try:
+    return 'echox_jax' in json.loads((folder / 'config.json').read_text('utf-8'))
+  except (OSError, ValueError, TypeError):
+    return False
+
+
+# Format -> (is a folder one of it, writes one).
+FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., list[str]]]] = {
+    'echox': (_is_echox, to_echox), 'safetensors': (bundle.is_model, to_safetensors), 'stablehlo': (_is_stablehlo, to_stablehlo)}

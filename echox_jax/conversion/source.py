@@ -1,0 +1,90 @@
+"""What an export starts from: a model folder, read tensor by tensor, or the finished stages of a working folder."""
+
+from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from echox_jax import bundle, errors, tensor_files, trees
+from echox_jax.config import EchoXConfig
+from echox_jax.conversion import lazy
+from echox_jax.models import lora
+
+# What may lie in a model folder beside config and parameters.
+TOKENIZER_FILES = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
+_FILES = (*TOKENIZER_FILES, bundle.UNIT_LANGUAGE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A model to export.
+
+  Attributes:
+    name: for messages.
+    config: of the model.
+    tensors: `group/path` -> array; with `shapes` and `dtypes` known, and perhaps `rows`, to read a part.
+    files: name in a model folder -> file to copy.
+  """
+  name: str
+  config: EchoXConfig
+  tensors: Mapping[str, np.ndarray]
+  files: Mapping[str, Path]
+
+  @property
+  def groups(self) -> tuple[str, ...]:
+    """Parameter groups that it has, sorted."""
+    return tuple(sorted({path.split('/')[0] for path in self.tensors}))
+
+  @property
+  def specs(self) -> dict[str, tensor_files.Spec]:
+    """`group/path` -> (shape, dtype)."""
+    return {path: (entry.shape, entry.dtype) for path, entry in lazy.entries(self.tensors).items()}
+
+  def require(self, groups: Iterable[str], purpose: str) -> None:
+    """Raises CheckpointError if one of `groups` is missing."""
+    missing = [group for group in groups if group not in self.groups]
+    if missing:
+      raise errors.CheckpointError(f'{self.name} lacks the parameters of {", ".join(missing)}, which {purpose} takes: '
+                                   'train the stages that make them, or import a checkpoint that has them.')
+
+  def read(self, path: str, layer: int | None = None) -> np.ndarray:
+    """One parameter, or one row of its first axis, with its LoRA folded in."""
+    value = self._stored(path, layer)
+    module = path.removesuffix('/kernel')
+    pair = [f'{module}/{leaf}' for leaf in lora.LEAVES]
+    if pair[0] not in self.tensors:
+      return value
+    leaves = {'kernel': value} | {leaf: self._stored(name, layer) for leaf, name in zip(lora.LEAVES, pair)}
+    return np.asarray(lora.merge(leaves, self.config.llm.lora)['kernel'])
+
+  def rows(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """All parameters as stored, one in memory at a time: what `bundle.write_params` takes."""
+    return ((path, None, self.tensors[path]) for path in self.tensors)
+
+  def _stored(self, path: str, layer: int | None) -> np.ndarray:
+    if layer is None:
+      return self.tensors[path]
+    rows = getattr(self.tensors, 'rows', None)
+    return rows(path, layer, layer + 1)[0] if rows else self.tensors[path][layer]
+
+
+def open_source(folder: Path) -> Source:
+  """Opens a model folder (exported or imported) or a working folder of training.
+
+  Raises:
+    CheckpointError: it is neither, damaged, or its stages are not finished.
+  """
+  if not folder.is_dir():
+    raise errors.CheckpointError(f'{folder} is no folder: give a model folder or the working folder of the training stages.')
+  if bundle.is_model(folder):
+    config, tensors = bundle.read_config(folder), tensor_files.open_tensors(folder)
+    bundle.check_shapes(config, tensors.shapes, str(folder))
+    return Source(str(folder), config, tensors, {name: folder / name for name in _FILES if (folder / name).is_file()})
+  if any((folder / stage / 'config.json').is_file() for stage in ('echo', 'vocoder')):
+    from echox_jax.training import assemble  # training code is imported only where training folders are read
+    config, params, tokenizer, language = assemble.assemble(folder)
+    return Source(str(folder), config, trees.flatten(params), {bundle.TOKENIZER: tokenizer, bundle.UNIT_LANGUAGE: language})
+  raise errors.CheckpointError(
+      f'{folder} is neither a model folder ({bundle.CONFIG} and {bundle.WEIGHTS}) nor a working folder with the stages echo and '
+      'vocoder: give one of them.')
