@@ -38,8 +38,8 @@ class MissingExtraError(EchoXError):
     )
 
 
-def run_cli(main: Callable[[], int | None]) -> None:
-  """Runs `main` and exits: 0 (or its result) when done, 2 with one sentence on an error that the user can put right."""
+def run_cli(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:
+  """Runs `main` and exits through `leave`: 0 (or its result) when done, 2 with one sentence on an error that the user can put right."""
   try:
     code = main()
   except EchoXError as error:
@@ -52,4 +52,4 @@ def run_cli(main: Callable[[], int | None]) -> None:
   except KeyboardInterrupt:
     print('interrupted: finished parts are kept; run the same command again to go on.', file=sys.stderr)
     code = 130
-  sys.exit(code or 0)
+  leave(code or 0)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+import re
 import shutil
 from typing import Any
 
@@ -40,8 +41,8 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
   """Yields an empty folder beside `path`; it takes the place of `path` when the block ends well, else it is removed."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
+  remove_leftovers(path.parent, path.name)
   beside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  shutil.rmtree(beside, ignore_errors=True)
   beside.mkdir()
   try:
     yield beside
@@ -52,3 +53,36 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
   finally:
     shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) -> None:
+  """Removes what writers that were killed left in `folder`: of the file or folder `name`, or of all.
+
+  A folder that was killed between its two renames is put back. What a living process of this machine writes stays.
+  """
+  if not Path(folder).is_dir():
+    return
+  for path in Path(folder).iterdir():
+    written = re.fullmatch(r'\.(.+)\.(\d+)\.(tmp|old)', path.name)
+    if not written or name not in (None, written[1]) or _lives(int(written[2])):
+      continue
+    target = path.with_name(written[1])
+    if written[3] == 'old' and not target.exists():
+      os.replace(path, target)
+    elif path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+  """Whether another process of this number runs here."""
+  if pid == os.getpid():
+    return False  # what it writes now it writes after this
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    pass
+  return True

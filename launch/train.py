@@ -4,6 +4,9 @@
 
 STAGE is text, s2t, t2c, echo or vocoder. Any field of the config can be set on the command line. The same command goes on
 where a stopped run was; a finished stage is left as it is. Checkpoints, metrics and the config are under DIR/STAGE.
+
+On several hosts the same command runs on each, with DIR on storage that all of them share. A run may go on with another
+number of hosts and devices.
 """
 
 import logging
@@ -17,10 +20,16 @@ from ml_collections import config_flags
 from data_pipeline import batches
 from echox_jax import config as config_lib
 from echox_jax import errors
-from echox_jax.training import loop
+from echox_jax.training import distributed, loop, profiling
 from echox_jax.training.experiment import ExperimentConfig
 
 _HELP = ('-h', '--help', '-help')
+_FLAGS = """
+--workdir: folder of data, checkpoints and metrics
+--compilation_cache: folder that keeps compiled programs between runs
+--distributed: how processes find one another: auto (the default: TPU pods, Slurm and Open MPI are recognised), none, slurm, mpi
+--coordinator=HOST:PORT --num_processes=N --process_id=I: the same by hand; process 0 listens at HOST:PORT
+--profile=START:STOP: trace these steps into DIR/STAGE/profile"""
 
 
 def parse(argv: list[str], program: str = 'launch.train') -> tuple[ExperimentConfig, flags.FlagValues]:
@@ -33,6 +42,11 @@ def parse(argv: list[str], program: str = 'launch.train') -> tuple[ExperimentCon
   config = config_flags.DEFINE_config_file('config', None, 'Config file and stage: FILE.py:STAGE.', flag_values=values, sys_argv=argv)
   flags.DEFINE_string('workdir', None, 'Folder of data, checkpoints and metrics.', flag_values=values)
   flags.DEFINE_string('compilation_cache', None, 'Folder that keeps compiled programs between runs.', flag_values=values)
+  flags.DEFINE_string('distributed', 'auto', 'How processes find one another.', flag_values=values)
+  flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.', flag_values=values)
+  flags.DEFINE_integer('num_processes', None, 'Number of processes.', flag_values=values)
+  flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.', flag_values=values)
+  flags.DEFINE_string('profile', None, 'Steps to trace, START:STOP.', flag_values=values)
   try:
     rest = values(argv)
     job = config.value and config.value.to_dict()  # a config file that could not be read is reported only here
@@ -55,15 +69,19 @@ def parse(argv: list[str], program: str = 'launch.train') -> tuple[ExperimentCon
 
 def main() -> int:
   if any(argument in _HELP for argument in sys.argv[1:]):
-    print(f'{__doc__}\n--workdir: folder of data, checkpoints and metrics\n'
-          '--compilation_cache: folder that keeps compiled programs between runs')
+    print(__doc__ + _FLAGS)
     return 0
   logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax reports every step of a save
   experiment, values = parse(sys.argv)
+  profile = profiling.parse(values.profile)
+  distributed.initialise(values.distributed, values.coordinator, values.num_processes, values.process_id)
   if values.compilation_cache:
     jax.config.update('jax_compilation_cache_dir', values.compilation_cache)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
-  summary = loop.train(experiment, values.workdir, batches.make_iterator)
+  summary = loop.train(experiment, values.workdir, batches.make_iterator, profile)
+  code = 0 if summary['finished'] else distributed.STOPPED  # what waits for the stage must not go on
+  if not distributed.is_first():
+    return code
   if summary.get('already_finished'):
     print(f'stage {summary["stage"]} is finished already ({summary["steps"]} steps).')
   elif summary['finished']:
@@ -71,9 +89,8 @@ def main() -> int:
           f'{summary["seconds"] / 60:.1f} min.')
   else:
     print(f'stopped after step {summary["steps"]} of stage {summary["stage"]}: run the same command again to go on.', file=sys.stderr)
-    return 143  # as a process ended by SIGTERM: what waits for the stage must not go on
-  return 0
+  return code
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  errors.run_cli(main, distributed.leave)

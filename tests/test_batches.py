@@ -186,15 +186,33 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(workdir, stage):
     same(a, b)
 
 
-def test_seeds_give_other_orders_and_processes_share_one(workdir):
+def test_seeds_give_other_orders(workdir):
   stream = [key for batch in take(batches.make_iterator(experiment('text', batch_size=4), workdir), 6) for key in keys(batch)]
   other = [key for batch in take(batches.make_iterator(experiment('text', batch_size=4, seed=1), workdir), 6) for key in keys(batch)]
   assert stream != other
-  shares = [[key for batch in take(batches.make_iterator(experiment('text', batch_size=4), workdir, i, 2), 6) for key in keys(batch)]
-            for i in range(2)]
-  assert [key for pair in zip(*shares) for key in pair] == stream
-  with pytest.raises(errors.ConfigError, match='batch_size is 5'):
-    batches.make_iterator(experiment('text', batch_size=5), workdir, 0, 2)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_processes_share_a_batch_and_any_number_of_them_goes_on(workdir, workers):
+  settings = experiment('s2t', batch_size=4, workers=workers, augment=dict(noise=0.1))
+  whole = take(batches.make_iterator(settings, workdir), 30)
+  one = batches.make_iterator(settings, workdir, [0, 2])
+  other = batches.make_iterator(settings, workdir, [1, 3])
+  for expected in whole[:20]:
+    a, b = next(one), next(other)
+    same({name: np.stack([a[name], b[name]], axis=1).reshape(4, *a[name].shape[1:]) for name in a}, expected)
+  assert one.get_state() == other.get_state() == {'examples': 80}
+  alone = batches.make_iterator(settings, workdir)
+  alone.set_state(one.get_state())
+  for expected in whole[20:]:
+    same(next(alone), expected)
+
+
+def test_state_between_two_batches_is_refused(workdir):
+  with pytest.raises(errors.DataError, match='12 examples cannot go on in batches of 5: set train.batch_size back'):
+    batches.make_iterator(experiment('text', batch_size=5), workdir).set_state({'examples': 12})
+  with pytest.raises(errors.ConfigError, match='batch_size is 0'):
+    batches.make_iterator(experiment('text', batch_size=0), workdir)
 
 
 @pytest.mark.parametrize('stage, limit, reason', [

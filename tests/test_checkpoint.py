@@ -49,8 +49,9 @@ def test_state_and_iterator_come_back(tmp_path):
   abstract = state.abstract_state(stages.get_stage('text'), job, _mesh())
   again = training_jobs.text_rows(job, tmp_path)
   assert checkpoints.latest_step() == 6
-  params, opt_state = checkpoints.restore(6, abstract.params(), abstract.opt_state, again)
+  params, opt_state, meta = checkpoints.restore(6, abstract.params(), abstract.opt_state, again)
   checkpoints.close()
+  assert meta['step'] == 6
   jax.tree.map(np.testing.assert_array_equal, params, filled.params())
   jax.tree.map(np.testing.assert_array_equal, opt_state, filled.opt_state)
   assert jax.tree.structure(opt_state) == jax.tree.structure(filled.opt_state)
@@ -88,9 +89,9 @@ def test_failed_save_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
   filled, iterator = _save(tmp_path, job)
   checkpoints = checkpoint.Checkpoints(tmp_path / 'text', keep=1)
   with monkeypatch.context() as patch:
-    def full(*args, **kwargs):
+    async def full(*args, **kwargs):
       raise OSError(28, 'No space left on device')
-    patch.setattr(checkpoint.grain.checkpoint.CheckpointHandler, 'save', full)
+    patch.setattr(checkpoint.ocp.JsonCheckpointHandler, 'async_save', full)
     with pytest.raises(errors.CheckpointError, match='step 4 could not be written .*No space left.*earlier checkpoints are kept'):
       checkpoints.save(4, filled.params(), filled.opt_state, iterator, {})
   again = checkpoint.load_groups(tmp_path / 'text', ['llm'])

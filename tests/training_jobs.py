@@ -1,5 +1,6 @@
 """Tiny jobs and data for the tests of training."""
 
+from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
 
@@ -24,14 +25,16 @@ def experiment(stage: str = 'text', steps: int = 6, rank: int = 2, vocab_size: i
   return ExperimentConfig(stage=stage, model=model, train=TrainConfig(**train))
 
 
-def text_rows(job: ExperimentConfig, workdir: Path, process_index: int = 0, process_count: int = 1):
-  """Grain iterator over random rows of stage `text`."""
-  del workdir, process_index, process_count
+def text_rows(job: ExperimentConfig, workdir: Path, share: Sequence[int] | None = None):
+  """Grain iterator over random rows of stage `text`, or over a process's share of each batch."""
+  del workdir
   rng = np.random.default_rng(0)
   rows = rng.integers(16, job.model.llm.vocab_size, (40, 12)).astype(np.int32)
+  share = list(range(job.train.batch_size) if share is None else share)
   return iter(
       grain.MapDataset.source([{'input_ids': row, 'labels': row} for row in rows])
-      .shuffle(seed=job.seed).repeat().batch(job.train.batch_size, drop_remainder=True).to_iter_dataset(
+      .shuffle(seed=job.seed).repeat().batch(job.train.batch_size, drop_remainder=True)
+      .map(lambda batch: {name: value[share] for name, value in batch.items()}).to_iter_dataset(
           grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
 
 

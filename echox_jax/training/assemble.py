@@ -12,7 +12,7 @@ from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import whisper_ct2
-from echox_jax.training import checkpoint
+from echox_jax.training import checkpoint, lineage
 from echox_jax.training.experiment import ExperimentConfig
 
 _FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter')
@@ -28,6 +28,8 @@ def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Pa
   """
   workdir = Path(workdir)
   experiments = {stage: _experiment(workdir, stage) for stage in ('echo', 'vocoder')}
+  for stage in experiments:
+    lineage.warn(workdir, stage)
   config, other = (experiments[stage].model for stage in ('echo', 'vocoder'))
   if config.vocoder != other.vocoder or config.units != other.units:
     raise errors.CheckpointError(

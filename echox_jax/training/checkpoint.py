@@ -1,16 +1,17 @@
 """Checkpoints of a stage, through Orbax: the only file that knows it.
 
-A stage's folder holds `checkpoints/STEP/{params,opt_state,data,meta}`: separate items, so that the next stage or another
-mesh reads parameters alone. `finished.json` appears when the last step is saved; until then the stage can only be resumed.
+A stage's folder holds `checkpoints/STEP/{params,opt_state,meta}`: separate items, so that the next stage or another mesh
+reads parameters alone. All processes of a job save and restore together, each its part; another number of them, on another
+mesh, restores what they saved. `finished.json` appears when the last step is saved; until then the stage can only be resumed.
 """
 
 from collections.abc import Iterable
 import json
 from pathlib import Path
 from typing import Any
+import uuid
 
 from etils import epath
-import grain.checkpoint
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -33,7 +34,7 @@ class Checkpoints:
   def __init__(self, folder: Path, keep: int):
     self._folder = Path(folder).absolute() / FOLDER
     self._manager = _manager(
-        self._folder, max_to_keep=max(keep, 1),
+        self._folder, max_to_keep=max(keep, 1), cleanup_tmp_directories=True,  # what a killed run left
         # On CPU host copies may share memory with buffers that the next step overwrites, so saving waits there.
         enable_async_checkpointing=jax.default_backend() != 'cpu')
 
@@ -44,6 +45,12 @@ class Checkpoints:
   def save(self, step: int, params: Tree, opt_state: Any, iterator: Any, meta: dict[str, Any]) -> None:
     """Saves everything that a resumed run needs; does nothing if the step is saved already.
 
+    Args:
+      step: number of steps done.
+      params, opt_state: trees of arrays.
+      iterator: its `get_state()` is JSON, and the same in all processes.
+      meta: JSON that is kept beside them.
+
     Raises:
       CheckpointError: it cannot be written; earlier checkpoints stay.
     """
@@ -52,17 +59,17 @@ class Checkpoints:
     try:
       self._manager.save(step, args=ocp.args.Composite(
           params=ocp.args.PyTreeSave(params), opt_state=ocp.args.PyTreeSave(opt_state),
-          data=grain.checkpoint.CheckpointSave(iterator), meta=ocp.args.JsonSave(meta)))
+          meta=ocp.args.JsonSave(meta | {'data': iterator.get_state()})))
     except Exception as error:  # the storage layer reports a full disk in several ways
       raise self._unwritable(step, error) from error
 
-  def restore(self, step: int, params: Tree, opt_state: Any, iterator: Any) -> tuple[Tree, Any]:
-    """(params, opt_state) of `step` on the given shardings; the iterator is set to where it was.
+  def restore(self, step: int, params: Tree, opt_state: Any, iterator: Any) -> tuple[Tree, Any, dict[str, Any]]:
+    """(params, opt_state, meta) of `step` on the given shardings; the iterator is set to where it was.
 
     Args:
       step: a saved step.
       params, opt_state: trees of jax.ShapeDtypeStruct with shardings.
-      iterator: Grain iterator over the same data.
+      iterator: over the same data.
 
     Raises:
       CheckpointError: the checkpoint is damaged or of another config.
@@ -71,11 +78,11 @@ class Checkpoints:
     check_shapes(str(self._folder / str(step)), _shapes(self._folder, step), shapes)
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(
-          params=_restore_args(params), opt_state=_restore_args(opt_state),
-          data=grain.checkpoint.CheckpointRestore(iterator)))
+          params=_restore_args(params), opt_state=_restore_args(opt_state), meta=ocp.args.JsonRestore()))
+      iterator.set_state(restored['meta']['data'])
     except Exception as error:
       raise _damaged(self._folder / str(step), error) from error
-    return restored['params'], restored['opt_state']
+    return restored['params'], restored['opt_state'], restored['meta']
 
   def close(self) -> None:
     """Waits until what was saved is on disk.
@@ -111,8 +118,8 @@ def save_params(folder: Path, params: Tree) -> None:
 
 
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
-  """Marks the stage in `folder` as finished."""
-  files.atomic_write_json(Path(folder) / FINISHED, summary)
+  """Marks the stage in `folder` as finished, under a new `id`: what starts from it can tell whether it was trained again."""
+  files.atomic_write_json(Path(folder) / FINISHED, summary | {'id': uuid.uuid4().hex})
 
 
 def unmark_finished(folder: Path) -> None:
@@ -153,7 +160,7 @@ def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
   missing = [group for group in groups if not any(path.startswith(group + '/') for path in shapes)]
   if missing:
     raise errors.CheckpointError(f'{folder} has no parameters of {", ".join(missing)}: give the folder of a stage that holds them.')
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   specs = {path: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
            for path, shape in shapes.items() if path.split('/')[0] in groups}
   return jax.tree.map(np.asarray, _load(folder, unflatten(specs)))

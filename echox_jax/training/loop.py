@@ -1,12 +1,10 @@
 """Training one stage, from its config to its finished checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import json
 from pathlib import Path
-import signal
-import threading
 import time
 from typing import Any
 
@@ -16,21 +14,30 @@ import jax.numpy as jnp
 
 from echox_jax import config as config_lib
 from echox_jax import errors, files, sharding
-from echox_jax.training import checkpoint, init_from, metrics, stages, state, step
+from echox_jax.training import checkpoint, distributed, init_from, lineage, metrics, preemption, profiling, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 
-# `(experiment, workdir, process_index, process_count) -> Grain iterator` over this process's rows of each batch.
-IteratorFactory = Callable[[ExperimentConfig, Path, int, int], Iterator[dict[str, Any]]]
+# `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds, with `get_state` and
+# `set_state` that count for all processes alike.
+IteratorFactory = Callable[[ExperimentConfig, Path, Sequence[int]], Iterator[dict[str, Any]]]
 
-CONFIG, METRICS = 'config.json', 'metrics.jsonl'
+CONFIG, METRICS, PROFILE = 'config.json', 'metrics.jsonl', 'profile'
 # Fields that may differ between a run and its continuation: they change no parameter.
 _FREE = ('data_dir', 'data.workers', 'train.log_every', 'train.checkpoint_every', 'train.keep_checkpoints', 'mesh')
 
 
-def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: IteratorFactory) -> dict[str, Any]:
+def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: IteratorFactory,
+          profile: tuple[int, int] | None = None) -> dict[str, Any]:
   """Trains the stage of `experiment` under `workdir`, going on from its newest checkpoint if there is one.
 
-  SIGTERM and Ctrl-C end the run after the step in hand, saved; the same command goes on from there.
+  SIGTERM and Ctrl-C end the run after a step, saved; the same command goes on from there, on whatever number of processes
+  and devices. All processes see the same `workdir`; what is written once the first of them writes.
+
+  Args:
+    experiment: the job.
+    workdir: of all stages.
+    iterator_factory: makes the batches.
+    profile: (first, last) steps to trace into the stage's folder `profile`.
 
   Returns:
     `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window; `already_finished` if there
@@ -40,17 +47,20 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     EchoXError: what the user can put right: a missing predecessor, another config, a damaged checkpoint, a full disk, a loss
       that is not finite.
   """
-  started, steps = time.perf_counter(), experiment.train.steps
+  started, steps = time.time(), experiment.train.steps
   stage = stages.get_stage(experiment.stage)
   folder = Path(workdir) / stage.name
+  if distributed.is_first():
+    files.remove_leftovers(folder)
   finished = checkpoint.read_finished(folder)
   if finished is not None:
     check_config(folder / CONFIG, experiment)
     if finished['steps'] >= steps:
+      lineage.warn(workdir, stage.name)
       return finished | {'already_finished': True}
 
   mesh = sharding.make_mesh(dataclasses.asdict(experiment.mesh))
-  _check_batch_size(experiment, mesh)
+  step.check(stage, experiment, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
     checkpoints = checkpoint.Checkpoints(folder, experiment.train.keep_checkpoints)
     stack.callback(checkpoints.close)
@@ -59,20 +69,27 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
       check_config(folder / CONFIG, experiment)
     else:
       sources = init_from.open_sources(stage, experiment, workdir)
-    iterator = iterator_factory(experiment, Path(workdir), jax.process_index(), jax.process_count())
+    rows = distributed.rows_of_process(sharding.batch_sharding(mesh), experiment.train.batch_size)
+    iterator = iterator_factory(experiment, Path(workdir), rows)
     if done is None:
+      trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
       current, done = state.create_state(stage, experiment, mesh, sources), 0
     else:
-      current = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator, stage)
-    files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
-    checkpoint.unmark_finished(folder)
+      current, noted = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator, stage)
+      trained_from = noted.get('sources', {})
+    lineage.warn(workdir, stage.name, trained_from)
+    distributed.barrier('read')  # nothing is written before all have read
+    if distributed.is_first():
+      files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
+      checkpoint.unmark_finished(folder)
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
-    meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model)}
+    meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model), 'sources': trained_from}
     save = lambda: checkpoints.save(done, current.params(), current.opt_state, iterator, meta | {'step': done})
-    log = metrics.Metrics(folder / METRICS, stage.name, done, steps)
+    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, started=started)
     stack.callback(log.close)
-    stopped = stack.enter_context(_stop_signals())
+    trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
+    stop = stack.enter_context(preemption.watch())
     stopping = False
 
     while done < steps and not stopping:
@@ -85,10 +102,12 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
         arguments = (current.step, current.trainable, current.opt_state, current.frozen, batch)
         compiled[variant] = train_step.functions[variant].lower(*arguments).compile()
         log.compiled(done, variant, time.perf_counter() - before)
+      trace.before(done)
       current, values = train_step(compiled[variant], current, batch)
       done += 1
+      trace.after(done, values)
       log.add(values, waited)
-      stopping = stopped.is_set()
+      stopping = stop(done)
       saving = done % experiment.train.checkpoint_every == 0 or done == steps or stopping
       if saving or done % experiment.train.log_every == 0:
         log.flush(done)  # also before saving: a state that is not finite must not be saved
@@ -97,10 +116,10 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
         save()
         log.exclude(time.perf_counter() - before)
 
-  summary = {'stage': stage.name, 'steps': done, 'finished': done >= steps, 'seconds': time.perf_counter() - started,
+  summary = {'stage': stage.name, 'steps': done, 'finished': done >= steps, 'seconds': time.time() - started,
              'metrics': log.last}
-  if summary['finished'] and jax.process_index() == 0:
-    checkpoint.mark_finished(folder, summary)
+  if summary['finished'] and distributed.is_first():
+    checkpoint.mark_finished(folder, summary | {'sources': trained_from})
   return summary
 
 
@@ -124,11 +143,12 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
         f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: set it back, or give another --workdir.')
 
 
-def _restore(checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState, iterator, stage: stages.Stage) -> state.TrainState:
-  """The state of step `done`; the iterator is set to where it was."""
-  params, opt_state = checkpoints.restore(done, abstract.params(), abstract.opt_state, iterator)
+def _restore(checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState, iterator,
+             stage: stages.Stage) -> tuple[state.TrainState, dict[str, Any]]:
+  """The state of step `done` and what was noted beside it; the iterator is set to where it was."""
+  params, opt_state, meta = checkpoints.restore(done, abstract.params(), abstract.opt_state, iterator)
   trainable, frozen = state.split(stage, params)
-  return state.TrainState(jax.device_put(jnp.int32(done), abstract.step.sharding), trainable, frozen, opt_state)
+  return state.TrainState(jax.device_put(jnp.int32(done), abstract.step.sharding), trainable, frozen, opt_state), meta
 
 
 def _next(iterator: Iterator[dict[str, Any]], stage: stages.Stage, done: int) -> dict[str, Any]:
@@ -137,35 +157,6 @@ def _next(iterator: Iterator[dict[str, Any]], stage: stages.Stage, done: int) ->
   except StopIteration:
     raise errors.DataError(
         f'the data of stage {stage.name!r} ended after step {done}: lower train.steps or train.batch_size, or give more data.') from None
-
-
-def _check_batch_size(experiment: ExperimentConfig, mesh: jax.sharding.Mesh) -> None:
-  parts = mesh.shape['data'] * mesh.shape['fsdp']
-  if experiment.train.batch_size % parts:
-    raise errors.ConfigError(
-        f'train.batch_size {experiment.train.batch_size} is not a multiple of the {parts} parts that mesh axes data and fsdp make: change one of them.')
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-  """An event that the first SIGTERM or Ctrl-C sets; a second one acts as it would without us."""
-  stop, before = threading.Event(), {}
-
-  def put_back():
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-  def handle(number, frame):
-    del number, frame
-    stop.set()
-    put_back()
-
-  if threading.current_thread() is threading.main_thread():
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield stop
-  finally:
-    put_back()
 
 
 def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 `metrics.jsonl` holds `{"kind": "train", "step", ...}` for each window of steps and `{"kind": "compile", ...}` for each
 compilation, whose time is in no other record. Loss parts are means over the window; `tokens`, `audio_seconds` and
-`overflow_*` are sums. `step_time` and `data_time` are seconds a step, waiting for data included in both.
+`overflow_*` are sums. `step_time` and `data_time` are seconds a step, waiting for data included in both. `job_seconds` is the
+time since the job first started, whatever stopped it meanwhile, and `goodput` the share of it that was spent in steps that
+count. Where the FLOPs of a step are known there are `model_flops_per_second`, and `mfu`, their share of what the chips can do.
 """
 
 import json
@@ -28,11 +30,19 @@ class Metrics:
     stage: for the progress bar and messages.
     step: where the run starts.
     steps: where it ends.
+    flops_per_step: model FLOPs of a step over all devices; None = not known.
+    peak_flops: what all devices together can do, FLOP/s; None = not known.
+    started: time.time() when this run began; None = now.
   """
 
-  def __init__(self, file: Path, stage: str, step: int, steps: int):
+  def __init__(self, file: Path, stage: str, step: int, steps: int, flops_per_step: float | None = None,
+               peak_flops: float | None = None, started: float | None = None):
     self._file, self._stage, self._writes = Path(file), stage, jax.process_index() == 0
+    self._flops_per_step, self._peak_flops = flops_per_step, peak_flops
     self.last = truncate(self._file, step) if self._writes else {}  # the newest record of a window
+    before = self.last.get('job_seconds', 0.0)  # of the runs that this one continues
+    self._job_started = self.last['time'] - before if before else time.time() if started is None else started
+    self._productive = self.last.get('goodput', 0.0) * before
     slow = 0.2 if sys.stderr.isatty() else 20.0  # a log file is not to fill with bars
     self._bar = tqdm.tqdm(
         total=steps, initial=step, desc=stage, unit='step', mininterval=slow, maxinterval=slow, dynamic_ncols=True,
@@ -82,6 +92,14 @@ class Metrics:
       if name in record:
         record[f'{name}_per_second'] = record[name] / seconds
     record |= {'step_time': seconds / len(window), 'data_time': self._data_time / len(window)}
+    if self._flops_per_step is not None:
+      record['model_flops_per_second'] = self._flops_per_step / record['step_time']
+      if self._peak_flops is not None:
+        record['mfu'] = record['model_flops_per_second'] / self._peak_flops
+    self._productive += seconds
+    now = time.time()
+    job_seconds = max(now - self._job_started, self._productive)
+    record |= {'time': now, 'job_seconds': job_seconds, 'goodput': self._productive / job_seconds}
     self._write(record)
     self._bar.set_postfix(loss=f'{record["loss"]:.4g}', refresh=False)
     self.last = record

@@ -1,0 +1,47 @@
+"""What a stage was trained from, and whether that has been trained again since."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+import sys
+
+from echox_jax.training import checkpoint, distributed, stages
+
+
+def sources(entries: tuple[str, ...], workdir: str | Path) -> dict[str, str]:
+  """Entry of `init_from` -> id of the finished training there, for those that have one."""
+  ids = {entry: (checkpoint.read_finished(_folder(workdir, entry)) or {}).get('id') for entry in entries}
+  return {entry: identity for entry, identity in ids.items() if identity}
+
+
+def outdated(workdir: str | Path, stage: str, trained_from: Mapping[str, str] | None = None) -> list[str]:
+  """One sentence for each stage, from `stage` back to the first, whose source has been trained again since.
+
+  Args:
+    workdir: of the stages.
+    stage: name of the stage.
+    trained_from: what `sources` gave when it started; default: what its finished training recorded.
+  """
+  if trained_from is None:
+    trained_from = (checkpoint.read_finished(Path(workdir) / stage) or {}).get('sources', {})
+  return list(dict.fromkeys(_outdated(Path(workdir), stage, trained_from)))
+
+
+def warn(workdir: str | Path, stage: str, trained_from: Mapping[str, str] | None = None) -> None:
+  """Prints the sentences of `outdated`, in the first process."""
+  if distributed.is_first():
+    for sentence in outdated(workdir, stage, trained_from):
+      print(f'warning: {sentence}', file=sys.stderr)
+
+
+def _outdated(workdir: Path, stage: str, trained_from: Mapping[str, str]) -> Iterator[str]:
+  for entry, identity in trained_from.items():
+    now = checkpoint.read_finished(_folder(workdir, entry)) or {}
+    if now.get('id', identity) != identity:
+      yield (f'stage {stage!r} was trained from an earlier {entry!r}, which has been trained again since: '
+             f'remove {workdir / stage} and train it again to start from the newer one.')
+    if entry in stages.STAGES:
+      yield from _outdated(workdir, entry, now.get('sources', {}))
+
+
+def _folder(workdir: str | Path, entry: str) -> Path:
+  return Path(workdir) / entry if entry in stages.STAGES else Path(entry)

@@ -1,0 +1,56 @@
+"""Traces of a few steps, for TensorBoard's profiler or xprof."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from echox_jax import errors
+from echox_jax.training import distributed
+
+
+def parse(text: str | None) -> tuple[int, int] | None:
+  """`START:STOP` -> (start, stop): the steps after the first `start`, until `stop` are done.
+
+  Raises:
+    ConfigError: another form, or nothing to trace.
+  """
+  if text is None:
+    return None
+  start, _, stop = text.partition(':')
+  if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+    raise errors.ConfigError(f'--profile is {text!r}: write START:STOP, two numbers of steps, the first below the second.')
+  return int(start), int(stop)
+
+
+class Trace:
+  """Traces the first process between two steps, as a context; an error ends the trace too.
+
+  Args:
+    folder: where the trace goes.
+    window: (start, stop); None = no trace.
+  """
+
+  def __init__(self, folder: Path, window: tuple[int, int] | None):
+    self._folder, self._on = folder, False
+    self._start, self._stop = window if window and distributed.is_first() else (-1, -1)
+
+  def __enter__(self) -> 'Trace':
+    return self
+
+  def __exit__(self, *error) -> None:
+    if self._on:
+      jax.profiler.stop_trace()
+
+  def before(self, step: int) -> None:
+    """Before the step that follows `step` steps done; a resumed run may come in inside the window."""
+    if self._start <= step < self._stop and not self._on:
+      jax.profiler.start_trace(self._folder)
+      self._on = True
+
+  def after(self, step: int, values: Any) -> None:
+    """After `step` steps, the last of which computes `values`."""
+    if self._on and step >= self._stop:
+      jax.block_until_ready(values)
+      jax.profiler.stop_trace()
+      self._on = False
