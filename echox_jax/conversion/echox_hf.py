@@ -4,8 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from echox_jax import bundle, config as config_lib
+from echox_jax.config import EchoXConfig
 from echox_jax.conversion import hf_folder, llama_hf, released, released_config, released_units, rules, unit_vocabulary
 from echox_jax.conversion.imported import Imported
+from echox_jax.units.unit_language import UnitLanguage
+
+OWN_CONFIG = 'echox_jax'  # field of config.json: our whole config, in what we exported
 
 
 def open_echox(source: Path, config: Path | None = None, base: Path | None = None, unit_vocab: Path | None = None) -> Imported:
@@ -25,8 +30,11 @@ def open_echox(source: Path, config: Path | None = None, base: Path | None = Non
   files = hf_folder.tokenizer_files(folders)
   tokens = hf_folder.read_tokens(files)
   shapes = rules.shapes_of(tensors)
-  sections = released_config.complete(values, shapes, hf_folder.special_ids(files, tokens))
-  cfg = released_config.config_from_json(sections)
+  if OWN_CONFIG in values:  # we wrote it: nothing is left to guess
+    sections, cfg = {'echox': values}, config_lib.build(EchoXConfig, values[OWN_CONFIG], OWN_CONFIG)
+  else:
+    sections = released_config.complete(values, shapes, hf_folder.special_ids(files, tokens))
+    cfg = released_config.config_from_json(sections)
   own, groups = released.s2t_rules(cfg), ['llm', 'adapter']
   language, output = None, sections['echox'].get('unit_output')
   if output or any(name.startswith(released.UNIT_PREFIX) for name in shapes):
@@ -34,8 +42,9 @@ def open_echox(source: Path, config: Path | None = None, base: Path | None = Non
     decoder = 'echo' if adapted else 't2c'
     own += released_units.unit_rules(cfg, decoder, adapted)
     groups += ['unit_text_embedding', decoder, *(['denoising_adapter'] if adapted else [])]
-    language = unit_vocabulary.find(unit_vocab or _named_file(sections['echox'], folders), tokens, cfg.llm.vocab_size,
-                                    cfg.unit_decoder.unit_vocab_size)
+    exact = source / bundle.UNIT_LANGUAGE  # an export of ours has it beside the vocabulary
+    language = UnitLanguage.load(exact) if exact.is_file() and unit_vocab is None else unit_vocabulary.find(
+        unit_vocab or _named_file(sections['echox'], folders), tokens, cfg.llm.vocab_size, cfg.unit_decoder.unit_vocab_size)
   return Imported(f'the EchoX model in {source}', cfg, tuple(groups), own,
                   llama_hf.own_tensors(tensors, cfg.llm.tie_embeddings), files, language)
 

@@ -101,6 +101,20 @@ def _unit_translator(values: Mapping[str, Any], llm: LlamaConfig) -> dict[str, A
           'aligner_intermediate_size': llm.intermediate_size}
 
 
+def unit_model(cfg: EchoXConfig) -> tuple[bool, str | None]:
+  """(Whether facts 6 list the unit decoder's sizes, the `unit_model` that stands for them)."""
+  trunk = cfg.unit_decoder.trunk
+  found = {'num_hidden_layers': trunk.num_layers, 'hidden_size': trunk.hidden_size, 'num_attention_heads': trunk.num_heads,
+           'num_key_value_heads': trunk.num_kv_heads, 'head_dim': trunk.head_dim, 'intermediate_size': trunk.intermediate_size,
+           'aligner_intermediate_size': cfg.unit_decoder.denoising_intermediate_size}
+  inherited = ('rms_norm_eps', 'rope_theta', 'rope_scaling')
+  if all(getattr(trunk, name) == getattr(cfg.llm, name) for name in inherited):
+    for kind in (None, 'small', 'medium', 'large'):
+      if found.items() <= _unit_translator({'unit_model': kind}, cfg.llm).items():
+        return True, kind
+  return False, None
+
+
 def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
   """A Llama config from transformers' config.json (of version 4, or 5 with `rope_parameters`).
 
