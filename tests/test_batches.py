@@ -260,6 +260,6 @@ def test_augmentation_warps_masks_and_keeps_to_its_bounds():
 
 
 def test_profile_decides_the_slice_header():
-  released = rows.text_to_codec_row(ids, prompts.PROFILES['released'], [20], [3], 100)
-  assert released['input_ids'].tolist() == [3, 1, 9, 4, 1, 5, 12800, 20, 2, 3, 1, 9, 4, 1, 5, 1, 103, 2]
+  released = rows.text_to_codec_row(dataclasses.replace(ids, typo_bos=33), prompts.PROFILES['released'], [20], [3], 100)
+  assert released['input_ids'].tolist() == [3, 1, 9, 4, 1, 5, 33, 20, 2, 3, 1, 9, 4, 1, 5, 1, 103, 2]
   assert released['labels'].tolist() == [IGNORE] * 15 + [1, 103, 2]
