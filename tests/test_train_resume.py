@@ -33,7 +33,7 @@ def _compile_once(tmp_path_factory):
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('whole')
-  loop.train(training_jobs.experiment(steps=STEPS), workdir, training_jobs.text_rows)
+  loop.train(training_jobs.experiment(steps=STEPS), workdir, training_jobs.text_rows, profile=(3, 5))
   return workdir
 
 
@@ -100,8 +100,12 @@ def test_finished_stage_is_left_as_it_is(uninterrupted):
   assert (uninterrupted / 'text' / 'metrics.jsonl').read_text() == before
 
 
+def test_trace_is_written_and_changes_nothing(uninterrupted):
+  assert list((uninterrupted / 'text' / 'profile').rglob('*.xplane.pb'))
+
+
 def test_compile_time_is_in_a_record_of_its_own(uninterrupted):
   records = [json.loads(line) for line in (uninterrupted / 'text' / 'metrics.jsonl').read_text().splitlines()]
   assert records[0]['kind'] == 'compile' and records[0]['compile_seconds'] > 0
-  assert all({'loss', 'step_time', 'data_time', 'tokens_per_second'} <= r.keys() for r in records[1:])
+  assert all({'loss', 'step_time', 'data_time', 'tokens_per_second', 'goodput'} <= r.keys() for r in records[1:])
   assert records[1]['step_time'] < records[0]['compile_seconds']

@@ -151,6 +151,7 @@ def leave(code: int) -> None:
   if code not in (0, STOPPED) and jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
+    time.sleep(2)  # when process 0 is gone JAX ends the others: those that failed alike may say so before
     os._exit(code)
   sys.exit(code)
 
