@@ -1,7 +1,8 @@
-"""The echo loss exactly as released (`finetune_kd`, facts 5 and 6), to check these modules against the released code.
+"""The echo losses exactly as released (facts 5 and 6), to check these modules against the released code.
 
-It differs from echo_step in everything but the networks: unit targets are data, slices come as lengths, text parts are
-left-aligned with a gap before the targets, pads count in positions, and the cosine weight follows the cross-entropy.
+`finetune_kd` is what the released weights were trained with, `finetune` an older form that trains the LLM too. They differ from
+echo_step in everything but the networks: unit targets are data, slices come as lengths, text parts are left-aligned with a gap
+before the targets, pads count in positions, and the cosine weight follows the cross-entropy.
 """
 
 from typing import NamedTuple
@@ -32,7 +33,18 @@ class TextPart(NamedTuple):
 
 
 class ReleasedLoss(NamedTuple):
-  """The loss and what it is made of: inputs float[R,P+Tu,h], labels int[R,P+Tu], logits float32[R,P+Tu,V+U]."""
+  """The loss and what it is made of, over R rows of T unit decoder positions.
+
+  Attributes:
+    loss: scalar, as the ones below.
+    unit_ce: cross-entropy of the unit targets, in evaluation the whole loss of `finetune_kd`.
+    cosine: distance of the adapted states from the embeddings, summed over a row.
+    cosine_weight: without gradient.
+    inputs: float[R,T,h].
+    labels: int[R,T].
+    valid: bool[R,T], what may be seen as key.
+    logits: float32[R,T,V+U].
+  """
   loss: Array
   unit_ce: Array
   cosine: Array
@@ -73,8 +85,10 @@ def text_part(cfg: EchoXConfig, words: Array, starts: Array, sub_lengths: Array,
 
 
 def finetune_kd(params: dict, cfg: EchoXConfig, hidden: Array, words: Array, starts: Array, sub_lengths: Array,
-                unit_targets: Array, longest: int, cosine: bool = True, rng: Array | None = None) -> ReleasedLoss:
+                unit_targets: Array, longest: int, rng: Array | None = None) -> ReleasedLoss:
   """Released stage 3 loss: CE of the unit targets + w * cosine, with w = 0.2 CE / cosine where the cosine is larger.
+
+  In evaluation the released code leaves the cosine term out: its loss is `unit_ce` then.
 
   Args:
     params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
@@ -82,13 +96,10 @@ def finetune_kd(params: dict, cfg: EchoXConfig, hidden: Array, words: Array, sta
     hidden: float[B,T,D], LLM states.
     words: as in `text_part`, as are starts, sub_lengths and longest.
     unit_targets: int[B,S,Tu], ids from V on, IGNORE = padding.
-    cosine: with the cosine term (the released code has it in training mode only).
     rng: dropout key; None = no dropout.
   """
   table, eot = params['unit_text_embedding']['embedding'], cfg.special_ids.eot
-  model, variables = UnitDecoder(cfg), {'params': params['echo']}
-  dropout = {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
-  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden, **dropout)
+  adapted = _adapt(params, cfg, hidden, rng)
   part = text_part(cfg, words, starts, sub_lengths, longest)
   clean = table[part.ids]
   row = jnp.arange(part.ids.shape[0])[:, None] // sub_lengths.shape[1]
@@ -96,18 +107,65 @@ def finetune_kd(params: dict, cfg: EchoXConfig, hidden: Array, words: Array, sta
 
   targets = unit_targets.reshape(part.ids.shape[0], -1)
   target_ids = jnp.where(targets == IGNORE, eot, targets)
-  embeddings = jnp.concatenate([text, model.apply(variables, table, target_ids, method='embed')], axis=1)
+  spoken = UnitDecoder(cfg).apply({'params': params['echo']}, table, target_ids, method='embed')
+  embeddings = jnp.concatenate([text, spoken], axis=1)
   valid = jnp.concatenate([part.valid, target_ids != eot], axis=1)
   labels = jnp.concatenate([jnp.full_like(part.ids, IGNORE), targets], axis=1)
+  return _unit_loss(params, cfg, embeddings, valid, labels, text, clean, rng)
+
+
+def finetune(params: dict, cfg: EchoXConfig, hidden: Array, expanded_labels: Array, labels: Array, unit_ids: Array,
+             unit_labels: Array, s2t_loss: Array, rng: Array | None = None) -> ReleasedLoss:
+  """Released older stage 3 loss: L1 + L2, or 0.2 L1 + 2 L2 once L1 < 1, with L1 of speech to text and L2 = CE + w * cosine.
+
+  The answer stands at the same positions in the row of the unit decoder as in that of the LLM before speech is put in. Each of
+  its embeddings there gives way to the adapted LLM state *at* that token (not the one before it, which predicts it).
+  All other embeddings are detached; the cosine goes over whole rows.
+
+  Args:
+    params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
+    cfg: profile `released`.
+    hidden: float[B,T',D], LLM states.
+    expanded_labels: int[B,T'], the token at each of them where it is supervised, else IGNORE.
+    labels: int[B,T], the same before speech is put in.
+    unit_ids: int[B,Tu], prebuilt rows: text, then unit words (ids from V on), EOT = padding.
+    unit_labels: int[B,Tu].
+    s2t_loss: L1.
+    rng: dropout key; None = no dropout.
+  """
+  clean = jax.lax.stop_gradient(UnitDecoder(cfg).apply(
+      {'params': params['echo']}, params['unit_text_embedding']['embedding'], unit_ids, method='embed'))
+  width = unit_ids.shape[1]
+  said = jnp.pad(labels[:, :width] != IGNORE, ((0, 0), (0, max(0, width - labels.shape[1]))))
+  # The n-th supervised token of the one row is the n-th of the other.
+  state = jnp.argsort(expanded_labels == IGNORE, axis=1, stable=True)
+  state = jnp.take_along_axis(state, jnp.maximum(jnp.cumsum(said, axis=1) - 1, 0), axis=1)
+  adapted = jnp.take_along_axis(_adapt(params, cfg, hidden, rng), state[..., None], axis=1)
+  text = jnp.where(said[..., None], adapted, clean)
+  found = _unit_loss(params, cfg, text, unit_ids != cfg.special_ids.eot, unit_labels, text, clean, rng)
+  return found._replace(loss=jnp.where(s2t_loss < 1, 0.2 * s2t_loss + 2 * found.loss, s2t_loss + found.loss))
+
+
+def _adapt(params: dict, cfg: EchoXConfig, hidden: Array, rng: Array | None) -> Array:
+  """LLM states float[B,T,D] through the denoising adapter."""
+  return DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden, **_dropout(rng))
+
+
+def _unit_loss(params: dict, cfg: EchoXConfig, embeddings: Array, valid: Array, labels: Array, noisy: Array, clean: Array,
+               rng: Array | None) -> ReleasedLoss:
+  """CE + w * cosine of rows of embeddings float[R,T,D]; the cosine is between `noisy` and `clean` float[R,P,D]."""
+  model, variables = UnitDecoder(cfg), {'params': params['echo']}
   positions = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
   # Unlike causal_mask, a masked position does not see itself: the first unit of a short slice is predicted from a pad.
   mask = jnp.tril(jnp.ones((valid.shape[1],) * 2, bool)) & valid[:, None, None]
-  states, _ = model.apply(variables, embeddings, positions, mask, **dropout, method='hidden')
+  states, _ = model.apply(variables, embeddings, positions, mask, **_dropout(rng), method='hidden')
   logits = model.apply(variables, states, method='logits')
   ce = losses.cross_entropy(logits[:, :-1], labels[:, 1:]).mean
-  inputs = model.apply(variables, embeddings, method='project')
-  if not cosine:
-    return ReleasedLoss(ce, ce, jnp.float32(0), jnp.float32(0), inputs, labels, valid, logits)
-  distance = losses.denoising_cosine(text, jax.lax.stop_gradient(clean), jnp.ones(part.ids.shape, bool)).total / len(part.ids)
+  distance = losses.denoising_cosine(noisy, jax.lax.stop_gradient(clean), jnp.ones(noisy.shape[:-1], bool)).total / len(noisy)
   weight = jax.lax.stop_gradient(jnp.where(distance > COSINE_SHARE * ce, COSINE_SHARE * ce / distance, 1.0))
+  inputs = model.apply(variables, embeddings, method='project')
   return ReleasedLoss(ce + weight * distance, ce, distance, weight, inputs, labels, valid, logits)
+
+
+def _dropout(rng: Array | None) -> dict:
+  return {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
