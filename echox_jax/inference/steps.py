@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, sampling, trigger

@@ -97,7 +97,7 @@ def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech
     cfg: ids and profile.
     ids: int[B,T], padded with the pad id at the right. One AUDIO id for each turn of `speech`, or none.
     token_embeddings: float[B,T,D].
-    speech: of the rows, its n-th turn for the n-th AUDIO id; None = rows stay as they are.
+    speech: of the rows, its n-th turn for the n-th AUDIO id (only `embeddings` and `kept` are read); None = rows stay as they are.
     labels: int[B,T], labels[b,t] is the token at t or IGNORE; None = all IGNORE.
 
   Returns:
