@@ -1,4 +1,4 @@
-"""HuBERT encoder: parity with the released arrays, down to the units."""
+"""HuBERT encoder: clips in a batch, names of weights (parity with the released code: test_verify)."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,6 @@ import pytest
 from echox_jax import errors
 from echox_jax.conversion import hubert_hf
 from echox_jax.models import hubert
-from echox_jax.units import kmeans
 
 GOLDEN = Path(__file__).parent / 'golden'
 
@@ -42,20 +41,6 @@ def encode(cfg, tensors):
   params = {'params': hubert_hf.encoder_params(tensors, cfg)}
   apply = jax.jit(hubert.HubertEncoder(cfg).apply, static_argnums=3)
   return lambda audio, lengths=None, layer=None: apply(params, audio, lengths, layer)
-
-
-@pytest.mark.parametrize('layer', [0, 1, 2, 3])
-def test_hidden_states_match_released(encode, golden, layer):
-  np.testing.assert_allclose(encode(golden['wave'], None, layer), golden[f'hidden_states_{layer}'], atol=1e-4)
-
-
-def test_units_and_durations_match_released(encode, golden):
-  states = encode(golden['wave'], None, int(golden['kmeans_layer']))[0]
-  units = kmeans.assign(states, golden['kmeans_centroids'])
-  np.testing.assert_array_equal(units, golden['units'])
-  reduced, durations = kmeans.reduce_units(units)
-  np.testing.assert_array_equal(reduced, golden['units_reduced'])
-  np.testing.assert_array_equal(durations, golden['durations'])
 
 
 def test_batched_clips_give_the_states_they_give_alone(encode, cfg, golden):

@@ -1,8 +1,7 @@
-"""Log-mel front end against the released extractor's arrays."""
+"""Log-mel front end: filters, padding, silence (parity with the released extractor: test_verify)."""
 
 from pathlib import Path
 
-import jax
 import librosa
 import numpy as np
 import pytest
@@ -17,23 +16,10 @@ def golden():
   return np.load(GOLDEN / 'golden_mel.npz')
 
 
-@pytest.mark.parametrize('bins', [80, 128])
-def test_filters_match_released(golden, bins):
-  np.testing.assert_allclose(log_mel.mel_filters(bins), golden[f'mel_filters{bins}'], atol=1e-6)
-
-
 @pytest.mark.parametrize('bins, n_fft, f_max', [(80, 400, 8000.0), (80, 1024, 8000.0), (64, 512, 7000.0), (20, 1024, 900.0)])
 def test_filters_match_librosa(bins, n_fft, f_max):
   reference = librosa.filters.mel(sr=16000, n_fft=n_fft, n_mels=bins, fmax=f_max).T
   np.testing.assert_allclose(log_mel.mel_filters(bins, n_fft, f_max), reference, atol=1e-6)
-
-
-@pytest.mark.parametrize('bins', [80, 128])
-def test_log_mel_matches_released_on_30_seconds(golden, bins):
-  wave = log_mel.pad_or_trim(golden['wave'])[None]
-  mel = jax.jit(log_mel.log_mel, static_argnums=1)(wave, bins)
-  assert mel.shape == (1, 3000, bins)
-  np.testing.assert_allclose(mel[0].T, golden[f'logmel{bins}'], atol=1e-4)
 
 
 def test_padding_does_not_change_the_frames_of_a_clip(golden):

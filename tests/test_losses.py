@@ -9,7 +9,7 @@ import pytest
 
 from echox_jax import losses
 from echox_jax.prompts import IGNORE
-from tests.ctc_reference import ctc_gradient
+from echox_jax.verification.ctc_reference import ctc_gradient
 
 BLANK = 3
 
@@ -45,9 +45,8 @@ def test_ctc_is_the_sum_over_all_paths(logits):
 def test_ctc_gradient(logits):
   gradient = jax.grad(lambda x: jnp.sum(losses.ctc_loss(x, LENGTHS, LABELS, BLANK)[1]))(logits)
   for i in range(4):
-    if i != 2:
-      expected = ctc_gradient(logits[i, :LENGTHS[i]], LABELS[i][LABELS[i] >= 0], BLANK, np.float64)
-      np.testing.assert_allclose(gradient[i, :LENGTHS[i]], expected, atol=1e-6)
+    expected = ctc_gradient(logits[i:i + 1, :LENGTHS[i]], [LABELS[i][LABELS[i] >= 0]], BLANK, np.float64)[0]
+    np.testing.assert_allclose(gradient[i, :LENGTHS[i]], expected, atol=1e-6)
     assert not np.any(gradient[i, LENGTHS[i]:])
   assert not np.any(gradient[4]), 'a row that does not fit must not pull'
 

@@ -1,4 +1,4 @@
-"""Whisper encoder: parity with the released arrays, packaged weights, clips of different lengths in one batch."""
+"""Whisper encoder: packaged weights, clips of different lengths in one batch (parity with the released code: test_verify)."""
 
 from pathlib import Path
 import json
@@ -50,13 +50,6 @@ def vowels(seconds):
   pitch = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * t)) / 16000
   wave = sum(np.sin(k * pitch) * np.exp(-((k * 120 - 500 - 300 * np.sin(5 * t)) / 400) ** 2) for k in range(1, 25))
   return (0.1 * wave * (np.sin(2 * np.pi * 1.5 * t) > -0.5)).astype(np.float32)
-
-
-def test_states_match_released_encoder(released):
-  cfg, tensors = released
-  mel = np.load(GOLDEN / 'golden_stage1.npz')['mel'].T[None]
-  states = whisper.WhisperEncoder(cfg).apply({'params': whisper_hf.encoder_params(tensors, cfg)}, mel)
-  np.testing.assert_allclose(states, np.load(GOLDEN / 'golden_stage1.npz')['whisper_last_hidden'], atol=1e-4)
 
 
 def test_prefix_of_the_full_model_is_allowed(released):
