@@ -1,0 +1,34 @@
+"""EchoX-135M: SmolLM2-135M and Whisper tiny.en, with the units and the vocoder of EchoX-nano: what one GPU trains in an hour.
+
+  python -m launch.convert import --kind llama --source SmolLM2-135M --out models/smollm2-135m
+  python -m launch.precompute --config=configs/echox_135m.py:s2t   --workdir=out/echox-135m
+  python -m launch.train      --config=configs/echox_135m.py:STAGE --workdir=out/echox-135m      STAGE: s2t t2c echo vocoder
+
+Meant for: one GPU or TPU chip of 16 GB or more.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from configs import echox_nano, full_size
+from echox_jax.prompts import SpecialIds
+
+# SmolLM2 has no ids to add: roles that its vocabulary lacks are words with a space before them, and ids of source files that
+# no conversation contains stand for the rest.
+IDS = SpecialIds(bos=0, start_header=1, end_header=3, eot=2, pad=2, nl=198, system=9690, user=4093, assistant=11173, speaker=10831,
+                 audio=11, period=30, typo_bos=0)
+TRUNK = dict(hidden_size=576, intermediate_size=1536, num_heads=9, num_kv_heads=3, head_dim=64)
+LLM = dict(TRUNK, num_layers=30, vocab_size=49152, rope_theta=100000.0, rms_norm_eps=1e-5, tie_embeddings=True, max_positions=2048)
+TINY_EN = dict(num_mel_bins=80, hidden_size=384, intermediate_size=1536, num_layers=4, num_heads=6)
+ROWS = dict(s2t=32, t2c=32, echo=32, vocoder=16)
+
+
+def get_config(stage: str = 's2t') -> ConfigDict:
+  """The job of one stage: s2t, t2c, echo or vocoder."""
+  nano = echox_nano.model()
+  parts = full_size.model(
+      LLM, dict(TRUNK, num_layers=6), TINY_EN, units=nano['units'], vocoder=nano['vocoder'],
+      discriminators=nano['discriminators'], special_ids=dataclasses.asdict(IDS))
+  config = full_size.job(stage, parts, ROWS, llm_folder='models/smollm2-135m')
+  return config

@@ -1,0 +1,117 @@
+"""What the full-size configs share: the parts around an LLM, and the four stages.
+
+Rows of `s2t` and `echo` take 1,024 positions of the LLM: 769 ids, one of which makes room for 256 positions of speech. Of 30 s of
+speech the adapter keeps one frame for each run of equal CTC labels, a run a token and a run of blanks between tokens: three words
+a second are about four tokens and eight runs, 240 in 30 s. What finds no room is counted (`overflow_shrink`); that is most
+of a clip as long as the CTC head has learned nothing.
+
+Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the device: states of Whisper large-v3 take 3.8 MB for half a
+minute, and caching those of a thousand hours would take half a terabyte.
+
+Pretrained parts lie under models/, each made by `python -m launch.convert import`; a config names what it needs.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from echox_jax.training.experiment import ExperimentConfig
+
+POSITIONS = 1024  # of the LLM, a row
+BUDGET = 256  # of them for speech
+CHUNK = 8192  # positions of a global batch whose logits exist at a time
+
+WHISPER_LARGE_V3 = dict(num_mel_bins=128, hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20)
+# mHuBERT's 11th layer and 1,000 units (facts 11); the size of the unit language is an estimate (facts 12).
+UNITS = dict(encoder='hubert', layer=11, num_units=1000, language='ngram', max_word_units=5, vocab_size=7500)
+LLAMA_3 = dict(rope_theta=500000.0, rms_norm_eps=1e-5, vocab_size=128257, max_positions=2048)  # with the AUDIO id
+
+
+def model(llm: Mapping[str, Any], unit_trunk: Mapping[str, Any], whisper: Mapping[str, Any] = WHISPER_LARGE_V3,
+          units: Mapping[str, Any] = UNITS, **others: Any) -> dict[str, Any]:
+  """Sizes of every part, all but the vocoder in bfloat16.
+
+  Args:
+    llm: fields of `LlamaConfig`.
+    unit_trunk: layers, widths and heads of T2C and echo decoder (facts 6); the rest is as in the LLM.
+    whisper, units: fields of `WhisperConfig` and `UnitsConfig`.
+    **others: fields of `EchoXConfig`.
+  """
+  compute = dict(dtype='bfloat16', remat='full')
+  inherited = {name: llm[name] for name in ('rope_theta', 'rope_scaling', 'rms_norm_eps') if name in llm}
+  return dict(
+      whisper=dict(whisper, dtype='bfloat16'),
+      adapter=dict(num_heads=llm['num_heads'], intermediate_size=2 * llm['hidden_size'], dropout=0.1, shrink_budget=BUDGET,
+                   ctc_chunk=CHUNK, dtype='bfloat16'),
+      # Rank and targets: paper, training settings known.
+      llm=dict(llm, **compute, lora=dict(rank=64, alpha=16.0, dropout=0.05, targets=('q_proj', 'k_proj', 'v_proj'))),
+      unit_decoder=dict(unit_vocab_size=units['vocab_size'], trunk=dict(unit_trunk, **inherited, **compute),
+                        denoising_intermediate_size=llm['intermediate_size'], denoising_dropout=0.1),
+      units=units,
+      # The released rule cuts after 50 tokens at the latest peak; five unit words a token.
+      streaming=dict(max_slice_tokens=96, max_unit_words=512, max_frames=2048),
+      **others)
+
+
+def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm_folder: str, whisper_folder: str = 'models/whisper-large-v3',
+        tokenizer: str = 'tokenizer.json') -> ConfigDict:
+  """The job of one stage.
+
+  Args:
+    stage: s2t, t2c, echo or vocoder.
+    parts: of `model`.
+    rows: of a batch over all chips, by stage.
+    llm_folder, whisper_folder: where these were imported to.
+    tokenizer: file in `llm_folder`.
+  """
+  stages = dict(s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
+  if stage not in stages:
+    raise ValueError(f'there is no stage {stage!r}: use one of {", ".join(stages)}.')
+  config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
+  config.stage = stage
+  config.model.update(parts)
+  config.tokenizer.update(dict(model=f'{llm_folder}/{tokenizer}', vocab_size=config.model.llm.vocab_size))
+  config.precompute.update(dict(kmeans='models/kmeans/kmeans.safetensors', hubert='models/hubert', state_sets=()))
+  config.data.update(dict(cached_states=False, workers=8))
+  config.mesh.update(dict(data=1, fsdp=-1))
+  config.train.update(dict(batch_size=rows[stage], frozen_dtype='bfloat16', checkpoint_every=500, keep_checkpoints=2))
+  config.train.loss.chunk_tokens = CHUNK
+  config.train.init_from = dict(
+      s2t=(llm_folder, whisper_folder), t2c=(llm_folder,), echo=('s2t', 't2c', whisper_folder), vocoder=('models/unit-vocoder',))[stage]
+  stages[stage](config)
+  return config
+
+
+def s2t(config: ConfigDict) -> None:
+  """Adapter and LoRA learn to hear. 1.2 million rows (paper, data) are an epoch."""
+  config.data.sets = ('questions/train',)
+  config.data.update(dict(max_tokens=POSITIONS - BUDGET + 1, max_ctc_labels=192, max_states=1500))
+  config.train.steps = 1_165_000 // config.train.batch_size
+  config.train.optimizer.update(dict(learning_rate=1e-5, warmup_steps=config.train.steps // 100))
+
+
+def t2c(config: ConfigDict) -> None:
+  """A small decoder learns to turn text into unit words."""
+  config.data.sets = ('answers/train',)
+  config.data.update(dict(max_tokens=POSITIONS, max_unit_words=896))
+  config.train.steps = 3 * 335_000 // config.train.batch_size
+  config.train.optimizer.update(dict(learning_rate=1e-3, warmup_steps=config.train.steps // 100))
+
+
+def echo(config: ConfigDict) -> None:
+  """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model, for three slices a row on average."""
+  s2t(config)
+  config.data.max_unit_words = config.model.streaming.max_unit_words
+  config.train.steps = 160_000 // config.train.batch_size
+  config.train.loss.update(dict(echo_text='argmax', slices_per_batch=3 * config.train.batch_size))
+  config.train.optimizer.update(dict(learning_rate=3e-5, warmup_steps=config.train.steps // 100))
+
+
+def vocoder(config: ConfigDict) -> None:
+  """Unit vocoder with its discriminators, on segments of 8,960 samples (facts 10)."""
+  config.data.sets = ('answers/train',)
+  config.data.update(dict(segment_frames=28, max_reduced_units=512))
+  config.train.steps = 100_000
+  config.train.optimizer.update(dict(learning_rate=2e-4, warmup_steps=0, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=0.0))
