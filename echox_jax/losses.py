@@ -32,7 +32,7 @@ def cross_entropy(logits: Array, labels: Array, ignore: int = IGNORE) -> Mean:
   logits = logits.astype(jnp.float32)
   counted = labels != ignore
   picked = jnp.take_along_axis(logits, jnp.where(counted, labels, 0)[..., None], axis=-1)[..., 0]
-  return _masked_mean(jax.nn.logsumexp(logits, axis=-1) - picked, counted)
+  return masked_mean(jax.nn.logsumexp(logits, axis=-1) - picked, counted)
 
 
 def denoising_cosine(a: Array, b: Array, mask: Array, epsilon: float = 1e-8) -> Mean:
@@ -42,7 +42,7 @@ def denoising_cosine(a: Array, b: Array, mask: Array, epsilon: float = 1e-8) -> 
   """
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
   inverse = lambda x: jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), epsilon ** 2))
-  return _masked_mean(1.0 - jnp.sum(a * b, axis=-1) * inverse(a) * inverse(b), mask)
+  return masked_mean(1.0 - jnp.sum(a * b, axis=-1) * inverse(a) * inverse(b), mask)
 
 
 def ctc_loss(logits: Array, frame_lengths: Array, labels: Array, blank: int) -> tuple[Array, Array]:
@@ -61,16 +61,28 @@ def ctc_loss(logits: Array, frame_lengths: Array, labels: Array, blank: int) -> 
   """
   logits = logits.astype(jnp.float32)
   normaliser = jax.nn.logsumexp(logits, axis=-1)
-  counted = labels != IGNORE
-  label_lengths = jnp.sum(counted, axis=-1)
-  ids = jnp.where(counted, labels, blank)
+  ids = jnp.where(labels != IGNORE, labels, blank)
   spread = jnp.broadcast_to(ids[:, None], (*logits.shape[:2], ids.shape[1]))
   label_scores = jnp.take_along_axis(logits, spread, axis=-1) - normaliser[..., None]
-  repeated = (ids[:, 1:] == ids[:, :-1]) & counted[:, 1:]
-  each = _ctc_forward(logits[..., blank] - normaliser, label_scores, repeated, frame_lengths, label_lengths)
+  return ctc_of_scores(logits[..., blank] - normaliser, label_scores, frame_lengths, labels)
+
+
+def ctc_of_scores(blank_scores: Array, label_scores: Array, frame_lengths: Array, labels: Array) -> tuple[Array, Array]:
+  """`ctc_loss` from the log-probabilities that it needs: blank float[B,T] and labels float[B,T,C] (any where IGNORE)."""
+  counted = labels != IGNORE
+  label_lengths = jnp.sum(counted, axis=-1)
+  repeated = (labels[:, 1:] == labels[:, :-1]) & counted[:, 1:]
+  each = _ctc_forward(blank_scores, label_scores, repeated, frame_lengths, label_lengths)
   feasible = label_lengths + jnp.sum(repeated, axis=-1) <= frame_lengths  # a repeat needs a blank in between
   each = jnp.where(feasible, each, 0.0)
   return jnp.mean(each / jnp.maximum(label_lengths, 1)), each
+
+
+def masked_mean(values: Array, mask: Array) -> Mean:
+  """The mean of float[...] where bool[...]."""
+  total = jnp.sum(jnp.where(mask, values, 0.0))
+  count = jnp.sum(mask).astype(jnp.float32)
+  return Mean(total / jnp.maximum(count, 1.0), total, count)
 
 
 def _ctc_forward(blank_scores: Array, label_scores: Array, repeated: Array, frame_lengths: Array,
@@ -109,9 +121,3 @@ def _ctc_forward(blank_scores: Array, label_scores: Array, repeated: Array, fram
       step, (blanks, ends), (blank_scores.T, label_scores.swapaxes(0, 1), jnp.arange(frames)))
   pick = lambda x: jnp.take_along_axis(x, label_lengths[:, None], axis=1)[:, 0]
   return -jnp.sum(taken, axis=0) - jnp.logaddexp(pick(blanks), pick(jnp.concatenate([first, ends], axis=1)))
-
-
-def _masked_mean(values: Array, mask: Array) -> Mean:
-  total = jnp.sum(jnp.where(mask, values, 0.0))
-  count = jnp.sum(mask).astype(jnp.float32)
-  return Mean(total / jnp.maximum(count, 1.0), total, count)

@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax import errors
+from echox_jax import chunked, errors
 from echox_jax.config import AdapterConfig, EchoXConfig
 from echox_jax.models import layers
 
@@ -92,7 +92,8 @@ class SoundwaveAdapter(nn.Module):
     flat = frames.reshape(-1, *frames.shape[-2:])
     real = real.reshape(-1, real.shape[-1])
 
-    keep = kept_frames(jnp.argmax(self.ctc_logits(flat), axis=-1), real, self._dropped_label())
+    labels = chunked.argmax(flat, self.ctc_head.embedding, self.cfg.adapter.ctc_chunk)
+    keep = kept_frames(labels, real, self._dropped_label())
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)
     # The released look-back hides exactly the dropped frames; Soundwave's idea is to look back at all of them.

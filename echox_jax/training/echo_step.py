@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from echox_jax import errors, losses, prompts
+from echox_jax import chunked, errors, losses, prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, trigger
 from echox_jax.models import echox, layers, unit_decoder
@@ -65,12 +65,11 @@ def t2c_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
   cfg, ids = experiment.model, batch['input_ids']
   hides_eot = prompts.get_profile(cfg.profile).mask_unit_eot
   valid = ids != cfg.special_ids.eot if hides_eot else jnp.ones(ids.shape, bool)
-  variables, model = {'params': params['t2c']}, UnitDecoder(cfg)
-  hidden = model.apply(variables, params['unit_text_embedding']['embedding'], ids, valid, deterministic=False,
-                       rngs={'dropout': rng})
+  hidden = UnitDecoder(cfg).apply({'params': params['t2c']}, params['unit_text_embedding']['embedding'], ids, valid,
+                                  deterministic=False, rngs={'dropout': rng})
   room = min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
   hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
-  ce = losses.cross_entropy(model.apply(variables, hidden, method='logits'), labels)
+  ce = chunked.cross_entropy(hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens)
   return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
 
 
@@ -104,9 +103,10 @@ def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
     own, metrics['overflow_answers'] = _own_answers(params, cfg, batch)
     output = echox.s2t_forward(params, cfg, own, deterministic=False, rngs={'dropout': generate_rng})
   slices = batch_slices(params, cfg, answers(cfg, output, batch['input_ids'].shape[1]), choices.slices_per_batch)
-  text = slices.ids if choices.echo_text != 'argmax' else _argmax(params, cfg, slices.states)
+  text = (slices.ids if choices.echo_text != 'argmax'
+          else chunked.argmax(slices.states, head_embedding(params['llm']), choices.chunk_tokens))
   words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
-  ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng)
+  ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices.chunk_tokens)
   count = lambda x: jnp.sum(x).astype(jnp.float32)
   real = slices.lengths > 0
   metrics |= {
@@ -169,7 +169,7 @@ def pseudo_labels(params: dict, cfg: EchoXConfig, text: Array, lengths: Array, m
 
 
 def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, words: generate.UnitWords,
-               rng: Array | None) -> tuple[losses.Mean, losses.Mean]:
+               rng: Array | None, chunk: int = 0) -> tuple[losses.Mean, losses.Mean]:
   """(cross-entropy of the echo decoder on Y', cosine distance of adapted states from text embeddings).
 
   Slices without words, or whose words did not end within the budget, count in the second only.
@@ -181,6 +181,7 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
     text: int[M,N], X'.
     words: Y' of the M slices.
     rng: dropout key; None = no dropout.
+    chunk: as in `chunked`.
   """
   table, special = params['unit_text_embedding']['embedding'], cfg.special_ids
   dropout = {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
@@ -199,8 +200,8 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
   prompt = unit_decoder.slice_prompt(cfg, table, adapted, slices.lengths)
   row = unit_decoder.extend(prompt, model.apply(variables, table, target[:, :-1], method='embed'))
   hidden, _ = model.apply(variables, row.embeddings, row.positions, layers.causal_mask(row.valid), **dropout, method='hidden')
-  logits = model.apply(variables, hidden[:, prompt.valid.shape[1] - 1:], method='logits')
-  return losses.cross_entropy(logits, labels), denoising
+  states = hidden[:, prompt.valid.shape[1] - 1:]
+  return chunked.cross_entropy(states, head_embedding(params['echo']), labels, chunk), denoising
 
 
 def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Array]:
@@ -212,12 +213,6 @@ def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Ar
   taken = jnp.where(inside, jnp.take_along_axis(labels, columns, axis=1), IGNORE)
   missed = (counted.sum() - (taken != IGNORE).sum()).astype(jnp.float32)
   return jnp.take_along_axis(hidden, columns[..., None], axis=1), taken, missed
-
-
-def _argmax(params: dict, cfg: EchoXConfig, states: Array) -> Array:
-  """The tokens that the model itself would say next: float[M,N,D] -> int[M,N]."""
-  llm = {'llm': jax.lax.stop_gradient(params['llm'])}
-  return jnp.argmax(echox.lm_logits(llm, cfg, jax.lax.stop_gradient(states)), axis=-1)
 
 
 def _own_answers(params: dict, cfg: EchoXConfig, batch: dict) -> tuple[dict, Array]:

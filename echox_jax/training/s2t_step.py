@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from echox_jax import losses
-from echox_jax.config import EchoXConfig
+from echox_jax import chunked, losses
 from echox_jax.models import echox
+from echox_jax.models.llama import head_embedding
 from echox_jax.models.log_mel import SAMPLE_RATE
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -25,9 +25,8 @@ def text_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
   Returns:
     (loss, metrics `text_ce`, `tokens`).
   """
-  cfg = experiment.model
-  output = echox.s2t_forward(params, cfg, batch, deterministic=False, rngs={'dropout': rng})
-  ce = next_token_loss(params, cfg, output)
+  output = echox.s2t_forward(params, experiment.model, batch, deterministic=False, rngs={'dropout': rng})
+  ce = next_token_loss(params, output, experiment.train.loss.chunk_tokens)
   return ce.mean, {'text_ce': ce.mean, 'tokens': ce.count}
 
 
@@ -51,21 +50,21 @@ def s2t_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
 def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
                    experiment: ExperimentConfig) -> tuple[Array, Metrics]:
   """As `s2t_loss`, for a forward pass that is there already (echo training needs its states as well)."""
-  cfg = experiment.model
-  ce = next_token_loss(params, cfg, output)
+  choices = experiment.train.loss
+  ce = next_token_loss(params, output, choices.chunk_tokens)
   speech = output.speech
   frames = speech.frames.reshape(-1, *speech.frames.shape[-2:])
   ctc_labels = batch['ctc_labels'].reshape(len(frames), -1)
-  ctc, _ = losses.ctc_loss(echox.ctc_logits(params, cfg, frames), speech.frame_lengths.reshape(-1), ctc_labels,
-                           cfg.special_ids.audio)
+  ctc, _ = chunked.ctc_loss(frames, params['adapter']['ctc_head']['embedding'], speech.frame_lengths.reshape(-1), ctc_labels,
+                            experiment.model.special_ids.audio, choices.chunk_tokens)
   count = lambda x: jnp.sum(x).astype(jnp.float32)
   seconds = (count(batch['audio_lengths']) / SAMPLE_RATE if 'audio_lengths' in batch
              else count(batch['state_lengths']) / echox.STATES_PER_SECOND)
-  return ce.mean + experiment.train.loss.ctc_weight * ctc, {
+  return ce.mean + choices.ctc_weight * ctc, {
       'text_ce': ce.mean, 'ctc': ctc, 'tokens': ce.count, 'audio_seconds': seconds, 'kept_frames': count(speech.kept),
       'overflow_shrink': count(speech.overflow)}
 
 
-def next_token_loss(params: dict, cfg: EchoXConfig, output: echox.S2TOutput) -> losses.Mean:
-  """Cross-entropy of each counted label given the state before it."""
-  return losses.cross_entropy(echox.lm_logits(params, cfg, output.hidden[:, :-1]), output.labels[:, 1:])
+def next_token_loss(params: dict, output: echox.S2TOutput, chunk: int = 0) -> losses.Mean:
+  """Cross-entropy of each counted label given the state before it; `chunk` as in `chunked`."""
+  return chunked.cross_entropy(output.hidden[:, :-1], head_embedding(params['llm']), output.labels[:, 1:], chunk)
