@@ -59,34 +59,6 @@ def require(model: Any, parts: Iterable[str] = (*GROUPS, 'tokenizer', 'unit_lang
         f'the model lacks {", ".join(absent)} (it holds {", ".join(model.params)}): import or export one with these parts.')
 
 
-def save(folder: str | os.PathLike[str], config: EchoXConfig, params: Mapping[str, Any], tokenizer_file: Path,
-         unit_language_file: Path) -> Path:
-  """Writes a model that can answer, whole or not at all.
-
-  Args:
-    folder: where to; an earlier model there is replaced.
-    config: of the model.
-    params: dict of groups.
-    tokenizer_file: copied in.
-    unit_language_file: copied in.
-
-  Returns:
-    The folder.
-
-  Raises:
-    CheckpointError: a group is missing, or the folder exists and is no model.
-  """
-  missing = [g for g in GROUPS if g not in params]
-  if missing:
-    raise errors.CheckpointError(f'cannot export without the parameters of {", ".join(missing)}: train the stages that make them first.')
-  flat = {key: np.asarray(value) for key, value in trees.flatten({g: params[g] for g in GROUPS}).items()}
-  with writing(folder) as beside:
-    write_params(beside, {key: (value.shape, value.dtype) for key, value in flat.items()},
-                 ((key, None, value) for key, value in flat.items()))
-    write_rest(beside, config, {TOKENIZER: tokenizer_file, UNIT_LANGUAGE: unit_language_file})
-  return Path(folder)
-
-
 @contextlib.contextmanager
 def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
   """Yields a folder to write a model into; it takes the place of `folder` when the block ends well, else nothing stays.

@@ -23,8 +23,7 @@ from echox_jax import trees
 def export(args: argparse.Namespace) -> None:
   """Writes a model in a format of ours or of others."""
   from echox_jax.conversion import exporters
-  for line in exporters.export(args.checkpoint, args.to, args.out, args.dtype, args.max_shard_bytes):
-    print(line)
+  print(*exporters.export(args.checkpoint, args.to, args.out, args.dtype, args.max_shard_bytes), sep='\n')
 
 
 def weights(args: argparse.Namespace) -> None:

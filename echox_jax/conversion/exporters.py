@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from echox_jax import bundle, errors, files
-from echox_jax.conversion import source as source_lib
+from echox_jax.conversion import released_export, source as source_lib, stablehlo
+from echox_jax.conversion.echox_hf import OWN_CONFIG
 from echox_jax.conversion.source import Source
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -54,7 +55,6 @@ def to_safetensors(folder: Path, source: Source) -> list[str]:
 
 def to_stablehlo(folder: Path, source: Source) -> list[str]:
   """The inference functions for cpu, cuda and tpu beside the model itself."""
-  from echox_jax.conversion import stablehlo  # imported where needed: it brings the models
   to_safetensors(folder, source)
   left_out = stablehlo.write(folder, source.config, source.specs)
   return [f'{name} is left out: the model has no {groups}.' for name, groups in left_out.items()]
@@ -62,19 +62,18 @@ def to_stablehlo(folder: Path, source: Source) -> list[str]:
 
 def to_echox(folder: Path, source: Source, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES) -> list[str]:
   """The layout of the released checkpoints."""
-  from echox_jax.conversion import released_export
   if dtype not in released_export.DTYPES:
     raise errors.EchoXError(f'there is no dtype {dtype!r}: use one of {", ".join(released_export.DTYPES)}.')
   return released_export.write(folder, source, dtype, max_shard_bytes)
 
 
 def _is_stablehlo(folder: Path) -> bool:
-  return bundle.is_model(folder) and (folder / 'manifest.json').is_file()
+  return bundle.is_model(folder) and (folder / stablehlo.MANIFEST).is_file()
 
 
 def _is_echox(folder: Path) -> bool:
   try:
-    return 'echox_jax' in json.loads((folder / 'config.json').read_text('utf-8'))
+    return OWN_CONFIG in json.loads((folder / released_export.CONFIG).read_text('utf-8'))
   except (OSError, ValueError, TypeError):
     return False
 
