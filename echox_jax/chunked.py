@@ -33,7 +33,12 @@ def argmax(states: Array, table: Array, chunk: int) -> Array:
   if not chunk:
     return jnp.argmax(logits(states, table), axis=-1)
   split = _split_vocabulary(table, states.dtype)
-  best = lambda _, part: (None, jnp.argmax(_chunk_logits(part, split), axis=-1))
+
+  def best(_, part):  # as jnp.argmax, in two reductions: a vocabulary that is split stays where it is
+    values = _chunk_logits(part, split)
+    largest = values == jnp.max(values, axis=-1, keepdims=True)
+    return None, jnp.min(jnp.where(largest, _ids_of(values), table.shape[0] - 1), axis=-1)
+
   return _joined(jax.lax.scan(best, None, _chunks(states, chunk))[1], states.shape[1])
 
 
@@ -87,7 +92,7 @@ def _scores_forward(states, table, labels, ids, chunk):
 
   parts = _chunks(states, chunk), _chunks(labels, chunk)
   normaliser, label = (_joined(x, states.shape[1]) for x in jax.lax.scan(one, None, parts)[1])
-  picked = None if ids is None else _products('BTD,BCD->BTC', states, _rows(split, ids))
+  picked = None if ids is None else _products('BTD,BCD->BTC', states, _rows(table, ids, states.dtype))
   return (normaliser - label, picked), (states, table, labels, ids, normaliser)
 
 
@@ -120,9 +125,10 @@ def _backward_rule(chunk, residuals, cotangents):
   d_table = None if d_table is None else _constrain(jnp.sum(d_table, axis=0), 'head_vocab', None)
   if not (ids is None or isinstance(d_picked, SymbolicZero)):
     d_picked = d_picked.astype(states.dtype)
-    d_states += _products('BTC,BCD->BTD', d_picked, _rows(split, ids)).astype(states.dtype)
+    d_states += _products('BTC,BCD->BTD', d_picked, _rows(table, ids, states.dtype)).astype(states.dtype)
     if d_table is not None:
-      d_table = _constrain(d_table.at[ids].add(_products('BTC,BTD->BCD', d_picked, states)), 'head_vocab', None)
+      d_rows = _constrain(_products('BTC,BTD->BCD', d_picked, states), 'head_batch', None, 'table_embed')
+      d_table = _constrain(_constrain(d_table, 'vocab', 'table_embed').at[_constrain(ids, 'head_batch', None)].add(d_rows), 'vocab', 'table_embed')
   if d_table is not None:
     d_table = _constrain(d_table.astype(table.dtype), 'vocab', 'table_embed')
   return d_states, d_table, None, None
@@ -146,16 +152,22 @@ def _chunk_logits(states: Array, split: Array) -> Array:
 
 def _is_label(labels: Array, values: Array) -> Array:
   """bool[B,t,V]: where the label stands; nowhere if it is IGNORE."""
-  return labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, values.shape, 2)
+  return labels[..., None] == _ids_of(values)
+
+
+def _ids_of(values: Array) -> Array:
+  """int32[B,t,V]: the id of each logit."""
+  return jax.lax.broadcasted_iota(jnp.int32, values.shape, 2)
 
 
 def _split_vocabulary(table: Array, dtype) -> Array:
   return _constrain(jnp.asarray(table, dtype), 'head_vocab', None)
 
 
-def _rows(split: Array, ids: Array) -> Array:
-  """float[B,C,D]: the rows of int[B,C]."""
-  return _constrain(split[_constrain(ids, 'head_batch', None)], 'head_batch', None, None)
+def _rows(table: Array, ids: Array, dtype) -> Array:
+  """float[B,C,D]: the rows of int[B,C], taken where the table rests, split along its width: only what is taken is sent."""
+  rows = _constrain(jnp.asarray(table), 'vocab', 'table_embed')[_constrain(ids, 'head_batch', None)].astype(dtype)
+  return _constrain(_constrain(rows, 'head_batch', None, 'table_embed'), 'batch', None, None)
 
 
 def _products(subscripts: str, a: Array, b: Array) -> Array:
