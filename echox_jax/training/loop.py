@@ -133,10 +133,11 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
     before = _flatten(json.loads(file.read_text('utf-8')))
   except (FileNotFoundError, ValueError) as error:
     raise errors.CheckpointError(f'{file} is missing or damaged, so its checkpoints cannot be used: give another --workdir.') from error
-  after = _flatten(json.loads(json.dumps(config_lib.to_dict(experiment))))
+  plain = lambda job: _flatten(json.loads(json.dumps(config_lib.to_dict(job))))
+  after, defaults = plain(experiment), plain(ExperimentConfig())  # a field that is newer than the run had its default
   for name in sorted(before.keys() | after.keys()):
     free = any(name == field or name.startswith(field + '.') for field in _FREE)
-    old, new = before.get(name), after.get(name)
+    old, new = before.get(name, defaults.get(name)), after.get(name)
     if old == new or free or (name == 'train.steps' and new > old):
       continue
     raise errors.CheckpointError(
