@@ -13,13 +13,10 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 import sys
 import time
 from typing import Any
-
-os.environ['JAX_PLATFORMS'] = 'cpu'  # the chips that are compiled for are not looked for here
 
 from flax import linen as nn
 import jax
@@ -102,7 +99,7 @@ def _train(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
 
 
 def _prefill(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
-  del stage
+  del stage  # the same for all
   params, arrays, shapes = _answering(experiment, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     lowered = jax.jit(_reader(experiment), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)).lower(params, arrays)
@@ -110,7 +107,7 @@ def _prefill(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
 
 
 def _decode(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
-  del stage
+  del stage  # the same for all
   params, arrays, shapes = _answering(experiment, mesh)
   token = jax.ShapeDtypeStruct((experiment.train.batch_size,), 'int32', sharding=sharding.batch_sharding(mesh))
   advance = lambda params, text, token: steps.advance(experiment.model, params, text, token)
@@ -176,14 +173,16 @@ def main() -> int:
   parser.add_argument('--slices', default='1')
   parser.add_argument('--json', type=Path)
   own, rest = parser.parse_known_args()
-  if not own.topology or not any(argument.startswith('--config') for argument in rest):
+  if not own.topology or not any(argument.startswith('--config=') for argument in rest):
     raise errors.ConfigError(f'--topology or --config is missing: run `{_USE}`.')
   if own.step not in STEPS or not own.slices.isdigit():
     raise errors.ConfigError(f'--step {own.step} --slices {own.slices} cannot be done: use a step of {", ".join(STEPS)} and a number of slices.')
   experiment, values = train.parse([sys.argv[0], *rest, '--workdir=unused'], 'launch.compile_check')
   if int(own.slices) > 1:
     experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, dcn_data=int(own.slices)))
-  report = check(experiment, own.topology, own.step, int(own.slices)) | {'config': next(a.split('=', 1)[1] for a in rest if a.startswith('--config='))}
+  jax.config.update('jax_platforms', 'cpu')  # the chips that are compiled for are not looked for here
+  report = check(experiment, own.topology, own.step, int(own.slices))
+  report['config'] = next(argument.split('=', 1)[1] for argument in rest if argument.startswith('--config='))
   print(show(report))
   if own.json:
     files.atomic_write_json(own.json, report)

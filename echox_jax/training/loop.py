@@ -12,9 +12,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from echox_jax import chips, errors, files, sharding
 from echox_jax import config as config_lib
-from echox_jax import errors, files, sharding
-from echox_jax.training import checkpoint, distributed, init_from, lineage, metrics, preemption, profiling, stages, state, step
+from echox_jax.training import checkpoint, distributed, flops, init_from, lineage, metrics, preemption, profiling, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 
 # `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds, with `get_state` and
@@ -86,7 +86,8 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
     meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model), 'sources': trained_from}
     save = lambda: checkpoints.save(done, current.params(), current.opt_state, iterator, meta | {'step': done})
-    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, started=started)
+    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, flops.step_flops(experiment),
+                          chips.peak_flops(mesh.devices.flat), started)
     stack.callback(log.close)
     trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
     stop = stack.enter_context(preemption.watch())

@@ -1,0 +1,66 @@
+"""Every config builds at every stage, with as many parameters as the models that it names are published to have."""
+
+import importlib
+import math
+
+from echox_jax import config as config_lib
+from echox_jax.models import params as params_lib
+from echox_jax.training import flops, stages
+from echox_jax.training.experiment import ExperimentConfig
+import pytest
+
+FULL_SIZE = ('echox_135m', 'echox_3b', 'echox_8b')
+STAGES = ('s2t', 't2c', 'echo', 'vocoder')
+
+
+def job(name, stage):
+  return config_lib.build(ExperimentConfig, importlib.import_module(f'configs.{name}').get_config(stage).to_dict())
+
+
+def count(cfg, *groups):
+  """Parameters of groups, without LoRA."""
+  shapes = params_lib.param_shapes(cfg, groups)
+  return sum(math.prod(shape) for path, shape in shapes.items() if not path.endswith(('lora_a', 'lora_b')))
+
+
+@pytest.mark.parametrize('stage', STAGES)
+@pytest.mark.parametrize('name', ('echox_nano', *FULL_SIZE))
+def test_every_stage_builds_and_trains_something(name, stage):
+  built = job(name, stage)
+  row = stages.get_stage(stage)
+  shapes = params_lib.param_shapes(built.model, row.groups_for(built))
+  assert built.stage == stage and stages.trainable_paths(row, shapes) and flops.step_flops(built) > 0
+  assert built.train.batch_size % built.train.accumulate_steps == 0
+
+
+@pytest.mark.parametrize('name', FULL_SIZE)
+def test_rows_fill_1024_positions(name):
+  built = job(name, 'echo')
+  assert built.data.max_tokens + built.model.adapter.shrink_budget - 1 == 1024
+  assert built.model.llm.max_positions >= 1024 and not built.data.cached_states
+
+
+@pytest.mark.parametrize('name', FULL_SIZE)
+def test_unknown_stage(name):
+  with pytest.raises(ValueError, match='there is no stage'):
+    importlib.import_module(f'configs.{name}').get_config('text')
+
+
+@pytest.mark.parametrize('name, added, published', [
+    ('echox_8b', 2 * 4096, 8_030_261_248), ('echox_3b', 3072, 3_212_749_824), ('echox_135m', 0, 134_515_008)])
+def test_llm_sizes(name, added, published):
+  """`added`: the rows of the AUDIO id."""
+  assert count(job(name, 's2t').model, 'llm') == published + added
+
+
+def test_other_sizes():
+  cfg = job('echox_8b', 's2t').model
+  assert count(cfg, 'whisper') == pytest.approx(637e6, rel=0.003)
+  assert count(cfg, 'hubert') == pytest.approx(94.4e6, rel=0.002)
+  assert count(cfg, 'vocoder') == pytest.approx(53.94e6 / 4, rel=0.005)  # bytes of float32 (facts 10)
+
+
+def test_echox_8b_has_the_size_of_the_released_file():
+  """19.22 GB of float16 (facts 12): LLM, adapter, unit decoder with a text table of its own, aligner; Whisper is not in it."""
+  cfg = job('echox_8b', 'echo').model
+  assert 2 * count(cfg, 'llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter') == pytest.approx(19.22e9, rel=0.002)
