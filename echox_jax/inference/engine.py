@@ -235,7 +235,8 @@ class Engine:
         words, units, wave, more = self.speak(np.stack(hidden[begin:end]))
         for name, value in more.items():
           overflow[name] += value
-        said = self.tokenizer.decode(ids[:end])[len(self.tokenizer.decode(ids[:begin])):].strip()
+        said = self.tokenizer.decode(ids) if end == len(ids) else self._whole_text(ids[:end])
+        said = said[len(self._whole_text(ids[:begin])):].strip()
         slices.append(Slice(len(slices), said, (begin, end), words, units, wave, cut_at, now()))
         yield slices[-1]
 
@@ -248,8 +249,8 @@ class Engine:
         hidden.append(predicting)
         scores.append(score)
         times.append(now())
-        whole = self.tokenizer.decode(ids)
-        if len(whole) > len(shown) and not whole.endswith('\ufffd'):  # half a character waits for its other half
+        whole = self._whole_text(ids)
+        if len(whole) > len(shown):
           yield TextPiece(whole[len(shown):], now())
           shown = whole
         yield from spoken(cutter.push(score))
@@ -302,6 +303,10 @@ class Engine:
     for size in self._frame_ladder:
       self.vocode(np.zeros(1, np.int32), np.asarray([size]))
     return time.perf_counter() - start
+
+  def _whole_text(self, ids: Sequence[int]) -> str:
+    """The text of `ids`; half a character at its end waits for its other half."""
+    return self.tokenizer.decode(ids).rstrip('\ufffd')
 
   def _fitting(self, cut: tuple[int, int] | None, overflow: dict[str, int]) -> Iterator[tuple[int, int]]:
     """The slice, or where it is longer than the budget, counted pieces of it."""
