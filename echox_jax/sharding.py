@@ -5,7 +5,7 @@ may be the slices of a multi-slice job, `dcn_data`), `fsdp` splits the batch and
 feed-forward layers, `sequence` positions. The compiler puts the collectives in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flax import linen as nn
 import jax
@@ -129,6 +129,19 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
     return x
   fits = (axes or None if size >= _parts(mesh, axes) else PartitionSpec.UNCONSTRAINED for size, axes in zip(x.shape, wanted))
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
+
+
+def by_rows(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> jax.Array:
+  """`function(x, *whole)`, which treats every row of `x` alike, computed by each device on its own rows.
+
+  For what the compiler does not split by itself: Fourier transforms and grouped convolutions (it gathers all rows on every
+  device, and gives some gradients of grouped convolutions wrong).
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1 or x.shape[0] % _parts(mesh, _RULES['batch']):
+    return function(x, *whole)
+  rows = spec(('batch',))
+  return jax.shard_map(function, mesh=mesh, in_specs=(rows, *(PartitionSpec() for _ in whole)), out_specs=rows)(x, *whole)
 
 
 def param_shardings(boxed, mesh: Mesh):

@@ -6,11 +6,14 @@ the same as a sum of shifted matrix products 126, as one product over gathered w
 is one matrix product followed by overlap-add, which costs no products with inserted zeros.
 """
 
+import functools
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+
+from echox_jax.sharding import by_rows
 
 Array = jax.Array
 _init = nn.initializers.lecun_normal()
@@ -52,9 +55,10 @@ class Conv(nn.Module):
     kernel = self.param('kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape)
     bias = self.param('bias', nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)), (self.features,))
     padding = (self.kernel_size - 1) * self.dilation // 2 if self.padding is None else self.padding
-    y = jax.lax.conv_general_dilated(
-        x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,), [(padding, padding)],
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=(self.stride,), padding=[(padding, padding)],
         rhs_dilation=(self.dilation,), dimension_numbers=('NWC', 'WIO', 'NWC'), feature_group_count=self.groups)
+    y = by_rows(convolve, x.astype(self.dtype), kernel.astype(self.dtype))
     return y + bias.astype(self.dtype)
 
 

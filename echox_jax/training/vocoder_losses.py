@@ -8,6 +8,7 @@ import numpy as np
 
 from echox_jax.models.discriminators import Verdict
 from echox_jax.models.log_mel import mel_filters
+from echox_jax.sharding import by_rows
 from echox_jax.training.experiment import VocoderLossConfig
 
 Array = jax.Array
@@ -21,7 +22,7 @@ def magnitude(wave: Array, window: int) -> Array:
   quarters = wave[:, :(count + 3) * hop].reshape(wave.shape[0], count + 3, hop)
   frames = jnp.concatenate([quarters[:, i:i + count] for i in range(4)], axis=-1)
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-  spectrum = jnp.fft.rfft(frames * jnp.asarray(hann, jnp.float32))
+  spectrum = by_rows(jnp.fft.rfft, frames * jnp.asarray(hann, jnp.float32))
   return jnp.sqrt(spectrum.real ** 2 + spectrum.imag ** 2 + 1e-9)
 
 
