@@ -88,7 +88,7 @@ def main() -> None:
   command.set_defaults(measure=losses)
   for name, value, meaning in (
       ('vocab', 128256, 'rows of both heads'), ('rows', 3, 'batch size'), ('frames', 750, 'CTC frames a row'),
-      ('tokens', 1024, 'text positions a row'), ('width', 512, 'width of both heads'), ('chunk', 96, 'positions at a time')):
+      ('tokens', 1024, 'text positions a row'), ('width', 512, 'width of both heads'), ('chunk', 48, 'positions at a time')):
     command.add_argument(f'--{name}', type=int, default=value, help=f'{meaning} (default {value})')
   for command in commands.choices.values():
     command.add_argument('--json', type=Path, help='also writes the figures to this file')
