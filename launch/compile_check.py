@@ -133,7 +133,7 @@ def _answering(experiment: ExperimentConfig, mesh: Mesh):
   sharding.check_rows(experiment.train.batch_size, mesh, 'train.batch_size')
   params = jax.tree.map(lambda leaf: leaf.update(dtype='bfloat16'), state.abstract_params(experiment.model, ANSWERING, mesh))
   wanted = ('audio', 'audio_lengths', 'input_ids')
-  heard = dataclasses.replace(experiment, stage='s2t')
+  heard = dataclasses.replace(experiment, stage='s2t', data=dataclasses.replace(experiment.data, cached_states=False))
   arrays = {name: leaf.update(sharding=sharding.batch_sharding(mesh)) for name, leaf in batch_shapes(heard).items() if name in wanted}
   text = jax.eval_shape(_reader(experiment), params, arrays)
   cache = NamedSharding(mesh, sharding.spec((None, 'batch', None, 'kv_heads', None)))
