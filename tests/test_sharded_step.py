@@ -81,8 +81,8 @@ def test_unknown_remat_is_refused():
 
 def test_frozen_parameters_in_bfloat16():
   mesh = sharded_jobs.one_device()
-  expected, _ = sharded_jobs.run(sharded_jobs.experiment('echo'), mesh, 2)
-  values, current = sharded_jobs.run(sharded_jobs.experiment('echo', frozen_dtype='bfloat16'), mesh, 2)
+  expected, _ = sharded_jobs.run(sharded_jobs.experiment('s2t'), mesh, 2)
+  values, current = sharded_jobs.run(sharded_jobs.experiment('s2t', frozen_dtype='bfloat16'), mesh, 2)
   assert all(abs(a['loss'] - b['loss']) < 0.01 * b['loss'] for a, b in zip(values, expected, strict=True))
   types = lambda tree: {leaf.dtype for leaf in jax.tree.leaves(tree) if leaf.ndim}
   assert types(current.frozen) == {jnp.dtype('bfloat16')}
