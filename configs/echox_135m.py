@@ -22,6 +22,8 @@ TRUNK = dict(hidden_size=576, intermediate_size=1536, num_heads=9, num_kv_heads=
 LLM = dict(TRUNK, num_layers=30, vocab_size=49152, rope_theta=100000.0, rms_norm_eps=1e-5, tie_embeddings=True, max_positions=2048)
 TINY_EN = dict(num_mel_bins=80, hidden_size=384, intermediate_size=1536, num_layers=4, num_heads=6)
 ROWS = dict(s2t=32, t2c=32, echo=32, vocoder=16)
+STEPS = dict(s2t=3000, t2c=3000, echo=1000, vocoder=1000)
+RATES = dict(s2t=5e-4, t2c=1e-3, echo=2e-4, vocoder=2e-4)
 
 
 def get_config(stage: str = 's2t') -> ConfigDict:
@@ -30,5 +32,12 @@ def get_config(stage: str = 's2t') -> ConfigDict:
   parts = full_size.model(
       LLM, dict(TRUNK, num_layers=6), TINY_EN, units=nano['units'], vocoder=nano['vocoder'],
       discriminators=nano['discriminators'], special_ids=dataclasses.asdict(IDS))
-  config = full_size.job(stage, parts, ROWS, llm_folder='models/smollm2-135m')
+  pretrained = dict(kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED))
+  config = full_size.job(stage, parts, ROWS, 'models/smollm2-135m', pretrained)
+  config.train.steps = STEPS[stage]
+  config.train.optimizer.update(dict(learning_rate=RATES[stage], warmup_steps=STEPS[stage] // 20))
+  if stage == 'vocoder':  # the nano vocoder ends in an inverse STFT and has small discriminators
+    config.data.segment_frames = 50
+    config.train.loss.vocoder.update(echox_nano.get_config(stage).train.loss.vocoder)
+    config.train.optimizer.clip_norm = 5.0
   return config

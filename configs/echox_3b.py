@@ -1,6 +1,6 @@
 """EchoX-3B: Llama-3.2-3B, Whisper large-v3, the released unit decoder of six layers, the public unit vocoder.
 
-  python -m launch.train --config=configs/echox_3b.py:STAGE --workdir=gs-mounted/echox-3b      STAGE: s2t t2c echo vocoder
+  python -m launch.train --config=configs/echox_3b.py:STAGE --workdir=DIR      STAGE: s2t t2c echo vocoder
 
 Meant for: v5e:2x4 (16 GiB a chip), 8 rows of 1,024 LLM positions a chip; `t2c` and `vocoder` take v5e:2x2.
 """
@@ -18,4 +18,4 @@ ROWS = dict(s2t=64, t2c=64, echo=64, vocoder=64)
 
 def get_config(stage: str = 's2t') -> ConfigDict:
   """The job of one stage: s2t, t2c, echo or vocoder."""
-  return full_size.job(stage, full_size.model(LLM, UNIT_TRUNK), ROWS, llm_folder='models/llama-3.2-3b')
+  return full_size.job(stage, full_size.model(LLM, UNIT_TRUNK), ROWS, 'models/llama-3.2-3b')

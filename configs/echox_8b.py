@@ -1,8 +1,10 @@
 """EchoX-8B: Llama-3.1-8B, Whisper large-v3, the released `medium` unit decoder, the public unit vocoder.
 
-  python -m launch.train --config=configs/echox_8b.py:STAGE --workdir=gs-mounted/echox-8b      STAGE: s2t t2c echo vocoder
+  python -m launch.train --config=configs/echox_8b.py:STAGE --workdir=DIR      STAGE: s2t t2c echo vocoder
 
-Meant for: v5e:4x4 (16 GiB a chip) or v5p:2x2x2, 8 rows of 1,024 LLM positions a chip.
+Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; t2c takes v5e:2x2. Larger slices: 8 rows a chip
+more in `train.batch_size`, and `mesh.dcn_data` slices. Expected memory of a chip (compiled, not run): s2t 8.7 GiB, echo 9.1 GiB,
+t2c on four chips 8.2 GiB; s2t on two slices of v5e:16x16 with batch_size 4096 6.7 GiB.
 """
 
 from ml_collections import ConfigDict
@@ -18,4 +20,4 @@ ROWS = dict(s2t=128, t2c=256, echo=128, vocoder=64)
 
 def get_config(stage: str = 's2t') -> ConfigDict:
   """The job of one stage: s2t, t2c, echo or vocoder."""
-  return full_size.job(stage, full_size.model(LLM, UNIT_TRUNK), ROWS, llm_folder='models/llama-3.1-8b')
+  return full_size.job(stage, full_size.model(LLM, UNIT_TRUNK), ROWS, 'models/llama-3.1-8b')

@@ -8,7 +8,8 @@ of a clip as long as the CTC head has learned nothing.
 Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the device: states of Whisper large-v3 take 3.8 MB for half a
 minute, and caching those of a thousand hours would take half a terabyte.
 
-Pretrained parts lie under models/, each made by `python -m launch.convert import`; a config names what it needs.
+Pretrained parts lie under models/ (`PRETRAINED`), made once with `python -m launch.convert import --kind KIND --source ... --out models/...`,
+KIND being llama, whisper, hubert, kmeans and unit-vocoder.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ CHUNK = 8192  # positions of a global batch whose logits exist at a time
 WHISPER_LARGE_V3 = dict(num_mel_bins=128, hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20)
 # mHuBERT's 11th layer and 1,000 units (facts 11); the size of the unit language is an estimate (facts 12).
 UNITS = dict(encoder='hubert', layer=11, num_units=1000, language='ngram', max_word_units=5, vocab_size=7500)
+PRETRAINED = dict(whisper='models/whisper-large-v3', hubert='models/hubert', kmeans='models/kmeans/kmeans.safetensors', vocoder='models/unit-vocoder')
 LLAMA_3 = dict(rope_theta=500000.0, rms_norm_eps=1e-5, vocab_size=128257, max_positions=2048)  # with the AUDIO id
 
 
@@ -55,16 +57,15 @@ def model(llm: Mapping[str, Any], unit_trunk: Mapping[str, Any], whisper: Mappin
       **others)
 
 
-def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm_folder: str, whisper_folder: str = 'models/whisper-large-v3',
-        tokenizer: str = 'tokenizer.json') -> ConfigDict:
+def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str, pretrained: Mapping[str, str] = PRETRAINED) -> ConfigDict:
   """The job of one stage.
 
   Args:
     stage: s2t, t2c, echo or vocoder.
     parts: of `model`.
     rows: of a batch over all chips, by stage.
-    llm_folder, whisper_folder: where these were imported to.
-    tokenizer: file in `llm_folder`.
+    llm: folder of the language model and its tokenizer.
+    pretrained: where the other parts are, see `PRETRAINED`; without `whisper` it is the packaged one.
   """
   stages = dict(s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
   if stage not in stages:
@@ -72,14 +73,14 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm_folde
   config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
   config.stage = stage
   config.model.update(parts)
-  config.tokenizer.update(dict(model=f'{llm_folder}/{tokenizer}', vocab_size=config.model.llm.vocab_size))
-  config.precompute.update(dict(kmeans='models/kmeans/kmeans.safetensors', hubert='models/hubert', state_sets=()))
+  config.tokenizer.update(dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size))
+  config.precompute.update(dict(kmeans=pretrained['kmeans'], hubert=pretrained.get('hubert', ''), state_sets=()))
   config.data.update(dict(cached_states=False, workers=8))
   config.mesh.update(dict(data=1, fsdp=-1))
   config.train.update(dict(batch_size=rows[stage], frozen_dtype='bfloat16', checkpoint_every=500, keep_checkpoints=2))
   config.train.loss.chunk_tokens = CHUNK
-  config.train.init_from = dict(
-      s2t=(llm_folder, whisper_folder), t2c=(llm_folder,), echo=('s2t', 't2c', whisper_folder), vocoder=('models/unit-vocoder',))[stage]
+  hearing = tuple(pretrained[name] for name in ('whisper',) if name in pretrained)
+  config.train.init_from = dict(s2t=(llm, *hearing), t2c=(llm,), echo=('s2t', 't2c'), vocoder=(pretrained['vocoder'],))[stage]
   stages[stage](config)
   return config
 

@@ -45,6 +45,7 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ('conv_out', 'tensor'),
     ('layers', None),
     ('lora_rank', None),
+    ('lora_out', ('tensor', 'fsdp')),  # the other axis of B, which has no `embed` to be split by
     ('mel', None),
     ('positions', None),
     ('codes', None),
@@ -52,8 +53,8 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
 )
 
 # Parameter axes that stay whole where their mesh axis does not divide them; for all others that is an error. Convolutions
-# begin and end with odd numbers of channels (1 sample, 80 mel bands) and are small.
-WHOLE_IF_UNEVEN = ('conv_in', 'conv_out')
+# begin and end with odd numbers of channels (1 sample, 80 mel bands) and are small, as LoRA is.
+WHOLE_IF_UNEVEN = ('conv_in', 'conv_out', 'lora_out')
 
 _RULES = {name: (axes,) if isinstance(axes, str) else axes or () for name, axes in RULES}
 

@@ -9,8 +9,9 @@ import jax
 
 from echox_jax import errors
 
-# libtpu asks the cloud about the machine that it runs on; here there is none.
-_ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5p-16'}
+# libtpu asks the cloud about the machine that it runs on, and locks the chips; here there are none.
+_ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5p-16',
+                'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 _FORM = re.compile(r'[a-z0-9]+:\d+(x\d+){1,2}')
 
 

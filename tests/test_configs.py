@@ -4,9 +4,12 @@ import importlib
 import math
 
 from echox_jax import config as config_lib
+from echox_jax import sharding
 from echox_jax.models import params as params_lib
-from echox_jax.training import flops, stages
+from echox_jax.training import flops, stages, state
 from echox_jax.training.experiment import ExperimentConfig
+import jax
+from jax.sharding import AbstractMesh
 import pytest
 
 FULL_SIZE = ('echox_135m', 'echox_3b', 'echox_8b')
@@ -64,3 +67,16 @@ def test_echox_8b_has_the_size_of_the_released_file():
   """19.22 GB of float16 (facts 12): LLM, adapter, unit decoder with a text table of its own, aligner; Whisper is not in it."""
   cfg = job('echox_8b', 'echo').model
   assert 2 * count(cfg, 'llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter') == pytest.approx(19.22e9, rel=0.002)
+
+
+def test_weights_of_a_chip_fall_in_proportion():
+  """From 16 chips to 64 to 256, within 5 %: what is not split is small (norms, biases, the first convolution)."""
+  built = job('echox_8b', 's2t')
+  groups = stages.get_stage('s2t').groups_for(built)
+
+  def elements(chips):
+    mesh = AbstractMesh((1, chips, 1, 1), sharding.AXES)
+    leaves = jax.tree.leaves(state.abstract_params(built.model, groups, mesh))
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+
+  assert 64 * elements(64) < 1.05 * 16 * elements(16) and 256 * elements(256) < 1.05 * 16 * elements(16)

@@ -47,7 +47,8 @@ class Dense(nn.Module):
       y += param('bias', nn.initializers.zeros, self.axes[1:], (self.features,)).astype(self.dtype)
     if self.lora.rank:
       a = param('lora_a', nn.initializers.he_uniform(), (self.axes[0], 'lora_rank'), (width, self.lora.rank))
-      b = param('lora_b', nn.initializers.zeros, ('lora_rank', self.axes[1]), (self.lora.rank, self.features))
+      out = self.axes[1] if self.axes[1] == 'embed' else 'lora_out'
+      b = param('lora_b', nn.initializers.zeros, ('lora_rank', out), (self.lora.rank, self.features))
       low = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic) @ a.astype(self.dtype)
       y += (low @ b.astype(self.dtype)) * (self.lora.alpha / self.lora.rank)
     return y
