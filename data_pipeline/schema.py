@@ -6,7 +6,9 @@ concatenated array plus a length for each turn.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import inspect
 import json
+import re
 from typing import Any
 
 from echox_jax.errors import DataError
@@ -67,6 +69,7 @@ _ARRAYS = (
     ('unit_words', 'unit_word_lengths', 'unit_words', np.int32),
     ('states', 'state_lengths', 'states', np.float16),
 )
+ARRAYS = tuple(row[2] for row in _ARRAYS)  # fields of Turn that hold arrays
 COLUMNS = ('id', 'turns', *(name for row in _ARRAYS for name in row[:2]))
 
 
@@ -132,6 +135,36 @@ def decode(record: Mapping[str, Any]) -> Example:
 def text_turns(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
   """Only the text side of a record's turns: a list of dicts with the text fields of `Turn`."""
   return json.loads(_text(record['turns']))
+
+
+def json_schema() -> dict[str, Any]:
+  """The JSON schema (draft 2020-12) of a record, from the classes above.
+
+  Arrays say their numpy dtype and shape in `x-dtype` and `x-shape`; `turns` is JSON text, whose own schema is its `contentSchema`.
+  """
+  about = dict(re.findall(r'(?m)^  (\w+): (.+)$', inspect.getdoc(Turn)))
+  texts = {field: {'type': 'string', 'description': about[field]} for field in _TEXT_FIELDS}
+  texts['role']['enum'] = list(ROLES)
+  texts['references'] = {'type': 'array', 'items': {'type': 'string'}, 'description': about['references']}
+  columns = {
+      'id': {'type': 'string', 'description': 'unique in its split'},
+      'turns': {'type': 'string', 'contentMediaType': 'application/json', 'description': 'the text side of the turns, in order',
+                'contentSchema': {'type': 'array', 'minItems': 1, 'items': _object(texts)}}}
+  for column, lengths, field, dtype in _ARRAYS:
+    shape = re.search(r'\[(.+?)\]', about[field])[1].split(',')
+    values = {'type': 'number'} if np.issubdtype(dtype, np.floating) else {
+        'type': 'integer', 'minimum': int(np.iinfo(dtype).min), 'maximum': int(np.iinfo(dtype).max)}
+    for _ in shape:
+      values = {'type': 'array', 'items': values}
+    columns[column] = {**values, 'x-dtype': np.dtype(dtype).name, 'x-shape': shape,
+                       'description': f'of all turns, one after another: {about[field]}'}
+    columns[lengths] = {'type': 'array', 'items': {'type': 'integer', 'minimum': 0}, 'x-dtype': 'int32', 'x-shape': ['turns'],
+                        'description': f'how much of {column} belongs to each turn; 0 = none'}
+  return {'$schema': 'https://json-schema.org/draft/2020-12/schema', 'title': 'Example', **_object(columns)}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+  return {'type': 'object', 'properties': properties, 'required': list(properties), 'additionalProperties': False}
 
 
 def _checked(name: str, field: str, values: np.ndarray, dtype: type, width: int) -> np.ndarray:

@@ -1,31 +1,61 @@
-"""Makes the data sets that training starts from.
+"""Makes the data sets that training starts from: the demo's, or those of your own recordings.
 
   python -m launch.corpus --data out/demo/data                       the demo's questions and answers, spoken by packaged voices
-  python -m launch.corpus --data out/mine/data --manifest mine.jsonl your own recordings; see data_pipeline/manifest.py
+  python -m launch.corpus --data out/mine/data --manifest mine.tsv   your own recordings, listed in a JSON-lines or TSV file
+  python -m launch.corpus --data out/mine/data --reader librispeech --source LibriSpeech --prefix libri_
+
+Readers: manifest, dialogues, pairs, librispeech, mls. `--reader NAME --help` shows what a reader reads. Recordings may be wav, flac,
+mp3, ogg, opus, and where ffmpeg is installed m4a and others, of any usual rate and number of channels.
+
+What cannot be used (damaged, silent, over-long, without text, ...) is left out, listed with its reason in DATA/quarantine.jsonl, and
+counted; more of it than --max_quarantined stops the job before anything is written. `python -m launch.inspect DATA` shows what is there.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+from data_pipeline import ingest, readers
 from echox_jax import errors
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.corpus', description=__doc__,
+  limits = ingest.Limits()
+  parser = argparse.ArgumentParser(prog='python -m launch.corpus', description=__doc__, add_help=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--data', required=True, type=Path, help='folder to write the data sets to')
-  parser.add_argument('--manifest', type=Path, help='JSON-lines manifest of your own recordings')
+  parser.add_argument('-h', '--help', action='store_true', help='show this, or with --reader what that reader reads')
+  parser.add_argument('--data', type=Path, help='folder to write the data sets to')
+  parser.add_argument('--reader', metavar='NAME', help='layout of your recordings')
+  parser.add_argument('--source', type=Path, help='file or folder that the reader reads')
+  parser.add_argument('--manifest', type=Path, metavar='FILE', help='the same as --reader manifest --source FILE')
+  parser.add_argument('--prefix', default='', help='goes before the names of the sets, for several sources in one folder')
+  parser.add_argument('--max_seconds', type=float, default=limits.max_seconds, help='longest recording (default %(default)s)')
+  parser.add_argument('--max_quarantined', type=float, default=limits.max_quarantined,
+                      help='share of the items that may be left out (default %(default)s)')
   parser.add_argument('--seed', type=int, default=0, help='picks phrasings, speeds and the held-out answers of the demo')
-  parser.add_argument('--workers', type=int, default=2, help='voices that speak at the same time')
+  parser.add_argument('--workers', type=int, default=2, help='processes that speak or decode at the same time (default %(default)s)')
   args = parser.parse_args()
-  if args.manifest:
-    from data_pipeline import manifest
-    summary = manifest.build_from_manifest(args.manifest, args.data)
-  else:
-    from data_pipeline.corpus import build
-    summary = build.build_corpus(args.data, seed=args.seed, workers=args.workers)
-  print(json.dumps(summary, indent=2))
+  if args.help:
+    print(readers.get(args.reader).guide if args.reader else parser.format_help())
+    return
+  if not args.data:
+    raise errors.ConfigError('--data is missing: name the folder to write the data sets to.')
+  print(json.dumps(_build(args), indent=2))
+
+
+def _build(args: argparse.Namespace) -> dict[str, Any]:
+  reader, source = ('manifest', args.manifest) if args.manifest else (args.reader, args.source)
+  if args.manifest and (args.reader or args.source):
+    raise errors.ConfigError('--manifest goes without --reader and --source: give one or the other.')
+  if bool(reader) != bool(source):
+    raise errors.ConfigError('--reader and --source go together: give both, or neither for the demo.')
+  if reader:
+    limits = ingest.Limits(args.max_seconds, args.max_quarantined)
+    return ingest.build(reader, source, args.data, prefix=args.prefix, limits=limits, workers=args.workers, progress=True)
+  from data_pipeline.corpus import build
+
+  return build.build_corpus(args.data, seed=args.seed, workers=args.workers)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import echox_jax
-from data_pipeline import batches, manifest, precompute
+from data_pipeline import batches, ingest, precompute
 from echox_jax import audio, config
 from echox_jax.conversion import exporters, whisper_ct2
 from echox_jax.errors import CheckpointError
@@ -60,7 +60,7 @@ def workdir(tmp_path_factory):
     lines.append(dict(id=str(i), question=f'What is {colour}?', question_audio=f'q{i}.wav', answer=f'It is {colour}. Yes.',
                       answer_audio=f'a{i}.wav', references=[colour], split='test' if i == 5 else 'train'))
   (folder / 'manifest.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-  manifest.build_from_manifest(folder / 'manifest.jsonl', folder / 'data')
+  ingest.build('manifest', folder / 'manifest.jsonl', folder / 'data')
   mel = jnp.zeros((1, 8, ENCODER.num_mel_bins))
   params = nn.meta.unbox(jax.jit(whisper.WhisperEncoder(ENCODER).init)(jax.random.key(0), mel))['params']
   with pytest.MonkeyPatch.context() as patch:

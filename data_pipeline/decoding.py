@@ -1,0 +1,194 @@
+"""Recordings of any kind -> int16 samples at 16 kHz, or the reason why not, in a few processes."""
+
+from collections.abc import Callable, Iterable, Iterator
+import collections
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+import json
+import multiprocessing
+import os
+from pathlib import Path
+import shutil
+import struct
+import subprocess
+from typing import Any
+
+from data_pipeline.parts import SHORTEST
+from data_pipeline.quarantine import Unusable
+from echox_jax import audio
+from echox_jax.errors import AudioError
+import numpy as np
+import soundfile
+
+LOWEST_RATE, HIGHEST_RATE = 4_000, 96_000  # Hz: what speech is recorded at; anything else is a wrong header far more often
+_ANY = 0xFFFFFFFF  # size in the header of a wav that was written to a pipe
+_AHEAD = 4  # recordings a process that are decoded before they are asked for
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+  """Whether there is such a file, whatever the text given for its path."""
+  try:
+    return Path(path).is_file()
+  except (OSError, ValueError):  # a name too long, a zero byte
+    return False
+
+
+def decode(path: str, max_seconds: float) -> np.ndarray:
+  """Reads one recording; what is longer than `max_seconds` is refused before it is read.
+
+  Returns:
+    int16[samples], mono, 16 kHz.
+
+  Raises:
+    Unusable: missing, empty, damaged, truncated, of a wrong rate, over-long, too short, silent, or not of finite samples.
+  """
+  if not exists(path):
+    raise Unusable('missing file', 'does not exist')
+  try:
+    wave = _load(path, max_seconds)
+  except OSError as error:
+    raise Unusable('damaged', f'cannot be opened ({error.strerror})') from error
+  _check_seconds(len(wave) / audio.SAMPLE_RATE, max_seconds)
+  if len(wave) < SHORTEST:
+    raise Unusable('too short', f'has {len(wave)} samples at 16 kHz, fewer than {SHORTEST}')
+  if audio.is_silent(wave):
+    raise Unusable('silent', f'is nowhere louder than {audio.SILENCE_DBFS:g} dBFS')
+  return audio.to_int16(wave)
+
+
+def _load(path: str, max_seconds: float) -> np.ndarray:
+  if not os.path.getsize(path):
+    raise Unusable('empty file', 'is empty')
+  try:
+    header = soundfile.info(path)
+  except soundfile.SoundFileError:
+    return _read_other(path, max_seconds)
+  return _read(path, header, max_seconds)
+
+
+def _read(path: str, header: Any, max_seconds: float) -> np.ndarray:
+  """float32[samples] of a file that soundfile reads."""
+  _check_rate(header.samplerate)
+  _check_seconds(header.frames / header.samplerate, max_seconds)
+  if _lacks_bytes(path):
+    raise Unusable('truncated', 'ends before its header says')
+  try:
+    samples, rate = soundfile.read(path, dtype='float32', always_2d=True)
+  except soundfile.SoundFileError as error:
+    raise Unusable('damaged', f'cannot be read to its end ({error})') from error
+  if len(samples) < header.frames:
+    raise Unusable('truncated', f'holds {len(samples)} of the {header.frames} frames that its header says')
+  if not len(samples):
+    raise Unusable('too short', 'holds no samples')
+  if not np.isfinite(samples).all():
+    raise Unusable('not finite', 'holds samples that are not finite numbers')
+  return audio.to_mono_16k(samples, rate, name=path)
+
+
+def _read_other(path: str, max_seconds: float) -> np.ndarray:
+  """float32[samples] of a file that only ffmpeg reads, if any."""
+  probe = shutil.which('ffprobe')
+  if probe:
+    command = [probe, '-v', 'error', '-select_streams', 'a:0', '-show_entries', 'stream=sample_rate:format=duration', '-of', 'json', path]
+    done = subprocess.run(command, capture_output=True, check=False)
+    found = json.loads(done.stdout or '{}')
+    for stream in found.get('streams', []):
+      _check_rate(int(stream.get('sample_rate', audio.SAMPLE_RATE)))
+    _check_seconds(float(found.get('format', {}).get('duration', 0)), max_seconds)
+  try:
+    return audio.load_audio(path)
+  except AudioError as error:
+    raise Unusable('damaged', 'cannot be read as audio' if probe else 'cannot be read as audio, there being no ffmpeg') from error
+
+
+def _check_rate(rate: int) -> None:
+  if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+    raise Unusable('wrong rate', f'is said to have {rate} Hz, not {LOWEST_RATE} to {HIGHEST_RATE}')
+
+
+def _check_seconds(seconds: float, max_seconds: float) -> None:
+  if seconds > max_seconds:
+    raise Unusable('over-long', f'lasts {seconds:.1f} s, more than {max_seconds:g}')
+
+
+def _lacks_bytes(path: str) -> bool:
+  """Whether a wav is shorter than its header says: libsndfile reads such a file without a word."""
+  with open(path, 'rb') as f:
+    size = os.fstat(f.fileno()).st_size
+    head = f.read(12)
+    if head[:4] != b'RIFF' or head[8:] != b'WAVE':
+      return False
+    while len(chunk := f.read(8)) == 8:
+      name, length = struct.unpack('<4sI', chunk)
+      if name == b'data':
+        return length != _ANY and f.tell() + length > size
+      f.seek(length + length % 2, os.SEEK_CUR)
+  return False
+
+
+class Workers:
+  """Processes that do `work(task)`; 0 or 1 of them = this process alone. Use it in a `with` block.
+
+  What `work` raises as `Unusable` is a result. So is the end of a process that a task kills: a decoder may crash on a damaged
+  file, and the job goes on without it.
+  """
+
+  def __init__(self, work: Callable[[Any], Any], count: int):
+    self._work, self._count, self._pool = work, count, None
+
+  def __enter__(self) -> 'Workers':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    if self._pool:
+      self._pool.shutdown(cancel_futures=True)
+
+  def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
+    """The results, in the order of the tasks; only a few are made before they are asked for."""
+    if self._count <= 1:
+      yield from (_attempt(self._work, task) for task in tasks)
+      return
+    waiting, tasks = collections.deque(), iter(tasks)
+    while True:
+      while len(waiting) < _AHEAD * self._count and (task := next(tasks, waiting)) is not waiting:
+        waiting.append((task, self._submit(task)))
+      if not waiting:
+        return
+      task, future = waiting.popleft()
+      try:
+        yield future.result()
+      except BrokenProcessPool:  # by this task or by one beside it: each is tried again, alone
+        again = [task, *(task for task, _ in waiting)]
+        waiting.clear()
+        yield from map(self._alone, again)
+
+  def _submit(self, task: Any) -> futures.Future:
+    if self._pool is None:  # fresh processes: they know nothing of the accelerators and threads of this one
+      self._pool = futures.ProcessPoolExecutor(self._count, mp_context=multiprocessing.get_context('spawn'))
+    try:
+      return self._pool.submit(_attempt, self._work, task)
+    except BrokenProcessPool as error:
+      broken = futures.Future()
+      broken.set_exception(error)
+      return broken
+
+  def _alone(self, task: Any) -> Any:
+    try:
+      return self._fresh()._submit(task).result()
+    except BrokenProcessPool:
+      return Unusable('damaged', 'makes the decoder crash')
+    finally:
+      self._fresh()
+
+  def _fresh(self) -> 'Workers':
+    if self._pool:
+      self._pool.shutdown()
+    self._pool = None
+    return self
+
+
+def _attempt(work: Callable[[Any], Any], task: Any) -> Any:
+  try:
+    return work(task)
+  except Unusable as error:
+    return error

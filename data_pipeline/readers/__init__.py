@@ -1,0 +1,48 @@
+"""Readers: from the layouts that recordings come in to items of the one schema (`data_pipeline/schema.py`).
+
+A reader is a function `read(source) -> iterator of Item | Entry`: an `Entry` is something that cannot be used, and why. It
+reads no audio; `data_pipeline/ingest.py` does, and writes the data sets.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+from pathlib import Path
+
+from data_pipeline.quarantine import Entry
+from data_pipeline.readers import dialogues, librispeech, manifest, mls, pairs
+from data_pipeline.readers.items import Item
+from echox_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """One layout.
+
+  Attributes:
+    read: see above.
+    guide: what the layout looks like.
+    transcripts: whether the items are speech and its transcript (set `transcripts`), not exchanges (`questions`, `answers`).
+  """
+  read: Callable[[Path], Iterator[Item | Entry]]
+  guide: str
+  transcripts: bool = False
+
+
+READERS = {
+    'manifest': Reader(manifest.read, manifest.__doc__),
+    'dialogues': Reader(dialogues.read, dialogues.__doc__),
+    'pairs': Reader(pairs.read, pairs.__doc__),
+    'librispeech': Reader(librispeech.read, librispeech.__doc__, transcripts=True),
+    'mls': Reader(mls.read, mls.__doc__, transcripts=True),
+}
+
+
+def get(name: str) -> Reader:
+  """The reader of that name.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  if name not in READERS:
+    raise ConfigError(f'there is no reader {name!r}: use one of {", ".join(READERS)}.')
+  return READERS[name]

@@ -1,0 +1,137 @@
+"""What readers give: items of the schema whose recordings are still files, and what could not be read."""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.quarantine import Entry, Unusable
+from data_pipeline.schema import Turn
+from echox_jax.errors import DataError
+
+SPLITS = ('train', 'dev', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A conversation to be.
+
+  Attributes:
+    id: unique in the source.
+    turns: without audio.
+    recordings: the file of each turn; empty = none.
+    where: the line or file that the item was read from.
+    split: `train`, `dev` or `test`; empty = the source does not say.
+  """
+  id: str
+  turns: tuple[Turn, ...]
+  recordings: tuple[str, ...]
+  where: str
+  split: str = ''
+
+
+def text_lines(path: Path) -> Iterator[tuple[str, str | Entry]]:
+  """(`file:number`, line) of every line of a UTF-8 text file that is not blank; the line is an `Entry` where it is not UTF-8.
+
+  Raises:
+    DataError: there is no such file.
+  """
+  if not path.is_file():
+    raise DataError(f'there is no file {path}: check the path.')
+  with open(path, 'rb') as f:
+    for number, raw in enumerate(f, 1):
+      where = f'{path}:{number}'
+      try:
+        line = raw.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
+      except UnicodeDecodeError as error:
+        yield where, Entry('', where, 'not UTF-8', f'is not UTF-8 text ({error.reason} at byte {error.start})')
+        continue
+      if line.strip():
+        yield where, line
+
+
+def read_text(path: Path) -> str:
+  """The text of a small file, in one line.
+
+  Raises:
+    Unusable: it is not UTF-8.
+  """
+  try:
+    return ' '.join(path.read_bytes().decode('utf-8-sig').split())
+  except UnicodeDecodeError as error:
+    raise Unusable('not UTF-8', f'is not UTF-8 text ({error.reason} at byte {error.start})') from error
+
+
+def parse_object(text: str) -> dict[str, Any]:
+  """JSON text -> dict.
+
+  Raises:
+    Unusable: it is none.
+  """
+  try:
+    value = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise Unusable('not JSON', f'is not valid JSON ({error})') from error
+  if not isinstance(value, dict):
+    raise Unusable('not JSON', 'is not a JSON object')
+  return value
+
+
+def string(values: dict[str, Any], field: str, default: str = '') -> str:
+  """A text field; `default` where it is absent or null.
+
+  Raises:
+    Unusable: it is no text, or text that no UTF-8 file can hold.
+  """
+  value = values.get(field)
+  if value is None:
+    return default
+  if not isinstance(value, str):
+    raise Unusable('wrong fields', f'has {field!r} that is no text')
+  if not value.isascii() and value != value.encode('utf-8', 'ignore').decode('utf-8'):
+    raise Unusable('not UTF-8', f'has {field!r} with half a character')
+  return value
+
+
+def required(values: dict[str, Any], field: str) -> str:
+  """A text field that must not be blank.
+
+  Raises:
+    Unusable: it is absent, blank or no text.
+  """
+  value = string(values, field)
+  if not value.strip():
+    raise Unusable('no text', f'has no text in {field!r}')
+  return value
+
+
+def split_of(values: dict[str, Any]) -> str:
+  """The field `split`; empty = not said.
+
+  Raises:
+    Unusable: an unknown one.
+  """
+  split = string(values, 'split')
+  if split not in ('', 'train', 'test'):
+    raise Unusable('wrong fields', f'has split {split!r}, not train or test')
+  return split
+
+
+def recording(folder: Path, name: str) -> str:
+  """The file `name`, relative to `folder` unless absolute; empty = none."""
+  return os.path.join(folder, name) if name else ''
+
+
+def transcript(name: str, text: str, file: str | Path, where: str, *, split: str, speaker: str, language: str, source: str) -> Item:
+  """An item of speech recognition: the user says `text`, the assistant writes it down; both turns have the category `asr`.
+
+  Raises:
+    Unusable: no text.
+  """
+  if not text.strip():
+    raise Unusable('no text', 'has no transcript')
+  common = dict(text=text, language=language, source=source, category='asr')
+  turns = Turn('user', speaker=speaker, **common), Turn('assistant', references=(text,), **common)
+  return Item(name, turns, (str(file), ''), where, split)

@@ -1,0 +1,39 @@
+"""Reader `librispeech`: read English speech with transcripts, in LibriSpeech's own folders.
+
+  SOURCE/train-clean-100/103/1240/103-1240.trans.txt     lines `103-1240-0000 CHAPTER ONE MISSUS RACHEL LYNDE`
+  SOURCE/train-clean-100/103/1240/103-1240-0000.flac     the recordings
+
+SOURCE may also be one such subset. Subsets called train-*, dev-* and test-* become the splits train, dev and test of the set
+`transcripts`. The transcripts are in capitals, which no text model writes: they are made lower-case, as those of MLS are.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline.quarantine import Entry, Unusable
+from data_pipeline.readers import items
+from data_pipeline.readers.items import Item
+from echox_jax.errors import DataError
+
+
+def read(source: Path) -> Iterator[Item | Entry]:
+  """The utterances of all subsets, in the order of their paths.
+
+  Raises:
+    DataError: no transcripts.
+  """
+  chapters = sorted(source.rglob('*.trans.txt'))
+  if not chapters:
+    raise DataError(f'{source} holds no *.trans.txt: name the folder that holds train-clean-100 and the like.')
+  for chapter in chapters:
+    split = chapter.parents[2].name.split('-')[0]
+    for where, line in items.text_lines(chapter):
+      if isinstance(line, Entry):
+        yield line
+        continue
+      name, _, text = line.partition(' ')
+      try:
+        yield items.transcript(name, text.strip().lower(), chapter.with_name(f'{name}.flac'), where, speaker=name.split('-')[0],
+                               split=split if split in items.SPLITS else 'train', language='en', source='librispeech')
+      except Unusable as error:
+        yield Entry(name, where, error.reason, error.detail)

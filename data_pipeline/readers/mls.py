@@ -1,0 +1,52 @@
+"""Reader `mls`: read speech with transcripts, in the folders of Multilingual LibriSpeech.
+
+  SOURCE/train/transcripts.txt                        lines `4800_10003_000000<TAB>and there they lay`
+  SOURCE/train/audio/4800/10003/4800_10003_000000.flac, or .opus
+
+with `dev` and `test` beside `train`: the splits of the set `transcripts`. SOURCE is such a folder, mls_english say, or one that
+holds several; the language follows from its name (mls_german, mls_german_opus).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline import decoding
+from data_pipeline.quarantine import Entry, Unusable
+from data_pipeline.readers import items
+from data_pipeline.readers.items import Item
+from echox_jax.errors import DataError
+
+LANGUAGES = {'english': 'en', 'german': 'de', 'dutch': 'nl', 'french': 'fr', 'spanish': 'es', 'italian': 'it', 'portuguese': 'pt', 'polish': 'pl'}
+
+
+def read(source: Path) -> Iterator[Item | Entry]:
+  """The utterances of all splits, in the order of their paths.
+
+  Raises:
+    DataError: no transcripts.
+  """
+  lists = sorted(path for depth in ('', '*/', '*/*/') for path in source.glob(f'{depth}transcripts.txt'))
+  if not lists:
+    raise DataError(f'{source} holds no transcripts.txt: name the folder that holds train, dev and test (mls_english, say).')
+  for path in lists:
+    folder, split = path.parent, path.parent.name
+    suffix = '.opus' if 'opus' in folder.resolve().parent.name else '.flac'
+    language = next((code for name, code in LANGUAGES.items() if name in folder.resolve().parent.name), 'en')
+    for where, line in items.text_lines(path):
+      if isinstance(line, Entry):
+        yield line
+        continue
+      name, _, text = line.partition('\t')
+      speaker, _, book = name.rpartition('_')[0].partition('_')
+      file = folder / 'audio' / speaker / book / f'{name}{suffix}'
+      try:
+        yield items.transcript(name, text.strip(), file if decoding.exists(file) else _other(file), where, speaker=speaker,
+                               split=split if split in items.SPLITS else 'train', language=language, source='mls')
+      except Unusable as error:
+        yield Entry(name, where, error.reason, error.detail)
+
+
+def _other(file: Path) -> Path:
+  """The same recording in the other format, where that is there."""
+  other = file.with_suffix({'.flac': '.opus', '.opus': '.flac'}[file.suffix])
+  return other if decoding.exists(other) else file
