@@ -26,6 +26,7 @@ class WhisperConfig:
   num_heads: int = 6
   max_positions: int = 1500
   layer_norm_eps: float = 1e-5
+  attention: str = 'xla'
   dtype: str = 'float32'
 
 
@@ -42,6 +43,7 @@ class HubertConfig:
   num_conv_pos_embeddings: int = 128
   num_conv_pos_embedding_groups: int = 16
   layer_norm_eps: float = 1e-5
+  attention: str = 'xla'
   dtype: str = 'float32'
 
 
@@ -69,6 +71,7 @@ class LlamaConfig:
 
   `remat`: what a layer computes again in the backward pass instead of keeping it: `none`, `dots` (all but the products with
   weights) or `full`.
+  `attention`: `xla`, `splash` (TPU), `cudnn` (GPU) or `auto`, what is best on the platform; in the encoders as well.
   """
   vocab_size: int = 512
   hidden_size: int = 192
@@ -83,6 +86,7 @@ class LlamaConfig:
   tie_embeddings: bool = False
   max_positions: int = 2048
   remat: str = 'none'
+  attention: str = 'xla'
   dtype: str = 'float32'
   lora: LoraConfig = LoraConfig()
 

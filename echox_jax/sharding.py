@@ -132,6 +132,17 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
 
 
+def axis_size(axis: str) -> int:
+  """Parts that a mesh axis makes; 1 without a mesh."""
+  return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def is_even(shape: Sequence[int], names: Sequence[str | None]) -> bool:
+  """Whether the mesh splits an activation of this shape into equal parts; yes without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.empty or not any(size % _parts(mesh, axes) for size, axes in zip(shape, _mesh_axes(names, 'an activation')))
+
+
 def by_rows(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> jax.Array:
   """`function(x, *whole)`, which treats every row of `x` alike, computed by each device on its own rows.
 

@@ -5,7 +5,8 @@ import dataclasses
 from echox_jax import chips
 from echox_jax import config as config_lib
 from echox_jax.config import DiscriminatorConfig, EchoXConfig, LlamaConfig, LoraConfig, VocoderConfig, WhisperConfig
-from echox_jax.models import adapter, discriminators, layers, llama, log_mel, vocoder, whisper
+from echox_jax.models import adapter, discriminators, llama, log_mel, vocoder, whisper
+from echox_jax.models.attention import Mask
 from echox_jax.training import flops, stages
 from echox_jax.training.experiment import ExperimentConfig
 from flax import linen as nn
@@ -35,7 +36,7 @@ def floats(*shape):
 
 def trunk(params, cfg, x):
   positions = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
-  mask = layers.causal_mask(jnp.ones((ROWS, LENGTH), bool))
+  mask = Mask(causal=True)
   return llama.Llama(cfg).apply({'params': params}, x, positions, mask, method='hidden')[0]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
-from echox_jax.models import layers, llama, lora
+from echox_jax.models import llama, lora
+from echox_jax.models.attention import Mask
 
 CFG = EchoXConfig(llm=LlamaConfig(
     vocab_size=30, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
@@ -42,7 +43,7 @@ def test_cached_steps_give_the_states_of_one_pass(params, logits):
   @jax.jit
   def step(cache, ids, index):
     positions = index + jnp.arange(ids.shape[1])[None] + jnp.zeros_like(ids)
-    mask = (jnp.arange(slots) <= positions[..., None])[:, None]
+    mask = Mask(allowed=(jnp.arange(slots) <= positions[..., None])[:, None])
     hidden, cache = model.apply(variables, model.apply(variables, ids, method='embed'), positions, mask, cache, index, method='hidden')
     return model.apply(variables, hidden, method='logits'), cache
 
@@ -57,7 +58,7 @@ def test_cached_steps_give_the_states_of_one_pass(params, logits):
 def test_padding_at_the_right_changes_nothing(params, logits):
   model, variables = llama.Llama(CFG.llm), {'params': params}
   ids = np.pad(IDS, ((0, 0), (0, 3)))
-  mask = layers.causal_mask(jnp.arange(10)[None] < jnp.array([[7], [7]]))
+  mask = Mask(jnp.arange(10)[None] < jnp.array([[7], [7]]), causal=True)
   positions = jnp.broadcast_to(jnp.arange(10), ids.shape)
   hidden, _ = jax.jit(lambda: model.apply(variables, model.apply(variables, ids, method='embed'), positions, mask, method='hidden'))()
   np.testing.assert_allclose(model.apply(variables, hidden[:, :7], method='logits'), logits, atol=1e-5)

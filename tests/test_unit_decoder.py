@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from echox_jax import prompts
-from echox_jax.models import layers, unit_decoder
+from echox_jax.models import unit_decoder
+from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from tests import tiny
 
@@ -35,7 +36,7 @@ def test_rows_are_those_of_the_text_to_codec_template(params):
     prompt = unit_decoder.slice_prompt(CFG, table, unit_decoder.embed_text(table, ids), lengths)
     given = jnp.broadcast_to(jnp.array([CFG.special_ids.bos, *(VOCAB + w for w in words)]), (3, 4))
     row = unit_decoder.extend(prompt, model.apply(variables, table, given, method='embed'))
-    hidden, _ = model.apply(variables, row.embeddings, row.positions, layers.causal_mask(row.valid), method='hidden')
+    hidden, _ = model.apply(variables, row.embeddings, row.positions, Mask(row.valid, causal=True), method='hidden')
     return hidden[:, prompt.valid.shape[1]:], row.valid.sum(axis=1)
 
   with jax.default_matmul_precision('highest'):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
-from echox_jax.models import echox, layers, unit_decoder
+from echox_jax.models import echox, unit_decoder
+from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Cache, Llama, init_cache
 from echox_jax.models.unit_decoder import UnitDecoder
 
@@ -113,16 +114,15 @@ def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_p
 
   batch, width = prompt.valid.shape
   slots = width + steps
-  mask = jnp.pad(layers.causal_mask(prompt.valid), ((0, 0),) * 3 + ((0, steps),))
   cache = init_cache(cfg.unit_decoder.trunk, batch, slots)
-  hidden, cache = apply('hidden', prompt.embeddings, prompt.positions, mask, cache, jnp.int32(0))
+  hidden, cache = apply('hidden', prompt.embeddings, prompt.positions, Mask(prompt.valid, causal=True), cache, jnp.int32(0))
   keys = jnp.pad(prompt.valid, ((0, 0), (0, steps)), constant_values=True)
 
   def step(state):
     i, token, cache, tokens, counts, ended = state
     ended |= token == eot
     tokens = tokens.at[:, i].set(token)
-    seen = (keys & (jnp.arange(slots) <= width + i))[:, None, None]
+    seen = Mask(keys & (jnp.arange(slots) <= width + i))
     positions = prompt.positions[:, -1:] + 1 + i
     hidden, cache = apply('hidden', apply('embed', text_table, token[:, None]), positions, seen, cache, width + i)
     return i + 1, best(hidden[:, 0]), cache, tokens, counts + ~ended, ended
@@ -144,8 +144,7 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
   """
   keys = spliced.prompt_keys
   batch, width = keys.shape
-  mask = jnp.pad(layers.causal_mask(keys), ((0, 0),) * 3 + ((0, new_tokens),))
-  hidden, cache = _llm(params, cfg, 'hidden', spliced.inputs, spliced.positions, mask,
+  hidden, cache = _llm(params, cfg, 'hidden', spliced.inputs, spliced.positions, Mask(keys, causal=True),
                        init_cache(cfg.llm, batch, width + new_tokens), jnp.int32(0))
   lengths = spliced.valid.sum(axis=1).astype(jnp.int32)
   hidden = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
@@ -157,7 +156,7 @@ def decode_step(params: dict, cfg: EchoXConfig, state: TextState, token: Array) 
   """Takes the next token int32[B] of every row."""
   keys = state.keys.at[:, state.slot].set(True)
   hidden, cache = _llm(params, cfg, 'hidden', _llm(params, cfg, 'embed', token[:, None]), state.positions[:, None],
-                       keys[:, None, None], state.cache, state.slot)
+                       Mask(keys), state.cache, state.slot)
   return TextState(cache, keys, state.slot + 1, state.positions + 1, hidden[:, 0], _llm(params, cfg, 'logits', hidden[:, 0]))
 
 

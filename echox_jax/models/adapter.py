@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from echox_jax import chunked, errors
 from echox_jax.config import AdapterConfig, EchoXConfig
 from echox_jax.models import layers
+from echox_jax.models.attention import Mask
 
 Array = jax.Array
 
@@ -47,7 +48,7 @@ class AlignmentLayer(nn.Module):
     norm = lambda name: layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name=name)
     drop = nn.Dropout(cfg.dropout, deterministic=deterministic)
     attend = layers.MultiHeadAttention(cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='self_attn')
-    x = x + drop(attend(norm('norm1')(x), mask=keys[:, None, None], deterministic=deterministic))
+    x = x + drop(attend(norm('norm1')(x), mask=Mask(keys), deterministic=deterministic))
     y = layers.Dense(cfg.intermediate_size, ('embed', 'mlp'), use_bias=True, dtype=cfg.dtype, name='linear1')(norm('norm2')(x))
     y = layers.Dense(x.shape[-1], ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype, name='linear2')(drop(nn.relu(y)))
     return x + drop(y)
@@ -61,7 +62,7 @@ class LookBack(nn.Module):
   def __call__(self, kept: Array, frames: Array, keys: Array, deterministic: bool) -> Array:
     cfg = self.cfg
     attend = layers.MultiHeadAttention(cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='attention')
-    seen = attend(kept, frames, mask=keys[:, None, None], deterministic=deterministic)
+    seen = attend(kept, frames, mask=Mask(keys), deterministic=deterministic)
     return layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name='norm')(kept + seen)
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
-from echox_jax.models import layers, log_mel
+from echox_jax.models import log_mel
 from echox_jax.models.adapter import SoundwaveAdapter, Speech
+from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Llama
 from echox_jax.models.whisper import WhisperEncoder, num_states
 from echox_jax.prompts import IGNORE, get_profile
@@ -162,7 +163,7 @@ def s2t_forward(params: dict, cfg: EchoXConfig, batch: dict, *, deterministic: b
   llm, variables = Llama(cfg.llm), {'params': params['llm']}
   embeddings = llm.apply(variables, batch['input_ids'], method='embed')
   row = splice(cfg, batch['input_ids'], embeddings, speech, batch.get('labels'))
-  hidden, _ = llm.apply(variables, row.inputs, row.positions, layers.causal_mask(row.valid),
+  hidden, _ = llm.apply(variables, row.inputs, row.positions, Mask(row.valid, causal=True),
                         deterministic=deterministic, rngs=rngs, method='hidden')
   return S2TOutput(hidden, row.labels, row.valid, row.positions, row.inputs, speech)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.models import layers
+from echox_jax.models.attention import Mask
 
 Array = jax.Array
 
@@ -62,12 +63,12 @@ class EncoderLayer(nn.Module):
   cfg: HubertConfig
 
   @nn.compact
-  def __call__(self, carry: tuple[Array, Array], number: Array, mask: Array, tap: Array):
+  def __call__(self, carry: tuple[Array, Array], number: Array, mask: Mask, tap: Array):
     cfg = self.cfg
     x, tapped = carry
     norm = functools.partial(layers.LayerNorm, cfg.layer_norm_eps, cfg.dtype)
     dense = functools.partial(layers.Dense, use_bias=True, dtype=cfg.dtype)
-    attended = layers.MultiHeadAttention(cfg.num_heads, dtype=cfg.dtype, name='attention')(x, mask=mask)
+    attended = layers.MultiHeadAttention(cfg.num_heads, backend=cfg.attention, dtype=cfg.dtype, name='attention')(x, mask=mask)
     x = norm(name='layer_norm')(x + attended)
     y = nn.gelu(dense(cfg.intermediate_size, ('embed', 'mlp'), name='intermediate_dense')(x), approximate=False)
     x = norm(name='final_layer_norm')(x + dense(cfg.hidden_size, ('mlp', 'embed'), name='output_dense')(y))
@@ -114,7 +115,7 @@ class HubertEncoder(nn.Module):
         EncoderLayer, length=cfg.num_layers, variable_axes={'params': 0}, split_rngs={'params': True},
         in_axes=(0, nn.broadcast, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'})
     carry, _ = scanned(cfg, name='layers')(
-        (x, x), jnp.arange(1, cfg.num_layers + 1), valid[:, None, None, :, 0], jnp.asarray(output_layer))
+        (x, x), jnp.arange(1, cfg.num_layers + 1), Mask(valid[..., 0]), jnp.asarray(output_layer))
     return carry
 
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from echox_jax import chunked
 from echox_jax.config import LoraConfig
+from echox_jax.models.attention import attention, Mask
 from echox_jax.sharding import constrain
 
 Array = jax.Array
 default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
-_MASKED = -1e30  # finite, so that a row with nothing to see stays finite as well
 
 
 class Dense(nn.Module):
@@ -102,35 +102,6 @@ class LayerNorm(nn.Module):
     return (x * scale + bias).astype(self.dtype)
 
 
-def attention(
-    query: Array, key: Array, value: Array, mask: Array | None = None,
-    dropout: Callable[[Array], Array] | None = None,
-) -> Array:
-  """Scaled dot-product attention with grouped key/value heads; softmax in float32.
-
-  Args:
-    query: float[B,T,N,H].
-    key: float[B,S,K,H], N a multiple of K.
-    value: float[B,S,K,H].
-    mask: bool, broadcastable to [B,1,T,S]; True = may be seen.
-    dropout: applied to the attention weights.
-
-  Returns:
-    float[B,T,N,H] in the dtype of `value`.
-  """
-  b, t, n, h = query.shape
-  k = key.shape[2]
-  query = query.reshape(b, t, k, n // k, h) * h ** -0.5
-  scores = jnp.einsum('BTKGH,BSKH->BKGTS', query, key, preferred_element_type=jnp.float32)
-  if mask is not None:
-    scores = jnp.where(mask[:, :, None], scores, _MASKED)
-  weights = jax.nn.softmax(scores, axis=-1)
-  if dropout is not None:
-    weights = dropout(weights)
-  out = jnp.einsum('BKGTS,BSKH->BTKGH', weights.astype(value.dtype), value)
-  return out.reshape(b, t, n, h)
-
-
 class MultiHeadAttention(nn.Module):
   """Bidirectional attention with biases, as in Whisper, HuBERT and torch's MultiheadAttention.
 
@@ -138,16 +109,18 @@ class MultiHeadAttention(nn.Module):
     num_heads: heads; the width must be a multiple.
     key_bias: Whisper's key projection has none.
     dropout: rate on the attention weights.
+    backend: as in `attention`.
   """
   num_heads: int
   key_bias: bool = True
   dropout: float = 0.0
+  backend: str = 'xla'
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, key_value: Array | None = None, mask: Array | None = None,
+  def __call__(self, x: Array, key_value: Array | None = None, mask: Mask = Mask(),
                deterministic: bool = True) -> Array:
-    """float[B,T,D] (attending to float[B,S,D], itself by default) -> float[B,T,D]; mask bool[B,1,T,S]."""
+    """float[B,T,D] (attending to float[B,S,D], itself by default) -> float[B,T,D]."""
     source = x if key_value is None else key_value
     width = x.shape[-1]
     heads = (self.num_heads, width // self.num_heads)
@@ -155,18 +128,12 @@ class MultiHeadAttention(nn.Module):
     q = dense(use_bias=True, name='q_proj')(x)
     k = dense(use_bias=self.key_bias, name='k_proj')(source)
     v = dense(use_bias=True, name='v_proj')(source)
-    dropout = functools.partial(nn.Dropout(self.dropout), deterministic=deterministic) if self.dropout else None
+    dropout = functools.partial(nn.Dropout(self.dropout), deterministic=False) if self.dropout and not deterministic else None
     q, k, v = (constrain(y.reshape(*y.shape[:-1], *heads), ('batch', length, 'heads', None))
                for y, length in ((q, 'length'), (k, 'key_length'), (v, 'key_length')))
-    out = attention(q, k, v, mask=mask, dropout=dropout)
+    out = attention(q, k, v, mask, dropout, self.backend)
     return Dense(width, ('heads', 'embed'), use_bias=True, dtype=self.dtype, name='out_proj')(
         out.reshape(*out.shape[:-2], width))
-
-
-def causal_mask(valid: Array) -> Array:
-  """bool[B,T] (True = a real key) -> bool[B,1,T,T]: each position sees itself and the real positions before it."""
-  t = valid.shape[1]
-  return (jnp.tril(jnp.ones((t, t), bool))[None] & (valid[:, None, :] | jnp.eye(t, dtype=bool)))[:, None]
 
 
 def _param(module: nn.Module, name: str, init: Callable[..., Array], axes: tuple[str, ...], shape: tuple[int, ...]) -> Array:

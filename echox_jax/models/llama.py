@@ -15,6 +15,7 @@ import numpy as np
 from echox_jax import errors
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
+from echox_jax.models.attention import attention, Mask
 from echox_jax.sharding import constrain
 
 Array = jax.Array
@@ -60,7 +61,7 @@ class Attention(nn.Module):
   cfg: LlamaConfig
 
   @nn.compact
-  def __call__(self, x: Array, positions: Array, mask: Array, cache: Cache | None, index: Array | None,
+  def __call__(self, x: Array, positions: Array, mask: Mask, cache: Cache | None, index: Array | None,
                deterministic: bool) -> tuple[Array, Cache | None]:
     cfg = self.cfg
     freqs = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
@@ -75,7 +76,7 @@ class Attention(nn.Module):
       k = jax.lax.dynamic_update_slice_in_dim(cache['key'], k.astype(cache['key'].dtype), index, axis=1)
       v = jax.lax.dynamic_update_slice_in_dim(cache['value'], v.astype(cache['value'].dtype), index, axis=1)
       cache = {'key': k, 'value': v}
-    out = layers.attention(q, k, v, mask)
+    out = attention(q, k, v, mask, backend=cfg.attention)
     out = out.reshape(*out.shape[:2], -1)
     return project('o_proj', cfg.hidden_size, ('heads', 'embed'))(out, deterministic), cache
 
@@ -99,7 +100,7 @@ class Block(nn.Module):
   deterministic: bool = True
 
   @nn.compact
-  def __call__(self, x: Array, cache: Cache | None, positions: Array, mask: Array, index: Array | None):
+  def __call__(self, x: Array, cache: Cache | None, positions: Array, mask: Mask, index: Array | None):
     norm = functools.partial(layers.RMSNorm, self.cfg.rms_norm_eps, self.cfg.dtype)
     out, cache = Attention(self.cfg, name='self_attn')(
         norm(name='input_layernorm')(x), positions, mask, cache, index, self.deterministic)
@@ -113,14 +114,14 @@ class Trunk(nn.Module):
   cfg: LlamaConfig
 
   @nn.compact
-  def __call__(self, inputs: Array, positions: Array, mask: Array, cache: Cache | None = None,
+  def __call__(self, inputs: Array, positions: Array, mask: Mask, cache: Cache | None = None,
                index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
     """float[B,T,D] -> (hidden float[B,T,D] after the final norm, cache).
 
     Args:
       inputs: float[B,T,D] embeddings.
       positions: int[B,T] rotary positions.
-      mask: bool[B,1,T,S], True = may be seen; S = T, or the cache's slots.
+      mask: what may be seen of the T positions, or of the cache's slots.
       cache: keys and values of earlier calls; this call's are written at slots index .. index + T - 1.
       index: int scalar, first slot to write.
       deterministic: no LoRA dropout.
@@ -153,7 +154,7 @@ class Llama(nn.Module):
     """int[B,T] -> float[B,T,D]."""
     return constrain(self.embed_tokens(ids), ACTIVATION)
 
-  def hidden(self, inputs: Array, positions: Array, mask: Array, cache: Cache | None = None,
+  def hidden(self, inputs: Array, positions: Array, mask: Mask, cache: Cache | None = None,
              index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
     """As `Trunk`."""
     return self.trunk(inputs, positions, mask, cache, index, deterministic)
@@ -165,8 +166,7 @@ class Llama(nn.Module):
   def __call__(self, ids: Array, deterministic: bool = True) -> Array:
     """int[B,T] -> float32 logits [B,T,V], plain causal: the text-only forward pass, also used to create parameters."""
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    mask = layers.causal_mask(jnp.ones(ids.shape, bool))
-    return self.logits(self.hidden(self.embed(ids), positions, mask, deterministic=deterministic)[0])
+    return self.logits(self.hidden(self.embed(ids), positions, Mask(causal=True), deterministic=deterministic)[0])
 
 
 def head_embedding(params: dict) -> Array:

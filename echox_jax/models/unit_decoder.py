@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import layers
+from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Cache, Trunk
 
 Array = jax.Array
@@ -42,7 +43,7 @@ class UnitDecoder(nn.Module):
     words = self.unit_embedding(jnp.clip(ids - vocab, 0, units - 1))
     return jnp.where((ids < vocab)[..., None], embed_text(text_table, jnp.minimum(ids, vocab - 1)).astype(words.dtype), words)
 
-  def hidden(self, embeddings: Array, positions: Array, mask: Array, cache: Cache | None = None,
+  def hidden(self, embeddings: Array, positions: Array, mask: Mask, cache: Cache | None = None,
              index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
     """float[B,T,D] at the LLM's width -> (float[B,T,h] after the final norm, cache); the rest as `Trunk`."""
     return self.trunk(self.adapter(embeddings), positions, mask, cache, index, deterministic)
@@ -57,9 +58,8 @@ class UnitDecoder(nn.Module):
 
   def __call__(self, text_table: Array, ids: Array, valid: Array | None = None, deterministic: bool = True) -> Array:
     """int[B,T] -> hidden float[B,T,h]: causal, `valid` bool[B,T] tells which positions may be seen by later ones."""
-    valid = jnp.ones(ids.shape, bool) if valid is None else valid
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    return self.hidden(self.embed(text_table, ids), positions, layers.causal_mask(valid), deterministic=deterministic)[0]
+    return self.hidden(self.embed(text_table, ids), positions, Mask(valid, causal=True), deterministic=deterministic)[0]
 
 
 class DenoisingAdapter(nn.Module):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from echox_jax.config import EchoXConfig, WhisperConfig
 from echox_jax.models import layers
+from echox_jax.models.attention import Mask
 from echox_jax.sharding import constrain
 
 Array = jax.Array
@@ -31,12 +32,12 @@ class EncoderLayer(nn.Module):
   cfg: WhisperConfig
 
   @nn.compact
-  def __call__(self, carry: tuple[Array, Array], number: Array, mask: Array | None, tap: Array):
+  def __call__(self, carry: tuple[Array, Array], number: Array, mask: Mask, tap: Array):
     cfg = self.cfg
     x, tapped = carry
     norm = functools.partial(layers.LayerNorm, cfg.layer_norm_eps, cfg.dtype)
     dense = functools.partial(layers.Dense, use_bias=True, dtype=cfg.dtype)
-    attend = layers.MultiHeadAttention(cfg.num_heads, key_bias=False, dtype=cfg.dtype, name='self_attn')
+    attend = layers.MultiHeadAttention(cfg.num_heads, key_bias=False, backend=cfg.attention, dtype=cfg.dtype, name='self_attn')
     x = x + attend(norm(name='self_attn_layer_norm')(x), mask=mask)
     y = dense(cfg.intermediate_size, ('embed', 'mlp'), name='fc1')(norm(name='final_layer_norm')(x))
     y = constrain(nn.gelu(y, approximate=False), ('batch', 'length', 'mlp'))
@@ -82,7 +83,7 @@ class WhisperEncoder(nn.Module):
     if t > cfg.max_positions:
       raise ValueError(f'{t} states, but the encoder has {cfg.max_positions} positions: cut the audio.')
     x = x + positions[:t].astype(x.dtype)
-    mask = None if lengths is None else (jnp.arange(t) < num_states(lengths)[:, None])[:, None, None]
+    mask = Mask(None if lengths is None else jnp.arange(t) < num_states(lengths)[:, None])
     scanned = nn.scan(
         EncoderLayer, length=cfg.num_layers, variable_axes={'params': 0}, split_rngs={'params': True},
         in_axes=(0, nn.broadcast, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'})

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from echox_jax import chunked, errors, losses, prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, trigger
-from echox_jax.models import echox, layers, unit_decoder
+from echox_jax.models import echox, unit_decoder
+from echox_jax.models.attention import Mask
 from echox_jax.models.llama import head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from echox_jax.prompts import IGNORE
@@ -199,7 +200,7 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
   model, variables = UnitDecoder(cfg), {'params': params['echo']}
   prompt = unit_decoder.slice_prompt(cfg, table, adapted, slices.lengths)
   row = unit_decoder.extend(prompt, model.apply(variables, table, target[:, :-1], method='embed'))
-  hidden, _ = model.apply(variables, row.embeddings, row.positions, layers.causal_mask(row.valid), **dropout, method='hidden')
+  hidden, _ = model.apply(variables, row.embeddings, row.positions, Mask(row.valid, causal=True), **dropout, method='hidden')
   states = hidden[:, prompt.valid.shape[1] - 1:]
   return chunked.cross_entropy(states, head_embedding(params['echo']), labels, chunk), denoising
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from echox_jax import losses, prompts
 from echox_jax.config import EchoXConfig
+from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from echox_jax.prompts import IGNORE
 
@@ -156,8 +157,8 @@ def _unit_loss(params: dict, cfg: EchoXConfig, embeddings: Array, valid: Array, 
   """CE + w * cosine of rows of embeddings float[R,T,D]; the cosine is between `noisy` and `clean` float[R,P,D]."""
   model, variables = UnitDecoder(cfg), {'params': params['echo']}
   positions = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
-  # Unlike causal_mask, a masked position does not see itself: the first unit of a short slice is predicted from a pad.
-  mask = jnp.tril(jnp.ones((valid.shape[1],) * 2, bool)) & valid[:, None, None]
+  # A masked position does not even see itself: the first unit of a short slice is predicted from a pad.
+  mask = Mask(allowed=valid[:, None, None], causal=True)
   states, _ = model.apply(variables, embeddings, positions, mask, **_dropout(rng), method='hidden')
   logits = model.apply(variables, states, method='logits')
   ce = losses.cross_entropy(logits[:, :-1], labels[:, 1:]).mean

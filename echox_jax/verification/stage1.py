@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.inference import generate
-from echox_jax.models import adapter, echox, layers
+from echox_jax.models import adapter, echox
+from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Llama
 from echox_jax.verification.golden import Golden
 from echox_jax.verification.rows import Row, close, identical
@@ -46,7 +47,7 @@ def rows(golden: Golden) -> list[Row]:
     llm = functools.partial(Llama(cfg.llm).apply, {'params': params['llm']})
     row = echox.splice(cfg, ids, llm(ids, method='embed'), made)
     # Every position sees the prompt keys before it, and what is hidden from others is hidden from itself.
-    mask = layers.causal_mask(jnp.ones(row.valid.shape, bool)) & row.prompt_keys[:, None, None]
+    mask = Mask(allowed=row.prompt_keys[:, None, None], causal=True)
     hidden, _ = llm(row.inputs, row.positions, mask, method='hidden')
     state = generate.decode_step(params, cfg, generate.prefill(params, cfg, row, 1), arrays['step2_input_id'][:, 0])
     return row, hidden, echox.lm_logits(params, cfg, hidden), state
