@@ -1,7 +1,8 @@
 """One row per golden array: how far ours is from it, and whether that is near enough.
 
-Tolerances: activations, logits and waveforms 1e-4 in absolute terms (they are of order 1), losses 1e-5 relative, gradient norms
-1e-3 relative, full gradients 1e-3 of their largest value; ids, masks, units, segments and durations must be identical.
+Tolerances: activations, logits and waveforms 1e-4 in absolute terms (they are of order 1; where the root mean square of the
+golden values is above 1, the error is divided by it), losses 1e-5 relative, gradient norms 1e-3 relative, full gradients 1e-3 of
+their largest value; ids, masks, units, segments and durations must be identical.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ class Row:
     max_abs_error: largest difference; infinite where the shapes differ.
     relative_error: largest difference over the largest golden value; of kind `relative`, largest relative difference.
     tolerance: of the error that the kind is about.
-    kind: `identical`; `absolute` (max_abs_error counts); `relative` or `of max` (relative_error counts).
+    kind: `identical`; `absolute` (max_abs_error over max(1, root mean square) counts); `relative` or `of max`
+      (relative_error counts).
     passed: within the tolerance.
     note: what else is to be known.
   """
@@ -53,7 +55,7 @@ def identical(name: str, ours: Any, golden: Any) -> Row:
 
 
 def close(name: str, ours: Any, golden: Any, tolerance: float = ACTIVATION) -> Row:
-  """Activations, logits, waveforms: largest absolute difference."""
+  """Activations, logits, waveforms: largest absolute difference, over max(1, golden root mean square)."""
   return _row(name, ours, golden, tolerance, 'absolute')
 
 
@@ -92,5 +94,6 @@ def _row(name: str, ours: Any, golden: Any, tolerance: float, kind: str, note: s
     ratio = float(np.max(difference / np.maximum(size, np.finfo(np.float32).tiny)))
   else:
     ratio = worst / float(size.max()) if size.max() else worst
-  passed = (ratio if kind in ('relative', 'of max') else worst) <= tolerance  # a NaN does not pass
-  return Row(name, golden.shape, worst, ratio, tolerance, kind, bool(passed), note)
+  scale = max(1.0, float(np.sqrt(np.mean(size ** 2))))
+  judged = {'identical': worst, 'absolute': worst / scale, 'relative': ratio, 'of max': ratio}
+  return Row(name, golden.shape, worst, ratio, tolerance, kind, bool(judged[kind] <= tolerance), note)  # a NaN does not pass

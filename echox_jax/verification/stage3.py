@@ -1,6 +1,9 @@
-"""Echo training as released: `finetune_kd` with the cosine term (`kd_train`) and without (`kd_eval_like`), and `finetune`."""
+"""Echo training as released: `finetune_kd` with the cosine term (`kd_train`) and without (`kd_eval_like`), and `finetune`.
 
-import functools
+Losses and gradients are those of the whole chain from the log-mels on. What goes into the unit decoder and comes out of it is
+compared given the golden LLM states (`aligner_in`), so that these rows are about the unit decoder alone.
+"""
+
 from typing import Any
 
 import jax
@@ -13,7 +16,7 @@ from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.prompts import IGNORE
 from echox_jax.training import released_loss, s2t_step
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.verification.golden import Golden, in_bfloat16
+from echox_jax.verification.golden import Arrays, Golden, in_bfloat16
 from echox_jax.verification.gradients import by_tensor, gradient_rows
 from echox_jax.verification.rows import BFLOAT16_LOSS, Row, close, identical, relative
 
@@ -34,7 +37,10 @@ def rows(golden: Golden) -> list[Row]:
 
 def _kd_rows(golden: Golden, cfg: EchoXConfig, speech: dict[str, np.ndarray], kinds: list[str]) -> list[Row]:
   arrays, params = golden['stage3'], golden.trained()
-  forward = functools.partial(_finetune_kd, arrays=arrays, speech=speech)
+
+  def forward(params: dict[str, Any], cfg: EchoXConfig) -> tuple[echox.S2TOutput, released_loss.ReleasedLoss]:
+    output = echox.s2t_forward(params, cfg, {'input_ids': arrays['input_ids'], 'labels': arrays['labels'], **speech})
+    return output, _finetune_kd(params, cfg, arrays, output.hidden, output.speech.kept)
 
   @jax.jit
   def run(params):
@@ -42,24 +48,29 @@ def _kd_rows(golden: Golden, cfg: EchoXConfig, speech: dict[str, np.ndarray], ki
       output, found = forward(params, cfg)
       return {'loss': found.loss, 'unit_ce': found.unit_ce}, (output, found)
     _, pull, (output, found) = jax.vjp(losses, params, has_aux=True)
-    gradients = [pull({name: np.float32(name == _KD[kind]) for name in ('loss', 'unit_ce')})[0] for kind in kinds]
-    adapt = functools.partial(DenoisingAdapter(cfg).apply, {'params': params['denoising_adapter']})
-    return output, found, gradients, [adapt(arrays[f'{kind}/aligner_in']) for kind in kinds]
+    parts = {}
+    for kind in kinds:
+      states = arrays[f'{kind}/aligner_in']
+      adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, states)
+      given = _finetune_kd(params, cfg, arrays, states, output.speech.kept)
+      parts[kind] = pull({name: np.float32(name == _KD[kind]) for name in ('loss', 'unit_ce')})[0], adapted, given
+    return output, found, parts
 
-  output, found, gradients, adapted = run(params)
+  output, found, parts = run(params)
   tensors = [*released.s2t_rules(cfg), *released_units.unit_rules(cfg)]
   spoken = arrays['sub_lengths'].reshape(-1) >= 0  # of absent slices nothing counts
   result = []
-  for kind, gradient, aligned in zip(kinds, gradients, adapted):
+  for kind, (gradient, adapted, given) in parts.items():
     golden_of, name = arrays.under(f'{kind}/'), f'stage3/{kind}'
     length = golden_of['aligner_in'].shape[1]
     valid = np.asarray(output.valid)[:, :length]
+    states = golden_of['aligner_in'][:, :valid.shape[1]]
     result += [identical(f'{name}/flat_targets', found.labels, golden_of['flat_targets']),
                identical(f'{name}/t2u_mask', found.valid, golden_of['t2u_mask']),
-               close(f'{name}/aligner_in', output.hidden[:, :length][valid], golden_of['aligner_in'][valid]),
-               close(f'{name}/aligner_out', aligned, golden_of['aligner_out']),
-               close(f'{name}/t2u_inputs_embeds', found.inputs, golden_of['t2u_inputs_embeds']),
-               close(f'{name}/t2u_logits', found.logits[spoken], golden_of['t2u_logits'][spoken])]
+               close(f'{name}/aligner_in', output.hidden[:, :length][valid], states[valid]),
+               close(f'{name}/aligner_out', adapted, golden_of['aligner_out']),
+               close(f'{name}/t2u_inputs_embeds', given.inputs, golden_of['t2u_inputs_embeds']),
+               close(f'{name}/t2u_logits', given.logits[spoken], golden_of['t2u_logits'][spoken])]
     ours = {'loss': getattr(found, _KD[kind]), 'unit_ce': found.unit_ce, 'cosine_loss': found.cosine,
             'cosine_weight': found.cosine_weight}
     result += [relative(f'{name}/{key}', value, golden_of[key]) for key, value in ours.items() if not np.isnan(golden_of[key])]
@@ -68,22 +79,20 @@ def _kd_rows(golden: Golden, cfg: EchoXConfig, speech: dict[str, np.ndarray], ki
     by_name[_TEXT_TABLE] = np.where(np.arange(cfg.llm.vocab_size)[:, None] == cfg.special_ids.pad, 0, by_name[_TEXT_TABLE])
     result += gradient_rows(name, by_name, golden_of)
   if 'kd_train' in kinds:
-    lower = jax.jit(lambda params: forward(params, in_bfloat16(cfg))[1].loss)(params)
-    result.append(relative('stage3/kd_train/bf16_loss', lower, arrays['kd_train/loss'], BFLOAT16_LOSS))
+    lower = jax.jit(lambda params: forward(params, in_bfloat16(cfg, adapter=False))[1].loss)(params)
+    result.append(relative('stage3/kd_train/bf16_loss', lower, arrays['kd_train/loss'], BFLOAT16_LOSS, 'adapter in float32'))
   return result
 
 
-def _finetune_kd(params: dict[str, Any], cfg: EchoXConfig, arrays: Any,
-                 speech: dict[str, np.ndarray]) -> tuple[echox.S2TOutput, released_loss.ReleasedLoss]:
-  """The forward pass of a batch and its loss."""
+def _finetune_kd(params: dict[str, Any], cfg: EchoXConfig, arrays: Arrays, hidden: jax.Array,
+                 kept: jax.Array) -> released_loss.ReleasedLoss:
+  """The loss, given the LLM states float[B,T,D] and how many positions the clips took int[B]."""
   ids, labels = arrays['input_ids'], arrays['labels']
   counts = (labels != IGNORE).sum(axis=1)
   words = np.stack([np.pad(row[row != IGNORE], (0, counts.max() - n)) for row, n in zip(labels, counts)])
-  audio_at = np.argmax(ids == cfg.special_ids.audio, axis=1)
-  output = echox.s2t_forward(params, cfg, {'input_ids': ids, 'labels': labels, **speech})
-  starts = audio_at + output.speech.kept - 1 + arrays['assistant_after_audio_shifts']
-  return output, released_loss.finetune_kd(
-      params, cfg, output.hidden, words, starts, arrays['sub_lengths'], arrays['unit_targets'], int(arrays['sub_lengths'].max()))
+  starts = np.argmax(ids == cfg.special_ids.audio, axis=1) + kept - 1 + arrays['assistant_after_audio_shifts']
+  return released_loss.finetune_kd(params, cfg, hidden, words, starts, arrays['sub_lengths'], arrays['unit_targets'],
+                                   int(arrays['sub_lengths'].max()))
 
 
 def _finetune_rows(golden: Golden, cfg: EchoXConfig, speech: dict[str, np.ndarray]) -> list[Row]:
