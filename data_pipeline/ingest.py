@@ -109,7 +109,8 @@ def _plan(reader: readers.Reader, source: Path, refused: Quarantine) -> Plans:
   missing = [f'{name}/{split}' for name, splits in plans.items() for split, chosen in splits.items() if not chosen]
   if missing:
     name, split = missing[0].split('/')
-    raise DataError(f'{source} has nothing for {missing[0]}: add items with {name[:-1]}_audio and "split": "{"train" if split == "train" else "test"}".')
+    raise DataError(f'{source} has nothing for {missing[0]}: add items with {name[:-1]}_audio and '
+                    f'"split": "{"train" if split == "train" else "test"}".')
   return plans
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 
 from data_pipeline import decoding, ingest, quarantine
 from data_pipeline.quarantine import Unusable
@@ -24,10 +25,12 @@ def _rated(path, rate):
 
 
 def _long(path):
-  """Three hours in a file that takes no room."""
-  with soundfile.SoundFile(path, 'w', 16000, 1, format='FLAC') as f:
-    for _ in range(180):
-      f.write(np.zeros(960000, np.int16))
+  """Three hours in a file that takes no room: a header, and a hole."""
+  audio.write_wav(path, np.zeros(0))
+  header, size = bytearray(path.read_bytes()), 2 * 3 * 3600 * 16000
+  header[4:8], header[40:44] = (36 + size).to_bytes(4, 'little'), size.to_bytes(4, 'little')
+  path.write_bytes(header)
+  os.truncate(path, 44 + size)
 
 
 def _cut(path, name):
@@ -36,14 +39,14 @@ def _cut(path, name):
 
 
 BAD_FILES = {
-    'empty file': ('0.wav', lambda p: p.touch()),
+    'empty file': ('zero.wav', lambda p: p.touch()),
     'damaged': ('text.wav', lambda p: p.write_text('no audio at all' * 9)),
     'truncated': ('cut.wav', lambda p: _cut(p, 'cut.wav')),
     'damaged ': ('cut.flac', lambda p: _cut(p, 'cut.flac')),
     'wrong rate': ('1hz.wav', lambda p: _rated(p, 1)),
     'wrong rate ': ('192khz.wav', lambda p: _rated(p, 192_000)),
     'not finite': ('nan.wav', lambda p: soundfile.write(p, np.r_[voice(), np.nan], 16000, subtype='FLOAT')),
-    'over-long': ('hours.flac', _long),
+    'over-long': ('hours.wav', _long),
     'too short': ('click.wav', lambda p: audio.write_wav(p, voice(100))),
     'too short ': ('header.wav', lambda p: audio.write_wav(p, np.zeros(0))),
     'silent': ('silent.wav', lambda p: audio.write_wav(p, np.zeros(8000))),
@@ -70,17 +73,16 @@ def test_every_bad_input_is_listed_and_the_good_ones_stay(tmp_path):
   by_file = {line['id']: line for line in found if line['id'].endswith(('.wav', '.flac'))}
   assert {line['id']: line['reason'] for line in by_file.values()} == {name: reason.strip() for reason, (name, _) in BAD_FILES.items()}
   assert all(line['file'].endswith(name) for name, line in by_file.items())
-  assert {'file': f'{path}:15', 'id': '', 'set': '', 'source': str(path), 'reason': 'not JSON'}.items() <= found[0].items() or len(found) > 1
   assert all(set(line) == {'source', 'id', 'set', 'file', 'reason', 'detail'} and line['detail'] for line in found)
   assert list(recordings.examples(tmp_path / 'data', 'questions', 'train')) == ['good']
   assert summary['quarantined_share'] == round(len(found) / (len(found) + 4), 4)
 
 
-def test_a_file_with_a_header_that_lies_about_hours_is_never_read(tmp_path, monkeypatch):
-  _long(tmp_path / 'a.flac')
+def test_hours_of_audio_are_refused_unread(tmp_path, monkeypatch):
+  _long(tmp_path / 'a.wav')
   monkeypatch.setattr(soundfile, 'read', lambda *_, **__: pytest.fail('read'))
   with pytest.raises(Unusable, match='10800.0 s'):
-    decoding.decode(str(tmp_path / 'a.flac'), 30.0)
+    decoding.decode(str(tmp_path / 'a.wav'), 30.0)
 
 
 def test_too_much_stops_the_job_and_writes_no_data(tmp_path):
@@ -143,7 +145,8 @@ def test_several_sources_share_a_folder(tmp_path):
     quarantine.read(data / 'quarantine.jsonl')
 
 
-def test_random_bytes_are_never_more_than_unusable(tmp_path):
+def test_random_bytes_are_never_more_than_unusable(tmp_path, monkeypatch):
+  monkeypatch.setattr(shutil, 'which', lambda _: None)  # ffmpeg is not what is tested, and takes long to start
   heads = {'wav': recordings.write(tmp_path / 'g.wav').read_bytes(), 'flac': recordings.write(tmp_path / 'g.flac').read_bytes(),
            'ogg': recordings.write(tmp_path / 'g.ogg', 16000).read_bytes(), 'mp3': recordings.write(tmp_path / 'g.mp3', 16000).read_bytes()}
   rng, refused = np.random.default_rng(0), 0

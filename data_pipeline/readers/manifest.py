@@ -50,8 +50,9 @@ def _columns(source: Path, line: str | Entry) -> list[str]:
   columns = [name.strip() for name in line.split('\t')] if isinstance(line, str) else []
   wrong = [name for name in columns if name not in FIELDS]
   if wrong or len(set(columns)) < len(columns) or not {'id', 'answer'} <= set(columns):
-    raise DataError(f'{source} does not name its columns in the first line{f" ({wrong[0]!r} is none)" if wrong else ""}: write a line with id, answer '
-                    f'and any of {", ".join(name for name in FIELDS if name not in ("id", "answer"))}, parted by tabs.')
+    example = f' ({wrong[0]!r} is none)' if wrong else ''
+    raise DataError(f'{source} does not name its columns in the first line{example}: write a line with id, answer and any of '
+                    f'{", ".join(name for name in FIELDS if name not in ("id", "answer"))}, parted by tabs.')
   return columns
 
 
