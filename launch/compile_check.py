@@ -11,7 +11,6 @@ Bytes are those of one chip; a program that does not fit names what it needs. Wh
 
 import argparse
 import dataclasses
-import json
 import math
 from pathlib import Path
 import sys
@@ -23,7 +22,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
-from data_pipeline import batches, rows, selection
+from data_pipeline import batches, rows
 from echox_jax import chips, collectives, errors, files, sharding, topologies
 from echox_jax.inference import steps
 from echox_jax.training import flops, stages, state, step
