@@ -11,7 +11,6 @@ import logging
 from flax import struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from echox_jax import errors, sharding
 
