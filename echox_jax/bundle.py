@@ -8,7 +8,7 @@
 One that was imported may hold less: an encoder alone, say. What needs an absent part says so (`require`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import json
@@ -71,19 +71,24 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     yield beside
 
 
-def check_replaceable(folder: str | os.PathLike[str]) -> None:
-  """Raises CheckpointError if `folder` exists and is neither empty nor a model folder."""
-  folder = Path(folder)
-  if folder.exists() and not folder.is_dir() or folder.is_dir() and any(folder.iterdir()) and not is_model(folder):
-    raise errors.CheckpointError(f'{folder} exists and is not an exported model: choose another folder.')
-
-
 def is_model(folder: str | os.PathLike[str]) -> bool:
   """True if the config in `folder` is one of ours."""
+  return config_has(folder, 'special_ids')
+
+
+def config_has(folder: str | os.PathLike[str], field: str) -> bool:
+  """True if `folder` holds a config.json with `field` in it."""
   try:
-    return 'special_ids' in json.loads((Path(folder) / CONFIG).read_text('utf-8'))
+    return field in json.loads((Path(folder) / CONFIG).read_text('utf-8'))
   except (OSError, ValueError, TypeError):
     return False
+
+
+def check_replaceable(folder: str | os.PathLike[str], is_own: Callable[[Path], bool] = is_model, what: str = 'an exported model') -> None:
+  """Raises CheckpointError if `folder` exists and is neither empty nor what `is_own` recognises (`what`, in the message)."""
+  folder = Path(folder)
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) and not is_own(folder)):
+    raise errors.CheckpointError(f'{folder} exists and is not {what}: choose another folder.')
 
 
 def write_params(folder: Path, specs: Mapping[str, tensor_files.Spec], arrays: Iterable[tuple[str, int | None, np.ndarray]]) -> None:

@@ -1,4 +1,4 @@
-"""What chips can do: published peaks of dense bfloat16 products, memory and its bandwidth."""
+"""What chips can do: published peaks of dense bfloat16 products, and memory."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -15,28 +15,26 @@ class Chip:
     kinds: how JAX's `device_kind` begins, in lower case.
     peak_flops: dense bfloat16 FLOP/s.
     hbm_bytes: memory.
-    hbm_bandwidth: bytes/s.
   """
   name: str
   kinds: tuple[str, ...]
   peak_flops: float
   hbm_bytes: int
-  hbm_bandwidth: float
 
 
 # The first that fits counts, so that longer names stand before their beginnings.
 CHIPS = (
-    Chip('v4', ('tpu v4',), 275 * _TERA, 32 * _GIB, 1.228e12),
-    Chip('v5e', ('tpu v5 lite', 'tpu v5e'), 197 * _TERA, 16 * _GIB, 0.819e12),
-    Chip('v5p', ('tpu v5p', 'tpu v5'), 459 * _TERA, 95 * _GIB, 2.765e12),
-    Chip('v6e', ('tpu v6 lite', 'tpu v6e'), 918 * _TERA, 32 * _GIB, 1.638e12),
-    Chip('A100 80 GB', ('nvidia a100-sxm4-80gb', 'nvidia a100 80gb'), 312 * _TERA, 80 * _GIB, 2.039e12),
-    Chip('A100 40 GB', ('nvidia a100',), 312 * _TERA, 40 * _GIB, 1.555e12),
-    Chip('L4', ('nvidia l4',), 121 * _TERA, 24 * _GIB, 0.300e12),
-    Chip('H200', ('nvidia h200',), 989 * _TERA, 141 * 10**9, 4.8e12),
-    Chip('H100 PCIe', ('nvidia h100 pcie',), 756 * _TERA, 80 * _GIB, 2.0e12),
-    Chip('H100', ('nvidia h100',), 989 * _TERA, 80 * _GIB, 3.35e12),
-    Chip('B200', ('nvidia b200',), 2250 * _TERA, 180 * 10**9, 8.0e12),
+    Chip('v4', ('tpu v4',), 275 * _TERA, 32 * _GIB),
+    Chip('v5e', ('tpu v5 lite', 'tpu v5e'), 197 * _TERA, 16 * _GIB),
+    Chip('v5p', ('tpu v5p', 'tpu v5'), 459 * _TERA, 95 * _GIB),
+    Chip('v6e', ('tpu v6 lite', 'tpu v6e'), 918 * _TERA, 32 * _GIB),
+    Chip('A100 80 GB', ('nvidia a100-sxm4-80gb', 'nvidia a100 80gb'), 312 * _TERA, 80 * _GIB),
+    Chip('A100 40 GB', ('nvidia a100',), 312 * _TERA, 40 * _GIB),
+    Chip('L4', ('nvidia l4',), 121 * _TERA, 24 * _GIB),
+    Chip('H200', ('nvidia h200',), 989 * _TERA, 141 * 10**9),
+    Chip('H100 PCIe', ('nvidia h100 pcie',), 756 * _TERA, 80 * _GIB),
+    Chip('H100', ('nvidia h100',), 989 * _TERA, 80 * _GIB),
+    Chip('B200', ('nvidia b200',), 2250 * _TERA, 180 * 10**9),
 )
 
 

@@ -1,7 +1,6 @@
 """Models -> the formats that others read: which there are, and how each is written, whole or not at all."""
 
 from collections.abc import Callable
-import json
 from pathlib import Path
 
 from echox_jax import bundle, errors, files
@@ -37,8 +36,7 @@ def export(checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_s
   if options and to != 'echox':
     raise errors.EchoXError(f'the format {to!r} takes no {", ".join("--" + name.replace("_", "-") for name in options)}: leave it out.')
   is_own, write = FORMATS[to]
-  if out.exists() and (not out.is_dir() or any(out.iterdir()) and not is_own(out)):
-    raise errors.CheckpointError(f'{out} exists and is not an export of the format {to!r}: choose another folder.')
+  bundle.check_replaceable(out, is_own, f'an export of the format {to!r}')
   source = source_lib.open_source(checkpoint)
   with files.atomic_dir(out) as beside:
     notes = write(beside, source, **options)
@@ -72,10 +70,7 @@ def _is_stablehlo(folder: Path) -> bool:
 
 
 def _is_echox(folder: Path) -> bool:
-  try:
-    return OWN_CONFIG in json.loads((folder / released_export.CONFIG).read_text('utf-8'))
-  except (OSError, ValueError, TypeError):
-    return False
+  return bundle.config_has(folder, OWN_CONFIG)
 
 
 # Format -> (is a folder one of it, writes one).

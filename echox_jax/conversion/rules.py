@@ -100,8 +100,7 @@ def check(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
   """Shapes of all tensors; a lazy mapping knows them without reading (`shapes`)."""
-  known = getattr(tensors, 'shapes', None)
-  return dict(known) if known is not None else {name: tuple(value.shape) for name, value in tensors.items()}
+  return {name: tensor.shape for name, tensor in lazy.entries(tensors).items()}
 
 
 def read(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Iterator[tuple[str, int | None, np.ndarray]]:
