@@ -2,6 +2,9 @@
 
 The global order is a function of seed and epoch, and what is random in a row one of seed and place in that order. So a batch
 follows from its number: a resumed run goes on with the very same batches, whatever number of processes shares their rows.
+
+With `data.buckets` the clips of a batch are of one length class, and no longer padded than that. With `data.packing` a row holds
+as many examples as find room in it, one behind the other. Which stand where is planned from their sizes (`packing.py`).
 """
 
 from collections import Counter
@@ -12,13 +15,16 @@ import sys
 from typing import Any
 
 from absl import flags
-from data_pipeline import rows, selection
+from data_pipeline import packing, rows, selection
 from echox_jax import errors
+from echox_jax.prompts import IGNORE
 from echox_jax.training.experiment import ExperimentConfig
 import grain
 import numpy as np
 
 _PREFETCHED = 4  # batches
+_ENDLESS = 2 ** 40
+_PACKED_STAGES, _HEARING_STAGES = ('text', 's2t', 't2c'), ('s2t', 'echo')
 
 
 def make_iterator(experiment: ExperimentConfig, workdir: str | Path, share: Sequence[int] | None = None) -> 'BatchIterator':
@@ -35,20 +41,25 @@ def make_iterator(experiment: ExperimentConfig, workdir: str | Path, share: Sequ
       s2t, echo: also ctc_labels int32[B,C], states float16[B,E,D] and state_lengths int32[B], or with `data.cached_states`
         off audio float32[B,S] and audio_lengths int32[B];
       t2c: input_ids, labels int32[B,T];
+      text, s2t, t2c with `data.packing`: also segments int32[B,T]; clips and ctc_labels have an axis of clips after B;
       vocoder: units int32[B,F], audio float32[B,F*hop], real_frames int32[B], reduced_units, durations int32[B,R].
     T, C, E, F, R are `max_tokens`, `max_ctc_labels`, `max_states`, `segment_frames`, `max_reduced_units` of the config's `data`.
 
   Raises:
-    ConfigError: no rows, an unknown stage.
+    ConfigError: no rows, an unknown stage, packing or buckets that the stage does not know.
     DataError: data that is missing, or none of which fits.
   """
   batch_size = experiment.train.batch_size
   if batch_size < 1:
     raise errors.ConfigError(f'train.batch_size is {batch_size}: make it at least 1.')
   share = tuple(range(batch_size) if share is None else share)
+  check_packing(experiment)
   chosen = selection.select(experiment, workdir)
   if chosen.left_out and 0 in share:
     print(f'stage {experiment.stage}: {len(chosen)} rows; left out {selection.in_words(chosen.left_out)}.', file=sys.stderr)
+  if experiment.data.packing or experiment.data.buckets:
+    gather = GatherPlanned(chosen, make_plan(experiment, chosen.rows), Finish(experiment), share)
+    return BatchIterator(grain.MapDataset.range(_ENDLESS).map(gather), batch_size, experiment.data.workers)
   stream = grain.MapDataset.source(chosen).seed(experiment.seed).shuffle().repeat().random_map(Finish(experiment))
   dataset = grain.MapDataset.range(len(stream) // batch_size).map(Gather(stream, batch_size, share))
   return BatchIterator(dataset, batch_size, experiment.data.workers)
@@ -60,8 +71,44 @@ def describe(experiment: ExperimentConfig, workdir: str | Path) -> dict[str, Any
   return {'stage': experiment.stage, 'sets': list(experiment.data.sets), 'rows': len(chosen), 'left_out': dict(Counter(chosen.left_out))}
 
 
+def check_packing(experiment: ExperimentConfig) -> None:
+  """Raises ConfigError where the stage cannot be packed, or has no clips to sort."""
+  stage, data = experiment.stage, experiment.data
+  if data.packing and stage not in _PACKED_STAGES:
+    raise errors.ConfigError(f'stage {stage!r} takes one example a row: set data.packing to false (it is for {", ".join(_PACKED_STAGES)}).')
+  if data.buckets and stage not in _HEARING_STAGES:
+    raise errors.ConfigError(f'stage {stage!r} hears no clips: leave data.buckets empty (they are for {", ".join(_HEARING_STAGES)}).')
+  if any(not 0 < bucket <= data.max_states for bucket in data.buckets):
+    raise errors.ConfigError(f'data.buckets {data.buckets} are not all from 1 to data.max_states = {data.max_states}: change them.')
+
+
+def make_plan(experiment: ExperimentConfig, chosen: Sequence[selection.Row]) -> packing.Plan:
+  """Which rows stand in which batch. A batch's bucket is the length of its clips in states, 0 in stages that do not hear.
+
+  How many positions a clip keeps is known only when it is heard: a place is kept for one a token that was said, and the blanks
+  around them. What a packed row has too many is cut off at its end and counted (`overflow_positions`). Rows of a bucket have
+  room for as many clips as their dialogues fill a row on average.
+  """
+  data, budget = experiment.data, experiment.model.adapter.shrink_budget
+  ladder = np.asarray(sorted({*data.buckets, data.max_states}) if experiment.stage in _HEARING_STAGES else [0])
+  buckets = ladder[np.searchsorted(ladder, [row.states for row in chosen])]
+  if not data.packing:
+    return packing.Plan(buckets, np.ones((len(chosen), 1), int), {int(b): (1,) for b in ladder}, experiment.train.batch_size, experiment.seed)
+
+  tokens = np.asarray([len(row.tokens['input_ids']) for row in chosen])
+  sizes, room = tokens[:, None], {0: (data.max_tokens,)}
+  if experiment.stage in _HEARING_STAGES:
+    kept = [min(budget, row.states // 2, 2 * len(row.tokens['ctc_labels']) + 1) - 1 if row.states else 0 for row in chosen]
+    heard = np.asarray([row.states > 0 for row in chosen])
+    length, positions = data.max_tokens + budget - 1, tokens + kept
+    clips = {int(b): positions[heard & (buckets == b)] for b in ladder}
+    sizes = np.stack([heard, tokens, positions], axis=1).astype(int)
+    room = {b: (max(1, round(length / x.mean())) if len(x) else 1, data.max_tokens, length) for b, x in clips.items()}
+  return packing.Plan(buckets, sizes, room, experiment.train.batch_size, experiment.seed)
+
+
 class BatchIterator:
-  """Batches in order. Its state, JSON, is the number of examples that all processes together have taken.
+  """Batches in order. Its state, JSON, is the number of examples (packed: rows) that all processes together have taken.
 
   Args:
     batches: by number.
@@ -119,11 +166,35 @@ class Gather:
 
 
 @dataclasses.dataclass(frozen=True)
+class GatherPlanned:
+  """The wanted rows of a batch that a plan tells, by its number."""
+  chosen: selection.Selection
+  plan: packing.Plan
+  finish: 'Finish'
+  share: tuple[int, ...]
+
+  def __call__(self, number: int) -> selection.Arrays:
+    batch, experiment = self.plan[number], self.finish.experiment
+    example = lambda epoch, index: (self.chosen[index], np.random.default_rng((experiment.seed, epoch, index)))
+    examples = ([example(*place) for place in batch.rows[row]] for row in self.share)
+    if experiment.data.packing:
+      clips = self.plan.room[batch.bucket][0]
+      return rows.stack([self.finish.packed(some, batch.bucket, clips) for some in examples])
+    return rows.stack([self.finish.plain(*one, batch.bucket) for one, in examples])
+
+
+@dataclasses.dataclass(frozen=True)
 class Finish:
   """The random part of a row, and its static shape: augmentation, segment, padding."""
   experiment: ExperimentConfig
 
   def __call__(self, row: selection.Arrays, rng: np.random.Generator) -> selection.Arrays:
+    """One example, in a row of the longest bucket."""
+    states = self.experiment.data.max_states
+    return self.packed([(row, rng)], states, 1) if self.experiment.data.packing else self.plain(row, rng, states)
+
+  def plain(self, row: selection.Arrays, rng: np.random.Generator, states: int) -> selection.Arrays:
+    """One example; room for `states` of its clip."""
     data = self.experiment.data
     if self.experiment.stage == 'vocoder':
       hop = self.experiment.model.vocoder.code_hop_size
@@ -131,13 +202,27 @@ class Finish:
               **rows.runs(row['units'], data.max_reduced_units, rng)}
     fills, sizes = selection.token_fills(self.experiment), selection.token_sizes(data)
     out = {name: rows.pad(row[name], sizes[name][0], fill) for name, fill in fills.items() if name in row}
-    if 'ctc_labels' in row and data.cached_states:
-      states = rows.augment(row['states'], data.augment, rng, data.max_states) if 'states' in row else self._no_states
-      out |= {'states': rows.pad(states, data.max_states), 'state_lengths': np.int32(len(states))}
-    elif 'ctc_labels' in row:
-      audio = row.get('audio', np.zeros(0, np.float32))
-      out |= {'audio': rows.pad(audio, selection.max_samples(self.experiment)), 'audio_lengths': np.int32(len(audio))}
-    return out
+    return out | self._clip(row, rng, states) if 'ctc_labels' in row else out
+
+  def packed(self, examples: Sequence[tuple[selection.Arrays, np.random.Generator]], states: int,
+             clips: int) -> selection.Arrays:
+    """Examples one behind the other, their clips side by side, `clips` of them, each with room for `states`."""
+    data, special = self.experiment.data, self.experiment.model.special_ids
+    out = rows.pack([row for row, _ in examples], data.max_tokens, special.pad)
+    if self.experiment.stage not in _HEARING_STAGES:
+      return out
+    size, fill = data.max_ctc_labels, IGNORE
+    heard = [(row, rng) for row, rng in examples if special.audio in row['input_ids']]
+    heard += [({'ctc_labels': np.zeros(0, np.int32)}, None)] * (clips - len(heard))
+    return out | rows.stack([{'ctc_labels': rows.pad(row['ctc_labels'], size, fill), **self._clip(row, rng, states)} for row, rng in heard])
+
+  def _clip(self, row: selection.Arrays, rng: np.random.Generator | None, states: int) -> selection.Arrays:
+    data = self.experiment.data
+    if data.cached_states:
+      found = rows.augment(row['states'], data.augment, rng, states) if 'states' in row else self._no_states
+      return {'states': rows.pad(found, states), 'state_lengths': np.int32(len(found))}
+    audio = row.get('audio', np.zeros(0, np.float32))
+    return {'audio': rows.pad(audio, selection.max_samples(self.experiment, states)), 'audio_lengths': np.int32(len(audio))}
 
   @property
   def _no_states(self) -> np.ndarray:

@@ -28,6 +28,18 @@ def text_to_codec_row(ids: SpecialIds, profile: prompts.Profile, text: Sequence[
   return _labelled(*prompts.text_to_codec_row(ids, profile, text, [int(word) for word in unit_words], vocab_size))
 
 
+def pack(examples: Sequence[Mapping[str, np.ndarray]], size: int, fill: int) -> dict[str, np.ndarray]:
+  """Rows one behind the other: `input_ids`, `labels` and `segments` int32[size], the last 1, 2... and 0 where nothing is."""
+  out = {'input_ids': np.full(size, fill, np.int32), 'labels': np.full(size, IGNORE, np.int32), 'segments': np.zeros(size, np.int32)}
+  start = 0
+  for number, row in enumerate(examples, 1):
+    stop = start + len(row['input_ids'])
+    out['input_ids'][start:stop], out['labels'][start:stop], out['segments'][start:stop] = row['input_ids'], row['labels'], number
+    out['labels'][start] = IGNORE  # what stands before it is another row
+    start = stop
+  return out
+
+
 def pad(values: np.ndarray, size: int, fill: int | float = 0) -> np.ndarray:
   """[N, ...] -> [size, ...], filled up with `fill`; N <= size."""
   out = np.full((size, *values.shape[1:]), fill, values.dtype)

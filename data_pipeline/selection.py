@@ -23,11 +23,15 @@ HOP = 320  # samples a unit or an encoder state: 50 Hz at 16 kHz
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-  """One row: its token arrays, and the turn (record `index` of set number `source`) whose speech belongs to it, if any."""
+  """One row: its token arrays, and the turn (record `index` of set number `source`) whose speech belongs to it, if any.
+
+  `states`: length of the speech as the speech encoder gives it, in the stages that hear.
+  """
   tokens: Arrays
   source: int = -1
   index: int = -1
   turn: int = -1
+  states: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,10 +122,9 @@ def in_words(left_out: Mapping[str, int]) -> str:
   return ', '.join(f'{count} {reason}' for reason, count in left_out.items())
 
 
-def max_samples(experiment: ExperimentConfig) -> int:
-  """Samples of a batch of audio: with the silence that the encoder adds, `max_states` states."""
-  padding = round(experiment.model.audio_padding_seconds * schema.SAMPLE_RATE)
-  return experiment.data.max_states * HOP - padding
+def max_samples(experiment: ExperimentConfig, states: int) -> int:
+  """Samples of a clip that gives so many states, with the silence that the encoder adds."""
+  return states * HOP - round(experiment.model.audio_padding_seconds * schema.SAMPLE_RATE)
 
 
 def _text_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
@@ -163,7 +166,7 @@ def _speech_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
   data, ids = experiment.data, experiment.model.special_ids
   system = tokenizer.encode(experiment.model.system_message)
   lengths, what, limit = (
-      ('state_lengths', 'states', data.max_states) if data.cached_states else ('audio_lengths', 'samples', max_samples(experiment)))
+      ('state_lengths', 'states', data.max_states) if data.cached_states else ('audio_lengths', 'samples', max_samples(experiment, data.max_states)))
   for number, source in enumerate(sources):
     for i in range(len(source)):
       record = source[i]
@@ -178,7 +181,8 @@ def _speech_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
           tokens = rows.question_row(ids, system, heard, tokenizer.encode(answer['text']), audio=True)
           tokens['ctc_labels'] = np.asarray(heard, np.int32)
           if _fits(tokens, data, left_out):
-            yield Row(tokens, number, i, turn)
+            states = length if data.cached_states else data.max_states - (limit - length) // HOP
+            yield Row(tokens, number, i, turn, states)
 
 
 def _codec_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:

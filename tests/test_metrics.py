@@ -14,10 +14,10 @@ class _Clock:
     monkeypatch.setattr(metrics.time, 'perf_counter', lambda: self.now)
 
 
-def _window(log, clock, step, seconds):
+def _window(log, clock, step, seconds, flops=0.0):
   clock.now += seconds
-  log.add({'loss': 1.0, 'grad_norm': 1.0}, 0.0)
-  log.add({'loss': 3.0, 'grad_norm': 1.0}, 0.0)
+  log.add({'loss': 1.0, 'grad_norm': 1.0}, 0.0, flops)
+  log.add({'loss': 3.0, 'grad_norm': 1.0}, 0.0, flops)
   log.flush(step)
   return log.last
 
@@ -38,8 +38,8 @@ def test_goodput_counts_what_lies_between_runs_and_steps_that_were_lost(tmp_path
 
 def test_flops_become_rates(tmp_path, monkeypatch):
   clock = _Clock(monkeypatch)
-  log = metrics.Metrics(tmp_path / 'metrics.jsonl', 'text', 0, 10, flops_per_step=4e12, peak_flops=8e12)
-  record = _window(log, clock, 2, 2.0)
+  log = metrics.Metrics(tmp_path / 'metrics.jsonl', 'text', 0, 10, peak_flops=8e12)
+  record = _window(log, clock, 2, 2.0, 4e12)
   log.close()
   assert record['model_flops_per_second'] == 4e12 and record['mfu'] == 0.5
   log = metrics.Metrics(tmp_path / 'other.jsonl', 'text', 0, 10)

@@ -50,6 +50,13 @@ class Mask:
     return functools.reduce(jnp.logical_and, seen) if seen else None
 
 
+def segment_positions(segments: Array) -> Array:
+  """int[B,T] -> int[B,T]: 0, 1, 2... anew in every segment."""
+  at = jnp.arange(segments.shape[1])
+  begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+  return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
+
+
 def attention(query: Array, key: Array, value: Array, mask: Mask = Mask(), dropout: Callable[[Array], Array] | None = None,
               backend: str = 'xla') -> Array:
   """Attention with grouped key/value heads; softmax in float32.

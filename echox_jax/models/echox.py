@@ -12,7 +12,7 @@ from echox_jax import errors
 from echox_jax.config import EchoXConfig
 from echox_jax.models import log_mel
 from echox_jax.models.adapter import SoundwaveAdapter, Speech
-from echox_jax.models.attention import Mask
+from echox_jax.models.attention import Mask, segment_positions
 from echox_jax.models.llama import Llama
 from echox_jax.models.whisper import WhisperEncoder, num_states
 from echox_jax.prompts import IGNORE, get_profile
@@ -24,19 +24,25 @@ STATES_PER_SECOND = 50
 class Spliced(NamedTuple):
   """LLM input rows of T' = T + turns * (budget - 1) positions, padded at the right (T' = T without speech).
 
+  Packed rows have T' = T + budget - 1, whatever number of clips is in them: few clips use their whole budget.
+
   Attributes:
     inputs: float[B,T',D] embeddings, zero beyond the row.
     valid: bool[B,T'], positions of the row.
-    positions: int[B,T'], 0, 1, 2...
+    positions: int[B,T'], 0, 1, 2..., anew in each segment.
     labels: int[B,T'], the token at each position where it counts, else IGNORE.
     prompt_keys: bool[B,T'], what may be seen at *inference*: `valid`, in the profile `released` without EOTs of rows
       with audio (facts 3, "Inference mask").
+    segments: int[B,T'], which of the rows packed into this one, 1, 2...; 0 = padding. None: not packed.
+    overflow: int[B], positions at the end of a packed row that found no room.
   """
   inputs: Array
   valid: Array
   positions: Array
   labels: Array
   prompt_keys: Array
+  segments: Array | None = None
+  overflow: Array | None = None
 
 
 class S2TOutput(NamedTuple):
@@ -47,6 +53,8 @@ class S2TOutput(NamedTuple):
   positions: Array
   inputs: Array
   speech: Speech | None
+  segments: Array | None = None
+  overflow: Array | None = None
 
 
 def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: Array) -> tuple[Array, Array]:
@@ -55,15 +63,17 @@ def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: A
   Args:
     params: with the group `whisper`.
     cfg: `audio_padding_seconds` of silence are encoded behind each clip, or `pad_audio_to_30_s` fills Whisper's window.
-    audio: float[B,samples], 16 kHz mono.
-    audio_lengths: int[B], samples of each clip; 0 = no speech.
+    audio: float[...,samples], 16 kHz mono.
+    audio_lengths: int[...], samples of each clip; 0 = no speech.
 
   Returns:
-    (states float[B,E,Dw] at 50 Hz without gradient, state_lengths int[B]).
+    (states float[...,E,Dw] at 50 Hz without gradient, state_lengths int[...]).
 
   Raises:
     AudioError: longer than the encoder's window.
   """
+  clips = audio_lengths.shape
+  audio, audio_lengths = audio.reshape(-1, audio.shape[-1]), audio_lengths.reshape(-1)
   window = 2 * cfg.whisper.max_positions * log_mel.HOP
   if audio.shape[1] > window:
     raise errors.AudioError(f'{audio.shape[1] / log_mel.SAMPLE_RATE:.1f} s of audio are more than the '
@@ -76,7 +86,7 @@ def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: A
   covered = samples if cfg.pad_audio_to_30_s else jnp.minimum(audio_lengths + silence, samples)
   mel_lengths = jnp.where(audio_lengths > 0, covered // log_mel.HOP, 0)
   states = WhisperEncoder(cfg.whisper).apply({'params': params['whisper']}, mel, mel_lengths)
-  return jax.lax.stop_gradient(states), num_states(mel_lengths)
+  return jax.lax.stop_gradient(states).reshape(*clips, *states.shape[1:]), num_states(mel_lengths).reshape(clips)
 
 
 def embed_speech(params: dict, cfg: EchoXConfig, states: Array, state_lengths: Array, *, deterministic: bool = True,
@@ -90,8 +100,8 @@ def ctc_logits(params: dict, cfg: EchoXConfig, frames: Array) -> Array:
   return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, frames, method='ctc_logits')
 
 
-def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech | None,
-           labels: Array | None = None) -> Spliced:
+def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech | None, labels: Array | None = None,
+           segments: Array | None = None) -> Spliced:
   """Puts speech in the place of the AUDIO ids, with static shapes.
 
   Args:
@@ -100,6 +110,7 @@ def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech
     token_embeddings: float[B,T,D].
     speech: of the rows, its n-th turn for the n-th AUDIO id (only `embeddings` and `kept` are read); None = rows stay as they are.
     labels: int[B,T], labels[b,t] is the token at t or IGNORE; None = all IGNORE.
+    segments: int[B,T] of packed rows, 0 = padding; `speech` then has an axis of clips, those of a row in their order.
 
   Returns:
     `Spliced`; each AUDIO id has become `kept` positions, everything contiguous.
@@ -109,7 +120,7 @@ def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech
   labels = jnp.full_like(ids, IGNORE) if labels is None else labels
   used = (ids != special.pad) | (labels != IGNORE)  # pad and EOT may be one id: a supervised EOT is no padding
   row_length = jnp.max(jnp.where(used, jnp.arange(1, length + 1), 0), axis=1)
-  in_row = jnp.arange(length) < row_length[:, None]
+  in_row = jnp.arange(length) < row_length[:, None] if segments is None else segments > 0
   is_audio = ids == special.audio
   if speech is None:
     slots, budget, kept = token_embeddings[:, :0], 0, jnp.ones((batch, 1), jnp.int32)
@@ -119,7 +130,7 @@ def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech
     budget, width = speech.embeddings.shape[-2:]
     slots = speech.embeddings.reshape(batch, -1, width)
     kept = speech.kept.reshape(batch, -1)
-    extra = kept.shape[1] * (budget - 1)
+    extra = (kept.shape[1] if segments is None else 1) * (budget - 1)
 
   turn = jnp.minimum(jnp.maximum(jnp.cumsum(is_audio, axis=1) - 1, 0), kept.shape[1] - 1)
   widths = jnp.where(is_audio, jnp.take_along_axis(kept, turn, axis=1), 1) * in_row
@@ -136,22 +147,26 @@ def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech
   bank = jnp.concatenate([token_embeddings, slots.astype(token_embeddings.dtype)], axis=1)
   inputs = jnp.where(valid[..., None], jnp.take_along_axis(bank, index[..., None], axis=1), 0)
 
+  if segments is not None:
+    segments = jnp.where(valid, take(segments), 0)
+    positions = segment_positions(segments)
   hidden_eot = get_profile(cfg.profile).mask_prompt_eot & jnp.any(is_audio, axis=1, keepdims=True)
   return Spliced(
       inputs, valid, positions,
       labels=jnp.where(valid & ~speaking, take(labels), IGNORE),
-      prompt_keys=valid & ~(hidden_eot & ~speaking & (take(ids) == special.eot)))
+      prompt_keys=valid & ~(hidden_eot & ~speaking & (take(ids) == special.eot)),
+      segments=segments, overflow=None if segments is None else jnp.maximum(ends[:, -1] - length - extra, 0))
 
 
 def s2t_forward(params: dict, cfg: EchoXConfig, batch: dict, *, deterministic: bool = True,
                 rngs: dict | None = None) -> S2TOutput:
-  """One teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal (facts 3).
+  """One teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal (facts 3), within each segment.
 
   Args:
     params: groups `llm`, for speech `adapter`, for waveforms `whisper`.
     cfg: the model.
     batch: `input_ids` int[B,T]; `labels` int[B,T] or absent; `states` + `state_lengths`, or `audio` + `audio_lengths`, or
-      neither (text only).
+      neither (text only); `segments` int[B,T] of packed rows, whose speech has an axis of clips after B.
     deterministic: no dropout.
     rngs: {'dropout': key} where not deterministic.
   """
@@ -159,13 +174,19 @@ def s2t_forward(params: dict, cfg: EchoXConfig, batch: dict, *, deterministic: b
   if 'states' in batch or 'audio' in batch:
     states, lengths = ((batch['states'], batch['state_lengths']) if 'states' in batch
                        else encode_speech(params, cfg, batch['audio'], batch['audio_lengths']))
+    clips = lengths.shape
+    if 'segments' in batch:  # clips of one row are no turns of one conversation
+      states, lengths = states.reshape(-1, *states.shape[-2:]), lengths.reshape(-1)
     speech = embed_speech(params, cfg, states, lengths, deterministic=deterministic, rngs=rngs)
+    if 'segments' in batch:
+      speech = Speech(*(x.reshape(*clips, *x.shape[1:]) for x in speech))
   llm, variables = Llama(cfg.llm), {'params': params['llm']}
   embeddings = llm.apply(variables, batch['input_ids'], method='embed')
-  row = splice(cfg, batch['input_ids'], embeddings, speech, batch.get('labels'))
-  hidden, _ = llm.apply(variables, row.inputs, row.positions, Mask(row.valid, causal=True),
+  row = splice(cfg, batch['input_ids'], embeddings, speech, batch.get('labels'), batch.get('segments'))
+  # Padding stands at the right, where no real position sees it.
+  hidden, _ = llm.apply(variables, row.inputs, row.positions, Mask(segments=row.segments, causal=True),
                         deterministic=deterministic, rngs=rngs, method='hidden')
-  return S2TOutput(hidden, row.labels, row.valid, row.positions, row.inputs, speech)
+  return S2TOutput(hidden, row.labels, row.valid, row.positions, row.inputs, speech, row.segments, row.overflow)
 
 
 def lm_logits(params: dict, cfg: EchoXConfig, hidden: Array) -> Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import layers
-from echox_jax.models.attention import Mask
+from echox_jax.models.attention import Mask, segment_positions
 from echox_jax.models.llama import Cache, Trunk
 
 Array = jax.Array
@@ -56,10 +56,15 @@ class UnitDecoder(nn.Module):
     """float[...,h] -> float32[...,V+U]."""
     return self.lm_head.attend(hidden)
 
-  def __call__(self, text_table: Array, ids: Array, valid: Array | None = None, deterministic: bool = True) -> Array:
-    """int[B,T] -> hidden float[B,T,h]: causal, `valid` bool[B,T] tells which positions may be seen by later ones."""
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    return self.hidden(self.embed(text_table, ids), positions, Mask(valid, causal=True), deterministic=deterministic)[0]
+  def __call__(self, text_table: Array, ids: Array, valid: Array | None = None, segments: Array | None = None,
+               deterministic: bool = True) -> Array:
+    """int[B,T] -> hidden float[B,T,h]: causal, `valid` bool[B,T] tells which positions may be seen by later ones.
+
+    `segments` int[B,T] of packed rows: each sees only itself and has positions of its own.
+    """
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape) if segments is None else segment_positions(segments)
+    mask = Mask(valid, segments, causal=True)
+    return self.hidden(self.embed(text_table, ids), positions, mask, deterministic=deterministic)[0]
 
 
 class DenoisingAdapter(nn.Module):

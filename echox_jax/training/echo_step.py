@@ -56,19 +56,19 @@ def t2c_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
 
   Args:
     params: groups `unit_text_embedding` and `t2c`.
-    batch: `input_ids`, `labels` int[B,T]; the labels of a row stand in one piece.
+    batch: `input_ids`, `labels` int[B,T], the labels of a row in one piece; or packed rows, with `segments` int[B,T].
     rng: dropout key.
-    experiment: its `data.max_unit_words` (+ BOS and EOT) is the room for labels, so that logits exist only there.
+    experiment: its `data.max_unit_words` (+ BOS and EOT) is the room for labels of a row that is not packed, so that logits exist only there.
 
   Returns:
     (loss, metrics `unit_ce`, `tokens`, `overflow_unit_words`).
   """
   cfg, ids = experiment.model, batch['input_ids']
   hides_eot = prompts.get_profile(cfg.profile).mask_unit_eot
-  valid = ids != cfg.special_ids.eot if hides_eot else jnp.ones(ids.shape, bool)
+  valid = ids != cfg.special_ids.eot if hides_eot else None
   hidden = UnitDecoder(cfg).apply({'params': params['t2c']}, params['unit_text_embedding']['embedding'], ids, valid,
-                                  deterministic=False, rngs={'dropout': rng})
-  room = min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
+                                  batch.get('segments'), deterministic=False, rngs={'dropout': rng})
+  room = ids.shape[1] - 1 if 'segments' in batch else min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
   hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
   ce = chunked.cross_entropy(hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens)
   return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}

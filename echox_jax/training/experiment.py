@@ -35,6 +35,8 @@ class DataConfig:
   Rows that exceed a size are left out and counted, never cut silently. `max_tokens` is the length of a whole row, prompt and
   answer; `max_reduced_units` bounds what the duration predictor sees of a clip at a time; `workers` > 0 reads in that many
   processes. `written_fraction` of the rows of s2t and echo are written questions, without speech.
+  `packing`: rows of text, t2c and s2t hold as many examples as find room.
+  `buckets`: lengths in states; the clips of a batch are padded to the first one that they fit in, the last is `max_states`.
   """
   sets: tuple[str, ...] = ()
   cached_states: bool = True
@@ -46,6 +48,8 @@ class DataConfig:
   segment_frames: int = 50
   max_reduced_units: int = 128
   workers: int = 0
+  packing: bool = False
+  buckets: tuple[int, ...] = ()
   augment: AugmentConfig = AugmentConfig()
 
 

@@ -13,7 +13,9 @@ seen, half of the square. Rows count with all positions of their static shape, p
 whole budget, which they seldom do (pseudo-labels are about 1 % of a step of echo training).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import math
+from typing import Any, NamedTuple
 
 from echox_jax import prompts
 from echox_jax.config import DiscriminatorConfig, EchoXConfig, LlamaConfig, VocoderConfig, WhisperConfig
@@ -23,14 +25,22 @@ from echox_jax.training.experiment import ExperimentConfig
 Parts = dict[str, float]
 
 
-def step_flops(experiment: ExperimentConfig) -> float:
-  """FLOPs of a step of the stage, over all devices."""
-  return sum(stage_flops(experiment).values())
+class Clips(NamedTuple):
+  """Clips of a batch, and their length in states."""
+  number: int
+  states: int
 
 
-def stage_flops(experiment: ExperimentConfig) -> Parts:
+def step_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> float:
+  """FLOPs of a step of the stage, over all devices; with `data.buckets` they depend on the (global) batch."""
+  return sum(stage_flops(experiment, batch).values())
+
+
+def stage_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> Parts:
   """The same by part."""
-  stages = {'text': _text, 's2t': _s2t, 't2c': _t2c, 'echo': _echo, 'vocoder': _vocoder}
+  if experiment.stage in ('s2t', 'echo'):
+    return {'s2t': _s2t, 'echo': _echo}[experiment.stage](experiment, _clips(experiment, batch))
+  stages = {'text': _text, 't2c': _t2c, 'vocoder': _vocoder}
   return stages[experiment.stage](experiment)
 
 
@@ -38,7 +48,7 @@ def prefill_flops(experiment: ExperimentConfig) -> float:
   """Reading a batch of the longest questions: Whisper, adapter, LLM, and the head at one position."""
   cfg, rows, data = experiment.model, experiment.train.batch_size, experiment.data
   length = data.max_tokens + cfg.adapter.shrink_budget - 1
-  return (_heard(experiment) + adapter_forward(cfg, rows, data.max_states // 2)['layers']
+  return (_heard(experiment, _clips(experiment)) + adapter_forward(cfg, rows, data.max_states // 2)['layers']
           + sum(llama_forward(cfg.llm, rows, length).values()) + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows))
 
 
@@ -128,12 +138,23 @@ def _text(experiment: ExperimentConfig) -> Parts:
   return {'llm': 3 * (forward['base'] + forward['attention']) + 2 * forward['lora'], 'lm_head': 3 * head}
 
 
-def _s2t(experiment: ExperimentConfig) -> Parts:
+def _clips(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> Clips:
+  """What a batch of a hearing stage has; None: of the longest bucket."""
+  data = experiment.data
+  if batch is None:
+    return Clips(experiment.train.batch_size, data.max_states)
+  if 'states' in batch:
+    return Clips(math.prod(batch['state_lengths'].shape), batch['states'].shape[-2])
+  silence = experiment.model.audio_padding_seconds * log_mel.SAMPLE_RATE
+  return Clips(math.prod(batch['audio_lengths'].shape), round((batch['audio'].shape[-1] + silence) / (2 * log_mel.HOP)))
+
+
+def _s2t(experiment: ExperimentConfig, clips: Clips) -> Parts:
   cfg, data, rows = experiment.model, experiment.data, experiment.train.batch_size
   length = data.max_tokens + cfg.adapter.shrink_budget - 1
-  adapter = adapter_forward(cfg, rows, data.max_states // 2)
+  adapter = adapter_forward(cfg, clips.number, clips.states // 2)
   return {
-      'whisper': 0.0 if data.cached_states else _heard(experiment),
+      'whisper': 0.0 if data.cached_states else _heard(experiment, clips),
       'adapter': 2 * adapter['projection'] + 3 * (adapter['layers'] + adapter['attention']),
       'ctc_head': 3 * adapter['head'],
       'llm': _under_lora(cfg.llm, rows, length),
@@ -142,11 +163,11 @@ def _s2t(experiment: ExperimentConfig) -> Parts:
 
 def _t2c(experiment: ExperimentConfig) -> Parts:
   cfg, data, rows = experiment.model, experiment.data, experiment.train.batch_size
-  room = min(data.max_tokens - 1, data.max_unit_words + 2)
+  room = data.max_tokens - 1 if data.packing else min(data.max_tokens - 1, data.max_unit_words + 2)
   return {'t2c': 3 * _unit_decoder(cfg, rows, data.max_tokens), 't2c_head': 3 * _unit_head(cfg, rows * room)}
 
 
-def _echo(experiment: ExperimentConfig) -> Parts:
+def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
   cfg, data, rows, choices = experiment.model, experiment.data, experiment.train.batch_size, experiment.train.loss
   width, vocabulary = cfg.llm.hidden_size, cfg.llm.vocab_size
   slices, tokens, words = choices.slices_per_batch or rows * cfg.streaming.max_slices, cfg.streaming.max_slice_tokens, data.max_unit_words
@@ -154,7 +175,7 @@ def _echo(experiment: ExperimentConfig) -> Parts:
   free = prompts.get_profile(cfg.profile).free_unit_ids
   said, choices_of_each = words + (2 if free else 1), cfg.unit_decoder.unit_vocab_size + (vocabulary if free else 1)
   prompt = tokens + len(prompts.slice_prefix(cfg.special_ids, prompts.get_profile(cfg.profile))) + len(prompts.slice_suffix(cfg.special_ids))
-  parts = _s2t(experiment) | {
+  parts = _s2t(experiment, clips) | {
       'pseudo_labels': (_unit_decoder(cfg, slices, prompt + said)
                         + head_forward(cfg.unit_decoder.trunk.hidden_size, choices_of_each, slices * said)),
       'denoising_adapter': 3 * slices * tokens * 4 * width * cfg.unit_decoder.denoising_intermediate_size,
@@ -179,11 +200,11 @@ def _vocoder(experiment: ExperimentConfig) -> Parts:
       'discriminators': (1 + 2 + 3 + 3) * judged}
 
 
-def _heard(experiment: ExperimentConfig) -> float:
+def _heard(experiment: ExperimentConfig, clips: Clips) -> float:
   """Log-mel and Whisper."""
-  cfg, rows, states = experiment.model, experiment.train.batch_size, experiment.data.max_states
-  states = cfg.whisper.max_positions if cfg.pad_audio_to_30_s else states
-  return log_mel_forward(cfg.whisper.num_mel_bins, rows, 2 * states) + whisper_forward(cfg.whisper, rows, states)
+  cfg = experiment.model
+  states = cfg.whisper.max_positions if cfg.pad_audio_to_30_s else clips.states
+  return log_mel_forward(cfg.whisper.num_mel_bins, clips.number, 2 * states) + whisper_forward(cfg.whisper, clips.number, states)
 
 
 def _under_lora(cfg: LlamaConfig, rows: int, length: int) -> float:

@@ -86,8 +86,7 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
     meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model), 'sources': trained_from}
     save = lambda: checkpoints.save(done, current.params(), current.opt_state, iterator, meta | {'step': done})
-    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, flops.step_flops(experiment),
-                          chips.peak_flops(mesh.devices.flat), started)
+    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, chips.peak_flops(mesh.devices.flat), started)
     stack.callback(log.close)
     trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
     stop = stack.enter_context(preemption.watch())
@@ -98,16 +97,18 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
       batch = step.put_batch(_next(iterator, stage, done), mesh)
       waited = time.perf_counter() - waited
       variant = train_step.variant(done)
-      if variant not in compiled:
+      form = variant, *(value.shape for value in batch.values())  # buckets have shapes of their own
+      if form not in compiled:
         before = time.perf_counter()
         arguments = (current.step, current.trainable, current.opt_state, current.frozen, batch)
-        compiled[variant] = train_step.functions[variant].lower(*arguments).compile()
+        compiled[form] = train_step.functions[variant].lower(*arguments).compile(), flops.step_flops(experiment, batch)
         log.compiled(done, variant, time.perf_counter() - before)
+      function, cost = compiled[form]
       trace.before(done)
-      current, values = train_step(compiled[variant], current, batch)
+      current, values = train_step(function, current, batch)
       done += 1
       trace.after(done, values)
-      log.add(values, waited)
+      log.add(values, waited, cost)
       stopping = stop(done)
       saving = done % experiment.train.checkpoint_every == 0 or done == steps or stopping
       if saving or done % experiment.train.log_every == 0:

@@ -30,15 +30,14 @@ class Metrics:
     stage: for the progress bar and messages.
     step: where the run starts.
     steps: where it ends.
-    flops_per_step: model FLOPs of a step over all devices; None = not known.
     peak_flops: what all devices together can do, FLOP/s; None = not known.
     started: time.time() when this run began; None = now.
   """
 
-  def __init__(self, file: Path, stage: str, step: int, steps: int, flops_per_step: float | None = None,
-               peak_flops: float | None = None, started: float | None = None):
+  def __init__(self, file: Path, stage: str, step: int, steps: int, peak_flops: float | None = None,
+               started: float | None = None):
     self._file, self._stage, self._writes = Path(file), stage, jax.process_index() == 0
-    self._flops_per_step, self._peak_flops = flops_per_step, peak_flops
+    self._peak_flops = peak_flops
     self.last = truncate(self._file, step) if self._writes else {}  # the newest record of a window
     before = self.last.get('job_seconds', 0.0)  # of the runs that this one continues
     self._job_started = self.last['time'] - before if before else time.time() if started is None else started
@@ -51,12 +50,13 @@ class Metrics:
 
   def _begin(self) -> None:
     self._window: list[dict[str, jax.Array]] = []
-    self._data_time, self._excluded, self._start = 0.0, 0.0, time.perf_counter()
+    self._data_time, self._flops, self._excluded, self._start = 0.0, 0.0, 0.0, time.perf_counter()
 
-  def add(self, values: dict[str, jax.Array], data_time: float) -> None:
-    """Adds one step; values stay on the device until the window ends."""
+  def add(self, values: dict[str, jax.Array], data_time: float, flops: float = 0.0) -> None:
+    """Adds one step; values stay on the device until the window ends. `flops`: of the model, over all devices; 0 = not known."""
     self._window.append(values)
     self._data_time += data_time
+    self._flops += flops
     self._bar.update()
 
   def exclude(self, seconds: float) -> None:
@@ -92,8 +92,8 @@ class Metrics:
       if name in record:
         record[f'{name}_per_second'] = record[name] / seconds
     record |= {'step_time': seconds / len(window), 'data_time': self._data_time / len(window)}
-    if self._flops_per_step is not None:
-      record['model_flops_per_second'] = self._flops_per_step / record['step_time']
+    if self._flops:
+      record['model_flops_per_second'] = self._flops / seconds
       if self._peak_flops is not None:
         record['mfu'] = record['model_flops_per_second'] / self._peak_flops
     self._productive += seconds

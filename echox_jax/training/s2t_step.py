@@ -18,7 +18,7 @@ def text_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
 
   Args:
     params: group `llm`.
-    batch: `input_ids`, `labels` int[B,T].
+    batch: `input_ids`, `labels` int[B,T]; `segments` int[B,T] where rows are packed.
     rng: dropout key.
     experiment: the job.
 
@@ -36,12 +36,14 @@ def s2t_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
   Args:
     params: groups `llm`, `adapter` (and `whisper` where states are not cached).
     batch: `input_ids`, `labels` int[B,T], `ctc_labels` int[B,C], `states` float[B,E,Dw] + `state_lengths` int[B] or
-      `audio` float[B,samples] + `audio_lengths` int[B]; speech and `ctc_labels` may have a turn axis after B.
+      `audio` float[B,samples] + `audio_lengths` int[B]; speech and `ctc_labels` may have a turn axis after B. Packed rows
+      have `segments` int[B,T], and an axis of clips in its place.
     rng: dropout key.
     experiment: the job.
 
   Returns:
-    (loss, metrics `text_ce`, `ctc`, `tokens`, `audio_seconds`, `kept_frames`, `overflow_shrink`).
+    (loss, metrics `text_ce`, `ctc`, `tokens`, `audio_seconds`, `kept_frames`, `overflow_shrink`, and of packed rows
+      `overflow_positions`).
   """
   output = echox.s2t_forward(params, experiment.model, batch, deterministic=False, rngs={'dropout': rng})
   return loss_of_output(params, batch, output, experiment)
@@ -58,11 +60,15 @@ def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
   ctc, _ = chunked.ctc_loss(frames, params['adapter']['ctc_head']['embedding'], speech.frame_lengths.reshape(-1), ctc_labels,
                             experiment.model.special_ids.audio, choices.chunk_tokens)
   count = lambda x: jnp.sum(x).astype(jnp.float32)
+  more = {}
+  if 'segments' in batch:  # the mean is one over dialogues, not over the clips that there is room for
+    ctc *= len(frames) / jnp.maximum(count(jnp.max(batch['segments'], axis=1)), 1.0)
+    more['overflow_positions'] = count(output.overflow)
   seconds = (count(batch['audio_lengths']) / SAMPLE_RATE if 'audio_lengths' in batch
              else count(batch['state_lengths']) / echox.STATES_PER_SECOND)
   return ce.mean + choices.ctc_weight * ctc, {
       'text_ce': ce.mean, 'ctc': ctc, 'tokens': ce.count, 'audio_seconds': seconds, 'kept_frames': count(speech.kept),
-      'overflow_shrink': count(speech.overflow)}
+      'overflow_shrink': count(speech.overflow)} | more
 
 
 def next_token_loss(params: dict, output: echox.S2TOutput, chunk: int = 0) -> losses.Mean:

@@ -1,0 +1,115 @@
+"""Which examples stand in which batch where rows are packed or clips are sorted by length.
+
+A plan follows from sizes, seed and number alone. Every epoch takes all examples in an order of its own; each goes into a row of
+its bucket, and batch_size full rows of one bucket are a batch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import itertools
+import threading
+
+import numpy as np
+
+_OPEN_ROWS = 64  # rows of a bucket that wait for more, at most, and at most a quarter of an epoch's
+_REMEMBERED = 1024  # batches: prefetching looks ahead a little, and nothing looks back
+
+Row = tuple[tuple[int, int], ...]  # (epoch, index) of each example
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Rows of one bucket."""
+  bucket: int
+  rows: tuple[Row, ...]
+
+
+class Plan:
+  """Batches by number, without end.
+
+  Args:
+    buckets: int[N], the bucket of each example.
+    sizes: int[N,S], what each example takes of a row, in several measures.
+    room: of a row, int[S] by bucket; every example fits by itself. Rows are filled so that the first and the last measure run
+      out together.
+    batch_size: rows.
+    seed: of the order.
+  """
+
+  def __init__(self, buckets: np.ndarray, sizes: np.ndarray, room: Mapping[int, Sequence[int]], batch_size: int, seed: int):
+    self._buckets, self._sizes, self.room = buckets, sizes, dict(room)
+    self._batch_size, self._seed = batch_size, seed
+    self._begin()
+
+  def __getitem__(self, number: int) -> Batch:
+    with self._lock:
+      if number < self._next - len(self._known):
+        self._begin()
+      while self._next <= number:
+        self._known[self._next] = next(self._batches)
+        self._known.pop(self._next - _REMEMBERED, None)
+        self._next += 1
+      return self._known[number]
+
+  def __getstate__(self):
+    return (self._buckets, self._sizes, self.room, self._batch_size, self._seed)  # what reading goes on from is found again
+
+  def __setstate__(self, state):
+    self.__init__(*state)
+
+  def _begin(self) -> None:
+    self._lock = threading.RLock()
+    self._next, self._known, self._batches = 0, {}, self._generate()
+
+  def _generate(self) -> Iterator[Batch]:
+    waiting = {bucket: [] for bucket in self.room}
+    for bucket, row in self._rows():
+      waiting[bucket].append(row)
+      if len(waiting[bucket]) == self._batch_size:
+        yield Batch(bucket, tuple(waiting[bucket]))
+        waiting[bucket] = []
+
+  def _rows(self) -> Iterator[tuple[int, Row]]:
+    """Rows in the order in which they are full."""
+    bins = {bucket: _Bins(np.asarray(room), self._sizes[self._buckets == bucket]) for bucket, room in self.room.items()}
+    for epoch in itertools.count():  # rows that are open at its end go on in the next, no longer
+      for index in np.random.default_rng((self._seed, epoch)).permutation(len(self._sizes)):
+        bucket = int(self._buckets[index])
+        for row in bins[bucket].add((epoch, int(index)), self._sizes[index]):
+          yield bucket, row
+      for bucket, open_rows in bins.items():
+        yield from ((bucket, row) for row in open_rows.close_before(epoch))
+
+
+class _Bins:
+  """Open rows of a bucket: each example goes where it leaves what others will fill best, or else as little as can be."""
+
+  def __init__(self, room: np.ndarray, sizes: np.ndarray):
+    count = int(np.clip((sizes.sum(axis=0) / room).max() / 4, 1, _OPEN_ROWS))
+    self._pace = room[-1] / room[0] if len(room) > 1 else 0.0
+    self._room, self._left = room, np.repeat(room[None], count, axis=0)
+    self.items: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+
+  def add(self, item: tuple[int, int], size: np.ndarray) -> list[Row]:
+    """The rows that this has made full."""
+    done = []
+    fits = (self._left >= size).all(axis=1)
+    if not fits.any():
+      done.append(self._close(int((self._left / self._room).sum(axis=1).argmin())))
+      fits = (self._left >= size).all(axis=1)
+    left = self._left - size
+    row = int(np.where(fits, np.abs(left[:, -1] - self._pace * left[:, 0]), np.inf).argmin())
+    self.items[row].append(item)
+    self._left[row] -= size
+    if (self._left[row] == 0).any():
+      done.append(self._close(row))
+    return done
+
+  def close_before(self, epoch: int) -> list[Row]:
+    """The rows that have waited since an earlier epoch."""
+    return [self._close(row) for row, items in enumerate(self.items) if items and items[0][0] < epoch]
+
+  def _close(self, row: int) -> Row:
+    closed, self.items[row] = tuple(self.items[row]), []
+    self._left[row] = self._room
+    return closed
