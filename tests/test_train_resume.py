@@ -45,8 +45,8 @@ def _at_step(monkeypatch, step, action):
   """Calls `action` once, when `step` steps are done."""
   add, done = metrics.Metrics.add, []
 
-  def counting(self, values, data_time):
-    add(self, values, data_time)
+  def counting(self, *values):
+    add(self, *values)
     done.append(1)
     if len(done) == step:
       action()
