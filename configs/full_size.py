@@ -5,6 +5,9 @@ speech the adapter keeps one frame for each run of equal CTC labels, a run a tok
 a second are about four tokens and eight runs, 240 in 30 s. What finds no room is counted (`overflow_shrink`); that is most
 of a clip as long as the CTC head has learned nothing.
 
+Rows of `s2t` and `t2c` are packed, about six dialogues or five speeches a row (`python -m launch.bench padding`); a row of `echo` is one
+dialogue. Clips are padded to the first of `BUCKETS` that they fit in; each is a compiled step (`--compilation_cache` keeps them).
+
 Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the device: states of Whisper large-v3 take 3.8 MB for half a
 minute, and caching those of a thousand hours would take half a terabyte.
 
@@ -23,6 +26,8 @@ from echox_jax.training.experiment import ExperimentConfig
 POSITIONS = 1024  # of the LLM, a row
 BUDGET = 256  # of them for speech
 CHUNK = 8192  # positions of a global batch whose logits exist at a time
+BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)  # encoder states, 50 a second
+DIALOGUES, SPEECHES = 6, 5  # in a packed row
 
 WHISPER_LARGE_V3 = dict(num_mel_bins=128, hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20)
 # mHuBERT's 11th layer and 1,000 units (facts 11); the size of the unit language is an estimate (facts 12).
@@ -41,10 +46,10 @@ def model(llm: Mapping[str, Any], unit_trunk: Mapping[str, Any], whisper: Mappin
     whisper, units: fields of `WhisperConfig` and `UnitsConfig`.
     **others: fields of `EchoXConfig`.
   """
-  compute = dict(dtype='bfloat16', remat='full')
+  compute = dict(dtype='bfloat16', attention='auto', remat='full')
   inherited = {name: llm[name] for name in ('rope_theta', 'rope_scaling', 'rms_norm_eps') if name in llm}
   return dict(
-      whisper=dict(whisper, dtype='bfloat16'),
+      whisper=dict(whisper, dtype='bfloat16', attention='auto'),
       adapter=dict(num_heads=llm['num_heads'], intermediate_size=2 * llm['hidden_size'], dropout=0.1, shrink_budget=BUDGET,
                    ctc_chunk=CHUNK, dtype='bfloat16'),
       # Rank and targets: paper, training settings known.
@@ -88,23 +93,23 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
 def s2t(config: ConfigDict) -> None:
   """Adapter and LoRA learn to hear. 1.2 million rows (paper, data) are an epoch."""
   config.data.sets = ('questions/train',)
-  config.data.update(dict(max_tokens=POSITIONS - BUDGET + 1, max_ctc_labels=192, max_states=1500))
-  config.train.steps = 1_165_000 // config.train.batch_size
+  config.data.update(dict(max_tokens=POSITIONS - BUDGET + 1, max_ctc_labels=192, max_states=BUCKETS[-1], buckets=BUCKETS, packing=True))
+  config.train.steps = 1_165_000 // (DIALOGUES * config.train.batch_size)
   config.train.optimizer.update(dict(learning_rate=1e-5, warmup_steps=config.train.steps // 100))
 
 
 def t2c(config: ConfigDict) -> None:
   """A small decoder learns to turn text into unit words."""
   config.data.sets = ('answers/train',)
-  config.data.update(dict(max_tokens=POSITIONS, max_unit_words=896))
-  config.train.steps = 3 * 335_000 // config.train.batch_size
+  config.data.update(dict(max_tokens=POSITIONS, max_unit_words=896, packing=True))
+  config.train.steps = 3 * 335_000 // (SPEECHES * config.train.batch_size)
   config.train.optimizer.update(dict(learning_rate=1e-3, warmup_steps=config.train.steps // 100))
 
 
 def echo(config: ConfigDict) -> None:
   """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model, for three slices a row on average."""
   s2t(config)
-  config.data.max_unit_words = config.model.streaming.max_unit_words
+  config.data.update(dict(packing=False, max_unit_words=config.model.streaming.max_unit_words))
   config.train.steps = 160_000 // config.train.batch_size
   config.train.loss.update(dict(echo_text='argmax', slices_per_batch=3 * config.train.batch_size))
   config.train.optimizer.update(dict(learning_rate=3e-5, warmup_steps=config.train.steps // 100))

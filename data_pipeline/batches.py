@@ -18,7 +18,7 @@ from absl import flags
 from data_pipeline import packing, rows, selection
 from echox_jax import errors
 from echox_jax.prompts import IGNORE
-from echox_jax.training.experiment import ExperimentConfig
+from echox_jax.training.experiment import DataConfig, ExperimentConfig
 import grain
 import numpy as np
 
@@ -87,7 +87,7 @@ def make_plan(experiment: ExperimentConfig, chosen: Sequence[selection.Row]) -> 
 
   How many positions a clip keeps is known only when it is heard: a place is kept for one a token that was said, and the blanks
   around them. What a packed row has too many is cut off at its end and counted (`overflow_positions`). Rows of a bucket have
-  room for as many clips as their dialogues fill a row on average.
+  room for as many clips as their dialogues fill a row on average, `most_clips` at most.
   """
   data, budget = experiment.data, experiment.model.adapter.shrink_budget
   ladder = np.asarray(sorted({*data.buckets, data.max_states}) if experiment.stage in _HEARING_STAGES else [0])
@@ -103,8 +103,14 @@ def make_plan(experiment: ExperimentConfig, chosen: Sequence[selection.Row]) -> 
     length, positions = data.max_tokens + budget - 1, tokens + kept
     clips = {int(b): positions[heard & (buckets == b)] for b in ladder}
     sizes = np.stack([heard, tokens, positions], axis=1).astype(int)
-    room = {b: (max(1, round(length / x.mean())) if len(x) else 1, data.max_tokens, length) for b, x in clips.items()}
+    fill = lambda b, x: min(most_clips(data, b), max(1, round(length / x.mean()))) if len(x) else 1
+    room = {b: (fill(b, x), data.max_tokens, length) for b, x in clips.items()}
   return packing.Plan(buckets, sizes, room, experiment.train.batch_size, experiment.seed)
+
+
+def most_clips(data: DataConfig, states: int) -> int:
+  """Clips that a packed row of the bucket `states` may have."""
+  return max(1, data.max_row_states // states)
 
 
 class BatchIterator:
@@ -189,9 +195,11 @@ class Finish:
   experiment: ExperimentConfig
 
   def __call__(self, row: selection.Arrays, rng: np.random.Generator) -> selection.Arrays:
-    """One example, in a row of the longest bucket."""
-    states = self.experiment.data.max_states
-    return self.packed([(row, rng)], states, 1) if self.experiment.data.packing else self.plain(row, rng, states)
+    """One example, in a row of the longest bucket, the largest that there is."""
+    data = self.experiment.data
+    if data.packing:
+      return self.packed([(row, rng)], data.max_states, most_clips(data, data.max_states))
+    return self.plain(row, rng, data.max_states)
 
   def plain(self, row: selection.Arrays, rng: np.random.Generator, states: int) -> selection.Arrays:
     """One example; room for `states` of its clip."""

@@ -5,7 +5,8 @@
 
 Needs `pip install 'echox-jax[compile]'` (libtpu) and no TPU; minutes on two cores. `--topology` is a TPU slice as the cloud names it
 (v5e:4x4, v5p:2x2x2, v6e:16x16), or cpu:8 for a dry run on virtual CPUs. Fields of the config are set as in `launch.train`.
-`prefill` reads `train.batch_size` questions of the longest size, `decode` adds a token to each; their weights are bfloat16.
+`train` takes batches of the longest bucket, packed rows with all clips that they may have. `prefill` reads `train.batch_size`
+questions of the longest size, `decode` adds a token to each; their weights are bfloat16.
 Bytes are those of one chip; a program that does not fit names what it needs. What compiles has not run.
 """
 
@@ -74,7 +75,7 @@ def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slic
 
 
 def batch_shapes(experiment: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
-  """Arrays of a whole batch of the stage, as its data pipeline makes them."""
+  """Arrays of a whole batch of the stage, as its data pipeline makes them; where sizes differ between batches, of the largest."""
   ids = np.zeros(1, np.int32)
   row = {'input_ids': ids, 'labels': ids}
   if experiment.stage in ('s2t', 'echo'):
@@ -94,7 +95,7 @@ def _train(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     lowered = functions[max(functions, key=lambda name: name == 'adversarial')].lower(
         abstract.step, abstract.trainable, abstract.opt_state, abstract.frozen, batch)
-  return lowered, abstract.params(), flops.step_flops(experiment)
+  return lowered, abstract.params(), flops.step_flops(experiment, batch)
 
 
 def _prefill(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
@@ -132,7 +133,7 @@ def _answering(experiment: ExperimentConfig, mesh: Mesh):
   sharding.check_rows(experiment.train.batch_size, mesh, 'train.batch_size')
   params = jax.tree.map(lambda leaf: leaf.update(dtype='bfloat16'), state.abstract_params(experiment.model, ANSWERING, mesh))
   wanted = ('audio', 'audio_lengths', 'input_ids')
-  heard = dataclasses.replace(experiment, stage='s2t', data=dataclasses.replace(experiment.data, cached_states=False))
+  heard = dataclasses.replace(experiment, stage='s2t', data=dataclasses.replace(experiment.data, cached_states=False, packing=False))
   arrays = {name: leaf.update(sharding=sharding.batch_sharding(mesh)) for name, leaf in batch_shapes(heard).items() if name in wanted}
   text = jax.eval_shape(_reader(experiment), params, arrays)
   cache = NamedSharding(mesh, sharding.spec((None, 'batch', None, 'kv_heads', None)))

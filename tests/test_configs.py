@@ -3,6 +3,7 @@
 import importlib
 import math
 
+from data_pipeline import batches
 from echox_jax import config as config_lib
 from echox_jax import sharding
 from echox_jax.models import params as params_lib
@@ -41,6 +42,15 @@ def test_rows_fill_1024_positions(name):
   built = job(name, 'echo')
   assert built.data.max_tokens + built.model.adapter.shrink_budget - 1 == 1024
   assert built.model.llm.max_positions >= 1024 and not built.data.cached_states
+
+
+@pytest.mark.parametrize('name', FULL_SIZE)
+def test_rows_are_packed_and_attention_follows_the_platform(name):
+  for stage in ('s2t', 't2c', 'echo'):
+    built = job(name, stage)
+    batches.check_packing(built)
+    assert built.data.packing == (stage != 'echo') and bool(built.data.buckets) == (stage != 't2c')
+    assert {built.model.llm.attention, built.model.whisper.attention, built.model.unit_decoder.trunk.attention} == {'auto'}
 
 
 @pytest.mark.parametrize('name', FULL_SIZE)

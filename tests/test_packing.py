@@ -6,7 +6,7 @@ import itertools
 import pickle
 
 from data_pipeline import batches, packing, rows, selection
-from echox_jax import errors
+from echox_jax import config, errors
 from echox_jax.models import echox
 from echox_jax.prompts import IGNORE, NANO_IDS as ids
 from echox_jax.training import echo_step, s2t_step
@@ -49,6 +49,17 @@ def test_plans_are_known_by_number_forgotten_and_sent(plan, monkeypatch):
   again = pickle.loads(pickle.dumps(plan))
   for number in (40, 38, 3, 60, 4):
     assert again[number] == plan[number]
+
+
+def test_clips_of_a_row_are_bounded():
+  settings = config.build(ExperimentConfig, dict(stage='s2t', train=dict(batch_size=1), data=dict(
+      max_tokens=100, max_states=60, buckets=(20,), packing=True, max_row_states=120), model=dict(adapter=dict(shrink_budget=1))))
+  chosen = [selection.Row({'input_ids': np.zeros(5, int), 'ctc_labels': np.zeros(3, int)}, states=n) for n in (15, 50) for _ in range(40)]
+  plan = batches.make_plan(settings, chosen)
+  assert {bucket: room[0] for bucket, room in plan.room.items()} == {20: 6, 60: 2}
+  row = {'input_ids': np.zeros(1, np.int32), 'labels': np.zeros(1, np.int32), 'ctc_labels': np.zeros(1, np.int32), 'states': np.zeros((9, 384), np.float16)}
+  largest = batches.Finish(settings)(row, np.random.default_rng(0))
+  assert largest['states'].shape == (2, 60, 384) and largest['segments'].shape == (100,)
 
 
 def test_little_of_packed_rows_is_left_empty():

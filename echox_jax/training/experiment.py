@@ -35,7 +35,8 @@ class DataConfig:
   Rows that exceed a size are left out and counted, never cut silently. `max_tokens` is the length of a whole row, prompt and
   answer; `max_reduced_units` bounds what the duration predictor sees of a clip at a time; `workers` > 0 reads in that many
   processes. `written_fraction` of the rows of s2t and echo are written questions, without speech.
-  `packing`: rows of text, t2c and s2t hold as many examples as find room.
+  `packing`: rows of text, t2c and s2t hold as many examples as find room; `max_row_states` bounds the clips of one: a bucket of
+  1500 states has room for max_row_states / 1500 of them.
   `buckets`: lengths in states; the clips of a batch are padded to the first one that they fit in, the last is `max_states`.
   """
   sets: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class DataConfig:
   max_reduced_units: int = 128
   workers: int = 0
   packing: bool = False
+  max_row_states: int = 4500
   buckets: tuple[int, ...] = ()
   augment: AugmentConfig = AugmentConfig()
 
@@ -129,7 +131,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-  """The text tokenizer: `model` is a SentencePiece file; empty = trained by precompute on the corpus text (nano)."""
+  """The text tokenizer: `model` is a SentencePiece file, or a `tokenizer.json`; empty = trained by precompute on the corpus text (nano)."""
   model: str = ''
   vocab_size: int = 512
 

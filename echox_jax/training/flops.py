@@ -32,7 +32,7 @@ class Clips(NamedTuple):
 
 
 def step_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> float:
-  """FLOPs of a step of the stage, over all devices; with `data.buckets` they depend on the (global) batch."""
+  """FLOPs of a step of the stage, over all devices; packed rows and buckets differ, so that they depend on the (global) batch."""
   return sum(stage_flops(experiment, batch).values())
 
 
