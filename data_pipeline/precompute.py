@@ -1,6 +1,6 @@
 """Everything that is computed once before training: tokenizer, k-means, units, unit language, unit words, encoder states.
 
-`run` writes under `WORKDIR/precomputed`: tokenizer.model, kmeans.safetensors, unit_language.json, the data sets with their
+`run` writes under `WORKDIR/precomputed`: tokenizer.model (or a tokenizer.json), kmeans.safetensors, unit_language.json, the data sets with their
 columns filled in, and precompute.json, which says what each step was made from and what was measured. A step whose inputs
 have not changed is skipped, so a run that was stopped goes on where it was.
 """
@@ -14,8 +14,7 @@ from typing import Any
 from data_pipeline import dataset, parts, schema, selection
 from data_pipeline.journal import Journal, file_fingerprint, fingerprint
 from echox_jax import config as config_lib
-from echox_jax import errors, files
-from echox_jax.tokenizer import TextTokenizer, train_tokenizer
+from echox_jax import errors, files, tokenizer
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract, kmeans, unit_language
 from echox_jax.units.extract import SpeechEncoder
@@ -23,8 +22,7 @@ from echox_jax.units.unit_language import UnitLanguage
 import numpy as np
 from tqdm import tqdm
 
-TOKENIZER, KMEANS, LANGUAGE, JOURNAL, PARTS = (
-    'tokenizer.model', 'kmeans.safetensors', 'unit_language.json', 'precompute.json', 'parts')
+KMEANS, LANGUAGE, JOURNAL, PARTS = 'kmeans.safetensors', 'unit_language.json', 'precompute.json', 'parts'
 LANGUAGES = ('ngram', 'bpe', 'plain')  # compared in the report
 _ASSIGNED = 65536  # states that get their units at a time
 
@@ -98,9 +96,9 @@ def pretrained_encoders(experiment: ExperimentConfig) -> Encoders:
     from echox_jax.conversion import whisper_ct2
 
     cfg, params = whisper_ct2.load_packaged_whisper(experiment.speech_encoder, model.whisper.dtype)
-    if cfg != model.whisper:
+    if dataclasses.replace(cfg, attention=model.whisper.attention) != model.whisper:
       raise errors.ConfigError(f'model.whisper has not the sizes of {experiment.speech_encoder!r}: make them those of {cfg}.')
-    return extract.speech_encoder(dataclasses.replace(model.units, encoder='whisper', layer=layer, padding_seconds=padding_seconds), cfg, params)
+    return extract.speech_encoder(dataclasses.replace(model.units, encoder='whisper', layer=layer, padding_seconds=padding_seconds), model.whisper, params)
 
   def units() -> SpeechEncoder:
     if model.units.encoder != 'hubert':
@@ -176,21 +174,23 @@ class _Job:
 
   def tokenizer(self) -> None:
     """Copies the tokenizer, or trains it on the texts of the training splits."""
-    own, target = self.experiment.tokenizer, self.folder / TOKENIZER
+    own = self.experiment.tokenizer
+    target = self.folder / tokenizer.file_name(own.model)
     learn_from = [name for name in self.sets if selection.split_name(name)[1] == 'train']
     inputs = (fingerprint(file_fingerprint(own.model)) if own.model
               else fingerprint(own.vocab_size, [self.raw_inputs(name) for name in learn_from]))
 
     def work():
+      (self.folder / tokenizer.BPE_FILE).unlink(missing_ok=True)  # of an earlier config: it would go first
       if own.model:
         files.atomic_write_bytes(target, Path(own.model).read_bytes())
         return
       texts = dict.fromkeys(turn['text'] for name in learn_from for record in _records(self.sources[name])
                             for turn in schema.text_turns(record) if turn['text'])
-      train_tokenizer(texts, target, own.vocab_size)
+      tokenizer.train_tokenizer(texts, target, own.vocab_size)
 
     self.do('tokenizer', inputs, [target], work)
-    size, limit = TextTokenizer(target).vocab_size, self.experiment.model.llm.vocab_size
+    size, limit = tokenizer.precomputed_tokenizer(self.folder).vocab_size, self.experiment.model.llm.vocab_size
     if size > limit:
       raise errors.ConfigError(f'the tokenizer has {size} ids, the LLM only {limit}: raise model.llm.vocab_size or lower tokenizer.vocab_size.')
 
@@ -325,7 +325,7 @@ class _Job:
       seconds = frames * selection.HOP / schema.SAMPLE_RATE
       report['units_per_second'] = round(sum(map(len, sequences)) / seconds, 2)
       report['unit_words_per_second'] = round(sum(len(language.encode(s)) for s in sequences) / seconds, 2)
-    report['tokenizer_vocab_size'] = TextTokenizer(self.folder / TOKENIZER).vocab_size
+    report['tokenizer_vocab_size'] = tokenizer.precomputed_tokenizer(self.folder).vocab_size
     self.journal.save()
     return {**report, 'step_seconds': {k: v['seconds'] for k, v in self.journal.content['steps'].items()}, 'ran': self.ran}
 

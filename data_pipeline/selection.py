@@ -13,7 +13,7 @@ from data_pipeline import dataset, rows, schema
 from echox_jax import audio as audio_io
 from echox_jax import errors, prompts
 from echox_jax.prompts import IGNORE
-from echox_jax.tokenizer import TextTokenizer
+from echox_jax.tokenizer import precomputed_tokenizer
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
 import numpy as np
 
@@ -107,7 +107,7 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   raw = stage == 'text' or (stage in ('s2t', 'echo') and not data.cached_states)
   folder = raw_dir(experiment, workdir) if raw else precomputed_dir(workdir)
   sources = tuple(dataset.open_dataset(folder, *split_name(name)) for name in data.sets)
-  tokenizer = None if stage == 'vocoder' else TextTokenizer(precomputed_dir(workdir) / 'tokenizer.model')
+  tokenizer = None if stage == 'vocoder' else precomputed_tokenizer(precomputed_dir(workdir))
   left_out = collections.Counter()
   kept = tuple(_SELECTORS[stage](experiment, sources, tokenizer, left_out))
   if not kept:

@@ -31,7 +31,7 @@ from echox_jax.models import params as params_lib
 from echox_jax.units.unit_language import UnitLanguage
 
 GROUPS = ('whisper', 'adapter', 'llm', 'unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder')  # what answering takes
-CONFIG, WEIGHTS, TOKENIZER, UNIT_LANGUAGE = 'config.json', 'model.safetensors', 'tokenizer.model', 'unit_language.json'
+CONFIG, WEIGHTS, UNIT_LANGUAGE = 'config.json', 'model.safetensors', 'unit_language.json'
 
 
 @dataclasses.dataclass(frozen=True)

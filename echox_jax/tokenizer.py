@@ -115,19 +115,41 @@ class BpeTokenizer:
 
 
 Tokenizer = TextTokenizer | BpeTokenizer
+_KINDS = {BPE_FILE: BpeTokenizer, SENTENCEPIECE_FILE: TextTokenizer}
+
+
+def file_name(model: str) -> str:
+  """What the tokenizer file `model`, a byte-pair one if it ends in `.json`, is called in a folder; empty = trained here."""
+  return BPE_FILE if model.endswith('.json') else SENTENCEPIECE_FILE
+
+
+def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
+  """The tokenizer file in a folder (`tokenizer.json` before `tokenizer.model`); None where there is none."""
+  return next((file for file in (Path(folder) / name for name in _KINDS) if file.is_file()), None)
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
-  """The tokenizer in a model folder (`tokenizer.json` before `tokenizer.model`); None where there is none.
+  """The tokenizer that `find_tokenizer` finds.
 
   Raises:
     DataError: the file is damaged.
     MissingExtraError: it takes a package that is not installed.
   """
-  for name, kind in ((BPE_FILE, BpeTokenizer), (SENTENCEPIECE_FILE, TextTokenizer)):
-    if (Path(folder) / name).is_file():
-      return kind(Path(folder) / name)
-  return None
+  file = find_tokenizer(folder)
+  return None if file is None else _KINDS[file.name](file)
+
+
+def precomputed_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+  """The tokenizer that precompute has put into `folder`.
+
+  Raises:
+    DataError: there is none, or it is damaged.
+    MissingExtraError: as `load_tokenizer`.
+  """
+  found = load_tokenizer(folder)
+  if found is None:
+    raise errors.DataError(f'there is no tokenizer in {folder}: run `python -m launch.precompute`, which puts it there.')
+  return found
 
 
 def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], vocab_size: int) -> TextTokenizer:

@@ -11,7 +11,7 @@ from echox_jax import config, errors
 from echox_jax.config import WhisperConfig
 from echox_jax.models import whisper
 from echox_jax.prompts import NANO_IDS
-from echox_jax.tokenizer import TextTokenizer
+from echox_jax.tokenizer import precomputed_tokenizer, TextTokenizer
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract, kmeans, unit_language
 from flax import linen as nn
@@ -150,6 +150,26 @@ def test_given_files_are_used(workdir, encoders, tmp_path):
   precompute.run(settings, tmp_path, encoders, progress=False)
   for name in ('kmeans.safetensors', 'tokenizer.model'):
     assert (tmp_path / 'precomputed' / name).read_bytes() == (made / name).read_bytes()
+
+
+def test_a_byte_pair_tokenizer_is_used_and_can_be_replaced(workdir, encoders, tmp_path):
+  tokenizers = pytest.importorskip('tokenizers', reason='the package tokenizers is not installed')
+  made = tokenizers.Tokenizer(tokenizers.models.BPE())
+  made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
+  special = [f'<|{i}|>' for i in range(16)]  # the ids that NANO_IDS takes
+  made.train_from_iterator([' '.join(WORDS)], tokenizers.trainers.BpeTrainer(
+      vocab_size=290, special_tokens=special, show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+  made.save(str(tmp_path / 'tokenizer.json'))
+  write_raw(tmp_path / 'data')
+  with_model = lambda stage, model: dataclasses.replace(experiment(stage, kmeans=str(workdir / 'precomputed' / 'kmeans.safetensors'), state_sets=()),
+                                                        tokenizer=dataclasses.replace(experiment().tokenizer, model=str(model)))
+  settings = with_model('t2c', tmp_path / 'tokenizer.json')
+  assert precompute.run(settings, tmp_path, encoders, progress=False)['tokenizer_vocab_size'] == 290
+  row = next(batches.make_iterator(settings, tmp_path))['input_ids'][0]
+  answers = [example.turns[0].text for example in dataset.read_examples(tmp_path / 'data', 'answers', 'train')]
+  assert any(answer in made.decode(row[row < 290].tolist()) for answer in answers)
+  precompute.run(with_model('t2c', workdir / 'precomputed' / 'tokenizer.model'), tmp_path, encoders, progress=False)
+  assert isinstance(precomputed_tokenizer(tmp_path / 'precomputed'), TextTokenizer)
 
 
 @pytest.mark.parametrize('change, message', [

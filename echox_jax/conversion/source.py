@@ -84,7 +84,7 @@ def open_source(folder: Path) -> Source:
   if any((folder / stage / 'config.json').is_file() for stage in ('echo', 'vocoder')):
     from echox_jax.training import assemble  # training code is imported only where training folders are read
     config, params, tokenizer, language = assemble.assemble(folder)
-    return Source(str(folder), config, trees.flatten(params), {bundle.TOKENIZER: tokenizer, bundle.UNIT_LANGUAGE: language})
+    return Source(str(folder), config, trees.flatten(params), {tokenizer.name: tokenizer, bundle.UNIT_LANGUAGE: language})
   raise errors.CheckpointError(
       f'{folder} is neither a model folder ({bundle.CONFIG} and {bundle.WEIGHTS}) nor a working folder with the stages echo and '
       'vocoder: give one of them.')

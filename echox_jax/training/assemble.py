@@ -12,6 +12,7 @@ from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import whisper_ct2
+from echox_jax.tokenizer import find_tokenizer, SENTENCEPIECE_FILE
 from echox_jax.training import checkpoint, lineage
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -41,7 +42,8 @@ def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Pa
   else:
     params |= checkpoint.load_groups(workdir / 'echo', ('whisper',))
   precomputed = workdir / 'precomputed'
-  return config, params, precomputed / 'tokenizer.model', precomputed / 'unit_language.json'
+  tokenizer = find_tokenizer(precomputed) or precomputed / SENTENCEPIECE_FILE
+  return config, params, tokenizer, precomputed / 'unit_language.json'
 
 
 def _experiment(workdir: Path, stage: str) -> ExperimentConfig:
