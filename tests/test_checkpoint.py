@@ -6,6 +6,7 @@ import pytest
 import safetensors.numpy
 
 from echox_jax import errors, sharding
+from echox_jax.prompts import NANO_IDS
 from echox_jax.training import checkpoint, init_from, stages, state
 from echox_jax.trees import flatten
 from tests import training_jobs
@@ -139,6 +140,24 @@ def test_starts_from_an_exported_model(tmp_path):
   safetensors.numpy.save_file({path: np.asarray(leaf) for path, leaf in expected.items()}, tmp_path / 'model.safetensors')
   loaded = _initial(training_jobs.experiment('s2t', init_from=(str(tmp_path),)), tmp_path)
   jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+
+
+def test_rows_of_added_special_ids_are_means_of_the_others(tmp_path):
+  """As a base Llama 3, which has no row for the AUDIO id; what lacks rows of other ids, or has more, is of another config."""
+  base, audio = 32, dict(special_ids=dataclasses.replace(NANO_IDS, audio=32))
+  rename = lambda job, **model: dataclasses.replace(job, model=dataclasses.replace(job.model, **model))
+  stored = flatten(_filled(training_jobs.experiment('text', rank=0, vocab_size=base), 0).params())
+  safetensors.numpy.save_file({path: np.asarray(leaf) for path, leaf in stored.items()}, tmp_path / 'model.safetensors')
+  job = lambda stage, size, **train: training_jobs.experiment(stage, vocab_size=size, init_from=(str(tmp_path),), **train)
+  s2t, t2c = (_initial(rename(job(stage, base + 1, frozen_dtype=dtype), **audio), tmp_path) for stage, dtype in (('s2t', 'bfloat16'), ('t2c', 'float32')))
+  for path, table in (('llm/embed_tokens/embedding', s2t), ('llm/lm_head/embedding', s2t), ('unit_text_embedding/embedding', t2c)):
+    found, known = table[path], np.asarray(stored[path.replace('unit_text_embedding', 'llm/embed_tokens')]).astype(table[path].dtype)
+    assert found.shape == (base + 1, 16) and found.dtype == ('float32' if table is t2c else 'bfloat16')
+    np.testing.assert_array_equal(found[:base], known)
+    np.testing.assert_array_equal(found[base], known.astype(np.float32).mean(axis=0).astype(found.dtype))
+  for wrong in (rename(job('s2t', base + 2), **audio), job('s2t', base + 1), rename(job('s2t', base - 1), **audio)):
+    with pytest.raises(errors.CheckpointError, match=r'is of another config: it has llm/embed_tokens/embedding as \(32, 16\)'):
+      _initial(wrong, tmp_path)
 
 
 def test_speech_encoder_comes_from_its_package(tmp_path):

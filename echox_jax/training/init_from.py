@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, placing, tensor_files
@@ -16,6 +17,7 @@ from echox_jax.trees import flatten
 
 SCRATCH = 'scratch'  # as the one entry of init_from: start from nothing, whatever the stage
 WEIGHTS = 'model.safetensors'
+_TABLES = ('llm/embed_tokens/embedding', 'llm/lm_head/embedding')  # float[V,D], a row for each id
 Specs = dict[str, jax.ShapeDtypeStruct]  # `group/path` -> shape, dtype and sharding
 
 
@@ -51,7 +53,8 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: lis
   """Those of the `wanted` parameters that do not start fresh, each on its sharding.
 
   Every group is taken whole from the first source that has it; failing that it is a copy where the table of stages says so.
-  LoRA leaves that the source lacks start fresh.
+  LoRA leaves that the source lacks start fresh. So does the row of an added special id: a base Llama 3 has 128,256 rows, and AUDIO
+  is id 128,256 of the config. It starts as the mean of the rows that there are, which makes it as likely as an average id.
 
   Raises:
     CheckpointError: a group that must come from a source is nowhere, or shapes differ.
@@ -73,24 +76,41 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: lis
           f'stage {stage.name!r} needs the parameters of {group!r}, which none of {names} has: add a checkpoint that has them to train.init_from.')
   for source in sources:
     names = {path: origin for where, pairs in pending if where is source for path, origin in pairs.items()}
-    loaded |= _read(source, names, wanted)
+    loaded |= _read(source, names, wanted, set(dataclasses.asdict(experiment.model.special_ids).values()))
   return loaded
 
 
-def _read(source: Source, names: dict[str, str], wanted: Specs) -> dict[str, jax.Array]:
+def _read(source: Source, names: dict[str, str], wanted: Specs, special_ids: set[int]) -> dict[str, jax.Array]:
   """Reads {our path: path in the source}; two of ours may be one of the source's."""
   names = {path: origin for path, origin in names.items()
            if origin in source.shapes or not path.endswith(('/lora_a', '/lora_b'))}
   # Where one of two users is trained, the other frozen in a narrower type, it is read for the trained one.
   specs = {names[path]: wanted[path] for path in sorted(names, key=lambda path: wanted[path].dtype.itemsize)}
-  checkpoint.check_shapes(source.name, source.shapes, {origin: spec.shape for origin, spec in specs.items()})
-  arrays = source.read(specs) if specs else {}
+  stored = {origin: _stored(origin, spec, source.shapes.get(origin), special_ids) for origin, spec in specs.items()}
+  checkpoint.check_shapes(source.name, source.shapes, {origin: spec.shape for origin, spec in stored.items()})
+  arrays = source.read(stored) if stored else {}
+  arrays |= {origin: _with_added_rows(arrays[origin], spec) for origin, spec in specs.items() if spec is not stored[origin]}
   first_user = {}
   for path, origin in names.items():
     first_user.setdefault(origin, path)
   # A second user gets a buffer of its own: trained parameters are donated to the step, frozen ones are not.
   own = lambda path, origin: arrays[origin] if first_user[origin] == path else arrays[origin].copy()
   return {path: own(path, origin).astype(wanted[path].dtype) for path, origin in names.items()}
+
+
+def _stored(origin: str, spec: jax.ShapeDtypeStruct, found: tuple[int, ...] | None, special_ids: set[int]) -> jax.ShapeDtypeStruct:
+  """`spec`, without the rows of special ids that the source's table, of shape `found`, is lacking."""
+  added = range(found[0], spec.shape[0]) if origin in _TABLES and found else ()
+  return spec.update(shape=(found[0], *spec.shape[1:])) if added and special_ids.issuperset(added) else spec
+
+
+def _with_added_rows(table: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
+  """The table at the length of `spec`: what is new are means of the rest."""
+  def lengthen(table):
+    mean = jnp.mean(table, axis=0, keepdims=True, dtype=jnp.float32).astype(table.dtype)
+    return jnp.concatenate([table, jnp.repeat(mean, spec.shape[0] - len(table), axis=0)])
+
+  return jax.jit(lengthen, out_shardings=spec.sharding)(table)
 
 
 def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:
