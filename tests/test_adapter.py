@@ -93,6 +93,17 @@ def test_budget_larger_than_the_clip():
   assert overflow[0] == 0
 
 
+def test_less_kept_for_the_backward_pass_changes_nothing(params, states):
+  def gradients(remat):
+    cfg = dataclasses.replace(variant_of('paper', dropout=0.1), llm=dataclasses.replace(CFG.llm, remat=remat))
+    loss = lambda params: (echox.embed_speech(params, cfg, states, np.array([40, 23, 8]), deterministic=False,
+                                              rngs={'dropout': jax.random.key(1)}).embeddings ** 2).sum()
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+  for found, expected in zip(*(jax.tree.leaves(gradients(remat)) for remat in ('full', 'none')), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_unknown_variant(params, states):
   with pytest.raises(errors.ConfigError, match='paper or released'):
     echox.embed_speech(params, variant_of('other'), states, np.array([40, 40, 40]))

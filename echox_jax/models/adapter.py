@@ -75,10 +75,12 @@ class SoundwaveAdapter(nn.Module):
     if cfg.variant not in ('paper', 'released'):
       raise errors.ConfigError(f'adapter.variant is {cfg.variant!r}: use paper or released.')
     self.projection = layers.Dense(width, ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype)
-    self.alignment = AlignmentLayer(cfg)
+    # Attention weights [clips,heads,frames,frames] are the largest arrays of a step: where the LLM saves memory, so do these layers.
+    lean = lambda layer, deterministic: layer if self.cfg.llm.remat == 'none' else nn.remat(layer, static_argnums=deterministic)
+    self.alignment = lean(AlignmentLayer, 3)(cfg)
     self.out_norm = layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype)
     self.ctc_head = layers.Embed(self.cfg.llm.vocab_size, width, dtype=cfg.dtype)
-    self.look_back = LookBack(cfg)
+    self.look_back = lean(LookBack, 4)(cfg)
 
   def __call__(self, states: Array, state_lengths: Array, deterministic: bool = True) -> Speech:
     """float[...,E,Dw] states at 50 Hz, int[...] lengths -> `Speech`; an odd last state is left out.
