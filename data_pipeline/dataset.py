@@ -13,13 +13,14 @@ from echox_jax import files
 from echox_jax.errors import DataError, MissingExtraError
 
 
-def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable[schema.Example]]) -> Path:
+def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable[schema.Example]], *, keep_encoded: bool = False) -> Path:
   """Writes the data set `<data_dir>/<name>`, in the order given; an earlier one of that name is replaced at the end.
 
   Args:
     data_dir: folder of data sets; made where missing.
     name: name of the data set.
     splits: examples of each split, taken one by one. The width of `states` is that of the very first example for all.
+    keep_encoded: whether turns that have a recording keep it in place of their audio.
 
   Returns:
     the data set's folder.
@@ -44,12 +45,12 @@ def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable
     empty = True
     for example in iterators[split]:
       empty = False
-      yield schema.encode(example, width=width)
+      yield schema.encode(example, width=width, keep_encoded=keep_encoded)
     if empty:
       raise DataError(f'split {split!r} of the data set {name!r} would be empty: give it at least one example.')
 
   with files.atomic_dir(target) as beside:
-    builder = SpokenTurns(splits={split: records(split) for split in splits}, width=width, data_dir=beside / 'build')
+    builder = SpokenTurns(splits={split: records(split) for split in splits}, width=width, keep_encoded=keep_encoded, data_dir=beside / 'build')
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
       builder.download_and_prepare()
     for file in Path(builder.data_path).iterdir():

@@ -56,6 +56,15 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
   return audio.to_int16(wave)
 
 
+def encoded(path: str) -> np.ndarray:
+  """uint8[bytes]: the file itself; empty if only ffmpeg reads it, which takes too long to start for every reading."""
+  try:
+    soundfile.info(path)
+  except soundfile.SoundFileError:
+    return np.zeros(0, np.uint8)
+  return np.fromfile(path, np.uint8)
+
+
 def _load(path: str, max_seconds: float) -> np.ndarray:
   if not os.path.getsize(path):
     raise Unusable('empty file', 'is empty')

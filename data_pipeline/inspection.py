@@ -111,7 +111,7 @@ def _count(found: Split, turn: schema.Turn) -> None:
 
 def _in_words(turn: schema.Turn) -> dict[str, Any]:
   """The text side of a turn, and the sizes of its arrays."""
-  text = {field: value for field, value in dataclasses.asdict(turn).items() if field not in schema.ARRAYS and value}
+  text = {field: value for field in schema.TEXT_FIELDS if (value := getattr(turn, field))}
   return {**text, **{field: list(getattr(turn, field).shape) for field in schema.ARRAYS if len(getattr(turn, field))}}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 
-def features(width: int) -> tfds.features.FeaturesDict:
+def features(width: int, keep_encoded: bool = False) -> tfds.features.FeaturesDict:
   """Features of a record whose `states` are float16[frames,width]; raw bytes read back five times faster than lists of numbers."""
 
   def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
@@ -24,6 +24,7 @@ def features(width: int) -> tfds.features.FeaturesDict:
       'unit_word_lengths': tensor(np.int32),
       'states': tensor(np.float16, width),
       'state_lengths': tensor(np.int32),
+      **({'recordings': tensor(np.uint8), 'recording_lengths': tensor(np.int32)} if keep_encoded else {}),
   })
 
 
@@ -33,15 +34,15 @@ class SpokenTurns(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
   code_path = None  # nothing is kept beside this file: no checksums, no description
 
-  def __init__(self, *, splits: Mapping[str, Iterable[Mapping[str, Any]]], width: int, **kwargs: Any):
-    """`splits`: records of each split, in the order in which they are kept; `width`: D of the states."""
+  def __init__(self, *, splits: Mapping[str, Iterable[Mapping[str, Any]]], width: int, keep_encoded: bool = False, **kwargs: Any):
+    """`splits`: records of each split, in the order in which they are kept; `width`: D of the states; `keep_encoded`: with recordings."""
     self._records = splits
-    self._width = width
+    self._features = features(width, keep_encoded)
     super().__init__(file_format='array_record', **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self, description=self.__doc__, features=features(self._width), disable_shuffling=True
+        builder=self, description=self.__doc__, features=self._features, disable_shuffling=True
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

@@ -39,6 +39,19 @@ def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
   return to_mono_16k(samples, rate, name=str(path))
 
 
+def decode(data: bytes, *, name: str = 'the recording') -> np.ndarray:
+  """As `load_audio`, from the bytes of a file that soundfile reads.
+
+  Raises:
+    AudioError: it is damaged, or what `to_mono_16k` refuses.
+  """
+  try:
+    samples, rate = soundfile.read(io.BytesIO(data), dtype='float32', always_2d=True)
+  except soundfile.SoundFileError as error:
+    raise AudioError(f'{name} is damaged ({error}): copy it again.') from error
+  return to_mono_16k(samples, rate, name=name)
+
+
 def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> np.ndarray:
   """float[samples] or float[samples,channels] at `rate` Hz -> float32[samples], mono, 16 kHz.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import ingest, readers
+from data_pipeline.corpus import sentences
 from echox_jax import errors
 
 
@@ -33,7 +34,11 @@ def main() -> None:
   parser.add_argument('--max_seconds', type=float, default=limits.max_seconds, help='longest recording (default %(default)s)')
   parser.add_argument('--max_quarantined', type=float, default=limits.max_quarantined,
                       help='share of the items that may be left out (default %(default)s)')
+  parser.add_argument('--keep_encoded', action='store_true',
+                      help='keep sound files as they are, to be decoded whenever they are read; else samples at 16 kHz, 16 bits')
   parser.add_argument('--seed', type=int, default=0, help='picks phrasings, speeds and the held-out answers of the demo')
+  parser.add_argument('--extra_sentences', type=int, default=sentences.COUNT,
+                      help='of the demo: what the answer voice speaks besides answers, 3 seconds each (default %(default)s)')
   parser.add_argument('--workers', type=int, default=2, help='processes that speak or decode at the same time (default %(default)s)')
   args = parser.parse_args()
   if args.help:
@@ -52,10 +57,11 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     raise errors.ConfigError('--reader and --source go together: give both, or neither for the demo.')
   if reader:
     limits = ingest.Limits(args.max_seconds, args.max_quarantined)
-    return ingest.build(reader, source, args.data, prefix=args.prefix, limits=limits, workers=args.workers, progress=True)
+    return ingest.build(reader, source, args.data, prefix=args.prefix, limits=limits, keep_encoded=args.keep_encoded,
+                        workers=args.workers, progress=True)
   from data_pipeline.corpus import build
 
-  return build.build_corpus(args.data, seed=args.seed, workers=args.workers)
+  return build.build_corpus(args.data, seed=args.seed, workers=args.workers, extra_sentences=args.extra_sentences)
 
 
 if __name__ == '__main__':

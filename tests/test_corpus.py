@@ -44,6 +44,7 @@ def test_arithmetic_is_right():
 
 def test_extra_sentences_are_varied_and_no_answers():
   texts = sentences.extra_sentences()
+  assert sentences.extra_sentences(2000)[:len(texts)] == texts and len(set(sentences.extra_sentences(2000))) == 2000
   assert len(set(texts)) == len(texts) >= 350
   assert not set(texts) & {fact.answer for fact in FACTS}
   assert all(7 <= len(text.split()) <= 15 for text in texts)
@@ -94,7 +95,7 @@ def spoken(monkeypatch):
   return count
 
 
-SMALL = dict(workers=1, max_facts=12, max_sentences=5, test_facts=4, holdout_facts=3, progress=False)
+SMALL = dict(workers=1, max_facts=12, extra_sentences=5, test_facts=4, holdout_facts=3, progress=False)
 
 
 def test_build_writes_both_data_sets_and_keeps_what_is_done(tmp_path, spoken):
@@ -122,7 +123,7 @@ def test_build_writes_both_data_sets_and_keeps_what_is_done(tmp_path, spoken):
   spoken.clear()
   again = build.build_corpus(tmp_path, **SMALL)
   assert not spoken and again['datasets'] == summary['datasets']
-  build.build_corpus(tmp_path, **{**SMALL, 'max_sentences': 6})
+  build.build_corpus(tmp_path, **{**SMALL, 'extra_sentences': 6})
   assert sum(spoken.values()) == sum(counts['answers'].values()) + 1  # only what has changed is built again
 
 

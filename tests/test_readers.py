@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from data_pipeline import ingest, readers
+from data_pipeline import dataset, ingest, readers
 from data_pipeline.quarantine import REASONS, Entry
 from data_pipeline.readers.items import Item
 from echox_jax.errors import ConfigError, DataError, EchoXError
@@ -133,6 +133,12 @@ def test_any_format_rate_and_number_of_channels(tmp_path):
   assert len(found) == len(rows)
   for name, example in found.items():
     assert abs(len(example.turns[0].audio) - 16000) < 2500, name
+  ingest.build('manifest', tmp_path / 'manifest.jsonl', tmp_path / 'kept', keep_encoded=True)
+  kept = recordings.examples(tmp_path / 'kept', 'questions', 'train') | recordings.examples(tmp_path / 'kept', 'questions', 'test')
+  for name, example in found.items():
+    recordings.np.testing.assert_array_equal(kept[name].turns[0].audio, example.turns[0].audio, name)
+  stored = next(iter(dataset.open_dataset(tmp_path / 'kept', 'questions', 'test')))
+  assert bytes(stored['recordings']) == (tmp_path / 'a.ogg').read_bytes() and not len(stored['audio'])
 
 
 def test_the_same_source_gives_the_same_bytes_and_processes_change_nothing(tmp_path):

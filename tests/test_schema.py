@@ -3,6 +3,7 @@
 import pickle
 
 from data_pipeline import dataset, schema
+from echox_jax import audio
 from echox_jax.errors import DataError
 from hypothesis import given, settings, strategies as st
 import numpy as np
@@ -107,3 +108,19 @@ def test_clear_errors(tmp_path):
     schema.decode({**record, 'audio': record['audio'][1:]})
   with pytest.raises(DataError, match='lacks the columns units'):
     schema.decode({k: v for k, v in record.items() if k != 'units'})
+
+
+def test_a_kept_recording_is_decoded_when_read(tmp_path):
+  wave = (np.sin(np.arange(4000) / 9) * 9000).astype(np.int16)
+  file = audio.write_wav(tmp_path / 'a.wav', wave).read_bytes()
+  spoken = schema.Turn('user', 'hello', audio=wave, recording=np.frombuffer(file, np.uint8))
+  e = schema.Example('e', (schema.Turn('assistant', 'not kept', audio=wave[:50]), spoken, schema.Turn('assistant', 'no sound')))
+  dataset.write_dataset(tmp_path, 'kept', {'train': [e]}, keep_encoded=True)
+  dataset.write_dataset(tmp_path, 'samples', {'train': [e]})
+  record = dataset.open_dataset(tmp_path, 'kept', 'train')[0]
+  assert len(record['audio']) == 50 and len(record['recordings']) == len(file) and record['audio_lengths'].tolist() == [50, 4000, 0]
+  for name in ('kept', 'samples'):
+    same(next(dataset.read_examples(tmp_path, name, 'train')), e)
+  for damage, message in ((dict(recordings=record['recordings'] * 0), 'damaged'), (dict(audio_lengths=record['audio_lengths'] + [0, 1, 0]), '4000 samples')):
+    with pytest.raises(DataError, match=message):
+      schema.decode({**record, **damage})

@@ -75,7 +75,7 @@ def build_corpus(
     seed: int = 0,
     workers: int = 2,
     max_facts: int | None = None,
-    max_sentences: int | None = None,
+    extra_sentences: int = sentences.COUNT,
     test_facts: int = 120,
     holdout_facts: int = 48,
     progress: bool = True,
@@ -87,7 +87,7 @@ def build_corpus(
     seed: of every random choice (phrasings, speeds, silences, splits).
     workers: processes that speak; 1 speaks in this one.
     max_facts: use only so many facts, spread over all; None uses every one.
-    max_sentences: use only so many extra sentences; None uses every one.
+    extra_sentences: how many the answer voice speaks besides, of some 3 seconds each.
     test_facts: facts asked in the test split, by each test voice.
     holdout_facts: answers kept from vocoder training.
     progress: whether to show a bar with the time left.
@@ -107,7 +107,7 @@ def build_corpus(
   if not 0 < holdout_facts < len(chosen):
     raise DataError(f'{holdout_facts} answers cannot be held out of {len(chosen)}: choose a number between.')
   plans = {
-      'answers': _plan_answers(chosen, holdout_facts, _spread(sentences.extra_sentences(), max_sentences), seed),
+      'answers': _plan_answers(chosen, holdout_facts, sentences.extra_sentences(extra_sentences), seed),
       'questions': {
           'train': plan_training(chosen, cast.train, seed),
           'test': plan_test(chosen, cast.test, test_facts, seed),

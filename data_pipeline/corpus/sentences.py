@@ -1,7 +1,9 @@
 """Extra sentences for the answer voice: varied sounds from which k-means, the unit language and the vocoder learn.
 
-Built from word lists by fixed strides, so that every list is used evenly and no two sentences are alike.
+Built from word lists by fixed strides, so that every list is used evenly; no two sentences are alike.
 """
+
+import itertools
 
 COUNT = 360
 
@@ -62,9 +64,10 @@ to read about history | to fly a yellow plane | to sleep for an hour | to think 
 """
 
 
-def extra_sentences() -> tuple[str, ...]:
-  """The sentences, 7 to 15 words each, in fixed order."""
-  return tuple(_sentence(i) for i in range(COUNT))
+def extra_sentences(count: int = COUNT) -> tuple[str, ...]:
+  """The first `count` sentences of a fixed order, 7 to 15 words each."""
+  found = dict.fromkeys(itertools.islice(map(_sentence, itertools.count()), 4 * count))  # short lists come round again
+  return tuple(found)[:count]
 
 
 def _sentence(i: int) -> str:
