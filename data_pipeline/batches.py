@@ -82,24 +82,28 @@ def check_packing(experiment: ExperimentConfig) -> None:
     raise errors.ConfigError(f'data.buckets {data.buckets} are not all from 1 to data.max_states = {data.max_states}: change them.')
 
 
-def make_plan(experiment: ExperimentConfig, chosen: Sequence[selection.Row]) -> packing.Plan:
+def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Plan:
   """Which rows stand in which batch. A batch's bucket is the length of its clips in states, 0 in stages that do not hear.
 
   How many positions a clip keeps is known only when it is heard: a place is kept for one a token that was said, and the blanks
   around them. What a packed row has too many is cut off at its end and counted (`overflow_positions`). Rows of a bucket have
   room for as many clips as their dialogues fill a row on average, `most_clips` at most.
+
+  Args:
+    experiment: the job.
+    chosen: the stage's rows, selection.ROW[N].
   """
   data, budget = experiment.data, experiment.model.adapter.shrink_budget
   ladder = np.asarray(sorted({*data.buckets, data.max_states}) if experiment.stage in _HEARING_STAGES else [0])
-  buckets = ladder[np.searchsorted(ladder, [row.states for row in chosen])]
+  tokens, states = chosen['tokens'].astype(int), chosen['states'].astype(int)
+  buckets = ladder[np.searchsorted(ladder, states)]
   if not data.packing:
     return packing.Plan(buckets, np.ones((len(chosen), 1), int), {int(b): (1,) for b in ladder}, experiment.train.batch_size, experiment.seed)
 
-  tokens = np.asarray([len(row.tokens['input_ids']) for row in chosen])
   sizes, room = tokens[:, None], {0: (data.max_tokens,)}
   if experiment.stage in _HEARING_STAGES:
-    kept = [min(budget, row.states // 2, 2 * len(row.tokens['ctc_labels']) + 1) - 1 if row.states else 0 for row in chosen]
-    heard = np.asarray([row.states > 0 for row in chosen])
+    heard = states > 0
+    kept = np.where(heard, np.minimum(np.minimum(budget, states // 2), 2 * chosen['said'] + 1) - 1, 0)
     length, positions = data.max_tokens + budget - 1, tokens + kept
     clips = {int(b): positions[heard & (buckets == b)] for b in ladder}
     sizes = np.stack([heard, tokens, positions], axis=1).astype(int)

@@ -15,9 +15,9 @@ def question_row(ids: SpecialIds, system: Sequence[int], question: Sequence[int]
                  audio: bool) -> dict[str, np.ndarray]:
   """Question and answer: `input_ids` and `labels`, int32[T] each; labels only on `BOS answer EOT`.
 
-  With `audio` the question is the one AUDIO id, else its text.
+  With `audio` the question is the one AUDIO id, and `question` what is written beside it, mostly nothing.
   """
-  prompt = prompts.question_prompt(ids, system, () if audio else question, audio)
+  prompt = prompts.question_prompt(ids, system, question, audio)
   target = prompts.answer(ids, answer)
   return _labelled([*prompt, *target], [IGNORE] * len(prompt) + target)
 

@@ -1,37 +1,30 @@
-"""Which rows a stage learns from, and which are left out and why: one pass over the data sets before training.
+"""Which rows a stage learns from, and which are left out and why: decided from the tables of `index.py`, without reading records.
 
-What the pass keeps in memory is token ids; states, units and audio are read again, at random, when their row comes up.
+A row is a line of numbers: where its turn is, and how long it will be. Its arrays are made when it comes up, by whichever process
+reads it.
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import dataset, rows, schema
+from data_pipeline import dataset, index, rows, schema
 from echox_jax import audio as audio_io
 from echox_jax import errors, prompts
 from echox_jax.prompts import IGNORE
-from echox_jax.tokenizer import precomputed_tokenizer
+from echox_jax.tokenizer import Tokenizer, precomputed_tokenizer
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
 HOP = 320  # samples a unit or an encoder state: 50 Hz at 16 kHz
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Row:
-  """One row: its token arrays, and the turn (record `index` of set number `source`) whose speech belongs to it, if any.
-
-  `states`: length of the speech as the speech encoder gives it, in the stages that hear.
-  """
-  tokens: Arrays
-  source: int = -1
-  index: int = -1
-  turn: int = -1
-  states: int = 0
+# Turn `turn` of record `example` of data set number `source`: the question, or what the assistant says; tokens: length of the
+# row's ids; said: CTC labels; states: length of its speech as the speech encoder gives it, 0 = no speech is heard.
+ROW = np.dtype([('source', '<i2'), ('example', '<i4'), ('turn', '<i2'), ('tokens', '<i4'), ('said', '<i4'), ('states', '<i4')])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,14 +32,14 @@ class Selection(Sequence):
   """The rows of a stage, for random access: `selection[i]` is a dict of arrays, not padded yet.
 
   Attributes:
-    rows: what was kept.
+    rows: what was kept, ROW[N].
     sources: the opened data sets.
-    speech: fields of `schema.Turn` that the stage reads; audio as float32.
+    make: from turns to arrays.
     left_out: how many rows were left out, by reason.
   """
-  rows: tuple[Row, ...]
+  rows: np.ndarray
   sources: tuple[Sequence[Mapping[str, Any]], ...]
-  speech: tuple[str, ...]
+  make: 'RowMaker'
   left_out: Mapping[str, int]
 
   def __len__(self) -> int:
@@ -54,11 +47,62 @@ class Selection(Sequence):
 
   def __getitem__(self, i: int) -> Arrays:
     row = self.rows[i]
-    if row.source < 0:
-      return dict(row.tokens)
-    turn = schema.decode(self.sources[row.source][row.index]).turns[row.turn]
-    arrays = {name: getattr(turn, name) for name in self.speech}
-    return {**row.tokens, **{name: audio_io.from_int16(x) if name == 'audio' else x for name, x in arrays.items()}}
+    turns = schema.decode(self.sources[row['source']][int(row['example'])]).turns
+    return self.make(turns[row['turn']:], heard=bool(row['states']))
+
+
+@dataclasses.dataclass(frozen=True)
+class RowMaker:
+  """What a row is made of. Processes get a copy without the tokenizer and read it themselves.
+
+  Attributes:
+    experiment: the job.
+    folder: of the tokenizer.
+  """
+  experiment: ExperimentConfig
+  folder: Path
+
+  def __call__(self, turns: Sequence[schema.Turn], *, heard: bool) -> Arrays:
+    """The arrays of a row that starts with the first of `turns`; `heard`: whether its speech is the question."""
+    first, stage = turns[0], self.experiment.stage
+    if stage == 'vocoder':
+      return {'units': first.units, 'audio': audio_io.from_int16(first.audio)}
+    words = self.tokenizer.encode(first.text)
+    if stage == 't2c':
+      return self.speech(words, first.unit_words)
+    out = self.question(words, self.tokenizer.encode(turns[1].text), heard=heard, transcript=first.category == schema.ASR)
+    if stage == 'text':
+      return out
+    out['ctc_labels'] = np.asarray(words if heard else [], np.int32)
+    if not heard:
+      return out
+    return out | ({'states': first.states} if self.experiment.data.cached_states else {'audio': audio_io.from_int16(first.audio)})
+
+  def question(self, question: Sequence[int], answer: Sequence[int], *, heard: bool, transcript: bool) -> Arrays:
+    """`input_ids` and `labels` of a question and its answer, or of speech and its transcript."""
+    written = self._instruction if transcript else () if heard else question
+    return rows.question_row(self.experiment.model.special_ids, self._system, written, answer, audio=heard)
+
+  def speech(self, text: Sequence[int], unit_words: Sequence[int]) -> Arrays:
+    """`input_ids` and `labels` of a text and its unit words."""
+    model = self.experiment.model
+    return rows.text_to_codec_row(model.special_ids, prompts.get_profile(model.profile), text, unit_words, model.llm.vocab_size)
+
+  @functools.cached_property
+  def tokenizer(self) -> Tokenizer:
+    """Errors as `precomputed_tokenizer`."""
+    return precomputed_tokenizer(self.folder)
+
+  @functools.cached_property
+  def _system(self) -> list[int]:
+    return self.tokenizer.encode(self.experiment.model.system_message)
+
+  @functools.cached_property
+  def _instruction(self) -> list[int]:
+    return self.tokenizer.encode(prompts.TRANSCRIBE)
+
+  def __reduce__(self):
+    return RowMaker, (self.experiment, self.folder)
 
 
 def precomputed_dir(workdir: str | Path) -> Path:
@@ -83,15 +127,8 @@ def split_name(name: str) -> tuple[str, str]:
   return parts
 
 
-def question_pairs(turns: Sequence[Any]) -> Iterator[tuple[int, Any, Any]]:
-  """(index of the question, question, answer) of every user turn that an assistant turn follows; turns as mappings of text."""
-  for i, (question, answer) in enumerate(zip(turns, turns[1:])):
-    if (question['role'], answer['role']) == ('user', 'assistant'):
-      yield i, question, answer
-
-
 def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
-  """Reads the data sets of the stage once and decides on every row.
+  """Decides on every row of the stage.
 
   Stages that read what precompute made (states, units, unit words) read the precomputed sets, the others the raw ones.
 
@@ -99,22 +136,23 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
     ConfigError: an unknown stage or no data sets.
     DataError: a data set or the tokenizer is missing, or no row is left.
   """
-  stage, data = experiment.stage, experiment.data
+  stage, data, derived = experiment.stage, experiment.data, precomputed_dir(workdir)
   if stage not in _SELECTORS:
     raise errors.ConfigError(f'stage {stage!r} is unknown: use one of {", ".join(_SELECTORS)}.')
   if not data.sets:
     raise errors.ConfigError(f'stage {stage!r} has no data: name at least one data set in data.sets.')
   raw = stage == 'text' or (stage in ('s2t', 'echo') and not data.cached_states)
-  folder = raw_dir(experiment, workdir) if raw else precomputed_dir(workdir)
-  sources = tuple(dataset.open_dataset(folder, *split_name(name)) for name in data.sets)
-  tokenizer = None if stage == 'vocoder' else precomputed_tokenizer(precomputed_dir(workdir))
+  folder, names = raw_dir(experiment, workdir) if raw else derived, [split_name(name) for name in data.sets]
+  sources = tuple(dataset.open_dataset(folder, *name) for name in names)
+  make = RowMaker(experiment, derived)
+  tokenizer = None if stage == 'vocoder' else make.tokenizer and derived
+  tables = [index.open_table(derived, folder, *name, tokenizer, data.workers) for name in names]
   left_out = collections.Counter()
-  kept = tuple(_SELECTORS[stage](experiment, sources, tokenizer, left_out))
-  if not kept:
-    reasons = in_words(left_out) or 'the sets are empty'
+  kept = _SELECTORS[stage](make, tables, left_out)
+  if not len(kept):
+    reasons = in_words(left_out) or 'the sets have none'
     raise errors.DataError(f'no row of {", ".join(data.sets)} is left for stage {stage!r} ({reasons}): raise the sizes in data or check the sets.')
-  speech = ('units', 'audio') if stage == 'vocoder' else ('states',) if data.cached_states else ('audio',)
-  return Selection(kept, sources, speech, dict(left_out))
+  return Selection(kept, sources, make, dict(left_out))
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
@@ -127,96 +165,108 @@ def max_samples(experiment: ExperimentConfig, states: int) -> int:
   return states * HOP - round(experiment.model.audio_padding_seconds * schema.SAMPLE_RATE)
 
 
-def _text_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
-  """Text questions: every pair of texts once, however many voices speak it."""
-  ids, system = experiment.model.special_ids, tokenizer.encode(experiment.model.system_message)
-  seen = set()
-  for source in sources:
-    for i in range(len(source)):
-      for _, question, answer in question_pairs(schema.text_turns(source[i])):
-        pair = question['text'], answer['text']
-        if pair in seen:
-          continue
-        seen.add(pair)
-        if not all(pair):
-          left_out['without text'] += 1
-          continue
-        tokens = rows.question_row(ids, system, *map(tokenizer.encode, pair), audio=False)
-        if _fits(tokens, experiment.data, left_out):
-          yield Row(tokens)
+def rows_of(count: int, **columns: Any) -> np.ndarray:
+  """ROW[count] with the given columns, the others 0."""
+  out = np.zeros(count, ROW)
+  for name, values in columns.items():
+    out[name] = values
+  return out
 
 
-def _question_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
+# The selectors: tables of all sets -> ROW[N], in the order of sets, records and turns.
+
+
+def _text_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
+  """Text questions: every pair of texts once, however many voices speak it. Transcripts are no questions."""
+  pairs = [table[_questions(table)] for table in tables]
+  answers = np.concatenate([table[_questions(table) + 1] for table in tables])
+  source, questions = np.repeat(np.arange(len(tables)), [len(pair) for pair in pairs]), np.concatenate(pairs)
+  both = questions['text'] * np.uint64(0x9E3779B97F4A7C15) + answers['text']  # of two hashes one
+  first = np.sort(np.unique(both, return_index=True)[1])
+  first = first[~questions['transcript'][first]]
+  source, questions, answers = source[first], questions[first], answers[first]
+  found = _rows(source, questions, len(make.question((), (), heard=False, transcript=False)['input_ids']) + questions['tokens'] + answers['tokens'])
+  good = _leave_out(left_out, 'without text', (questions['text'] == 0) | (answers['text'] == 0))
+  return found[_fitting(found, good, make.experiment.data, left_out)]
+
+
+def _question_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
   """Spoken questions, and among them the share `written_fraction` of written ones: learning to hear must not unteach reading."""
-  spoken = list(_speech_rows(experiment, sources, tokenizer, left_out))
-  yield from spoken
-  fraction = experiment.data.written_fraction
+  fraction = make.experiment.data.written_fraction
   if not 0 <= fraction < 1:
     raise errors.ConfigError(f'data.written_fraction is {fraction}: it must be at least 0 and below 1.')
-  if fraction:
-    written = list(_text_rows(experiment, sources, tokenizer, left_out))
-    count = round(len(spoken) * fraction / (1 - fraction)) if written else 0
-    for i in range(count):
-      row = written[i * len(written) // count]  # spread over all of them, whatever the share
-      yield Row({**row.tokens, 'ctc_labels': np.zeros(0, np.int32)})
+  spoken = np.concatenate([_speech_rows(make, number, table, left_out) for number, table in enumerate(tables)])
+  written = _text_rows(make, tables, left_out) if fraction else spoken[:0]
+  count = round(len(spoken) * fraction / (1 - fraction)) if len(written) else 0
+  return np.concatenate([spoken, written[np.arange(count) * len(written) // max(count, 1)]])  # spread over all of them, whatever the share
 
 
-def _speech_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
-  """Spoken questions, with the transcription of the question for CTC."""
-  data, ids = experiment.data, experiment.model.special_ids
-  system = tokenizer.encode(experiment.model.system_message)
-  lengths, what, limit = (
-      ('state_lengths', 'states', data.max_states) if data.cached_states else ('audio_lengths', 'samples', max_samples(experiment, data.max_states)))
-  for number, source in enumerate(sources):
-    for i in range(len(source)):
-      record = source[i]
-      for turn, question, answer in question_pairs(schema.text_turns(record)):
-        length = int(record[lengths][turn])
-        if not (question['text'] and answer['text'] and length):
-          left_out['without text or speech'] += 1
-        elif length > limit:
-          left_out[f'over {limit} {what}'] += 1
-        else:
-          heard = tokenizer.encode(question['text'])
-          tokens = rows.question_row(ids, system, heard, tokenizer.encode(answer['text']), audio=True)
-          tokens['ctc_labels'] = np.asarray(heard, np.int32)
-          if _fits(tokens, data, left_out):
-            states = length if data.cached_states else data.max_states - (limit - length) // HOP
-            yield Row(tokens, number, i, turn, states)
+def _speech_rows(make: 'RowMaker', number: int, table: np.ndarray, left_out: collections.Counter) -> np.ndarray:
+  """Spoken questions and transcribed speech, with what is said for CTC."""
+  data = make.experiment.data
+  length, what, limit = (('states', 'states', data.max_states) if data.cached_states
+                         else ('audio', 'samples', max_samples(make.experiment, data.max_states)))
+  at = _questions(table)
+  questions, answers = table[at], table[at + 1]
+  lengths, transcript = questions[length], questions['transcript']
+  fixed = [len(make.question((), (), heard=True, transcript=kind)['input_ids']) for kind in (False, True)]
+  found = _rows(number, questions, np.where(transcript, fixed[1], fixed[0]) + answers['tokens'])
+  found['said'] = questions['tokens']
+  found['states'] = lengths if data.cached_states else data.max_states - (limit - lengths) // HOP
+  good = _leave_out(left_out, 'without text or speech', (questions['text'] == 0) | (answers['text'] == 0) | (lengths == 0))
+  good = _leave_out(left_out, f'over {limit} {what}', lengths > limit, good)
+  return found[_fitting(found, good, data, left_out)]
 
 
-def _codec_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
+def _codec_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
   """Every spoken assistant turn: its text and its unit words."""
-  model, profile = experiment.model, prompts.get_profile(experiment.model.profile)
-  for source in sources:
-    for i in range(len(source)):
-      for turn in schema.decode(source[i]).turns:
-        if turn.role != 'assistant':
-          continue
-        if not turn.text or not len(turn.unit_words):
-          left_out['without text or unit words'] += 1
-          continue
-        tokens = rows.text_to_codec_row(
-            model.special_ids, profile, tokenizer.encode(turn.text), turn.unit_words, model.llm.vocab_size)
-        if _fits(tokens, experiment.data, left_out):
-          yield Row(tokens)
+  fixed, kept = len(make.speech((), ())['input_ids']), []
+  for number, table in enumerate(tables):
+    said = table[table['role'] == index.ASSISTANT]
+    found = _rows(number, said, fixed + said['tokens'] + said['unit_words'])
+    good = _leave_out(left_out, 'without text or unit words', (said['text'] == 0) | (said['unit_words'] == 0))
+    kept.append(found[_fitting(found, good, make.experiment.data, left_out)])
+  return np.concatenate(kept)
 
 
-def _clip_rows(experiment, sources, tokenizer, left_out) -> Iterator[Row]:
+def _clip_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
   """Clips for the vocoder, each as many times as a segment fits into it: a long clip is not heard less than a short one."""
-  del tokenizer
-  for number, source in enumerate(sources):
-    for i in range(len(source)):
-      record = source[i]
-      for turn, (frames, samples) in enumerate(zip(record['unit_lengths'], record['audio_lengths'])):
-        if not frames or not samples:
-          left_out['without units or audio'] += 1
-          continue
-        for _ in range(max(1, round(int(frames) / experiment.data.segment_frames))):
-          yield Row({}, number, i, turn)
+  kept = []
+  for number, table in enumerate(tables):
+    good = _leave_out(left_out, 'without units or audio', (table['units'] == 0) | (table['audio'] == 0))
+    times = np.maximum(1, np.rint(table['units'][good] / make.experiment.data.segment_frames)).astype(int)
+    kept.append(np.repeat(_rows(number, table[good], 0), times))
+  return np.concatenate(kept)
 
 
-_SELECTORS = {'text': _text_rows, 's2t': _question_rows, 't2c': _codec_rows, 'echo': _question_rows, 'vocoder': _clip_rows}
+_SELECTORS: Mapping[str, Callable[..., np.ndarray]] = {
+    'text': _text_rows, 's2t': _question_rows, 't2c': _codec_rows, 'echo': _question_rows, 'vocoder': _clip_rows}
+
+
+def _questions(table: np.ndarray) -> np.ndarray:
+  """int[Q], where the table has a user turn that an assistant turn of the same record follows."""
+  role, example = table['role'], table['example']
+  return np.flatnonzero((role[:-1] == index.USER) & (role[1:] == index.ASSISTANT) & (example[:-1] == example[1:]))
+
+
+def _rows(source: int | np.ndarray, turns: np.ndarray, tokens: int | np.ndarray) -> np.ndarray:
+  return rows_of(len(turns), source=source, example=turns['example'], turn=turns['turn'], tokens=tokens)
+
+
+def _leave_out(left_out: collections.Counter, reason: str, bad: np.ndarray, good: np.ndarray | None = None) -> np.ndarray:
+  """Counts what of the `good` (None = all) is `bad`; bool[N], what is good then."""
+  bad = bad if good is None else bad & good
+  if bad.any():
+    left_out[reason] += int(bad.sum())
+  return ~bad if good is None else good & ~bad
+
+
+def _fitting(found: np.ndarray, good: np.ndarray, data: DataConfig, left_out: collections.Counter) -> np.ndarray:
+  """bool[N], the good rows whose arrays fit their sizes; of what does not, the first is counted."""
+  for column, array in (('tokens', 'input_ids'), ('said', 'ctc_labels')):
+    size, field = token_sizes(data)[array]
+    good = _leave_out(left_out, f'over {field} = {size}', found[column] > size, good)
+  return good
 
 
 def token_sizes(data: DataConfig) -> dict[str, tuple[int, str]]:
@@ -228,13 +278,3 @@ def token_sizes(data: DataConfig) -> dict[str, tuple[int, str]]:
 def token_fills(experiment: ExperimentConfig) -> dict[str, int]:
   """What each token array is filled up with."""
   return {'input_ids': experiment.model.special_ids.pad, 'labels': IGNORE, 'ctc_labels': IGNORE}
-
-
-def _fits(tokens: Arrays, data: DataConfig, left_out: collections.Counter) -> bool:
-  """Whether every array fits its size; if not, counts the first that does not."""
-  for name, values in tokens.items():
-    size, field = token_sizes(data)[name]
-    if len(values) > size:
-      left_out[f'over {field} = {size}'] += 1
-      return False
-  return True

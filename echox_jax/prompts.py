@@ -14,6 +14,8 @@ RELEASED_SYSTEM_MESSAGE = (
     'You are a helpful language and speech assistant. You are able to understand the speech content that the user provides, '
     'and assist the user with a variety of tasks using natural language.')
 IGNORE = -100  # label of a position that no loss counts
+# What stands beside speech whose transcript is the answer. What stage I of the paper asks there is not known: this is ours.
+TRANSCRIBE = 'Write down what is said.'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,14 +43,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
       batch, number = plan[number], number + 1
       examples = [index for row in batch.rows for _, index in row]
       taken += len(examples)
-      used += [sum(rows[i].states for i in examples), positions[examples].sum()]
+      used += [rows['states'][examples].sum(), positions[examples].sum()]
       room += len(batch.rows) * np.array([batch.bucket * plan.room[batch.bucket][0], lengths])
     share = 1 - used / np.maximum(room, 1)
     return {'positions': share[1]} | ({'states': share[0]} if stage == 's2t' else {})
 
-  ids = lambda n: np.zeros(n, np.int32)
-  dialogues = [selection.Row({'input_ids': ids(n), 'ctc_labels': ids(c)}, states=s) for n, c, s in zip(tokens, said, states)]
-  speeches = [selection.Row({'input_ids': ids(n)}) for n in spoken]
+  dialogues = selection.rows_of(count, tokens=tokens, said=said, states=states)
+  speeches = selection.rows_of(count, tokens=spoken)
   s2t = lambda **data: shares('s2t', lengths - budget + 1, dialogues, tokens - 1 + kept, **data)
   t2c = lambda **data: shares('t2c', lengths, speeches, spoken, **data)
   return {'s2t': {'plain': s2t(), 'bucketed': s2t(buckets=BUCKETS), 'packed': s2t(buckets=BUCKETS, packing=True)},

@@ -124,8 +124,8 @@ def test_a_share_of_the_questions_is_written_and_has_no_speech(workdir, cached, 
 
 def test_written_questions_are_spread_over_all_of_them(workdir):
   chosen = selection.select(experiment('s2t', written_fraction=0.1), workdir)  # 6 of 25
-  written = [tuple(row.tokens['input_ids']) for row in chosen.rows if row.source < 0]
-  order = [tuple(row.tokens['input_ids']) for row in selection.select(experiment('text'), workdir).rows]
+  written = [tuple(chosen[i]['input_ids']) for i in np.flatnonzero(chosen.rows['states'] == 0)]
+  order = [tuple(row['input_ids']) for row in selection.select(experiment('text'), workdir)]
   assert [order.index(row) for row in written] == [0, 4, 8, 12, 16, 20]
 
 

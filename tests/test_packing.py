@@ -54,7 +54,7 @@ def test_plans_are_known_by_number_forgotten_and_sent(plan, monkeypatch):
 def test_clips_of_a_row_are_bounded():
   settings = config.build(ExperimentConfig, dict(stage='s2t', train=dict(batch_size=1), data=dict(
       max_tokens=100, max_states=60, buckets=(20,), packing=True, max_row_states=120), model=dict(adapter=dict(shrink_budget=1))))
-  chosen = [selection.Row({'input_ids': np.zeros(5, int), 'ctc_labels': np.zeros(3, int)}, states=n) for n in (15, 50) for _ in range(40)]
+  chosen = selection.rows_of(80, tokens=5, said=3, states=np.repeat([15, 50], 40))
   plan = batches.make_plan(settings, chosen)
   assert {bucket: room[0] for bucket, room in plan.room.items()} == {20: 6, 60: 2}
   row = {'input_ids': np.zeros(1, np.int32), 'labels': np.zeros(1, np.int32), 'ctc_labels': np.zeros(1, np.int32), 'states': np.zeros((9, 384), np.float16)}
@@ -74,7 +74,7 @@ def test_little_of_packed_rows_is_left_empty():
 def test_packed_rows_hold_the_rows(workdir, stage):  # noqa: F811
   settings = experiment(stage, batch_size=2, packing=True, max_tokens=128)
   chosen = selection.select(settings, workdir)
-  expected = collections.Counter((tuple(row.tokens['input_ids']), tuple(row.tokens['labels'])) for row in chosen.rows)
+  expected = collections.Counter((tuple(row['input_ids']), tuple(row['labels'])) for row in chosen)
   found = collections.Counter()
   iterator = batches.make_iterator(settings, workdir)
   while sum(found.values()) < len(chosen):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.quarantine import Entry, Unusable
-from data_pipeline.schema import Turn
+from data_pipeline.schema import ASR, Turn
 from echox_jax.errors import DataError
 
 SPLITS = ('train', 'dev', 'test')
@@ -132,6 +132,6 @@ def transcript(name: str, text: str, file: str | Path, where: str, *, split: str
   """
   if not text.strip():
     raise Unusable('no text', 'has no transcript')
-  common = dict(text=text, language=language, source=source, category='asr')
+  common = dict(text=text, language=language, source=source, category=ASR)
   turns = Turn('user', speaker=speaker, **common), Turn('assistant', references=(text,), **common)
   return Item(name, turns, (str(file), ''), where, split)

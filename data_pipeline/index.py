@@ -1,0 +1,119 @@
+"""How long everything in a data set is: a table with a line a turn, so that rows are chosen without reading the records.
+
+A table is a .npy file under `WORKDIR/precomputed/index`, named by what it was made from: the files of the data set and the
+tokenizer. It is made when it is first asked for, which reads the whole set once, and opened memory-mapped from then on.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+from data_pipeline import dataset, decoding, schema
+from data_pipeline.journal import file_fingerprint, fingerprint
+from echox_jax import files
+from echox_jax.errors import DataError
+from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
+import numpy as np
+from tqdm import tqdm
+
+FOLDER = 'index'
+USER, ASSISTANT = range(len(schema.ROLES))
+_PART = 4096  # records that are read at a time
+
+# example: number of the record; turn: in it; role: USER or ASSISTANT; transcript: whether it is of speech recognition;
+# text: a hash, 0 = no text; tokens: of the text, 0 without a tokenizer; the rest: lengths of the turn's arrays.
+TURN = np.dtype([('example', '<i4'), ('turn', '<i2'), ('role', 'i1'), ('transcript', '?'), ('text', '<u8'), ('tokens', '<i4'),
+                 *((name, '<i4') for name in schema.ARRAYS)])
+
+
+def open_table(precomputed: Path, data_dir: Path, name: str, split: str, tokenizer: Path | None = None, workers: int = 0) -> np.ndarray:
+  """The table of one split, made where there is none yet; several processes may ask for it at once.
+
+  Args:
+    precomputed: folder of what is derived from data sets.
+    data_dir, name, split: as for `dataset.open_dataset`.
+    tokenizer: folder of the tokenizer that counts tokens; None = they are not counted.
+    workers: processes that read; 0 or 1 = this one.
+
+  Returns:
+    TURN[turns], in the order of records and turns, memory-mapped.
+
+  Raises:
+    DataError: the data set or tokenizer is missing, or a file is damaged.
+  """
+  made_from = fingerprint(TURN.descr, _files(Path(data_dir) / name), split, _tokenizer_file(tokenizer))
+  path = precomputed / FOLDER / f'{name}-{split}-{made_from}.npy'
+  if not path.exists():
+    _write(path, _read(_Scan(data_dir, name, split, tokenizer), workers))
+  try:
+    return np.load(path, mmap_mode='r')
+  except (ValueError, EOFError) as error:
+    raise DataError(f'{path} is damaged ({error}): delete it, and it is made again.') from error
+
+
+def _files(folder: Path) -> list[Any]:
+  """What tells the files of a data set from others: a set that is written again has other times."""
+  return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob('*'))
+
+
+def _tokenizer_file(folder: Path | None) -> str:
+  file = folder and find_tokenizer(folder)
+  return file_fingerprint(file) if file else ''
+
+
+def _write(path: Path, table: np.ndarray) -> None:
+  content = io.BytesIO()
+  np.save(content, table)
+  files.atomic_write_bytes(path, content.getvalue())
+
+
+def _read(scan: '_Scan', workers: int) -> np.ndarray:
+  examples = len(scan.source)
+  parts = [range(start, min(start + _PART, examples)) for start in range(0, examples, _PART)]
+  made = []
+  with decoding.Workers(scan, min(workers, len(parts))) as pool, tqdm(total=examples, desc=f'index of {scan.name}/{scan.split}', unit='example',
+                                                     disable=None, mininterval=1.0) as bar:
+    for part, table in zip(parts, pool.map(parts)):
+      made.append(table)
+      bar.update(len(part))
+  return np.concatenate(made)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scan:
+  """Reads records: their numbers -> TURN[turns]."""
+  data_dir: Path
+  name: str
+  split: str
+  tokenizer: Path | None
+
+  @functools.cached_property
+  def source(self) -> Sequence[dict[str, Any]]:
+    return dataset.open_dataset(self.data_dir, self.name, self.split)
+
+  @functools.cached_property
+  def _encode(self) -> Any:
+    return precomputed_tokenizer(self.tokenizer).encode if self.tokenizer else lambda text: ()
+
+  def __reduce__(self):
+    return _Scan, dataclasses.astuple(self)  # each process opens what it reads
+
+  def __call__(self, numbers: range) -> np.ndarray:
+    lines = []
+    for number in numbers:
+      record = self.source[number]
+      lengths = zip(*(record[column] for column in schema.LENGTHS))
+      for turn, (said, sizes) in enumerate(zip(schema.text_turns(record), lengths)):
+        text = said['text']
+        lines.append((number, turn, schema.ROLES.index(said['role']), said['category'] == schema.ASR, _hash(text),
+                      len(self._encode(text)), *sizes))
+    return np.array(lines, TURN)
+
+
+def _hash(text: str) -> int:
+  """64 bits; 0 = no text."""
+  return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little') or 1 if text else 0
