@@ -8,6 +8,7 @@ other: no two orders of summation then give the same parameters. The jobs here t
 gradients, so that steps are proportional to them. Every other choice is that of real training.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import json
 import sys
@@ -160,19 +161,24 @@ def rows_distance() -> float:
   return worst
 
 
+def compare(job: ExperimentConfig, meshes: list[str]) -> Iterator[dict]:
+  """One row for the run on one device, then one for each mesh."""
+  expected, reference = run(job, one_device())
+  yield {'moved': moved(reference, run(job, one_device(), 0)[1]), 'metrics': {k: float(v) for k, v in expected[0].items()}}
+  for name in meshes:
+    values, current = run(job, sharding.make_mesh({axis: int(size) for axis, size in (pair.split('=') for pair in name.split(','))}))
+    distance, path = parameter_distance(current, reference)
+    whole = [p for p, x in flatten(current.params()).items() if x.sharding.is_fully_replicated and x.size > 1000]
+    yield {'mesh': name, 'losses': loss_distance(values, expected), 'parameters': distance, 'worst': path, 'whole': whole}
+
+
 def main(stage: str, meshes: list[str]) -> None:
   jax.config.update('jax_num_cpu_devices', 8)
   if stage == 'rows':
     print(rows_distance())
     return
-  job = experiment(stage)
-  expected, reference = run(job, one_device())
-  print(json.dumps({'moved': moved(reference, run(job, one_device(), 0)[1]), 'metrics': {k: float(v) for k, v in expected[0].items()}}))
-  for name in meshes:
-    values, current = run(job, sharding.make_mesh({axis: int(size) for axis, size in (pair.split('=') for pair in name.split(','))}))
-    distance, path = parameter_distance(current, reference)
-    whole = [p for p, x in flatten(current.params()).items() if x.sharding.is_fully_replicated and x.size > 1000]
-    print(json.dumps({'mesh': name, 'losses': loss_distance(values, expected), 'parameters': distance, 'worst': path, 'whole': whole}), flush=True)
+  for row in compare(experiment(stage), meshes):
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == '__main__':

@@ -20,21 +20,25 @@ MESHES = ('data=8', 'fsdp=8', 'fsdp=4,tensor=2', 'data=2,fsdp=2,tensor=2', 'data
 ONE_MESH = {'text': 'data=4,sequence=2', 's2t': 'data=2,fsdp=2,tensor=2', 't2c': 'fsdp=8', 'echo': 'fsdp=4,tensor=2', 'vocoder': 'data=8'}
 
 
-def on_eight_devices(*arguments):
-  """What `tests.sharded_jobs` prints, in a process of its own: the number of devices is fixed when JAX starts."""
+def on_eight_devices(*arguments, module='sharded_jobs'):
+  """What the module prints, in a process of its own: the number of devices is fixed when JAX starts."""
   root = Path(__file__).parent.parent
   done = subprocess.run(
-      [sys.executable, '-m', 'tests.sharded_jobs', *arguments], cwd=root, capture_output=True, text=True, timeout=1800,
+      [sys.executable, '-m', f'tests.{module}', *arguments], cwd=root, capture_output=True, text=True, timeout=1800,
       env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)})
   assert done.returncode == 0, done.stderr[-3000:]
   return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def compare(stage, *meshes):
-  reference, *found = on_eight_devices(stage, *meshes)
+  check(on_eight_devices(stage, *meshes), meshes, 1e-5)
+
+
+def check(rows, meshes, limit):
+  reference, *found = rows
   assert reference['moved'] > 1e-3 and [row['mesh'] for row in found] == list(meshes)
   for row in found:
-    assert row['losses'] < 1e-5 and row['parameters'] < 1e-5, row
+    assert row['losses'] < limit and row['parameters'] < limit, row
     # Whatever the mesh splits parameters over, none of size stays whole.
     assert ('fsdp' not in row['mesh']) or not row['whole'], row
 
@@ -52,6 +56,12 @@ def test_convolutions_in_groups_and_spectra_are_computed_by_rows():
 @pytest.mark.parametrize('stage', ONE_MESH)
 def test_every_mesh_equals_one_device(stage):
   compare(stage, *MESHES)
+
+
+@pytest.mark.slow
+def test_every_vocoder_loss_is_trained_alike_in_double_precision():
+  meshes = ('data=8', 'fsdp=4,tensor=2')
+  check(on_eight_devices(*meshes, module='sharded_jobs64'), meshes, 1e-9)
 
 
 @pytest.fixture(scope='module')
