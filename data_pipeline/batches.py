@@ -2,6 +2,7 @@
 
 The global order is a function of seed and epoch, and what is random in a row one of seed and place in that order. So a batch
 follows from its number: a resumed run goes on with the very same batches, whatever number of processes shares their rows.
+With `data.weights` sets come as often as those say, each in an order of its own (`mixing.py`).
 
 With `data.buckets` the clips of a batch are of one length class, and no longer padded than that. With `data.packing` a row holds
 as many examples as find room in it, one behind the other. Which stand where is planned from their sizes (`packing.py`).
@@ -10,12 +11,13 @@ as many examples as find room in it, one behind the other. Which stand where is 
 from collections import Counter
 from collections.abc import Sequence
 import dataclasses
+import functools
 from pathlib import Path
 import sys
 from typing import Any
 
 from absl import flags
-from data_pipeline import packing, rows, selection
+from data_pipeline import mixing, packing, rows, selection, waveforms
 from echox_jax import errors
 from echox_jax.prompts import IGNORE
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
@@ -54,15 +56,25 @@ def make_iterator(experiment: ExperimentConfig, workdir: str | Path, share: Sequ
     raise errors.ConfigError(f'train.batch_size is {batch_size}: make it at least 1.')
   share = tuple(range(batch_size) if share is None else share)
   check_packing(experiment)
+  check_augment(experiment)
   chosen = selection.select(experiment, workdir)
   if chosen.left_out and 0 in share:
     print(f'stage {experiment.stage}: {len(chosen)} rows; left out {selection.in_words(chosen.left_out)}.', file=sys.stderr)
   if experiment.data.packing or experiment.data.buckets:
     gather = GatherPlanned(chosen, make_plan(experiment, chosen.rows), Finish(experiment), share)
     return BatchIterator(grain.MapDataset.range(_ENDLESS).map(gather), batch_size, experiment.data.workers)
-  stream = grain.MapDataset.source(chosen).seed(experiment.seed).shuffle().repeat().random_map(Finish(experiment))
+  if experiment.data.weights:
+    stream = mixing.mixture(experiment, chosen.rows).map(mixing.Taken(chosen)).seed(experiment.seed)
+  else:
+    stream = shuffled(chosen, experiment.seed)
+  stream = stream.random_map(Finish(experiment))
   dataset = grain.MapDataset.range(len(stream) // batch_size).map(Gather(stream, batch_size, share))
   return BatchIterator(dataset, batch_size, experiment.data.workers)
+
+
+def shuffled(source: Sequence[Any], seed: int) -> grain.MapDataset:
+  """An endless stream: each epoch takes everything once, in an order that follows from seed and epoch alone."""
+  return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
 
 def describe(experiment: ExperimentConfig, workdir: str | Path) -> dict[str, Any]:
@@ -82,6 +94,24 @@ def check_packing(experiment: ExperimentConfig) -> None:
     raise errors.ConfigError(f'data.buckets {data.buckets} are not all from 1 to data.max_states = {data.max_states}: change them.')
 
 
+def check_augment(experiment: ExperimentConfig) -> None:
+  """Raises ConfigError where variations make no sense, or are of states where waveforms are read or the other way round."""
+  data, augment = experiment.data, experiment.data.augment
+  wrong = ('speed', 'reverb', 'snr_db') if data.cached_states else ('time_warp', 'noise')
+  named = [name for name in wrong if getattr(augment, name)]
+  if named and experiment.stage in _HEARING_STAGES:
+    what = 'waveforms: set data.cached_states to False' if data.cached_states else 'cached states: set data.cached_states to True'
+    raise errors.ConfigError(f'data.augment.{named[0]} is for {what}, or leave it out.')
+  shares = {name: getattr(augment, name) for name in ('time_mask', 'feature_mask', 'time_warp', 'speed')}
+  for name, value in shares.items():
+    if not 0 <= value < 1:
+      raise errors.ConfigError(f'data.augment.{name} is {value}: it must be at least 0 and below 1.')
+  if augment.reverb < 0 or augment.noise < 0:
+    raise errors.ConfigError('data.augment.reverb and data.augment.noise cannot be below 0: correct them.')
+  if augment.snr_db and (len(augment.snr_db) != 2 or augment.snr_db[0] > augment.snr_db[1]):
+    raise errors.ConfigError(f'data.augment.snr_db is {augment.snr_db}: give the lowest and the highest, in dB.')
+
+
 def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Plan:
   """Which rows stand in which batch. A batch's bucket is the length of its clips in states, 0 in stages that do not hear.
 
@@ -94,11 +124,13 @@ def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Plan:
     chosen: the stage's rows, selection.ROW[N].
   """
   data, budget = experiment.data, experiment.model.adapter.shrink_budget
+  plan = functools.partial(packing.Plan, batch_size=experiment.train.batch_size, seed=experiment.seed,
+                           order=mixing.mixture(experiment, chosen) if data.weights else None)
   ladder = np.asarray(sorted({*data.buckets, data.max_states}) if experiment.stage in _HEARING_STAGES else [0])
   tokens, states = chosen['tokens'].astype(int), chosen['states'].astype(int)
   buckets = ladder[np.searchsorted(ladder, states)]
   if not data.packing:
-    return packing.Plan(buckets, np.ones((len(chosen), 1), int), {int(b): (1,) for b in ladder}, experiment.train.batch_size, experiment.seed)
+    return plan(buckets, np.ones((len(chosen), 1), int), {int(b): (1,) for b in ladder})
 
   sizes, room = tokens[:, None], {0: (data.max_tokens,)}
   if experiment.stage in _HEARING_STAGES:
@@ -109,7 +141,7 @@ def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Plan:
     sizes = np.stack([heard, tokens, positions], axis=1).astype(int)
     fill = lambda b, x: min(most_clips(data, b), max(1, round(length / x.mean()))) if len(x) else 1
     room = {b: (fill(b, x), data.max_tokens, length) for b, x in clips.items()}
-  return packing.Plan(buckets, sizes, room, experiment.train.batch_size, experiment.seed)
+  return plan(buckets, sizes, room)
 
 
 def most_clips(data: DataConfig, states: int) -> int:
@@ -233,8 +265,9 @@ class Finish:
     if data.cached_states:
       found = rows.augment(row['states'], data.augment, rng, states) if 'states' in row else self._no_states
       return {'states': rows.pad(found, states), 'state_lengths': np.int32(len(found))}
-    audio = row.get('audio', np.zeros(0, np.float32))
-    return {'audio': rows.pad(audio, selection.max_samples(self.experiment, states)), 'audio_lengths': np.int32(len(audio))}
+    longest = selection.max_samples(self.experiment, states)
+    audio = waveforms.augment(row['audio'], data.augment, rng, longest) if 'audio' in row else np.zeros(0, np.float32)
+    return {'audio': rows.pad(audio, longest), 'audio_lengths': np.int32(len(audio))}
 
   @property
   def _no_states(self) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 _OPEN_ROWS = 64  # rows of a bucket that wait for more, at most, and at most a quarter of an epoch's
 _REMEMBERED = 1024  # batches: prefetching looks ahead a little, and nothing looks back
 
-Row = tuple[tuple[int, int], ...]  # (epoch, index) of each example
+Row = tuple[tuple[int, int], ...]  # (pass, index) of each example: how often it has come before, and which it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,13 @@ class Plan:
       out together.
     batch_size: rows.
     seed: of the order.
+    order: the examples (pass, index) by their place in the stream, of which an epoch takes N; None = each once an epoch.
   """
 
-  def __init__(self, buckets: np.ndarray, sizes: np.ndarray, room: Mapping[int, Sequence[int]], batch_size: int, seed: int):
+  def __init__(self, buckets: np.ndarray, sizes: np.ndarray, room: Mapping[int, Sequence[int]], batch_size: int, seed: int,
+               order: Sequence[tuple[int, int]] | None = None):
     self._buckets, self._sizes, self.room = buckets, sizes, dict(room)
-    self._batch_size, self._seed = batch_size, seed
+    self._batch_size, self._seed, self._order = batch_size, seed, order
     self._begin()
 
   def __getitem__(self, number: int) -> Batch:
@@ -52,7 +54,7 @@ class Plan:
       return self._known[number]
 
   def __getstate__(self):
-    return (self._buckets, self._sizes, self.room, self._batch_size, self._seed)  # what reading goes on from is found again
+    return (self._buckets, self._sizes, self.room, self._batch_size, self._seed, self._order)  # what reading goes on from is found again
 
   def __setstate__(self, state):
     self.__init__(*state)
@@ -73,12 +75,19 @@ class Plan:
     """Rows in the order in which they are full."""
     bins = {bucket: _Bins(np.asarray(room), self._sizes[self._buckets == bucket]) for bucket, room in self.room.items()}
     for epoch in itertools.count():  # rows that are open at its end go on in the next, no longer
-      for index in np.random.default_rng((self._seed, epoch)).permutation(len(self._sizes)):
+      for turn, index in self._examples(epoch):
         bucket = int(self._buckets[index])
-        for row in bins[bucket].add((epoch, int(index)), self._sizes[index]):
+        for row in bins[bucket].add((turn, index), self._sizes[index], epoch):
           yield bucket, row
       for bucket, open_rows in bins.items():
         yield from ((bucket, row) for row in open_rows.close_before(epoch))
+
+  def _examples(self, epoch: int) -> Iterator[tuple[int, int]]:
+    """The examples (pass, index) of an epoch, in order."""
+    count = len(self._sizes)
+    if self._order is not None:
+      return (self._order[place] for place in range(epoch * count, (epoch + 1) * count))
+    return ((epoch, int(index)) for index in np.random.default_rng((self._seed, epoch)).permutation(count))
 
 
 class _Bins:
@@ -89,8 +98,9 @@ class _Bins:
     self._pace = room[-1] / room[0] if len(room) > 1 else 0.0
     self._room, self._left = room, np.repeat(room[None], count, axis=0)
     self.items: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    self._opened = [0] * count  # in which epoch
 
-  def add(self, item: tuple[int, int], size: np.ndarray) -> list[Row]:
+  def add(self, item: tuple[int, int], size: np.ndarray, epoch: int) -> list[Row]:
     """The rows that this has made full."""
     done = []
     fits = (self._left >= size).all(axis=1)
@@ -99,6 +109,7 @@ class _Bins:
       fits = (self._left >= size).all(axis=1)
     left = self._left - size
     row = int(np.where(fits, np.abs(left[:, -1] - self._pace * left[:, 0]), np.inf).argmin())
+    self._opened[row] = self._opened[row] if self.items[row] else epoch
     self.items[row].append(item)
     self._left[row] -= size
     if (self._left[row] == 0).any():
@@ -107,7 +118,7 @@ class _Bins:
 
   def close_before(self, epoch: int) -> list[Row]:
     """The rows that have waited since an earlier epoch."""
-    return [self._close(row) for row, items in enumerate(self.items) if items and items[0][0] < epoch]
+    return [self._close(row) for row, items in enumerate(self.items) if items and self._opened[row] < epoch]
 
   def _close(self, row: int) -> Row:
     closed, self.items[row] = tuple(self.items[row]), []

@@ -3,6 +3,7 @@
 Pure functions on `params`, a dict of the groups `whisper`, `adapter` and `llm` (only those that a call needs).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -57,7 +58,8 @@ class S2TOutput(NamedTuple):
   overflow: Array | None = None
 
 
-def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: Array) -> tuple[Array, Array]:
+def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: Array,
+                  mask: Callable[[Array, Array], Array] | None = None) -> tuple[Array, Array]:
   """Waveforms -> frozen Whisper states; a clip gives the same states alone and beside longer ones.
 
   Args:
@@ -65,6 +67,7 @@ def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: A
     cfg: `audio_padding_seconds` of silence are encoded behind each clip, or `pad_audio_to_30_s` fills Whisper's window.
     audio: float[...,samples], 16 kHz mono.
     audio_lengths: int[...], samples of each clip; 0 = no speech.
+    mask: hides parts of log-mel float[B,T,M] of int[B] frames, in training.
 
   Returns:
     (states float[...,E,Dw] at 50 Hz without gradient, state_lengths int[...]).
@@ -85,6 +88,7 @@ def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: A
   mel = log_mel.log_mel(jnp.pad(audio, ((0, 0), (0, samples - audio.shape[1]))), cfg.whisper.num_mel_bins)
   covered = samples if cfg.pad_audio_to_30_s else jnp.minimum(audio_lengths + silence, samples)
   mel_lengths = jnp.where(audio_lengths > 0, covered // log_mel.HOP, 0)
+  mel = mel if mask is None else mask(mel, mel_lengths)
   states = WhisperEncoder(cfg.whisper).apply({'params': params['whisper']}, mel, mel_lengths)
   return jax.lax.stop_gradient(states).reshape(*clips, *states.shape[1:]), num_states(mel_lengths).reshape(clips)
 

@@ -95,9 +95,7 @@ def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
   if choices.echo_text not in ECHO_TEXTS:
     raise errors.ConfigError(f'train.loss.echo_text is {choices.echo_text!r}: use one of {", ".join(ECHO_TEXTS)}.')
   s2t_rng, generate_rng, echo_rng = jax.random.split(rng, 3)
-  if 'states' not in batch:
-    states, lengths = echox.encode_speech(params, cfg, batch['audio'], batch['audio_lengths'])
-    batch = {**batch, 'states': states, 'state_lengths': lengths}
+  batch = s2t_step.with_states(params, batch, rng, experiment)
   output = echox.s2t_forward(params, cfg, batch, deterministic=False, rngs={'dropout': s2t_rng})
   s2t, metrics = s2t_step.loss_of_output(params, batch, output, experiment)
   if choices.echo_text == 'generate':

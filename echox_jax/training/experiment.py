@@ -20,18 +20,29 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-  """Augmentation of cached encoder states; all off by default. Rates are fractions of the clip."""
-  time_warp: float = 0.0
-  noise: float = 0.0
+  """Augmentation of speech in training, all off by default.
+
+  Attributes:
+    time_mask, feature_mask: fractions of a clip's time and features that are hidden at most: of its cached states, or where
+      waveforms are read of its log-mel (SpecAugment).
+    time_warp, noise: of cached states (`rows.augment`).
+    speed, reverb, snr_db: of waveforms (`waveforms.augment`): how much faster or slower, seconds, (lowest, highest) dB.
+  """
   time_mask: float = 0.0
   feature_mask: float = 0.0
+  time_warp: float = 0.0
+  noise: float = 0.0
+  speed: float = 0.0
+  reverb: float = 0.0
+  snr_db: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Which sets a stage reads and the static sizes of its batches.
 
-  `sets`: names like `questions/train` under the raw or the precomputed folder.
+  `sets`: names like `questions/train` under the raw or the precomputed folder. `weights`: how often rows of each come, relative to one
+  another; empty = every row of all sets once an epoch.
   Rows that exceed a size are left out and counted, never cut silently. `max_tokens` is the length of a whole row, prompt and
   answer; `max_reduced_units` bounds what the duration predictor sees of a clip at a time; `workers` > 0 reads in that many
   processes. `written_fraction` of the rows of s2t and echo are written questions, without speech.
@@ -40,6 +51,7 @@ class DataConfig:
   `buckets`: lengths in states; the clips of a batch are padded to the first one that they fit in, the last is `max_states`.
   """
   sets: tuple[str, ...] = ()
+  weights: tuple[float, ...] = ()
   cached_states: bool = True
   written_fraction: float = 0.0
   max_tokens: int = 96

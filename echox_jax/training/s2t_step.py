@@ -1,16 +1,19 @@
 """Losses of the stages `text` (the LLM alone) and `s2t` (speech in, text out): CE + 0.3 CTC (facts 5)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from echox_jax import chunked, losses
-from echox_jax.models import echox
+from echox_jax.models import echox, spec_augment
 from echox_jax.models.llama import head_embedding
 from echox_jax.models.log_mel import SAMPLE_RATE
 from echox_jax.training.experiment import ExperimentConfig
 
 Array = jax.Array
 Metrics = dict[str, Array]
+_MASKS = 7  # what tells their random numbers from those of dropout
 
 
 def text_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
@@ -45,8 +48,20 @@ def s2t_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
     (loss, metrics `text_ce`, `ctc`, `tokens`, `audio_seconds`, `kept_frames`, `overflow_shrink`, and of packed rows
       `overflow_positions`).
   """
+  batch = with_states(params, batch, rng, experiment)
   output = echox.s2t_forward(params, experiment.model, batch, deterministic=False, rngs={'dropout': rng})
   return loss_of_output(params, batch, output, experiment)
+
+
+def with_states(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> dict:
+  """The batch with the states of its waveforms, if it has any; of their log-mels `data.augment` may hide parts."""
+  if 'audio' not in batch:
+    return batch
+  augment, mask = experiment.data.augment, None
+  if augment.time_mask or augment.feature_mask:
+    mask = functools.partial(spec_augment.spec_augment, key=jax.random.fold_in(rng, _MASKS), time=augment.time_mask, bands=augment.feature_mask)
+  states, lengths = echox.encode_speech(params, experiment.model, batch['audio'], batch['audio_lengths'], mask)
+  return {**batch, 'states': states, 'state_lengths': lengths}
 
 
 def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
