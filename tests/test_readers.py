@@ -188,6 +188,21 @@ def test_any_bytes_are_read_or_refused_and_good_lines_survive(tmp_path, lines, n
   list(ingest._sound(found, ingest.Quarantine('m', 1.0)))
 
 
+LISTS = {'librispeech': ('train-clean-100/1/2/1-2.trans.txt', b'good HELLO'), 'mls': ('train/transcripts.txt', b'good\tHELLO'), 'pairs': ('metadata.csv', b'good|HELLO')}
+
+
+@given(st.lists(LINES, max_size=6), st.sampled_from(list(LISTS)))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_in_the_lists_of_corpora_are_read_or_refused(tmp_path, lines, name):
+  path, good = LISTS[name]
+  (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+  (tmp_path / name / path).write_bytes(b'\n'.join([*lines, *TRICKY, b'\ttext', b'|text', b' TEXT', b'..\ta', b'../|a', b'a/\tb', b'a_b\tc', good]))
+  found = list(readers.get(name).read(tmp_path / name))
+  assert all(isinstance(item, Item) or (isinstance(item, Entry) and item.reason in REASONS) for item in found)
+  assert 'good' in [item.id for item in found if isinstance(item, Item)]
+  assert not list(ingest._sound(found, ingest.Quarantine('m', 1.0)))  # no recordings are there
+
+
 def test_the_command_line(tmp_path, capsys, monkeypatch):
   from launch import corpus
 

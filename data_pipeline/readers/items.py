@@ -124,6 +124,17 @@ def recording(folder: Path, name: str) -> str:
   return os.path.join(folder, name) if name else ''
 
 
+def file_name(name: str) -> str:
+  """The name itself.
+
+  Raises:
+    Unusable: no file can be called so.
+  """
+  if not name or '/' in name or '\0' in name:
+    raise Unusable('wrong fields', f'begins with {name[:40]!r}, which is no name of a file')
+  return name
+
+
 def transcript(name: str, text: str, file: str | Path, where: str, *, split: str, speaker: str, language: str, source: str) -> Item:
   """An item of speech recognition: the user says `text`, the assistant writes it down; both turns have the category `asr`.
 

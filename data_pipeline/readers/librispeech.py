@@ -33,7 +33,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
         continue
       name, _, text = line.partition(' ')
       try:
-        yield items.transcript(name, text.strip().lower(), chapter.with_name(f'{name}.flac'), where, speaker=name.split('-')[0],
+        yield items.transcript(name, text.strip().lower(), chapter.with_name(f'{items.file_name(name)}.flac'), where, speaker=name.split('-')[0],
                                split=split if split in items.SPLITS else 'train', language='en', source='librispeech')
       except Unusable as error:
         yield Entry(name, where, error.reason, error.detail)

@@ -37,9 +37,9 @@ def read(source: Path) -> Iterator[Item | Entry]:
         yield line
         continue
       name, _, text = line.partition('\t')
-      speaker, _, book = name.rpartition('_')[0].partition('_')
-      file = folder / 'audio' / speaker / book / f'{name}{suffix}'
       try:
+        speaker, _, book = items.file_name(name).rpartition('_')[0].partition('_')
+        file = folder / 'audio' / speaker / book / f'{name}{suffix}'
         yield items.transcript(name, text.strip(), file if decoding.exists(file) else _other(file), where, speaker=speaker,
                                split=split if split in items.SPLITS else 'train', language=language, source='mls')
       except Unusable as error:
