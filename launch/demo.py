@@ -7,17 +7,16 @@ Every part is a command of its own that can be run by hand; finished parts are s
 
 import argparse
 from collections.abc import Callable
-import dataclasses
 import json
 import os
 from pathlib import Path
-import subprocess
-import sys
 import threading
 import time
 
 from echox_jax import errors
 from echox_jax import files
+from launch import pipeline
+from launch.pipeline import Step
 
 CONFIG = 'configs/echox_nano.py'
 TARGETS = {  # what the demo is meant to reach on two CPU cores
@@ -25,30 +24,12 @@ TARGETS = {  # what the demo is meant to reach on two CPU cores
     'reply_wer': ('<=', 0.08), 'resynthesis_wer': ('<=', 0.06), 'total_minutes': ('<=', 40), 'peak_rss_gib': ('<=', 12)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """One part of the demo: a command, and the file that proves it finished (None = the command itself knows)."""
-  name: str
-  title: str
-  command: tuple[str, ...]
-  proof: str | None = None
-
-
 def steps(out: Path) -> list[Step]:
   """All parts in order."""
   work, model = str(out), str(out / 'model')
-  train = lambda stage, title: Step(
-      stage, title, ('launch.train', f'--config={CONFIG}:{stage}', f'--workdir={work}'))
   return [
       Step('corpus', 'voices speak the questions and answers', ('launch.corpus', '--data', str(out / 'data'))),
-      Step('precompute', 'speech becomes units and unit words', ('launch.precompute', f'--config={CONFIG}:s2t', f'--workdir={work}')),
-      train('text', 'the LLM learns its facts from text'),
-      train('s2t', 'the LLM learns to hear'),
-      train('t2c', 'a small decoder learns to turn text into unit words'),
-      train('echo', 'the echo decoder learns to speak from the states of the LLM'),
-      train('vocoder', 'the vocoder learns to turn units into sound'),
-      Step('export', 'one folder to load', ('launch.convert', 'export', '--checkpoint', work, '--to', 'safetensors', '--out', model),
-           'model/model.safetensors'),
+      *pipeline.steps(CONFIG, out),
       Step('evaluate', 'unseen voices ask, a judge listens',
            ('launch.evaluate', '--checkpoint', model, '--workdir', work, '--out', str(out / 'evaluation.json')), 'evaluation.json'),
       Step('answer', 'one question, one spoken answer',
@@ -103,23 +84,15 @@ def watch_memory(pid: int, saw: Callable[[float], None], stop: threading.Event) 
 
 
 def run(step: Step, clock: Clock) -> None:
-  """Runs one part as a process of its own, so that its memory is free afterwards."""
+  """Runs one part, and keeps its highest memory."""
   stop = threading.Event()
-  process = subprocess.Popen([sys.executable, '-m', *step.command])
   watcher = threading.Thread(target=watch_memory, args=(os.getpid(), clock.saw_memory, stop), daemon=True)
   watcher.start()
   try:
-    code = process.wait()
+    pipeline.run(step)
   finally:
     stop.set()
     watcher.join()
-    if process.poll() is None:
-      process.terminate()
-      process.wait()
-  if code:
-    raise errors.EchoXError(
-        f'the part {step.name!r} of the demo ended with exit code {code} (its own message stands above): '
-        'put that right and run the same command again; finished parts are kept.')
 
 
 def choose_question(out: Path) -> None:
