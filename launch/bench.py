@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 
 from echox_jax import errors, files
-from launch import bench_losses, bench_padding
+from launch import bench_loader, bench_losses, bench_padding, bench_precompute, bench_unit_language
 
-MEASURES = {'losses': bench_losses, 'padding': bench_padding}
+MEASURES = {'loader': bench_loader, 'losses': bench_losses, 'padding': bench_padding, 'precompute': bench_precompute,
+            'unit_language': bench_unit_language}
 
 
 def main() -> None:

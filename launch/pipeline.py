@@ -37,7 +37,8 @@ def steps(config: str, workdir: Path, names: Sequence[str] = tuple(_STAGES), opt
       Step('precompute', 'speech becomes units and unit words', job('precompute', names[0])),
       *(Step(name, _STAGES[name], job('train', name)) for name in names),
       Step('export', 'one folder to load',
-           ('launch.convert', 'export', '--checkpoint', str(workdir), '--to', 'safetensors', '--out', str(workdir / 'model')), 'model/model.safetensors'),
+           ('launch.convert', 'export', '--checkpoint', str(workdir), '--to', 'safetensors', '--out', str(workdir / 'model')),
+           'model/model.safetensors'),
   ]
 
 

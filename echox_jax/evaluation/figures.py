@@ -136,6 +136,28 @@ def spectrograms(waves: Mapping[str, np.ndarray], rate: int = 16_000) -> bytes:
   return _png(figure)
 
 
+def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
+  """What each unit language leaves of the reduced units, as `launch.bench unit_language` measured it: over the longest word, and over the vocabulary."""
+  figure = _figure(9.6, 3.2)
+  share = lambda row: row['held_out']['share']
+  sizes, longest = sorted({row['asked'] for row in rows}), sorted({row['k'] for row in rows})
+  colours = (GREY, ORANGE, GREEN, BLUE, RED, INK)
+  for place, (over, lines, title) in enumerate((('k', 'asked', 'longest word (units), a line a vocabulary'),
+                                               ('asked', 'k', 'vocabulary (words), a line a longest word')), 1):
+    axes = _axes(figure, 1, 2, place, 'unit words a reduced unit, held-out speech')
+    for i, value in enumerate(sizes if lines == 'asked' else longest):
+      points = sorted((row[over], share(row)) for row in rows if row[lines] == value and row['kind'] == 'ngram')
+      axes.plot(*zip(*points), color=colours[i % len(colours)], lw=1.4, marker='o', markersize=3, label=f'{value:,}')
+    axes.set_xlabel(title, color=GREY)
+    if over == 'asked':
+      axes.plot(*zip(*sorted((row['asked'], share(row)) for row in rows if row['kind'] == 'bpe')), color=INK, lw=1, ls='--', label='BPE')
+      axes.set_xscale('log')
+      axes.set_xticks(sizes, [f'{size:,}' for size in sizes])
+      axes.minorticks_off()
+    axes.legend(fontsize=7, frameon=False)
+  return _png(figure)
+
+
 def _shorten(text: str, seconds: float, whole: float) -> str:
   """As much of `text` as fits a bar of `seconds` in a picture of `whole` seconds."""
   room = int(115 * seconds / whole)

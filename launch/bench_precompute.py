@@ -1,0 +1,112 @@
+"""The precompute job against the same work written with transformers and torch, in one run on one machine.
+
+The work: files of speech (flac, 16 kHz) are decoded; log-mel; Whisper tiny.en; each state of the third layer gets the nearest of 500
+centroids; samples and units are written. Ours is `launch.corpus` and `launch.precompute` themselves, which also look for recordings
+that cannot be used, train a tokenizer, fit the unit language and write unit words. The peers have the same weights, files and cores
+and batches of 8 clips (`launch/bench_precompute_peer.py`): `peer` pads to 30 s, since transformers' WhisperEncoder refuses anything
+else; `peer_unpadded` is stricter: its encoder is taken apart, and called on clips of like length without more padding than that takes,
+and no further than the third layer. Each runs in a process of its own, once unmeasured, for what is compiled, and once measured.
+
+Figures: `audio_hours_per_hour`, `peer_audio_hours_per_hour`, `peer_unpadded_audio_hours_per_hour`; `ratio`, `ratio_unpadded`: ours through
+theirs; `same_units`: the share of units that each peer finds like ours (padding changes some); of each `seconds`, `cpu_seconds`,
+`warm_up_seconds`; ours by part in `parts`.
+"""
+
+import argparse
+from collections.abc import Callable
+import functools
+import importlib.util
+from pathlib import Path
+import tempfile
+import time
+from typing import Any
+
+from configs import echox_nano
+from data_pipeline import dataset, ingest, precompute
+from data_pipeline.precompute import Encoders
+from echox_jax import audio, config
+from echox_jax.errors import MissingExtraError
+from echox_jax.training.experiment import ExperimentConfig
+from launch import bench_precompute_peer, bench_speech
+from launch.bench_process import in_new_process
+import numpy as np
+import soundfile
+
+SETS = ('answers/train', 'answers/holdout')
+Units = dict[str, np.ndarray]
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+  """What the command line may change."""
+  bench_speech.add_options(command, 'answers/train', minutes=20, clip_seconds=0)
+  command.add_argument('--threads', type=int, default=2, help='cores of each (default %(default)s)')
+  command.add_argument('--batch_size', type=int, default=8, help='clips of ours (default %(default)s)')
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+  """The figures above."""
+  for package in ('torch', 'transformers'):
+    if importlib.util.find_spec(package) is None:
+      raise MissingExtraError(package, 'crosscheck', 'The peer of this measure')
+  spoken = bench_speech.passages(options)
+  hours = sum(len(wave) for _, wave in spoken) / audio.SAMPLE_RATE / 3600
+  with tempfile.TemporaryDirectory() as folder:
+    source = Path(folder) / 'files'
+    source.mkdir()
+    for i, (text, wave) in enumerate(spoken):
+      soundfile.write(source / f'{i:06d}.flac', wave, audio.SAMPLE_RATE)
+      (source / f'{i:06d}.txt').write_text(text, 'utf-8')
+    run = functools.partial(in_new_process, cores=options.threads, source=source)
+    ours, units = run(_ours, out=Path(folder) / 'ours', batch_size=options.batch_size)
+    theirs = {name: run(_theirs, out=Path(folder) / name, padded=padded, threads=options.threads)
+              for name, padded in (('peer', True), ('peer_unpadded', False))}
+  speed = lambda costs: round(hours * 3600 / costs['seconds'], 1)
+  found = {'audio_hours_per_hour': speed(ours), 'ours': ours}
+  for name, (costs, others) in theirs.items():
+    found |= {f'{name}_audio_hours_per_hour': speed(costs), name: costs | {'same_units': _agreement(units, others)},
+              f'ratio{name.removeprefix("peer")}': round(costs['seconds'] / ours['seconds'], 2)}
+  return found | {'clips': len(spoken), 'audio_minutes': round(60 * hours, 1), 'threads': options.threads}
+
+
+def _ours(source: Path, out: Path, batch_size: int) -> tuple[dict[str, Any], Units]:
+  job = echox_nano.get_config('t2c')
+  job.precompute.update(dict(unit_sets=SETS, state_sets=(), batch_size=batch_size))
+  job.tokenizer.vocab_size = 384  # for few texts
+  experiment = config.build(ExperimentConfig, job.to_dict())
+  encoder = functools.cache(precompute.pretrained_encoders(experiment).units)  # compiled once, for both runs
+  parts = {}
+
+  def work(workdir: Path) -> None:
+    started = time.monotonic()
+    ingest.build('pairs', source, workdir / 'data')
+    parts['decode and write'] = round(time.monotonic() - started, 2)
+    parts.update(precompute.run(experiment, workdir, Encoders(encoder, encoder), progress=False)['step_seconds'])
+
+  costs = _timed(lambda: work(out / 'first'), lambda: work(out / 'second'))
+  units = {example.id: example.turns[0].units for name in SETS
+           for example in dataset.read_examples(out / 'second' / 'precomputed', *name.split('/'))}
+  return costs | {'parts': parts}, units
+
+
+def _theirs(source: Path, out: Path, padded: bool, threads: int) -> tuple[dict[str, Any], Units]:
+  peer = bench_precompute_peer.Peer('tiny.en', str(echox_nano.PRETRAINED / 'kmeans.safetensors'), 3, threads, padded)
+  files, found = sorted(source.glob('*.flac')), {}
+  return _timed(lambda: peer.run(files[:16], out / 'first', 8), lambda: found.update(peer.run(files, out / 'second', 8))), found
+
+
+def _timed(first: Callable[[], Any], second: Callable[[], Any]) -> dict[str, float]:
+  """Costs of `second`; what `first` does is only done once."""
+  started = time.monotonic()
+  first()
+  middle, cpu = time.monotonic(), time.process_time()
+  second()
+  return {'seconds': round(time.monotonic() - middle, 2), 'cpu_seconds': round(time.process_time() - cpu, 2),
+          'warm_up_seconds': round(middle - started, 2)}
+
+
+def _agreement(ours: Units, others: Units) -> float:
+  same = total = 0
+  for name, units in ours.items():
+    length = min(len(units), len(others[name]))
+    same, total = same + int((units[:length] == others[name][:length]).sum()), total + length
+  return round(same / total, 4)

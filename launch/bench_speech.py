@@ -1,0 +1,39 @@
+"""Speech for measures: the clips of a data set, joined to passages of the length that is wanted."""
+
+import argparse
+from pathlib import Path
+
+from data_pipeline import dataset
+from data_pipeline.selection import split_name
+from echox_jax import audio, errors
+import numpy as np
+
+
+def add_options(command: argparse.ArgumentParser, name: str, minutes: float, clip_seconds: float) -> None:
+  """Where the speech comes from, and how much of it."""
+  command.add_argument('--data', type=Path, default=Path('out/demo/data'), help='folder of data sets (default %(default)s, of `make demo`)')
+  command.add_argument('--set', default=name, help='data set and split (default %(default)s)')
+  command.add_argument('--minutes', type=float, default=minutes, help='speech to measure with (default %(default)s)')
+  command.add_argument('--clip_seconds', type=float, default=clip_seconds,
+                       help='clips are joined until they are that long; 0 = as they are (default %(default)s)')
+
+
+def passages(options: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
+  """(text, float32[samples] at 16 kHz) of every passage.
+
+  Raises:
+    DataError: the data set is not there, or holds too little.
+  """
+  found, texts, waves, total = [], [], [], 0
+  for example in dataset.read_examples(options.data, *split_name(options.set)):
+    for turn in example.turns:
+      if len(turn.audio):
+        texts.append(turn.text)
+        waves.append(audio.from_int16(turn.audio))
+    length = sum(map(len, waves))
+    if length > options.clip_seconds * audio.SAMPLE_RATE:
+      found.append((' '.join(texts), np.concatenate(waves)))
+      texts, waves, total = [], [], total + length
+    if total >= 60 * options.minutes * audio.SAMPLE_RATE:
+      return found
+  raise errors.DataError(f'{options.data} holds less than {options.minutes:g} minutes of {options.set}: lower --minutes or name another --set.')
