@@ -1,10 +1,11 @@
-"""Sets mixed by weights: an endless stream of rows, of which each set has its share at any length, in an order of its own.
+"""The order of rows: an endless stream, shuffled, in which sets come as often as their weights say.
 
 The set of a place follows from the place alone (Grain's mixing, as even as whole numbers allow). A set begins anew, in another
-order, when all its rows have come; how often sets do so differs.
+order, when all its rows have come; how often sets do so differs. Without weights all rows are one set, and a pass is an epoch.
 """
 
 import dataclasses
+import functools
 import math
 
 from data_pipeline import selection
@@ -12,6 +13,9 @@ from echox_jax import errors
 from echox_jax.training.experiment import ExperimentConfig
 import grain
 import numpy as np
+
+_ENDLESS = 2 ** 40
+_REMEMBERED = 32  # passes of sets
 
 
 def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
@@ -26,6 +30,8 @@ def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
     DataError: a set of which no row is left.
   """
   data = experiment.data
+  if not data.weights:
+    return grain.MapDataset.range(_ENDLESS).map(_Part(np.arange(len(rows)), (experiment.seed,)))
   if len(data.weights) != len(data.sets) or not all(weight > 0 and math.isfinite(weight) for weight in data.weights):
     raise errors.ConfigError(f'data.weights {data.weights} are not one number above 0 for each of {", ".join(data.sets)}: correct them.')
   spoken = rows['states'] > 0 if (rows['states'] > 0).any() else np.ones(len(rows), bool)
@@ -37,19 +43,25 @@ def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
   if not spoken.all():
     groups.append(np.flatnonzero(~spoken))
     weights = np.append(weights * (1 - data.written_fraction), data.written_fraction)
-  seeds = np.random.SeedSequence(experiment.seed).generate_state(len(groups))
-  parts = [grain.MapDataset.source(group).shuffle(seed=int(seed)).repeat().map_with_index(_Counted(len(group)))
-           for group, seed in zip(groups, seeds)]
+  parts = [grain.MapDataset.range(_ENDLESS).map(_Part(group, (experiment.seed, number))) for number, group in enumerate(groups)]
   return grain.MapDataset.mix(parts, weights)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Counted:
-  """The row at a place of a set's own stream, and the pass that the place is in."""
-  rows: int
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+  """The rows of one set in shuffled passes, by place: (pass, number of the row)."""
+  rows: np.ndarray
+  seed: tuple[int, ...]
 
-  def __call__(self, place: int, row: int) -> tuple[int, int]:
-    return place // self.rows, int(row)
+  def __call__(self, place: int) -> tuple[int, int]:
+    number, at = divmod(place, len(self.rows))
+    return number, int(self.rows[permutation(len(self.rows), *self.seed, number)[at]])
+
+
+@functools.lru_cache(_REMEMBERED)
+def permutation(count: int, *seed: int) -> np.ndarray:
+  """int[count], the numbers 0, 1, 2... in an order that follows from the seed."""
+  return np.random.default_rng(seed).permutation(count)
 
 
 @dataclasses.dataclass(frozen=True)
