@@ -22,6 +22,9 @@ import soundfile
 
 LOWEST_RATE, HIGHEST_RATE = 4_000, 96_000  # Hz: what speech is recorded at; anything else is a wrong header far more often
 _ANY = 0xFFFFFFFF  # size in the header of a wav that was written to a pipe
+_CHUNKED = {b'RIFF': ('<', b'data'), b'FORM': ('>', b'SSND')}  # wav and aiff: order of bytes in sizes, the chunk of samples
+_OGG_PAGE, _OGG_END = 65_307, 4  # longest page in bytes; flag of the last one
+_GUESSED = 0.9  # share that must be there of a length that may be a guess: that of mp3 files without a count of their frames, and of videos
 _AHEAD = 4  # recordings a process that are decoded before they are asked for
 
 
@@ -85,7 +88,7 @@ def _read(path: str, header: Any, max_seconds: float) -> np.ndarray:
     samples, rate = soundfile.read(path, dtype='float32', always_2d=True)
   except soundfile.SoundFileError as error:
     raise Unusable('damaged', f'cannot be read to its end ({error})') from error
-  if len(samples) < header.frames:
+  if len(samples) < header.frames * (_GUESSED if header.format == 'MP3' else 1):
     raise Unusable('truncated', f'holds {len(samples)} of the {header.frames} frames that its header says')
   if not len(samples):
     raise Unusable('too short', 'holds no samples')
@@ -96,18 +99,22 @@ def _read(path: str, header: Any, max_seconds: float) -> np.ndarray:
 
 def _read_other(path: str, max_seconds: float) -> np.ndarray:
   """float32[samples] of a file that only ffmpeg reads, if any."""
-  probe = shutil.which('ffprobe')
+  probe, seconds = shutil.which('ffprobe'), 0.0
   if probe:
     command = [probe, '-v', 'error', '-select_streams', 'a:0', '-show_entries', 'stream=sample_rate:format=duration', '-of', 'json', path]
     done = subprocess.run(command, capture_output=True, check=False)
     found = json.loads(done.stdout or '{}')
     for stream in found.get('streams', []):
       _check_rate(int(stream.get('sample_rate', audio.SAMPLE_RATE)))
-    _check_seconds(float(found.get('format', {}).get('duration', 0)), max_seconds)
+    seconds = float(found.get('format', {}).get('duration', 0))
+    _check_seconds(seconds, max_seconds)
   try:
-    return audio.load_audio(path)
+    wave = audio.load_audio(path)
   except AudioError as error:
     raise Unusable('damaged', 'cannot be read as audio' if probe else 'cannot be read as audio, there being no ffmpeg') from error
+  if len(wave) / audio.SAMPLE_RATE < _GUESSED * seconds:
+    raise Unusable('truncated', f'holds {len(wave) / audio.SAMPLE_RATE:.1f} of the {seconds:.1f} s that its header says')
+  return wave
 
 
 def _check_rate(rate: int) -> None:
@@ -121,18 +128,26 @@ def _check_seconds(seconds: float, max_seconds: float) -> None:
 
 
 def _lacks_bytes(path: str) -> bool:
-  """Whether a wav is shorter than its header says: libsndfile reads such a file without a word."""
+  """Whether a wav, aiff, ogg or opus file ends too early: libsndfile reads those without a word."""
   with open(path, 'rb') as f:
     size = os.fstat(f.fileno()).st_size
-    head = f.read(12)
-    if head[:4] != b'RIFF' or head[8:] != b'WAVE':
-      return False
-    while len(chunk := f.read(8)) == 8:
-      name, length = struct.unpack('<4sI', chunk)
-      if name == b'data':
+    kind = f.read(12)[:4]
+    if kind == b'OggS':
+      f.seek(max(0, size - _OGG_PAGE))
+      return not _ends_stream(f.read())
+    order, samples = _CHUNKED.get(kind, ('<', b''))
+    while samples and len(chunk := f.read(8)) == 8:
+      name, length = struct.unpack(f'{order}4sI', chunk)
+      if name == samples:
         return length != _ANY and f.tell() + length > size
       f.seek(length + length % 2, os.SEEK_CUR)
   return False
+
+
+def _ends_stream(tail: bytes) -> bool:
+  """Whether the last page in the last bytes of an Ogg file is whole, and marked as the last."""
+  page = tail[max(0, tail.rfind(b'OggS')):]
+  return len(page) > 26 and bool(page[5] & _OGG_END) and len(page) >= 27 + page[26] + sum(page[27:27 + page[26]])
 
 
 class Workers:

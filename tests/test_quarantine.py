@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shutil
+import subprocess
 
 from data_pipeline import decoding, ingest, quarantine
 from data_pipeline.quarantine import Unusable
@@ -162,6 +163,40 @@ def test_random_bytes_are_never_more_than_unusable(tmp_path, monkeypatch):
       assert error.reason in quarantine.REASONS
       refused += 1
   assert refused
+
+@pytest.mark.parametrize('form', ['wav', 'flac', 'aiff', 'mp3', 'ogg', 'opus', 'm4a', 'webm'])
+def test_half_a_recording_is_not_taken_for_a_whole_one(tmp_path, form):
+  whole, how = tmp_path / f'a.{form}', dict(format='OGG', subtype='OPUS') if form == 'opus' else {}
+  if form in ('m4a', 'webm'):
+    if not shutil.which('ffmpeg'):
+      pytest.skip('ffmpeg is not installed')
+    source = recordings.write(tmp_path / 'a.wav', 80000)
+    subprocess.run(['ffmpeg', '-v', 'error', '-i', source, *(['-movflags', '+faststart'] if form == 'm4a' else []), whole], check=True)
+  else:
+    recordings.write(whole, 80000, **how)
+  assert abs(len(decoding.decode(str(whole), 30.0)) - 80000) < 2000
+  (tmp_path / f'half.{form}').write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+  with pytest.raises(Unusable) as caught:
+    decoding.decode(str(tmp_path / f'half.{form}'), 30.0)
+  assert caught.value.reason in ('truncated', 'damaged')
+
+
+def test_an_mp3_whose_length_is_a_guess_is_whole(tmp_path):
+  if not shutil.which('ffmpeg'):
+    pytest.skip('ffmpeg is not installed')
+  subprocess.run(['ffmpeg', '-v', 'error', '-i', recordings.write(tmp_path / 'a.wav', 80000), '-write_xing', '0', tmp_path / 'a.mp3'], check=True)
+  assert abs(len(decoding.decode(str(tmp_path / 'a.mp3'), 30.0)) - 80000) < 4000
+
+
+def test_what_only_ffmpeg_reads_is_checked_too_and_its_lack_is_told(tmp_path, monkeypatch):
+  if not shutil.which('ffmpeg'):
+    pytest.skip('ffmpeg is not installed')
+  subprocess.run(['ffmpeg', '-v', 'error', '-i', recordings.write(tmp_path / 'a.wav', 80000), tmp_path / 'a.m4a'], check=True)
+  with pytest.raises(Unusable, match='more than 4'):
+    decoding.decode(str(tmp_path / 'a.m4a'), 4.0)
+  monkeypatch.setattr(shutil, 'which', lambda _: None)
+  with pytest.raises(Unusable, match='there being no ffmpeg'):
+    decoding.decode(str(tmp_path / 'a.m4a'), 30.0)
 
 
 def _fragile(task):
