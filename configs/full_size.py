@@ -33,6 +33,13 @@ WHISPER_LARGE_V3 = dict(num_mel_bins=128, hidden_size=1280, intermediate_size=51
 # mHuBERT's 11th layer and 1,000 units (facts 11); the size of the unit language is an estimate (facts 12).
 UNITS = dict(encoder='hubert', layer=11, num_units=1000, language='ngram', max_word_units=5, vocab_size=7500)
 PRETRAINED = dict(whisper='models/whisper-large-v3', hubert='models/hubert', kmeans='models/kmeans/kmeans.safetensors', vocoder='models/unit-vocoder')
+# What each stage reads, and how often one set beside another: one's own recordings, or the paper's, as often as its table of data has
+# items. The paper's sets have the names that `python -m launch.corpus --reader ... --prefix librispeech_` and the like give them.
+OWN = dict(s2t={'questions/train': 1}, t2c={'answers/train': 1}, echo={'questions/train': 1}, vocoder={'answers/train': 1})
+_READ = {'librispeech_transcripts/train': 281_241, 'mls_transcripts/train': 723_636}
+_ASKED = {'sharechatx_questions/train': 43_223, 'magpie_questions/train': 117_000}
+_SPOKEN = {'audioqa_answers/train': 178_576, 'speechinstruct_answers/train': 31_563, 'hh_rlhf_answers/train': 124_945}
+PAPER = dict(s2t={**_READ, **_ASKED}, t2c=_SPOKEN, echo=_ASKED, vocoder=_SPOKEN)
 LLAMA_3 = dict(rope_theta=500000.0, rms_norm_eps=1e-5, vocab_size=128257, max_positions=2048)  # with the AUDIO id
 
 
@@ -62,7 +69,8 @@ def model(llm: Mapping[str, Any], unit_trunk: Mapping[str, Any], whisper: Mappin
       **others)
 
 
-def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str, pretrained: Mapping[str, str] = PRETRAINED) -> ConfigDict:
+def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str, pretrained: Mapping[str, str] = PRETRAINED,
+        mix: Mapping[str, Mapping[str, int]] = OWN) -> ConfigDict:
   """The job of one stage.
 
   Args:
@@ -71,6 +79,7 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
     rows: of a batch over all chips, by stage.
     llm: folder of the language model and its tokenizer.
     pretrained: where the other parts are, see `PRETRAINED`; without `whisper` it is the packaged one.
+    mix: sets and weights of each stage, `OWN` or `PAPER`.
   """
   stages = dict(s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
   if stage not in stages:
@@ -79,8 +88,12 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
   config.stage = stage
   config.model.update(parts)
   config.tokenizer.update(dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size))
-  config.precompute.update(dict(kmeans=pretrained['kmeans'], hubert=pretrained.get('hubert', ''), state_sets=()))
-  config.data.update(dict(cached_states=False, workers=8))
+  spoken = tuple(mix['t2c'])
+  config.precompute.update(dict(
+      kmeans=pretrained['kmeans'], hubert=pretrained.get('hubert', ''), state_sets=(), language_sets=spoken,
+      unit_sets=tuple(name.replace('train', split) for name in spoken for split in ('train', 'holdout'))))
+  weights = tuple(map(float, mix[stage].values())) if len(mix[stage]) > 1 else ()
+  config.data.update(dict(sets=tuple(mix[stage]), weights=weights, cached_states=False, workers=8))
   config.mesh.update(dict(data=1, fsdp=-1))
   config.train.update(dict(batch_size=rows[stage], frozen_dtype='bfloat16', checkpoint_every=500, keep_checkpoints=2))
   config.train.loss.chunk_tokens = CHUNK
@@ -92,7 +105,6 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
 
 def s2t(config: ConfigDict) -> None:
   """Adapter and LoRA learn to hear. 1.2 million rows (paper, data) are an epoch."""
-  config.data.sets = ('questions/train',)
   config.data.update(dict(max_tokens=POSITIONS - BUDGET + 1, max_ctc_labels=192, max_states=BUCKETS[-1], buckets=BUCKETS, packing=True))
   config.train.steps = 1_165_000 // (DIALOGUES * config.train.batch_size)
   config.train.optimizer.update(dict(learning_rate=1e-5, warmup_steps=config.train.steps // 100))
@@ -100,7 +112,6 @@ def s2t(config: ConfigDict) -> None:
 
 def t2c(config: ConfigDict) -> None:
   """A small decoder learns to turn text into unit words."""
-  config.data.sets = ('answers/train',)
   config.data.update(dict(max_tokens=POSITIONS, max_unit_words=896, packing=True))
   config.train.steps = 3 * 335_000 // (SPEECHES * config.train.batch_size)
   config.train.optimizer.update(dict(learning_rate=1e-3, warmup_steps=config.train.steps // 100))
@@ -117,7 +128,6 @@ def echo(config: ConfigDict) -> None:
 
 def vocoder(config: ConfigDict) -> None:
   """Unit vocoder with its discriminators, on segments of 8,960 samples (facts 10)."""
-  config.data.sets = ('answers/train',)
   config.data.update(dict(segment_frames=28, max_reduced_units=512))
   config.train.steps = 100_000
   config.train.optimizer.update(dict(learning_rate=2e-4, warmup_steps=0, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=0.0))

@@ -53,6 +53,16 @@ def test_rows_are_packed_and_attention_follows_the_platform(name):
     assert {built.model.llm.attention, built.model.whisper.attention, built.model.unit_decoder.trunk.attention} == {'auto'}
 
 
+def test_the_paper_mix():
+  """Items of its table of data, all of them in the stages that they are for."""
+  items = lambda stage: dict(zip(job('echox_8b', stage).data.sets, job('echox_8b', stage).data.weights))
+  assert sum((items('s2t') | items('t2c')).values()) == 1_500_184
+  assert items('s2t').items() > items('echo').items() and items('echo')['magpie_questions/train'] == 117_000
+  assert items('s2t') == dict(zip(job('echox_3b', 's2t').data.sets, job('echox_3b', 's2t').data.weights))
+  assert job('echox_135m', 's2t').data.sets == ('questions/train',) and job('echox_135m', 's2t').data.weights == ()
+  assert job('echox_135m', 't2c').precompute.unit_sets == ('answers/train', 'answers/holdout')
+
+
 @pytest.mark.parametrize('name', FULL_SIZE)
 def test_unknown_stage(name):
   with pytest.raises(ValueError, match='there is no stage'):
