@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 from echox_jax import errors, files
-from launch import bench_loader, bench_losses, bench_padding, bench_precompute, bench_unit_language
+from launch import bench_loader, bench_losses, bench_padding, bench_precompute, bench_pseudo_labels, bench_unit_language
 
 MEASURES = {'loader': bench_loader, 'losses': bench_losses, 'padding': bench_padding, 'precompute': bench_precompute,
-            'unit_language': bench_unit_language}
+            'pseudo_labels': bench_pseudo_labels, 'unit_language': bench_unit_language}
 
 
 def main() -> None:
