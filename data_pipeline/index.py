@@ -45,7 +45,7 @@ def open_table(precomputed: Path, data_dir: Path, name: str, split: str, tokeniz
   Raises:
     DataError: the data set or tokenizer is missing, or a file is damaged.
   """
-  made_from = fingerprint(TURN.descr, _files(Path(data_dir) / name), split, _tokenizer_file(tokenizer))
+  made_from = fingerprint(TURN.descr, _files(Path(data_dir) / name), split, _counted_by(tokenizer))
   path = precomputed / FOLDER / f'{name}-{split}-{made_from}.npy'
   if not path.exists():
     _write(path, _read(_Scan(data_dir, name, split, tokenizer), workers))
@@ -60,9 +60,10 @@ def _files(folder: Path) -> list[Any]:
   return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob('*'))
 
 
-def _tokenizer_file(folder: Path | None) -> str:
+def _counted_by(folder: Path | None) -> str:
+  """What tells the tokenizer in `folder` from others; one that is missing is an error as soon as there is text."""
   file = folder and find_tokenizer(folder)
-  return file_fingerprint(file) if file else ''
+  return file_fingerprint(file) if file else 'missing' if folder else ''
 
 
 def _write(path: Path, table: np.ndarray) -> None:

@@ -145,7 +145,7 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   folder, names = raw_dir(experiment, workdir) if raw else derived, [split_name(name) for name in data.sets]
   sources = tuple(dataset.open_dataset(folder, *name) for name in names)
   make = RowMaker(experiment, derived)
-  tokenizer = None if stage == 'vocoder' else make.tokenizer and derived
+  tokenizer = None if stage == 'vocoder' else derived
   tables = [index.open_table(derived, folder, *name, tokenizer, data.workers) for name in names]
   left_out = collections.Counter()
   kept = _SELECTORS[stage](make, tables, left_out)
@@ -178,14 +178,15 @@ def rows_of(count: int, **columns: Any) -> np.ndarray:
 
 def _text_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
   """Text questions: every pair of texts once, however many voices speak it. Transcripts are no questions."""
-  pairs = [table[_questions(table)] for table in tables]
-  answers = np.concatenate([table[_questions(table) + 1] for table in tables])
-  source, questions = np.repeat(np.arange(len(tables)), [len(pair) for pair in pairs]), np.concatenate(pairs)
+  places = [_questions(table) for table in tables]
+  questions, answers = (np.concatenate([table[at + step] for table, at in zip(tables, places)]) for step in (0, 1))
+  source = np.repeat(np.arange(len(tables)), [len(at) for at in places])
   both = questions['text'] * np.uint64(0x9E3779B97F4A7C15) + answers['text']  # of two hashes one
   first = np.sort(np.unique(both, return_index=True)[1])
   first = first[~questions['transcript'][first]]
   source, questions, answers = source[first], questions[first], answers[first]
-  found = _rows(source, questions, len(make.question((), (), heard=False, transcript=False)['input_ids']) + questions['tokens'] + answers['tokens'])
+  fixed = len(make.question((), (), heard=False, transcript=False)['input_ids'])
+  found = _rows(source, questions, fixed + questions['tokens'] + answers['tokens'])
   good = _leave_out(left_out, 'without text', (questions['text'] == 0) | (answers['text'] == 0))
   return found[_fitting(found, good, make.experiment.data, left_out)]
 
