@@ -11,6 +11,7 @@ Bytes are those of one chip; a program that does not fit names what it needs. Wh
 """
 
 import argparse
+from collections.abc import Sequence
 import dataclasses
 import math
 from pathlib import Path
@@ -64,14 +65,23 @@ def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slic
   # Donated arguments and the results in their place are counted once; the program itself is in memory as well.
   outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
   peak = memory.argument_size_in_bytes + outputs + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-  found, unknown = collectives.read(compiled.as_text())
-  across = [c for c in found if c.crosses([getattr(device, 'slice_index', None) or 0 for device in mesh.devices.flat])]
-  return report | {
+  slice_of = [getattr(device, 'slice_index', None) or 0 for device in mesh.devices.flat]
+  return report | _collectives(compiled, slice_of) | {
       'argument_bytes_per_chip': memory.argument_size_in_bytes, 'temp_bytes_per_chip': memory.temp_size_in_bytes,
       'code_bytes_per_chip': memory.generated_code_size_in_bytes, 'peak_bytes_per_chip': peak, 'hbm_bytes_per_chip': hbm,
-      'fits': None if hbm is None else peak <= hbm, 'headroom': None if hbm is None else 1 - peak / hbm,
-      'collectives': collectives.summary(found), 'collectives_across_slices': collectives.summary(across),
-      'loops_of_unknown_length': unknown, 'compile_s': round(seconds, 1)}
+      'fits': None if hbm is None else peak <= hbm, 'headroom': None if hbm is None else 1 - peak / hbm, 'compile_s': round(seconds, 1)}
+
+
+def _collectives(compiled: jax.stages.Compiled, slice_of: Sequence[int]) -> dict[str, Any]:
+  """What the program sends; None where JAX cannot read it back (libtpu may write asynchronous calls of a kind of its own)."""
+  try:
+    found, unknown = collectives.read(compiled.as_text())
+  except jax.errors.JaxRuntimeError as error:
+    print(f'collectives are not known: {str(error).splitlines()[0]}', file=sys.stderr)
+    return dict.fromkeys(('collectives', 'collectives_across_slices', 'loops_of_unknown_length'))
+  across = [collective for collective in found if collective.crosses(slice_of)]
+  return {'collectives': collectives.summary(found), 'collectives_across_slices': collectives.summary(across),
+          'loops_of_unknown_length': unknown}
 
 
 def batch_shapes(experiment: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:

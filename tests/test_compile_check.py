@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from echox_jax import collectives, errors, topologies
+import jax
 from launch import compile_check
 import numpy as np
 import pytest
@@ -90,6 +91,16 @@ def test_dry_run_on_virtual_cpus(tmp_path, step, stage, batch):
   assert report['collectives'] and report['model_flops'] > 1e7 and report['compile_s'] > 0
   assert 0 < report['weights_bytes_per_chip'] <= report['argument_bytes_per_chip'] < report['peak_bytes_per_chip']
   assert report['temp_bytes_per_chip'] > 0 and 'not run' in done.stdout
+
+
+def test_a_program_that_cannot_be_read_back_is_still_measured(capsys):
+  class Unreadable:
+    def as_text(self):
+      raise jax.errors.JaxRuntimeError('INTERNAL: operands\nmore')
+
+  found = compile_check._collectives(Unreadable(), [0])
+  assert found == {'collectives': None, 'collectives_across_slices': None, 'loops_of_unknown_length': None}
+  assert capsys.readouterr().err == 'collectives are not known: INTERNAL: operands\n'
 
 
 @pytest.mark.parametrize('argument, message', [
