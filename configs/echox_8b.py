@@ -2,9 +2,9 @@
 
   python -m launch.train --config=configs/echox_8b.py:STAGE --workdir=DIR      STAGE: s2t t2c echo vocoder
 
-Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; t2c takes v5e:2x2. Larger slices: 8 rows a chip
-more in `train.batch_size`, and `mesh.dcn_data` slices. Expected memory of a chip (compiled, not run): s2t 8.7 GiB, echo 9.1 GiB,
-t2c on four chips 8.2 GiB; s2t on two slices of v5e:16x16 with batch_size 4096 6.7 GiB.
+Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; t2c takes v5e:2x2, 64 rows a chip. Larger slices: 8 rows
+a chip more in `train.batch_size`, and `mesh.dcn_data` slices. Expected memory of a chip with the longest batches (compiled, not run):
+s2t 7.9 GiB, echo 6.9 GiB, t2c on four chips 4.7 GiB.
 """
 
 from ml_collections import ConfigDict
