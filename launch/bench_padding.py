@@ -10,12 +10,11 @@ Figures: `s2t`, `t2c`: for `plain`, `bucketed`, `packed` the padding share of `s
 import argparse
 from typing import Any
 
+from configs.full_size import BUCKETS
 from data_pipeline import batches, selection
 from echox_jax import config
 from echox_jax.training.experiment import ExperimentConfig
 import numpy as np
-
-BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)  # states; each is a compiled step
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
