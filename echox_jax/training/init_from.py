@@ -53,8 +53,8 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: lis
   """Those of the `wanted` parameters that do not start fresh, each on its sharding.
 
   Every group is taken whole from the first source that has it; failing that it is a copy where the table of stages says so.
-  LoRA leaves that the source lacks start fresh. So does the row of an added special id: a base Llama 3 has 128,256 rows, and AUDIO
-  is id 128,256 of the config. It starts as the mean of the rows that there are, which makes it as likely as an average id.
+  LoRA leaves that the source lacks start fresh. Rows of added special ids that its tables lack start as the mean of the others, as
+  likely as an average id: a base Llama 3 has 128,256 rows, and AUDIO is id 128,256 of the config.
 
   Raises:
     CheckpointError: a group that must come from a source is nowhere, or shapes differ.
