@@ -1,13 +1,10 @@
-"""What a folder of derived files was made from: finished steps, with fingerprints of their inputs, in one JSON file."""
+"""Fingerprints: what a derived file was made from, in a few letters."""
 
-from collections.abc import Callable, Iterable
 import hashlib
 import json
 from pathlib import Path
-import time
 from typing import Any
 
-from echox_jax import files
 from echox_jax.errors import DataError
 
 
@@ -17,49 +14,21 @@ def fingerprint(*inputs: Any) -> str:
 
 
 def file_fingerprint(path: str | Path) -> str:
-  """A short hash of a file's content.
+  """A short hash of the content of a file, or of all files in a folder.
 
   Raises:
     DataError: there is no such file.
   """
+  path = Path(path)
   try:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    if path.is_dir():
+      return fingerprint([(file.name, file_fingerprint(file)) for file in sorted(path.iterdir()) if file.is_file()])
+    return checksum(path)[:16]
   except FileNotFoundError as error:
     raise DataError(f'there is no file {path}: correct its path in the config.') from error
 
 
-class Journal:
-  """The finished steps of a folder; `path` is rewritten whole after every step."""
-
-  def __init__(self, path: Path):
-    """Reads `path` where it exists.
-
-    Raises:
-      DataError: the file is damaged.
-    """
-    self._path = path
-    try:
-      self.content = json.loads(path.read_text('utf-8')) if path.exists() else {'steps': {}, 'report': {}}
-      self._steps = self.content['steps']
-    except (ValueError, KeyError, TypeError) as error:
-      raise DataError(f'{path} is damaged: delete it, and everything beside it is made again.') from error
-
-  def finished(self, step: str, inputs: str, outputs: Iterable[Path]) -> bool:
-    """Whether `step` was finished from `inputs` (a fingerprint) and its files are still there."""
-    known = self._steps.get(step, {})
-    return known.get('fingerprint') == inputs and all(path.exists() for path in outputs)
-
-  def run(self, step: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]) -> bool:
-    """Does `work` unless the step is finished; `work` must write each output whole or not at all. Returns whether it ran."""
-    if self.finished(step, inputs, outputs):
-      return False
-    self._steps.pop(step, None)
-    started = time.monotonic()
-    work()
-    self._steps[step] = {'fingerprint': inputs, 'seconds': round(time.monotonic() - started, 1)}
-    self.save()
-    return True
-
-  def save(self) -> None:
-    """Writes the journal."""
-    files.atomic_write_json(self._path, self.content)
+def checksum(path: str | Path) -> str:
+  """The sha256 of a file."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()

@@ -1,74 +1,90 @@
-"""Encoder states and units of whole data sets on disk, between the steps of precompute.
+"""Speech of raw data sets, and what is derived from it between the steps of precompute.
 
-User turns give states, assistant turns units. Clips are numbered in the order of records and turns. A part is a folder of two raw arrays: `values` of all clips, one after
-another, and `lengths`, read back memory-mapped.
+User turns give states, assistant turns units. Clips are numbered in the order of records and turns. A part is a file of arrays
+of different length, one a clip, that belong to some consecutive records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 from data_pipeline import schema
 from echox_jax import audio as audio_io
-from echox_jax import files
+from echox_jax import tensor_files
 from echox_jax.errors import DataError
 import numpy as np
 
 SHORTEST = 400  # samples: what one encoder state needs at least
 
 
-def count_clips(source: Sequence[Mapping[str, Any]], role: str) -> tuple[int, int]:
-  """Number of clips of `role` in a data set, and of their samples."""
-  clips = samples = 0
-  for i in range(len(source)):
-    record = source[i]
-    for turn, length in zip(schema.text_turns(record), record['audio_lengths']):
-      if turn['role'] == role and length:
-        clips, samples = clips + 1, samples + int(length)
-  return clips, samples
+def is_chosen(number: int, share: float) -> bool:
+  """Whether an item belongs to a sample of that `share`, spread evenly over all."""
+  return math.floor((number + 1) * share) > math.floor(number * share)
 
 
-def read_clips(source: Sequence[Mapping[str, Any]], role: str) -> Iterator[np.ndarray]:
-  """The clips of `role`: float32[samples] each.
+class Clips:
+  """The clips of `role` of some records, as float32[samples] each; counts what was read.
 
-  Raises:
-    DataError: a clip too short to encode, named.
+  Attributes:
+    clips, samples: read so far.
   """
-  for i in range(len(source)):
-    example = schema.decode(source[i])
-    for turn in example.turns:
-      if turn.role != role or not len(turn.audio):
-        continue
-      if len(turn.audio) < SHORTEST:
-        raise DataError(f'the audio of {example.id!r} has only {len(turn.audio)} samples: remove that example or record it again.')
-      yield audio_io.from_int16(turn.audio)
+
+  def __init__(self, source: Sequence[Mapping[str, Any]], role: str, records: Iterable[int]):
+    self._source, self._role, self._records = source, role, records
+    self.clips = self.samples = 0
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    """Raises DataError for a clip too short to encode."""
+    for i in self._records:
+      example = schema.decode(self._source[i])
+      for turn in example.turns:
+        if turn.role != self._role or not len(turn.audio):
+          continue
+        if len(turn.audio) < SHORTEST:
+          raise DataError(f'the audio of {example.id!r} has only {len(turn.audio)} samples: remove that example or record it again.')
+        self.clips, self.samples = self.clips + 1, self.samples + len(turn.audio)
+        yield audio_io.from_int16(turn.audio)
+
+  def measured(self) -> dict[str, float]:
+    """`clips` and `seconds` read so far."""
+    return {'clips': self.clips, 'seconds': self.samples / schema.SAMPLE_RATE}
 
 
-def write_part(folder: Path, arrays: Iterable[np.ndarray], dtype: type) -> None:
-  """Writes arrays [T] or [T,D] as they come, whole or not at all."""
-  lengths, width = [], None
-  with files.atomic_dir(folder) as beside:
-    with open(beside / 'values', 'wb') as f:
-      for array in arrays:
-        width = array.shape[1:]
-        lengths.append(len(array))
-        np.ascontiguousarray(array, dtype).tofile(f)
-    np.save(beside / 'lengths.npy', np.asarray(lengths, np.int64))
-    files.atomic_write_json(beside / 'shape.json', {'dtype': np.dtype(dtype).name, 'width': list(width or ())})
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by name; `tensor_files.open_tensors` reads them."""
+  with tensor_files.TensorWriter(path, {name: (array.shape, array.dtype) for name, array in arrays.items()}) as writer:
+    for name, array in arrays.items():
+      writer.write(name, array)
 
 
-def read_part(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-  """(values [N] or [N,D], memory-mapped; lengths int64[clips]) of a part."""
-  shape = json.loads((folder / 'shape.json').read_text())
-  lengths = np.load(folder / 'lengths.npy')
-  return np.memmap(folder / 'values', shape['dtype'], 'r', shape=(int(lengths.sum()), *shape['width'])), lengths
+def write_part(path: Path, arrays: Sequence[np.ndarray], dtype: type) -> int:
+  """Writes arrays [T] or [T,D]; returns the sum of T."""
+  lengths = np.asarray([len(array) for array in arrays], np.int64)
+  values = np.concatenate(arrays).astype(dtype, copy=False) if len(arrays) else np.zeros(0, dtype)
+  write_arrays(path, {'values': values, 'lengths': lengths})
+  return int(lengths.sum())
 
 
-def iterate_part(folder: Path) -> Iterator[np.ndarray]:
-  """The array of each clip of a part."""
-  values, lengths = read_part(folder)
-  start = 0
-  for length in lengths:
-    yield values[start:start + length]
-    start += length
+def read_part(path: Path) -> list[np.ndarray]:
+  """The array of each clip."""
+  tensors = tensor_files.open_tensors(path)
+  return np.split(tensors['values'], np.cumsum(tensors['lengths'])[:-1]) if len(tensors['lengths']) else []
+
+
+def iterate_parts(paths: Iterable[Path]) -> Iterator[np.ndarray]:
+  """The array of each clip of several parts."""
+  for path in paths:
+    yield from read_part(path)
+
+
+class StoredValues:
+  """All arrays of a part as one, [N,D], read when numpy asks for it."""
+
+  def __init__(self, path: Path):
+    self._tensors = tensor_files.open_tensors(path)
+    self.shape, self.dtype = self._tensors.shapes['values'], self._tensors.dtypes['values']
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    del copy  # what is read is new
+    return self._tensors['values'].astype(dtype or self.dtype, copy=False)

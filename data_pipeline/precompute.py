@@ -1,30 +1,35 @@
 """Everything that is computed once before training: tokenizer, k-means, units, unit language, unit words, encoder states.
 
-`run` writes under `WORKDIR/precomputed`: tokenizer.model (or a tokenizer.json), kmeans.safetensors, unit_language.json, the data sets with their
-columns filled in, and precompute.json, which says what each step was made from and what was measured. A step whose inputs
-have not changed is skipped, so a run that was stopped goes on where it was.
+`run` writes under `WORKDIR/precomputed`: tokenizer.model (or a tokenizer.json), kmeans.safetensors, unit_language.json, the data sets
+with their columns filled in, manifest.json (checksums, versions, config) and precompute.json, which says what was measured.
+
+Several processes may call it alike, with one folder. Sets are worked on in shards of consecutive examples, and nothing that is
+finished is made again (see `shards`): a run that was stopped, however, goes on where it was, on any number of processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+import contextlib
 import dataclasses
 from pathlib import Path
-import shutil
+import time
 from typing import Any
 
-from data_pipeline import dataset, parts, schema, selection
-from data_pipeline.journal import Journal, file_fingerprint, fingerprint
+from data_pipeline import dataset, language_shards, manifest, parts, record_files, schema, selection
+from data_pipeline.journal import file_fingerprint, fingerprint
+from data_pipeline.shards import Outputs, Process, SCRATCH, SharedWork, ranges
 from echox_jax import config as config_lib
 from echox_jax import errors, files, tokenizer
+from echox_jax.training import distributed
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.units import extract, kmeans, unit_language
+from echox_jax.units import extract, kmeans
 from echox_jax.units.extract import SpeechEncoder
 from echox_jax.units.unit_language import UnitLanguage
+import jax
 import numpy as np
 from tqdm import tqdm
 
-KMEANS, LANGUAGE, JOURNAL, PARTS = 'kmeans.safetensors', 'unit_language.json', 'precompute.json', 'parts'
-LANGUAGES = ('ngram', 'bpe', 'plain')  # compared in the report
-_ASSIGNED = 65536  # states that get their units at a time
+KMEANS, LANGUAGE, REPORT, MANIFEST = 'kmeans.safetensors', 'unit_language.json', 'precompute.json', 'manifest.json'
+_MEASURED_EXAMPLES = 256  # of a set, from which its hours are estimated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,32 +39,35 @@ class Encoders:
   speech: Callable[[], SpeechEncoder]
 
 
-def run(experiment: ExperimentConfig, workdir: str | Path, encoders: Encoders | None = None, *,
-        progress: bool = True) -> dict[str, Any]:
-  """Does all steps of `experiment.precompute` that are not finished.
+def run(experiment: ExperimentConfig, workdir: str | Path, encoders: Encoders | None = None, *, progress: bool = True,
+        process: Process | None = None) -> dict[str, Any]:
+  """Does everything of `experiment.precompute` that is not finished.
 
   Args:
     experiment: the job; its stage does not matter.
-    workdir: working folder; the raw data sets are in `experiment.data_dir`, or in `data` there.
+    workdir: working folder, the same for all processes; the raw data sets are in `experiment.data_dir`, or in `data` there.
     encoders: in place of the pretrained ones.
     progress: whether to show bars with the time left.
+    process: one of several; that of `jax.distributed` by default.
 
   Returns:
     The report: `clips` and `seconds` of speech of each set, `units_per_second` (reduced units), `unit_words_per_second` of
     speech, `compression` of each kind of unit language (`vocab_size`, reduced `units_per_word` on what it was fitted on, and
-    `units_per_word_held_out` on the other unit sets), `tokenizer_vocab_size`, `step_seconds`, `ran` (the steps done now).
+    `units_per_word_held_out` on the other unit sets), `tokenizer_vocab_size`, `step_seconds` of all processes together, `ran`
+    (the steps that this process had a part in now).
 
   Raises:
     EchoXError: missing raw data, sizes that do not fit each other, missing weights.
   """
   check_sizes(experiment)
-  job = _Job(experiment, Path(workdir), encoders or pretrained_encoders(experiment), progress)
+  process = process or Process(jax.process_index(), jax.process_count(), distributed.barrier)
+  job = _Job(experiment, Path(workdir), encoders or pretrained_encoders(experiment), progress, process)
   job.tokenizer()
-  job.units()
-  job.language()
+  if experiment.precompute.unit_sets:
+    job.units(job.kmeans())
+    job.language()
   job.datasets()
-  shutil.rmtree(job.folder / PARTS / 'states', ignore_errors=True)
-  return job.report()
+  return job.finish()
 
 
 def check_sizes(experiment: ExperimentConfig) -> None:
@@ -77,6 +85,8 @@ def check_sizes(experiment: ExperimentConfig) -> None:
   if model.units.num_units > model.vocoder.num_units:
     raise errors.ConfigError(f'model.units.num_units is {model.units.num_units}, but the vocoder knows {model.vocoder.num_units} '
                              'units: make model.vocoder.num_units the same.')
+  if jobs.shard_examples < 1:
+    raise errors.ConfigError(f'precompute.shard_examples is {jobs.shard_examples}: make it at least 1.')
   if not jobs.unit_sets and not jobs.state_sets:
     raise errors.ConfigError('precompute has nothing to do: name data sets in precompute.unit_sets or precompute.state_sets.')
   if jobs.state_sets and model.pad_audio_to_30_s:
@@ -120,17 +130,20 @@ def _load_hubert(folder: str):
 class _Job:
   """One run: what each step is made from, and the steps in order."""
 
-  def __init__(self, experiment: ExperimentConfig, workdir: Path, encoders: Encoders, progress: bool):
+  def __init__(self, experiment: ExperimentConfig, workdir: Path, encoders: Encoders, progress: bool, process: Process):
     self.experiment, self.jobs, self.cfg = experiment, experiment.precompute, experiment.model.units
-    self.encoders, self.progress = encoders, progress
+    self.encoders, self.progress = encoders, progress and process.index == 0
     self.raw, self.folder = selection.raw_dir(experiment, workdir), selection.precomputed_dir(workdir)
     self.sets = tuple(dict.fromkeys((*self.jobs.unit_sets, *self.jobs.state_sets)))
     self.sources = {name: dataset.open_dataset(self.raw, *selection.split_name(name)) for name in self.sets}
-    self.journal = Journal(self.folder / JOURNAL)
-    self.ran: list[str] = []
+    self.records = {name: ranges(len(source), self.jobs.shard_examples) for name, source in self.sources.items()}
+    self.work = SharedWork(self.folder, process)
+    given = {'kmeans': self.jobs.kmeans, 'hubert': self.jobs.hubert if self.cfg.encoder == 'hubert' else ''}
+    self.given = {kind: file_fingerprint(path) if path else '' for kind, path in given.items()}
+    self.products: list[Path] = []  # what is left when all is done
     self._loaded: dict[str, SpeechEncoder] = {}
 
-  # What the steps are made from.
+  # What the steps are made from, and where it lies.
 
   def raw_inputs(self, name: str) -> str:
     """Of one raw data set and split."""
@@ -140,37 +153,50 @@ class _Job:
 
   def states_inputs(self, name: str, role: str) -> str:
     model = self.experiment.model
-    made_by = ((self.cfg.encoder, self.cfg.layer, self.cfg.padding_seconds, self.jobs.hubert) if role == 'assistant'
+    made_by = ((self.cfg.encoder, self.cfg.layer, self.cfg.padding_seconds, self.given['hubert']) if role == 'assistant'
                else (model.audio_padding_seconds,))
     return fingerprint(self.raw_inputs(name), self.experiment.speech_encoder, config_lib.to_dict(model.whisper), *made_by)
 
   def kmeans_inputs(self) -> str:
     if self.jobs.kmeans:
-      return fingerprint(file_fingerprint(self.jobs.kmeans))
+      return self.given['kmeans']
     return fingerprint([self.states_inputs(name, 'assistant') for name in self.jobs.kmeans_sets], self.cfg.num_units,
-                       self.cfg.kmeans_iterations, self.cfg.seed)
+                       self.cfg.kmeans_iterations, self.cfg.seed, self.jobs.kmeans_hours)
 
   def units_inputs(self, name: str) -> str:
     return fingerprint(self.states_inputs(name, 'assistant'), self.kmeans_inputs())
 
   def language_inputs(self) -> str:
-    return fingerprint([self.units_inputs(name) for name in self.jobs.language_sets], config_lib.to_dict(self.cfg))
+    return fingerprint([self.units_inputs(name) for name in self.jobs.language_sets], config_lib.to_dict(self.cfg), self.jobs.shard_examples)
 
-  def dataset_inputs(self, names: Iterable[str]) -> str:
-    spoken = lambda name: [self.units_inputs(name), self.language_inputs()] if name in self.jobs.unit_sets else []
-    heard = lambda name: [self.states_inputs(name, 'user')] if name in self.jobs.state_sets else []
-    return fingerprint([(name, self.raw_inputs(name), spoken(name), heard(name)) for name in names])
+  def shards(self, name: str, paths: Iterable[Path], *inputs: Any) -> Outputs:
+    """One file for every shard of a set."""
+    return {path: fingerprint(inputs, records.start, records.stop) for path, records in zip(paths, self.records[name], strict=True)}
 
-  # Where they lie.
+  def scratch(self, kind: str, name: str) -> Iterator[Path]:
+    """Files that are kept between the steps."""
+    count = len(self.records[name])
+    return (self.folder / SCRATCH / kind / name.replace('/', '-') / f'{i:05d}-of-{count:05d}' for i in range(count))
 
-  def part(self, kind: str, name: str) -> Path:
-    return self.folder / PARTS / kind / name.replace('/', '-')
+  def sample_parts(self, name: str, share: float) -> Outputs:
+    return self.shards(name, self.scratch('sample', name), self.states_inputs(name, 'assistant'), share)
+
+  def unit_parts(self, *names: str) -> Outputs:
+    return {path: inputs for name in names for path, inputs in self.shards(name, self.scratch('units', name), self.units_inputs(name)).items()}
+
+  def record_files(self, name: str) -> Outputs:
+    folder, split = selection.split_name(name)
+    spoken = [self.units_inputs(name), self.language_inputs()] if name in self.jobs.unit_sets else []
+    heard = [self.states_inputs(name, 'user')] if name in self.jobs.state_sets else []
+    paths = (self.folder / folder / file for file in record_files.file_names(split, len(self.records[name])))
+    return self.shards(name, paths, self.raw_inputs(name), spoken, heard)
 
   # The steps.
 
-  def do(self, step: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]) -> None:
-    if self.journal.run(step, inputs, outputs, work):
-      self.ran.append(step)
+  def make(self, step: str, path: Path, inputs: str, make: Callable[[Path], Any]) -> None:
+    """One product, made by the first process."""
+    self.work.run(step, {path: inputs}, lambda _, beside: make(beside))
+    self.products.append(path)
 
   def tokenizer(self) -> None:
     """Copies the tokenizer, or trains it on the texts of the training splits."""
@@ -180,154 +206,203 @@ class _Job:
     inputs = (fingerprint(file_fingerprint(own.model)) if own.model
               else fingerprint(own.vocab_size, [self.raw_inputs(name) for name in learn_from]))
 
-    def work():
-      (self.folder / tokenizer.BPE_FILE).unlink(missing_ok=True)  # of an earlier config: it would go first
+    def make(beside: Path) -> None:
       if own.model:
-        files.atomic_write_bytes(target, Path(own.model).read_bytes())
+        files.atomic_write_bytes(beside, Path(own.model).read_bytes())
         return
-      texts = dict.fromkeys(turn['text'] for name in learn_from for record in _records(self.sources[name])
-                            for turn in schema.text_turns(record) if turn['text'])
-      tokenizer.train_tokenizer(texts, target, own.vocab_size)
+      texts = dict.fromkeys(turn['text'] for name in learn_from for i in range(len(self.sources[name]))
+                            for turn in schema.text_turns(self.sources[name][i]) if turn['text'])
+      tokenizer.train_tokenizer(texts, beside, own.vocab_size)
 
-    self.do('tokenizer', inputs, [target], work)
+    if target.name != tokenizer.BPE_FILE:
+      (self.folder / tokenizer.BPE_FILE).unlink(missing_ok=True)  # of an earlier config: it would go first
+    self.make('tokenizer', target, inputs, make)
     size, limit = tokenizer.precomputed_tokenizer(self.folder).vocab_size, self.experiment.model.llm.vocab_size
     if size > limit:
       raise errors.ConfigError(f'the tokenizer has {size} ids, the LLM only {limit}: raise model.llm.vocab_size or lower tokenizer.vocab_size.')
 
-  def states(self, name: str, role: str) -> Path:
-    """Encoder states of the clips of `role`, made now unless they are there."""
-    folder = self.part('states', f'{name}-{role}')
-
-    def work():
-      count, samples = parts.count_clips(self.sources[name], role)
-      if not count:
-        raise errors.DataError(f'the data set {name!r} has no audio of role {role!r}: take it out of precompute or record some.')
-      encoder = self.encoder('units' if role == 'assistant' else 'speech')
-      clips = parts.read_clips(self.sources[name], role)
-      encoded = extract.encode_clips(encoder, clips, self.jobs.batch_size)
-      seconds = samples / schema.SAMPLE_RATE
-      with self.bar(f'encoding {name} ({seconds / 60:.1f} min of speech)', count, 'clip') as bar:
-        parts.write_part(folder, _watched((s.layer if role == 'assistant' else s.final for s in encoded), bar), np.float16)
-      self.journal.content['report'].setdefault('sets', {})[name] = {'clips': count, 'seconds': round(seconds, 1)}
-
-    self.do(f'states:{name}:{role}', self.states_inputs(name, role), [folder], work)
-    return folder
-
   def kmeans(self) -> np.ndarray:
-    """Centroids float32[K,D]: the given ones, or fitted."""
-    target, inputs = self.folder / KMEANS, self.kmeans_inputs()
-    fit = not self.jobs.kmeans and not self.journal.finished('kmeans', inputs, [target])
-    folders = [self.states(name, 'assistant') for name in self.jobs.kmeans_sets] if fit else []
-
-    def work():
-      if not fit:
-        kmeans.save(target, kmeans.load(self.jobs.kmeans))
-        return
-      states = np.concatenate([parts.read_part(folder)[0] for folder in folders])
+    """Centroids float32[K,D]: the given ones, or fitted, by all processes together."""
+    target, inputs, seconds = self.folder / KMEANS, self.kmeans_inputs(), 0.0
+    centroids = None
+    if not self.jobs.kmeans and not self.work.finished(target, inputs):
+      stored = [values for values in map(parts.StoredValues, self.kmeans_sample()) if values.shape[0]]
       if self.progress:
-        print(f'fitting {self.cfg.num_units} units on {len(states)} states', flush=True)
-      kmeans.save(target, kmeans.fit(states, self.cfg.num_units, self.cfg.kmeans_iterations, self.cfg.seed))
-
-    self.do('kmeans', inputs, [target], work)
+        print(f'fitting {self.cfg.num_units} units on {sum(values.shape[0] for values in stored)} states', flush=True)
+      started = time.monotonic()
+      centroids = kmeans.fit(stored, self.cfg.num_units, self.cfg.kmeans_iterations, self.cfg.seed)
+      seconds = time.monotonic() - started
+    self.make('kmeans', target, inputs, lambda beside: kmeans.save(beside, kmeans.load(self.jobs.kmeans) if centroids is None else centroids))
+    self.work.seconds['kmeans'] = round(self.work.seconds['kmeans'] + seconds, 1)
     centroids = kmeans.load(target)
     if len(centroids) != self.cfg.num_units:
       raise errors.ConfigError(f'{self.jobs.kmeans or target} has {len(centroids)} units, the config {self.cfg.num_units}: '
                                'make model.units.num_units the same.')
     return centroids
 
-  def units(self) -> None:
-    """The unit of every state of every unit set."""
+  def kmeans_share(self) -> float:
+    """The share of the examples of `kmeans_sets` that k-means sees."""
+    seconds = 0.0
+    for name in self.jobs.kmeans_sets if self.jobs.kmeans_hours else ():
+      source, looked_at = self.sources[name], min(_MEASURED_EXAMPLES, len(self.sources[name]))
+      clips = parts.Clips(source, 'assistant', (i * len(source) // looked_at for i in range(looked_at)))
+      seconds += sum(map(len, clips)) / schema.SAMPLE_RATE * len(source) / looked_at
+    return min(1.0, self.jobs.kmeans_hours * 3600 / seconds) if seconds else 1.0
+
+  def kmeans_sample(self) -> list[Path]:
+    """The states that k-means is fitted on."""
+    share, paths = self.kmeans_share(), []
+    for name in self.jobs.kmeans_sets:
+      outputs = self.sample_parts(name, share)
+      with self.bar(f'states of {name}', name, outputs) as bar:
+
+        def make(i: int, beside: Path) -> dict[str, Any]:
+          chosen = (record for record in bar.watch(self.records[name][i]) if parts.is_chosen(record, share))
+          clips = parts.Clips(self.sources[name], 'assistant', chosen)
+          frames = parts.write_part(beside, list(self.layer_states(clips)), np.float16)
+          return {**bar.heard(clips), 'frames': frames}
+
+        self.work.run(f'states:{name}', outputs, make)
+      paths += outputs
+    return paths
+
+  def layer_states(self, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """float16[T,D] of each clip, from the layer that units are made of."""
+    return (clip.layer.astype(np.float16) for clip in extract.encode_clips(self.encoder('units'), clips, self.jobs.batch_size, ('layer',)))
+
+  def units(self, centroids: np.ndarray) -> None:
+    """The unit of every state of every unit set. States are not kept; where k-means has seen all of them, they are there already."""
     for name in self.jobs.unit_sets:
-      folder, inputs = self.part('units', name), self.units_inputs(name)
-      if self.journal.finished(f'units:{name}', inputs, [folder]):
-        continue
-      centroids, states = self.kmeans(), self.states(name, 'assistant')
+      outputs, sample = self.unit_parts(name), list(self.sample_parts(name, 1.0).items())
+      with self.bar(f'units of {name}', name, outputs) as bar:
 
-      def work():
-        values, lengths = parts.read_part(states)
-        if values.shape[1] != centroids.shape[1]:
-          raise errors.ConfigError(f'the k-means is for states of width {centroids.shape[1]}, the encoder gives {values.shape[1]}: '
-                                   'use the encoder and layer it was fitted on, or fit another (precompute.kmeans empty).')
-        units = np.concatenate([np.asarray(kmeans.assign(values[i:i + _ASSIGNED].astype(np.float32), centroids))
-                                for i in range(0, len(values), _ASSIGNED)])
-        parts.write_part(folder, np.split(units, np.cumsum(lengths)[:-1]), np.int32)
+        def make(i: int, beside: Path) -> dict[str, Any]:
+          if self.work.finished(*sample[i]):
+            states, heard = parts.read_part(sample[i][0]), lambda: self.work.note(sample[i][0])['measured']
+          else:
+            clips = parts.Clips(self.sources[name], 'assistant', bar.watch(self.records[name][i]))
+            states, heard = self.layer_states(clips), lambda: bar.heard(clips)
+            if self.encoder('units').width != centroids.shape[1]:
+              raise errors.ConfigError(
+                  f'the k-means is for states of width {centroids.shape[1]}, the encoder gives {self.encoder("units").width}: '
+                  'use the encoder and layer it was fitted on, or fit another (precompute.kmeans empty).')
+          units = list(kmeans.assign_clips(states, centroids))
+          frames = parts.write_part(beside, units, np.int32)
+          return {**heard(), 'frames': frames, 'reduced': sum(len(kmeans.reduce_units(clip)[0]) for clip in units)}
 
-      self.do(f'units:{name}', inputs, [folder], work)
-
-  def reduced(self, names: Iterable[str]) -> list[np.ndarray]:
-    return [kmeans.reduce_units(units)[0] for name in names for units in parts.iterate_part(self.part('units', name))]
+        self.work.run(f'units:{name}', outputs, make)
+      self.check_heard(name, 'assistant', outputs)
+      self.work.keep_only(outputs)
+    self.work.remove(self.folder / SCRATCH / 'sample')
 
   def language(self) -> None:
     """Fits the unit language of the config, and measures what each kind would compress."""
-    if not self.jobs.unit_sets:
-      return
-    target = self.folder / LANGUAGE
+    target, inputs, step = self.folder / LANGUAGE, self.language_inputs(), 'unit language'
+    counts, own = self.folder / SCRATCH / 'language', None
+    fitted_on = list(self.unit_parts(*self.jobs.language_sets))
+    others = list(self.unit_parts(*(name for name in self.jobs.unit_sets if name not in self.jobs.language_sets)))
+    if self.cfg.language == 'ngram' and not self.work.finished(target, inputs):
+      own = language_shards.fit_stored(self.work, step, counts, fitted_on, inputs, self.cfg)
+      self.work.meet('the counts have been read')
 
-    def work():
-      fitted_on = self.reduced(self.jobs.language_sets)
-      others = self.reduced(name for name in self.jobs.unit_sets if name not in self.jobs.language_sets)
-      compression = {}
-      for kind in dict.fromkeys((*LANGUAGES, self.cfg.language)):
-        language = unit_language.fit(fitted_on, dataclasses.replace(self.cfg, language=kind))
-        compression[kind] = {'vocab_size': language.vocab_size, 'units_per_word': round(1 / language.compression(fitted_on), 3)}
-        if others:
-          compression[kind]['units_per_word_held_out'] = round(1 / language.compression(others), 3)
-        if kind == self.cfg.language:
-          language.save(target)
-      self.journal.content['report']['compression'] = compression
+    def make(beside: Path) -> dict[str, Any]:
+      samples = (language_shards.sample(paths, self.work.measured(paths, 'reduced')) for paths in (fitted_on, others))
+      language, compression = language_shards.compare(own, self.cfg, *samples)
+      language.save(beside)
+      return {'compression': compression}
 
-    self.do('unit language', self.language_inputs(), [target], work)
+    self.make(step, target, inputs, make)
+    self.work.remove(counts)
 
   def datasets(self) -> None:
     """Writes the data sets with states, units and unit words."""
     for folder in dict.fromkeys(selection.split_name(name)[0] for name in self.sets):
       names = [name for name in self.sets if selection.split_name(name)[0] == folder]
-      step, target, inputs = f'data set {folder}', self.folder / folder, self.dataset_inputs(names)
-      if self.journal.finished(step, inputs, [target]):
-        continue
+      outputs = {name: self.record_files(name) for name in names}
+      step, features, info = f'data set {folder}', *(self.folder / folder / file for file in (record_files.FEATURES, record_files.INFO))
+      inputs = fingerprint([list(some.values()) for some in outputs.values()])
+      if self.work.index == 0 and not self.work.finished(info, inputs):
+        info.unlink(missing_ok=True)  # nobody is to read old and new files as one data set
       for name in names:
-        if name in self.jobs.state_sets:
-          self.states(name, 'user')
+        self.write_records(step, name, outputs[name], has_states=bool({*names} & {*self.jobs.state_sets}))
+      written = {name: [note['measured'] for note in self.work.notes(some)] for name, some in outputs.items()}
 
-      def work():
-        with self.bar(f'writing {folder}', sum(len(self.sources[name]) for name in names), 'example') as bar:
-          dataset.write_dataset(self.folder, folder, {
-              selection.split_name(name)[1]: _watched(self.filled(name), bar) for name in names})
+      def write_metadata(beside: Path) -> None:
+        splits = {selection.split_name(name)[1]: measured for name, measured in written.items()}
+        record_files.write_metadata(beside, splits, written[names[0]][0]['width'])
 
-      self.do(step, inputs, [target], work)
+      self.work.keep_only([features, info, *(path for some in outputs.values() for path in some)])
+      for path in (features, info):
+        self.make(step, path, inputs, write_metadata)
 
-  def filled(self, name: str) -> Iterator[schema.Example]:
-    """The examples of a raw set, with what was computed. Where states take its place, audio is dropped."""
-    has_units, has_states = name in self.jobs.unit_sets, name in self.jobs.state_sets
-    units = parts.iterate_part(self.part('units', name)) if has_units else iter(())
-    states = parts.iterate_part(self.part('states', f'{name}-user')) if has_states else iter(())
-    language = UnitLanguage.load(self.folder / LANGUAGE) if has_units else None
-    for record in _records(self.sources[name]):
-      example = schema.decode(record)
-      turns = []
-      for turn in example.turns:
-        if has_units and turn.role == 'assistant' and len(turn.audio):
-          own = next(units)
-          words = language.encode(kmeans.reduce_units(own)[0])
-          turn = dataclasses.replace(turn, units=np.asarray(own), unit_words=np.asarray(words, np.int32))
-        if has_states and turn.role == 'user' and len(turn.audio):
-          turn = dataclasses.replace(turn, states=np.asarray(next(states)), audio=np.zeros(0, np.int16))
-        turns.append(turn)
-      yield schema.Example(example.id, tuple(turns))
+  def write_records(self, step: str, name: str, outputs: Outputs, has_states: bool) -> None:
+    """The files of one split. Where states take its place, audio is dropped."""
+    paths, source, has_units, hears = list(outputs), self.sources[name], name in self.jobs.unit_sets, name in self.jobs.state_sets
+    units = list(self.unit_parts(name)) if has_units else []
+    language = UnitLanguage.load(self.folder / LANGUAGE) if has_units and self.work.unfinished(outputs) else None
+    with self.bar(f'writing {name}', name, outputs) as bar:
+
+      def make(i: int, beside: Path) -> dict[str, Any]:
+        records, words = self.records[name][i], 0
+        width = self.encoder('speech').width if has_states else 1
+        own_units = parts.iterate_parts(units[i:i + 1])
+        states, heard = self.user_states(name, paths[i], records, width, bar) if hears else (iter(()), dict)
+
+        def examples() -> Iterator[schema.Example]:
+          nonlocal words
+          for record in bar.watch(records):
+            example = schema.decode(source[record])
+            turns = []
+            for turn in example.turns:
+              if has_units and turn.role == 'assistant' and len(turn.audio):
+                own = next(own_units)
+                turn = dataclasses.replace(turn, units=own, unit_words=language.encode(kmeans.reduce_units(own)[0]))
+                words += len(turn.unit_words)
+              if hears and turn.role == 'user' and len(turn.audio):
+                turn = dataclasses.replace(turn, states=np.asarray(next(states)), audio=np.zeros(0, np.int16))
+              turns.append(turn)
+            yield schema.Example(example.id, tuple(turns))
+
+        written = record_files.write(beside, examples(), width)
+        return {**written, **heard(), 'width': width, 'words': words}
+
+      self.work.run(step, outputs, make)
+    self.products += outputs
+    if hears:
+      self.check_heard(name, 'user', outputs)
+
+  def user_states(self, name: str, path: Path, records: range, width: int, bar: '_Bar') -> tuple[Iterator[np.ndarray], Callable[[], dict[str, Any]]]:
+    """The final states of the clips of users in `records`, and what will have been heard. An earlier file has them where only units have changed."""
+    made_from, before = self.states_inputs(name, 'user'), self.work.note(path).get('measured', {})
+    if path.exists() and before.get('states') == made_from:
+      kept = (turn.states for example in record_files.read(path, width) for turn in example.turns if len(turn.states))
+      return kept, lambda: {key: before[key] for key in ('clips', 'seconds', 'states')}
+    clips = parts.Clips(self.sources[name], 'user', records)
+    encoded = extract.encode_clips(self.encoder('speech'), clips, self.jobs.batch_size, ('final',))
+    return (clip.final for clip in encoded), lambda: {**bar.heard(clips), 'states': made_from}
+
+  def finish(self) -> dict[str, Any]:
+    """Adds up what was measured; writes it and the manifest."""
+    report = self.report()
+    if self.work.index == 0:
+      files.atomic_write_json(self.folder / REPORT, {'steps': {k: {'seconds': v} for k, v in self.work.seconds.items()}, 'report': report})
+    content = manifest.describe(self.work, self.products, self.experiment)
+    self.work.run('manifest', {self.folder / MANIFEST: fingerprint(content)}, lambda _, beside: manifest.write(beside, content))
+    return {**report, 'step_seconds': self.work.seconds, 'ran': [step for step in self.work.ran if step != 'manifest']}
 
   def report(self) -> dict[str, Any]:
-    """Adds up what the steps measured, and keeps it in the journal."""
-    report = self.journal.content['report']
-    if self.jobs.unit_sets and (self.ran or 'units_per_second' not in report):
-      language = UnitLanguage.load(self.folder / LANGUAGE)
-      sequences = self.reduced(self.jobs.unit_sets)
-      frames = sum(len(parts.read_part(self.part('units', name))[0]) for name in self.jobs.unit_sets)
-      seconds = frames * selection.HOP / schema.SAMPLE_RATE
-      report['units_per_second'] = round(sum(map(len, sequences)) / seconds, 2)
-      report['unit_words_per_second'] = round(sum(len(language.encode(s)) for s in sequences) / seconds, 2)
-    report['tokenizer_vocab_size'] = tokenizer.precomputed_tokenizer(self.folder).vocab_size
-    self.journal.save()
-    return {**report, 'step_seconds': {k: v['seconds'] for k, v in self.journal.content['steps'].items()}, 'ran': self.ran}
+    """What was measured, from the notes of all files."""
+    report, units = {'sets': {}}, self.unit_parts(*self.jobs.unit_sets)
+    measured = self.work.measured
+    for name in self.sets:
+      outputs = [*(self.unit_parts(name) if name in self.jobs.unit_sets else ()), *self.record_files(name)]
+      report['sets'][name] = {'clips': measured(outputs, 'clips'), 'seconds': round(measured(outputs, 'seconds'), 1)}
+    if units:
+      seconds = measured(units, 'frames') * selection.HOP / schema.SAMPLE_RATE
+      words = sum(measured(self.record_files(name), 'words') for name in self.jobs.unit_sets)
+      report |= self.work.note(self.folder / LANGUAGE)['measured']
+      report |= {'units_per_second': round(measured(units, 'reduced') / seconds, 2), 'unit_words_per_second': round(words / seconds, 2)}
+    return report | {'tokenizer_vocab_size': tokenizer.precomputed_tokenizer(self.folder).vocab_size}
 
   # Helpers.
 
@@ -336,18 +411,38 @@ class _Job:
       self._loaded[kind] = getattr(self.encoders, kind)()
     return self._loaded[kind]
 
-  def bar(self, title: str, total: int, unit: str) -> tqdm:
-    return tqdm(total=total, desc=title, unit=unit, disable=not self.progress, mininterval=1.0)
+  def check_heard(self, name: str, role: str, outputs: Outputs) -> None:
+    """Raises DataError where a set has no clips."""
+    if not self.work.measured(outputs, 'clips'):
+      raise errors.DataError(f'the data set {name!r} has no audio of role {role!r}: take it out of precompute or record some.')
+
+  @contextlib.contextmanager
+  def bar(self, title: str, name: str, outputs: Outputs) -> Iterator['_Bar']:
+    """Progress of this process in a set; nothing is shown where nothing is to be done."""
+    total = sum(len(self.records[name][i]) for i in self.work.unfinished(outputs))
+    with tqdm(total=total, desc=title, unit='example', disable=not (self.progress and total), mininterval=1.0) as shown:
+      yield _Bar(shown, self.work.count)
 
 
-def _records(source) -> Iterator[dict[str, Any]]:
-  return (source[i] for i in range(len(source)))
+class _Bar:
+  """Examples that are done, the time that is left, and hours of audio an hour, as all `processes` together do them if they are alike."""
 
+  def __init__(self, shown: tqdm, processes: int):
+    self._shown, self._processes, self._seconds, self._started = shown, processes, 0.0, time.monotonic()
 
-def _watched(items: Iterable[Any], bar: tqdm) -> Iterator[Any]:
-  for item in items:
-    yield item
-    bar.update()
+  def watch(self, records: Iterable[int]) -> Iterator[int]:
+    """The same records; each counts when it has been dealt with."""
+    for record in records:
+      yield record
+      self._shown.update()
+
+  def heard(self, clips: parts.Clips) -> dict[str, float]:
+    """What was read of `clips`, which is shown and given back."""
+    measured = clips.measured()
+    self._seconds += measured['seconds']
+    speed = self._processes * self._seconds / (time.monotonic() - self._started)
+    self._shown.set_postfix_str(f'{speed:.0f} hours of audio an hour', refresh=False)
+    return measured
 
 
 def summary(report: dict[str, Any]) -> str:

@@ -3,13 +3,19 @@
   python -m launch.precompute --config=configs/echox_nano.py:STAGE --workdir=DIR [--config.precompute.batch_size=16 ...]
 
 Any stage of a config will do: they share what is computed. Reads the data sets under DIR/data (`python -m launch.corpus` makes
-them) and writes DIR/precomputed. Finished steps are skipped; a run that was stopped goes on where it was.
+them) and writes DIR/precomputed. What is finished is skipped; a run that was stopped goes on where it was.
+
+On several hosts the same command runs on each, with DIR on storage that all of them share; they need not be as many when a run
+goes on.
+
+--distributed, --coordinator, --num_processes, --process_id: how they find one another, as for launch.train
 """
 
 import sys
 
 from data_pipeline import precompute
 from echox_jax import errors
+from echox_jax.training import distributed
 from launch import train
 
 
@@ -18,9 +24,11 @@ def main() -> None:
     print(__doc__)
     return
   experiment, values = train.parse(sys.argv, 'launch.precompute')
+  distributed.initialise(values.distributed, values.coordinator, values.num_processes, values.process_id)
   report = precompute.run(experiment, values.workdir)
-  print(precompute.summary(report))
+  if distributed.is_first():
+    print(precompute.summary(report))
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  errors.run_cli(main, distributed.leave)

@@ -10,7 +10,7 @@ import pytest
 from echox_jax import errors
 from echox_jax.config import HubertConfig, UnitsConfig, WhisperConfig
 from echox_jax.models import hubert, whisper
-from echox_jax.units import extract, kmeans
+from echox_jax.units import extract
 
 WHISPER = WhisperConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, max_positions=100)
 HUBERT = HubertConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, conv_dim=(8,) * 7,
@@ -48,13 +48,12 @@ def test_states_do_not_depend_on_the_batch(kind, clips):
   assert [len(got.layer) for got in together] == expected
 
 
-def test_units_are_the_nearest_centroids(clips):
+def test_only_what_is_asked_for(clips):
   encoder = make_encoder('whisper')
-  states = [s.layer for s in extract.encode_clips(encoder, clips)]
-  centroids = kmeans.fit(np.concatenate(states), 6, 8)
-  for got, expected in zip(extract.extract_units(encoder, centroids, clips), states):
-    np.testing.assert_array_equal(got.units, kmeans.assign(expected, centroids))
-    assert len(got.units) * extract.UNIT_SAMPLES <= 18000
+  both, layers = (list(extract.encode_clips(encoder, clips, 4, names)) for names in (('layer', 'final'), ('layer',)))
+  for got, expected in zip(layers, both):
+    np.testing.assert_allclose(got.layer, expected.layer, atol=1e-5)
+    assert got.final is None
 
 
 def test_long_clips_are_encoded_in_chunks():

@@ -39,6 +39,22 @@ def test_copies_of_few_states_give_finite_centroids():
   assert np.isfinite(kmeans.fit(states, 8, 8)).all()
 
 
+def test_states_may_come_in_several_arrays(blobs):
+  states = blobs[0][:2000].astype(np.float16)
+  whole, split = (kmeans.fit(some, 20, 4) for some in (states, [states[:7], states[7:1500], states[1500:]]))
+  np.testing.assert_array_equal(whole, split)
+
+
+def test_clips_are_assigned_like_states(blobs):
+  centroids = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32) * 10
+  lengths = [3, 1, 5000, 4000, 900, 20]
+  clips = np.split(np.random.default_rng(2).normal(size=(sum(lengths), 16)).astype(np.float16) * 10, np.cumsum(lengths)[:-1])
+  units = list(kmeans.assign_clips(clips, centroids))
+  assert list(map(len, units)) == lengths and list(kmeans.assign_clips([], centroids)) == []
+  for clip, own in zip(clips, units):
+    np.testing.assert_array_equal(own, kmeans.assign(clip, centroids))
+
+
 def test_assign_is_the_nearest_centroid(blobs):
   states = blobs[0][:50]
   centroids = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32) * 10

@@ -1,56 +1,27 @@
 """Precompute fills the columns, skips what is done, keeps what was done when it is stopped, and names what is wrong."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
+import threading
 
-from data_pipeline import batches, dataset, journal, parts, precompute
+from data_pipeline import batches, dataset, precompute, record_files
 from data_pipeline.schema import Example, Turn
-from echox_jax import config, errors
-from echox_jax.config import WhisperConfig
-from echox_jax.models import whisper
-from echox_jax.prompts import NANO_IDS
+from data_pipeline.shards import Process
+from echox_jax import errors
 from echox_jax.tokenizer import precomputed_tokenizer, TextTokenizer
-from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract, kmeans, unit_language
-from flax import linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-
-SMALL = WhisperConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, max_positions=120)
-WORDS = 'red green blue black white yellow orange purple brown pink gray violet'.split()
+from tests import precompute_jobs
+from tests.precompute_jobs import experiment, make_encoders, WORDS, write_raw
 
 
 @pytest.fixture(scope='module')
 def encoders():
-  mel = jnp.zeros((1, 8, SMALL.num_mel_bins))
-  params = nn.meta.unbox(jax.jit(whisper.WhisperEncoder(SMALL).init)(jax.random.key(0), mel))['params']
-  params = jax.tree.map(lambda x: 10 * x, params)  # states that differ
-  units, speech = (extract.whisper_encoder(SMALL, params, layer, 0.1) for layer in (1, 2))
-  return precompute.Encoders(lambda: units, lambda: speech)  # the same each time: compiled once
-
-
-def write_raw(folder):
-  rng = np.random.default_rng(0)
-  sound = lambda: (3000 * np.sin(np.cumsum(rng.uniform(0, 1, rng.integers(9000, 14000))))).astype(np.int16)
-  answer = lambda i: f'The sky over the {WORDS[i]} house is {WORDS[-i]}.'
-  spoken = lambda i: Example(f'a{i}', (Turn('assistant', answer(i), audio=sound()),))
-  asked = lambda i: Example(f'q{i}', (Turn('user', f'Which sky is over the {WORDS[i]} house?', audio=sound()), Turn('assistant', answer(i))))
-  dataset.write_dataset(folder, 'answers', {'train': map(spoken, range(6)), 'holdout': map(spoken, range(6, 8))})
-  dataset.write_dataset(folder, 'questions', {'train': map(asked, range(8)), 'test': map(asked, range(8, 10))})
-
-
-def experiment(stage='t2c', units=None, **jobs):
-  return config.build(ExperimentConfig, dict(
-      stage=stage, tokenizer=dict(vocab_size=300), train=dict(batch_size=4),
-      data=dict(sets=('answers/train',) if stage in ('t2c', 'vocoder') else ('questions/train',), max_tokens=160, max_states=80, segment_frames=20),
-      precompute=dict(dict(kmeans_sets=('answers/train',), language_sets=('answers/train',), unit_sets=('answers/train', 'answers/holdout'),
-                           batch_size=2), **jobs),
-      model=dict(special_ids=dataclasses.asdict(NANO_IDS), audio_padding_seconds=0.1, llm=dict(vocab_size=300),
-                 units=dict(dict(layer=1, num_units=12, vocab_size=30, padding_seconds=0.1, kmeans_iterations=4), **(units or {})))))
+  return make_encoders()
 
 
 @pytest.fixture(scope='module')
@@ -59,6 +30,17 @@ def workdir(tmp_path_factory, encoders):
   write_raw(folder / 'data')
   precompute.run(experiment(), folder, encoders, progress=False)
   return folder
+
+
+def same_records(one, other):
+  """All data sets of two working folders hold the same."""
+  for name, split in (('answers', 'train'), ('answers', 'holdout'), ('questions', 'train'), ('questions', 'test')):
+    sources = [dataset.open_dataset(folder / 'precomputed', name, split) for folder in (one, other)]
+    assert len(sources[0]) == len(sources[1])
+    for a, b in zip(*sources):
+      assert a.keys() == b.keys()
+      for column in a:
+        np.testing.assert_array_equal(a[column], b[column])
 
 
 def test_columns_hold_what_the_parts_give_one_by_one(workdir, encoders):
@@ -101,7 +83,7 @@ def test_report_and_tokenizer(workdir, encoders):
   assert report['sets']['answers/train']['clips'] == 6
   assert 0 < report['unit_words_per_second'] <= report['units_per_second'] <= 50
   assert set(report['compression']) == {'ngram', 'bpe', 'plain'} and report['compression']['plain']['units_per_word'] == 1
-  assert not (workdir / 'precomputed' / 'parts' / 'states').exists()
+  assert {path.name for path in (workdir / 'precomputed' / 'parts').iterdir()} == {'units', 'notes'}
   assert 'everything was there' in precompute.summary(report)
 
 
@@ -119,27 +101,95 @@ def test_only_what_changed_is_made_again(workdir, encoders, tmp_path):
     np.testing.assert_array_equal(a.turns[0].states, b.turns[0].states)
 
 
-def test_a_run_that_is_stopped_goes_on_where_it_was(encoders, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_goes_on_where_it_was(workdir, encoders, tmp_path, monkeypatch):
   write_raw(tmp_path / 'data')
-  whole = parts.write_part
+  whole = record_files.write
 
-  def stopped(folder, arrays, dtype):
-    if 'questions-test' in folder.name:
-      def some():
-        yield next(iter(arrays))
-        raise KeyboardInterrupt
-      return whole(folder, some(), dtype)
-    return whole(folder, arrays, dtype)
+  def stopped(path, examples, width):
+    if 'train.array_record-00001' in path.name:
+      next(iter(examples))
+      path.write_bytes(b'some')
+      raise KeyboardInterrupt
+    return whole(path, examples, width)
 
-  monkeypatch.setattr(parts, 'write_part', stopped)
+  monkeypatch.setattr(record_files, 'write', stopped)
   with pytest.raises(KeyboardInterrupt):
-    precompute.run(experiment(), tmp_path, encoders, progress=False)
+    precompute.run(experiment(shard_examples=4), tmp_path, encoders, progress=False)
   monkeypatch.undo()
-  done = set(json.loads((tmp_path / 'precomputed' / 'precompute.json').read_text())['steps'])
-  assert {'tokenizer', 'kmeans', 'unit language', 'data set answers', 'states:questions/train:user'} <= done
-  ran = precompute.run(experiment(), tmp_path, encoders, progress=False)['ran']
-  assert ran == ['states:questions/test:user', 'data set questions']
-  assert not [p for p in (tmp_path / 'precomputed').rglob('*.tmp')]
+  made = tmp_path / 'precomputed'
+  there = {path: path.stat().st_mtime_ns for path in made.rglob('*') if path.is_file() and 'writing' not in str(path)}
+  assert {path.name for path in there} >= {'tokenizer.model', 'kmeans.safetensors', 'unit_language.json'}
+  assert len([path for path in there if path.name == 'spoken_turns-train.array_record-00000-of-00002']) == 1
+  with pytest.raises(errors.DataError, match='no data set'):
+    dataset.open_dataset(made, 'answers', 'train')
+  assert precompute.run(experiment(shard_examples=4), tmp_path, encoders, progress=False)['ran'] == ['data set answers', 'data set questions']
+  assert all(path.stat().st_mtime_ns == time for path, time in there.items())
+  assert not [path for path in made.rglob('*') if path.name == 'some' or path.suffix == '.tmp']
+  same_records(workdir, tmp_path)
+
+
+def test_two_processes_write_what_one_writes(encoders, tmp_path, monkeypatch):
+  """Here as threads; test_precompute_kill has real ones."""
+  precompute_jobs.count_few_parts_at_a_time(monkeypatch.setattr)
+  jobs, barrier, reports = experiment(shard_examples=1), threading.Barrier(2), {}
+  for folder in ('one', 'two'):
+    write_raw(tmp_path / folder / 'data')
+  precompute.run(jobs, tmp_path / 'one', encoders, progress=False)
+
+  def work(index):
+    process = Process(index, 2, lambda name: barrier.wait(60))
+    reports[index] = precompute.run(jobs, tmp_path / 'two', encoders, progress=False, process=process)
+
+  threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(120)
+  assert {'units:answers/train', 'unit language', 'data set questions'} <= {*reports[0]['ran']} & {*reports[1]['ran']}
+  one, two = (precompute_jobs.products(tmp_path / folder) for folder in ('one', 'two'))
+  assert one == two and len([name for name in one if name.startswith('questions/')]) == 12
+
+
+def test_the_manifest_is_right(workdir):
+  folder = workdir / 'precomputed'
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  left = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file() and path.parts[len(folder.parts)] not in ('parts', 'index')}
+  assert left == {*manifest['files'], 'manifest.json', 'precompute.json'}
+  for name, about in manifest['files'].items():
+    content = (folder / name).read_bytes()
+    assert about == {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
+  assert manifest['versions']['jax'] and manifest['config']['precompute']['batch_size'] == 2
+
+
+def test_states_are_taken_over_where_only_units_have_changed(encoders, tmp_path):
+  """A set with both: answers to what was said."""
+  rng = np.random.default_rng(0)
+  sound = lambda: (3000 * np.sin(np.cumsum(rng.uniform(0, 1, 9000)))).astype(np.int16)
+  dataset.write_dataset(tmp_path / 'data', 'talk', {'train': [
+      Example(f't{i}', (Turn('user', 'Which sky is that?', audio=sound()), Turn('assistant', f'The {word} sky.', audio=sound()))) for i, word in enumerate(WORDS)]})
+  names = ('talk/train',)
+  jobs = lambda **units: experiment(units=units, unit_sets=names, state_sets=names, kmeans_sets=names, language_sets=names, shard_examples=5)
+  run = lambda encoders, **units: precompute.run(jobs(**units), tmp_path, encoders, progress=False)
+  states = lambda: [example.turns[0].states for example in dataset.read_examples(tmp_path / 'precomputed', *names[0].split('/'))]
+  report = run(encoders)
+  first = states()
+  no_encoding = dataclasses.replace(encoders.speech(), apply=None)
+  assert run(precompute.Encoders(encoders.units, lambda: no_encoding), num_units=10)['sets'] == report['sets']
+  for a, b in zip(first, states()):
+    np.testing.assert_array_equal(a, b)
+  turn = next(dataset.read_examples(tmp_path / 'precomputed', *names[0].split('/'))).turns[1]
+  assert turn.units.max() < 10 and len(turn.audio) and len(turn.unit_words)
+
+
+def test_kmeans_of_a_sample(encoders, tmp_path):
+  """A part of the hours gives other centroids, all the hours those of everything."""
+  fitted = []
+  for i, hours in enumerate((0, 2.5 / 3600, 100)):
+    write_raw(tmp_path / str(i) / 'data')
+    report = precompute.run(experiment(kmeans_hours=hours, shard_examples=4, state_sets=()), tmp_path / str(i), encoders, progress=False)
+    fitted.append(kmeans.load(tmp_path / str(i) / 'precomputed' / 'kmeans.safetensors'))
+    assert report['sets']['answers/train']['clips'] == 6  # units are made of all
+  assert np.array_equal(fitted[0], fitted[2]) and not np.array_equal(fitted[0], fitted[1])
 
 
 def test_given_files_are_used(workdir, encoders, tmp_path):
@@ -176,6 +226,7 @@ def test_a_byte_pair_tokenizer_is_used_and_can_be_replaced(workdir, encoders, tm
     (dict(units=dict(vocab_size=2000)), 'unit_decoder.unit_vocab_size'),
     (dict(units=dict(num_units=2000)), 'vocoder.num_units'),
     (dict(unit_sets=(), state_sets=()), 'nothing to do'),
+    (dict(shard_examples=0), 'shard_examples is 0'),
     (dict(language_sets=('speech/train',)), 'speech/train'),
     (dict(kmeans='nowhere.safetensors'), 'nowhere.safetensors'),
     (dict(unit_sets=('answers/train', 'songs/train')), 'songs'),
@@ -198,10 +249,7 @@ def test_kmeans_of_another_width_or_size_is_one_sentence(encoders, tmp_path):
       precompute.run(experiment(kmeans=str(tmp_path / 'k')), tmp_path, encoders, progress=False)
 
 
-def test_damaged_journal_and_short_clips_are_named(encoders, tmp_path):
-  (tmp_path / 'j.json').write_text('{"steps": ')
-  with pytest.raises(errors.DataError, match='delete it'):
-    journal.Journal(tmp_path / 'j.json')
+def test_short_clips_are_named(encoders, tmp_path):
   write_raw(tmp_path / 'data')
   dataset.write_dataset(tmp_path / 'data', 'answers', {
       s: [Example('tiny one', (Turn('assistant', 'Red.', audio=np.ones(99, np.int16)),))] for s in ('train', 'holdout')})

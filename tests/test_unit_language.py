@@ -1,12 +1,14 @@
 """Unit language: lossless both ways, words as asked, files, and a real gain where there is structure."""
 
+import functools
+
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
 from echox_jax import errors
 from echox_jax.config import UnitsConfig
-from echox_jax.units import unit_language
+from echox_jax.units import ngram_fit, unit_language
 
 UNITS = 30
 KINDS = [('ngram', 1), ('ngram', 2), ('bpe', 1), ('plain', 1)]
@@ -16,11 +18,13 @@ def config(language='ngram', order=1, **changes):
   return UnitsConfig(num_units=UNITS, language=language, ngram_order=order, **{'max_word_units': 4, 'vocab_size': 80, **changes})
 
 
+SOURCE = [tuple(word) for word in np.random.default_rng(7).integers(0, UNITS - 5, (25, 3)).tolist()]
+
+
 def speech_like(seed, count=60):
   """Sequences made of 25 fixed words: what a unit language should find again."""
-  words = [tuple(w) for w in np.random.default_rng(7).integers(0, UNITS - 5, (25, 3))]
   rng = np.random.default_rng(seed)
-  return [[u for w in rng.integers(0, 25, rng.integers(5, 15)) for u in words[w]] for _ in range(count)]
+  return [[u for w in rng.integers(0, 25, rng.integers(5, 15)) for u in SOURCE[w]] for _ in range(count)]
 
 
 @pytest.fixture(scope='module', params=KINDS, ids=lambda kind: f'{kind[0]}{kind[1]}')
@@ -45,6 +49,51 @@ def test_lossless_whatever_it_was_fitted_on(sequences, kind):
   fitted = unit_language.fit(sequences, config(*kind, vocab_size=45, em_iterations=2))
   for units in [*sequences, list(range(UNITS))]:
     assert fitted.decode(fitted.encode(units)).tolist() == list(units)
+
+
+def in_runs(count):
+  """Reduced units of a slowly changing source."""
+  rng = np.random.default_rng(5)
+  return [[int(u) for u in units[np.flatnonzero(np.diff(units, prepend=-1))]]
+          for units in (np.abs(np.cumsum(rng.integers(-2, 3, rng.integers(1, 300)))) % UNITS for _ in range(count))]
+
+
+def check_lossless(language, count):
+  """`count` sequences, a third each random, of the words of the source, and in runs."""
+  rng, third = np.random.default_rng(11), count // 3
+  sequences = [*([*map(int, rng.integers(0, UNITS, rng.integers(0, 200)))] for _ in range(third)), *speech_like(12, third), *in_runs(count - 2 * third)]
+  assert len(sequences) == count
+  for units in sequences:
+    assert language.decode(language.encode(units)).tolist() == units
+
+
+def test_lossless_on_500_sequences(language):
+  check_lossless(language, 500)
+
+
+@pytest.mark.slow
+def test_lossless_on_10000_sequences(language):
+  check_lossless(language, 10_000)
+
+
+@pytest.mark.parametrize('order', [1, 2])
+def test_shards_find_the_words_that_one_shard_finds(order):
+  sequences, cfg = speech_like(0), config('ngram', order)
+  one, three = (unit_language.fit_shards(ngram_fit.InMemory(ngram_fit.make_shard(sequences[i::count]) for i in range(count)), cfg)
+                for count in (1, 3))
+  assert one.vocabulary == unit_language.fit(sequences, cfg).vocabulary
+  assert {*SOURCE} & {*one.model.words} == {*SOURCE} & {*three.model.words} and len({*SOURCE} & {*one.model.words}) >= 24
+  assert three.compression(speech_like(1)) < 0.36 and three.vocab_size == 80
+  for units in speech_like(2, 20):
+    assert three.decode(three.encode(units)).tolist() == units
+
+
+def test_what_a_shard_counts_is_bounded(monkeypatch):
+  monkeypatch.setattr(ngram_fit, '_MAX_PAIRS', 7)
+  shards = ngram_fit.InMemory([ngram_fit.make_shard(speech_like(seed, 10)) for seed in range(3)])
+  counted = shards.map('candidates', functools.partial(ngram_fit._count_candidates, num_units=UNITS, longest=4, limit=11))
+  assert all(len(shard[f'words{k}']) == 11 and shard[f'times{k}'].min() >= 2 for shard in counted for k in (2, 3, 4))
+  assert len(unit_language.fit_shards(shards, config('ngram', 2)).model.pairs) == 7
 
 
 def test_words_are_as_asked(language):

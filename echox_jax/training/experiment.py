@@ -153,14 +153,18 @@ class PrecomputeConfig:
   """What precompute reads and writes.
 
   `kmeans` names a fitted k-means file (empty = fit here); `hubert` the folder of a HuBERT, imported or as transformers
-  writes it, needed where `units.encoder` is `hubert`.
+  writes it, needed where `units.encoder` is `hubert`. `kmeans_hours`: about so much speech of `kmeans_sets`, spread evenly, is
+  what k-means is fitted on; 0 = all of it. Its states are kept on disk meanwhile and rest on the devices, 276 MB an hour at width 768.
+  `shard_examples`: so many examples are worked on and written at a time by one process; what is stopped repeats no more.
   """
   kmeans_sets: tuple[str, ...] = ('answers/train',)
   unit_sets: tuple[str, ...] = ('answers/train', 'answers/holdout')
   language_sets: tuple[str, ...] = ('answers/train',)
   state_sets: tuple[str, ...] = ('questions/train', 'questions/test')
   kmeans: str = ''
+  kmeans_hours: float = 0.0
   hubert: str = ''
+  shard_examples: int = 512
   batch_size: int = 4
 
 

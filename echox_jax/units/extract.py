@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from echox_jax import errors
+from echox_jax import errors, sharding
 from echox_jax.config import HubertConfig, UnitsConfig, WhisperConfig
 from echox_jax.models import hubert, log_mel, whisper
-from echox_jax.units import kmeans
 
 Array = jax.Array
 
@@ -35,52 +35,68 @@ class SpeechEncoder:
   """What `encode_clips` needs to know of an encoder.
 
   Attributes:
-    apply: (float[B,S] audio, int[B] samples) -> (final states float[B,T,D], states after the chosen layer float[B,T,D]).
+    apply: (float[B,S] audio, int[B] samples, names) -> the fields of `ClipStates` that are named, [B,T,D] each.
     num_states: samples -> states of the clip and its padding.
     padding: zeros (samples) that follow every clip.
     max_samples: longest clip in one piece, padding included; longer ones are encoded in chunks.
+    width: D of the states.
+    devices: B is a multiple of it: the rows are split over so many devices of this process.
   """
-  apply: Callable[[Array, Array], tuple[Array, Array]]
+  apply: Callable[[Array, Array, tuple[str, ...]], tuple[Array, ...]]
   num_states: Callable[[int], int]
   padding: int
   max_samples: int
+  width: int
+  devices: int = 1
 
 
 class ClipStates(NamedTuple):
-  """States of one clip at 50 Hz."""
-  layer: np.ndarray  # float32[T,D] after the chosen layer, T = whole units of 320 samples that the clip itself fills
-  final: np.ndarray  # float16[T2,D] of the last layer, the padding's states included: what the LLM's adapter is given
-
-
-class ClipUnits(NamedTuple):
-  """Units of one clip at 50 Hz."""
-  units: np.ndarray  # int32[T], not reduced
-  final: np.ndarray  # as in ClipStates
+  """States of one clip at 50 Hz; None = not asked for."""
+  layer: np.ndarray | None  # float32[T,D] after the chosen layer, T = whole units of 320 samples that the clip itself fills
+  final: np.ndarray | None  # float16[T2,D] of the last layer, the padding's states included: what the LLM's adapter is given
 
 
 def whisper_encoder(cfg: WhisperConfig, params: dict, layer: int, padding_seconds: float = 0.5) -> SpeechEncoder:
   """Whisper, un-padded: each clip followed by `padding_seconds` of silence instead of filled up to 30 s."""
   model = whisper.WhisperEncoder(cfg)
 
-  @jax.jit
-  def apply(audio: Array, samples: Array) -> tuple[Array, Array]:
+  def forward(params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
     mel = log_mel.log_mel(audio, cfg.num_mel_bins)
     return model.apply({'params': params}, mel, log_mel.num_frames(samples), layer, method='final_and_layer')
 
-  return SpeechEncoder(
-      apply, num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
-      padding=round(padding_seconds * log_mel.SAMPLE_RATE), max_samples=2 * cfg.max_positions * log_mel.HOP)
+  return _encoder(
+      forward, params, num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
+      padding=round(padding_seconds * log_mel.SAMPLE_RATE), max_samples=2 * cfg.max_positions * log_mel.HOP, width=cfg.hidden_size)
 
 
 def hubert_encoder(cfg: HubertConfig, params: dict, layer: int) -> SpeechEncoder:
   """HuBERT; clips over 100 s in chunks, as the released units were made (facts 11)."""
   model = hubert.HubertEncoder(cfg)
 
-  @jax.jit
-  def apply(audio: Array, samples: Array) -> tuple[Array, Array]:
+  def forward(params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
     return model.apply({'params': params}, audio, samples, layer, method='final_and_layer')
 
-  return SpeechEncoder(apply, num_states=functools.partial(hubert.num_states, cfg), padding=0, max_samples=1_600_000)
+  return _encoder(
+      forward, params, num_states=functools.partial(hubert.num_states, cfg), padding=0, max_samples=1_600_000, width=cfg.hidden_size)
+
+
+def _encoder(forward: Callable[[dict, Array, Array], tuple[Array, Array]], params: dict, **sizes) -> SpeechEncoder:
+  """The encoder that computes `forward`, rows split over the devices of this process; what is not asked for is not computed."""
+  mesh = sharding.make_mesh({'data': -1}, jax.local_devices())
+  rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+  params = jax.device_put(params, whole)
+
+  @functools.partial(jax.jit, static_argnums=3, in_shardings=(whole, rows, rows), out_shardings=rows)
+  def program(params: dict, audio: Array, samples: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
+    final, layer = forward(params, audio, samples)
+    states = {'layer': layer.astype(jnp.float32), 'final': final.astype(jnp.float16)}
+    return tuple(states[name] for name in names)
+
+  def apply(audio: Array, samples: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
+    with jax.set_mesh(mesh):
+      return program(params, audio, samples, names)
+
+  return SpeechEncoder(apply, devices=mesh.size, **sizes)
 
 
 def speech_encoder(cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, params: dict) -> SpeechEncoder:
@@ -98,34 +114,21 @@ def speech_encoder(cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, 
   raise errors.ConfigError(f'units.encoder is {cfg.encoder!r}: use whisper or hubert.')
 
 
-def encode_clips(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_size: int = 4) -> Iterator[ClipStates]:
-  """Yields the states of every clip, in order.
+def encode_clips(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_size: int = 4,
+                 names: tuple[str, ...] = ClipStates._fields) -> Iterator[ClipStates]:
+  """Yields the states of every clip, in order, a window of clips after another.
 
   Args:
     encoder: from `speech_encoder`.
     clips: float[samples] at 16 kHz.
-    batch_size: clips of like length that are encoded at a time. Measured with tiny.en on 2.4 s clips: 25 ms of CPU time a clip
-      with 4, 32 ms with 8, 47 ms with 16; an accelerator wants more.
+    batch_size: clips of like length that are encoded at a time, rounded up to a multiple of the devices. Measured with tiny.en on
+      2.4 s clips: 25 ms of CPU time a clip with 4, 32 ms with 8, 47 ms with 16; an accelerator wants more.
+    names: the fields that are wanted.
 
   Raises:
     AudioError: a clip too short for a single state.
   """
-  for layer, final in _run(encoder, clips, batch_size, lambda states: states.astype(jnp.float32)):
-    yield ClipStates(layer, final)
-
-
-def extract_units(encoder: SpeechEncoder, centroids: np.ndarray, clips: Iterable[np.ndarray],
-                  batch_size: int = 4) -> Iterator[ClipUnits]:
-  """As `encode_clips`, giving the unit of each state: the nearest of float[K,D] `centroids`."""
-  centroids = jnp.asarray(centroids)
-  for units, final in _run(encoder, clips, batch_size, jax.jit(lambda states: kmeans.assign(states, centroids))):
-    yield ClipUnits(units, final)
-
-
-def _run(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_size: int,
-         head: Callable[[Array], Array]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (head of the layer states, final states) of every clip, a window of clips after another."""
-  clips = iter(clips)
+  clips, rows = iter(clips), -(-batch_size // encoder.devices) * encoder.devices
   while window := list(itertools.islice(clips, _WINDOW)):
     pieces = [(i, piece) for i, clip in enumerate(window) for piece in _pieces(encoder, clip)]
     buckets = collections.defaultdict(list)
@@ -133,12 +136,13 @@ def _run(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_size: int,
       buckets[_bucket(encoder, len(piece))].append(n)
     encoded = {}
     for samples, members in buckets.items():
-      for start in range(0, len(members), batch_size):
-        batch = members[start:start + batch_size]
-        encoded.update(zip(batch, _encode(encoder, [pieces[n][1] for n in batch], samples, batch_size, head)))
+      for start in range(0, len(members), rows):
+        batch = members[start:start + rows]
+        encoded.update(zip(batch, _encode(encoder, [pieces[n][1] for n in batch], samples, rows, names)))
     for _, group in itertools.groupby(range(len(pieces)), key=lambda n: pieces[n][0]):
       parts = [encoded.pop(n) for n in group]
-      yield parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts))
+      joined = parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts)]
+      yield ClipStates(**{'layer': None, 'final': None} | dict(zip(names, joined)))
 
 
 def _pieces(encoder: SpeechEncoder, clip: np.ndarray) -> list[np.ndarray]:
@@ -157,18 +161,17 @@ def _bucket(encoder: SpeechEncoder, samples: int) -> int:
   return min(length, encoder.max_samples)
 
 
-def _encode(encoder: SpeechEncoder, clips: Sequence[np.ndarray], bucket: int, batch_size: int,
-            head: Callable[[Array], Array]) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Encodes one batch; rows that are missing to `batch_size` are silence."""
-  audio = np.zeros((batch_size, bucket), np.float32)
-  lengths = np.full(batch_size, bucket, np.int32)
+def _encode(encoder: SpeechEncoder, clips: Sequence[np.ndarray], bucket: int, rows: int, names: tuple[str, ...]) -> list[tuple[np.ndarray, ...]]:
+  """Encodes one batch; clips that are missing to `rows` are silence."""
+  audio = np.zeros((rows, bucket), np.float32)
+  lengths = np.full(rows, bucket, np.int32)
   for row, clip in enumerate(clips):
     audio[row, :len(clip)] = clip
     lengths[row] = len(clip) + encoder.padding
-  final, layer = encoder.apply(audio, lengths)
-  layer, final = np.asarray(head(layer)), np.asarray(final.astype(jnp.float16))
+  encoded = [np.asarray(states) for states in encoder.apply(audio, lengths, names)]
   results = []
   for row, clip in enumerate(clips):
     states = encoder.num_states(int(lengths[row]))
-    results.append((layer[row, :min(states, len(clip) // UNIT_SAMPLES)], final[row, :states]))
+    kept = {'layer': min(states, len(clip) // UNIT_SAMPLES), 'final': states}
+    results.append(tuple(values[row, :kept[name]] for name, values in zip(names, encoded)))
   return results

@@ -3,11 +3,14 @@
 A unit is the nearest centroid by Euclidean distance, with no normalisation of the states (facts 11).
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 import functools
 import os
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from echox_jax import errors, tensor_files
@@ -20,14 +23,17 @@ _SEEDING_STATES = 20  # states a cluster that k-means++ looks at
 _FRACTIONS = (8, 4, 2, 1)  # Lloyd's iterations go over 1/8, 1/4, 1/2 and all of the states in turn
 
 
-def fit(states: np.ndarray, num_units: int, iterations: int = 30, seed: int = 0) -> np.ndarray:
-  """k-means++ on a sample, then Lloyd's iterations over a growing share of the states: deterministic for one seed.
+def fit(states: np.ndarray | Sequence[np.ndarray], num_units: int, iterations: int = 30, seed: int = 0) -> np.ndarray:
+  """k-means++ on a sample, then Lloyd's iterations over mini-batches that grow: deterministic for one seed.
 
   A quarter of the iterations goes over each of 1/8, 1/4, 1/2 and all of the states (shuffled), which moves the centroids most
   of the way at a fraction of the cost. A cluster that loses all its states is set on one of the states that lie farthest off.
 
+  The states rest on all devices of all processes, each of which calls this alike, a part on each. The sums of the parts are
+  added in one order, so that the result does not depend on how many devices there are.
+
   Args:
-    states: float[N,D].
+    states: float[N,D]; or several such arrays, anything with `shape` and `dtype` that `np.asarray` reads, one after another.
     num_units: clusters, K <= N.
     iterations: Lloyd's iterations in all.
     seed: of the shuffle and the first centroids.
@@ -38,22 +44,45 @@ def fit(states: np.ndarray, num_units: int, iterations: int = 30, seed: int = 0)
   Raises:
     DataError: fewer states than units.
   """
-  n = len(states)
+  arrays = [states] if isinstance(states, np.ndarray) else states
+  n = sum(array.shape[0] for array in arrays)
   if n < num_units:
     raise errors.DataError(f'{n} speech states cannot make {num_units} units: give more speech or ask for fewer units.')
-  shuffled = np.asarray(states, np.float32)[np.random.default_rng(seed).permutation(n)]
-  sample = shuffled[:_SEEDING_STATES * num_units]
-  centroids = _plus_plus(jnp.asarray(sample), num_units, jax.random.key(seed))
+  mesh = Mesh(np.asarray(jax.devices()), ('data',), axis_types=(AxisType.Auto,))
+  chunks, sample = _place(arrays, np.random.default_rng(seed).permutation(n), _SEEDING_STATES * num_units, mesh)
+  centroids = np.asarray(_plus_plus(jnp.asarray(sample), num_units, jax.random.key(seed)))
+  if jax.process_count() > 1:
+    centroids = multihost_utils.broadcast_one_to_all(centroids)
   for i, divisor in enumerate(_FRACTIONS):
     share = max(len(sample), n // divisor)
     steps = iterations * (i + 1) // len(_FRACTIONS) - iterations * i // len(_FRACTIONS)
-    centroids = _lloyd(*_chunks(shuffled[:share]), centroids, steps)
-  return np.asarray(centroids)
+    centroids = np.asarray(_lloyd(chunks, centroids, share, steps, mesh))
+  return centroids
 
 
 def assign(states: Array, centroids: Array) -> Array:
   """float[...,D] states and float[K,D] centroids -> int32[...] units: the argmin of ||x||^2 - 2 x.c + ||c||^2."""
   return jnp.argmin(_relative_distances(states.astype(jnp.float32), centroids), axis=-1).astype(jnp.int32)
+
+
+def assign_clips(clips: Iterable[np.ndarray], centroids: np.ndarray) -> Iterator[np.ndarray]:
+  """float[T,D] states of clips -> the units of each, int32[T]. Clips are taken together, so that all steps are alike."""
+  held, count = [], 0
+  for clip in clips:
+    held.append(clip)
+    count += len(clip)
+    if count >= _CHUNK:
+      yield from _assign_together(held, centroids)
+      held, count = [], 0
+  if held:
+    yield from _assign_together(held, centroids)
+
+
+def _assign_together(clips: Sequence[np.ndarray], centroids: np.ndarray) -> list[np.ndarray]:
+  states = np.concatenate(clips).astype(np.float32)
+  padded = np.pad(states, ((0, -len(states) % _CHUNK), (0, 0)))
+  units = np.concatenate([np.asarray(_assign(padded[i:i + _CHUNK], centroids)) for i in range(0, len(padded), _CHUNK)])
+  return np.split(units[:len(states)], np.cumsum([len(clip) for clip in clips])[:-1])
 
 
 def save(path: str | os.PathLike[str], centroids: np.ndarray) -> None:
@@ -91,13 +120,42 @@ def _relative_distances(states: Array, centroids: Array) -> Array:
   return jnp.sum(centroids * centroids, axis=-1) - 2 * jnp.einsum('...D,KD->...K', states, centroids)
 
 
-def _chunks(states: np.ndarray) -> tuple[Array, Array]:
-  """float[N,D] -> (float[chunks,C,D], weights float[chunks,C]: 0 on the padding of the last chunk)."""
-  n, d = states.shape
+_assign = jax.jit(assign)
+
+
+def _place(arrays: Sequence[np.ndarray], order: np.ndarray, sample_size: int, mesh: Mesh) -> tuple[Array, np.ndarray]:
+  """Shuffles the states, and puts them on the devices.
+
+  Args:
+    arrays: float[N,D] in all.
+    order: int[N], the states in their new order.
+    sample_size: how many of the first are also given back.
+    mesh: of all devices.
+
+  Returns:
+    (float[G,d,C,D] of chunks of C states, the second axis split over d devices: chunk G, 0 comes before chunk G, 1; float32[S,D]).
+  """
+  n, d, devices = len(order), arrays[0].shape[1], mesh.size
   size = min(_CHUNK, n)
-  padding = -n % size
-  weights = np.pad(np.ones(n, np.float32), (0, padding))
-  return jnp.asarray(np.pad(states, ((0, padding), (0, 0))).reshape(-1, size, d)), jnp.asarray(weights.reshape(-1, size))
+  groups = -(-n // (size * devices))
+  rank = np.empty(n, np.int64)  # new place of every state
+  rank[order] = np.arange(n)
+  sample = np.empty((min(sample_size, n), d), np.float32)
+  mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+  slot = np.full(devices, -1)
+  slot[mine] = np.arange(len(mine))
+  own = np.zeros((groups, len(mine), size, d), arrays[0].dtype)
+  start = 0
+  for array in arrays:
+    values = np.asarray(array)
+    place = rank[start:start + len(values)]
+    sample[place[place < len(sample)]] = values[place < len(sample)]
+    chunk = place // size
+    here = slot[chunk % devices] >= 0
+    own[chunk[here] // devices, slot[chunk[here] % devices], place[here] % size] = values[here]
+    start += len(values)
+  where = NamedSharding(mesh, PartitionSpec(None, 'data'))
+  return jax.make_array_from_process_local_data(where, own, (groups, devices, size, d)), sample
 
 
 @functools.partial(jax.jit, static_argnames='num_units')
@@ -120,25 +178,42 @@ def _plus_plus(states: Array, num_units: int, key: Array) -> Array:
   return states[chosen]
 
 
-@functools.partial(jax.jit, static_argnames='iterations')
-def _lloyd(chunks: Array, weights: Array, centroids: Array, iterations: int) -> Array:
-  """`iterations` of: assign every state to its centroid, move every centroid to the mean of its states."""
-  k = len(centroids)
+@functools.partial(jax.jit, static_argnames=('share', 'iterations', 'mesh'))
+def _lloyd(chunks: Array, centroids: Array, share: int, iterations: int, mesh: Mesh) -> Array:
+  """`iterations` of: assign each of the first `share` states to its centroid, move every centroid to the mean of its states."""
+  k, (_, devices, size, _) = len(centroids), chunks.shape
+  groups = -(-share // (size * devices))
 
-  def iteration(_, centroids):
-    def one(carry, chunk_and_weight):
-      chunk, weight = chunk_and_weight
-      sums, counts = carry
-      distances = _relative_distances(chunk, centroids)
-      units = jnp.argmin(distances, axis=-1)
-      far = jnp.where(weight > 0, jnp.min(distances, axis=-1) + jnp.sum(chunk * chunk, axis=-1), -1.0)
-      sums += jax.ops.segment_sum(chunk * weight[:, None], units, k)
-      return (sums, counts + jax.ops.segment_sum(weight, units, k)), far
+  def on_each_device(own: Array, centroids: Array) -> Array:
+    own, device = own[:groups, 0], jax.lax.axis_index('data')  # [groups,C,D]
+    place = (jnp.arange(groups)[:, None] * devices + device) * size + jnp.arange(size)  # of each state in the order of all
 
-    (sums, counts), far = jax.lax.scan(one, (jnp.zeros_like(centroids), jnp.zeros(k)), (chunks, weights))
-    empty = counts == 0
-    _, farthest = jax.lax.top_k(far.reshape(-1), k)
-    spare = chunks.reshape(-1, chunks.shape[-1])[farthest[jnp.cumsum(empty) - 1]]
-    return jnp.where(empty[:, None], spare, sums / jnp.maximum(counts, 1)[:, None])
+    def iteration(_, centroids):
+      def one(carry, chunk_and_place):
+        chunk, place = chunk_and_place
+        chunk, weight = chunk.astype(jnp.float32), (place < share).astype(jnp.float32)
+        distances = _relative_distances(chunk, centroids)
+        units = jnp.argmin(distances, axis=-1)
+        far = jnp.where(weight > 0, jnp.min(distances, axis=-1) + jnp.sum(chunk * chunk, axis=-1), -1.0)
+        sums = jax.ops.segment_sum(chunk * weight[:, None], units, k), jax.ops.segment_sum(weight, units, k)
+        return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, part), None), carry, jax.lax.all_gather(sums, 'data'))[0], far
 
-  return jax.lax.fori_loop(0, iterations, iteration, centroids)
+      (sums, counts), far = jax.lax.scan(one, (jnp.zeros_like(centroids), jnp.zeros(k)), (own, place))
+      empty = counts == 0
+      spare = _farthest(own, far, place, k)[jnp.cumsum(empty) - 1]
+      return jnp.where(empty[:, None], spare, sums / jnp.maximum(counts, 1)[:, None])
+
+    return jax.lax.fori_loop(0, iterations, iteration, centroids)
+
+  whole = PartitionSpec()
+  return jax.shard_map(on_each_device, mesh=mesh, in_specs=(PartitionSpec(None, 'data'), whole), out_specs=whole, check_vma=False)(chunks, centroids)
+
+
+def _farthest(own: Array, far: Array, place: Array, k: int) -> Array:
+  """float32[k,D]: the states of all devices for which `far` is greatest; of equal ones those that come first in the order of all."""
+  values, at = jax.lax.top_k(far.reshape(-1), min(k, far.size))
+  device = jax.lax.axis_index('data')
+  best = jax.lax.all_gather((-values, place.reshape(-1)[at], jnp.full_like(at, device), at), 'data', tiled=True)
+  _, _, owners, at = (x[:k] for x in jax.lax.sort(best, num_keys=2))
+  found = own.reshape(-1, own.shape[-1])[at].astype(jnp.float32)
+  return jax.lax.psum(jnp.where((owners == device)[:, None], found, 0.0), 'data')

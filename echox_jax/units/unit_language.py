@@ -18,7 +18,7 @@ import numpy as np
 
 from echox_jax import errors, files
 from echox_jax.config import UnitsConfig
-from echox_jax.units import bpe, ngram
+from echox_jax.units import bpe, ngram, ngram_fit
 
 Word = tuple[int, ...]
 
@@ -159,11 +159,36 @@ def fit(sequences: Iterable[Sequence[int]], cfg: UnitsConfig) -> UnitLanguage:
   """Fits the language that `cfg.language` names on reduced units.
 
   The vocabulary may come out smaller than `cfg.vocab_size` where the sequences hold too few repeated words. All sequences are
-  held in memory: fit a large corpus on a sample of some million units.
+  held in memory: fit a large corpus on a sample of some million units, or with `fit_shards`.
+
+  Raises:
+    ConfigError: as `check`.
+    DataError: a unit outside 0 .. num_units - 1.
+  """
+  check(cfg)
+  sequences = [np.asarray(s, np.int64).tolist() for s in sequences]
+  if any(s and not (0 <= min(s) and max(s) < cfg.num_units) for s in sequences):
+    raise errors.DataError(f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.')
+  if cfg.language == 'ngram':
+    return fit_shards(ngram_fit.InMemory([ngram_fit.make_shard(sequences)]), cfg)
+  return UnitLanguage(cfg.language, cfg.num_units, _KINDS[cfg.language].fit(sequences, cfg))
+
+
+def fit_shards(shards: ngram_fit.Shards, cfg: UnitsConfig) -> UnitLanguage:
+  """Fits an n-gram language on shards of reduced units, of which only what is counted is held in memory.
+
+  Raises:
+    ConfigError: as `check`.
+  """
+  check(cfg)
+  return UnitLanguage('ngram', cfg.num_units, ngram_fit.fit(shards, cfg))
+
+
+def check(cfg: UnitsConfig) -> None:
+  """Whether such a language can be.
 
   Raises:
     ConfigError: an unknown kind, a vocabulary smaller than the number of units, K < 1 or an order other than 1 and 2.
-    DataError: a unit outside 0 .. num_units - 1.
   """
   if cfg.language not in _KINDS:
     raise errors.ConfigError(f'units.language is {cfg.language!r}: use one of {", ".join(_KINDS)}.')
@@ -171,7 +196,3 @@ def fit(sequences: Iterable[Sequence[int]], cfg: UnitsConfig) -> UnitLanguage:
     raise errors.ConfigError(f'units.vocab_size is {cfg.vocab_size}: it must hold the {cfg.num_units} single units.')
   if cfg.max_word_units < 1 or cfg.ngram_order not in (1, 2):
     raise errors.ConfigError('units.max_word_units must be at least 1 and units.ngram_order 1 or 2: change the config.')
-  sequences = [np.asarray(s, np.int64).tolist() for s in sequences]
-  if any(s and not (0 <= min(s) and max(s) < cfg.num_units) for s in sequences):
-    raise errors.DataError(f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.')
-  return UnitLanguage(cfg.language, cfg.num_units, _KINDS[cfg.language].fit(sequences, cfg))

@@ -1,0 +1,41 @@
+"""What a folder of finished files holds: their checksums, and the versions and the config that made them."""
+
+from collections.abc import Iterable
+import importlib.metadata
+from pathlib import Path
+import platform
+from typing import Any
+
+from data_pipeline.shards import SharedWork
+from echox_jax import config as config_lib
+from echox_jax import files
+from echox_jax.training.experiment import ExperimentConfig
+
+PACKAGES = ('echox-jax', 'jax', 'jaxlib', 'flax', 'numpy', 'sentencepiece', 'tensorflow-datasets', 'array-record')
+_FIELDS = ('speech_encoder', 'tokenizer', 'precompute', 'model')  # what precompute looks at
+
+
+def describe(work: SharedWork, paths: Iterable[Path], experiment: ExperimentConfig) -> dict[str, Any]:
+  """`files`: path -> sha256 and bytes; `config`: what they were made with."""
+  found = {}
+  for path in paths:
+    note = work.note(path)
+    found[path.relative_to(work.folder).as_posix()] = {name: note[name] for name in ('sha256', 'bytes')}
+  config = config_lib.to_dict(experiment)
+  return {'files': found, 'config': {name: config[name] for name in _FIELDS}}
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+  """Writes what was described, and the versions of now."""
+  files.atomic_write_json(path, content | {'versions': versions()})
+
+
+def versions() -> dict[str, str]:
+  """Of Python and of the packages that have a say in the files."""
+  found = {'python': platform.python_version()}
+  for package in PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found

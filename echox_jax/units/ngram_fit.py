@@ -1,0 +1,275 @@
+"""How the words of the n-gram unit language are found, from sequences that lie in shards.
+
+The paper (arXiv 2505.15333) says that the statistics are unsupervised; how they are counted, smoothed and pruned is published
+nowhere. What follows is our own choice: all substrings of up to K units that occur twice are candidates, their probabilities are
+re-estimated by EM (forward-backward over all segmentations), and the words whose loss would cost the likelihood least are
+dropped, step by step, down to the vocabulary size. Single units are never dropped, so that everything can be segmented.
+
+Order 2 re-estimates word pairs on its own best segmentations, mixed with the 1-gram probabilities.
+
+Every pass over the sequences is a function of one shard, and what it gives is added up in the order of the shards, in float64: the
+result does not depend on who computes which. What a shard counts is bounded: of each length the most frequent candidates that
+occur twice in that shard, and the most frequent pairs. With one shard nothing is lost but what one would drop anyway.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import math
+from typing import Protocol
+
+import numpy as np
+
+from echox_jax.config import UnitsConfig
+from echox_jax.units.ngram import NgramModel, PAIR_WEIGHT, Word, normalised
+
+Arrays = Mapping[str, np.ndarray]
+
+_CHUNK = 256  # units; longer sequences are cut for counting, so that they can be treated side by side
+_DISCOUNT = 3.0  # occurrences that do not speak for a word: else long words seen twice or thrice win, which new speech lacks
+_SEED_FACTOR = 20  # candidates of each length at the start, in vocabularies
+_FINAL_ITERATIONS = 2  # of EM after the last pruning
+_PAIR_ITERATIONS = 3  # of segmenting and counting for order 2
+_MAX_PAIRS = 1 << 20  # of a shard, and of the model
+
+
+class Shards(Protocol):
+  """Arrays by name, shard by shard."""
+
+  def __iter__(self) -> Iterator[Arrays]:
+    """The shards in order."""
+
+  def map(self, name: str, function: Callable[[Arrays], Arrays]) -> 'Shards':
+    """`function` of every shard; `name` is unique for what is mapped."""
+
+
+class InMemory(tuple):
+  """Shards of one process."""
+
+  def map(self, name: str, function: Callable[[Arrays], Arrays]) -> 'InMemory':
+    del name
+    return InMemory(map(function, self))
+
+
+def make_shard(sequences: Iterable[Sequence[int]]) -> Arrays:
+  """One shard of sequences: all `units` one after another, and the `lengths`."""
+  sequences = [np.asarray(sequence, np.int32) for sequence in sequences]
+  return {'units': np.concatenate([np.zeros(0, np.int32), *sequences]), 'lengths': np.asarray([len(s) for s in sequences], np.int64)}
+
+
+def fit(shards: Shards, cfg: UnitsConfig) -> NgramModel:
+  """Estimates words and probabilities; every unit below `cfg.num_units` becomes a word, with the unit as its id.
+
+  Args:
+    shards: from `make_shard`.
+    cfg: sizes.
+  """
+  model = _fit_unigram(shards, cfg)
+  if cfg.ngram_order == 1:
+    return model
+  for i in range(_PAIR_ITERATIONS):
+    model = dataclasses.replace(model, pairs=_mix(shards.map(f'pairs-{i}', functools.partial(_count_pairs, model)), model.log_probs))
+  return model
+
+
+def _fit_unigram(shards: Shards, cfg: UnitsConfig) -> NgramModel:
+  limit = _SEED_FACTOR * cfg.vocab_size
+  counted = shards.map('candidates', functools.partial(_count_candidates, num_units=cfg.num_units, longest=cfg.max_word_units, limit=limit))
+  candidates, counts = _merge(list(counted), limit)
+  lattices = shards.map('lattices', functools.partial(_make_lattice, candidates))
+
+  def expect(step: int) -> np.ndarray:
+    """How often each candidate is expected over all segmentations."""
+    found = lattices.map(f'expected-{step}', lambda lattice: {'counts': _expected_counts(lattice['spans'], lattice['ends'], log_probs)})
+    return functools.reduce(np.add, (shard['counts'] for shard in found))
+
+  log_probs = normalised(counts)
+  longer = np.flatnonzero(candidates.lengths > 1)
+  target = min(cfg.vocab_size - cfg.num_units, len(longer))
+  shrink = (max(1, target) / max(1, len(longer))) ** (1 / max(1, cfg.em_iterations))
+  for step in range(1, cfg.em_iterations + 1):
+    counts = expect(step)
+    log_probs = normalised(counts)
+    size = target if step == cfg.em_iterations else max(target, round(len(longer) * shrink ** step))
+    alive = longer[np.isfinite(log_probs[longer])]
+    without = _best_scores(candidates.alternatives[alive], candidates.lengths[alive], log_probs)
+    loss = (counts[alive] - _DISCOUNT) * (log_probs[alive] - without)
+    dropped = alive[np.argsort(-loss, kind='stable')[size:]]
+    log_probs[dropped] = -np.inf
+  for step in range(_FINAL_ITERATIONS):
+    counts = expect(cfg.em_iterations + 1 + step)
+    log_probs = normalised(np.where(np.isfinite(log_probs), counts, -np.inf))
+  alive = longer[np.isfinite(log_probs[longer])]
+  kept = np.concatenate([np.arange(cfg.num_units), alive[np.argsort(-log_probs[alive], kind='stable')]])
+  return NgramModel(tuple(candidates.word(c) for c in kept.tolist()), tuple(log_probs[kept].tolist()))
+
+
+class _Candidates:
+  """Numbered words: single units first, then those of two units in order, and so on.
+
+  Attributes:
+    words: int[W_k,k] of each length k, sorted.
+    lengths: int[W] units in a word.
+    alternatives: int32[W,K,K], the spans inside each word, itself left out (see `spans`).
+  """
+
+  def __init__(self, words: Sequence[np.ndarray]):
+    self.words = tuple(words)
+    self.lengths = np.concatenate([np.full(len(some), some.shape[1]) for some in words])
+    self._keys = [_keys(some) for some in words]
+    self._starts = np.cumsum([0, *map(len, words)])
+    rows = np.full((len(self.lengths), len(words)), -1, np.int64)
+    for k, some in enumerate(words):
+      rows[self._starts[k]:self._starts[k + 1], :k + 1] = some
+    self.alternatives = self.spans(rows)
+    self.alternatives[np.arange(len(rows)), self.lengths - 1, self.lengths - 1] = -1
+
+  def word(self, number: int) -> Word:
+    """The units of a candidate."""
+    k = self.lengths[number] - 1
+    return tuple(self.words[k][number - self._starts[k]].tolist())
+
+  def spans(self, rows: np.ndarray) -> np.ndarray:
+    """int32[S,L,K]: the candidate that ends at a position of int[S,L] `rows` with length k + 1; -1 = none. -1 fills rows up."""
+    spans = np.full((*rows.shape, len(self.words)), -1, np.int32)
+    spans[:, :, 0] = rows
+    for k in range(1, min(len(self.words), rows.shape[1])):
+      ending = np.lib.stride_tricks.sliding_window_view(rows, k + 1, axis=1)
+      whole = ending[:, :, -1] >= 0
+      if not len(self._keys[k]) or not whole.any():
+        continue
+      asked = _keys(ending[whole])
+      at = np.minimum(np.searchsorted(self._keys[k], asked), len(self._keys[k]) - 1)
+      spans[:, k:, k][whole] = np.where(self._keys[k][at] == asked, self._starts[k] + at, -1)
+    return spans
+
+
+def _keys(words: np.ndarray) -> np.ndarray:
+  """bytes[W] of int[W,k] words, ordered as they are."""
+  return np.ascontiguousarray(words, '>u4').view(f'S{4 * words.shape[1]}').reshape(-1)
+
+
+def _rows(shard: Arrays) -> np.ndarray:
+  """The sequences cut into rows: int64[S,L], -1 beyond the end."""
+  ends = np.cumsum(shard['lengths'])
+  pieces = [shard['units'][i:min(i + _CHUNK, end)] for end, length in zip(ends.tolist(), shard['lengths'].tolist())
+            for i in range(end - length, end, _CHUNK)]
+  rows = np.full((max(1, len(pieces)), max([1, *map(len, pieces)])), -1, np.int64)
+  for row, piece in zip(rows, pieces):
+    row[:len(piece)] = piece
+  return rows
+
+
+def _count_candidates(shard: Arrays, num_units: int, longest: int, limit: int) -> Arrays:
+  """How often each unit occurs, and for k = 2 .. longest the substrings that occur twice, sorted, the `limit` most frequent of them."""
+  rows = _rows(shard)
+  found = {'words1': np.arange(num_units)[:, None], 'times1': np.bincount(rows[rows >= 0], minlength=num_units)}
+  shorter = rows  # number of the substring of the last length that ends here; -1 = none
+  for k in range(1, longest):
+    keys = np.full(rows.shape, -1, np.int64)
+    keys[:, k:] = np.where((shorter[:, k - 1:-1] >= 0) & (rows[:, k:] >= 0), shorter[:, k - 1:-1] * num_units + rows[:, k:], -1)
+    unique, first, inverse, times = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    again = (times >= 2) & (unique >= 0)
+    order = _most_frequent(np.flatnonzero(again), times, limit)
+    row, last = np.unravel_index(first[order], rows.shape)
+    found[f'words{k + 1}'] = rows[row[:, None], last[:, None] + np.arange(-k, 1)]
+    found[f'times{k + 1}'] = times[order]
+    shorter = np.where(again, np.arange(len(unique)), -1)[inverse.reshape(rows.shape)]
+  return found
+
+
+def _most_frequent(numbers: np.ndarray, times: np.ndarray, limit: int) -> np.ndarray:
+  """The `limit` of `numbers` with the highest `times`, in order."""
+  return np.sort(numbers[np.argsort(-times[numbers], kind='stable')[:limit]])
+
+
+def _merge(counted: Sequence[Arrays], limit: int) -> tuple[_Candidates, np.ndarray]:
+  """The candidates of all shards, again the `limit` most frequent of each length, and float[W] how often they occur."""
+  words, counts = [], []
+  for k in range(1, len(counted[0]) // 2 + 1):
+    some = np.concatenate([shard[f'words{k}'] for shard in counted])
+    _, first, inverse = np.unique(_keys(some), return_index=True, return_inverse=True)
+    times = np.bincount(inverse.reshape(-1), np.concatenate([shard[f'times{k}'] for shard in counted]), minlength=len(first))
+    order = np.arange(len(first)) if k == 1 else _most_frequent(np.arange(len(first)), times, limit)
+    words.append(some[first[order]].reshape(-1, k))
+    counts.append(times[order])
+  return _Candidates(words), np.concatenate(counts)
+
+
+def _make_lattice(candidates: _Candidates, shard: Arrays) -> Arrays:
+  """`spans` of all candidates in the rows of a shard, and the `ends` of the rows."""
+  rows = _rows(shard)
+  return {'spans': candidates.spans(rows), 'ends': (rows >= 0).sum(axis=1)}
+
+
+def _span_scores(spans: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+  """float[S,L,K] log probability of each span, -inf where there is none."""
+  return np.append(log_probs, -np.inf)[spans]
+
+
+def _best_scores(spans: np.ndarray, ends: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+  """float[S]: log probability of the best segmentation of each row; -inf where there is none."""
+  scores = _span_scores(spans, log_probs)
+  rows, length, longest = scores.shape
+  best = np.full((rows, length + 1), -np.inf)
+  best[:, 0] = 0
+  for t in range(length):
+    k = min(longest, t + 1)
+    best[:, t + 1] = (best[:, t::-1][:, :k] + scores[:, t, :k]).max(axis=1)
+  return best[np.arange(rows), ends]
+
+
+def _expected_counts(spans: np.ndarray, ends: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+  """float[W]: how often each word is expected over all segmentations (forward-backward)."""
+  scores = _span_scores(spans, log_probs)
+  rows, length, longest = scores.shape
+  forward = np.full((rows, length + 1), -np.inf)
+  backward = np.full((rows, length + 1), -np.inf)
+  forward[:, 0] = 0
+  backward[np.arange(rows), ends] = 0
+  for t in range(length):
+    k = min(longest, t + 1)
+    forward[:, t + 1] = np.logaddexp.reduce(forward[:, t::-1][:, :k] + scores[:, t, :k], axis=1)
+  for t in range(length - 1, -1, -1):
+    ahead = range(min(longest, length - t))
+    paths = [backward[:, t]] + [backward[:, t + 1 + k] + scores[:, t + k, k] for k in ahead]
+    backward[:, t] = np.logaddexp.reduce(paths)
+  total = forward[np.arange(rows), ends]
+  counts = np.zeros(len(log_probs))
+  for k in range(min(longest, length)):
+    here = forward[:, :length - k] + scores[:, k:, k] + backward[:, k + 1:] - total[:, None]
+    at = np.isfinite(here)
+    counts += np.bincount(spans[:, k:, k][at], np.exp(here[at]), minlength=len(log_probs))
+  return counts
+
+
+def _count_pairs(model: NgramModel, shard: Arrays) -> Arrays:
+  """The pairs of words in the best segmentations, in the order in which they are first seen; -1 stands before the first word."""
+  pairs = Counter()
+  for sequence in np.split(shard['units'], np.cumsum(shard['lengths'])[:-1]):
+    ids = model.segment(sequence.tolist())
+    pairs.update(zip([-1, *ids], ids))
+  return _bounded(pairs)
+
+
+def _bounded(pairs: Mapping[tuple[int, int], int]) -> Arrays:
+  """The most frequent of the counted `pairs`, in their order."""
+  words, times = np.asarray(list(pairs), np.int64).reshape(-1, 2), np.asarray(list(pairs.values()), np.int64)
+  kept = _most_frequent(np.arange(len(times)), times, _MAX_PAIRS)
+  return {'words': words[kept], 'times': times[kept]}
+
+
+def _mix(counted: Shards, log_probs: Sequence[float]) -> dict[tuple[int, int], float]:
+  """log P(word | last word) of the pairs of all shards, mixed with P(word)."""
+  pairs = Counter()
+  for shard in counted:
+    for pair, times in zip(map(tuple, shard['words'].tolist()), shard['times'].tolist()):
+      pairs[pair] += times
+  kept = _bounded(pairs)
+  words, times = kept['words'].tolist(), kept['times'].tolist()
+  before = Counter()
+  for (last, _), count in zip(words, times):
+    before[last] += count
+  return {(last, word): math.log(PAIR_WEIGHT * count / before[last] + (1 - PAIR_WEIGHT) * math.exp(log_probs[word]))
+          for (last, word), count in zip(words, times)}
