@@ -8,6 +8,7 @@ import echox_jax
 from echox_jax import errors, trees
 from echox_jax.conversion import exporters, stablehlo
 from echox_jax.inference import generate, steps
+from echox_jax.models import attention
 from echox_jax.models.params import param_shapes
 import jax
 from jax import export
@@ -94,6 +95,15 @@ def test_every_platform_is_there_and_no_call_outside_stablehlo(models, name):
   calls = {line.split('custom_call @')[1].split('(')[0] for line in exported.mlir_module().splitlines() if 'custom_call @' in line}
   assert calls <= {'shape_assertion'}  # jax.export's own check of the batch size
   assert all(item['shape'][0] == 'b' for item in entry['inputs'] if item['shape'] and not item['name'].startswith('cache'))
+
+
+def test_an_artefact_has_no_kernel_of_the_platform_that_makes_it(monkeypatch):
+  monkeypatch.setattr(attention, '_platform', lambda: 'tpu')
+  made = tiny_model.tiny_config()
+  cfg = dataclasses.replace(made, whisper=dataclasses.replace(made.whisper, attention='auto'))
+  params = {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in param_shapes(cfg, ('whisper',)).items()}
+  exported = stablehlo.export_function(cfg, 'encode_speech', params, stablehlo.input_specs(cfg))
+  assert exported.platforms == ('cpu', 'cuda', 'tpu') and 'tpu_custom_call' not in exported.mlir_module()
 
 
 def test_a_question_passes_through_the_functions(models):

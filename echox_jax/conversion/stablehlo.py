@@ -126,7 +126,7 @@ def export_function(cfg: EchoXConfig, name: str, params: Specs, inputs: Specs) -
     params: of the model by path; the function takes those that it reads.
     inputs: of all functions, see `input_specs`.
   """
-  function = functions(cfg)[name]
+  cfg, function = _portable(cfg), functions(cfg)[name]
 
   def call(params: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
     made = function.run(cfg, trees.unflatten(params), *(inputs[name] for name in function.inputs))
@@ -135,6 +135,13 @@ def export_function(cfg: EchoXConfig, name: str, params: Specs, inputs: Specs) -
   call.__name__ = name  # what the module in the artefact is called
   own = {path: params[path] for path in _own_params(function, params)}
   return export.export(jax.jit(call), platforms=PLATFORMS)(own, {name: inputs[name] for name in function.inputs})
+
+
+def _portable(cfg: EchoXConfig) -> EchoXConfig:
+  """The model with attention that every platform has, whichever makes the artefact."""
+  plain = lambda part: dataclasses.replace(part, attention='xla')
+  decoder = dataclasses.replace(cfg.unit_decoder, trunk=plain(cfg.unit_decoder.trunk))
+  return dataclasses.replace(cfg, whisper=plain(cfg.whisper), llm=plain(cfg.llm), unit_decoder=decoder)
 
 
 def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
