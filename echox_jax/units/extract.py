@@ -58,45 +58,49 @@ class ClipStates(NamedTuple):
 
 def whisper_encoder(cfg: WhisperConfig, params: dict, layer: int, padding_seconds: float = 0.5) -> SpeechEncoder:
   """Whisper, un-padded: each clip followed by `padding_seconds` of silence instead of filled up to 30 s."""
-  model = whisper.WhisperEncoder(cfg)
 
-  def forward(params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
+  def forward(cfg: WhisperConfig, params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
     mel = log_mel.log_mel(audio, cfg.num_mel_bins)
-    return model.apply({'params': params}, mel, log_mel.num_frames(samples), layer, method='final_and_layer')
+    return whisper.WhisperEncoder(cfg).apply({'params': params}, mel, log_mel.num_frames(samples), layer, method='final_and_layer')
 
   return _encoder(
-      forward, params, num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
-      padding=round(padding_seconds * log_mel.SAMPLE_RATE), max_samples=2 * cfg.max_positions * log_mel.HOP, width=cfg.hidden_size)
+      forward, cfg, params, layer, num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
+      padding=round(padding_seconds * log_mel.SAMPLE_RATE), max_samples=2 * cfg.max_positions * log_mel.HOP)
 
 
 def hubert_encoder(cfg: HubertConfig, params: dict, layer: int) -> SpeechEncoder:
   """HuBERT; clips over 100 s in chunks, as the released units were made (facts 11)."""
-  model = hubert.HubertEncoder(cfg)
 
-  def forward(params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
-    return model.apply({'params': params}, audio, samples, layer, method='final_and_layer')
+  def forward(cfg: HubertConfig, params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
+    return hubert.HubertEncoder(cfg).apply({'params': params}, audio, samples, layer, method='final_and_layer')
 
-  return _encoder(
-      forward, params, num_states=functools.partial(hubert.num_states, cfg), padding=0, max_samples=1_600_000, width=cfg.hidden_size)
+  return _encoder(forward, cfg, params, layer, num_states=functools.partial(hubert.num_states, cfg), padding=0, max_samples=1_600_000)
 
 
-def _encoder(forward: Callable[[dict, Array, Array], tuple[Array, Array]], params: dict, **sizes) -> SpeechEncoder:
-  """The encoder that computes `forward`, rows split over the devices of this process; what is not asked for is not computed."""
+def _encoder(forward: Callable[..., tuple[Array, Array]], cfg: WhisperConfig | HubertConfig, params: dict, layer: int, **sizes) -> SpeechEncoder:
+  """The encoder that computes `forward`, rows split over the devices of this process; layers that are not asked for are left off."""
   mesh = sharding.make_mesh({'data': -1}, jax.local_devices())
   rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-  params = jax.device_put(params, whole)
 
-  @functools.partial(jax.jit, static_argnums=3, in_shardings=(whole, rows, rows), out_shardings=rows)
-  def program(params: dict, audio: Array, samples: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
-    final, layer = forward(params, audio, samples)
-    states = {'layer': layer.astype(jnp.float32), 'final': final.astype(jnp.float16)}
-    return tuple(states[name] for name in names)
+  @functools.cache
+  def program(names: tuple[str, ...]) -> Callable[[Array, Array], tuple[Array, ...]]:
+    depth = cfg.num_layers if 'final' in names else layer
+    cut = dataclasses.replace(cfg, num_layers=depth)
+    used = jax.device_put({**params, 'layers': jax.tree.map(lambda x: x[:depth], params['layers'])}, whole)
+
+    @functools.partial(jax.jit, in_shardings=(whole, rows, rows), out_shardings=rows)
+    def encode(params: dict, audio: Array, samples: Array) -> tuple[Array, ...]:
+      final, tapped = forward(cut, params, audio, samples)
+      states = {'layer': tapped.astype(jnp.float32), 'final': final.astype(jnp.float16)}
+      return tuple(states[name] for name in names)
+
+    return functools.partial(encode, used)
 
   def apply(audio: Array, samples: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
     with jax.set_mesh(mesh):
-      return program(params, audio, samples, names)
+      return program(names)(audio, samples)
 
-  return SpeechEncoder(apply, devices=mesh.size, **sizes)
+  return SpeechEncoder(apply, width=cfg.hidden_size, devices=mesh.size, **sizes)
 
 
 def speech_encoder(cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, params: dict) -> SpeechEncoder:
