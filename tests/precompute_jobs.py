@@ -1,6 +1,7 @@
 """A tiny precompute job, and one process of it as a program: `python -m tests.precompute_jobs JSON`.
 
-Keys: `workdir`; `processes`, `process`, `port` where there are several; `experiment`: fields of the config's `precompute`.
+Keys: `workdir`; `processes`, `process`, `port` where there are several; `devices` of the process; `experiment`: fields of the config's
+`precompute`.
 """
 
 import dataclasses
@@ -71,6 +72,7 @@ def count_few_parts_at_a_time(setattr=setattr):
 
 def main() -> None:
   options = json.loads(sys.argv[1])
+  jax.config.update('jax_num_cpu_devices', options.get('devices', 1))
   if options.get('processes', 1) > 1:
     distributed.initialise('auto', f'localhost:{options["port"]}', options['processes'], options['process'], timeout_seconds=200)
   count_few_parts_at_a_time()

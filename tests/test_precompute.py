@@ -13,6 +13,7 @@ from data_pipeline.shards import Process
 from echox_jax import errors
 from echox_jax.tokenizer import precomputed_tokenizer, TextTokenizer
 from echox_jax.units import extract, kmeans, unit_language
+from launch import precompute as launch_precompute
 import numpy as np
 import pytest
 from tests import precompute_jobs
@@ -261,3 +262,9 @@ def test_command_line_says_how_to_make_missing_data(tmp_path):
   done = subprocess.run([sys.executable, '-m', 'launch.precompute', '--config=configs/echox_nano.py', f'--workdir={tmp_path}'],
                         capture_output=True, text=True, check=False)
   assert done.returncode == 2 and done.stderr.startswith('error: ') and 'launch.corpus' in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_command_line_takes_part_in_a_job_of_several(monkeypatch, tmp_path):
+  monkeypatch.setattr(sys, 'argv', ['launch.precompute', '--config=configs/echox_nano.py', f'--workdir={tmp_path}', '--num_processes=2'])
+  with pytest.raises(errors.ConfigError, match='--num_processes is given without --coordinator, --process_id'):
+    launch_precompute.main()

@@ -12,6 +12,7 @@ import time
 
 from data_pipeline import dataset
 from data_pipeline.schema import Example, Turn
+from echox_jax.units import kmeans
 import numpy as np
 import pytest
 from tests import precompute_jobs
@@ -55,12 +56,17 @@ def start_two(start):
 
 
 @pytest.fixture(scope='module')
-def whole(start, tmp_path_factory):
-  """The files of one process that nobody stopped."""
+def uninterrupted(start, tmp_path_factory):
+  """What one process of one device made that nobody stopped."""
   workdir = tmp_path_factory.mktemp('whole')
   precompute_jobs.write_raw(workdir / 'data')
   finish([start(workdir)])
-  return precompute_jobs.products(workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def whole(uninterrupted):
+  return precompute_jobs.products(uninterrupted)
 
 
 def finish(processes):
@@ -73,6 +79,16 @@ def test_two_processes_write_what_one_writes(start_two, whole, tmp_path):
   precompute_jobs.write_raw(tmp_path / 'data')
   finish(start_two(tmp_path))
   assert precompute_jobs.products(tmp_path) == whole
+
+
+def test_devices_of_a_process_share_its_batches(start, uninterrupted, tmp_path):
+  precompute_jobs.write_raw(tmp_path / 'data')
+  finish([start(tmp_path, devices=4)])  # of batches of two, filled up
+  one, four = (list(dataset.read_examples(folder / 'precomputed', 'questions', 'train')) for folder in (uninterrupted, tmp_path))
+  for a, b in zip(one, four, strict=True):
+    np.testing.assert_allclose(a.turns[0].states.astype(np.float32), b.turns[0].states.astype(np.float32), atol=1e-2)
+  centroids = [kmeans.load(folder / 'precomputed' / 'kmeans.safetensors') for folder in (uninterrupted, tmp_path)]
+  np.testing.assert_allclose(*centroids, atol=1e-2)
 
 
 def finished(workdir):
