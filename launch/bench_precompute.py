@@ -2,14 +2,14 @@
 
 The work: files of speech (flac, 16 kHz) are decoded; log-mel; Whisper tiny.en; each state of the third layer gets the nearest of 500
 centroids; samples and units are written. Ours is `launch.corpus` and `launch.precompute` themselves, which also look for recordings
-that cannot be used, train a tokenizer, fit the unit language and write unit words. The peers have the same weights, files and cores
+that cannot be used, train a tokenizer, fit the unit language and write unit words. The peers have the same weights, files and cores,
 and batches of 8 clips (`launch/bench_precompute_peer.py`): `peer` pads to 30 s, since transformers' WhisperEncoder refuses anything
 else; `peer_unpadded` is stricter: its encoder is taken apart, and called on clips of like length without more padding than that takes,
 and no further than the third layer. Each runs in a process of its own, once unmeasured, for what is compiled, and once measured.
 
 Figures: `audio_hours_per_hour`, `peer_audio_hours_per_hour`, `peer_unpadded_audio_hours_per_hour`; `ratio`, `ratio_unpadded`: ours through
-theirs; `same_units`: the share of units that each peer finds like ours (padding changes some); of each `seconds`, `cpu_seconds`,
-`warm_up_seconds`; ours by part in `parts`.
+theirs; `cpu_ratio`, `cpu_ratio_unpadded`: the same by CPU time; `same_units`: the share of units that each peer finds like ours (padding
+changes some); of each `seconds`, `cpu_seconds`, `warm_up_seconds`; ours by part in `parts`.
 """
 
 import argparse
@@ -38,9 +38,9 @@ Units = dict[str, np.ndarray]
 
 def add_options(command: argparse.ArgumentParser) -> None:
   """What the command line may change."""
-  bench_speech.add_options(command, 'answers/train', minutes=20, clip_seconds=0)
+  bench_speech.add_options(command, 'answers/train', minutes=10, clip_seconds=0)
   command.add_argument('--threads', type=int, default=2, help='cores of each (default %(default)s)')
-  command.add_argument('--batch_size', type=int, default=8, help='clips of ours (default %(default)s)')
+  command.add_argument('--batch_size', type=int, default=4, help='clips of a batch of ours, as in precompute.batch_size (default %(default)s)')
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +64,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   found = {'audio_hours_per_hour': speed(ours), 'ours': ours}
   for name, (costs, others) in theirs.items():
     found |= {f'{name}_audio_hours_per_hour': speed(costs), name: costs | {'same_units': _agreement(units, others)},
-              f'ratio{name.removeprefix("peer")}': round(costs['seconds'] / ours['seconds'], 2)}
+              f'ratio{name.removeprefix("peer")}': round(costs['seconds'] / ours['seconds'], 2),
+              f'cpu_ratio{name.removeprefix("peer")}': round(costs['cpu_seconds'] / ours['cpu_seconds'], 2)}
   return found | {'clips': len(spoken), 'audio_minutes': round(60 * hours, 1), 'threads': options.threads}
 
 
