@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import dataset, decoding, schema
-from data_pipeline.journal import file_fingerprint, fingerprint
+from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from echox_jax import files
 from echox_jax.errors import DataError
 from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import parts
-from data_pipeline.journal import fingerprint
+from data_pipeline.fingerprints import fingerprint
 from data_pipeline.shards import SharedWork
 from echox_jax import tensor_files
 from echox_jax.config import UnitsConfig

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from data_pipeline import dataset, language_shards, manifest, parts, record_files, schema, selection
-from data_pipeline.journal import file_fingerprint, fingerprint
+from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.shards import Outputs, Process, SCRATCH, SharedWork, ranges
 from echox_jax import config as config_lib
 from echox_jax import errors, files, tokenizer

@@ -6,7 +6,7 @@ output is renamed into its place. So a file that is there, with a note of the in
 never written again; whatever else a killed process left is made anew.
 
 Process p of n makes the outputs p, p + n, ... of a step and then waits until those of the others are there. What a step gives
-does not depend on n, and processes meet nowhere but in the folder, which all of them see.
+does not depend on n, and processes wait for one another by looking into the folder, which all of them see: nothing ends a wait of hours.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ import shutil
 import time
 from typing import Any
 
-from data_pipeline.journal import checksum
+from data_pipeline.fingerprints import checksum
 from echox_jax import files
 
 SCRATCH = 'parts'  # folder of notes and of whatever is needed again only when inputs change

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from data_pipeline import journal, shards
+from data_pipeline import fingerprints, shards
 from data_pipeline.shards import Process, SharedWork
 from echox_jax.errors import DataError
 import pytest
@@ -116,10 +116,10 @@ def test_ranges():
 
 
 def test_fingerprints(tmp_path):
-  assert journal.fingerprint({'a': 1, 'b': 2}) == journal.fingerprint({'b': 2, 'a': 1}) != journal.fingerprint({'a': 2, 'b': 1})
+  assert fingerprints.fingerprint({'a': 1, 'b': 2}) == fingerprints.fingerprint({'b': 2, 'a': 1}) != fingerprints.fingerprint({'a': 2, 'b': 1})
   (tmp_path / 'one').write_text('x')
-  whole = journal.file_fingerprint(tmp_path)
+  whole = fingerprints.file_fingerprint(tmp_path)
   (tmp_path / 'one').write_text('y')
-  assert journal.file_fingerprint(tmp_path) != whole
+  assert fingerprints.file_fingerprint(tmp_path) != whole
   with pytest.raises(DataError, match='no file'):
-    journal.file_fingerprint(tmp_path / 'two')
+    fingerprints.file_fingerprint(tmp_path / 'two')
