@@ -5,8 +5,8 @@ written makes a finished output certain: the whole output in a folder of its own
 output is renamed into its place. So a file that is there, with a note of the inputs that are asked for, is finished, and is
 never written again; whatever else a killed process left is made anew.
 
-Process p of n makes the outputs p, p + n, ... of a step and then waits until those of the others are there. What a step gives
-does not depend on n, and processes wait for one another by looking into the folder, which all of them see: nothing ends a wait of hours.
+Process p of n makes the outputs p, p + n, ... of a step and then waits until those of the others are there, which it sees in the
+folder that all of them share: a wait may be long. What a step gives does not depend on n.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
