@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline import rows
 from echox_jax import sharding
 from echox_jax.config import (
     AdapterConfig, DiscriminatorConfig, DurationPredictorConfig, EchoXConfig, LlamaConfig, LoraConfig, StreamingConfig,
@@ -50,7 +51,7 @@ MODEL = EchoXConfig(
 
 
 def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
-  """The job of a stage: s2t hears waveforms, echo cached states."""
+  """The job of a stage: s2t hears waveforms, in packed rows, echo cached states."""
   model = MODEL
   if not dropout:
     model = dataclasses.replace(
@@ -67,27 +68,31 @@ def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
 
 
 def batch(stage: str, number: int) -> dict[str, np.ndarray]:
-  """The batch of a step: random rows of unequal lengths."""
+  """The batch of a step: random rows of unequal lengths; in s2t two dialogues a row."""
   rng = np.random.default_rng(number)
   if stage == 'vocoder':
     units = np.repeat(rng.integers(0, 20, (ROWS, 6)), 2, axis=1).astype(np.int32)
     return {'units': units, 'audio': (0.1 * rng.normal(size=(ROWS, 12 * 320))).astype(np.float32),
             'reduced_units': units[:, ::2], 'durations': rng.integers(1, 4, (ROWS, 6)).astype(np.int32)}
-  lengths = rng.integers(6, 13, ROWS)
+  count = 2 * ROWS if stage == 's2t' else ROWS
+  lengths = rng.integers(6, 13, count)
   inside = np.arange(12) < lengths[:, None]
-  ids = np.where(inside, rng.integers(16, VOCAB, (ROWS, 12)), NANO_IDS.pad)
+  ids = np.where(inside, rng.integers(16, VOCAB, (count, 12)), NANO_IDS.pad)
   answer = inside & (np.arange(12) >= 4)
   if stage == 't2c':
-    ids = np.where(answer, rng.integers(VOCAB, VOCAB + UNITS, (ROWS, 12)), ids)
-  rows = {'input_ids': ids.astype(np.int32), 'labels': np.where(answer, ids, IGNORE).astype(np.int32)}
+    ids = np.where(answer, rng.integers(VOCAB, VOCAB + UNITS, (count, 12)), ids)
+  out = {'input_ids': ids.astype(np.int32), 'labels': np.where(answer, ids, IGNORE).astype(np.int32)}
   if stage in ('s2t', 'echo'):
-    rows['input_ids'][:, 1] = NANO_IDS.audio
-    rows['ctc_labels'] = np.where(np.arange(3) < rng.integers(1, 4, (ROWS, 1)), rng.integers(16, VOCAB, (ROWS, 3)), IGNORE).astype(np.int32)
+    out['input_ids'][:, 1] = NANO_IDS.audio
+    out['ctc_labels'] = np.where(np.arange(3) < rng.integers(1, 4, (count, 1)), rng.integers(16, VOCAB, (count, 3)), IGNORE).astype(np.int32)
   if stage == 's2t':
-    rows |= {'audio': rng.normal(size=(ROWS, 4800)).astype(np.float32), 'audio_lengths': rng.integers(2400, 4801, ROWS).astype(np.int32)}
+    out |= {'audio': rng.normal(size=(count, 4800)).astype(np.float32), 'audio_lengths': rng.integers(2400, 4801, count).astype(np.int32)}
+    example = lambda i: {name: out[name][i, :lengths[i]] for name in ('input_ids', 'labels')}
+    texts = rows.stack([rows.pack([example(2 * i), example(2 * i + 1)], 24, NANO_IDS.pad) for i in range(ROWS)])
+    return texts | {name: out[name].reshape(ROWS, 2, *out[name].shape[1:]) for name in ('ctc_labels', 'audio', 'audio_lengths')}
   if stage == 'echo':
-    rows |= {'states': rng.normal(size=(ROWS, 20, 32)).astype(np.float32), 'state_lengths': rng.integers(10, 21, ROWS).astype(np.int32)}
-  return rows
+    out |= {'states': rng.normal(size=(count, 20, 32)).astype(np.float32), 'state_lengths': rng.integers(10, 21, count).astype(np.int32)}
+  return out
 
 
 def run(job: ExperimentConfig, mesh: jax.sharding.Mesh, steps: int = STEPS) -> tuple[list[dict], state.TrainState]:
