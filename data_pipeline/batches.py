@@ -25,7 +25,6 @@ import grain
 import numpy as np
 
 _PREFETCHED = 4  # batches
-_ENDLESS = 2 ** 40
 # Up to so many rows Grain's own shuffle is as good as random. Of more it is not: of a million, rows that follow one another have numbers
 # that correlate by 0.4 (it is a cipher of four rounds).
 _FEW = 2 ** 14
@@ -65,7 +64,7 @@ def make_iterator(experiment: ExperimentConfig, workdir: str | Path, share: Sequ
     print(f'stage {experiment.stage}: {len(chosen)} rows; left out {selection.in_words(chosen.left_out)}.', file=sys.stderr)
   if experiment.data.packing or experiment.data.buckets:
     gather = GatherPlanned(chosen, make_plan(experiment, chosen.rows), Finish(experiment), share)
-    return BatchIterator(grain.MapDataset.range(_ENDLESS).map(gather), batch_size, experiment.data.workers)
+    return BatchIterator(grain.MapDataset.range(mixing.ENDLESS).map(gather), batch_size, experiment.data.workers)
   stream = ordered(chosen, experiment).random_map(Finish(experiment))
   dataset = grain.MapDataset.range(len(stream) // batch_size).map(Gather(stream, batch_size, share))
   return BatchIterator(dataset, batch_size, experiment.data.workers)

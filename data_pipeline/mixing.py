@@ -14,7 +14,7 @@ from echox_jax.training.experiment import ExperimentConfig
 import grain
 import numpy as np
 
-_ENDLESS = 2 ** 40
+ENDLESS = 2 ** 40
 _REMEMBERED = 32  # passes of sets
 
 
@@ -31,7 +31,7 @@ def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
   """
   data = experiment.data
   if not data.weights:
-    return grain.MapDataset.range(_ENDLESS).map(_Part(np.arange(len(rows)), (experiment.seed,)))
+    return grain.MapDataset.range(ENDLESS).map(_Part(np.arange(len(rows)), (experiment.seed,)))
   if len(data.weights) != len(data.sets) or not all(weight > 0 and math.isfinite(weight) for weight in data.weights):
     raise errors.ConfigError(f'data.weights {data.weights} are not one number above 0 for each of {", ".join(data.sets)}: correct them.')
   spoken = rows['states'] > 0 if (rows['states'] > 0).any() else np.ones(len(rows), bool)
@@ -43,7 +43,7 @@ def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
   if not spoken.all():
     groups.append(np.flatnonzero(~spoken))
     weights = np.append(weights * (1 - data.written_fraction), data.written_fraction)
-  parts = [grain.MapDataset.range(_ENDLESS).map(_Part(group, (experiment.seed, number))) for number, group in enumerate(groups)]
+  parts = [grain.MapDataset.range(ENDLESS).map(_Part(group, (experiment.seed, number))) for number, group in enumerate(groups)]
   return grain.MapDataset.mix(parts, weights)
 
 
