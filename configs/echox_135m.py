@@ -4,7 +4,8 @@
   python -m launch.precompute --config=configs/echox_135m.py:s2t   --workdir=out/echox-135m
   python -m launch.train      --config=configs/echox_135m.py:STAGE --workdir=out/echox-135m      STAGE: s2t t2c echo vocoder
 
-Meant for: one GPU or TPU chip of 16 GB or more.
+Meant for: one GPU, or one TPU chip (v5e:1x1), of 16 GB or more. Expected memory of s2t with the longest batches, 32 rows: 6.2 GiB (compiled
+for the TPU, not run).
 """
 
 import dataclasses
