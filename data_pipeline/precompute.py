@@ -1,7 +1,8 @@
 """Everything that is computed once before training: tokenizer, k-means, units, unit language, unit words, encoder states.
 
 `run` writes under `WORKDIR/precomputed`: tokenizer.model (or a tokenizer.json), kmeans.safetensors, unit_language.json, the data sets
-with their columns filled in, manifest.json (checksums, versions, config) and precompute.json, which says what was measured.
+with their columns filled in, tables of their sizes, manifest.json (checksums, versions, config) and precompute.json, which says what was
+measured.
 
 Several processes may call it alike, with one folder. Sets are worked on in shards of consecutive examples, and nothing that is
 finished is made again (see `shards`): a run that was stopped, however, goes on where it was, on any number of processes.
@@ -14,7 +15,7 @@ from pathlib import Path
 import time
 from typing import Any
 
-from data_pipeline import dataset, language_shards, manifest, parts, record_files, schema, selection
+from data_pipeline import dataset, index, language_shards, manifest, parts, record_files, schema, selection
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.shards import Outputs, Process, SCRATCH, SharedWork, ranges
 from echox_jax import config as config_lib
@@ -67,6 +68,7 @@ def run(experiment: ExperimentConfig, workdir: str | Path, encoders: Encoders | 
     job.units(job.kmeans())
     job.language()
   job.datasets()
+  job.tables()
   return job.finish()
 
 
@@ -380,6 +382,17 @@ class _Job:
     clips = parts.Clips(self.sources[name], 'user', records)
     encoded = extract.encode_clips(self.encoder('speech'), clips, self.jobs.batch_size, ('final',))
     return (clip.final for clip in encoded), lambda: {**bar.heard(clips), 'states': made_from}
+
+  def tables(self) -> None:
+    """The sizes of whatever the stages read (`index`): no host is to read a whole set before it trains."""
+    raw = [name for name in dict.fromkeys((*self.sets, *self.experiment.data.sets))
+           if dataset.dataset_exists(self.raw, selection.split_name(name)[0])]
+    # The vocoder's stage needs no tokenizer, and so no counts of tokens.
+    wanted = [*((self.raw, name, self.folder) for name in raw),
+              *((self.folder, name, tokens) for name in self.sets for tokens in (self.folder, None))]
+    for folder, name, tokens in wanted[self.work.index::self.work.count]:
+      index.open_table(self.folder, folder, *selection.split_name(name), tokens, self.experiment.data.workers)
+    self.work.meet('the tables are there')
 
   def finish(self) -> dict[str, Any]:
     """Adds up what was measured; writes it and the manifest."""

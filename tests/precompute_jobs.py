@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 
-from data_pipeline import dataset, language_shards, precompute
+from data_pipeline import dataset, index, language_shards, precompute
 from data_pipeline.schema import Example, Turn
 from echox_jax import config, errors
 from echox_jax.config import WhisperConfig
@@ -59,10 +59,10 @@ def experiment(stage='t2c', units=None, **jobs):
 
 
 def products(workdir):
-  """sha256 of every file that is left, but for notes and timings."""
+  """sha256 of every file that is left, but for notes, timings and the tables, which are named by times."""
   folder = workdir / 'precomputed'
   return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob('*'))
-          if path.is_file() and 'notes' not in path.parts and path.name != precompute.REPORT}
+          if path.is_file() and not {'notes', index.FOLDER} & {*path.parts} and path.name != precompute.REPORT}
 
 
 def count_few_parts_at_a_time(setattr=setattr):

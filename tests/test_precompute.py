@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 
-from data_pipeline import batches, dataset, precompute, record_files
+from data_pipeline import batches, dataset, index, precompute, record_files
 from data_pipeline.schema import Example, Turn
 from data_pipeline.shards import Process
 from echox_jax import errors
@@ -160,6 +160,13 @@ def test_the_manifest_is_right(workdir):
     content = (folder / name).read_bytes()
     assert about == {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
   assert manifest['versions']['jax'] and manifest['config']['precompute']['batch_size'] == 2
+
+
+def test_stages_find_the_tables_of_sizes_made(workdir):
+  tables = {path.name for path in (workdir / 'precomputed' / index.FOLDER).iterdir()}
+  for stage in ('text', 's2t', 't2c', 'vocoder'):
+    assert batches.describe(experiment(stage), workdir)['rows']
+  assert {path.name for path in (workdir / 'precomputed' / index.FOLDER).iterdir()} == tables
 
 
 def test_states_are_taken_over_where_only_units_have_changed(encoders, tmp_path):
