@@ -99,13 +99,3 @@ def test_precompute_without_torch_names_the_extra(tmp_path, monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   with pytest.raises(MissingExtraError, match='crosscheck'):
     measure('precompute', '--data', tmp_path)
-
-
-@pytest.mark.slow
-def test_precompute_against_torch(tmp_path):
-  for package in ('torch', 'transformers'):
-    pytest.importorskip(package, reason=f'{package} is not installed')
-  found = measure('precompute', '--data', speech(tmp_path, seconds=2.0), '--minutes', 1.5)
-  assert found['clips'] == 46 and 1.5 <= found['audio_minutes'] < 1.6
-  for name, ratio in (('peer', 'ratio'), ('peer_unpadded', 'ratio_unpadded')):
-    assert found[name]['same_units'] > 0.8 and found[ratio] == pytest.approx(found[name]['seconds'] / found['ours']['seconds'], abs=0.01)
