@@ -75,11 +75,12 @@ def summary(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
 def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str, str]]], str]:
   """{computation: [(name, result, operation, rest)]} and the name of the entry."""
   computations, entry, current = {}, '', None
-  for line in hlo.splitlines():
-    if not line.startswith(' '):
-      match = _COMPUTATION.match(line)
-      current = computations.setdefault(match[2], []) if match else None
-      entry = match[2] if match and match[1] else entry
+  for line in hlo.splitlines():  # the text of a kernel runs over several lines, which may begin anywhere
+    if line == '}':
+      current = None
+    elif not line.startswith(' ') and (match := _COMPUTATION.match(line)):
+      current = computations.setdefault(match[2], [])
+      entry = match[2] if match[1] else entry
     elif current is not None and (match := _INSTRUCTION.match(line.strip())):
       current.append(match.groups())
   return computations, entry

@@ -50,6 +50,9 @@ HLO = """HloModule jit_step, is_scheduled=true
 
 ENTRY %main (p: f32[4,16]) -> f32[] {
   %p = f32[4,16] parameter(0)
+  %kernel = f32[4,16] custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"block_q": 512,
+}}
   %loop = (s32[], f32[8,16]) while(%p), condition=%condition, body=%body
   %both = (bf16[4], f32[2,2]) all-reduce(%p, %p), replica_groups={{0,2},{1,3}}, to_apply=%add
   %mesh = f32[4] all-reduce(%p), replica_groups=mesh['a'=2,'b'=2] {'a'}, to_apply=%add
