@@ -48,6 +48,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
+  if options.figure:
+    figures.check_installed()
   splits = {name: _units(options.units, name) for name in (options.fitted, options.held_out)}
   seconds = {name: sum(map(len, units)) / UNITS_A_SECOND for name, units in splits.items()}
   reduced = {name: [reduce_units(units)[0] for units in clips] for name, clips in splits.items()}

@@ -1,6 +1,7 @@
 """The pictures of a report (matplotlib, extra `demo`): each function draws one and returns it as PNG bytes."""
 
 from collections.abc import Mapping, Sequence
+import importlib.util
 import io
 from typing import Any
 
@@ -164,11 +165,15 @@ def _shorten(text: str, seconds: float, whole: float) -> str:
   return text if len(text) <= room else text[:room - 1] + '…' if room > 3 else ''
 
 
+def check_installed() -> None:
+  """Raises MissingExtraError where nothing can be drawn: ask before long work."""
+  if importlib.util.find_spec('matplotlib') is None:
+    raise MissingExtraError('matplotlib', 'demo', 'Drawing the report')
+
+
 def _figure(width: float, height: float):
-  try:
-    from matplotlib.figure import Figure
-  except ImportError as error:
-    raise MissingExtraError('matplotlib', 'demo', 'Drawing the report') from error
+  check_installed()
+  from matplotlib.figure import Figure
   return Figure(figsize=(width, height), layout='constrained')
 
 
