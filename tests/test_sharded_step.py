@@ -43,7 +43,7 @@ def check(rows, meshes, limit):
     assert ('fsdp' not in row['mesh']) or not row['whole'], row
 
 
-@pytest.mark.parametrize('stage', ONE_MESH)
+@pytest.mark.parametrize('stage', [stage for stage in ONE_MESH if stage != 'text'])  # s2t has all of its parts
 def test_eight_devices_equal_one(stage):
   compare(stage, ONE_MESH[stage])
 
