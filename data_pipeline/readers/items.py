@@ -1,6 +1,6 @@
 """What readers give: items of the schema whose recordings are still files, and what could not be read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import json
 import os
@@ -133,6 +133,28 @@ def file_name(name: str) -> str:
   if not name or '/' in name or '\0' in name:
     raise Unusable('wrong fields', f'begins with {name[:40]!r}, which is no name of a file')
   return name
+
+
+def transcripts(path: Path, separator: str, make: Callable[[str, str, str], Item]) -> Iterator[Item | Entry]:
+  """The items of a list of transcripts, a line each: `name`, `separator`, text.
+
+  Args:
+    path: the list.
+    separator: between name and text.
+    make: (name, text, `file:number`) -> the item, by `transcript`; what it raises as Unusable is refused.
+
+  Raises:
+    DataError: there is no such file.
+  """
+  for where, line in text_lines(path):
+    if isinstance(line, Entry):
+      yield line
+      continue
+    name, _, text = line.partition(separator)
+    try:
+      yield make(name, text.strip(), where)
+    except Unusable as error:
+      yield Entry(name, where, error.reason, error.detail)
 
 
 def transcript(name: str, text: str, file: str | Path, where: str, *, split: str, speaker: str, language: str, source: str) -> Item:

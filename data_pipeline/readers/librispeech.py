@@ -8,9 +8,10 @@ SOURCE may also be one such subset. Subsets called train-*, dev-* and test-* bec
 """
 
 from collections.abc import Iterator
+import functools
 from pathlib import Path
 
-from data_pipeline.quarantine import Entry, Unusable
+from data_pipeline.quarantine import Entry
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from echox_jax.errors import DataError
@@ -26,14 +27,10 @@ def read(source: Path) -> Iterator[Item | Entry]:
   if not chapters:
     raise DataError(f'{source} holds no *.trans.txt: name the folder that holds train-clean-100 and the like.')
   for chapter in chapters:
-    split = chapter.parents[2].name.split('-')[0]
-    for where, line in items.text_lines(chapter):
-      if isinstance(line, Entry):
-        yield line
-        continue
-      name, _, text = line.partition(' ')
-      try:
-        yield items.transcript(name, text.strip().lower(), chapter.with_name(f'{items.file_name(name)}.flac'), where, speaker=name.split('-')[0],
-                               split=split if split in items.SPLITS else 'train', language='en', source='librispeech')
-      except Unusable as error:
-        yield Entry(name, where, error.reason, error.detail)
+    yield from items.transcripts(chapter, ' ', functools.partial(_utterance, chapter))
+
+
+def _utterance(chapter: Path, name: str, text: str, where: str) -> Item:
+  split = chapter.parents[2].name.split('-')[0]
+  return items.transcript(name, text.lower(), chapter.with_name(f'{items.file_name(name)}.flac'), where, speaker=name.split('-')[0],
+                          split=split if split in items.SPLITS else 'train', language='en', source='librispeech')

@@ -8,10 +8,11 @@ holds several; the language follows from its name (mls_german, mls_german_opus).
 """
 
 from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 from data_pipeline import decoding
-from data_pipeline.quarantine import Entry, Unusable
+from data_pipeline.quarantine import Entry
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from echox_jax.errors import DataError
@@ -29,21 +30,17 @@ def read(source: Path) -> Iterator[Item | Entry]:
   if not lists:
     raise DataError(f'{source} holds no transcripts.txt: name the folder that holds train, dev and test (mls_english, say).')
   for path in lists:
-    folder, split = path.parent, path.parent.name
-    suffix = '.opus' if 'opus' in folder.resolve().parent.name else '.flac'
-    language = next((code for name, code in LANGUAGES.items() if name in folder.resolve().parent.name), 'en')
-    for where, line in items.text_lines(path):
-      if isinstance(line, Entry):
-        yield line
-        continue
-      name, _, text = line.partition('\t')
-      try:
-        speaker, _, book = items.file_name(name).rpartition('_')[0].partition('_')
-        file = folder / 'audio' / speaker / book / f'{name}{suffix}'
-        yield items.transcript(name, text.strip(), file if decoding.exists(file) else _other(file), where, speaker=speaker,
-                               split=split if split in items.SPLITS else 'train', language=language, source='mls')
-      except Unusable as error:
-        yield Entry(name, where, error.reason, error.detail)
+    of_language = path.parent.resolve().parent.name
+    suffix = '.opus' if 'opus' in of_language else '.flac'
+    language = next((code for name, code in LANGUAGES.items() if name in of_language), 'en')
+    yield from items.transcripts(path, '\t', functools.partial(_utterance, path.parent, suffix, language))
+
+
+def _utterance(folder: Path, suffix: str, language: str, name: str, text: str, where: str) -> Item:
+  speaker, _, book = items.file_name(name).rpartition('_')[0].partition('_')
+  file = folder / 'audio' / speaker / book / f'{name}{suffix}'
+  return items.transcript(name, text, file if decoding.exists(file) else _other(file), where, speaker=speaker,
+                          split=folder.name if folder.name in items.SPLITS else 'train', language=language, source='mls')
 
 
 def _other(file: Path) -> Path:
