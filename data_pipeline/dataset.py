@@ -12,6 +12,8 @@ from data_pipeline import schema
 from echox_jax import files
 from echox_jax.errors import DataError, MissingExtraError
 
+INFO = 'dataset_info.json'  # of a folder; once it is there the data set is
+
 
 def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable[schema.Example]], *, keep_encoded: bool = False) -> Path:
   """Writes the data set `<data_dir>/<name>`, in the order given; an earlier one of that name is replaced at the end.
@@ -61,7 +63,7 @@ def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable
 
 def dataset_exists(data_dir: str | Path, name: str) -> bool:
   """Whether `<data_dir>/<name>` has been written."""
-  return (Path(data_dir) / name / 'dataset_info.json').is_file()
+  return (Path(data_dir) / name / INFO).is_file()
 
 
 def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[str, Any]]:

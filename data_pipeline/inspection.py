@@ -58,7 +58,7 @@ def inspect(data_dir: str | Path, *, batch_size: int = 16, data: DataConfig | No
     DataError: no data sets there.
   """
   data_dir = Path(data_dir)
-  names = sorted(path.parent.name for path in data_dir.glob('*/dataset_info.json'))
+  names = sorted(path.parent.name for path in data_dir.glob(f'*/{dataset.INFO}'))
   if not names:
     raise DataError(f'{data_dir} holds no data sets: name the folder that `python -m launch.corpus` or `python -m launch.precompute` wrote.')
   splits = [_read(data_dir, name, split, shown, progress) for name in names for split in dataset.split_names(data_dir, name)]

@@ -321,7 +321,7 @@ class _Job:
     for folder in dict.fromkeys(selection.split_name(name)[0] for name in self.sets):
       names = [name for name in self.sets if selection.split_name(name)[0] == folder]
       outputs = {name: self.record_files(name) for name in names}
-      step, features, info = f'data set {folder}', *(self.folder / folder / file for file in (record_files.FEATURES, record_files.INFO))
+      step, features, info = f'data set {folder}', *(self.folder / folder / file for file in (record_files.FEATURES, dataset.INFO))
       inputs = fingerprint([list(some.values()) for some in outputs.values()])
       if self.work.index == 0 and not self.work.finished(info, inputs):
         info.unlink(missing_ok=True)  # nobody is to read old and new files as one data set

@@ -6,7 +6,7 @@ import tempfile
 
 from data_pipeline import schema
 
-FEATURES, INFO = 'features.json', 'dataset_info.json'  # once the second is there the data set is
+FEATURES = 'features.json'
 _NAME = 'spoken_turns'
 
 
@@ -44,7 +44,7 @@ def read(path: Path, width: int) -> Iterator[schema.Example]:
 
 
 def write_metadata(path: Path, splits: Mapping[str, Sequence[Mapping[str, int]]], width: int) -> None:
-  """Writes one of `FEATURES` and `INFO`, whichever `path` is called; `splits`: what `write` returned, in the order of the files."""
+  """Writes one of `FEATURES` and `dataset.INFO`, whichever `path` is called; `splits`: what `write` returned, in the order of the files."""
   from data_pipeline import tfds_builder
   from tensorflow_datasets import core
   from tensorflow_datasets.core.dataset_info import DatasetIdentity
