@@ -151,7 +151,7 @@ class _Job:
     """Of one raw data set and split."""
     folder, split = selection.split_name(name)
     note = self.raw / f'{folder}.json'
-    return fingerprint(split, file_fingerprint(self.raw / folder / 'dataset_info.json'), file_fingerprint(note) if note.exists() else '')
+    return fingerprint(split, file_fingerprint(self.raw / folder / dataset.INFO), file_fingerprint(note) if note.exists() else '')
 
   def states_inputs(self, name: str, role: str) -> str:
     model = self.experiment.model
@@ -385,11 +385,10 @@ class _Job:
 
   def tables(self) -> None:
     """The sizes of whatever the stages read (`index`): no host is to read a whole set before it trains."""
-    raw = [name for name in dict.fromkeys((*self.sets, *self.experiment.data.sets))
-           if dataset.dataset_exists(self.raw, selection.split_name(name)[0])]
-    # The vocoder's stage needs no tokenizer, and so no counts of tokens.
-    wanted = [*((self.raw, name, self.folder) for name in raw),
-              *((self.folder, name, tokens) for name in self.sets for tokens in (self.folder, None))]
+    # Raw sets are read for their questions and transcripts; the vocoder's stage reads units and needs no counts of tokens.
+    asked = dict.fromkeys((*self.jobs.state_sets, *(name for name in self.experiment.data.sets if name not in self.jobs.unit_sets)))
+    wanted = [*((self.raw, name, self.folder) for name in asked if dataset.dataset_exists(self.raw, selection.split_name(name)[0])),
+              *((self.folder, name, self.folder) for name in self.sets), *((self.folder, name, None) for name in self.jobs.unit_sets)]
     for folder, name, tokens in wanted[self.work.index::self.work.count]:
       index.open_table(self.folder, folder, *selection.split_name(name), tokens, self.experiment.data.workers)
     self.work.meet('the tables are there')
