@@ -5,6 +5,7 @@ and keeps its traceback.
 """
 
 from collections.abc import Callable
+import importlib.util
 import sys
 
 
@@ -36,6 +37,12 @@ class MissingExtraError(EchoXError):
         f'{purpose} needs the package {package!r}, which is not installed: '
         f"install it with `pip install 'echox-jax[{extra}]'`."
     )
+
+
+def require(package: str, extra: str, purpose: str) -> None:
+  """Raises MissingExtraError where `package` cannot be imported: to be asked before long work."""
+  if importlib.util.find_spec(package) is None:
+    raise MissingExtraError(package, extra, purpose)
 
 
 def run_cli(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:

@@ -1,7 +1,6 @@
 """Devices to compile for that need not be there: TPU slices by name, through libtpu, and virtual CPUs."""
 
 from collections.abc import Sequence
-import importlib.util
 import os
 import re
 
@@ -32,8 +31,7 @@ def devices(name: str, slices: int = 1) -> Sequence[jax.Device]:
     raise errors.ConfigError(f'{slices} slices of {name!r} are no topology: use a chip and its grid, such as v5e:4x4 or v5p:2x2x2, and 1 slice or more.')
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
-  if importlib.util.find_spec('libtpu') is None:
-    raise errors.MissingExtraError('libtpu', 'compile', 'compiling for a TPU')
+  errors.require('libtpu', 'compile', 'compiling for a TPU')
   from jax.experimental import topologies  # libtpu reads the environment when it is loaded
   try:
     several = {'num_slices': slices} if slices > 1 else {}

@@ -15,7 +15,6 @@ changes some); of each `seconds`, `cpu_seconds`, `warm_up_seconds`; ours by part
 import argparse
 from collections.abc import Callable
 import functools
-import importlib.util
 from pathlib import Path
 import tempfile
 import time
@@ -24,8 +23,7 @@ from typing import Any
 from configs import echox_nano
 from data_pipeline import dataset, ingest, precompute
 from data_pipeline.precompute import Encoders
-from echox_jax import audio, config
-from echox_jax.errors import MissingExtraError
+from echox_jax import audio, config, errors
 from echox_jax.training.experiment import ExperimentConfig
 from launch import bench_precompute_peer, bench_speech
 from launch.bench_process import in_new_process
@@ -46,8 +44,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
   for package in ('torch', 'transformers'):
-    if importlib.util.find_spec(package) is None:
-      raise MissingExtraError(package, 'crosscheck', 'The peer of this measure')
+    errors.require(package, 'crosscheck', 'The peer of this measure')
   spoken = bench_speech.passages(options)
   hours = sum(len(wave) for _, wave in spoken) / audio.SAMPLE_RATE / 3600
   with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,6 @@ durations and, each repeated that often, through waveform. Flat order for other 
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +95,7 @@ def write(folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[in
     CheckpointError: the folder has the parameters of no function.
     MissingExtraError: flatbuffers, which jax.export writes with, is not installed.
   """
-  if importlib.util.find_spec('flatbuffers') is None:
-    raise errors.MissingExtraError('flatbuffers', 'stablehlo', 'Export to StableHLO')
+  errors.require('flatbuffers', 'stablehlo', 'Export to StableHLO')
   specs = {path: jax.ShapeDtypeStruct(tuple(shape), dtype) for path, (shape, dtype) in params.items()}
   groups = {path.split('/')[0] for path in specs}
   table = functions(cfg)

@@ -1,11 +1,10 @@
 """The pictures of a report (matplotlib, extra `demo`): each function draws one and returns it as PNG bytes."""
 
 from collections.abc import Mapping, Sequence
-import importlib.util
 import io
 from typing import Any
 
-from echox_jax.errors import MissingExtraError
+from echox_jax.errors import require
 import numpy as np
 
 INK, GREY, GRID = '#222222', '#8a8a8a', '#e6e6e6'
@@ -167,8 +166,7 @@ def _shorten(text: str, seconds: float, whole: float) -> str:
 
 def check_installed() -> None:
   """Raises MissingExtraError where nothing can be drawn: ask before long work."""
-  if importlib.util.find_spec('matplotlib') is None:
-    raise MissingExtraError('matplotlib', 'demo', 'Drawing the report')
+  require('matplotlib', 'demo', 'Drawing the report')
 
 
 def _figure(width: float, height: float):
