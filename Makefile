@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
+TEST_PROCESSES ?= 2
 DEBIAN_VOICES := flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
@@ -37,7 +38,7 @@ voices:
 	  echo 'flite and festival are not installed and cannot be installed here (root and apt-get needed): going on without their voices'
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
