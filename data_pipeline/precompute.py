@@ -270,7 +270,7 @@ class _Job:
 
   def layer_states(self, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """float16[T,D] of each clip, from the layer that units are made of."""
-    return (clip.layer.astype(np.float16) for clip in extract.encode_clips(self.encoder('units'), clips, self.jobs.batch_size, ('layer',)))
+    return (clip.layer.astype(np.float16) for clip in extract.encode_clips(self.encoder('units'), clips, self.jobs.batch_seconds, ('layer',)))
 
   def units(self, centroids: np.ndarray) -> None:
     """The unit of every state of every unit set. States are not kept; where k-means has seen all of them, they are there already."""
@@ -380,7 +380,7 @@ class _Job:
       kept = (turn.states for example in record_files.read(path, width) for turn in example.turns if len(turn.states))
       return kept, lambda: {key: before[key] for key in ('clips', 'seconds', 'states')}
     clips = parts.Clips(self.sources[name], 'user', records)
-    encoded = extract.encode_clips(self.encoder('speech'), clips, self.jobs.batch_size, ('final',))
+    encoded = extract.encode_clips(self.encoder('speech'), clips, self.jobs.batch_seconds, ('final',))
     return (clip.final for clip in encoded), lambda: {**bar.heard(clips), 'states': made_from}
 
   def tables(self) -> None:

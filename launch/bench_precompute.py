@@ -38,7 +38,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
   """What the command line may change."""
   bench_speech.add_options(command, 'answers/train', minutes=10, clip_seconds=0)
   command.add_argument('--threads', type=int, default=2, help='cores of each (default %(default)s)')
-  command.add_argument('--batch_size', type=int, default=4, help='clips of a batch of ours, as in precompute.batch_size (default %(default)s)')
+  command.add_argument('--batch_seconds', type=float, default=12.0, help='of a batch of ours, as in precompute.batch_seconds (default %(default)s)')
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
       soundfile.write(source / f'{i:06d}.flac', wave, audio.SAMPLE_RATE)
       (source / f'{i:06d}.txt').write_text(text, 'utf-8')
     run = functools.partial(in_new_process, cores=options.threads, source=source)
-    ours, units = run(_ours, out=Path(folder) / 'ours', batch_size=options.batch_size)
+    ours, units = run(_ours, out=Path(folder) / 'ours', batch_seconds=options.batch_seconds)
     theirs = {name: run(_theirs, out=Path(folder) / name, padded=padded, threads=options.threads)
               for name, padded in (('peer', True), ('peer_unpadded', False))}
   speed = lambda costs: round(hours * 3600 / costs['seconds'], 1)
@@ -66,9 +66,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   return found | {'clips': len(spoken), 'audio_minutes': round(60 * hours, 1), 'threads': options.threads}
 
 
-def _ours(source: Path, out: Path, batch_size: int) -> tuple[dict[str, Any], Units]:
+def _ours(source: Path, out: Path, batch_seconds: float) -> tuple[dict[str, Any], Units]:
   job = echox_nano.get_config('t2c')
-  job.precompute.update(dict(unit_sets=SETS, state_sets=(), batch_size=batch_size))
+  job.precompute.update(dict(unit_sets=SETS, state_sets=(), batch_seconds=batch_seconds))
   job.tokenizer.vocab_size = 384  # for few texts
   experiment = config.build(ExperimentConfig, job.to_dict())
   encoder = functools.cache(precompute.pretrained_encoders(experiment).units)  # compiled once, for both runs

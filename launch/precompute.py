@@ -1,6 +1,6 @@
 """Computes once what the training stages read: tokenizer, units, unit language, unit words, speech-encoder states.
 
-  python -m launch.precompute --config=configs/echox_nano.py:STAGE --workdir=DIR [--config.precompute.batch_size=16 ...]
+  python -m launch.precompute --config=configs/echox_nano.py:STAGE --workdir=DIR [--config.precompute.batch_seconds=60 ...]
 
 Any stage of a config will do: they share what is computed. Reads the data sets under DIR/data (`python -m launch.corpus` makes
 them) and writes DIR/precomputed. What is finished is skipped; a run that was stopped goes on where it was.

@@ -53,7 +53,7 @@ def experiment(stage='t2c', units=None, **jobs):
       stage=stage, tokenizer=dict(vocab_size=300), train=dict(batch_size=4),
       data=dict(sets=('answers/train',) if stage in ('t2c', 'vocoder') else ('questions/train',), max_tokens=160, max_states=80, segment_frames=20),
       precompute=dict(dict(kmeans_sets=('answers/train',), language_sets=('answers/train',), unit_sets=('answers/train', 'answers/holdout'),
-                           batch_size=2), **jobs),
+                           batch_seconds=2.0), **jobs),
       model=dict(special_ids=dataclasses.asdict(NANO_IDS), audio_padding_seconds=0.1, llm=dict(vocab_size=300),
                  units=dict(dict(layer=1, num_units=12, vocab_size=30, padding_seconds=0.1, kmeans_iterations=4), **(units or {})))))
 

@@ -159,7 +159,7 @@ def test_the_manifest_is_right(workdir):
   for name, about in manifest['files'].items():
     content = (folder / name).read_bytes()
     assert about == {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
-  assert manifest['versions']['jax'] and manifest['config']['precompute']['batch_size'] == 2
+  assert manifest['versions']['jax'] and manifest['config']['precompute']['batch_seconds'] == 2.0
 
 
 def test_stages_find_the_tables_of_sizes_made(workdir):

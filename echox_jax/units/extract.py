@@ -7,6 +7,7 @@ learned from transcribed speech, which HuBERT's were not.
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 import dataclasses
 import functools
 import itertools
@@ -27,7 +28,8 @@ Array = jax.Array
 UNIT_SAMPLES = 320  # 50 Hz
 _SHORTEST_BUCKET = 16000  # samples
 _BUCKETS_AN_OCTAVE = 4
-_WINDOW = 512  # clips sorted into buckets at a time
+_WINDOW = 512  # clips that are sorted by length at a time
+_RUNNING = 1  # batches on the devices while another is made ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,35 +120,52 @@ def speech_encoder(cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, 
   raise errors.ConfigError(f'units.encoder is {cfg.encoder!r}: use whisper or hubert.')
 
 
-def encode_clips(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_size: int = 4,
+def encode_clips(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_seconds: float = 12.0,
                  names: tuple[str, ...] = ClipStates._fields) -> Iterator[ClipStates]:
-  """Yields the states of every clip, in order, a window of clips after another.
+  """Yields the states of every clip, in order, a window of clips after another; the next is read meanwhile, in a thread.
 
   Args:
     encoder: from `speech_encoder`.
     clips: float[samples] at 16 kHz.
-    batch_size: clips of like length that are encoded at a time, rounded up to a multiple of the devices. Measured with tiny.en on
-      2.4 s clips: 25 ms of CPU time a clip with 4, 32 ms with 8, 47 ms with 16; an accelerator wants more.
+    batch_seconds: of clips of like length that are encoded at a time, padding included, by each device; at least one clip. CPUs are
+      fastest with 12 (tiny.en on clips of 2 to 12 s); an accelerator wants more.
     names: the fields that are wanted.
 
   Raises:
     AudioError: a clip too short for a single state.
   """
-  clips, rows = iter(clips), -(-batch_size // encoder.devices) * encoder.devices
-  while window := list(itertools.islice(clips, _WINDOW)):
-    pieces = [(i, piece) for i, clip in enumerate(window) for piece in _pieces(encoder, clip)]
-    buckets = collections.defaultdict(list)
-    for n, (_, piece) in enumerate(pieces):
-      buckets[_bucket(encoder, len(piece))].append(n)
-    encoded = {}
-    for samples, members in buckets.items():
-      for start in range(0, len(members), rows):
-        batch = members[start:start + rows]
-        encoded.update(zip(batch, _encode(encoder, [pieces[n][1] for n in batch], samples, rows, names)))
-    for _, group in itertools.groupby(range(len(pieces)), key=lambda n: pieces[n][0]):
-      parts = [encoded.pop(n) for n in group]
-      joined = parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts)]
-      yield ClipStates(**{'layer': None, 'final': None} | dict(zip(names, joined)))
+  clips = iter(clips)
+  read = lambda: list(itertools.islice(clips, _WINDOW))
+  with futures.ThreadPoolExecutor(1) as pool:
+    coming = pool.submit(read)
+    while window := coming.result():
+      coming = pool.submit(read)
+      yield from _encode_window(encoder, window, batch_seconds, names)
+
+
+def _encode_window(encoder: SpeechEncoder, window: Sequence[np.ndarray], batch_seconds: float, names: tuple[str, ...]) -> Iterator[ClipStates]:
+  """Batches are of neighbours in the order of length, the longest first, so that only the last and shortest may lack rows."""
+  pieces = [(i, piece) for i, clip in enumerate(window) for piece in _pieces(encoder, clip)]
+  order = sorted(range(len(pieces)), key=lambda n: -len(pieces[n][1]))
+  encoded, running = {}, collections.deque()
+
+  def fetch() -> None:
+    batch, states = running.popleft()
+    encoded.update(zip(batch, _fetch(encoder, [pieces[n][1] for n in batch], states, names), strict=True))
+
+  while order:
+    bucket = _bucket(encoder, len(pieces[order[0]][1]))
+    rows = max(1, int(batch_seconds * log_mel.SAMPLE_RATE) // bucket) * encoder.devices
+    batch, order = order[:rows], order[rows:]
+    running.append((batch, _start(encoder, [pieces[n][1] for n in batch], rows, bucket, names)))
+    if len(running) > _RUNNING:
+      fetch()
+  while running:
+    fetch()
+  for _, group in itertools.groupby(range(len(pieces)), key=lambda n: pieces[n][0]):
+    parts = [encoded.pop(n) for n in group]
+    joined = parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts)]
+    yield ClipStates(**{'layer': None, 'final': None} | dict(zip(names, joined)))
 
 
 def _pieces(encoder: SpeechEncoder, clip: np.ndarray) -> list[np.ndarray]:
@@ -165,17 +184,20 @@ def _bucket(encoder: SpeechEncoder, samples: int) -> int:
   return min(length, encoder.max_samples)
 
 
-def _encode(encoder: SpeechEncoder, clips: Sequence[np.ndarray], bucket: int, rows: int, names: tuple[str, ...]) -> list[tuple[np.ndarray, ...]]:
-  """Encodes one batch; clips that are missing to `rows` are silence."""
+def _start(encoder: SpeechEncoder, clips: Sequence[np.ndarray], rows: int, bucket: int, names: tuple[str, ...]) -> tuple[Array, ...]:
+  """Starts to encode a batch of `rows` times `bucket` samples; clips that are missing are silence."""
   audio = np.zeros((rows, bucket), np.float32)
   lengths = np.full(rows, bucket, np.int32)
   for row, clip in enumerate(clips):
     audio[row, :len(clip)] = clip
     lengths[row] = len(clip) + encoder.padding
-  encoded = [np.asarray(states) for states in encoder.apply(audio, lengths, names)]
-  results = []
+  return encoder.apply(audio, lengths, names)
+
+
+def _fetch(encoder: SpeechEncoder, clips: Sequence[np.ndarray], encoded: Sequence[Array], names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+  """The states of each clip of a batch that has been started, its own only."""
+  encoded = [np.asarray(states) for states in encoded]
   for row, clip in enumerate(clips):
-    states = encoder.num_states(int(lengths[row]))
+    states = encoder.num_states(len(clip) + encoder.padding)
     kept = {'layer': min(states, len(clip) // UNIT_SAMPLES), 'final': states}
-    results.append(tuple(values[row, :kept[name]] for name, values in zip(names, encoded)))
-  return results
+    yield tuple(values[row, :kept[name]] for name, values in zip(names, encoded))
