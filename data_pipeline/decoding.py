@@ -15,7 +15,7 @@ from typing import Any
 
 from data_pipeline.parts import SHORTEST
 from data_pipeline.quarantine import Unusable
-from echox_jax import audio
+from echox_jax import audio, rates
 from echox_jax.errors import AudioError
 import numpy as np
 import soundfile
@@ -51,7 +51,7 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
     wave = _load(path, max_seconds)
   except OSError as error:
     raise Unusable('damaged', f'cannot be opened ({error.strerror})') from error
-  _check_seconds(len(wave) / audio.SAMPLE_RATE, max_seconds)
+  _check_seconds(len(wave) / rates.SAMPLE_RATE, max_seconds)
   if len(wave) < SHORTEST:
     raise Unusable('too short', f'has {len(wave)} samples at 16 kHz, fewer than {SHORTEST}')
   if audio.is_silent(wave):
@@ -105,15 +105,15 @@ def _read_other(path: str, max_seconds: float) -> np.ndarray:
     done = subprocess.run(command, capture_output=True, check=False)
     found = json.loads(done.stdout or '{}')
     for stream in found.get('streams', []):
-      _check_rate(int(stream.get('sample_rate', audio.SAMPLE_RATE)))
+      _check_rate(int(stream.get('sample_rate', rates.SAMPLE_RATE)))
     seconds = float(found.get('format', {}).get('duration', 0))
     _check_seconds(seconds, max_seconds)
   try:
     wave = audio.load_audio(path)
   except AudioError as error:
     raise Unusable('damaged', 'cannot be read as audio' if probe else 'cannot be read as audio, there being no ffmpeg') from error
-  if len(wave) / audio.SAMPLE_RATE < _GUESSED * seconds:
-    raise Unusable('truncated', f'holds {len(wave) / audio.SAMPLE_RATE:.1f} of the {seconds:.1f} s that its header says')
+  if len(wave) / rates.SAMPLE_RATE < _GUESSED * seconds:
+    raise Unusable('truncated', f'holds {len(wave) / rates.SAMPLE_RATE:.1f} of the {seconds:.1f} s that its header says')
   return wave
 
 

@@ -22,7 +22,7 @@ from data_pipeline import dataset, decoding, quarantine, readers, schema
 from data_pipeline.quarantine import Entry, Quarantine, Unusable
 from data_pipeline.readers.items import Item
 from data_pipeline.schema import Example
-from echox_jax import files
+from echox_jax import files, rates
 from echox_jax.errors import ConfigError, DataError, EchoXError
 import numpy as np
 from tqdm import tqdm
@@ -210,7 +210,7 @@ def _write(plans: Plans, folder: Path, refused: Quarantine, limits: Limits, keep
           digest.update(repr((split, record['id'], record['turns'])).encode() + record['audio_lengths'].tobytes() + record['audio'].tobytes())
           counts[split]['examples'] += 1
           samples += len(record['audio'])
-          counts[split]['hours'] = round(samples / schema.SAMPLE_RATE / 3600, 4)
+          counts[split]['hours'] = round(samples / rates.SAMPLE_RATE / 3600, 4)
           yield example
 
       dataset.write_dataset(folder, name, {split: examples(split, chosen) for split, chosen in splits.items()}, keep_encoded=keep_encoded)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import dataset, quarantine, schema
+from echox_jax import rates
 from echox_jax.errors import DataError, MissingExtraError
 from echox_jax.training.experiment import DataConfig
 import numpy as np
@@ -103,7 +104,7 @@ def _count(found: Split, turn: schema.Turn) -> None:
   found.turns[turn.role] += 1
   for field in ('text', *schema.ARRAYS):
     found.filled[field] += bool(len(getattr(turn, field)))
-  measured = {f'{turn.role}_seconds': len(turn.audio) / schema.SAMPLE_RATE, 'text_characters': len(turn.text), 'unit_words': len(turn.unit_words)}
+  measured = {f'{turn.role}_seconds': len(turn.audio) / rates.SAMPLE_RATE, 'text_characters': len(turn.text), 'unit_words': len(turn.unit_words)}
   for name, length in measured.items():
     if length:
       found.lengths[name].append(length)

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline import schema
 from echox_jax import audio as audio_io
-from echox_jax import tensor_files
+from echox_jax import rates, tensor_files
 from echox_jax.errors import DataError
 import numpy as np
 
@@ -48,7 +48,7 @@ class Clips:
 
   def measured(self) -> dict[str, float]:
     """`clips` and `seconds` read so far."""
-    return {'clips': self.clips, 'seconds': self.samples / schema.SAMPLE_RATE}
+    return {'clips': self.clips, 'seconds': self.samples / rates.SAMPLE_RATE}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

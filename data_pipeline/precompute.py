@@ -19,7 +19,7 @@ from data_pipeline import dataset, index, language_shards, manifest, parts, reco
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.shards import Outputs, Process, SCRATCH, SharedWork, ranges
 from echox_jax import config as config_lib
-from echox_jax import errors, files, tokenizer
+from echox_jax import errors, files, rates, tokenizer
 from echox_jax.training import distributed
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract, kmeans
@@ -248,7 +248,7 @@ class _Job:
     for name in self.jobs.kmeans_sets if self.jobs.kmeans_hours else ():
       source, looked_at = self.sources[name], min(_MEASURED_EXAMPLES, len(self.sources[name]))
       clips = parts.Clips(source, 'assistant', (i * len(source) // looked_at for i in range(looked_at)))
-      seconds += sum(map(len, clips)) / schema.SAMPLE_RATE * len(source) / looked_at
+      seconds += sum(map(len, clips)) / rates.SAMPLE_RATE * len(source) / looked_at
     return min(1.0, self.jobs.kmeans_hours * 3600 / seconds) if seconds else 1.0
 
   def kmeans_sample(self) -> list[Path]:
@@ -410,7 +410,7 @@ class _Job:
       outputs = [*(self.unit_parts(name) if name in self.jobs.unit_sets else ()), *self.record_files(name)]
       report['sets'][name] = {'clips': measured(outputs, 'clips'), 'seconds': round(measured(outputs, 'seconds'), 1)}
     if units:
-      seconds = measured(units, 'frames') * selection.HOP / schema.SAMPLE_RATE
+      seconds = measured(units, 'frames') * rates.UNIT_HOP / rates.SAMPLE_RATE
       words = sum(measured(self.record_files(name), 'words') for name in self.jobs.unit_sets)
       report |= self.work.note(self.folder / LANGUAGE)['measured']
       report |= {'units_per_second': round(measured(units, 'reduced') / seconds, 2), 'unit_words_per_second': round(words / seconds, 2)}

@@ -16,7 +16,6 @@ from echox_jax import audio as audio_io
 from echox_jax.errors import AudioError, DataError
 import numpy as np
 
-SAMPLE_RATE = 16_000  # Hz, of every audio column
 ROLES = ('user', 'assistant')
 ASR = 'asr'  # category of transcribed speech: the user says what the assistant writes down
 

@@ -13,14 +13,13 @@ from typing import Any
 
 from data_pipeline import dataset, index, rows, schema
 from echox_jax import audio as audio_io
-from echox_jax import errors, prompts
+from echox_jax import errors, prompts, rates
 from echox_jax.prompts import IGNORE
 from echox_jax.tokenizer import Tokenizer, precomputed_tokenizer
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
-HOP = 320  # samples a unit or an encoder state: 50 Hz at 16 kHz
 
 # Turn `turn` of record `example` of data set number `source`: the question, or what the assistant says; tokens: length of the
 # row's ids; said: CTC labels; states: length of its speech as the speech encoder gives it, 0 = no speech is heard.
@@ -162,7 +161,7 @@ def in_words(left_out: Mapping[str, int]) -> str:
 
 def max_samples(experiment: ExperimentConfig, states: int) -> int:
   """Samples of a clip that gives so many states, with the silence that the encoder adds."""
-  return states * HOP - round(experiment.model.audio_padding_seconds * schema.SAMPLE_RATE)
+  return states * rates.UNIT_HOP - round(experiment.model.audio_padding_seconds * rates.SAMPLE_RATE)
 
 
 def rows_of(count: int, **columns: Any) -> np.ndarray:
@@ -213,7 +212,7 @@ def _speech_rows(make: 'RowMaker', number: int, table: np.ndarray, left_out: col
   fixed = [len(make.question((), (), heard=True, transcript=kind)['input_ids']) for kind in (False, True)]
   found = _rows(number, questions, np.where(transcript, fixed[1], fixed[0]) + answers['tokens'])
   found['said'] = questions['tokens']
-  found['states'] = lengths if data.cached_states else data.max_states - (limit - lengths) // HOP
+  found['states'] = lengths if data.cached_states else data.max_states - (limit - lengths) // rates.UNIT_HOP
   good = _leave_out(left_out, 'without text or speech', (questions['text'] == 0) | (answers['text'] == 0) | (lengths == 0))
   good = _leave_out(left_out, f'over {limit} {what}', lengths > limit, good)
   return found[_fitting(found, good, data, left_out)]

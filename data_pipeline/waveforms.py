@@ -1,6 +1,6 @@
 """Variations of recordings: other speeds, rooms and noise. Plain arrays; what is random comes from the row's own generator."""
 
-from echox_jax import audio
+from echox_jax import rates
 from echox_jax.training.experiment import AugmentConfig
 import numpy as np
 import soxr
@@ -32,7 +32,7 @@ def resample(wave: np.ndarray, length: int) -> np.ndarray:
 
 def reverberate(wave: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
   """float32[S] in a room: its echoes are noise that falls by 60 dB in `seconds`; as loud and as long as before."""
-  taps = int(seconds * audio.SAMPLE_RATE)
+  taps = int(seconds * rates.SAMPLE_RATE)
   if not taps:
     return wave
   response = rng.standard_normal(taps, np.float32) * np.float32(10) ** (-3 * np.arange(taps, dtype=np.float32) / taps)

@@ -6,13 +6,12 @@ from pathlib import Path
 import shutil
 import subprocess
 
-from echox_jax import files
+from echox_jax import files, rates
 from echox_jax.errors import AudioError
 import numpy as np
 import soundfile
 import soxr
 
-SAMPLE_RATE = 16_000  # Hz, everywhere in this library
 SILENCE_DBFS = -60.0  # quieter than this is taken for silence: room noise of a live microphone is mostly above it
 
 
@@ -35,7 +34,7 @@ def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
   try:
     samples, rate = soundfile.read(path, dtype='float32', always_2d=True)
   except soundfile.SoundFileError:
-    samples, rate = _read_with_ffmpeg(path), SAMPLE_RATE
+    samples, rate = _read_with_ffmpeg(path), rates.SAMPLE_RATE
   return to_mono_16k(samples, rate, name=str(path))
 
 
@@ -70,14 +69,14 @@ def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> n
     raise AudioError(f'{name} holds no samples: record it again.')
   if not np.isfinite(samples).all():
     raise AudioError(f'{name} holds samples that are not finite numbers: export it again, best as 16-bit wav.')
-  if rate != SAMPLE_RATE:
-    samples = soxr.resample(samples, rate, SAMPLE_RATE)
+  if rate != rates.SAMPLE_RATE:
+    samples = soxr.resample(samples, rate, rates.SAMPLE_RATE)
   return np.ascontiguousarray(samples, np.float32)
 
 
 def is_silent(wave: np.ndarray, *, threshold_dbfs: float = SILENCE_DBFS) -> bool:
   """Whether no 20 ms of float[samples] at 16 kHz is louder (RMS) than `threshold_dbfs`, dB relative to full scale."""
-  frame = SAMPLE_RATE // 50
+  frame = rates.SAMPLE_RATE // 50
   wave = np.asarray(wave, np.float64)
   wave = np.pad(wave, (0, -len(wave) % frame))
   power = np.square(wave - wave.mean()).reshape(-1, frame).mean(axis=1) if len(wave) else np.zeros(1)
@@ -101,7 +100,7 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
   return np.asarray(samples, np.float32) / 32768.0
 
 
-def write_wav(path: str | os.PathLike[str], wave: np.ndarray, rate: int = SAMPLE_RATE) -> Path:
+def write_wav(path: str | os.PathLike[str], wave: np.ndarray, rate: int = rates.SAMPLE_RATE) -> Path:
   """Writes float[samples] in [-1, 1] (clipped) or int16[samples] as 16-bit mono wav, whole or not at all.
 
   Raises:
@@ -125,7 +124,7 @@ def _read_with_ffmpeg(path: Path) -> np.ndarray:
   ffmpeg = shutil.which('ffmpeg')
   if ffmpeg is None:
     raise AudioError(f'{path} is damaged or of an unusual format: convert it to wav, or install ffmpeg, which reads more formats.')
-  command = [ffmpeg, '-v', 'error', '-nostdin', '-i', os.fspath(path), '-ac', '1', '-ar', str(SAMPLE_RATE), '-f', 'f32le', '-']
+  command = [ffmpeg, '-v', 'error', '-nostdin', '-i', os.fspath(path), '-ac', '1', '-ar', str(rates.SAMPLE_RATE), '-f', 'f32le', '-']
   done = subprocess.run(command, capture_output=True, check=False)
   if done.returncode or not done.stdout:
     raise AudioError(f'{path} cannot be read as audio, it is damaged or no audio file: convert it to wav or record it again.')

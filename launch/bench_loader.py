@@ -18,7 +18,7 @@ from typing import Any
 
 from data_pipeline import batches, ingest
 from data_pipeline.corpus import sentences
-from echox_jax import audio, config, prompts
+from echox_jax import config, prompts, rates
 from echox_jax.tokenizer import train_tokenizer
 from echox_jax.training.experiment import ExperimentConfig
 from launch import bench_speech
@@ -58,7 +58,7 @@ def _write_files(folder: Path, spoken: list[tuple[str, np.ndarray]], kind: str, 
   folder.mkdir(parents=True)
   with open(folder / 'list.jsonl', 'w', encoding='utf-8') as f:
     for i, (text, wave) in enumerate(spoken):
-      wave = soxr.resample(wave, audio.SAMPLE_RATE, rate)
+      wave = soxr.resample(wave, rates.SAMPLE_RATE, rate)
       soundfile.write(folder / f'{i}.{kind}', np.stack([wave, np.roll(wave, 9)][:channels], axis=1), rate)
       row = {'id': str(i), 'question': text, 'question_audio': f'{i}.{kind}', 'answer': 'Yes.', 'split': 'train' if i else 'test'}
       f.write(json.dumps(row) + '\n')
@@ -80,7 +80,7 @@ def _load(data_dir: Path, workdir: Path) -> dict[str, float]:
   cpu, wall, samples = time.process_time(), time.monotonic(), 0
   for _ in range(count):
     samples += int(next(iterator)['audio_lengths'].sum())
-  cpu, wall, seconds = time.process_time() - cpu, time.monotonic() - wall, samples / audio.SAMPLE_RATE
+  cpu, wall, seconds = time.process_time() - cpu, time.monotonic() - wall, samples / rates.SAMPLE_RATE
   stored = sum(file.stat().st_size for file in (data_dir / 'questions').iterdir())
   hours = json.loads((data_dir / 'questions.json').read_text())['splits']
   return {'realtime_per_core': round(seconds / cpu, 1), 'realtime': round(seconds / wall, 1), 'seconds': round(seconds, 1),

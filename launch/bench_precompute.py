@@ -23,7 +23,7 @@ from typing import Any
 from configs import echox_nano
 from data_pipeline import dataset, ingest, precompute
 from data_pipeline.precompute import Encoders
-from echox_jax import audio, config, errors
+from echox_jax import config, errors, rates
 from echox_jax.training.experiment import ExperimentConfig
 from launch import bench_precompute_peer, bench_speech
 from launch.bench_process import in_new_process
@@ -46,12 +46,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   for package in ('torch', 'transformers'):
     errors.require(package, 'crosscheck', 'The peer of this measure')
   spoken = bench_speech.passages(options)
-  hours = sum(len(wave) for _, wave in spoken) / audio.SAMPLE_RATE / 3600
+  hours = sum(len(wave) for _, wave in spoken) / rates.SAMPLE_RATE / 3600
   with tempfile.TemporaryDirectory() as folder:
     source = Path(folder) / 'files'
     source.mkdir()
     for i, (text, wave) in enumerate(spoken):
-      soundfile.write(source / f'{i:06d}.flac', wave, audio.SAMPLE_RATE)
+      soundfile.write(source / f'{i:06d}.flac', wave, rates.SAMPLE_RATE)
       (source / f'{i:06d}.txt').write_text(text, 'utf-8')
     run = functools.partial(in_new_process, cores=options.threads, source=source)
     ours, units = run(_ours, out=Path(folder) / 'ours', batch_seconds=options.batch_seconds)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_pipeline import dataset
 from data_pipeline.selection import split_name
-from echox_jax import audio, errors
+from echox_jax import audio, errors, rates
 import numpy as np
 
 
@@ -31,9 +31,9 @@ def passages(options: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
         texts.append(turn.text)
         waves.append(audio.from_int16(turn.audio))
     length = sum(map(len, waves))
-    if length > options.clip_seconds * audio.SAMPLE_RATE:
+    if length > options.clip_seconds * rates.SAMPLE_RATE:
       found.append((' '.join(texts), np.concatenate(waves)))
       texts, waves, total = [], [], total + length
-    if total >= 60 * options.minutes * audio.SAMPLE_RATE:
+    if total >= 60 * options.minutes * rates.SAMPLE_RATE:
       return found
   raise errors.DataError(f'{options.data} holds less than {options.minutes:g} minutes of {options.set}: lower --minutes or name another --set.')

@@ -15,8 +15,8 @@ import time
 from typing import Any
 
 from data_pipeline import dataset
-from data_pipeline.selection import HOP, split_name
-from echox_jax import files
+from data_pipeline.selection import split_name
+from echox_jax import files, rates
 from echox_jax.config import UnitsConfig
 from echox_jax.errors import DataError
 from echox_jax.evaluation import figures
@@ -25,7 +25,7 @@ from echox_jax.units.kmeans import reduce_units
 import numpy as np
 from tqdm import tqdm
 
-UNITS_A_SECOND = 16_000 / HOP
+UNITS_A_SECOND = rates.SAMPLE_RATE / rates.UNIT_HOP
 
 
 def add_options(command: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from echox_jax import errors
+from echox_jax import errors, rates
 from echox_jax import files
 import numpy as np
 from tqdm import tqdm
@@ -154,7 +154,7 @@ def reply(engine, example) -> dict[str, Any]:
   done = events[-1]
   return dict(
       id=example.id, voice=question.speaker, category=question.category, question=question.text, references=answer.references,
-      answer=done.text, slices=sum(isinstance(e, Slice) for e in events), audio_s=len(done.waveform) / audio.SAMPLE_RATE,
+      answer=done.text, slices=sum(isinstance(e, Slice) for e in events), audio_s=len(done.waveform) / rates.SAMPLE_RATE,
       first_audio_s=done.first_audio_at, finished_s=done.finished_at, text_s=max(done.token_times, default=0.0),
       waveform=done.waveform, overflow=done.overflow)
 

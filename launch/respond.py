@@ -13,7 +13,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from echox_jax import errors
+from echox_jax import errors, rates
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,21 +65,20 @@ def main(argv: list[str] | None = None) -> None:
 
 def _tell(events) -> dict[str, Any]:
   """Prints an answer as it comes; returns what `--json` writes, and the waveform."""
-  from echox_jax import audio
   from echox_jax.inference.engine import Slice, TextPiece
   slices, lines = [], []
   for event in events:
     if isinstance(event, TextPiece):
       print(event.text, end='', flush=True)
     elif isinstance(event, Slice):
-      seconds = len(event.waveform) / audio.SAMPLE_RATE
+      seconds = len(event.waveform) / rates.SAMPLE_RATE
       slices.append({'text': event.text, 'tokens': event.tokens, 'unit_words': len(event.unit_words), 'units': len(event.units),
                      'audio_s': round(seconds, 3), 'cut_at_s': round(event.cut_at, 4), 'ready_at_s': round(event.ready_at, 4)})
       lines.append(f'  slice {event.index + 1}: {seconds:.2f} s of speech, cut at {event.cut_at:.2f} s, '
                    f'heard at {event.ready_at:.2f} s: {event.text}')
   print()
   print('\n'.join(lines))
-  seconds = len(event.waveform) / audio.SAMPLE_RATE
+  seconds = len(event.waveform) / rates.SAMPLE_RATE
   rate = round(event.finished_at / seconds, 4) if seconds else None
   for name, count in event.overflow.items():
     if count:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echox_jax import audio
+from echox_jax import audio, rates
 
 _LIBRIVOX = Path('/usr/share/pocketsphinx/test/data/librivox/sense_and_sensibility_01_austen_64kb-0870.wav')
 
@@ -22,7 +22,7 @@ def package_file(package: str, name: str) -> Path:
 def human_speech(seconds: float = 20.0) -> np.ndarray:
   """float32[samples], 16 kHz: a LibriVox reader (Debian's pocketsphinx-testdata), or where that is absent a clip of `moonshine-voice`."""
   path = _LIBRIVOX if _LIBRIVOX.is_file() else package_file('moonshine_voice', 'assets/two_cities.wav')
-  return audio.load_audio(path)[:round(seconds * audio.SAMPLE_RATE)]
+  return audio.load_audio(path)[:round(seconds * rates.SAMPLE_RATE)]
 
 
 def within(record_property, what: str, found, expected, limit: float) -> None:

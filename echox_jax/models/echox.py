@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from echox_jax import errors
+from echox_jax import errors, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.models import log_mel
 from echox_jax.models.adapter import SoundwaveAdapter, Speech
@@ -77,17 +77,17 @@ def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: A
   """
   clips = audio_lengths.shape
   audio, audio_lengths = audio.reshape(-1, audio.shape[-1]), audio_lengths.reshape(-1)
-  window = 2 * cfg.whisper.max_positions * log_mel.HOP
+  window = 2 * cfg.whisper.max_positions * rates.MEL_HOP
   if audio.shape[1] > window:
-    raise errors.AudioError(f'{audio.shape[1] / log_mel.SAMPLE_RATE:.1f} s of audio are more than the '
-                            f'{window / log_mel.SAMPLE_RATE:.0f} s that the speech encoder takes: split it.')
-  silence = round(cfg.audio_padding_seconds * log_mel.SAMPLE_RATE)
-  step = 4 * log_mel.HOP  # four mel frames make two states make one adapter frame
+    raise errors.AudioError(f'{audio.shape[1] / rates.SAMPLE_RATE:.1f} s of audio are more than the '
+                            f'{window / rates.SAMPLE_RATE:.0f} s that the speech encoder takes: split it.')
+  silence = round(cfg.audio_padding_seconds * rates.SAMPLE_RATE)
+  step = 4 * rates.MEL_HOP  # four mel frames make two states make one adapter frame
   samples = window if cfg.pad_audio_to_30_s else min(window, -(-(audio.shape[1] + silence) // step) * step)
   audio = jnp.where(jnp.arange(audio.shape[1]) < audio_lengths[:, None], audio, 0)
   mel = log_mel.log_mel(jnp.pad(audio, ((0, 0), (0, samples - audio.shape[1]))), cfg.whisper.num_mel_bins)
   covered = samples if cfg.pad_audio_to_30_s else jnp.minimum(audio_lengths + silence, samples)
-  mel_lengths = jnp.where(audio_lengths > 0, covered // log_mel.HOP, 0)
+  mel_lengths = jnp.where(audio_lengths > 0, covered // rates.MEL_HOP, 0)
   mel = mel if mask is None else mask(mel, mel_lengths)
   states = WhisperEncoder(cfg.whisper).apply({'params': params['whisper']}, mel, mel_lengths)
   return jax.lax.stop_gradient(states).reshape(*clips, *states.shape[1:]), num_states(mel_lengths).reshape(clips)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SAMPLE_RATE = 16000
+from echox_jax import rates
+
 N_FFT = 400
-HOP = 160
-CLIP_SAMPLES = 30 * SAMPLE_RATE
+CLIP_SAMPLES = 30 * rates.SAMPLE_RATE
 
 
 def pad_or_trim(audio: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
@@ -25,7 +25,7 @@ def pad_or_trim(audio: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
 
 def num_frames(samples: int) -> int:
   """Mel frames of a clip of `samples` (the last, half-empty frame of the centred transform is dropped)."""
-  return samples // HOP
+  return samples // rates.MEL_HOP
 
 
 def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
@@ -44,11 +44,11 @@ def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
   audio = audio.astype(jnp.float32)
   frames = num_frames(audio.shape[-1])
   padded = jnp.pad(audio, ((0, 0), (N_FFT // 2, N_FFT // 2)), mode='reflect')
-  needed = (frames + 2) * HOP
+  needed = (frames + 2) * rates.MEL_HOP
   padded = jnp.pad(padded, ((0, 0), (0, max(0, needed - padded.shape[1]))))[:, :needed]
-  blocks = padded.reshape(padded.shape[0], frames + 2, HOP)
+  blocks = padded.reshape(padded.shape[0], frames + 2, rates.MEL_HOP)
   # A frame is two and a half hops long: two whole blocks and the first half of the third.
-  windows = jnp.concatenate([blocks[:, :-2], blocks[:, 1:-1], blocks[:, 2:, :N_FFT - 2 * HOP]], axis=-1)
+  windows = jnp.concatenate([blocks[:, :-2], blocks[:, 1:-1], blocks[:, 2:, :N_FFT - 2 * rates.MEL_HOP]], axis=-1)
   cosine, sine = _fourier_matrices()
   dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
   power = jnp.square(dot('BTN,NK->BTK', windows, cosine)) + jnp.square(dot('BTN,NK->BTK', windows, sine))
@@ -59,7 +59,7 @@ def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
 
 
 @functools.lru_cache
-def mel_filters(num_mel_bins: int, n_fft: int = N_FFT, f_max: float = SAMPLE_RATE / 2, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+def mel_filters(num_mel_bins: int, n_fft: int = N_FFT, f_max: float = rates.SAMPLE_RATE / 2, sample_rate: int = rates.SAMPLE_RATE) -> np.ndarray:
   """Slaney mel filters of unit area from 0 to f_max Hz: float32[n_fft/2+1, M]; the defaults are Whisper's."""
   frequencies = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
   edges = _mel_to_hz(np.linspace(0, _hz_to_mel(f_max), num_mel_bins + 2))

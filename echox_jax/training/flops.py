@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
-from echox_jax import prompts
+from echox_jax import prompts, rates
 from echox_jax.config import DiscriminatorConfig, EchoXConfig, LlamaConfig, VocoderConfig, WhisperConfig
 from echox_jax.models import log_mel
 from echox_jax.training.experiment import ExperimentConfig
@@ -145,8 +145,8 @@ def _clips(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None)
     return Clips(experiment.train.batch_size, data.max_states)
   if 'states' in batch:
     return Clips(math.prod(batch['state_lengths'].shape), batch['states'].shape[-2])
-  silence = experiment.model.audio_padding_seconds * log_mel.SAMPLE_RATE
-  return Clips(math.prod(batch['audio_lengths'].shape), round((batch['audio'].shape[-1] + silence) / (2 * log_mel.HOP)))
+  silence = experiment.model.audio_padding_seconds * rates.SAMPLE_RATE
+  return Clips(math.prod(batch['audio_lengths'].shape), round((batch['audio'].shape[-1] + silence) / (2 * rates.MEL_HOP)))
 
 
 def _s2t(experiment: ExperimentConfig, clips: Clips) -> Parts:

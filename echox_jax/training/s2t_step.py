@@ -5,10 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from echox_jax import chunked, losses
+from echox_jax import chunked, losses, rates
 from echox_jax.models import echox, spec_augment
 from echox_jax.models.llama import head_embedding
-from echox_jax.models.log_mel import SAMPLE_RATE
 from echox_jax.training.experiment import ExperimentConfig
 
 Array = jax.Array
@@ -79,7 +78,7 @@ def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
   if 'segments' in batch:  # the mean is one over dialogues, not over the clips that there is room for
     ctc *= len(frames) / jnp.maximum(count(jnp.max(batch['segments'], axis=1)), 1.0)
     more['overflow_positions'] = count(output.overflow)
-  seconds = (count(batch['audio_lengths']) / SAMPLE_RATE if 'audio_lengths' in batch
+  seconds = (count(batch['audio_lengths']) / rates.SAMPLE_RATE if 'audio_lengths' in batch
              else count(batch['state_lengths']) / echox.STATES_PER_SECOND)
   return ce.mean + choices.ctc_weight * ctc, {
       'text_ce': ce.mean, 'ctc': ctc, 'tokens': ce.count, 'audio_seconds': seconds, 'kept_frames': count(speech.kept),

@@ -19,14 +19,13 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from echox_jax import errors, sharding
+from echox_jax import errors, rates, sharding
 from echox_jax.config import HubertConfig, UnitsConfig, WhisperConfig
 from echox_jax.models import hubert, log_mel, whisper
 
 Array = jax.Array
 
-UNIT_SAMPLES = 320  # 50 Hz
-_SHORTEST_BUCKET = 16000  # samples
+_SHORTEST_BUCKET = rates.SAMPLE_RATE  # samples
 _BUCKETS_AN_OCTAVE = 4
 _WINDOW = 512  # clips that are sorted by length at a time
 _RUNNING = 1  # batches on the devices while another is made ready
@@ -67,7 +66,7 @@ def whisper_encoder(cfg: WhisperConfig, params: dict, layer: int, padding_second
 
   return _encoder(
       forward, cfg, params, layer, num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
-      padding=round(padding_seconds * log_mel.SAMPLE_RATE), max_samples=2 * cfg.max_positions * log_mel.HOP)
+      padding=round(padding_seconds * rates.SAMPLE_RATE), max_samples=2 * cfg.max_positions * rates.MEL_HOP)
 
 
 def hubert_encoder(cfg: HubertConfig, params: dict, layer: int) -> SpeechEncoder:
@@ -155,7 +154,7 @@ def _encode_window(encoder: SpeechEncoder, window: Sequence[np.ndarray], batch_s
 
   while order:
     bucket = _bucket(encoder, len(pieces[order[0]][1]))
-    rows = max(1, int(batch_seconds * log_mel.SAMPLE_RATE) // bucket) * encoder.devices
+    rows = max(1, int(batch_seconds * rates.SAMPLE_RATE) // bucket) * encoder.devices
     batch, order = order[:rows], order[rows:]
     running.append((batch, _start(encoder, [pieces[n][1] for n in batch], rows, bucket, names)))
     if len(running) > _RUNNING:
@@ -170,17 +169,17 @@ def _encode_window(encoder: SpeechEncoder, window: Sequence[np.ndarray], batch_s
 
 def _pieces(encoder: SpeechEncoder, clip: np.ndarray) -> list[np.ndarray]:
   """Cuts a clip that is too long for the encoder into chunks; a rest too short for a state is dropped."""
-  if encoder.num_states(len(clip)) < 1 or len(clip) < UNIT_SAMPLES:
+  if encoder.num_states(len(clip)) < 1 or len(clip) < rates.UNIT_HOP:
     raise errors.AudioError(f'A clip of {len(clip)} samples is too short for a single unit: remove it.')
   longest = encoder.max_samples - encoder.padding
   pieces = [clip[start:start + longest] for start in range(0, len(clip), longest)]
-  return [p for p in pieces if len(p) >= UNIT_SAMPLES and encoder.num_states(len(p)) >= 1]
+  return [p for p in pieces if len(p) >= rates.UNIT_HOP and encoder.num_states(len(p)) >= 1]
 
 
 def _bucket(encoder: SpeechEncoder, samples: int) -> int:
   """The padded length (samples, a whole number of units) of the batch that a clip goes into: a geometric ladder."""
   step = math.ceil(_BUCKETS_AN_OCTAVE * math.log2(max(1.0, (samples + encoder.padding) / _SHORTEST_BUCKET)))
-  length = math.ceil(_SHORTEST_BUCKET * 2 ** (step / _BUCKETS_AN_OCTAVE) / UNIT_SAMPLES) * UNIT_SAMPLES
+  length = math.ceil(_SHORTEST_BUCKET * 2 ** (step / _BUCKETS_AN_OCTAVE) / rates.UNIT_HOP) * rates.UNIT_HOP
   return min(length, encoder.max_samples)
 
 
@@ -199,5 +198,5 @@ def _fetch(encoder: SpeechEncoder, clips: Sequence[np.ndarray], encoded: Sequenc
   encoded = [np.asarray(states) for states in encoded]
   for row, clip in enumerate(clips):
     states = encoder.num_states(len(clip) + encoder.padding)
-    kept = {'layer': min(states, len(clip) // UNIT_SAMPLES), 'final': states}
+    kept = {'layer': min(states, len(clip) // rates.UNIT_HOP), 'final': states}
     yield tuple(values[row, :kept[name]] for name, values in zip(names, encoded))
