@@ -43,7 +43,7 @@ if [[ -z $runtime ]]; then
   esac
 fi
 
-run() { printf '+'; printf ' %q' "$@"; echo; [[ -n $dry ]] || "$@"; }
+run() { local line; printf -v line ' %q' "$@"; echo "+$line"; [[ -n $dry ]] || "$@"; }  # a line in one write: slices start side by side
 root=$(cd "$(dirname "$0")/../.." && pwd)
 where=(--project "$project" --zone "$zone")
 nodes=(--node-id "$name"); [[ $slices == 1 ]] || nodes=(--node-count "$slices" --node-prefix "$name")
