@@ -90,7 +90,7 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
   config.tokenizer.update(dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size))
   spoken = tuple(mix['t2c'])
   config.precompute.update(dict(
-      kmeans=pretrained['kmeans'], hubert=pretrained.get('hubert', ''), state_sets=(), language_sets=spoken, batch_seconds=240.0,
+      kmeans=pretrained['kmeans'], hubert=pretrained.get('hubert', ''), state_sets=(), language_sets=spoken, shard_examples=2048, batch_seconds=120.0,
       unit_sets=tuple(name.replace('train', split) for name in spoken for split in ('train', 'holdout'))))
   weights = tuple(map(float, mix[stage].values())) if len(mix[stage]) > 1 else ()
   config.data.update(dict(sets=tuple(mix[stage]), weights=weights, cached_states=False, workers=8))

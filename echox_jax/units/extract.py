@@ -27,7 +27,7 @@ Array = jax.Array
 
 _SHORTEST_BUCKET = rates.SAMPLE_RATE  # samples
 _BUCKETS_AN_OCTAVE = 4
-_WINDOW = 512  # clips that are sorted by length at a time
+_WINDOW = 16  # batches whose clips are sorted by length together
 _RUNNING = 1  # batches on the devices while another is made ready
 
 
@@ -133,8 +133,15 @@ def encode_clips(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_seco
   Raises:
     AudioError: a clip too short for a single state.
   """
-  clips = iter(clips)
-  read = lambda: list(itertools.islice(clips, _WINDOW))
+  clips, samples = iter(clips), _WINDOW * batch_seconds * rates.SAMPLE_RATE * encoder.devices
+
+  def read() -> list[np.ndarray]:
+    window, length = [], 0
+    while length <= samples and (clip := next(clips, None)) is not None:
+      window.append(clip)
+      length += len(clip)
+    return window
+
   with futures.ThreadPoolExecutor(1) as pool:
     coming = pool.submit(read)
     while window := coming.result():
