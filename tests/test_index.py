@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import test_batches
-from tests.test_batches import FACTS, experiment
+from tests.batch_jobs import FACTS, experiment
 
 
 @pytest.fixture(scope='module')

@@ -16,7 +16,7 @@ from echox_jax.tokenizer import train_tokenizer
 import numpy as np
 import pytest
 
-from tests.test_batches import experiment
+from tests.batch_jobs import experiment
 
 ITEMS = 1_000_000
 SETTINGS = dict(max_tokens=64, max_states=8, max_ctc_labels=20)
@@ -26,7 +26,7 @@ from pathlib import Path
 started = time.monotonic()
 from data_pipeline import batches
 from tests.test_million import SETTINGS
-from tests.test_batches import experiment
+from tests.batch_jobs import experiment
 data = json.loads(sys.argv[2])
 imported, cpu = time.monotonic(), time.process_time()
 iterator = batches.make_iterator(experiment('s2t', batch_size=32, **SETTINGS, **data), sys.argv[1])

@@ -10,7 +10,7 @@ from echox_jax.training.experiment import DataConfig, ExperimentConfig
 import numpy as np
 import pytest
 
-from tests.test_batches import experiment, same, take, workdir  # noqa: F401 (a fixture)
+from tests.batch_jobs import experiment, same, take, workdir  # noqa: F401 (a fixture)
 
 SIZES, WEIGHTS = (30, 7, 200), (1.0, 2.0, 5.0)
 

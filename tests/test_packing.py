@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.test_batches import experiment, same, take, workdir  # noqa: F401 (a fixture)
+from tests.batch_jobs import experiment, same, take, workdir  # noqa: F401 (a fixture)
 
 CLIPS, LENGTH = 4, 20  # the last example is written
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_batches import experiment, workdir  # noqa: F401 (a fixture)
+from tests.batch_jobs import experiment, workdir  # noqa: F401 (a fixture)
 
 
 def tone(seconds=1.0, hertz=440):
