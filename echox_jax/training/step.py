@@ -75,7 +75,10 @@ def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mes
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows (numpy) -> global arrays, split over the data axes of the mesh."""
+  """This process's rows (numpy) -> global arrays, split over the data axes of the mesh.
+
+  Nothing waits for the transfer: steps are dispatched ahead of the devices, so a batch is on its way while earlier steps run.
+  """
   where = sharding.batch_sharding(mesh)
   return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
 
