@@ -4,7 +4,7 @@ A table is a .npy file under `WORKDIR/precomputed/index`, named by what it was m
 tokenizer. It is made when it is first asked for, which reads the whole set once, and opened memory-mapped from then on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 FOLDER = 'index'
 USER, ASSISTANT = range(len(schema.ROLES))
-_PART = 4096  # records that are read at a time
+_PART = 4096  # records that a process is given at a time
+_TOGETHER = 64  # records that are read by one call: a call costs 0.3 ms in a file of 200,000 records, whatever it reads
 
 # example: number of the record; turn: in it; role: USER or ASSISTANT; transcript: whether it is of speech recognition;
 # text: a hash, 0 = no text; tokens: of the text, 0 without a tokenizer; the rest: lengths of the turn's arrays.
@@ -105,14 +106,17 @@ class _Scan:
 
   def __call__(self, numbers: range) -> np.ndarray:
     lines = []
-    for number in numbers:
-      record = self.source[number]
-      lengths = zip(*(record[column] for column in schema.LENGTHS))
-      for turn, (said, sizes) in enumerate(zip(schema.text_turns(record), lengths)):
-        text = said['text']
-        lines.append((number, turn, schema.ROLES.index(said['role']), said['category'] == schema.ASR, _hash(text),
-                      len(self._encode(text)), *sizes))
+    for start in range(numbers.start, numbers.stop, _TOGETHER):
+      some = range(start, min(start + _TOGETHER, numbers.stop))
+      for number, record in zip(some, self.source.__getitems__(list(some)), strict=True):
+        lines += self._lines(number, record)
     return np.array(lines, TURN)
+
+  def _lines(self, number: int, record: dict[str, Any]) -> Iterator[tuple]:
+    lengths = zip(*(record[column] for column in schema.LENGTHS))
+    for turn, (said, sizes) in enumerate(zip(schema.text_turns(record), lengths)):
+      text = said['text']
+      yield (number, turn, schema.ROLES.index(said['role']), said['category'] == schema.ASR, _hash(text), len(self._encode(text)), *sizes)
 
 
 def _hash(text: str) -> int:
