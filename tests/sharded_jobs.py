@@ -73,7 +73,7 @@ def batch(stage: str, number: int) -> dict[str, np.ndarray]:
   if stage == 'vocoder':
     units = np.repeat(rng.integers(0, 20, (ROWS, 6)), 2, axis=1).astype(np.int32)
     return {'units': units, 'audio': (0.1 * rng.normal(size=(ROWS, 12 * 320))).astype(np.float32),
-            'reduced_units': units[:, ::2], 'durations': rng.integers(1, 4, (ROWS, 6)).astype(np.int32)}
+            'real_frames': rng.integers(8, 13, ROWS).astype(np.int32), 'reduced_units': units[:, ::2], 'durations': rng.integers(1, 4, (ROWS, 6)).astype(np.int32)}
   count = 2 * ROWS if stage == 's2t' else ROWS
   lengths = rng.integers(6, 13, count)
   inside = np.arange(12) < lengths[:, None]

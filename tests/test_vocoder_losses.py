@@ -23,7 +23,7 @@ def make_batch(seed=0):
   units = np.repeat(rng.permutation(20)[:16].reshape(2, 8), 2, axis=1)
   return {
       'units': jnp.asarray(units, jnp.int32), 'audio': jnp.asarray(rng.normal(size=(2, 16 * 320)) * 0.1, jnp.float32),
-      'reduced_units': jnp.asarray(units[:, ::2], jnp.int32), 'durations': jnp.full((2, 8), 2, jnp.int32)}
+      'real_frames': jnp.full(2, units.shape[1], jnp.int32), 'reduced_units': jnp.asarray(units[:, ::2], jnp.int32), 'durations': jnp.full((2, 8), 2, jnp.int32)}
 
 
 def test_duration_loss_leaves_out_first_last_and_padding():

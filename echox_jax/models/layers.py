@@ -18,6 +18,8 @@ from echox_jax.sharding import constrain
 
 Array = jax.Array
 default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
+# PEFT starts A of LoRA as torch starts a Linear, kaiming_uniform(a=sqrt(5)): uniform within 1 / sqrt(inputs).
+lora_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Dense(nn.Module):
@@ -46,7 +48,7 @@ class Dense(nn.Module):
     if self.use_bias:
       y += param('bias', nn.initializers.zeros, self.axes[1:], (self.features,)).astype(self.dtype)
     if self.lora.rank:
-      a = param('lora_a', nn.initializers.he_uniform(), (self.axes[0], 'lora_rank'), (width, self.lora.rank))
+      a = param('lora_a', lora_init, (self.axes[0], 'lora_rank'), (width, self.lora.rank))
       out = self.axes[1] if self.axes[1] == 'embed' else 'lora_out'
       b = param('lora_b', nn.initializers.zeros, ('lora_rank', out), (self.lora.rank, self.features))
       low = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic) @ a.astype(self.dtype)

@@ -85,7 +85,8 @@ def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
     experiment: the job; `train.loss` holds weights, the source of X' and the room for slices.
 
   Returns:
-    (loss, metrics of `s2t_loss` and `echo_ce`, `denoising`, `slices`, `unit_words`, `silent_slices` (nothing decoded),
+    (loss, metrics of `s2t_loss` and `echo_ce`, `denoising`, `slices`, `unit_words`, `replaced_text` (see `spoken_text`),
+    `silent_slices` (nothing decoded),
     `overflow_slices`, `overflow_slice_tokens`, `overflow_unit_words`, and with `generate` `overflow_answers`).
 
   Raises:
@@ -102,15 +103,17 @@ def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
     own, metrics['overflow_answers'] = _own_answers(params, cfg, batch)
     output = echox.s2t_forward(params, cfg, own, deterministic=False, rngs={'dropout': generate_rng})
   slices = batch_slices(params, cfg, answers(cfg, output, batch['input_ids'].shape[1]), choices.slices_per_batch)
-  text = (slices.ids if choices.echo_text != 'argmax'
-          else chunked.argmax(slices.states, head_embedding(params['llm']), choices.chunk_tokens))
+  text, replaced = slices.ids, jnp.int32(0)
+  if choices.echo_text == 'argmax':
+    likeliest = chunked.argmax(slices.states, head_embedding(params['llm']), choices.chunk_tokens)
+    text, replaced = spoken_text(cfg, likeliest, slices)
   words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
   ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices.chunk_tokens)
   count = lambda x: jnp.sum(x).astype(jnp.float32)
   real = slices.lengths > 0
   metrics |= {
       'echo_ce': ce.mean, 'denoising': denoising.mean, 'slices': count(real), 'unit_words': count(words.lengths),
-      'silent_slices': count(real & (words.lengths == 0)), 'overflow_slices': count(slices.overflow_slices),
+      'replaced_text': count(replaced), 'silent_slices': count(real & (words.lengths == 0)), 'overflow_slices': count(slices.overflow_slices),
       'overflow_slice_tokens': count(slices.overflow_slice_tokens), 'overflow_unit_words': count(words.overflow)}
   return ce.mean + choices.denoising_weight * denoising.mean + choices.s2t_weight * s2t, metrics
 
@@ -159,6 +162,27 @@ def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, slices_per_bat
   beyond = jnp.max(jnp.where(inside, number + 1 - rule.max_slices, 0), axis=1, initial=0).sum()
   return Slices(spoken.states[source, columns], spoken.ids[source, columns], lengths,
                 beyond + jnp.maximum(fits.sum() - rows, 0), jnp.sum(counts > rule.max_slice_tokens))
+
+
+def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: Slices) -> tuple[Array, Array]:
+  """X' of the slices: the likeliest ids, but no id that is never spoken.
+
+  The likeliest id of a state inside an answer can be EOT, BOS or AUDIO. Inside a slice such an id would put the end-of-text
+  marker, or a state that inference never speaks, into what the T2C reads; the gold id takes its place.
+
+  Args:
+    cfg: names the special ids.
+    likeliest: int[M,N].
+    slices: `ids` and `lengths` of the M slices.
+
+  Returns:
+    (int[M,N], how many real tokens were replaced int32).
+  """
+  special = cfg.special_ids
+  unspoken = jnp.asarray([special.bos, special.eot, special.pad, special.audio, special.start_header, special.end_header])
+  inside = jnp.arange(likeliest.shape[1]) < slices.lengths[:, None]
+  wrong = jnp.isin(likeliest, unspoken) & inside
+  return jnp.where(wrong, slices.ids, likeliest), jnp.sum(wrong)
 
 
 def pseudo_labels(params: dict, cfg: EchoXConfig, text: Array, lengths: Array, max_words: int) -> generate.UnitWords:

@@ -8,7 +8,7 @@ import optax
 
 from echox_jax import errors, sharding
 from echox_jax.models import params as params_lib
-from echox_jax.training import init_from, optimizer, stages
+from echox_jax.training import init_from, keys, optimizer, stages
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.trees import Tree, flatten, merge, unflatten
 
@@ -94,7 +94,7 @@ def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, 
     return {path: leaf.astype(wanted[path].dtype) for path, leaf in flatten(params).items() if path not in loaded}
 
   shardings = {path: leaf.sharding for path, leaf in wanted.items() if path not in loaded}
-  made = jax.jit(fresh, out_shardings=shardings)(jax.random.key(experiment.seed)) if shardings else {}
+  made = jax.jit(fresh, out_shardings=shardings)(keys.init_key(experiment.seed)) if shardings else {}
   trainable, frozen = split(stage, unflatten(loaded | made))
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   rest = jax.jit(

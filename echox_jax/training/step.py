@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
 from echox_jax import errors, sharding
-from echox_jax.training import optimizer, stages
+from echox_jax.training import keys, optimizer, stages
 from echox_jax.training import state as state_lib
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.training.state import TrainState
@@ -26,7 +26,7 @@ Metrics = dict[str, jax.Array]
 Carry = tuple[jax.Array, Any, Any]  # step, trainable, opt_state
 
 # Metrics that are counts, as are all `overflow_*`; the others are means.
-_COUNTS = ('tokens', 'audio_seconds', 'kept_frames', 'slices', 'unit_words', 'silent_slices')
+_COUNTS = ('tokens', 'audio_seconds', 'kept_frames', 'slices', 'unit_words', 'replaced_text', 'silent_slices')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
   compute = gradients if parts == 1 else accumulated
 
   def train_step(step, trainable, opt_state, frozen, batch) -> tuple[Carry, Metrics]:
-    metrics, grads = compute(trainable, frozen, batch, _rng(experiment, step))
+    metrics, grads = compute(trainable, frozen, batch, keys.step_key(experiment.seed, step))
     trainable, model_state, norm = update(grads, opt_state['model'], trainable)
     metrics |= {'grad_norm': norm, 'learning_rate': _rate(experiment, step)}
     return (step + 1, trainable, {'model': model_state}), metrics
@@ -130,7 +130,7 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
     del frozen
     judges = trainable['discriminators']
     of_generator = lambda tree: vocoder_step.generator_loss(
-        tree, judges, batch, model.vocoder, model.discriminators, weights, _rng(experiment, step), adversarial)
+        tree, judges, batch, model.vocoder, model.discriminators, weights, keys.step_key(experiment.seed, step), adversarial)
     (loss, (metrics, wave)), grads = jax.value_and_grad(of_generator, has_aux=True)(trainable['vocoder'])
     generator, generator_state, norm = update(grads, opt_state['vocoder'], trainable['vocoder'])
     metrics = metrics | {'loss': loss, 'grad_norm': norm, 'learning_rate': _rate(experiment, step),
@@ -162,10 +162,6 @@ def _updater(experiment: ExperimentConfig):
     return optax.apply_updates(params, updates), opt_state, optax.global_norm(grads)
 
   return update
-
-
-def _rng(experiment: ExperimentConfig, step: jax.Array) -> jax.Array:
-  return jax.random.fold_in(jax.random.key(experiment.seed), step)
 
 
 def _rate(experiment: ExperimentConfig, step: jax.Array) -> jax.Array:

@@ -29,7 +29,8 @@ def generator_loss(
   Args:
     params: vocoder parameters.
     disc_params: discriminator parameters; not used unless `adversarial`.
-    batch: units int32[B,F], audio float32[B,F*hop] (or int16), reduced_units int32[B,R], durations int32[B,R] (0 = padding).
+    batch: units int32[B,F], audio float32[B,F*hop] (or int16), real_frames int32[B] (those behind are padding),
+      reduced_units int32[B,R], durations int32[B,R] (0 = padding).
     cfg, disc_cfg, losses: sizes and weights.
     rng: dropout of the duration predictor.
     adversarial: adds adversarial and feature matching loss (static).
@@ -38,7 +39,10 @@ def generator_loss(
     (loss, (metrics, generated waveform float32[B,F*hop])); the waveform is for the discriminators' turn.
   """
   audio = as_float(batch['audio'])
-  wave = generate(params, batch['units'], cfg)
+  frames = batch['units'].shape[1]
+  # Beyond a short clip's end the audio is zero: unmasked, the generator would learn to fall silent on a repeated unit.
+  real = jnp.arange(frames) < batch['real_frames'][:, None]
+  wave = generate(params, batch['units'], cfg, real)
   parts = vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
   log_durations = UnitVocoder(cfg).apply(
       {'params': params}, batch['reduced_units'], batch['durations'] > 0, False, method='log_durations',
