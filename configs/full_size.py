@@ -25,7 +25,7 @@ from echox_jax.training.experiment import ExperimentConfig
 
 POSITIONS = 1024  # of the LLM, a row
 BUDGET = 256  # of them for speech
-CHUNK = 8192  # positions of a global batch whose logits exist at a time
+CHUNK = 1024  # positions of a device's rows whose logits exist at a time
 BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)  # encoder states, 50 a second
 DIALOGUES, SPEECHES = 6, 5  # in a packed row
 

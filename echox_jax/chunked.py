@@ -1,15 +1,18 @@
 """Output heads over a large vocabulary, without their logits [B,T,V] in memory.
 
 A head is a table float[V,D] and states float[B,T,D]; the compute dtype is that of the states, sums are float32. With
-`chunk` = 0 the logits are made whole. With `chunk` > 0 they exist for about `chunk` positions of the batch at a time (at least
-one of each row), are reduced to what the loss needs, and are made again for the gradient. Values and gradients are the same.
+`chunk` = 0 the logits are made whole. With `chunk` > 0 they exist for about `chunk` positions at a time of the rows that a device
+has of the batch (at least one of each row), are reduced to what the loss needs, and are made again for the gradient. Values and gradients are the same.
 
 Chunks are cut along time, so that rows stay split over devices, and take every n-th position, so that a split time axis does
-too. Within a chunk the vocabulary is split over all devices of a row group (`head_vocab`) and the group's states are gathered
-instead: no device holds the table or its gradient. A table that is not differentiated has no gradient buffer at all.
+too. The rows of a chunk and the table rest on different devices, so one of them has to travel. Where a row group has fewer
+positions than the vocabulary has ids, its states are gathered and its devices split the vocabulary: none holds the table or its
+gradient. Where it has more, the table is gathered once, before the first chunk, and rows stay where they are: what a device
+receives does not grow with the number of devices. A table that is not differentiated has no gradient buffer at all.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 from jax.custom_derivatives import SymbolicZero
@@ -32,10 +35,11 @@ def argmax(states: Array, table: Array, chunk: int) -> Array:
   states, table = jax.lax.stop_gradient((states, table))
   if not chunk:
     return jnp.argmax(logits(states, table), axis=-1)
-  split = _split_vocabulary(table, states.dtype)
+  layout = _layout(states, table)
+  split = _head(table, states.dtype, layout)
 
   def best(_, part):  # as jnp.argmax, in two reductions: a vocabulary that is split stays where it is
-    values = _chunk_logits(part, split)
+    values = _chunk_logits(part, split, layout)
     largest = values == jnp.max(values, axis=-1, keepdims=True)
     return None, jnp.min(jnp.where(largest, _ids_of(values), table.shape[0] - 1), axis=-1)
 
@@ -81,11 +85,12 @@ def _scores(states: Array, table: Array, labels: Array, ids: Array | None, chunk
 
 
 def _scores_forward(states, table, labels, ids, chunk):
-  split = _split_vocabulary(table, states.dtype)
+  layout = _layout(states, table)
+  split = _head(table, states.dtype, layout)
 
   def one(_, part):
     part_states, part_labels = part
-    values = _chunk_logits(part_states, split)
+    values = _chunk_logits(part_states, split, layout)
     label = jnp.sum(jnp.where(_is_label(part_labels, values), values, 0.0), axis=-1)
     normaliser = jax.nn.logsumexp(values, axis=-1)
     return None, (normaliser, label)
@@ -104,25 +109,30 @@ def _forward_rule(states, table, labels, ids, chunk):
 def _backward_rule(chunk, residuals, cotangents):
   (states, table, labels, ids, normaliser), trained = residuals
   d_scores, d_picked = cotangents
-  split, groups = _split_vocabulary(table, states.dtype), _row_groups(states.shape[0])
+  layout = _layout(states, table)
+  split, groups = _head(table, states.dtype, layout), sharding.parts(layout.rows, states.shape[0])
+  # Each row group adds up a gradient of its own, float32[groups,V,D]; they become one after the last chunk.
+  by_group = (layout.rows, layout.vocabulary, None)
   grouped = lambda x: x.reshape(groups, -1, *x.shape[1:])
 
   def one(d_table, part):
     part_states, part_labels, part_normaliser, weight = part
-    values = _chunk_logits(part_states, split)
+    values = _chunk_logits(part_states, split, layout)
     share = jnp.exp(values - part_normaliser[..., None]) - _is_label(part_labels, values)
     d_values = (share * weight[..., None]).astype(states.dtype)
     if d_table is not None:
-      d_table = _constrain(d_table + _products('GBTV,GBTD->GVD', grouped(d_values), grouped(part_states)), *_TABLE_GRADIENT)
+      d_table = _constrain(d_table + _products('GBTV,GBTD->GVD', grouped(d_values), grouped(part_states)), *by_group)
     d_states = _products('BTV,VD->BTD', d_values, split).astype(states.dtype)
     return d_table, _constrain(d_states, 'batch', 'length', None)
 
-  d_table = None if trained is None else _constrain(jnp.zeros((groups, *table.shape), jnp.float32), *_TABLE_GRADIENT)
+  d_table = None if trained is None else _constrain(jnp.zeros((groups, *table.shape), jnp.float32), *by_group)
   d_scores = jnp.zeros(normaliser.shape) if isinstance(d_scores, SymbolicZero) else d_scores
   parts = tuple(_chunks(x, chunk) for x in (states, labels, normaliser, d_scores))
   d_table, d_states = jax.lax.scan(one, d_table, parts)
   d_states = _joined(d_states, states.shape[1])
-  d_table = None if d_table is None else _constrain(jnp.sum(d_table, axis=0), 'head_vocab', None)
+  if d_table is not None:
+    rests = (layout.vocabulary, None) if layout is _STATES_TRAVEL else ('vocab', 'table_embed')
+    d_table = _constrain(jnp.sum(d_table, axis=0), *rests)
   if not (ids is None or isinstance(d_picked, SymbolicZero)):
     d_picked = d_picked.astype(states.dtype)
     d_states += _products('BTC,BCD->BTD', d_picked, _rows(table, ids, states.dtype)).astype(states.dtype)
@@ -136,18 +146,30 @@ def _backward_rule(chunk, residuals, cotangents):
 
 _scores.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
 
-# Each row group adds up a gradient of its own, float32[groups,V,D]; they become one after the last chunk.
-_TABLE_GRADIENT = ('head_batch', 'head_vocab', None)
+
+class _Layout(NamedTuple):
+  """Logical axes of the rows and the vocabulary of a chunk's logits."""
+  rows: str
+  vocabulary: str
+
+
+_STATES_TRAVEL, _TABLE_TRAVELS = _Layout('head_batch', 'head_vocab'), _Layout('batch', 'act_vocab')
+
+
+def _layout(states: Array, table: Array) -> _Layout:
+  """What is sent less of: the states of a row group, or the table."""
+  positions = states.shape[0] * states.shape[1] // sharding.axis_size('data')
+  return _STATES_TRAVEL if positions < table.shape[0] else _TABLE_TRAVELS
 
 
 def _logits(states: Array, table: Array) -> Array:
   return jnp.matmul(states, table.astype(states.dtype).T, preferred_element_type=jnp.float32)
 
 
-def _chunk_logits(states: Array, split: Array) -> Array:
-  """float[B,t,D], a table of `_split_vocabulary` -> float32[B,t,V]."""
-  states = _constrain(states, 'head_batch', 'length', None)
-  return _constrain(_logits(states, split), 'head_batch', 'length', 'head_vocab')
+def _chunk_logits(states: Array, split: Array, layout: _Layout) -> Array:
+  """float[B,t,D], a table of `_head` -> float32[B,t,V]."""
+  states = _constrain(states, layout.rows, 'length', None)
+  return _constrain(_logits(states, split), layout.rows, 'length', layout.vocabulary)
 
 
 def _is_label(labels: Array, values: Array) -> Array:
@@ -160,8 +182,9 @@ def _ids_of(values: Array) -> Array:
   return jax.lax.broadcasted_iota(jnp.int32, values.shape, 2)
 
 
-def _split_vocabulary(table: Array, dtype) -> Array:
-  return _constrain(jnp.asarray(table, dtype), 'head_vocab', None)
+def _head(table: Array, dtype, layout: _Layout) -> Array:
+  """The table as chunks of this layout take it: float[V,D] in the compute dtype."""
+  return _constrain(jnp.asarray(table, dtype), layout.vocabulary, None)
 
 
 def _rows(table: Array, ids: Array, dtype) -> Array:
@@ -178,16 +201,14 @@ def _constrain(x: Array, *names: str | None) -> Array:
   return sharding.constrain(x, names)
 
 
-def _row_groups(rows: int) -> int:
-  """In how many parts the mesh splits the rows of a chunk (`head_batch`)."""
-  groups = jax.sharding.get_abstract_mesh().shape.get('data', 1)
-  return groups if rows % groups == 0 else 1
-
-
 def _chunks(x: Array, chunk: int) -> Array:
-  """[B,T,...] -> [n,B,t,...], filled up with zeros; B x t is at most `chunk`, or t = 1. Chunk i holds positions i, i + n..."""
+  """[B,T,...] -> [n,B,t,...], filled up with zeros; rows of a device x t are at most `chunk`, or t = 1.
+
+  Chunk i holds positions i, i + n...
+  """
   batch, length = x.shape[:2]
-  count = -(-length // max(1, chunk // batch))
+  rows = batch // sharding.parts('batch', batch)
+  count = -(-length // max(1, chunk // rows))
   width = -(-length // count)
   x = jnp.pad(x, ((0, 0), (0, count * width - length)) + ((0, 0),) * (x.ndim - 2))
   x = _constrain(x.reshape(batch, width, count, *x.shape[2:]), 'batch', 'length', *(None,) * (x.ndim - 1))

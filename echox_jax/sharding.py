@@ -6,6 +6,7 @@ feed-forward layers, `sequence` positions. The compiler puts the collectives in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -25,7 +26,9 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ('key_length', None),  # keys and values: every position sees all of them, so `sequence` gathers them
     ('act_embed', None),
     ('act_vocab', 'tensor'),  # logits
-    ('head_batch', 'data'),  # logits in chunks: all devices of a row group share its rows and split the vocabulary
+    # Logits in chunks, where the table is larger than the states: the devices of a row group share its rows and split the
+    # vocabulary (`chunked`).
+    ('head_batch', 'data'),
     ('head_vocab', ('fsdp', 'tensor')),
     # Parameters; heads and mlp are also the names of activations inside a layer, which are split like their weights.
     ('embed', 'fsdp'),
@@ -125,35 +128,60 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
   """
   if len(names) != x.ndim:
     raise ValueError(f'an activation of shape {x.shape} has {len(names)} axis names {names}.')
-  wanted, mesh = _mesh_axes(names, 'an activation'), jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  wanted, mesh = _mesh_axes(names, 'an activation'), current_mesh()
+  if mesh is None:
     return x
   fits = (axes or None if size >= _parts(mesh, axes) else PartitionSpec.UNCONSTRAINED for size, axes in zip(x.shape, wanted))
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
 
 
+def current_mesh() -> jax.sharding.AbstractMesh | None:
+  """The mesh that the compiler splits a computation over; None without one, on one device, and inside of `by_rows`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
+
+
 def axis_size(axis: str) -> int:
   """Parts that a mesh axis makes; 1 without a mesh."""
-  return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+  mesh = current_mesh()
+  return 1 if mesh is None else mesh.shape[axis]
+
+
+def parts(name: str, size: int) -> int:
+  """Into how many parts the mesh splits an activation's axis called `name`; 1 where they would not be equal."""
+  mesh = current_mesh()
+  found = 1 if mesh is None else _parts(mesh, _RULES[name])
+  return found if size % found == 0 else 1
 
 
 def is_even(shape: Sequence[int], names: Sequence[str | None]) -> bool:
   """Whether the mesh splits an activation of this shape into equal parts; yes without a mesh."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return mesh.empty or not any(size % _parts(mesh, axes) for size, axes in zip(shape, _mesh_axes(names, 'an activation')))
+  mesh = current_mesh()
+  return mesh is None or not any(size % _parts(mesh, axes) for size, axes in zip(shape, _mesh_axes(names, 'an activation')))
 
 
-def by_rows(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> jax.Array:
-  """`function(x, *whole)`, which treats every row of `x` alike, computed by each device on its own rows.
+def by_rows(function: Callable[..., Any], rows: Any, *whole: Any, differentiable: bool = True) -> Any:
+  """`function(rows, *whole)`, computed by each device on its own rows, with no exchange between devices inside.
 
   For what the compiler does not split by itself: Fourier transforms and grouped convolutions (it gathers all rows on every
-  device, and gives some gradients of grouped convolutions wrong).
+  device, and gives some gradients of grouped convolutions wrong), gathers by computed row numbers, and loops that every
+  device is to end by itself.
+
+  Args:
+    function: takes any number of rows; what it knows of other rows is only what one device holds.
+    rows: tree of arrays whose first axis is split as a batch is; other axes are whole.
+    *whole: trees of arrays that every device needs whole; they are gathered once, before.
+    differentiable: False where no gradient is asked for, which lets loops start from constants.
+
+  Returns:
+    the tree of `function`, first axes joined. Where the mesh does not divide the rows there is one call, on all of them.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1 or x.shape[0] % _parts(mesh, _RULES['batch']):
-    return function(x, *whole)
-  rows = spec(('batch',))
-  return jax.shard_map(function, mesh=mesh, in_specs=(rows, *(PartitionSpec() for _ in whole)), out_specs=rows)(x, *whole)
+  mesh = current_mesh()
+  if mesh is None or any(x.shape[0] % row_groups(mesh) for x in jax.tree.leaves(rows)):
+    return function(rows, *whole)
+  split = spec(('batch',))
+  return jax.shard_map(function, mesh=mesh, in_specs=(split, *(PartitionSpec() for _ in whole)), out_specs=split,
+                       check_vma=differentiable)(rows, *whole)
 
 
 def param_shardings(boxed, mesh: Mesh):
@@ -189,12 +217,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, spec(('batch',)))
 
 
+def row_groups(mesh: Mesh) -> int:
+  """The number of devices (or groups of devices) that share the rows of a batch."""
+  return _parts(mesh, _RULES['batch'])
+
+
 def check_rows(rows: int, mesh: Mesh, what: str) -> None:
   """Raises ConfigError where the mesh does not divide a batch of `rows` rows, which `what` names."""
-  parts = _parts(mesh, _RULES['batch'])
-  if rows % parts:
+  groups = row_groups(mesh)
+  if rows % groups:
     raise errors.ConfigError(
-        f'{what} {rows} is not a multiple of the {parts} parts that mesh axes data={mesh.shape["data"]} and fsdp={mesh.shape["fsdp"]} '
+        f'{what} {rows} is not a multiple of the {groups} parts that mesh axes data={mesh.shape["data"]} and fsdp={mesh.shape["fsdp"]} '
         'make: change the batch or the mesh.')
 
 

@@ -1,7 +1,7 @@
 """A tiny job of every stage, its steps on any mesh, and how far two runs are apart.
 
 As a program it compares meshes of 8 virtual devices with one device, and prints JSON lines:
-`python -m tests.sharded_jobs STAGE data=8 fsdp=4,tensor=2 ...`
+`python -m tests.sharded_jobs STAGE[:ECHO_TEXT] data=8 fsdp=4,tensor=2 ...`
 
 Adam divides gradients by their own size, so that a gradient which is zero but for rounding moves a parameter as much as any
 other: no two orders of summation then give the same parameters. The jobs here take Adam's epsilon as 1, far above their
@@ -61,7 +61,7 @@ def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
   # Gradients of logarithmic spectra magnify rounding a thousandfold, and one sign of an absolute difference that rounding
   # turns moves a bias by 2e-5: these losses are compared, but not trained on.
   vocoder = VocoderLossConfig(mel=0.0, mel_windows=(256,), stft=0.0, stft_windows=(128,), feature_matching=0.0)
-  losses = LossConfig(slices_per_batch=12, chunk_tokens=0 if stage == 't2c' else 32, vocoder=vocoder)
+  losses = LossConfig(slices_per_batch=24, chunk_tokens=0 if stage == 't2c' else 32, vocoder=vocoder)
   train = TrainConfig(**dict(steps=STEPS, batch_size=ROWS, optimizer=optimizer, loss=losses) | train)
   return ExperimentConfig(
       stage=stage, model=model, train=train, data=DataConfig(cached_states=stage != 's2t', max_unit_words=6))
@@ -182,7 +182,11 @@ def main(stage: str, meshes: list[str]) -> None:
   if stage == 'rows':
     print(rows_distance())
     return
-  for row in compare(experiment(stage), meshes):
+  stage, _, echo_text = stage.partition(':')
+  job = experiment(stage)
+  if echo_text:
+    job = dataclasses.replace(job, train=dataclasses.replace(job.train, loss=dataclasses.replace(job.train.loss, echo_text=echo_text)))
+  for row in compare(job, meshes):
     print(json.dumps(row), flush=True)
 
 

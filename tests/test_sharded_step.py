@@ -48,6 +48,11 @@ def test_eight_devices_equal_one(stage):
   compare(stage, ONE_MESH[stage])
 
 
+@pytest.mark.slow
+def test_answers_made_on_eight_devices_equal_those_of_one():
+  compare('echo:generate', 'data=2,fsdp=2,tensor=2')
+
+
 def test_convolutions_in_groups_and_spectra_are_computed_by_rows():
   assert on_eight_devices('rows')[0] < 1e-5
 

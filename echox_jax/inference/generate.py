@@ -4,13 +4,14 @@
 `prefill` and `decode_step` are the text side one token at a time (streaming); `generate_text` is the batched loop.
 """
 
+import functools
 from typing import NamedTuple
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from echox_jax import prompts
+from echox_jax import prompts, sharding
 from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.attention import Mask
@@ -98,24 +99,51 @@ def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_p
   Returns:
     (tokens int32[B,steps], number of tokens before EOT int32[B], whether EOT came bool[B]).
   """
-  model = UnitDecoder(cfg)
-  eot, vocab = cfg.special_ids.eot, cfg.llm.vocab_size
-  apply = lambda method, *args: model.apply({'params': params}, *args, method=method)
+  special, free = cfg.special_ids, prompts.get_profile(cfg.profile).free_unit_ids
   prompt = unit_decoder.slice_prompt(cfg, text_table, text_part, text_lengths)
-  head, free = params['lm_head']['embedding'], prompts.get_profile(cfg.profile).free_unit_ids
+  head, rows = params['lm_head']['embedding'], text_table
   if not free:
-    prompt = unit_decoder.extend(prompt, apply('embed', text_table, jnp.full((text_part.shape[0], 1), cfg.special_ids.bos)))
+    bos = unit_decoder.embed_text(text_table, jnp.full((text_part.shape[0], 1), special.bos))
+    prompt = unit_decoder.extend(prompt, bos.astype(cfg.unit_decoder.trunk.dtype))
+    eot, vocab = special.eot, cfg.llm.vocab_size
     head = jnp.concatenate([head[eot:eot + 1], head[vocab:]])
+    rows = unit_decoder.embed_text(text_table, jnp.asarray([eot]))
+  inner = {name: group for name, group in params.items() if name != 'lm_head'}
+  loop = functools.partial(_say_units, cfg, steps, free)
+  return sharding.by_rows(loop, (prompt, text_lengths), inner, head, rows, differentiable=False)
+
+
+def _say_units(cfg: EchoXConfig, steps: int, free: bool, rows: tuple[unit_decoder.Prompt, Array], params: dict, head: Array,
+               text_rows: Array) -> tuple[Array, Array, Array]:
+  """The loop of `decode_unit_tokens`; on a mesh each device runs it on its own rows, until these have ended.
+
+  Args:
+    cfg: the model.
+    steps: static number of tokens at most.
+    free: whether any id can be said (profile `released`).
+    rows: the prompts, and the lengths of their text int[B].
+    params: of the `UnitDecoder`, without the head.
+    head: float[V+U,h], or without `free` the rows of EOT and the unit words, float[1+U,h].
+    text_rows: float[V,D], or without `free` the row of EOT alone, float[1,D].
+  """
+  prompt, text_lengths = rows
+  model, eot, vocab = UnitDecoder(cfg), cfg.special_ids.eot, cfg.llm.vocab_size
+  apply = functools.partial(model.apply, {'params': params})
   head = head.astype(cfg.unit_decoder.trunk.dtype)
 
   def best(hidden: Array) -> Array:
     choice = jnp.argmax(jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32), axis=-1).astype(jnp.int32)
     return choice if free else jnp.where(choice == 0, eot, vocab - 1 + choice)
 
+  def embed(token: Array) -> Array:
+    words = apply(token - vocab, method='embed_units')
+    text = unit_decoder.embed_text(text_rows, jnp.minimum(token, vocab - 1) if free else jnp.zeros_like(token))
+    return jnp.where((token < vocab)[:, None], text.astype(words.dtype), words)[:, None]
+
   batch, width = prompt.valid.shape
   slots = width + steps
   cache = init_cache(cfg.unit_decoder.trunk, batch, slots)
-  hidden, cache = apply('hidden', prompt.embeddings, prompt.positions, Mask(prompt.valid, causal=True), cache, jnp.int32(0))
+  hidden, cache = apply(prompt.embeddings, prompt.positions, Mask(prompt.valid, causal=True), cache, jnp.int32(0), method='hidden')
   keys = jnp.pad(prompt.valid, ((0, 0), (0, steps)), constant_values=True)
 
   def step(state):
@@ -124,12 +152,15 @@ def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_p
     tokens = tokens.at[:, i].set(token)
     seen = Mask(keys & (jnp.arange(slots) <= width + i))
     positions = prompt.positions[:, -1:] + 1 + i
-    hidden, cache = apply('hidden', apply('embed', text_table, token[:, None]), positions, seen, cache, width + i)
+    hidden, cache = apply(embed(token), positions, seen, cache, width + i, method='hidden')
     return i + 1, best(hidden[:, 0]), cache, tokens, counts + ~ended, ended
+
+  def goes_on(state):
+    return (state[0] < steps) & ~state[-1].all()
 
   start = (jnp.int32(0), best(hidden[:, -1]), cache, jnp.zeros((batch, steps), jnp.int32),
            jnp.zeros(batch, jnp.int32), text_lengths == 0)
-  *_, tokens, counts, ended = jax.lax.while_loop(lambda state: (state[0] < steps) & ~state[-1].all(), step, start)
+  *_, tokens, counts, ended = jax.lax.while_loop(goes_on, step, start)
   return tokens, counts, ended
 
 

@@ -162,8 +162,8 @@ _HEADS, _KEY_HEADS = ('batch', None, 'heads', None), ('batch', None, 'kv_heads',
 
 def _by_rows_and_heads(compute, query: Array, key: Array, value: Array, *of_rows: Array | None) -> Array:
   """The compiler cannot split kernels: each device computes its own rows and heads."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  mesh = sharding.current_mesh()
+  if mesh is None:
     return compute(query, key, value, *of_rows)
   heads, key_heads = (sharding.spec(names) for names in (_HEADS, _KEY_HEADS))
   rows = tuple(None if x is None else sharding.spec(('batch', None)) for x in of_rows)

@@ -39,9 +39,13 @@ class UnitDecoder(nn.Module):
 
   def embed(self, text_table: Array, ids: Array) -> Array:
     """int[...] ids of text and unit words -> float[...,D]; the text table float[V,D] gets no gradient (facts 6)."""
-    vocab, units = self.cfg.llm.vocab_size, self.cfg.unit_decoder.unit_vocab_size
-    words = self.unit_embedding(jnp.clip(ids - vocab, 0, units - 1))
+    vocab = self.cfg.llm.vocab_size
+    words = self.embed_units(ids - vocab)
     return jnp.where((ids < vocab)[..., None], embed_text(text_table, jnp.minimum(ids, vocab - 1)).astype(words.dtype), words)
+
+  def embed_units(self, words: Array) -> Array:
+    """int[...] unit words from 0 -> float[...,D]; numbers out of range give any row."""
+    return self.unit_embedding(jnp.clip(words, 0, self.cfg.unit_decoder.unit_vocab_size - 1))
 
   def hidden(self, embeddings: Array, positions: Array, mask: Mask, cache: Cache | None = None,
              index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:

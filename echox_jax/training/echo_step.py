@@ -6,13 +6,14 @@ text X' that H stands for is given to the *frozen* T2C, which decodes pseudo-lab
 The paper sums the cosine term over tokens; here it is their mean, so that lambda does not depend on batch or length.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from echox_jax import chunked, errors, losses, prompts
-from echox_jax.config import EchoXConfig
+from echox_jax import chunked, errors, losses, prompts, sharding
+from echox_jax.config import EchoXConfig, StreamingConfig
 from echox_jax.inference import generate, trigger
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.attention import Mask
@@ -35,18 +36,30 @@ class Answers(NamedTuple):
 
 
 class Slices(NamedTuple):
-  """The slices of a batch, one a row, in the first rows.
+  """The slices of a batch, one a row. Each row group of the mesh has M / groups rows, filled from the first on.
 
   Attributes:
     states: float[M,N,D].
     ids: int[M,N], the tokens that the states predict.
     lengths: int[M], 0 = no slice.
-    overflow_slices: int32, slices without room: beyond a row's `max_slices` or the batch's `slices_per_batch`.
+    number: int[M], which slice of the batch it is, by row and place in it: the same on every mesh.
+    overflow_slices: int32, slices without room: beyond a row's `max_slices` or a row group's share of M.
     overflow_slice_tokens: int32, slices longer than `max_slice_tokens`, left out.
   """
   states: Array
   ids: Array
   lengths: Array
+  number: Array
+  overflow_slices: Array
+  overflow_slice_tokens: Array
+
+
+class _Places(NamedTuple):
+  """Where the slices of some rows are: row int[m], columns int[m,N]; the rest as in `Slices`, counts int[1]."""
+  row: Array
+  columns: Array
+  lengths: Array
+  number: Array
   overflow_slices: Array
   overflow_slice_tokens: Array
 
@@ -102,7 +115,8 @@ def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
   if choices.echo_text == 'generate':
     own, metrics['overflow_answers'] = _own_answers(params, cfg, batch)
     output = echox.s2t_forward(params, cfg, own, deterministic=False, rngs={'dropout': generate_rng})
-  slices = batch_slices(params, cfg, answers(cfg, output, batch['input_ids'].shape[1]), choices.slices_per_batch)
+  slices = batch_slices(params, cfg, answers(cfg, output, batch['input_ids'].shape[1]),
+                        choices.slices_per_batch // experiment.train.accumulate_steps)
   text, replaced = slices.ids, jnp.int32(0)
   if choices.echo_text == 'argmax':
     likeliest = chunked.argmax(slices.states, head_embedding(params['llm']), choices.chunk_tokens)
@@ -137,31 +151,50 @@ def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
   return Answers(states, ids, jnp.minimum(spoken.sum(axis=1), room).astype(jnp.int32))
 
 
-def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, slices_per_batch: int) -> Slices:
+def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, places: int) -> Slices:
   """Cuts answers where streaming would cut them and gathers the slices that there are into M rows.
+
+  Every device gathers the slices of its own rows, so that no state leaves its device.
 
   Args:
     params: group `llm`, for the head row of ".".
     cfg: `streaming` gives the rule, `max_slices` a row and N = `max_slice_tokens`.
     spoken: the answers.
-    slices_per_batch: M; 0 = batch size x `max_slices`.
+    places: M; 0 = batch size x `max_slices`.
   """
-  rule = cfg.streaming
-  batch, room = spoken.ids.shape
+  rule, batch = cfg.streaming, spoken.ids.shape[0]
   period = head_embedding(params['llm'])[cfg.special_ids.period]
-  number = trigger.cut_slices(jax.lax.stop_gradient(trigger.scores(spoken.states, period)), spoken.lengths, rule)
-  inside = jnp.arange(room) < spoken.lengths[:, None]
+  scores = jax.lax.stop_gradient(trigger.scores(spoken.states, period))
+  share = (places or batch * rule.max_slices) // sharding.parts('batch', batch)
+  find = functools.partial(_find_slices, rule, share)
+  found = sharding.by_rows(find, (scores, spoken.lengths, jnp.arange(batch)), differentiable=False)
+  states, ids = sharding.by_rows(_take_slices, (spoken.states, spoken.ids, found.row, found.columns))
+  return Slices(states, ids, found.lengths, found.number, found.overflow_slices.sum(), found.overflow_slice_tokens.sum())
+
+
+def _find_slices(rule: StreamingConfig, places: int, rows: tuple[Array, Array, Array]) -> _Places:
+  """The places of the slices of rows (scores float[b,A], lengths int[b], numbers int[b]), m = `places` of them at most."""
+  scores, lengths, rows_of_batch = rows
+  room = scores.shape[1]
+  number = trigger.cut_slices(scores, lengths, rule)
+  inside = jnp.arange(room) < lengths[:, None]
   counts = jnp.sum(inside[..., None] & (number[..., None] == jnp.arange(rule.max_slices)), axis=1)
   starts = jnp.cumsum(counts, axis=1) - counts
   fits = (counts > 0) & (counts <= rule.max_slice_tokens)
-  rows = slices_per_batch or batch * rule.max_slices
-  (chosen,) = jnp.nonzero(fits.reshape(-1), size=rows, fill_value=0)
-  lengths = jnp.where(jnp.arange(rows) < fits.sum(), counts.reshape(-1)[chosen], 0)
+  (chosen,) = jnp.nonzero(fits.reshape(-1), size=places, fill_value=0)
+  filled = jnp.where(jnp.arange(places) < fits.sum(), counts.reshape(-1)[chosen], 0)
   columns = jnp.minimum(starts.reshape(-1)[chosen, None] + jnp.arange(rule.max_slice_tokens), room - 1)
-  source = (chosen // rule.max_slices)[:, None]
   beyond = jnp.max(jnp.where(inside, number + 1 - rule.max_slices, 0), axis=1, initial=0).sum()
-  return Slices(spoken.states[source, columns], spoken.ids[source, columns], lengths,
-                beyond + jnp.maximum(fits.sum() - rows, 0), jnp.sum(counts > rule.max_slice_tokens))
+  row = chosen // rule.max_slices
+  number = rows_of_batch[row] * rule.max_slices + chosen % rule.max_slices
+  return _Places(row, columns, filled, number, (beyond + jnp.maximum(fits.sum() - places, 0))[None],
+                 jnp.sum(counts > rule.max_slice_tokens)[None])
+
+
+def _take_slices(rows: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+  """States float[b,A,D], ids int[b,A], and places in them int[m], int[m,N] -> float[m,N,D], int[m,N]."""
+  states, ids, row, columns = rows
+  return states[row[:, None], columns], ids[row[:, None], columns]
 
 
 def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: Slices) -> tuple[Array, Array]:
@@ -208,7 +241,7 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
   """
   table, special = params['unit_text_embedding']['embedding'], cfg.special_ids
   dropout = {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
-  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, slices.states, **dropout)
+  adapted = _adapted(params, cfg, slices, rng)
   spoken = jnp.arange(text.shape[1]) < slices.lengths[:, None]
   denoising = losses.denoising_cosine(adapted, unit_decoder.embed_text(table, text), spoken)
 
@@ -225,6 +258,18 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
   hidden, _ = model.apply(variables, row.embeddings, row.positions, Mask(row.valid, causal=True), **dropout, method='hidden')
   states = hidden[:, prompt.valid.shape[1] - 1:]
   return chunked.cross_entropy(states, head_embedding(params['echo']), labels, chunk), denoising
+
+
+def _adapted(params: dict, cfg: EchoXConfig, slices: Slices, rng: Array | None) -> Array:
+  """Adapted states float[M,N,D]. What dropout hides follows from a slice's number, not from where it stands in M."""
+  adapter = functools.partial(DenoisingAdapter(cfg).apply, {'params': params['denoising_adapter']})
+  if rng is None:
+    return adapter(slices.states)
+
+  def one(states: Array, number: Array) -> Array:
+    return adapter(states, deterministic=False, rngs={'dropout': jax.random.fold_in(rng, number)})
+
+  return jax.vmap(one)(slices.states, slices.number)
 
 
 def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Array]:
@@ -244,10 +289,16 @@ def _own_answers(params: dict, cfg: EchoXConfig, batch: dict) -> tuple[dict, Arr
   room = ids.shape[1]
   before = jnp.argmax(labels != IGNORE, axis=1)[:, None]
   prompt = jnp.where(jnp.arange(room) < before, ids, cfg.special_ids.pad)
-  made = generate.generate_text(jax.lax.stop_gradient(params), cfg, prompt, batch['states'], batch['state_lengths'],
-                                min(room, cfg.streaming.max_new_tokens))
+  frozen = {group: jax.lax.stop_gradient(params[group]) for group in ('llm', 'adapter')}
+  answer = functools.partial(_answer, cfg, min(room, cfg.streaming.max_new_tokens))
+  made = sharding.by_rows(answer, (prompt, batch['states'], batch['state_lengths']), frozen, differentiable=False)
   offset = jnp.arange(room) - before
   said = (offset >= 0) & (offset < made.lengths[:, None])
   own = jnp.take_along_axis(made.ids, jnp.clip(offset, 0, made.ids.shape[1] - 1), axis=1)
   cut = (made.overflow > 0) | (made.lengths + before[:, 0] > room)
   return {**batch, 'input_ids': jnp.where(said, own, prompt), 'labels': jnp.where(said, own, IGNORE)}, cut.sum().astype(jnp.float32)
+
+
+def _answer(cfg: EchoXConfig, max_tokens: int, rows: tuple[Array, Array, Array], params: dict) -> generate.Generated:
+  """Greedy answers to rows of prompts and speech."""
+  return generate.generate_text(params, cfg, *rows, max_tokens)

@@ -93,14 +93,18 @@ class LossConfig:
   """Weights and choices of the losses.
 
   `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or `generate`.
-  `slices_per_batch`: static number of slices that echo training takes from a batch, what exceeds it is counted;
-  0 = batch size x `streaming.max_slices`.
-  `chunk_tokens`: positions of a batch whose logits exist at a time, in the losses of all heads; 0 = all (`chunked`).
+  `slices_per_batch`: static number of slices that echo training takes from a batch; 0 = batch size x `streaming.max_slices`.
+  Every device (with `accumulate_steps` every part of a batch) takes an equal share of them from its own rows; what exceeds the
+  share is counted.
+  `generate_gib`: with `echo_text` = `generate` on several devices each of them holds the LLM and the adapter whole while answers
+  are made; a config whose LLM takes more GiB than this is refused.
+  `chunk_tokens`: positions of a device's rows whose logits exist at a time, in the losses of all heads; 0 = all (`chunked`).
   `adversarial_start`: the vocoder's discriminators come in at this step.
   """
   ctc_weight: float = 0.3
   echo_text: str = 'argmax'
   slices_per_batch: int = 0
+  generate_gib: float = 2.0
   denoising_weight: float = 0.2
   s2t_weight: float = 1.0
   chunk_tokens: int = 0

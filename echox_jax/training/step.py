@@ -8,6 +8,7 @@ by tokens as well, so theirs are equal only where the parts are alike. Counts (t
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
 from echox_jax import errors, sharding
+from echox_jax.models import params as params_lib
 from echox_jax.training import keys, optimizer, stages
 from echox_jax.training import state as state_lib
 from echox_jax.training.experiment import ExperimentConfig
@@ -48,12 +50,14 @@ class TrainStep:
 
 
 def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None:
-  """Raises ConfigError where the batch cannot be split over the mesh, or into `accumulate_steps` parts."""
+  """Raises ConfigError where the batch, or its slices, cannot be split over the mesh or into `accumulate_steps` parts."""
   parts, rows = experiment.train.accumulate_steps, experiment.train.batch_size
   if parts < 1 or rows % parts:
     raise errors.ConfigError(f'train.batch_size {rows} is not a multiple of train.accumulate_steps {parts}: change one of them.')
   if parts > 1 and stage.players:
     raise errors.ConfigError(f'stage {stage.name!r} trains two players at once and takes whole batches: set train.accumulate_steps to 1.')
+  if 'echo' in stage.groups:
+    _check_echo(experiment, mesh)
   what = 'train.batch_size' if parts == 1 else f'train.batch_size {rows} / train.accumulate_steps {parts} ='
   sharding.check_rows(rows // parts, mesh, what)
 
@@ -81,6 +85,24 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
   """
   where = sharding.batch_sharding(mesh)
   return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
+
+
+def _check_echo(experiment: ExperimentConfig, mesh: Mesh) -> None:
+  """Raises ConfigError where row groups cannot share the slices, or a device cannot hold the LLM that is to make answers."""
+  model, choices, parts = experiment.model, experiment.train.loss, experiment.train.accumulate_steps
+  groups = sharding.row_groups(mesh)
+  if choices.slices_per_batch % (groups * parts):
+    of_parts = f' x train.accumulate_steps {parts}' if parts > 1 else ''
+    raise errors.ConfigError(
+        f'train.loss.slices_per_batch {choices.slices_per_batch} is not a multiple of the {groups} row groups that mesh axes '
+        f'data={mesh.shape["data"]} and fsdp={mesh.shape["fsdp"]} make{of_parts}: make it a multiple of {groups * parts}.')
+  if choices.echo_text == 'generate' and mesh.size > 1:
+    width = 2 if experiment.train.frozen_dtype == 'bfloat16' else 4
+    gib = width * sum(map(math.prod, params_lib.param_shapes(model, ('llm', 'adapter')).values())) / 2**30
+    if gib > choices.generate_gib:
+      raise errors.ConfigError(
+          f"train.loss.echo_text 'generate' holds the LLM and the adapter whole on every device, {gib:.1f} GiB, but "
+          f"train.loss.generate_gib is {choices.generate_gib:g}: use 'argmax' or 'gold', or raise it where memory allows.")
 
 
 def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
