@@ -9,5 +9,6 @@ __version__ = '0.1.0'
 
 def load(folder):
   """Opens an exported model folder; see `echox_jax.bundle.load`."""
-  from echox_jax import bundle  # imported late: `import echox_jax` alone stays instant
+  from echox_jax import bundle, jax_versions  # imported late: `import echox_jax` alone stays instant
+  jax_versions.check()
   return bundle.load(folder)

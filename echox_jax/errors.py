@@ -46,8 +46,13 @@ def require(package: str, extra: str, purpose: str) -> None:
 
 
 def run_cli(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:
-  """Runs `main` and exits through `leave`: 0 (or its result) when done, 2 with one sentence on an error that the user can put right."""
+  """Runs `main` and exits through `leave`: 0 (or its result) when done, 2 with one sentence on an error that the user can put right.
+
+  A JAX that is known to compute wrongly is such an error.
+  """
   try:
+    from echox_jax import jax_versions  # it raises errors of this module
+    jax_versions.check()
     code = main()
   except EchoXError as error:
     print(f'error: {error}', file=sys.stderr)
