@@ -7,7 +7,7 @@ import safetensors.numpy
 
 from echox_jax import errors, sharding
 from echox_jax.prompts import NANO_IDS
-from echox_jax.training import checkpoint, init_from, stages, state
+from echox_jax.training import checkpoint, frozen, init_from, stages, state
 from echox_jax.trees import flatten
 from tests import training_jobs
 
@@ -29,7 +29,8 @@ def _save(workdir, job, seed=0, steps=(3,), finished=True):
   iterator = training_jobs.text_rows(job, workdir)
   for number in steps:
     next(iterator)
-    checkpoints.save(number, filled.params(), filled.opt_state, iterator, {'step': number})
+    reference = frozen.write(workdir / job.stage, filled.frozen)
+    checkpoints.save(number, filled.trainable, filled.opt_state, iterator, {'step': number, 'frozen': reference})
   checkpoints.close()
   if finished:
     checkpoint.mark_finished(workdir / job.stage, {'steps': steps[-1]})
@@ -50,10 +51,10 @@ def test_state_and_iterator_come_back(tmp_path):
   abstract = state.abstract_state(stages.get_stage('text'), job, _mesh())
   again = training_jobs.text_rows(job, tmp_path)
   assert checkpoints.latest_step() == 6
-  params, opt_state, meta = checkpoints.restore(6, abstract.params(), abstract.opt_state, again)
+  trainable, kept, opt_state, meta = checkpoints.restore(6, abstract.trainable, abstract.frozen, abstract.opt_state, again)
   checkpoints.close()
   assert meta['step'] == 6
-  jax.tree.map(np.testing.assert_array_equal, params, filled.params())
+  jax.tree.map(np.testing.assert_array_equal, (trainable, kept), (filled.trainable, filled.frozen))
   jax.tree.map(np.testing.assert_array_equal, opt_state, filled.opt_state)
   assert jax.tree.structure(opt_state) == jax.tree.structure(filled.opt_state)
   np.testing.assert_array_equal(next(again)['input_ids'], expected['input_ids'])
@@ -65,7 +66,7 @@ def test_checkpoint_of_another_config_names_the_difference(tmp_path):
   abstract = state.abstract_state(stages.get_stage('text'), job, _mesh())
   checkpoints = checkpoint.Checkpoints(tmp_path / 'text', keep=1)
   with pytest.raises(errors.CheckpointError, match=r'llm/embed_tokens/embedding as \(32, 16\), the config asks for \(64, 16\)'):
-    checkpoints.restore(3, abstract.params(), abstract.opt_state, training_jobs.text_rows(job, tmp_path))
+    checkpoints.restore(3, abstract.trainable, abstract.frozen, abstract.opt_state, training_jobs.text_rows(job, tmp_path))
   checkpoints.close()
 
 

@@ -1,8 +1,10 @@
-"""Checkpoints of a stage, through Orbax: the only file that knows it.
+"""Checkpoints of a stage: what its training resumes from, and where other stages and exports find its parameters.
 
 A stage's folder holds `checkpoints/STEP/{params,opt_state,meta}`: separate items, so that the next stage or another mesh
-reads parameters alone. All processes of a job save and restore together, each its part; another number of them, on another
-mesh, restores what they saved. `finished.json` appears when the last step is saved; until then the stage can only be resumed.
+reads parameters alone. `params` are those that the stage trains; the frozen ones are written once (see `frozen`), and `meta`
+refers to them. Checkpoints of before there were references hold all of them in `params`, and are read as well.
+All processes of a job save and restore together, each its part; another number of them, on another mesh, restores what they
+saved. `finished.json` appears when the last step is saved; until then the stage can only be resumed.
 """
 
 from collections.abc import Iterable
@@ -13,10 +15,10 @@ import uuid
 
 from etils import epath
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
+from echox_jax.training import arrays, frozen as frozen_lib
 from echox_jax.trees import Tree, flatten, unflatten
 
 FOLDER = 'checkpoints'
@@ -47,9 +49,10 @@ class Checkpoints:
 
     Args:
       step: number of steps done.
-      params, opt_state: trees of arrays.
+      params: the parameters that the stage trains, a tree of arrays.
+      opt_state: a tree of arrays.
       iterator: its `get_state()` is JSON, and the same in all processes.
-      meta: JSON that is kept beside them.
+      meta: JSON that is kept beside them; its `frozen` is what `frozen.write` gave.
 
     Raises:
       CheckpointError: it cannot be written; earlier checkpoints stay.
@@ -63,26 +66,31 @@ class Checkpoints:
     except Exception as error:  # the storage layer reports a full disk in several ways
       raise self._unwritable(step, error) from error
 
-  def restore(self, step: int, params: Tree, opt_state: Any, iterator: Any) -> tuple[Tree, Any, dict[str, Any]]:
-    """(params, opt_state, meta) of `step` on the given shardings; the iterator is set to where it was.
+  def restore(self, step: int, trainable: Tree, frozen: Tree, opt_state: Any, iterator: Any) -> tuple[Tree, Tree, Any, dict[str, Any]]:
+    """(trainable, frozen, opt_state, meta) of `step` on the given shardings; the iterator is set to where it was.
 
     Args:
       step: a saved step.
-      params, opt_state: trees of jax.ShapeDtypeStruct with shardings.
+      trainable, frozen, opt_state: trees of jax.ShapeDtypeStruct with shardings.
       iterator: over the same data.
 
     Raises:
-      CheckpointError: the checkpoint is damaged or of another config.
+      CheckpointError: the checkpoint or the frozen parameters that it refers to are missing, damaged or of another config.
     """
-    shapes = {path: leaf.shape for path, leaf in flatten(params).items()}
-    check_shapes(str(self._folder / str(step)), _shapes(self._folder, step), shapes)
+    stage, folder = self._folder.parent, self._folder / str(step)
+    reference = _reference(folder)
+    check_shapes(str(folder), _shapes(stage, folder), _shapes_of(trainable) | _shapes_of(frozen))
+    own = trainable if reference else unflatten(flatten(trainable) | flatten(frozen))
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(
-          params=_restore_args(params), opt_state=_restore_args(opt_state), meta=ocp.args.JsonRestore()))
+          params=arrays.restore_args(own), opt_state=arrays.restore_args(opt_state), meta=ocp.args.JsonRestore()))
       iterator.set_state(restored['meta']['data'])
     except Exception as error:
-      raise _damaged(self._folder / str(step), error) from error
-    return restored['params'], restored['opt_state'], restored['meta']
+      raise arrays.damaged(folder, error) from error
+    found = flatten(restored['params'])
+    kept = frozen_lib.read(stage, reference, flatten(frozen)) if reference else {path: found[path] for path in flatten(frozen)}
+    trained = {path: found[path] for path in flatten(trainable)}
+    return unflatten(trained), unflatten(kept), restored['opt_state'], restored['meta']
 
   def close(self) -> None:
     """Waits until what was saved is on disk.
@@ -99,7 +107,7 @@ class Checkpoints:
 
   def _unwritable(self, step: int | None, error: Exception) -> errors.CheckpointError:
     return errors.CheckpointError(
-        f'the checkpoint of step {step} could not be written to {self._folder} ({_reason(error)}): '
+        f'the checkpoint of step {step} could not be written to {self._folder} ({arrays.reason(error)}): '
         'make room there or make it writable, and run the same command again; earlier checkpoints are kept.')
 
 
@@ -109,12 +117,7 @@ def save_params(folder: Path, params: Tree) -> None:
   Raises:
     CheckpointError: they cannot be written.
   """
-  path = Path(folder).absolute() / FOLDER / '0' / 'params'
-  try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(params))
-  except Exception as error:  # the storage layer reports a full disk in several ways
-    raise errors.CheckpointError(f'{path} cannot be written ({_reason(error)}): make room there or make it writable.') from error
+  arrays.write(Path(folder) / FOLDER / '0' / 'params', params)
 
 
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
@@ -134,36 +137,39 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
   except (FileNotFoundError, NotADirectoryError):
     return None
   except ValueError as error:
-    raise _damaged(Path(folder) / FINISHED, error) from error
+    raise arrays.damaged(Path(folder) / FINISHED, error) from error
 
 
 def param_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-  """`group/path` -> shape of the parameters in the newest checkpoint of the stage in `folder`."""
-  folder = Path(folder).absolute() / FOLDER
-  return _shapes(folder, _latest(folder))
+  """`group/path` -> shape of the parameters in the newest checkpoint of the stage in `folder`, frozen ones included."""
+  return _shapes(Path(folder), _latest(folder))
 
 
 def load_params(folder: Path, specs: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
   """The named parameters (`group/path`) of the newest checkpoint in `folder`, on the shardings of their specs."""
-  folder = Path(folder).absolute() / FOLDER
-  return flatten(_load(folder, unflatten(specs)))
+  step = _latest(folder)
+  reference = _reference(step)
+  kept = frozen_lib.shapes(folder, reference) if reference else {}
+  own = arrays.read(step / 'params', {path: spec for path, spec in specs.items() if path not in kept})
+  return own | (frozen_lib.read(folder, reference, {path: spec for path, spec in specs.items() if path in kept}) if reference else {})
 
 
 def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
-  """Whole parameter groups of the newest checkpoint of the stage in `folder`, as numpy arrays.
+  """Whole parameter groups of the newest checkpoint of the stage in `folder`, as numpy arrays in the dtypes that they are stored in.
 
   Raises:
     CheckpointError: there is no checkpoint, it is damaged, or it lacks a group.
   """
-  folder, groups = Path(folder).absolute() / FOLDER, tuple(groups)
-  shapes = _shapes(folder, _latest(folder))
-  missing = [group for group in groups if not any(path.startswith(group + '/') for path in shapes)]
+  step, groups = _latest(folder), tuple(groups)
+  paths = [path for path in _shapes(Path(folder), step) if path.split('/')[0] in groups]
+  missing = set(groups) - {path.split('/')[0] for path in paths}
   if missing:
-    raise errors.CheckpointError(f'{folder} has no parameters of {", ".join(missing)}: give the folder of a stage that holds them.')
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  specs = {path: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
-           for path, shape in shapes.items() if path.split('/')[0] in groups}
-  return jax.tree.map(np.asarray, _load(folder, unflatten(specs)))
+    raise errors.CheckpointError(
+        f'{step.parent} has no parameters of {", ".join(sorted(missing))}: give the folder of a stage that holds them.')
+  reference = _reference(step)
+  kept = frozen_lib.shapes(folder, reference) if reference else {}
+  found = arrays.read_on_host(step / 'params', [path for path in paths if path not in kept])
+  return unflatten(found | (frozen_lib.read_on_host(folder, reference, [path for path in paths if path in kept]) if reference else {}))
 
 
 def check_shapes(name: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
@@ -180,43 +186,34 @@ def _manager(folder: Path, **options) -> ocp.CheckpointManager:
   try:
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
   except OSError as error:
-    raise errors.CheckpointError(f'{folder} cannot be used for checkpoints ({_reason(error)}): make it writable or give another --workdir.') from error
+    raise errors.CheckpointError(
+        f'{folder} cannot be used for checkpoints ({arrays.reason(error)}): make it writable or give another --workdir.') from error
 
 
-def _latest(folder: Path) -> int:
+def _latest(folder: Path) -> Path:
+  """The folder of the newest step of the stage in `folder`."""
+  folder = Path(folder).absolute() / FOLDER
   steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
   if not steps:
     raise errors.CheckpointError(f'{folder} has no checkpoint: train the stage first.')
-  return max(steps)
+  return folder / str(max(steps))
 
 
-def _shapes(folder: Path, step: int) -> dict[str, tuple[int, ...]]:
+def _reference(step: Path) -> dict[str, str] | None:
+  """What the checkpoint in the folder `step` says of its frozen parameters; None where it holds all there are."""
+  if not (step / 'meta').is_dir():
+    return None
   try:
-    metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder / str(step) / 'params')).tree
-    return {path: tuple(leaf.shape) for path, leaf in flatten(metadata).items()}
+    return ocp.JsonCheckpointHandler().restore(epath.Path(step / 'meta'), args=ocp.args.JsonRestore()).get('frozen')
   except Exception as error:
-    raise _damaged(folder / str(step), error) from error
+    raise arrays.damaged(step, error) from error
 
 
-def _load(folder: Path, tree: Tree) -> Tree:
-  path = folder / str(_latest(folder))
-  try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      return checkpointer.restore(epath.Path(path / 'params'), args=_restore_args(tree, partial=True))
-  except Exception as error:
-    raise _damaged(path, error) from error
+def _shapes(stage: Path, step: Path) -> dict[str, tuple[int, ...]]:
+  """Shapes of the parameters of a checkpoint, frozen ones included."""
+  reference = _reference(step)
+  return arrays.shapes(step / 'params') | (frozen_lib.shapes(stage, reference) if reference else {})
 
 
-def _restore_args(tree: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
-  return ocp.args.PyTreeRestore(
-      tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=partial)
-
-
-def _reason(error: Exception) -> str:
-  return (getattr(error, 'strerror', None) or f'{type(error).__name__}: {str(error).strip()}'.splitlines()[0])[:200]
-
-
-def _damaged(path: Path, error: Exception) -> errors.CheckpointError:
-  return errors.CheckpointError(
-      f'the checkpoint {path} cannot be read ({_reason(error)}): remove this folder and run the same command again, '
-      'which goes on from the checkpoint before it or starts anew.')
+def _shapes_of(tree: Tree) -> dict[str, tuple[int, ...]]:
+  return {path: leaf.shape for path, leaf in flatten(tree).items()}

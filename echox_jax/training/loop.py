@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from echox_jax import chips, errors, files, sharding
 from echox_jax import config as config_lib
-from echox_jax.training import checkpoint, distributed, flops, init_from, lineage, metrics, preemption, profiling, stages, state, step
+from echox_jax.training import checkpoint, distributed, flops, frozen, init_from, lineage, metrics, preemption, profiling, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 
 # `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds, with `get_state` and
@@ -73,10 +73,10 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     iterator = iterator_factory(experiment, Path(workdir), rows)
     if done is None:
       trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
-      current, done = state.create_state(stage, experiment, mesh, sources), 0
+      current, done, kept = state.create_state(stage, experiment, mesh, sources), 0, None
     else:
-      current, noted = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator, stage)
-      trained_from = noted.get('sources', {})
+      current, noted = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator)
+      trained_from, kept = noted.get('sources', {}), noted.get('frozen')
     lineage.warn(workdir, stage.name, trained_from)
     distributed.barrier('read')  # nothing is written before all have read
     if distributed.is_first():
@@ -85,7 +85,8 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
     meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model), 'sources': trained_from}
-    save = lambda: checkpoints.save(done, current.params(), current.opt_state, iterator, meta | {'step': done})
+    meta['frozen'] = kept or frozen.write(folder, current.frozen)
+    save = lambda: checkpoints.save(done, current.trainable, current.opt_state, iterator, meta | {'step': done})
     log = metrics.Metrics(folder / METRICS, stage.name, done, steps, chips.peak_flops(mesh.devices.flat), started)
     stack.callback(log.close)
     trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
@@ -146,12 +147,11 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
         f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: set it back, or give another --workdir.')
 
 
-def _restore(checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState, iterator,
-             stage: stages.Stage) -> tuple[state.TrainState, dict[str, Any]]:
+def _restore(checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState,
+             iterator) -> tuple[state.TrainState, dict[str, Any]]:
   """The state of step `done` and what was noted beside it; the iterator is set to where it was."""
-  params, opt_state, meta = checkpoints.restore(done, abstract.params(), abstract.opt_state, iterator)
-  trainable, frozen = state.split(stage, params)
-  return state.TrainState(jax.device_put(jnp.int32(done), abstract.step.sharding), trainable, frozen, opt_state), meta
+  *trees, meta = checkpoints.restore(done, abstract.trainable, abstract.frozen, abstract.opt_state, iterator)
+  return state.TrainState(jax.device_put(jnp.int32(done), abstract.step.sharding), *trees), meta
 
 
 def _next(iterator: Iterator[dict[str, Any]], stage: stages.Stage, done: int) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+"""Frozen parameters of a run: written once, beside its checkpoints, which hold a reference to them.
+
+  STAGE/frozen/ID/params           through Orbax, in the dtype and on the shards that they rest in
+  STAGE/frozen/ID/checksums.json   shape, dtype and sum of every array; written last, so that it marks a whole folder
+
+ID is a digest of checksums.json. The sum of an array is one of integers that depends on every bit and its place, and neither
+on the mesh nor on the number of processes: devices compute it where the array rests, hosts on numpy arrays.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import json
+import math
+from pathlib import Path
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echox_jax import errors, files
+from echox_jax.training import arrays, distributed
+from echox_jax.trees import flatten, Tree
+
+FOLDER, PARAMS, SUMS = 'frozen', 'params', 'checksums.json'
+_ROWS = 1 << 22  # elements of an array that a host looks at at a time
+_FACTOR = 0x9E3779B1  # odd: places get distinct weights
+
+
+def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
+  """Writes them where they are not yet; all processes of a job together.
+
+  Args:
+    stage: its folder.
+    frozen: arrays on their shardings.
+
+  Returns:
+    The reference that checkpoints keep: `folder`, relative to the stage's, and `checksum`. None where nothing is frozen.
+
+  Raises:
+    CheckpointError: they cannot be written.
+  """
+  leaves = flatten(frozen)
+  if not leaves:
+    return None
+  sums = jax.device_get({path: _device_sum(leaf) for path, leaf in leaves.items()})
+  entries = {path: _entry(leaf, sums[path]) for path, leaf in leaves.items()}
+  identity = _digest(entries)
+  folder = Path(stage).absolute() / FOLDER / identity
+  if not (folder / SUMS).is_file():
+    if distributed.is_first():
+      shutil.rmtree(folder.parent, ignore_errors=True)  # of a run that never got to its first checkpoint
+    distributed.barrier('frozen')
+    arrays.write(folder / PARAMS, frozen)
+    if distributed.is_first():
+      files.atomic_write_json(folder / SUMS, entries)
+    distributed.barrier('frozen written')
+  return {'folder': f'{FOLDER}/{identity}', 'checksum': identity}
+
+
+def shapes(stage: Path, reference: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+  """`group/path` -> shape; errors as `read`."""
+  return {path: tuple(entry['shape']) for path, entry in _entries(stage, reference).items()}
+
+
+def read(stage: Path, reference: Mapping[str, str], specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+  """Those of `specs` (`group/path`) on their shardings and in their dtypes, each checked against its sum.
+
+  Raises:
+    CheckpointError: the folder was moved, is damaged, or is not the one that the checkpoint refers to.
+  """
+  entries = _entries(stage, reference)
+  stored = {path: spec.update(dtype=entries[path]['dtype']) for path, spec in specs.items()}
+  found = arrays.read(_folder(stage, reference) / PARAMS, stored)
+  _check(stage, reference, entries, jax.device_get({path: _device_sum(leaf) for path, leaf in found.items()}))
+  return {path: leaf.astype(specs[path].dtype) for path, leaf in found.items()}
+
+
+def read_on_host(stage: Path, reference: Mapping[str, str], paths: list[str]) -> dict[str, np.ndarray]:
+  """Those of `paths` as numpy arrays in the dtype that they are stored in; errors as `read`."""
+  entries = _entries(stage, reference)
+  found = arrays.read_on_host(_folder(stage, reference) / PARAMS, paths)
+  _check(stage, reference, entries, {path: host_sum(leaf) for path, leaf in found.items()})
+  return found
+
+
+def host_sum(array: np.ndarray) -> int:
+  """The sum of a numpy array, modulo 2^32: its bits, each element weighted by its place."""
+  flat, total = np.ascontiguousarray(array).reshape(-1), 0
+  bits = flat.view(f'u{array.dtype.itemsize}')
+  for start in range(0, len(bits), _ROWS):
+    part = bits[start:start + _ROWS].astype(np.uint32)
+    place = np.arange(start, start + len(part), dtype=np.uint64).astype(np.uint32)
+    total += int(np.sum(part * (place * np.uint32(_FACTOR) | np.uint32(1)), dtype=np.uint32))
+  return total % 2**32
+
+
+@jax.jit
+def _device_sum(array: jax.Array) -> jax.Array:
+  """`host_sum` where the array rests."""
+  bits = jax.lax.bitcast_convert_type(array, f'uint{8 * array.dtype.itemsize}').astype(jnp.uint32)
+  place = jnp.zeros(array.shape, jnp.uint32)
+  for axis in range(array.ndim):
+    stride = math.prod(array.shape[axis + 1:]) % 2**32
+    place += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride)
+  return jnp.sum(bits * (place * jnp.uint32(_FACTOR) | jnp.uint32(1)), dtype=jnp.uint32)
+
+
+def _entry(leaf: jax.Array, total: Any) -> dict[str, Any]:
+  return {'shape': list(leaf.shape), 'dtype': str(leaf.dtype), 'sum': int(total)}
+
+
+def _digest(entries: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _folder(stage: Path, reference: Mapping[str, str]) -> Path:
+  return Path(stage).absolute() / reference['folder']
+
+
+def _entries(stage: Path, reference: Mapping[str, str]) -> dict[str, Any]:
+  """What checksums.json says, once it is known to be what the checkpoint refers to."""
+  file = _folder(stage, reference) / SUMS
+  try:
+    entries = json.loads(file.read_text('utf-8'))
+  except FileNotFoundError:
+    raise errors.CheckpointError(
+        f'the checkpoints in {stage} refer to frozen parameters in {file.parent}, which are not there: move that folder back '
+        'to its place beside the checkpoints.') from None
+  except ValueError:
+    entries = None
+  if entries is None or _digest(entries) != reference['checksum']:
+    raise _mismatch(stage, file)
+  return entries
+
+
+def _check(stage: Path, reference: Mapping[str, str], entries: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
+  wrong = next((path for path, total in sums.items() if int(total) != entries[path]['sum']), None)
+  if wrong is not None:
+    raise _mismatch(stage, _folder(stage, reference) / PARAMS, f' (at {wrong})')
+
+
+def _mismatch(stage: Path, where: Path, detail: str = '') -> errors.CheckpointError:
+  return errors.CheckpointError(
+      f'the frozen parameters in {where}{detail} do not match the checksum in the checkpoints of {stage}: they are damaged or of '
+      'another run, so copy that folder again from where the stage was trained, or train the stage again.')
