@@ -31,7 +31,7 @@ def weights(args: argparse.Namespace) -> None:
   from echox_jax.training import checkpoint
   params = checkpoint.load_groups(args.checkpoint, args.groups)
   flat = trees.flatten(params)
-  bundle.write_params(args.out, {key: (value.shape, args.dtype) for key, value in flat.items()},
+  bundle.write_params(args.out, {key: (value.shape, value.dtype if args.dtype == 'keep' else args.dtype) for key, value in flat.items()},
                       ((key, None, value) for key, value in flat.items()))
   size = (args.out / bundle.WEIGHTS).stat().st_size
   print(f'{args.out / bundle.WEIGHTS}: {sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB')
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
   part = commands.add_parser('weights', help='write parameter groups of one stage, to start other runs from')
   part.add_argument('--checkpoint', required=True, type=Path, help='folder of the stage')
   part.add_argument('--groups', required=True, nargs='+', help='parameter groups')
-  part.add_argument('--dtype', choices=['float32', 'float16'], default='float32', help='of the numbers written')
+  part.add_argument('--dtype', choices=['keep', 'float32', 'float16'], default='float32', help='of the numbers written; keep: as they are')
   part.add_argument('--out', required=True, type=Path, help='folder to write model.safetensors to')
   part.set_defaults(run=weights)
   args = parser.parse_args(argv)

@@ -67,9 +67,9 @@ class Checkpoints(checkpoint.Checkpoints):
     _say('saved', step, _digest((params, opt_state)))
     super().save(step, params, opt_state, iterator, meta)
 
-  def restore(self, step, params, opt_state, iterator):
-    restored = super().restore(step, params, opt_state, iterator)
-    _say('restored', step, _digest(restored[:2]))
+  def restore(self, step, trainable, frozen, opt_state, iterator):
+    restored = super().restore(step, trainable, frozen, opt_state, iterator)
+    _say('restored', step, _digest((restored[0], restored[2])))
     return restored
 
 

@@ -1,6 +1,7 @@
 """Trees of arrays on disk, through Orbax: what checkpoints and frozen parameters are made of."""
 
 from collections.abc import Iterable, Mapping
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,16 @@ def read(path: Path, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax
 
 
 def read_on_host(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-  """The named arrays as numpy arrays in the dtype that they are stored in, one after the other; no device holds any of them.
+  """The named arrays as numpy arrays in the dtype that they are stored in; no device holds any of them.
+
+  Reading an array takes its size twice for a moment. They are read one after the other, the largest first, so that all of
+  them together take little more than their own size.
 
   Raises:
     CheckpointError: as `read`.
   """
   stored, found = _metadata(path), {}
-  for name in names:
+  for name in sorted(names, key=lambda name: -math.prod(stored[name].shape)):
     tree = unflatten({name: jax.ShapeDtypeStruct(tuple(stored[name].shape), stored[name].dtype)})
     as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     found |= flatten(_restore(path, ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)))

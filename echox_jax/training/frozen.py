@@ -24,7 +24,7 @@ from echox_jax.training import arrays, distributed
 from echox_jax.trees import flatten, Tree
 
 FOLDER, PARAMS, SUMS = 'frozen', 'params', 'checksums.json'
-_ROWS = 1 << 22  # elements of an array that a host looks at at a time
+_ELEMENTS = 1 << 18  # of an array that a host looks at at a time
 _FACTOR = 0x9E3779B1  # odd: places get distinct weights
 
 
@@ -89,8 +89,8 @@ def host_sum(array: np.ndarray) -> int:
   """The sum of a numpy array, modulo 2^32: its bits, each element weighted by its place."""
   flat, total = np.ascontiguousarray(array).reshape(-1), 0
   bits = flat.view(f'u{array.dtype.itemsize}')
-  for start in range(0, len(bits), _ROWS):
-    part = bits[start:start + _ROWS].astype(np.uint32)
+  for start in range(0, len(bits), _ELEMENTS):
+    part = bits[start:start + _ELEMENTS].astype(np.uint32)
     place = np.arange(start, start + len(part), dtype=np.uint64).astype(np.uint32)
     total += int(np.sum(part * (place * np.uint32(_FACTOR) | np.uint32(1)), dtype=np.uint32))
   return total % 2**32
