@@ -117,9 +117,12 @@ class UnitDecoderConfig:
   """Text-to-codec model and echo decoder: one module, used twice.
 
   The trunk's `vocab_size` is not used: the head has V + unit_vocab_size rows, V being the LLM's.
+  `text_table`: which table of the LLM embeds text for the unit decoders, when stage `t2c` starts: `embed_tokens` (the paper's text
+  embeddings) or `lm_head` (what the released training script takes, facts 6). Where the LLM's head is tied they are one.
   """
   unit_vocab_size: int = 1500
   trunk: LlamaConfig = LlamaConfig()
+  text_table: str = 'embed_tokens'
   denoising_intermediate_size: int = 512
   denoising_dropout: float = 0.0
 

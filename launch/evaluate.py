@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
   holdout = read(args.workdir / 'precomputed', 'answers', 'holdout', args.limit)
   engine = Engine(load(args.checkpoint))
 
-  seconds = {'warm_up': engine.warm_up(text=False)}
+  seconds = {'warm_up': engine.warm_up(text=False, both=False)}
   clock = Clock(seconds)
   written = written_answers(engine, questions)
   clock.stop('written_questions')

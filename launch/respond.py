@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
   for text in args.text:
     engine.prompt(text, audio=False)
   print('getting ready ...', end='', file=sys.stderr, flush=True)
-  print(f' {engine.warm_up(audio=bool(waves), text=bool(args.text)):.1f} s', file=sys.stderr)
+  print(f' {engine.warm_up(audio=bool(waves), text=bool(args.text), both=False):.1f} s', file=sys.stderr)
 
   asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [(text, None, text) for text in args.text]
   replies = []

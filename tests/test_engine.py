@@ -1,6 +1,8 @@
 """Streaming says the same as batched decoding, speaks all of it, and refuses what it cannot take."""
 
-from echox_jax import errors
+import dataclasses
+
+from echox_jax import errors, prompts
 from echox_jax.inference.engine import Done, Engine, Slice, TextPiece
 import jax
 import numpy as np
@@ -27,7 +29,11 @@ def test_after_warm_up_nothing_is_compiled(engine):
   jax.monitoring.register_event_duration_secs_listener(lambda name, _, **__: 'backend_compile' in name and compiled.append(name))
   for wave in (tiny_model.question(0.5), tiny_model.question(2.9)):
     list(engine.answer(wave))
+  list(engine.answer(tiny_model.question(1.0), 'What is two plus two? Paris?'))  # a longer prompt beside the speech
   list(engine.answer(text='Paris lies in France.'))
+  list(engine.answer(text='What is two plus two? Paris? What is two plus two?'))
+  for temperature, top_p in ((0.2, 0.9), (0.7, 1.0)):
+    list(engine.answer(text='Paris?', temperature=temperature, top_p=top_p, seed=3))
   assert not compiled
 
 
@@ -73,6 +79,29 @@ def test_what_exceeds_a_budget_is_counted_and_nothing_is_lost(engine):
   assert slices[-1].tokens[1] == len(done.scores)
   wave, lost = engine.vocode(np.arange(170) % 20, np.ones(170, np.int32))
   assert wave.shape == (160 * 320,) and lost == 10
+
+
+def test_unit_words_and_units_that_are_left_out_are_counted(engine, monkeypatch):
+  _, slices, done = parts(engine.answer(tiny_model.question()))
+  assert done.overflow['unknown_unit_words'] == done.overflow['dropped_units'] == 0
+  said = np.concatenate([s.unit_words for s in slices])
+  monkeypatch.setattr(engine.unit_language, 'vocab_size', int(said.max()))
+  _, fewer, done = parts(engine.answer(tiny_model.question()))
+  assert done.overflow['unknown_unit_words'] == int((said == said.max()).sum()) > 0
+  assert sum(len(s.unit_words) for s in fewer) == len(said) - done.overflow['unknown_unit_words']
+  monkeypatch.undo()
+  limited = prompts.PROFILES['paper'].__class__('paper', unit_id_limit=10)
+  monkeypatch.setitem(prompts.PROFILES, 'paper', limited)
+  _, _, done = parts(engine.answer(tiny_model.question()))
+  units = np.asarray(engine.unit_language.decode(said))
+  assert done.overflow['dropped_units'] == int((units >= 10).sum()) > 0
+
+
+def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  bundle.config = dataclasses.replace(bundle.config, llm=dataclasses.replace(bundle.config.llm, max_positions=48))
+  with pytest.raises(errors.EchoXError, match='positions for 28 .llm.max_positions 48.: ask a shorter one'):
+    next(Engine(bundle).answer(text='What is two plus two? Paris? two plus'))
 
 
 def test_sampling_is_repeatable_and_differs_between_seeds(engine):

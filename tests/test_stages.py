@@ -83,3 +83,18 @@ def test_vocoder_variant_depends_on_the_step_alone():
   job = training_jobs.with_train(job, loss=dataclasses.replace(job.train.loss, adversarial_start=5))
   train_step = step.make_train_step(stages.get_stage('vocoder'), job, _mesh())
   assert [train_step.variant(n) for n in (0, 4, 5, 6)] == ['plain', 'plain', 'adversarial', 'adversarial']
+
+
+def test_the_text_table_of_the_unit_decoder_is_a_choice():
+  job = training_jobs.experiment('t2c')
+
+  def origin(table, tied=False):
+    model = dataclasses.replace(
+        job.model, llm=dataclasses.replace(job.model.llm, tie_embeddings=tied),
+        unit_decoder=dataclasses.replace(job.model.unit_decoder, text_table=table))
+    return stages.get_stage('t2c').copies_for(dataclasses.replace(job, model=model))['unit_text_embedding']
+
+  assert origin('embed_tokens') == 'llm/embed_tokens' and origin('lm_head') == 'llm/lm_head'
+  assert origin('lm_head', tied=True) == 'llm/embed_tokens'  # there is no other
+  with pytest.raises(errors.ConfigError, match="text_table is 'rows': use one of embed_tokens, lm_head"):
+    origin('rows')

@@ -1,10 +1,12 @@
+import dataclasses
 import json
 
+import jax
 import pytest
 
 from echox_jax import config as config_lib
 from echox_jax import errors
-from echox_jax.training import loop, metrics
+from echox_jax.training import loop, metrics, stages, step
 from launch import train as launch_train
 from tests import training_jobs
 
@@ -83,3 +85,26 @@ def test_loss_that_is_not_finite_stops(tmp_path):
     log.flush(1)
   log.close()
   assert not metrics.read(tmp_path / 'metrics.jsonl')
+
+
+def test_rows_beyond_the_positions_of_the_model_are_refused():
+  mesh = jax.sharding.AbstractMesh((1, 1, 1, 1), loop.sharding.AXES)
+
+  def check(stage, llm=256, trunk=256, **data):
+    job = training_jobs.experiment(stage)
+    model = job.model
+    decoder = dataclasses.replace(model.unit_decoder, trunk=dataclasses.replace(model.unit_decoder.trunk, max_positions=trunk))
+    model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, max_positions=llm), unit_decoder=decoder)
+    job = dataclasses.replace(job, model=model, data=dataclasses.replace(job.data, **data))
+    step.check(stages.get_stage(stage), job, mesh)
+
+  check('text', llm=96)
+  with pytest.raises(errors.ConfigError, match="stage 'text' take up to 96 positions .data.max_tokens 96., but model.llm.max_positions is 95"):
+    check('text', llm=95)
+  check('s2t', llm=159)
+  with pytest.raises(errors.ConfigError, match='159 positions .data.max_tokens 96 and adapter.shrink_budget 64'):
+    check('s2t', llm=158)
+  with pytest.raises(errors.ConfigError, match="'t2c' take up to 300 .* model.unit_decoder.trunk.max_positions is 256"):
+    check('t2c', max_tokens=300)
+  with pytest.raises(errors.ConfigError, match='streaming.max_slice_tokens 64 and data.max_unit_words 96.* model.unit_decoder.trunk.max_positions is 100'):
+    check('echo', trunk=100)

@@ -11,7 +11,7 @@ from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, UnitDecoderCo
 from echox_jax.prompts import NANO_IDS
 from echox_jax.training.experiment import ExperimentConfig, OptimizerConfig, TrainConfig
 
-SIZES = dict(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, max_positions=64)
+SIZES = dict(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, max_positions=256)
 
 
 def experiment(stage: str = 'text', steps: int = 6, rank: int = 2, vocab_size: int = 32, **train) -> ExperimentConfig:

@@ -26,6 +26,7 @@ from echox_jax.inference import generate, steps, trigger
 
 Array = jax.Array
 _SHORTEST_AUDIO = 0.1  # seconds
+_OVERFLOW = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames', 'unknown_unit_words', 'dropped_units')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Done:
     scores: trigger score of each spoken token.
     token_times: when each spoken token came.
     overflow: counters of what did not fit a static budget: `speech_positions` of the question, `answer_tokens` (1 = cut off),
-      `slice_tokens` (slices split for length), `unit_words` (slices cut off), `frames`.
+      `slice_tokens` (slices split for length), `unit_words` (slices cut off), `frames`; and what was left out: `unknown_unit_words`,
+      which the unit language does not have, and `dropped_units`, which the profile's `unit_id_limit` drops.
     first_audio_at: when the first sound was ready; None without sound.
     finished_at: when all was done.
   """
@@ -105,7 +107,7 @@ class Engine:
     jitted = lambda f, **kw: jax.jit(functools.partial(f, cfg), **kw)
     self._encode, self._embed, self._read = jitted(steps.encode), jitted(steps.embed), jitted(steps.read)
     self._advance = jitted(steps.advance, donate_argnums=1)
-    self._choose = jitted(_choose, static_argnums=(2, 3))
+    self._likeliest, self._sample = jitted(_likeliest), jitted(_sample)
     self._speak, self._durations, self._wave = jitted(steps.speak), jitted(steps.durations), jitted(steps.wave)
     self._generate = jitted(_generate)
     self._system = self.tokenizer.encode(cfg.system_message) if cfg.system_message else []
@@ -145,6 +147,11 @@ class Engine:
     if not audio and not text.strip():
       raise errors.EchoXError('the question is empty: say or write something.')
     ids = prompts.question_prompt(self.config.special_ids, self._system, self.tokenizer.encode(text) if text else [], audio)
+    room = self.config.llm.max_positions - self.config.streaming.max_new_tokens - (self.config.adapter.shrink_budget - 1 if audio else 0)
+    if self.config.max_prompt_tokens >= len(ids) > room:
+      raise errors.EchoXError(
+          f'the question takes {len(ids)} tokens, but beside its answer this model has positions for {room} (llm.max_positions '
+          f'{self.config.llm.max_positions}): ask a shorter one.')
     if len(ids) > self.config.max_prompt_tokens:
       raise errors.EchoXError(f'the question takes {len(ids)} tokens, but this model reads at most '
                               f'{self.config.max_prompt_tokens}: ask a shorter one.')
@@ -157,12 +164,13 @@ class Engine:
     wave = None if wave is None else self.check_wave(wave)
     rows = self._rows([self.prompt(text, wave is not None)])
     heard = None if wave is None else self._embed(self.params, *self._states([wave]))
-    return self._read(self.params, rows, heard), 0 if heard is None else int(heard.overflow[0])
+    return self._read(self.params, rows, heard), 0 if heard is None else int(jax.device_get(heard.overflow)[0])
 
   def choose(self, state: generate.TextState, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
              step: int = 0) -> tuple[int, float, np.ndarray]:
     """(next token, trigger score of the state that predicts it, that state float[D]); `seed` and `step` make the sample."""
-    token, score, hidden = jax.device_get(self._choose(self.params, state, temperature, top_p, seed, step))
+    chosen = self._sample(self.params, state, temperature, top_p, seed, step) if temperature else self._likeliest(self.params, state)
+    token, score, hidden = jax.device_get(chosen)
     return int(token), float(score), hidden
 
   def advance(self, state: generate.TextState, token: int) -> generate.TextState:
@@ -174,13 +182,14 @@ class Engine:
     rows = np.zeros((1, self.config.streaming.max_slice_tokens, hidden.shape[1]), hidden.dtype)
     rows[0, :len(hidden)] = hidden
     words = jax.device_get(self._speak(self.params, rows, np.asarray([len(hidden)], np.int32)))
-    ids = words.ids[0, :int(words.lengths[0])]
-    ids = ids[ids < self.unit_language.vocab_size]  # the language may have fewer words than the decoder has room for
-    units = np.asarray(self.unit_language.decode(ids), np.int32)
+    said = words.ids[0, :int(words.lengths[0])]
+    ids = said[said < self.unit_language.vocab_size]  # the language may have fewer words than the decoder has room for
+    spelt = np.asarray(self.unit_language.decode(ids), np.int32)
     limit = prompts.get_profile(self.config.profile).unit_id_limit
-    units = units if limit is None else units[units < limit]
-    wave, overflow = self.vocode(units)
-    return ids, units, wave, {'unit_words': int(words.overflow[0]), 'frames': overflow}
+    units = spelt if limit is None else spelt[spelt < limit]
+    wave, frames = self.vocode(units)
+    return ids, units, wave, {'unit_words': int(words.overflow[0]), 'frames': frames,
+                              'unknown_unit_words': len(said) - len(ids), 'dropped_units': len(spelt) - len(units)}
 
   def vocode(self, units: np.ndarray, durations: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """Reduced units int[R] -> (float32[samples], frames that did not fit the budget of `max_frames`).
@@ -226,7 +235,7 @@ class Engine:
     now = lambda: time.perf_counter() - start
     ids, hidden, scores, times, slices, shown = [], [], [], [], [], ''
     state, lost = self.understand(audio, text)
-    overflow = {'speech_positions': lost, 'answer_tokens': 0, 'slice_tokens': 0, 'unit_words': 0, 'frames': 0}
+    overflow = dict.fromkeys(_OVERFLOW, 0) | {'speech_positions': lost}
     cutter, special = trigger.SliceCutter(self.config.streaming), self.config.special_ids
 
     def spoken(cut: tuple[int, int] | None) -> Iterator[Slice]:
@@ -285,17 +294,26 @@ class Engine:
       answers += [self.tokenizer.decode(row[:n].tolist()) for row, n in zip(made.ids[:len(rows)], made.lengths)]
     return answers
 
-  def warm_up(self, *, audio: bool = True, text: bool = True) -> float:
-    """Compiles what `answer` needs for spoken and for written questions; returns the seconds that it took."""
+  def warm_up(self, *, audio: bool = True, text: bool = True, both: bool = True) -> float:
+    """Compiles what `answer` needs, whatever it is asked; returns the seconds that it took.
+
+    Args:
+      audio: for spoken questions.
+      text: for written ones.
+      both: for spoken questions with a text beside them, of any length; otherwise without one.
+    """
     start = time.perf_counter()
     starts = []
     if audio:
       noise = np.random.default_rng(0).normal(0, 0.1, self._audio_ladder[-1])
-      starts += [self.understand(noise[:samples])[0] for samples in self._audio_ladder][-1:]
+      heard = [self._embed(self.params, *self._states([noise[:samples]])) for samples in self._audio_ladder][-1]
+      shortest = self._rows([self.prompt('', audio=True)]).shape[1]
+      sizes = [size for size in self._prompt_ladder if size >= shortest] if both else [shortest]
+      starts += [self._read(self.params, self._blank(size, audio=True), heard) for size in sizes]
     if text:
-      rows = (np.full((1, size), self.config.special_ids.pad, np.int32) for size in self._prompt_ladder)
-      starts += [self._read(self.params, row, None) for row in rows]
+      starts += [self._read(self.params, self._blank(size), None) for size in self._prompt_ladder]
     for state in starts:
+      self.choose(state, temperature=1.0)
       hidden = self.choose(state)[2]
       self.advance(state, self.config.special_ids.bos)
     self.speak(hidden[None])
@@ -303,6 +321,13 @@ class Engine:
     for size in self._frame_ladder:
       self.vocode(np.zeros(1, np.int32), np.asarray([size]))
     return time.perf_counter() - start
+
+  def _blank(self, size: int, audio: bool = False) -> np.ndarray:
+    """A prompt of `size` ids that say nothing: int32[1,size]."""
+    special = self.config.special_ids
+    row = np.full((1, size), special.pad, np.int32)
+    row[0, 0] = special.audio if audio else special.pad
+    return row
 
   def _whole_text(self, ids: Sequence[int]) -> str:
     """The text of `ids`; half a character at its end waits for its other half."""
@@ -334,9 +359,15 @@ class Engine:
     return jnp.pad(states, ((0, 0), (0, self._max_states - states.shape[1]), (0, 0))), state_lengths
 
 
-def _choose(cfg: EchoXConfig, params: dict, state: generate.TextState, temperature: float, top_p: float, seed: Array,
-            step: Array) -> tuple[Array, Array, Array]:
+def _likeliest(cfg: EchoXConfig, params: dict, state: generate.TextState) -> tuple[Array, Array, Array]:
   """(next id, trigger score, state that predicts it) of a batch of one."""
+  token, score = steps.choose(cfg, params, state.hidden, state.logits)
+  return token[0], score[0], state.hidden[0]
+
+
+def _sample(cfg: EchoXConfig, params: dict, state: generate.TextState, temperature: Array, top_p: Array, seed: Array,
+            step: Array) -> tuple[Array, Array, Array]:
+  """As `_likeliest`, with a next id drawn at a temperature above 0; one program for all temperatures."""
   key = jax.random.fold_in(jax.random.key(seed), step)
   token, score = steps.choose(cfg, params, state.hidden, state.logits, key, temperature, top_p)
   return token[0], score[0], state.hidden[0]

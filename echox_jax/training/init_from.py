@@ -60,7 +60,7 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: lis
     CheckpointError: a group that must come from a source is nowhere, or shapes differ.
   """
   scratch, sources = sources is None, sources or []
-  copies = dict(stage.copies)
+  copies = stage.copies_for(experiment)
   loaded, pending = {}, []
   for group in stage.groups_for(experiment):
     specs = {path: spec for path, spec in wanted.items() if path.startswith(group + '/')}

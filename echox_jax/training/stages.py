@@ -16,6 +16,8 @@ from echox_jax.training.experiment import ExperimentConfig
 
 _LORA = r'llm/.*/lora_[ab]'
 _LLM_BASE = r'llm/(?!.*/lora_[ab]$).*'
+TEXT_TABLE = 'llm/TEXT_TABLE'  # stands for the table that `unit_decoder.text_table` names
+TEXT_TABLES = ('embed_tokens', 'lm_head')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Stage:
     trainable: patterns of what is trained; everything else is frozen: no gradient, no optimizer state.
     starts_from: stages whose checkpoints it starts from (default of `init_from`).
     inherits: groups that must come from there; other groups start fresh where no predecessor has them.
-    copies: (group, source path) pairs: the group starts as a copy.
+    copies: (group, source path) pairs: the group starts as a copy; for `TEXT_TABLE` the config names the path.
     hears: holds the speech encoder too, unless its states are cached.
     loss: `module:function` under echox_jax.training.
     players: groups trained against each other, each with an optimizer of its own; empty = one optimizer for all.
@@ -47,6 +49,18 @@ class Stage:
     """The groups held under this config."""
     return self.groups + (('whisper',) if self.hears and not experiment.data.cached_states else ())
 
+  def copies_for(self, experiment: ExperimentConfig) -> dict[str, str]:
+    """Group -> path that it starts as a copy of, under this config.
+
+    Raises:
+      ConfigError: `unit_decoder.text_table` names no table of the LLM.
+    """
+    table = experiment.model.unit_decoder.text_table
+    if table not in TEXT_TABLES:
+      raise errors.ConfigError(f'model.unit_decoder.text_table is {table!r}: use one of {", ".join(TEXT_TABLES)}.')
+    found = 'embed_tokens' if experiment.model.llm.tie_embeddings else table
+    return {group: f'llm/{found}' if origin == TEXT_TABLE else origin for group, origin in self.copies}
+
 
 STAGES = {stage.name: stage for stage in (
     Stage(
@@ -56,7 +70,7 @@ STAGES = {stage.name: stage for stage in (
         starts_from=('text',), inherits=('llm',), hears=True),
     Stage(
         't2c', groups=('unit_text_embedding', 't2c'), trainable=('t2c/.*',), loss='echo_step:t2c_loss',
-        starts_from=('text',), inherits=('unit_text_embedding',), copies=(('unit_text_embedding', 'llm/embed_tokens'),)),
+        starts_from=('text',), inherits=('unit_text_embedding',), copies=(('unit_text_embedding', TEXT_TABLE),)),
     Stage(
         'echo', groups=('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter'),
         trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'), loss='echo_step:echo_loss',

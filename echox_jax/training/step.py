@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from echox_jax import errors, sharding
+from echox_jax import errors, prompts, sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import keys, optimizer, stages
 from echox_jax.training import state as state_lib
@@ -51,6 +51,7 @@ class TrainStep:
 
 def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None:
   """Raises ConfigError where the batch, or its slices, cannot be split over the mesh or into `accumulate_steps` parts."""
+  _check_positions(stage, experiment)
   parts, rows = experiment.train.accumulate_steps, experiment.train.batch_size
   if parts < 1 or rows % parts:
     raise errors.ConfigError(f'train.batch_size {rows} is not a multiple of train.accumulate_steps {parts}: change one of them.')
@@ -85,6 +86,30 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
   """
   where = sharding.batch_sharding(mesh)
   return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
+
+
+def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
+  """Raises ConfigError where a row is longer than the model it goes into has positions."""
+  model, data = experiment.model, experiment.data
+  longest = {}
+  if 'llm' in stage.groups:
+    speech = model.adapter.shrink_budget - 1 if stage.hears else 0
+    longest['llm'] = data.max_tokens + speech, f'data.max_tokens {data.max_tokens}' + (
+        f' and adapter.shrink_budget {model.adapter.shrink_budget}' if speech else ''), model.llm.max_positions
+  trunk = model.unit_decoder.trunk
+  if stage.name == 't2c':
+    longest['unit_decoder.trunk'] = data.max_tokens, f'data.max_tokens {data.max_tokens}', trunk.max_positions
+  if 'echo' in stage.groups:
+    profile, special = prompts.get_profile(model.profile), model.special_ids
+    around = len(prompts.slice_prefix(special, profile)) + len(prompts.slice_suffix(special))
+    longest['unit_decoder.trunk'] = (
+        around + model.streaming.max_slice_tokens + data.max_unit_words + 2,
+        f'streaming.max_slice_tokens {model.streaming.max_slice_tokens} and data.max_unit_words {data.max_unit_words}', trunk.max_positions)
+  for name, (length, why, positions) in longest.items():
+    if length > positions:
+      raise errors.ConfigError(
+          f'rows of stage {stage.name!r} take up to {length} positions ({why}), but model.{name}.max_positions is {positions}: '
+          'shorten the rows, or use a model that was trained for more positions.')
 
 
 def _check_echo(experiment: ExperimentConfig, mesh: Mesh) -> None:
