@@ -1,25 +1,17 @@
-"""What devices send to one another in a compiled program, read from its text (HLO).
+"""What devices send to one another in a compiled program, and how long that takes at the least."""
 
-A loop's body stands there once; it is multiplied by the number of its turns where the loop's condition tells it (`i < constant`,
-counted from 0), otherwise it counts once and the loop is reported as unknown.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import re
 
 import numpy as np
 
+from echox_jax import hlo
+from echox_jax.chips import Chip
+
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute', 'collective-broadcast',
          'send')
-_BITS = {'pred': 8, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16, 'bf16': 16, 'f16': 16, 's32': 32, 'u32': 32, 'f32': 32,
-         's64': 64, 'u64': 64, 'f64': 64, 'c64': 64, 'c128': 128}
-_COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\) -> .*\{')
-_INSTRUCTION = re.compile(r'(?:ROOT )?%?([^\s=]+) = (.*?) ([a-z][a-z\-]*)\((.*)')
-_SHAPE = re.compile(r'([a-z]+\d*)\[([\d,]*)\]')
-_CALLED = re.compile(r'(?:calls|to_apply|body|condition|true_computation|false_computation|async_computation)=%?([^\s,}]+)')
-_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _LISTED = re.compile(r'(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}')
 _IOTA = re.compile(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
 _MESH = re.compile(r"replica_groups=(?:@\S+|mesh\[([^\]]*)\])\s*\{([^}]*)\}")
@@ -48,22 +40,20 @@ class Collective:
     return bool(np.ptp(slices)) if self.groups is None else bool(np.any(np.ptp(slices[self.groups], axis=1)))
 
 
-def read(hlo: str) -> tuple[list[Collective], int]:
-  """The collectives of a program, and the number of loops with collectives whose turns are unknown.
-
-  Args:
-    hlo: text of a compiled module.
-  """
-  computations, entry = _computations(hlo)
-  times, unknown = _times(computations, entry)
+def read(program: hlo.Program) -> list[Collective]:
+  """The collectives of a program."""
   found = []
-  for name, lines in computations.items():
-    for _, result, operation, rest in lines:
-      kind = operation.removesuffix('-start')
-      if kind in KINDS and times.get(name):
-        found.append(Collective(kind, _bytes(kind, operation, result, rest, lines), times[name], _groups(rest), _name(rest)))
-  with_collectives = {name for name, lines in computations.items() if any(line[2].removesuffix('-start') in KINDS for line in lines)}
-  return found, len(unknown & with_collectives)
+  for computation, instruction, times in program.run():
+    kind = instruction.operation.removesuffix('-start')
+    if kind in KINDS:
+      size = _bytes(kind, instruction, program.computations[computation])
+      found.append(Collective(kind, size, times, _groups(instruction.rest), instruction.op_name))
+  return found
+
+
+def loops(program: hlo.Program, bodies: frozenset[str]) -> int:
+  """How many of these loop bodies hold collectives."""
+  return sum(any(i.operation.removesuffix('-start') in KINDS for i in program.computations[body].values()) for body in bodies)
 
 
 def summary(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
@@ -72,68 +62,58 @@ def summary(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
           for kind in KINDS if any(c.kind == kind for c in found)}
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str, str]]], str]:
-  """{computation: [(name, result, operation, rest)]} and the name of the entry."""
-  computations, entry, current = {}, '', None
-  for line in hlo.splitlines():  # the text of a kernel runs over several lines, which may begin anywhere
-    if line == '}':
-      current = None
-    elif not line.startswith(' ') and (match := _COMPUTATION.match(line)):
-      current = computations.setdefault(match[2], [])
-      entry = match[2] if match[1] else entry
-    elif current is not None and (match := _INSTRUCTION.match(line.strip())):
-      current.append(match.groups())
-  return computations, entry
+def received(collective: Collective, devices: int) -> float:
+  """Bytes that one device receives, once: of a ring, the cheapest way for large arrays."""
+  size = devices if collective.groups is None else collective.groups.shape[1]
+  others = (size - 1) / size if size else 0.0
+  if collective.kind in ('collective-permute', 'send', 'collective-broadcast'):
+    return float(collective.bytes)
+  return collective.bytes * others * (2 if collective.kind == 'all-reduce' else 1)
 
 
-def _times(computations, entry: str) -> tuple[dict[str, int], set[str]]:
-  """How often each computation runs, and the bodies of loops whose turns are unknown."""
-  times, unknown = {name: 0 for name in computations}, set()
+def seconds(collective: Collective, devices: Sequence, chip: Chip) -> tuple[float, float]:
+  """(seconds on the links inside a slice, seconds on the network between slices) of one run, at the least.
 
-  def visit(name: str, factor: int) -> None:
-    times[name] += factor
-    for _, _, operation, rest in computations.get(name, ()):
-      turns = 1
-      called = _CALLED.findall(rest) + [b.strip().lstrip('%') for group in _BRANCHES.findall(rest) for b in group.split(',')]
-      if operation == 'while':
-        condition = re.search(r'condition=%?([^\s,}]+)', rest)[1]
-        turns = _turns(computations.get(condition, ()), rest)
-        if turns is None:
-          unknown.add(re.search(r'body=%?([^\s,}]+)', rest)[1])
-      for other in called:
-        if other in computations:
-          visit(other, factor * (turns or 1))
+  A group of chips of one slice spans an extent along each axis of the torus. Along an axis a chip receives over one link, or
+  over two where the axis is closed to a ring; axes work side by side. So a gather of n parts takes (n - 1) / n of its bytes over
+  that bandwidth; a reduction as long as the gather of what it scatters, an all-reduce twice that. In an all-to-all each part
+  travels a quarter of the ring on average (half of an open line), along the longest axis. What is passed on to one other chip takes one link.
+  Between slices each chip has its share of its host's network cards, and sends what the other slices need of its part.
+  Chips without a torus (GPUs) receive over all their links at once.
 
-  visit(entry, 1)
-  return times, unknown
+  Args:
+    collective: one operation.
+    devices: in the order of the program's device numbers, with `coords` and perhaps `slice_index`.
+    chip: their speeds.
+  """
+  groups = np.arange(len(devices))[None] if collective.groups is None else collective.groups
+  members = [devices[i] for i in groups[0]]
+  slices = len({getattr(device, 'slice_index', 0) or 0 for device in members})
+  size = received(collective, len(devices))
+  if slices > 1:
+    return 0.0, size / chip.dcn_bytes_per_s if chip.dcn_bytes_per_s else math.inf
+  coords = np.asarray([getattr(device, 'coords', (i,)) for i, device in enumerate(members)])
+  extents = [len(set(axis)) for axis in coords.T if len(set(axis)) > 1]
+  if not extents:
+    return 0.0, 0.0
+  if not chip.ring:
+    return size / chip.link_bytes_per_s, 0.0
+  directions = [2 if extent % chip.ring == 0 else 1 for extent in extents]
+  if collective.kind in ('all-to-all', 'ragged-all-to-all'):
+    extent, ways = max(zip(extents, directions))
+    return collective.bytes * extent / (4 * ways * chip.link_bytes_per_s), 0.0
+  links = 1 if collective.kind in ('collective-permute', 'send') else sum(directions)
+  return size / (links * chip.link_bytes_per_s), 0.0
 
 
-def _turns(condition, rest: str) -> int | None:
-  """Turns of a loop: as noted by the compiler, or N of the condition `i < N`."""
-  noted = re.search(r'known_trip_count[^\d]*(\d+)', rest)
-  if noted:
-    return int(noted[1])
-  constants = {name: int(match[1]) for name, _, operation, rest in condition if operation == 'constant' and (match := re.match(r'(\d+)\)', rest))}
-  last = condition[-1] if condition else None
-  if last is None or last[2] != 'compare' or 'direction=LT' not in last[3]:
-    return None
-  compared = [part.strip().lstrip('%').split(' ')[-1].lstrip('%') for part in last[3].split(')')[0].split(',')]
-  return constants.get(compared[-1])
-
-
-def _bytes(kind: str, operation: str, result: str, rest: str, lines) -> int:
+def _bytes(kind: str, instruction: hlo.Instruction, instructions: Mapping[str, hlo.Instruction]) -> int:
   """Bytes of what is passed on (see `Collective.bytes`)."""
-  shapes = [_size(*match) for match in _SHAPE.findall(result)]
+  sizes = [shape.bytes for shape in instruction.shapes]
   if kind == 'reduce-scatter':
-    operands = {part.strip().lstrip('%') for part in rest.split(')')[0].split(',')}
-    return sum(_size(*match) for name, result, *_ in lines if name in operands for match in _SHAPE.findall(result))
-  if operation.endswith('-start') or kind == 'send':  # the result names operands, results and small states
-    return max(shapes, default=0)
-  return sum(shapes)
-
-
-def _size(dtype: str, dims: str) -> int:
-  return _BITS.get(dtype, 8 if dtype.startswith('f8') else 0) * math.prod(int(d) for d in dims.split(',') if d) // 8
+    return sum(shape.bytes for name in instruction.operands if name in instructions for shape in instructions[name].shapes)
+  if instruction.operation.endswith('-start') or kind == 'send':  # the result names operands, results and small states
+    return max(sizes, default=0)
+  return sum(sizes)
 
 
 def _groups(rest: str) -> np.ndarray | None:
@@ -154,8 +134,3 @@ def _groups(rest: str) -> np.ndarray | None:
       rest_axes = [i for i, name in enumerate(order) if name not in axes]
       return numbers.transpose(rest_axes + [order.index(name) for name in axes]).reshape(-1, math.prod(sizes[a] for a in axes))
   return None
-
-
-def _name(rest: str) -> str:
-  match = re.search(r'op_name="([^"]*)"', rest)
-  return match[1] if match else ''

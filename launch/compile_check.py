@@ -1,18 +1,23 @@
-"""Compiles the step of a job for a slice that is not there: does it fit, what will it send, what is there to compute?
+"""Compiles the step of a job for a slice that is not there: does it fit, what does it send, how fast can it be at most?
 
   python -m launch.compile_check --config=configs/echox_8b.py:echo --topology=v5e:4x4
-      [--step=train|prefill|decode] [--slices=N] [--json=FILE] [--config.train.batch_size=64 ...]
+      [--step=train|prefill|decode] [--slices=N] [--json=FILE] [--explain=N] [--hlo=FILE] [--config.train.batch_size=64 ...]
 
 Needs `pip install 'echox-jax[compile]'` (libtpu) and no TPU; minutes on two cores. `--topology` is a TPU slice as the cloud names it
 (v5e:4x4, v5p:2x2x2, v6e:16x16), or cpu:8 for a dry run on virtual CPUs. Fields of the config are set as in `launch.train`.
 `train` takes batches of the longest bucket, packed rows with all clips that they may have. `prefill` reads `train.batch_size`
 questions of the longest size, `decode` adds a token to each; their weights are bfloat16.
 Bytes are those of one chip; a program that does not fit names what it needs. What compiles has not run.
+
+The times are predictions from the program's text and the published speeds of the chip (`echox_jax/chips.py`): FLOPs, memory traffic,
+messages between chips and between slices, each with nothing in its way. `mfu_bound` is the share of the chips' peak that the model's FLOPs
+reach if all but the slowest of them is hidden behind it. Loops of decoding count with their whole budget, which they seldom take.
+`--explain=N` lists the N largest costs of each kind; `--hlo` keeps the program's text.
 """
 
 import argparse
-from collections.abc import Sequence
 import dataclasses
+import importlib.metadata
 import math
 from pathlib import Path
 import sys
@@ -25,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from data_pipeline import batches, rows
-from echox_jax import chips, collectives, errors, files, sharding, topologies
+from echox_jax import chips, collectives, costs, errors, files, hlo, sharding, topologies
 from echox_jax.inference import steps
 from echox_jax.training import flops, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
@@ -36,8 +41,16 @@ ANSWERING = ('whisper', 'adapter', 'llm')  # groups that prefill and decode read
 _USE = 'python -m launch.compile_check --config=configs/echox_8b.py:STAGE --topology=v5e:4x4'
 
 
-def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slices: int = 1) -> dict[str, Any]:
-  """Compiles and reports (the keys are explained in the README).
+def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slices: int = 1, explain: int = 0,
+          keep: Path | None = None) -> dict[str, Any]:
+  """Compiles and reports (launch/cloud/README.md explains the keys).
+
+  Args:
+    experiment: the job.
+    topology, slices: the chips, as `topologies.devices` has them.
+    kind: one of `STEPS`.
+    explain: how many of the largest costs of each kind to list under `largest`.
+    keep: file for the program's text.
 
   Raises:
     ConfigError: an unknown topology, or a mesh or batch that does not fit it.
@@ -50,7 +63,8 @@ def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slic
   lowered, weights, model_flops = lower(stage, experiment, mesh)
   report = {'config': '', 'stage': stage.name, 'topology': topology, 'slices': slices, 'chips': mesh.size, 'step': kind,
             'mesh': dict(mesh.shape), 'batch_size': experiment.train.batch_size, 'accumulate_steps': experiment.train.accumulate_steps,
-            'weights_bytes_per_chip': _bytes_per_chip(weights), 'model_flops': model_flops}
+            'weights_bytes_per_chip': _bytes_per_chip(weights), 'model_flops': model_flops,
+            'jax': jax.__version__, 'libtpu': _version('libtpu')}
   chip = chips.find(mesh.devices.flat[0].device_kind)
   hbm = chip and chip.hbm_bytes
   try:
@@ -65,23 +79,43 @@ def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slic
   # Donated arguments and the results in their place are counted once; the program itself is in memory as well.
   outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
   peak = memory.argument_size_in_bytes + outputs + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-  slice_of = [getattr(device, 'slice_index', None) or 0 for device in mesh.devices.flat]
-  return report | _collectives(compiled, slice_of) | {
+  return report | _program(compiled, mesh, chip, model_flops, explain, keep) | {
       'argument_bytes_per_chip': memory.argument_size_in_bytes, 'temp_bytes_per_chip': memory.temp_size_in_bytes,
       'code_bytes_per_chip': memory.generated_code_size_in_bytes, 'peak_bytes_per_chip': peak, 'hbm_bytes_per_chip': hbm,
       'fits': None if hbm is None else peak <= hbm, 'headroom': None if hbm is None else 1 - peak / hbm, 'compile_s': round(seconds, 1)}
 
 
-def _collectives(compiled: jax.stages.Compiled, slice_of: Sequence[int]) -> dict[str, Any]:
-  """What the program sends; None where JAX cannot read it back (libtpu may write asynchronous calls of a kind of its own)."""
+def _program(compiled: jax.stages.Compiled, mesh: Mesh, chip: chips.Chip | None, model_flops: float, explain: int,
+             keep: Path | None) -> dict[str, Any]:
+  """What the program sends and how long a step takes at the least; None where JAX cannot read it back or the chip is unknown."""
+  devices, none = list(mesh.devices.flat), dict.fromkeys((*_SENT, *_TIMES))
   try:
-    found, unknown = collectives.read(compiled.as_text())
-  except jax.errors.JaxRuntimeError as error:
-    print(f'collectives are not known: {str(error).splitlines()[0]}', file=sys.stderr)
-    return dict.fromkeys(('collectives', 'collectives_across_slices', 'loops_of_unknown_length'))
-  across = [collective for collective in found if collective.crosses(slice_of)]
-  return {'collectives': collectives.summary(found), 'collectives_across_slices': collectives.summary(across),
-          'loops_of_unknown_length': unknown}
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:  # libtpu may write asynchronous calls of a kind of its own
+    print(f'collectives and times are not known: {str(error).splitlines()[0]}', file=sys.stderr)
+    return none
+  if keep:
+    files.atomic_write_text(keep, text)
+  program = hlo.read(text)
+  found = collectives.read(program)
+  slice_of = [getattr(device, 'slice_index', None) or 0 for device in devices]
+  report = none | {
+      'collectives': collectives.summary(found),
+      'collectives_across_slices': collectives.summary([c for c in found if c.crosses(slice_of)]),
+      'loops_of_unknown_length': collectives.loops(program, program.unknown), 'loops_counted_by_budget': len(program.by_budget),
+      'ici_bytes_per_chip': sum(c.times * collectives.received(c, len(devices)) for c in found)}
+  if chip is None:
+    return report
+  times = costs.times(program, devices, chip)
+  report |= {name: getattr(times, name) for name in _TIMES[:4]} | {
+      'mfu_bound': times.mfu_bound(model_flops, len(devices), chip), 'slowest_term': times.slowest, 'hlo_flops_per_chip': times.flops,
+      'hbm_traffic_bytes_per_chip': times.hbm_bytes, 'kernels_without_flops': times.kernels_without_flops}
+  return report | ({'largest': costs.largest(program, devices, chip, explain)} if explain else {})
+
+
+_SENT = ('collectives', 'collectives_across_slices', 'loops_of_unknown_length', 'loops_counted_by_budget', 'ici_bytes_per_chip')
+_TIMES = ('compute_s', 'hbm_s', 'ici_s', 'dcn_s', 'mfu_bound', 'slowest_term', 'hlo_flops_per_chip', 'hbm_traffic_bytes_per_chip',
+          'kernels_without_flops')
 
 
 def batch_shapes(experiment: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -152,6 +186,13 @@ def _answering(experiment: ExperimentConfig, mesh: Mesh):
   return params, arrays, shapes.replace(cache=jax.tree.map(lambda leaf: leaf.update(sharding=cache), text.cache))
 
 
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
 def _bytes_per_chip(tree) -> int:
   return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
@@ -168,6 +209,11 @@ def show(report: dict[str, Any]) -> str:
   if report['fits'] is not None:
     lines[-1] += f' of {gib(report["hbm_bytes_per_chip"])}: ' + (f'fits, {report["headroom"]:.1%} left' if report['fits'] else 'does NOT fit')
   lines.append(f'model FLOPs of a step, all chips: {report["model_flops"]:.3g}')
+  if report.get('compute_s') is not None:
+    lines.append('a step takes at least: ' + ', '.join(f'{name[:-2]} {report[name]:.3g} s' for name in _TIMES[:4])
+                 + f'; MFU at most {report["mfu_bound"]:.2f} ({report["slowest_term"]})')
+  for term, costs_of_term in report.get('largest', {}).items():
+    lines += [term] + [f'  {seconds:.4f} s  {what}' for seconds, what in costs_of_term]
   for title, name in (('collectives', 'collectives'), ('of them between slices', 'collectives_across_slices')):
     lines += [f'{title}: ' + ', '.join(f'{kind} {c["count"]} x, {gib(c["bytes"])}' for kind, c in report[name].items())] if report[name] else []
   return '\n'.join(lines)
@@ -182,16 +228,19 @@ def main() -> int:
   parser.add_argument('--step', default='train')
   parser.add_argument('--slices', default='1')
   parser.add_argument('--json', type=Path)
+  parser.add_argument('--explain', default='0')
+  parser.add_argument('--hlo', type=Path)
   own, rest = parser.parse_known_args()
   if not own.topology or not any(argument.startswith('--config=') for argument in rest):
     raise errors.ConfigError(f'--topology or --config is missing: run `{_USE}`.')
-  if own.step not in STEPS or not own.slices.isdigit():
-    raise errors.ConfigError(f'--step {own.step} --slices {own.slices} cannot be done: use a step of {", ".join(STEPS)} and a number of slices.')
+  if own.step not in STEPS or not own.slices.isdigit() or not own.explain.isdigit():
+    raise errors.ConfigError(f'--step {own.step} --slices {own.slices} --explain {own.explain} cannot be done: use a step of '
+                             f'{", ".join(STEPS)}, a number of slices and a number of lines.')
   experiment, values = train.parse([sys.argv[0], *rest, '--workdir=unused'], 'launch.compile_check')
   if int(own.slices) > 1:
     experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, dcn_data=int(own.slices)))
   jax.config.update('jax_platforms', 'cpu')  # the chips that are compiled for are not looked for here
-  report = check(experiment, own.topology, own.step, int(own.slices))
+  report = check(experiment, own.topology, own.step, int(own.slices), int(own.explain), own.hlo)
   report['config'] = next(argument.split('=', 1)[1] for argument in rest if argument.startswith('--config='))
   print(show(report))
   if own.json:

@@ -10,7 +10,7 @@ import sys
 from flax import linen as nn
 import jax
 
-from echox_jax import collectives, sharding
+from echox_jax import collectives, hlo, sharding
 from echox_jax.training import stages, state, step
 from tests import sharded_jobs
 
@@ -44,7 +44,7 @@ def compiled_text(stage_name: str, sizes: dict[str, int]) -> str:
 def measure(stage_name: str, mesh: str) -> dict:
   """Bytes of all collectives of a step on one device, and those inside of the loop of pseudo-labels."""
   text = compiled_text(stage_name, {axis: int(size) for axis, size in (pair.split('=') for pair in mesh.split(','))})
-  found, _ = collectives.read(text)
+  found = collectives.read(hlo.read(text))
   return {'mesh': mesh, 'bytes': sum(c.bytes * c.times for c in found), 'loop': text.count(LOOP),
           'in_loop': [c.name for c in found if LOOP in c.name]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from echox_jax import collectives, errors, topologies
+from echox_jax import collectives, errors, hlo, sharding, topologies
 import jax
 from launch import compile_check
 import numpy as np
@@ -68,7 +68,8 @@ def run(*arguments):
 
 
 def test_collectives_are_counted_with_the_turns_of_their_loops():
-  found, unknown = collectives.read(HLO)
+  program = hlo.read(HLO)
+  found, unknown = collectives.read(program), collectives.loops(program, program.unknown)
   assert collectives.summary(found) == {
       'all-gather': {'count': 32, 'bytes': 32 * 512}, 'all-reduce': {'count': 2, 'bytes': 24 + 16},
       'reduce-scatter': {'count': 1, 'bytes': 256}, 'collective-permute': {'count': 32, 'bytes': 32 * 512}}
@@ -101,9 +102,11 @@ def test_a_program_that_cannot_be_read_back_is_still_measured(capsys):
     def as_text(self):
       raise jax.errors.JaxRuntimeError('INTERNAL: operands\nmore')
 
-  found = compile_check._collectives(Unreadable(), [0])
-  assert found == {'collectives': None, 'collectives_across_slices': None, 'loops_of_unknown_length': None}
-  assert capsys.readouterr().err == 'collectives are not known: INTERNAL: operands\n'
+  mesh = sharding.make_mesh({}, jax.devices()[:1])
+  found = compile_check._program(Unreadable(), mesh, None, 1.0, 0, None)
+  assert {'collectives', 'collectives_across_slices', 'loops_of_unknown_length', 'compute_s', 'mfu_bound'} <= found.keys()
+  assert set(found.values()) == {None}
+  assert capsys.readouterr().err == 'collectives and times are not known: INTERNAL: operands\n'
 
 
 @pytest.mark.parametrize('argument, message', [

@@ -1,0 +1,198 @@
+"""The text of a compiled program (HLO), taken apart: computations, instructions, and how often each of them runs.
+
+A loop's body stands there once. It runs as often as the compiler notes, or as its condition tells: `i < constant`, counted from 0.
+A condition that asks for more, such as "and not all rows have ended", may end the loop earlier: then the constant is a budget,
+an upper bound. A loop that tells neither counts once and is reported as unknown. Of the branches of a conditional all count.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+import re
+
+_BITS = {
+    'pred': 8, 's2': 2, 'u2': 2, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16, 'bf16': 16, 'f16': 16, 's32': 32,
+    'u32': 32, 'f32': 32, 's64': 64, 'u64': 64, 'f64': 64, 'c64': 64, 'c128': 128,
+}
+_COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\) -> .*\{')
+_INSTRUCTION = re.compile(r'(ROOT )?%?([^\s=]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)')
+_SHAPE = re.compile(r'([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?')
+_CALLED = re.compile(
+    r'(?:calls|to_apply|body|condition|true_computation|false_computation|async_computation|called_computation)=%?([^\s,}]+)')
+_BRANCHES = re.compile(r'(?:branch_computations|called_computations)=\{([^}]*)\}')
+_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """One array of an instruction's result."""
+  dtype: str
+  dims: tuple[int, ...]
+  layout: str
+
+  @property
+  def bytes(self) -> int:
+    """Size, filling of tiles not counted."""
+    return _BITS.get(self.dtype, 8 if self.dtype.startswith('f8') else 0) * math.prod(self.dims) // 8
+
+  @property
+  def in_hbm(self) -> bool:
+    """False for what a TPU keeps in on-chip memory (another memory space than 0)."""
+    return 'S(' not in self.layout or 'S(0)' in self.layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line of a computation.
+
+  Attributes:
+    name: its own.
+    operation: `dot`, `fusion`...
+    shapes: of its result, several for a tuple.
+    operands: names.
+    rest: the text behind the operation: operands and attributes.
+    is_root: whether it is the result of its computation.
+  """
+  name: str
+  operation: str
+  shapes: tuple[Shape, ...]
+  operands: tuple[str, ...]
+  rest: str
+  is_root: bool
+
+  @property
+  def op_name(self) -> str:
+    """The operation in the model's code that it serves, '' if not noted."""
+    match = _NAME.search(self.rest)
+    return match[1] if match else ''
+
+  def called(self) -> list[str]:
+    """Names of the computations that it calls."""
+    branches = [b.strip().lstrip('%') for group in _BRANCHES.findall(self.rest) for b in group.split(',')]
+    return _CALLED.findall(self.rest) + branches
+
+
+Computation = Mapping[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled module.
+
+  Attributes:
+    computations: name -> instructions by name.
+    entry: name of the first.
+    times: how often each computation runs in one execution.
+    inner: computations inside of fusions and reductions, whose values are in no memory.
+    by_budget: bodies of loops that were counted by an upper bound.
+    unknown: bodies of loops whose turns are unknown, counted once.
+  """
+  computations: Mapping[str, Computation]
+  entry: str
+  times: Mapping[str, int]
+  inner: frozenset[str]
+  by_budget: frozenset[str]
+  unknown: frozenset[str]
+
+  def run(self) -> Iterator[tuple[str, Instruction, int]]:
+    """(computation, instruction, how often it runs) of all that runs."""
+    for name, instructions in self.computations.items():
+      if self.times[name]:
+        for instruction in instructions.values():
+          yield name, instruction, self.times[name]
+
+
+def read(text: str) -> Program:
+  """Takes the text of a compiled module apart."""
+  computations, entry = _computations(text)
+  times, inner, by_budget, unknown = dict.fromkeys(computations, 0), set(), set(), set()
+
+  def visit(name: str, factor: int, is_inner: bool) -> None:
+    times[name] += factor
+    if is_inner:
+      inner.add(name)
+    for instruction in computations[name].values():
+      turns, called = 1, [other for other in instruction.called() if other in computations]
+      if instruction.operation == 'while':
+        turns, exact = _turns(computations, instruction)
+        body = re.search(r'body=%?([^\s,}]+)', instruction.rest)[1]
+        if turns is None:
+          unknown.add(body)
+        elif not exact:
+          by_budget.add(body)
+      within = is_inner or instruction.operation not in ('while', 'conditional', 'call', 'async-start')
+      for other in called:
+        visit(other, factor * (1 if turns is None else turns), within)
+
+  visit(entry, 1, False)
+  return Program(computations, entry, times, frozenset(inner), frozenset(by_budget), frozenset(unknown))
+
+
+def _computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
+  """{computation: {name: instruction}} and the name of the entry."""
+  computations, entry, current = {}, '', None
+  for line in text.splitlines():  # the text of a kernel runs over several lines, which may begin anywhere
+    if line == '}':
+      current = None
+    elif not line.startswith(' ') and (match := _COMPUTATION.match(line)):
+      current = computations.setdefault(match[2], {})
+      entry = match[2] if match[1] else entry
+    elif current is not None and (match := _INSTRUCTION.match(line.strip())):
+      root, name, result, operation, rest = match.groups()
+      current[name] = Instruction(name, operation, _shapes(result), _operands(rest), rest, root is not None)
+  return computations, entry
+
+
+def _shapes(text: str) -> tuple[Shape, ...]:
+  return tuple(Shape(dtype, tuple(int(d) for d in dims.split(',') if d), layout or '') for dtype, dims, layout in _SHAPE.findall(text))
+
+
+def _operands(rest: str) -> tuple[str, ...]:
+  """Names before the bracket closes; each may have its type before it."""
+  depth, end = 1, len(rest)
+  for i, letter in enumerate(rest):
+    depth += (letter in '([{') - (letter in ')]}')
+    if not depth:
+      end = i
+      break
+  return tuple(re.findall(r'%([^\s,()]+)', rest[:end])) or tuple(
+      part.strip() for part in rest[:end].split(',') if re.fullmatch(r'\s*[A-Za-z_][\w.\-]*\s*', part))
+
+
+def _turns(computations: Mapping[str, Computation], loop: Instruction) -> tuple[int | None, bool]:
+  """(turns of a loop or None, whether it takes exactly so many)."""
+  noted = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
+  if noted:
+    return int(noted[1]), True
+  condition = computations.get(re.search(r'condition=%?([^\s,}]+)', loop.rest)[1], {})
+  limits, roots = [], [i for i in condition.values() if i.is_root]
+  _find_limits(computations, condition, {}, limits)
+  if not limits:
+    return None, False
+  exact = bool(roots) and roots[0].operation == 'compare' and len(limits) == 1
+  return max(limits), exact
+
+
+def _find_limits(computations: Mapping[str, Computation], instructions: Computation, given: Mapping[str, int], limits: list[int]) -> None:
+  """Adds the constants that something is compared with by `<`; `given`: parameters that are constants of the caller."""
+  constants = dict(given)
+  for instruction in instructions.values():
+    if instruction.operation == 'constant' and instruction.shapes and not instruction.shapes[0].dims:
+      match = re.match(r'(\d+)\)', instruction.rest)
+      if match and instruction.shapes[0].dtype[0] in 'su':
+        constants[instruction.name] = int(match[1])
+  for instruction in instructions.values():
+    if instruction.operation in ('copy', 'bitcast', 'convert') and instruction.operands and instruction.operands[0] in constants:
+      constants[instruction.name] = constants[instruction.operands[0]]
+  for instruction in instructions.values():
+    if instruction.operation == 'compare' and 'direction=LT' in instruction.rest and len(instruction.operands) == 2:
+      limits.extend(constants[name] for name in instruction.operands[1:] if name in constants)
+    if instruction.operation == 'compare' and 'direction=GT' in instruction.rest and len(instruction.operands) == 2:
+      limits.extend(constants[name] for name in instruction.operands[:1] if name in constants)
+    if instruction.operation in ('fusion', 'call'):
+      for name in instruction.called():
+        inside = computations.get(name, {})
+        passed = {i.name: constants[instruction.operands[number]] for i in inside.values() if i.operation == 'parameter'
+                  for number in [int(i.rest.split(')')[0])]
+                  if number < len(instruction.operands) and instruction.operands[number] in constants}
+        _find_limits(computations, inside, passed, limits)
