@@ -14,6 +14,7 @@ KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all
          'send')
 _LISTED = re.compile(r'(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}')
 _IOTA = re.compile(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
+_CHAIN = re.compile(r'channel_id=(\d+).*chain_id="(\d+)"')
 _MESH = re.compile(r"replica_groups=(?:@\S+|mesh\[([^\]]*)\])\s*\{([^}]*)\}")
 
 
@@ -41,14 +42,24 @@ class Collective:
 
 
 def read(program: hlo.Program) -> list[Collective]:
-  """The collectives of a program."""
-  found = []
+  """The collectives of a program.
+
+  A TPU may begin one in a fusion, go on with it in fusions of other work and end it in another: links of one chain, which count
+  once, as often as the chain begins.
+  """
+  found, chains = [], {}
   for computation, instruction, times in program.run():
     kind = instruction.operation.removesuffix('-start')
-    if kind in KINDS:
-      size = _bytes(kind, instruction, program.computations[computation])
-      found.append(Collective(kind, size, times, _groups(instruction.rest), instruction.op_name))
-  return found
+    if kind not in KINDS:
+      continue
+    size = _bytes(kind, instruction, program.computations[computation])
+    one = Collective(kind, size, times, _groups(instruction.rest), instruction.op_name)
+    link = _CHAIN.search(instruction.rest)
+    if link is None:
+      found.append(one)
+    elif link.groups() not in chains or times < chains[link.groups()].times:
+      chains[link.groups()] = one
+  return found + list(chains.values())
 
 
 def loops(program: hlo.Program, bodies: frozenset[str]) -> int:

@@ -113,6 +113,8 @@ def read(text: str) -> Program:
       inner.add(name)
     for instruction in computations[name].values():
       turns, called = 1, [other for other in instruction.called() if other in computations]
+      if instruction.operation in ('async-update', 'async-done'):  # they go on with what async-start has begun
+        continue
       if instruction.operation == 'while':
         turns, exact = _turns(computations, instruction)
         body = re.search(r'body=%?([^\s,}]+)', instruction.rest)[1]
@@ -170,7 +172,26 @@ def _turns(computations: Mapping[str, Computation], loop: Instruction) -> tuple[
   if not limits:
     return None, False
   exact = bool(roots) and roots[0].operation == 'compare' and len(limits) == 1
-  return max(limits), exact
+  return -(-max(limits) // _stride(computations, condition, loop)), exact
+
+
+def _stride(computations: Mapping[str, Computation], condition: Computation, loop: Instruction) -> int:
+  """What a turn adds to the number that the condition looks at: more than 1 where the compiler has unrolled the loop."""
+  body = computations.get(re.search(r'body=%?([^\s,}]+)', loop.rest)[1], {})
+  result = next((i for i in body.values() if i.is_root and i.operation == 'tuple'), None)
+  for compared in condition.values():
+    counter = condition.get(compared.operands[0]) if compared.operation == 'compare' and compared.operands else None
+    index = re.search(r'index=(\d+)', counter.rest) if counter is not None and counter.operation == 'get-tuple-element' else None
+    if index is None or result is None or int(index[1]) >= len(result.operands):
+      continue
+    added = body.get(result.operands[int(index[1])])
+    while added is not None and added.operation in ('copy', 'bitcast') and added.operands:
+      added = body.get(added.operands[0])
+    if added is not None and added.operation == 'add':
+      constants = [re.match(r'(\d+)\)', body[name].rest) for name in added.operands if name in body and body[name].operation == 'constant']
+      if constants and constants[0] and int(constants[0][1]) > 0:
+        return int(constants[0][1])
+  return 1
 
 
 def _find_limits(computations: Mapping[str, Computation], instructions: Computation, given: Mapping[str, int], limits: list[int]) -> None:

@@ -110,6 +110,35 @@ def test_forms_that_only_programs_for_tpus_have():
   assert moved['product'] == 4 * 16 * 64
 
 
+UNROLLED = """HloModule jit_step
+
+%condition (state: (s32[], f32[8])) -> pred[] {
+  %state = (s32[], f32[8]) parameter(0)
+  %i = u32[] get-tuple-element(%state), index=0
+  %limit = u32[] constant(7)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %state = (s32[], f32[8]) parameter(0)
+  %i = u32[] get-tuple-element(%state), index=0
+  %x = f32[8] get-tuple-element(%state), index=1
+  %two = u32[] constant(2)
+  %next = u32[] add(%i, %two)
+  ROOT %out = (s32[], f32[8]) tuple(%next, /*index=1*/%x)
+}
+
+ENTRY %main (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]) parameter(0)
+  ROOT %loop = (s32[], f32[8]) while(%p), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_loop_that_the_compiler_unrolled_takes_fewer_turns():
+  assert hlo.read(UNROLLED).times['body'] == 4
+
+
 def devices(*shape):
   return [types.SimpleNamespace(coords=coords, slice_index=0) for coords in np.ndindex(*shape)]
 
