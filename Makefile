@@ -1,5 +1,6 @@
 # make demo   everything from voices to a spoken answer, under out/demo (resumable)
 # make test   the tests (a bare machine is enough); `make crosscheck` compares with other implementations on real weights
+# make test PYTHON=python3.13 VENV=.venv-3.13   the same on another Python, in an environment of its own
 # make clean  removes out/demo; `make distclean` removes .venv too
 
 PYTHON ?= python3

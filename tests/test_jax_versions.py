@@ -1,6 +1,9 @@
 """The installed JAX computes rightly, and versions that do not are refused in a sentence."""
 
+import configparser
 import importlib.metadata
+from pathlib import Path
+import re
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +39,26 @@ def installed(monkeypatch):
   jax_versions.check.cache_clear()
 
 
-@pytest.mark.parametrize('version', ['0.10.2', '0.10.2.1', '0.11.0'])
+@pytest.mark.parametrize('version', [*jax_versions.BAD, '0.10.2+local'])
 def test_bad_versions_are_refused_before_anything_is_computed(installed, version, tmp_path, capsys):
   installed(version)
-  with pytest.raises(errors.ConfigError, match=f"jaxlib {version} cannot be used, since it .*: install another one with `pip"):
+  with pytest.raises(errors.ConfigError, match=f'jaxlib {re.escape(version)} cannot be used, since it .*: install another release with .pip'):
     echox_jax.load(tmp_path)
   with pytest.raises(SystemExit) as left:
     errors.run_cli(lambda: pytest.fail('work was begun'))
   assert left.value.code == 2 and 'cannot be used' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('version', ['0.10.1', '0.12.0.1', '0.13.0'])
+@pytest.mark.parametrize('version', ['0.10.1', '0.11.2', '0.12.0.1', '0.13.0'])
 def test_other_versions_pass(installed, version):
   installed(version)
   jax_versions.check()
+
+
+def test_the_package_requires_none_of_the_bad_versions():
+  file = configparser.ConfigParser()
+  file.read(Path(__file__).parents[1] / 'setup.cfg')
+  lines = file['options']['install_requires'].split()
+  for package in ('jax', 'jaxlib'):
+    (line,) = [line for line in lines if re.match(rf'{package}\W', line)]
+    assert set(re.findall(r'!=([\w.]+)', line)) == set(jax_versions.BAD)
