@@ -62,10 +62,10 @@ def test_s2t():
   states = np.repeat(sounds[np.maximum(transcripts, 0)], 10, axis=1) + 0.1 * random.normal(size=(4, 30, 16))
   batch = {**rows(audio=True), 'ctc_labels': transcripts, 'states': states.astype(np.float32),
            'state_lengths': np.array([30, 20, 30, 30])}
-  losses, metrics = train(params, s2t_step.s2t_loss, batch, ExperimentConfig(model=CFG), 200, 5e-3)
+  losses, metrics = train(params, s2t_step.s2t_loss, batch, ExperimentConfig(model=CFG), 400, 5e-3)  # CTC leaves a plateau near step 200
   assert losses[0] > 3.0
   assert metrics['text_ce'][-1] < 0.02
-  assert metrics['ctc'][-1] < 0.05
+  assert metrics['ctc'][-1] < 0.01
   assert metrics['kept_frames'][-1] < 0.5 * batch['state_lengths'].sum() / 2
   assert metrics['overflow_shrink'][-1] == 0
   np.testing.assert_allclose(metrics['audio_seconds'][-1], 2.2)
