@@ -69,6 +69,7 @@ class LoraConfig:
 class LlamaConfig:
   """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder.
 
+  `max_positions`: how far the model was trained; no row may be longer (echox_jax/positions.py).
   `remat`: what a layer computes again in the backward pass instead of keeping it: `none`, `dots` (all but the products with
   weights) or `full`.
   `attention`: `xla`, `splash` (TPU), `cudnn` (GPU) or `auto`, what is best on the platform; in the encoders as well.
@@ -117,8 +118,10 @@ class UnitDecoderConfig:
   """Text-to-codec model and echo decoder: one module, used twice.
 
   The trunk's `vocab_size` is not used: the head has V + unit_vocab_size rows, V being the LLM's.
-  `text_table`: which table of the LLM embeds text for the unit decoders, when stage `t2c` starts: `embed_tokens` (the paper's text
-  embeddings) or `lm_head` (what the released training script takes, facts 6). Where the LLM's head is tied they are one.
+  `text_table`: the table of the LLM that stage `t2c` copies and freezes, to embed text for the unit
+  decoders. The paper speaks of text embeddings, `embed_tokens`; the released training script takes the
+  rows of `lm_head` instead (facts 6), and so does the config of an imported released model. Where the
+  LLM's head is tied the two are one. A trained or imported unit decoder brings its own copy along.
   """
   unit_vocab_size: int = 1500
   trunk: LlamaConfig = LlamaConfig()

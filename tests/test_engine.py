@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from echox_jax import errors, prompts
+from echox_jax import errors, positions, prompts
 from echox_jax.inference.engine import Done, Engine, Slice, TextPiece
 import jax
 import numpy as np
@@ -16,6 +16,12 @@ def engine(tmp_path_factory):
   engine = Engine(tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny')))
   assert engine.warm_up() > 0
   return engine
+
+
+def with_positions(cfg, llm=2048, trunk=2048):
+  """The config with other `max_positions`."""
+  decoder = dataclasses.replace(cfg.unit_decoder, trunk=dataclasses.replace(cfg.unit_decoder.trunk, max_positions=trunk))
+  return dataclasses.replace(cfg, llm=dataclasses.replace(cfg.llm, max_positions=llm), unit_decoder=decoder)
 
 
 def parts(events):
@@ -99,9 +105,35 @@ def test_unit_words_and_units_that_are_left_out_are_counted(engine, monkeypatch)
 
 def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  bundle.config = dataclasses.replace(bundle.config, llm=dataclasses.replace(bundle.config.llm, max_positions=48))
+  bundle.config = with_positions(bundle.config, llm=48)
   with pytest.raises(errors.EchoXError, match='positions for 28 .llm.max_positions 48.: ask a shorter one'):
     next(Engine(bundle).answer(text='What is two plus two? Paris? two plus'))
+
+
+@pytest.mark.parametrize('fields, reason', [
+    (dict(llm=31), 'no position for a question beside streaming.max_new_tokens 20 and '
+                   'adapter.shrink_budget 12, since llm.max_positions is 31: lower the budgets'),
+    (dict(trunk=20), 'no position for a unit word beside streaming.max_slice_tokens 6, since '
+                     'unit_decoder.trunk.max_positions is 20: lower the budget'),
+])
+def test_a_model_without_positions_for_its_own_budgets_is_refused(tmp_path, fields, reason):
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  bundle.config = with_positions(bundle.config, **fields)
+  with pytest.raises(errors.ConfigError, match=reason):
+    Engine(bundle)
+
+
+def test_a_slice_that_needs_more_positions_than_there_are_is_cut_and_counted(engine, tmp_path):
+  def words(engine):
+    _, slices, done = parts(engine.answer(tiny_model.question()))
+    return [len(s.unit_words) for s in slices], done.overflow['unit_words']
+
+  needed, _ = words(engine)
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  least = positions.slice_row(bundle.config, 0)
+  bundle.config = with_positions(bundle.config, trunk=least + max(needed) - 1)
+  got, cut = words(Engine(bundle))
+  assert max(got) == max(needed) - 1 and cut >= sum(n == max(needed) for n in needed)
 
 
 def test_sampling_is_repeatable_and_differs_between_seeds(engine):

@@ -103,7 +103,7 @@ def test_a_complete_config_file_and_other_dtypes(source, tmp_path, model):
 def test_sizes_of_a_released_config():
   """A config.json as released: nothing of EchoX in it but its fields (facts 6)."""
   llm = dict(CONFIG['echox'], vocab_size=128257, hidden_size=4096, intermediate_size=14336, num_attention_heads=32,
-             num_key_value_heads=8, unit_model='medium', adapter_size=1280)
+             num_key_value_heads=8, unit_model='medium', adapter_size=1280, max_position_embeddings=131072)
   del llm['unit_vocab_size'], llm['head_dim']
   shapes = {'unit_translator.unit_embedding.weight': (7500, 4096), 'model.mm_projector1.weight': (4096, 2560)}
   cfg = released_config.config_from_json(released_config.complete(llm, shapes, {}))
@@ -111,10 +111,19 @@ def test_sizes_of_a_released_config():
   assert (trunk.num_layers, trunk.hidden_size, trunk.num_heads, trunk.num_kv_heads, trunk.head_dim, trunk.intermediate_size) == (
       8, 768, 12, 12, 64, 2048)
   assert (cfg.unit_decoder.unit_vocab_size, cfg.llm.head_dim, cfg.whisper.hidden_size, cfg.whisper.num_mel_bins) == (7500, 128, 1280, 128)
+  assert (cfg.llm.max_positions, trunk.max_positions, cfg.unit_decoder.text_table) == (131072, 2048, 'lm_head')
   assert cfg.unit_decoder.denoising_intermediate_size == 14336 and cfg.special_ids.audio == 128256 and cfg.system_message
   del llm['unit_model']
   trunk = released_config.config_from_json(released_config.complete(llm, shapes, {})).unit_decoder.trunk
   assert (trunk.num_layers, trunk.hidden_size, trunk.num_kv_heads) == (6, 512, 8)
+
+
+def test_a_model_without_positions_for_an_answer_is_refused_before_it_is_read(source, tmp_path):
+  values = json.loads((source / 'config.json').read_text()) | {'max_position_embeddings': 900}
+  (tmp_path / 'short.json').write_text(json.dumps(values))
+  with pytest.raises(errors.ConfigError, match='max_new_tokens 160 and adapter.shrink_budget 750, since llm.max_positions is 900'):
+    run('echox', source, tmp_path / 'model', '--config', tmp_path / 'short.json')
+  assert not (tmp_path / 'model').exists()
 
 
 def lora(folder, rank=4, settings=None, width=64):

@@ -141,6 +141,14 @@ def test_what_a_part_of_a_model_cannot_do_is_listed(tmp_path):
     stablehlo.write(tmp_path, cfg, {'hubert/x': ((1,), np.float32)})
 
 
+def test_functions_beyond_the_positions_of_the_model_are_not_written(tmp_path):
+  cfg = tiny_model.tiny_config()
+  tiny_model.write_model(tmp_path / 'model', dataclasses.replace(cfg, llm=dataclasses.replace(cfg.llm, max_positions=30)))
+  with pytest.raises(errors.ConfigError, match='no position for a question .* since llm.max_positions is 30'):
+    exporters.export(tmp_path / 'model', 'stablehlo', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
 def test_an_exported_folder_is_a_model_folder_too(models):
   model = models('paper')
   assert echox_jax.load(model.folder).config == model.config

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from echox_jax import bundle, errors, tensor_files, trees
+from echox_jax import bundle, errors, positions, tensor_files, trees
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import lazy, rules
 from echox_jax.conversion.imported import Imported
@@ -102,7 +102,10 @@ def open_model(kind: str, source: Path, **options: Path | None) -> Model:
     _check_fit(main, part, group)
     config = dataclasses.replace(config, **{group: getattr(part.config, group)})
     parts.append(dataclasses.replace(part, groups=(group,)))
-  return Model(config, parts)
+  model = Model(config, parts)
+  if kind == 'echox':  # the others are parts, whose config has defaults for the rest
+    positions.check(config, model.groups)
+  return model
 
 
 def open_group(group: str, source: Path, config: Path | None = None) -> Imported:

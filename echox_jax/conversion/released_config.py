@@ -46,7 +46,7 @@ def _config(values: Mapping[str, Any]) -> EchoXConfig:
           shrink_budget=values['whisper_encoder']['max_source_positions'] // 2),
       llm=llm,
       unit_decoder=UnitDecoderConfig(
-          unit_vocab_size=echox['unit_vocab_size'], trunk=llama_config(units),
+          unit_vocab_size=echox['unit_vocab_size'], trunk=llama_config(units), text_table='lm_head',
           denoising_intermediate_size=units['aligner_intermediate_size'], denoising_dropout=0.1),
       vocoder=unit_vocoder.config_from_json(vocoder['']) if '' in vocoder else VocoderConfig(),
       units=UnitsConfig(encoder='hubert', layer=11, num_units=1000, vocab_size=echox['unit_vocab_size']),
@@ -87,6 +87,7 @@ def complete(values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], ids
 # Layers, width, heads and mlp width of the unit decoder by `unit_model`; key-value heads are the LLM's where None.
 _UNIT_MODELS = {'small': (4, 512, 8, None, 2048), None: (6, 512, 8, None, 2048)}
 _OTHER_UNIT_MODEL = (8, 768, 12, 12, 2048)
+_UNIT_POSITIONS = 2048  # whatever the LLM has
 _LARGE_V3 = {'d_model': 1280, 'encoder_layers': 32, 'encoder_attention_heads': 20, 'encoder_ffn_dim': 5120, 'num_mel_bins': 128,
              'max_source_positions': 1500}
 
@@ -98,6 +99,7 @@ def _unit_translator(values: Mapping[str, Any], llm: LlamaConfig) -> dict[str, A
   layers, width, heads, kv_heads, mlp = large if kind == 'large' else _UNIT_MODELS.get(kind, _OTHER_UNIT_MODEL)
   return {**values, 'num_hidden_layers': layers, 'hidden_size': width, 'num_attention_heads': heads, 'head_dim': width // heads,
           'num_key_value_heads': kv_heads or llm.num_kv_heads, 'intermediate_size': mlp, 'tie_word_embeddings': False,
+          'max_position_embeddings': _UNIT_POSITIONS,
           'aligner_intermediate_size': llm.intermediate_size}
 
 
@@ -134,6 +136,7 @@ def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
       num_layers=values['num_hidden_layers'], num_heads=heads, num_kv_heads=values.get('num_key_value_heads') or heads,
       head_dim=values.get('head_dim') or values['hidden_size'] // heads, rms_norm_eps=values['rms_norm_eps'],
       rope_theta=float(rope.get('rope_theta') or values['rope_theta']), tie_embeddings=values.get('tie_word_embeddings', False),
+      max_positions=values.get('max_position_embeddings', LlamaConfig.max_positions),
       rope_scaling=None if kind == 'default' else RopeScaling(
           factor=rope['factor'], low_freq_factor=rope['low_freq_factor'], high_freq_factor=rope['high_freq_factor'],
           original_max_positions=rope['original_max_position_embeddings']))

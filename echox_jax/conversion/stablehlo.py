@@ -33,7 +33,7 @@ import jax
 from jax import export
 import jax.numpy as jnp
 
-from echox_jax import errors, files, trees
+from echox_jax import errors, files, positions, trees
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, steps
 from echox_jax.models.params import init_groups
@@ -93,6 +93,7 @@ def write(folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[in
 
   Raises:
     CheckpointError: the folder has the parameters of no function.
+    ConfigError: the budgets leave no positions for a question, see `positions.check`.
     MissingExtraError: flatbuffers, which jax.export writes with, is not installed.
   """
   errors.require('flatbuffers', 'stablehlo', 'Export to StableHLO')
@@ -103,6 +104,7 @@ def write(folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[in
   if all(lacking.values()):
     raise errors.CheckpointError(
         f'{", ".join(sorted(groups)) or "an empty checkpoint"} computes no step of answering: give a checkpoint with more groups.')
+  positions.check(cfg, groups)
   entries, inputs = {}, input_specs(cfg)
   for name, function in table.items():
     if not lacking[name]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from echox_jax import audio as audio_lib
 from echox_jax import bundle as bundle_lib
-from echox_jax import errors, prompts, rates
+from echox_jax import errors, positions, prompts, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, steps, trigger
 
@@ -95,10 +95,12 @@ class Engine:
 
   Raises:
     CheckpointError: it lacks a part that answering takes.
+    ConfigError: its budgets leave no positions for a question.
   """
 
   def __init__(self, bundle: Any):
     bundle_lib.require(bundle)
+    positions.check(bundle.config, bundle.params)
     self.config: EchoXConfig = bundle.config
     self.tokenizer = bundle.tokenizer
     self.unit_language = bundle.unit_language
@@ -147,7 +149,7 @@ class Engine:
     if not audio and not text.strip():
       raise errors.EchoXError('the question is empty: say or write something.')
     ids = prompts.question_prompt(self.config.special_ids, self._system, self.tokenizer.encode(text) if text else [], audio)
-    room = self.config.llm.max_positions - self.config.streaming.max_new_tokens - (self.config.adapter.shrink_budget - 1 if audio else 0)
+    room = positions.question_room(self.config, audio)
     if self.config.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
           f'the question takes {len(ids)} tokens, but beside its answer this model has positions for {room} (llm.max_positions '

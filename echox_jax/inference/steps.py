@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from echox_jax import prompts, rates
+from echox_jax import positions, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.inference import generate, sampling, trigger
 from echox_jax.models import echox
@@ -78,14 +78,7 @@ def speak(cfg: EchoXConfig, params: dict, hidden: Array, lengths: Array) -> gene
   """States of slices float[B,max_slice_tokens,D], int[B] of them real -> unit words, as many as the decoder has positions for."""
   adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
   return generate.decode_unit_words(params['echo'], params['unit_text_embedding']['embedding'], cfg, adapted, lengths,
-                                    max_unit_words(cfg))
-
-
-def max_unit_words(cfg: EchoXConfig) -> int:
-  """The budget of a slice: `max_unit_words`, or what the positions of the unit decoder leave; a slice that needs more is counted."""
-  special, profile = cfg.special_ids, prompts.get_profile(cfg.profile)
-  prompt = len(prompts.slice_prefix(special, profile)) + cfg.streaming.max_slice_tokens + len(prompts.slice_suffix(special))
-  return max(1, min(cfg.streaming.max_unit_words, cfg.unit_decoder.trunk.max_positions - prompt - 2))
+                                    positions.max_unit_words(cfg))
 
 
 def durations(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from echox_jax import errors, prompts, sharding
+from echox_jax import errors, positions, sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import keys, optimizer, stages
 from echox_jax.training import state as state_lib
@@ -91,24 +91,25 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
   """Raises ConfigError where a row is longer than the model it goes into has positions."""
   model, data = experiment.model, experiment.data
-  longest = {}
-  if 'llm' in stage.groups:
-    speech = model.adapter.shrink_budget - 1 if stage.hears else 0
-    longest['llm'] = data.max_tokens + speech, f'data.max_tokens {data.max_tokens}' + (
-        f' and adapter.shrink_budget {model.adapter.shrink_budget}' if speech else ''), model.llm.max_positions
-  trunk = model.unit_decoder.trunk
-  if stage.name == 't2c':
-    longest['unit_decoder.trunk'] = data.max_tokens, f'data.max_tokens {data.max_tokens}', trunk.max_positions
+  row = f'data.max_tokens {data.max_tokens}'
+  rows = []  # (positions of a row, the fields that say so, the part of the model and its config)
+  if 'llm' in stage.groups and stage.hears:
+    both = f'{row} and adapter.shrink_budget {model.adapter.shrink_budget}'
+    rows.append((data.max_tokens + positions.speech(model), both, 'llm', model.llm))
+  elif 'llm' in stage.groups:
+    rows.append((data.max_tokens, row, 'llm', model.llm))
   if 'echo' in stage.groups:
-    profile, special = prompts.get_profile(model.profile), model.special_ids
-    around = len(prompts.slice_prefix(special, profile)) + len(prompts.slice_suffix(special))
-    longest['unit_decoder.trunk'] = (
-        around + model.streaming.max_slice_tokens + data.max_unit_words + 2,
-        f'streaming.max_slice_tokens {model.streaming.max_slice_tokens} and data.max_unit_words {data.max_unit_words}', trunk.max_positions)
-  for name, (length, why, positions) in longest.items():
-    if length > positions:
+    both = (f'streaming.max_slice_tokens {model.streaming.max_slice_tokens} '
+            f'and data.max_unit_words {data.max_unit_words}')
+    length = positions.slice_row(model, data.max_unit_words)
+    rows.append((length, both, 'unit_decoder.trunk', model.unit_decoder.trunk))
+  elif 't2c' in stage.groups:
+    rows.append((data.max_tokens, row, 'unit_decoder.trunk', model.unit_decoder.trunk))
+  for length, why, name, part in rows:
+    if length > part.max_positions:
       raise errors.ConfigError(
-          f'rows of stage {stage.name!r} take up to {length} positions ({why}), but model.{name}.max_positions is {positions}: '
+          f'rows of stage {stage.name!r} take up to {length} positions ({why}), but '
+          f'model.{name}.max_positions is {part.max_positions}: '
           'shorten the rows, or use a model that was trained for more positions.')
 
 

@@ -1,0 +1,61 @@
+"""Positions: how long the rows of the LLM and of the unit decoders may become.
+
+Rotary positions have no table that could run out: `max_positions` says how far a model was trained.
+Training, answering and conversion all ask here, so that no row goes beyond it unnoticed.
+"""
+
+from collections.abc import Container
+
+from echox_jax import errors, prompts
+from echox_jax.config import EchoXConfig
+
+
+def speech(cfg: EchoXConfig) -> int:
+  """Positions that a clip takes at most, beside that of the AUDIO id whose place it takes."""
+  return cfg.adapter.shrink_budget - 1
+
+
+def question_room(cfg: EchoXConfig, audio: bool) -> int:
+  """Ids of a question that the LLM has positions for beside the longest speech and answer."""
+  return cfg.llm.max_positions - cfg.streaming.max_new_tokens - (speech(cfg) if audio else 0)
+
+
+def slice_row(cfg: EchoXConfig, words: int) -> int:
+  """Positions of the unit decoder that the longest slice takes with `words` unit words, BOS and EOT."""
+  prefix = prompts.slice_prefix(cfg.special_ids, prompts.get_profile(cfg.profile))
+  suffix = prompts.slice_suffix(cfg.special_ids)
+  return len(prefix) + cfg.streaming.max_slice_tokens + len(suffix) + words + 2
+
+
+def max_unit_words(cfg: EchoXConfig) -> int:
+  """Unit words of a slice: `streaming.max_unit_words`, or as many as there are positions for.
+
+  A slice that needs more is cut off and counted like any that exceeds its budget.
+  """
+  room = cfg.unit_decoder.trunk.max_positions - slice_row(cfg, 0)
+  return min(cfg.streaming.max_unit_words, room)
+
+
+def check(cfg: EchoXConfig, groups: Container[str]) -> None:
+  """A model must have positions for what its own config lets it do.
+
+  Args:
+    cfg: the model.
+    groups: the parameter groups that it has; without an adapter it hears nothing, without an echo
+      decoder it says nothing.
+
+  Raises:
+    ConfigError: no question fits beside an answer, or no unit word beside a slice.
+  """
+  hears, rule, trunk = 'adapter' in groups, cfg.streaming, cfg.unit_decoder.trunk
+  if 'llm' in groups and question_room(cfg, hears) < 1:
+    beside = f' and adapter.shrink_budget {cfg.adapter.shrink_budget}' if hears else ''
+    raise errors.ConfigError(
+        f'the model has no position for a question beside streaming.max_new_tokens '
+        f'{rule.max_new_tokens}{beside}, since llm.max_positions is {cfg.llm.max_positions}: '
+        'lower the budgets in the config of the model.')
+  if 'echo' in groups and max_unit_words(cfg) < 1:
+    raise errors.ConfigError(
+        'the model has no position for a unit word beside streaming.max_slice_tokens '
+        f'{rule.max_slice_tokens}, since unit_decoder.trunk.max_positions is '
+        f'{trunk.max_positions}: lower the budget in the config of the model.')
