@@ -30,9 +30,8 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   if not args.questions and not args.text:
     raise errors.EchoXError('there is no question: give a recording or --text "...".')
-  if args.temperature < 0 or not 0 < args.top_p <= 1:
-    raise errors.EchoXError(f'temperature {args.temperature} or top-p {args.top_p} is out of range: '
-                            'give a temperature of 0 or more and a top-p above 0, at most 1.')
+  from echox_jax.inference import sampling
+  sampling.check(args.temperature, args.top_p)
   if args.output.suffix.lower() != '.wav':
     raise errors.EchoXError(f'{args.output} is no wav file: give an output name that ends in .wav.')
   for folder in {args.output.parent, *([args.json.parent] if args.json else [])}:
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _tell(events) -> dict[str, Any]:
   """Prints an answer as it comes; returns what `--json` writes, and the waveform."""
-  from echox_jax.inference.engine import Slice, TextPiece
+  from echox_jax.inference.engine import LEFT_OUT, Slice, TextPiece
   slices, lines = [], []
   for event in events:
     if isinstance(event, TextPiece):
@@ -82,7 +81,8 @@ def _tell(events) -> dict[str, Any]:
   rate = round(event.finished_at / seconds, 4) if seconds else None
   for name, count in event.overflow.items():
     if count:
-      print(f'  note: {count} {name.replace("_", " ")} did not fit the budgets of this model')
+      why = 'were left out of the speech' if name in LEFT_OUT else 'did not fit the budgets of this model'
+      print(f'  note: {count} {name.replace("_", " ")} {why}')
   return {'text': event.text, 'slices': slices, 'audio_s': round(seconds, 3), 'first_audio_s': event.first_audio_at,
           'finished_s': event.finished_at, 'real_time_factor': rate, 'scores': event.scores,
           'token_times_s': event.token_times, 'overflow': event.overflow, 'waveform': event.waveform}

@@ -1,6 +1,7 @@
 """Streaming says the same as batched decoding, speaks all of it, and refuses what it cannot take."""
 
 import dataclasses
+import itertools
 
 from echox_jax import errors, positions, prompts
 from echox_jax.inference.engine import Done, Engine, Slice, TextPiece
@@ -30,16 +31,40 @@ def parts(events):
   return [e for e in events if isinstance(e, TextPiece)], [e for e in events if isinstance(e, Slice)], events[-1]
 
 
-def test_after_warm_up_nothing_is_compiled(engine):
-  compiled = []
-  jax.monitoring.register_event_duration_secs_listener(lambda name, _, **__: 'backend_compile' in name and compiled.append(name))
-  for wave in (tiny_model.question(0.5), tiny_model.question(2.9)):
-    list(engine.answer(wave))
-  list(engine.answer(tiny_model.question(1.0), 'What is two plus two? Paris?'))  # a longer prompt beside the speech
-  list(engine.answer(text='Paris lies in France.'))
-  list(engine.answer(text='What is two plus two? Paris? What is two plus two?'))
-  for temperature, top_p in ((0.2, 0.9), (0.7, 1.0)):
-    list(engine.answer(text='Paris?', temperature=temperature, top_p=top_p, seed=3))
+@pytest.fixture
+def compiled():
+  """The programs that are compiled during a test, by the name of the event."""
+  events = []
+
+  def listen(name, seconds, **_):
+    events.extend([name] * name.endswith('backend_compile_duration'))
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield events
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_after_warm_up_nothing_is_compiled(engine, compiled):
+  texts = ['Paris?', 'Paris lies in France.', 'What is two plus two? Paris? plus']
+  waves = [None, tiny_model.question(0.5), tiny_model.question(2.9)]  # one for each length of audio
+  for audio in (False, True):  # and there is a text for each length of prompt
+    assert {len(engine.prompt(text, audio)) > 32 for text in texts} == {False, True}
+  for text, wave in itertools.product(texts, waves):
+    list(engine.answer(wave, text))
+  list(engine.answer(waves[1]))
+  for temperature, top_p, seed in ((0.2, 0.9, 0), (0.7, 1.0, 2**40), (1, 1, -3), (np.float64(2), 0.5, np.int64(7))):
+    list(engine.answer(waves[1], temperature=temperature, top_p=top_p, seed=seed))
+    list(engine.answer(text=texts[0], temperature=temperature, top_p=top_p, seed=seed))
+  assert not compiled
+  jax.jit(lambda x: 3 * x)(1.0)
+  assert compiled  # it would have been seen
+
+
+def test_what_is_warmed_for_speech_alone_is_enough_for_speech_alone(tmp_path, compiled):
+  engine = Engine(tiny_model.tiny_bundle(tmp_path))
+  engine.warm_up(text=False, both=False)
+  compiled.clear()
+  list(engine.answer(tiny_model.question(2.9)))
   assert not compiled
 
 
@@ -134,6 +159,12 @@ def test_a_slice_that_needs_more_positions_than_there_are_is_cut_and_counted(eng
   bundle.config = with_positions(bundle.config, trunk=least + max(needed) - 1)
   got, cut = words(Engine(bundle))
   assert max(got) == max(needed) - 1 and cut >= sum(n == max(needed) for n in needed)
+
+
+@pytest.mark.parametrize('temperature, top_p', [(-0.1, 0.9), (float('nan'), 0.9), (float('inf'), 0.9), (0.2, 0.0), (0.2, 1.1)])
+def test_a_sampling_that_is_none_is_refused(engine, temperature, top_p):
+  with pytest.raises(errors.EchoXError, match='is out of range: give a temperature of 0 or more'):
+    next(engine.answer(text='Paris?', temperature=temperature, top_p=top_p))
 
 
 def test_sampling_is_repeatable_and_differs_between_seeds(engine):

@@ -50,6 +50,13 @@ def test_questions_in_any_form_are_answered_in_text_and_sound(tmp_path, capsys):
     assert told['first_audio_s'] <= told['finished_s'] and sum(s['audio_s'] for s in told['slices']) == pytest.approx(told['audio_s'], abs=0.01)
 
 
+def test_what_is_left_out_of_the_speech_is_told(tmp_path, capsys, monkeypatch, model):
+  monkeypatch.setattr(model.unit_language, 'vocab_size', 12)
+  run(tmp_path, '--text', 'Paris?', '--json', tmp_path / 'reply.json')
+  missing = json.loads((tmp_path / 'reply.json').read_text())['overflow']['unknown_unit_words']
+  assert missing and f'note: {missing} unknown unit words were left out of the speech\n' in capsys.readouterr().out
+
+
 def test_no_question(tmp_path, capsys):
   assert 'there is no question' in fails(capsys, tmp_path)
 

@@ -22,11 +22,12 @@ from echox_jax import audio as audio_lib
 from echox_jax import bundle as bundle_lib
 from echox_jax import errors, positions, prompts, rates
 from echox_jax.config import EchoXConfig
-from echox_jax.inference import generate, steps, trigger
+from echox_jax.inference import generate, sampling, steps, trigger
 
 Array = jax.Array
 _SHORTEST_AUDIO = 0.1  # seconds
-_OVERFLOW = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames', 'unknown_unit_words', 'dropped_units')
+_BUDGETS = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames')
+LEFT_OUT = ('unknown_unit_words', 'dropped_units')  # counters of `Done.overflow` without a budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,11 @@ class Engine:
   def choose(self, state: generate.TextState, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
              step: int = 0) -> tuple[int, float, np.ndarray]:
     """(next token, trigger score of the state that predicts it, that state float[D]); `seed` and `step` make the sample."""
-    chosen = self._sample(self.params, state, temperature, top_p, seed, step) if temperature else self._likeliest(self.params, state)
+    if temperature:  # as arrays, so that 1 and 1.0 are one program
+      how = np.float32(temperature), np.float32(top_p), np.uint32(seed % 2**32), np.uint32(step)
+      chosen = self._sample(self.params, state, *how)
+    else:
+      chosen = self._likeliest(self.params, state)
     token, score, hidden = jax.device_get(chosen)
     return int(token), float(score), hidden
 
@@ -231,13 +236,15 @@ class Engine:
       seed: of the sampling.
 
     Raises:
-      EchoXError: a question that the model cannot take, before anything is yielded.
+      EchoXError: a question that the model cannot take, or a sampling that is none, before
+        anything is computed.
     """
+    sampling.check(temperature, top_p)
     start = time.perf_counter()
     now = lambda: time.perf_counter() - start
     ids, hidden, scores, times, slices, shown = [], [], [], [], [], ''
     state, lost = self.understand(audio, text)
-    overflow = dict.fromkeys(_OVERFLOW, 0) | {'speech_positions': lost}
+    overflow = dict.fromkeys((*_BUDGETS, *LEFT_OUT), 0) | {'speech_positions': lost}
     cutter, special = trigger.SliceCutter(self.config.streaming), self.config.special_ids
 
     def spoken(cut: tuple[int, int] | None) -> Iterator[Slice]:

@@ -1,9 +1,20 @@
 """Choosing the next token."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from echox_jax import errors
+
 Array = jax.Array
+
+
+def check(temperature: float, top_p: float) -> None:
+  """Raises EchoXError if the temperature is negative or not finite, or `top_p` outside (0, 1]."""
+  if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
+    raise errors.EchoXError(f'temperature {temperature} or top-p {top_p} is out of range: '
+                            'give a temperature of 0 or more and a top-p above 0, at most 1.')
 
 
 def sample(logits: Array, key: Array | None, temperature: float | Array = 0.0, top_p: float | Array = 1.0) -> Array:
