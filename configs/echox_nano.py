@@ -43,7 +43,7 @@ def model() -> dict:
       max_audio_seconds=8.0,
       adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=48),
       llm=dict(TRUNK, vocab_size=512,
-               lora=dict(rank=32, alpha=32.0, targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'))),
+               lora=dict(rank=32, alpha=80.0, targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'))),
       unit_decoder=dict(unit_vocab_size=1000, trunk=TRUNK, denoising_intermediate_size=512),
       vocoder=dict(num_units=500, embedding_dim=128, model_in_dim=128, upsample_rates=(5, 2), upsample_kernel_sizes=(11, 4),
                    upsample_initial_channel=256, resblock_kernel_sizes=(3, 7), resblock_dilation_sizes=((1, 3), (1, 3)),
