@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def shapes(jaxpr):
   """Shapes of all arrays that a program makes, in its loops too."""
   for equation in jaxpr.eqns:
     yield from (variable.aval.shape for variable in equation.outvars)
-    for inner in jax.core.jaxprs_in_params(equation.params):
+    for inner in core.jaxprs_in_params(equation.params):
       yield from shapes(inner)
 
 
