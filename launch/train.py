@@ -85,7 +85,9 @@ def main() -> int:
   if summary.get('already_finished'):
     print(f'stage {summary["stage"]} is finished already ({summary["steps"]} steps).')
   elif summary['finished']:
-    print(f'stage {summary["stage"]} finished: {summary["steps"]} steps, loss {summary["metrics"]["loss"]:.4g}, '
+    evaluation = summary['evaluation']
+    held_out = f', held-out loss {evaluation["loss"]:.4g}' if evaluation else ''
+    print(f'stage {summary["stage"]} finished: {summary["steps"]} steps, loss {summary["metrics"]["loss"]:.4g}{held_out}, '
           f'{summary["seconds"] / 60:.1f} min.')
   else:
     print(f'stopped after step {summary["steps"]} of stage {summary["stage"]}: run the same command again to go on.', file=sys.stderr)
