@@ -109,9 +109,9 @@ def slice_prompt(cfg: EchoXConfig, text_table: Array, text: Array, lengths: Arra
   Returns:
     `Prompt` with P = prefix + N + suffix.
   """
-  prefix = prompts.slice_prefix(cfg.special_ids, prompts.get_profile(cfg.profile))
-  return right_align(_rows(text_table, prefix, text), text, lengths,
-                     _rows(text_table, prompts.slice_suffix(cfg.special_ids), text))
+  profile = prompts.get_profile(cfg.profile)
+  prefix, suffix = (part(cfg.special_ids, profile) for part in (prompts.slice_prefix, prompts.slice_suffix))
+  return right_align(_rows(text_table, prefix, text), text, lengths, _rows(text_table, suffix, text))
 
 
 def right_align(prefix: Array, text: Array, lengths: Array, suffix: Array) -> Prompt:
