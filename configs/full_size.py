@@ -16,7 +16,7 @@ sets of answers: `python -m launch.corpus` makes these splits of every source. S
 source has one, and are not among `data.eval_sets`; add librispeech_transcripts/dev, say, if you have it.
 
 Pretrained parts lie under models/ (`PRETRAINED`), made once with `python -m launch.convert import --kind KIND --source ... --out models/...`,
-KIND being llama, whisper, hubert, kmeans and unit-vocoder.
+KIND being llama or llama-gguf, whisper, hubert, kmeans and unit-vocoder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -90,7 +90,8 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
     raise ValueError(f'there is no stage {stage!r}: use one of {", ".join(stages)}.')
   config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
   config.stage = stage
-  config.model.update(parts)
+  with config.ignore_type():  # a role is one id or several
+    config.model.update(parts)
   config.tokenizer.update(dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size))
   asked, spoken = tuple(mix['echo']), tuple(mix['t2c'])
   config.precompute.update(dict(
