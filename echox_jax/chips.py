@@ -2,8 +2,11 @@
 
 Sources. TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Google Cloud documentation (peak compute, HBM capacity and
 bandwidth, interchip interconnect bandwidth of a chip and its ports, network cards of a host); v4 and v5p share a host among 4 chips,
-v5e and v6e among 8; their network rates as in "How to Scale Your Model", part 2 (the JAX scaling book). The bandwidth of a link is that
-of the chip, both directions together, over its ports and by two: v5e 400 GB/s, 4 ports, 50 GB/s one way. GPUs: NVIDIA's data sheets.
+v5e and v6e among 8. Network between slices: v5e 2 x 100 Gbit/s a host, v5p 50 Gbit/s a chip, v6e 4 x 200 Gbit/s a host (same pages);
+v4 25 GB/s a host ("How to Scale Your Model", part 2, the JAX scaling book). The bandwidth of a link is that of the chip, both
+directions together, over its ports and by two: v5e 400 GB/s, 4 ports, 50 GB/s one way; the scaling book has the same, and for v4
+45 GB/s. Which axes are rings is told there too: of v5e and v6e those of 16 chips; of v4 and v5p all, in slices of whole cubes 4x4x4.
+GPUs: NVIDIA's data sheets.
 """
 
 from collections.abc import Sequence
@@ -23,7 +26,7 @@ class Chip:
     hbm_bytes: memory.
     hbm_bytes_per_s: its bandwidth.
     link_bytes_per_s: of one link to a neighbour, one way; of a GPU, of all its NVLinks (PCIe where it has none), one way.
-    ring: an axis of the torus is closed to a ring where its extent is a multiple of this; 0 = no torus.
+    ring: an axis of the torus is closed to a ring where its extent is a multiple of this (of three axes: if all are); 0 = no torus.
     dcn_bytes_per_s: a chip's share of its host's network; 0 = not known (it depends on the cluster).
   """
   name: str
@@ -38,7 +41,7 @@ class Chip:
 
 # The first that fits counts, so that longer names stand before their beginnings.
 CHIPS = (
-    Chip('v4', ('tpu v4',), 275 * _TERA, 32 * _GIB, 1228 * _GIGA, 50 * _GIGA, 4, 6.25 * _GIGA),
+    Chip('v4', ('tpu v4',), 275 * _TERA, 32 * _GIB, 1200 * _GIGA, 45 * _GIGA, 4, 6.25 * _GIGA),
     Chip('v5e', ('tpu v5 lite', 'tpu v5e'), 197 * _TERA, 16 * _GIB, 819 * _GIGA, 50 * _GIGA, 16, 3.125 * _GIGA),
     Chip('v5p', ('tpu v5p', 'tpu v5'), 459 * _TERA, 95 * _GIB, 2765 * _GIGA, 100 * _GIGA, 4, 6.25 * _GIGA),
     Chip('v6e', ('tpu v6 lite', 'tpu v6e'), 918 * _TERA, 32 * _GIB, 1600 * _GIGA, 100 * _GIGA, 16, 12.5 * _GIGA),

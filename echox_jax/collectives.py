@@ -1,5 +1,6 @@
 """What devices send to one another in a compiled program, and how long that takes at the least."""
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
@@ -62,69 +63,125 @@ def read(program: hlo.Program) -> list[Collective]:
   return found + list(chains.values())
 
 
-def loops(program: hlo.Program, bodies: frozenset[str]) -> int:
-  """How many of these loop bodies hold collectives."""
-  return sum(any(i.operation.removesuffix('-start') in KINDS for i in program.computations[body].values()) for body in bodies)
-
-
 def summary(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
   """By kind: `count` and `bytes` of a whole step."""
   return {kind: {'count': sum(c.times for c in found if c.kind == kind), 'bytes': sum(c.times * c.bytes for c in found if c.kind == kind)}
           for kind in KINDS if any(c.kind == kind for c in found)}
 
 
-def received(collective: Collective, devices: int) -> float:
-  """Bytes that one device receives, once: of a ring, the cheapest way for large arrays."""
-  size = devices if collective.groups is None else collective.groups.shape[1]
-  others = (size - 1) / size if size else 0.0
-  if collective.kind in ('collective-permute', 'send', 'collective-broadcast'):
-    return float(collective.bytes)
-  return collective.bytes * others * (2 if collective.kind == 'all-reduce' else 1)
+def received(collective: Collective, devices: Sequence) -> tuple[float, float]:
+  """Bytes that a chip receives in one run: (over the links inside of a slice, over the network between slices).
+
+  By rings, the cheapest way for large arrays: of a gather of n parts, or a reduction that scatters, (n - 1) / n of the whole; of
+  an all-reduce twice that. Between s slices each chip exchanges its share alone: what a slice gathers or reduces goes over
+  the network once, in m parts for its m chips. What the TPU compiler sends between slices is such a share already (`send`).
+  """
+  slices = _slices(devices)
+  every = np.arange(len(devices))[None] if collective.groups is None else collective.groups
+  group = next((group for group in every if len(set(slices[group])) > 1), every[0])  # the slowest
+  several = len(set(slices[group]))
+  chips, twice = len(group) // several, 2 if collective.kind in ('all-reduce', 'send') else 1
+  if collective.kind == 'send':
+    return 0.0, twice * (several - 1) / several * collective.bytes
+  if collective.kind in ('collective-permute', 'collective-broadcast'):
+    return (collective.bytes, 0.0) if several == 1 else (0.0, collective.bytes)
+  scattered = 'all-to-all' in collective.kind  # every part goes to another chip, none can be shared
+  across = twice * (several - 1) / several * collective.bytes / (1 if scattered else chips)
+  inside = twice * (chips - 1) / chips * collective.bytes / (several if scattered else 1)
+  return inside, across
 
 
 def seconds(collective: Collective, devices: Sequence, chip: Chip) -> tuple[float, float]:
   """(seconds on the links inside a slice, seconds on the network between slices) of one run, at the least.
 
-  A group of chips of one slice spans an extent along each axis of the torus. Along an axis a chip receives over one link, or
-  over two where the axis is closed to a ring; axes work side by side. So a gather of n parts takes (n - 1) / n of its bytes over
-  that bandwidth; a reduction as long as the gather of what it scatters, an all-reduce twice that. In an all-to-all each part
-  travels a quarter of the ring on average (half of an open line), along the longest axis. What is passed on to one other chip takes one link.
-  Between slices each chip has its share of its host's network cards, and sends what the other slices need of its part.
-  Chips without a torus (GPUs) receive over all their links at once.
+  What a chip receives (see `received`) over what it can receive at once. A group of chips of one slice spans an extent along each
+  axis of the torus. Along an axis a chip receives over one link, or over two where the group fills an axis that is closed to
+  a ring; axes work side by side. Groups that lie between one another, such as every second chip of a row, share the links.
+  In an all-to-all each part travels a quarter of the ring on average (half of an open line), along the longest axis. What is
+  passed on from chip to chip goes axis by axis, the shorter way, and the busiest link counts. Between slices each chip has its
+  share of its host's network cards. Chips without a torus (GPUs) receive over all their links at once.
 
   Args:
     collective: one operation.
     devices: in the order of the program's device numbers, with `coords` and perhaps `slice_index`.
     chip: their speeds.
   """
-  groups = np.arange(len(devices))[None] if collective.groups is None else collective.groups
-  members = [devices[i] for i in groups[0]]
-  slices = len({getattr(device, 'slice_index', 0) or 0 for device in members})
-  size = received(collective, len(devices))
-  if slices > 1:
-    return 0.0, size / chip.dcn_bytes_per_s if chip.dcn_bytes_per_s else math.inf
-  coords = np.asarray([getattr(device, 'coords', (i,)) for i, device in enumerate(members)])
-  extents = [len(set(axis)) for axis in coords.T if len(set(axis)) > 1]
-  if not extents:
-    return 0.0, 0.0
+  inside, across = received(collective, devices)
+  network = 0.0 if not across else across / chip.dcn_bytes_per_s if chip.dcn_bytes_per_s else math.inf
+  if not inside:
+    return 0.0, network
   if not chip.ring:
-    return size / chip.link_bytes_per_s, 0.0
-  directions = [2 if extent % chip.ring == 0 else 1 for extent in extents]
-  if collective.kind in ('all-to-all', 'ragged-all-to-all'):
-    extent, ways = max(zip(extents, directions))
-    return collective.bytes * extent / (4 * ways * chip.link_bytes_per_s), 0.0
-  links = 1 if collective.kind in ('collective-permute', 'send') else sum(directions)
-  return size / (links * chip.link_bytes_per_s), 0.0
+    return inside / chip.link_bytes_per_s, network
+  slices = _slices(devices)
+  first = np.arange(len(devices)) if collective.groups is None else collective.groups[0]
+  group = first[slices[first] == slices[first[0]]]
+  sizes, closed = _torus(_coords(devices, np.flatnonzero(slices == slices[first[0]])), chip.ring)
+  if collective.kind == 'collective-permute' and collective.groups is not None:
+    return inside * _busiest([_coords(devices, pair) for pair in collective.groups], sizes, closed) / chip.link_bytes_per_s, network
+  axes = _axes(_coords(devices, group), sizes, closed)
+  if not axes:
+    return 0.0, network
+  if 'all-to-all' in collective.kind:
+    extent, links = max(axes, key=lambda axis: axis[0] / axis[1])
+    return inside * len(group) / max(1, len(group) - 1) * extent / (4 * links * chip.link_bytes_per_s), network
+  return inside / (sum(links for _, links in axes) * chip.link_bytes_per_s), network
+
+
+def _torus(coords: np.ndarray, ring: int) -> tuple[list[int], list[bool]]:
+  """Chips along each axis of a slice, and whether they form a ring (see `Chip.ring`).
+
+  Args:
+    coords: int[chips,axes], of all its chips.
+    ring: of the kind of chip.
+  """
+  sizes = [len(set(axis)) for axis in coords.T]
+  closed = [size % ring == 0 for size in sizes]
+  if sum(size > 1 for size in sizes) > 2:  # three axes are closed together or not at all
+    closed = [all(closed)] * len(sizes)
+  return sizes, closed
+
+
+def _axes(group: np.ndarray, sizes: Sequence[int], closed: Sequence[bool]) -> list[tuple[int, float]]:
+  """(extent, links by which a chip receives) of each axis of the torus that a group spans; `group`: int[chips,axes], coordinates."""
+  found = []
+  for axis, size, is_closed in zip(group.T, sizes, closed):
+    places = np.unique(axis)
+    if len(places) > 1:
+      found.append((len(places), (2 if is_closed and len(places) == size else 1) / int(np.diff(places).min())))
+  return found
+
+
+def _busiest(pairs: Sequence[np.ndarray], sizes: Sequence[int], closed: Sequence[bool]) -> int:
+  """How many of the messages the busiest link carries in one direction; `pairs`: int[2,axes] each, from and to."""
+  carried = collections.Counter()
+  for (start, end) in pairs:
+    at = [int(place) for place in start]
+    for axis, size in enumerate(sizes):
+      ahead = (int(end[axis]) - at[axis]) % size if closed[axis] else int(end[axis]) - at[axis]
+      way = 1 if 0 < ahead <= size // 2 or (not closed[axis] and ahead > 0) else -1
+      while at[axis] != end[axis]:
+        carried[(*at, axis, way)] += 1
+        at[axis] = (at[axis] + way) % size if closed[axis] else at[axis] + way
+  return max(carried.values(), default=0)
+
+
+def _slices(devices: Sequence) -> np.ndarray:
+  return np.asarray([getattr(device, 'slice_index', None) or 0 for device in devices])
+
+
+def _coords(devices: Sequence, numbers: np.ndarray) -> np.ndarray:
+  return np.asarray([getattr(devices[i], 'coords', (i,)) for i in numbers])
 
 
 def _bytes(kind: str, instruction: hlo.Instruction, instructions: Mapping[str, hlo.Instruction]) -> int:
   """Bytes of what is passed on (see `Collective.bytes`)."""
-  sizes = [shape.bytes for shape in instruction.shapes]
-  if kind == 'reduce-scatter':
-    return sum(shape.bytes for name in instruction.operands if name in instructions for shape in instructions[name].shapes)
-  if instruction.operation.endswith('-start') or kind == 'send':  # the result names operands, results and small states
-    return max(sizes, default=0)
-  return sum(sizes)
+  made = sum(shape.bytes for shape in instruction.shapes)
+  given = sum(shape.bytes for name in instruction.operands if name in instructions for shape in instructions[name].shapes)
+  if kind in ('reduce-scatter', 'send'):
+    return given
+  if not instruction.operation.endswith('-start') or kind == 'all-reduce':
+    return made
+  return made - given if kind == 'all-gather' else given  # the result names operands, results and small states
 
 
 def _groups(rest: str) -> np.ndarray | None:

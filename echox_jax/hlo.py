@@ -2,10 +2,11 @@
 
 A loop's body stands there once. It runs as often as the compiler notes, or as its condition tells: `i < constant`, counted from 0.
 A condition that asks for more, such as "and not all rows have ended", may end the loop earlier: then the constant is a budget,
-an upper bound. A loop that tells neither counts once and is reported as unknown. Of the branches of a conditional all count.
+an upper bound. A loop that tells neither counts once and is reported as unknown. Of the branches of a conditional, the one that
+writes most counts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
 import re
@@ -20,6 +21,7 @@ _SHAPE = re.compile(r'([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?')
 _CALLED = re.compile(
     r'(?:calls|to_apply|body|condition|true_computation|false_computation|async_computation|called_computation)=%?([^\s,}]+)')
 _BRANCHES = re.compile(r'(?:branch_computations|called_computations)=\{([^}]*)\}')
+_TILED = re.compile(r'\{([\d,]+):T\(([\d,]+)\)')
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -33,7 +35,21 @@ class Shape:
   @property
   def bytes(self) -> int:
     """Size, filling of tiles not counted."""
-    return _BITS.get(self.dtype, 8 if self.dtype.startswith('f8') else 0) * math.prod(self.dims) // 8
+    return self._size(self.dims)
+
+  @property
+  def stored_bytes(self) -> int:
+    """Size in memory: a TPU stores tiles, such as 8 x 128 numbers, and fills up the axes that they do not divide."""
+    match = _TILED.match(self.layout)
+    if not match or not self.dims:
+      return self.bytes
+    dims, tile = list(self.dims), [int(n) for n in match[2].split(',')]
+    for axis, size in zip((int(n) for n in match[1].split(',')), reversed(tile)):  # from the axis whose numbers lie side by side
+      dims[axis] = -(-dims[axis] // size) * size
+    return self._size(dims)
+
+  def _size(self, dims: Sequence[int]) -> int:
+    return _BITS.get(self.dtype, 8 if self.dtype.startswith('f8') else 0) * math.prod(dims) // 8
 
   @property
   def in_hbm(self) -> bool:
@@ -113,10 +129,12 @@ def read(text: str) -> Program:
       inner.add(name)
     for instruction in computations[name].values():
       turns, called = 1, [other for other in instruction.called() if other in computations]
+      if instruction.operation == 'conditional':
+        called = [max(called, key=lambda other: _written(computations, other))] if called else []
       if instruction.operation in ('async-update', 'async-done'):  # they go on with what async-start has begun
         continue
       if instruction.operation == 'while':
-        turns, exact = _turns(computations, instruction)
+        turns, exact = _turns(computations, computations[name], instruction)
         body = re.search(r'body=%?([^\s,}]+)', instruction.rest)[1]
         if turns is None:
           unknown.add(body)
@@ -132,17 +150,37 @@ def read(text: str) -> Program:
 
 def _computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
   """{computation: {name: instruction}} and the name of the entry."""
-  computations, entry, current = {}, '', None
+  computations, entry, current, last = {}, '', None, ()
   for line in text.splitlines():  # the text of a kernel runs over several lines, which may begin anywhere
     if line == '}':
       current = None
     elif not line.startswith(' ') and (match := _COMPUTATION.match(line)):
       current = computations.setdefault(match[2], {})
       entry = match[2] if match[1] else entry
-    elif current is not None and (match := _INSTRUCTION.match(line.strip())):
-      root, name, result, operation, rest = match.groups()
-      current[name] = Instruction(name, operation, _shapes(result), _operands(rest), rest, root is not None)
+    elif current is not None and line.startswith(' ') and (match := _INSTRUCTION.match(line.strip())):
+      last = match.groups()
+      current[last[1]] = _instruction(*last)
+    elif current and line.strip():  # goes on with the attributes of the instruction before
+      last = (*last[:4], f'{last[4]} {line}')
+      current[last[1]] = _instruction(*last)
   return computations, entry
+
+
+def _instruction(root: str | None, name: str, result: str, operation: str, rest: str) -> Instruction:
+  return Instruction(name, operation, _shapes(result), _operands(rest), rest, root is not None)
+
+
+def _written(computations: Mapping[str, Computation], name: str) -> float:
+  """Bytes of all that a computation makes, loops with their turns: what branches are compared by."""
+  total = 0.0
+  for instruction in computations[name].values():
+    total += sum(shape.bytes for shape in instruction.shapes)
+    called = [_written(computations, other) for other in instruction.called() if other in computations]
+    if instruction.operation == 'conditional':
+      total += max(called, default=0.0)
+    elif instruction.operation in ('while', 'call', 'async-start'):
+      total += sum(called) * ((_turns(computations, computations[name], instruction)[0] or 1) if instruction.operation == 'while' else 1)
+  return total
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
@@ -161,8 +199,8 @@ def _operands(rest: str) -> tuple[str, ...]:
       part.strip() for part in rest[:end].split(',') if re.fullmatch(r'\s*[A-Za-z_][\w.\-]*\s*', part))
 
 
-def _turns(computations: Mapping[str, Computation], loop: Instruction) -> tuple[int | None, bool]:
-  """(turns of a loop or None, whether it takes exactly so many)."""
+def _turns(computations: Mapping[str, Computation], inside: Computation, loop: Instruction) -> tuple[int | None, bool]:
+  """(turns of a loop that stands in `inside`, or None; whether it takes exactly so many)."""
   noted = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
   if noted:
     return int(noted[1]), True
@@ -172,39 +210,53 @@ def _turns(computations: Mapping[str, Computation], loop: Instruction) -> tuple[
   if not limits:
     return None, False
   exact = bool(roots) and roots[0].operation == 'compare' and len(limits) == 1
-  return -(-max(limits) // _stride(computations, condition, loop)), exact
+  start, step = _counter(computations, condition, inside, loop)
+  return max(0, -(-(max(limits) - start) // step)), exact
 
 
-def _stride(computations: Mapping[str, Computation], condition: Computation, loop: Instruction) -> int:
-  """What a turn adds to the number that the condition looks at: more than 1 where the compiler has unrolled the loop."""
+def _counter(computations: Mapping[str, Computation], condition: Computation, inside: Computation, loop: Instruction) -> tuple[int, int]:
+  """The number that the condition looks at: where it starts, and what a turn adds (more than 1 where the loop has been unrolled).
+
+  (0, 1) where the text does not tell.
+  """
   body = computations.get(re.search(r'body=%?([^\s,}]+)', loop.rest)[1], {})
   result = next((i for i in body.values() if i.is_root and i.operation == 'tuple'), None)
+  begun = inside.get(loop.operands[0]) if loop.operands else None
   for compared in condition.values():
-    counter = condition.get(compared.operands[0]) if compared.operation == 'compare' and compared.operands else None
-    index = re.search(r'index=(\d+)', counter.rest) if counter is not None and counter.operation == 'get-tuple-element' else None
-    if index is None or result is None or int(index[1]) >= len(result.operands):
+    if compared.operation not in ('compare', 'fusion'):
       continue
-    added = body.get(result.operands[int(index[1])])
-    while added is not None and added.operation in ('copy', 'bitcast') and added.operands:
-      added = body.get(added.operands[0])
-    if added is not None and added.operation == 'add':
-      constants = [re.match(r'(\d+)\)', body[name].rest) for name in added.operands if name in body and body[name].operation == 'constant']
-      if constants and constants[0] and int(constants[0][1]) > 0:
-        return int(constants[0][1])
-  return 1
+    counters = [condition[name] for name in compared.operands if name in condition and condition[name].operation == 'get-tuple-element']
+    for index in (int(re.search(r'index=(\d+)', counter.rest)[1]) for counter in counters):
+      step = _added(body, result.operands[index]) if result is not None and index < len(result.operands) else None
+      if step:
+        start = _constant(inside, begun.operands[index]) if begun is not None and begun.operation == 'tuple' else None
+        return start or 0, step
+  return 0, 1
+
+
+def _added(body: Computation, name: str) -> int | None:
+  """The constant that makes this value out of another."""
+  added = body.get(name)
+  while added is not None and added.operation in ('copy', 'bitcast') and added.operands:
+    added = body.get(added.operands[0])
+  if added is None or added.operation != 'add':
+    return None
+  return next((n for n in (_constant(body, name) for name in added.operands) if n), None)
+
+
+def _constant(inside: Computation, name: str) -> int | None:
+  """The whole number behind a name, None for anything else."""
+  found = inside.get(name)
+  while found is not None and found.operation in ('copy', 'bitcast', 'convert') and found.operands:
+    found = inside.get(found.operands[0])
+  match = re.match(r'(\d+)\)', found.rest) if found is not None and found.operation == 'constant' else None
+  return int(match[1]) if match and found.shapes[0].dtype[0] in 'su' else None
 
 
 def _find_limits(computations: Mapping[str, Computation], instructions: Computation, given: Mapping[str, int], limits: list[int]) -> None:
   """Adds the constants that something is compared with by `<`; `given`: parameters that are constants of the caller."""
-  constants = dict(given)
-  for instruction in instructions.values():
-    if instruction.operation == 'constant' and instruction.shapes and not instruction.shapes[0].dims:
-      match = re.match(r'(\d+)\)', instruction.rest)
-      if match and instruction.shapes[0].dtype[0] in 'su':
-        constants[instruction.name] = int(match[1])
-  for instruction in instructions.values():
-    if instruction.operation in ('copy', 'bitcast', 'convert') and instruction.operands and instruction.operands[0] in constants:
-      constants[instruction.name] = constants[instruction.operands[0]]
+  known = {name: given[name] if name in given else _constant(instructions, name) for name in instructions}
+  constants = {name: value for name, value in known.items() if value is not None}
   for instruction in instructions.values():
     if instruction.operation == 'compare' and 'direction=LT' in instruction.rest and len(instruction.operands) == 2:
       limits.extend(constants[name] for name in instruction.operands[1:] if name in constants)

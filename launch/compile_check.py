@@ -102,8 +102,8 @@ def _program(compiled: jax.stages.Compiled, mesh: Mesh, chip: chips.Chip | None,
   report = none | {
       'collectives': collectives.summary(found),
       'collectives_across_slices': collectives.summary([c for c in found if c.crosses(slice_of)]),
-      'loops_of_unknown_length': collectives.loops(program, program.unknown), 'loops_counted_by_budget': len(program.by_budget),
-      'ici_bytes_per_chip': sum(c.times * collectives.received(c, len(devices)) for c in found)}
+      'loops_of_unknown_length': len(program.unknown), 'loops_counted_by_budget': len(program.by_budget),
+      **dict(zip(('ici_bytes_per_chip', 'dcn_bytes_per_chip'), costs.received(found, devices)))}
   if chip is None:
     return report
   times = costs.times(program, devices, chip)
@@ -113,7 +113,8 @@ def _program(compiled: jax.stages.Compiled, mesh: Mesh, chip: chips.Chip | None,
   return report | ({'largest': costs.largest(program, devices, chip, explain)} if explain else {})
 
 
-_SENT = ('collectives', 'collectives_across_slices', 'loops_of_unknown_length', 'loops_counted_by_budget', 'ici_bytes_per_chip')
+_SENT = ('collectives', 'collectives_across_slices', 'loops_of_unknown_length', 'loops_counted_by_budget', 'ici_bytes_per_chip',
+         'dcn_bytes_per_chip')
 _TIMES = ('compute_s', 'hbm_s', 'ici_s', 'dcn_s', 'mfu_bound', 'slowest_term', 'hlo_flops_per_chip', 'hbm_traffic_bytes_per_chip',
           'kernels_without_flops')
 
