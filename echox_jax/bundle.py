@@ -102,6 +102,7 @@ def write_params(folder: Path, specs: Mapping[str, tensor_files.Spec], arrays: I
   with tensor_files.TensorWriter(folder / WEIGHTS, specs) as writer:
     for path, row, value in arrays:
       writer.write(path, value, row)
+      del value  # or it would lie in memory beside the next
 
 
 def write_rest(folder: Path, config: EchoXConfig, copies: Mapping[str, Path | bytes],

@@ -13,11 +13,11 @@ writes parameter groups of one stage, for other runs to start from (`train.init_
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from echox_jax import bundle
 from echox_jax import errors
-from echox_jax import trees
 
 
 def export(args: argparse.Namespace) -> None:
@@ -29,12 +29,13 @@ def export(args: argparse.Namespace) -> None:
 def weights(args: argparse.Namespace) -> None:
   """Writes some parameter groups of one stage's newest checkpoint."""
   from echox_jax.training import checkpoint
-  params = checkpoint.load_groups(args.checkpoint, args.groups)
-  flat = trees.flatten(params)
-  bundle.write_params(args.out, {key: (value.shape, args.dtype) for key, value in flat.items()},
-                      ((key, None, value) for key, value in flat.items()))
+  params = checkpoint.open_groups(args.checkpoint, args.groups)
+  dtypes = params.dtypes if args.dtype == 'keep' else dict.fromkeys(params, args.dtype)
+  specs = {path: (shape, dtypes[path]) for path, shape in params.shapes.items()}
+  bundle.write_params(args.out, specs, ((path, None, params[path]) for path in params))
   size = (args.out / bundle.WEIGHTS).stat().st_size
-  print(f'{args.out / bundle.WEIGHTS}: {sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB')
+  count = sum(math.prod(shape) for shape in params.shapes.values())
+  print(f'{args.out / bundle.WEIGHTS}: {count / 1e6:.1f} M parameters, {size / 1e6:.1f} MB')
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -102,7 +103,8 @@ def main(argv: list[str] | None = None) -> None:
   part = commands.add_parser('weights', help='write parameter groups of one stage, to start other runs from')
   part.add_argument('--checkpoint', required=True, type=Path, help='folder of the stage')
   part.add_argument('--groups', required=True, nargs='+', help='parameter groups')
-  part.add_argument('--dtype', choices=['float32', 'float16'], default='float32', help='of the numbers written')
+  part.add_argument('--dtype', choices=['keep', 'float32', 'float16'], default='keep',
+                    help='of the numbers written (default: as they are)')
   part.add_argument('--out', required=True, type=Path, help='folder to write model.safetensors to')
   part.set_defaults(run=weights)
   args = parser.parse_args(argv)

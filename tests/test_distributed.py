@@ -202,7 +202,7 @@ def _losses(workdir):
 
 
 def _assert_params(one, other, equal):
-  saved = [checkpoint.load_groups(workdir / 'text', ['llm']) for workdir in (one, other)]
+  saved = [dict(checkpoint.open_groups(workdir / 'text', ['llm'])) for workdir in (one, other)]
   jax.tree.map(equal, *saved)
 
 

@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 from pathlib import Path
 import subprocess
-import sys
 
 import ml_dtypes
 import numpy as np
@@ -14,26 +12,7 @@ import pytest
 from echox_jax import tensor_files
 from echox_jax.conversion import released, released_config, released_units, rules
 from echox_jax.models.params import param_shapes
-
-ROOT = Path(__file__).parent.parent
-_CHILD = """
-import sys
-from echox_jax.conversion import echox_hf, exporters, importers, released_export
-from launch import convert
-peak = lambda: int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]) * 1024
-before = peak()
-convert.main(sys.argv[1:])
-print(before, peak())
-"""
-
-
-def convert(*args) -> tuple[int, int]:
-  """Runs launch.convert by itself; (peak memory after its imports, peak memory at the end) in bytes."""
-  done = subprocess.run([sys.executable, '-c', _CHILD, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
-                        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)})
-  assert not done.returncode, done.stderr[-2000:]
-  before, peak = map(int, done.stdout.split()[-2:])
-  return before, peak
+from tests import memory
 
 
 def write_released(folder: Path, max_shard_bytes: int, **sizes) -> int:
@@ -78,7 +57,8 @@ def write_released(folder: Path, max_shard_bytes: int, **sizes) -> int:
 def test_an_import_takes_less_than_its_largest_shard(tmp_path):
   largest = write_released(tmp_path / 'released', 60 << 20, vocab_size=40000, hidden_size=512, intermediate_size=1024, num_hidden_layers=1,
                            num_attention_heads=8, num_key_value_heads=4, unit_model='small')
-  before, peak = convert('import', '--kind', 'echox', '--source', tmp_path / 'released', '--out', tmp_path / 'model')
+  before, peak, _ = memory.convert(
+      'import', '--kind', 'echox', '--source', tmp_path / 'released', '--out', tmp_path / 'model')
   assert (tmp_path / 'model' / 'model.safetensors').stat().st_size > 2.5 * largest
   # Tracing the models for their shapes takes some 60 MB whatever their size.
   assert peak - before < 1.3 * largest + (60 << 20), (before, peak, largest)
@@ -89,12 +69,14 @@ def test_the_width_of_echox_8b(tmp_path):
   """Import -> export -> import of EchoX-8B with one LLM layer: the same numbers, and memory within 1.3 x the largest shard."""
   largest = write_released(tmp_path / 'released', 1_500_000_000, vocab_size=128257, hidden_size=4096, intermediate_size=14336,
                            num_hidden_layers=1, num_attention_heads=32, num_key_value_heads=8, unit_model='medium')
-  before, peak = convert('import', '--kind', 'echox', '--source', tmp_path / 'released', '--out', tmp_path / 'model')
+  before, peak, _ = memory.convert(
+      'import', '--kind', 'echox', '--source', tmp_path / 'released', '--out', tmp_path / 'model')
   print(f'import: largest shard {largest / 1e9:.2f} GB, peak {peak / 1e9:.2f} GB, {before / 1e9:.2f} GB of it code')
   assert peak < 1.3 * largest
   subprocess.run(['fallocate', '-d', tmp_path / 'model' / 'model.safetensors'], check=False)  # zeros take no room again
-  _, peak = convert('export', '--checkpoint', tmp_path / 'model', '--to', 'echox', '--dtype', 'bfloat16', '--max-shard-bytes', 1_500_000_000,
-                    '--out', tmp_path / 'again')
+  _, peak, _ = memory.convert(
+      'export', '--checkpoint', tmp_path / 'model', '--to', 'echox', '--dtype', 'bfloat16',
+      '--max-shard-bytes', 1_500_000_000, '--out', tmp_path / 'again')
   print(f'export: peak {peak / 1e9:.2f} GB')
   assert peak < 1.3 * largest
   first, again = (tensor_files.open_tensors(tmp_path / name) for name in ('released', 'again'))

@@ -68,4 +68,5 @@ def test_killed_at_twenty_moments(tmp_path):
   taken = [row for step in range(1, STEPS + 1) for row in expected[step]]
   for start in range(0, len(taken) - ITEMS + 1, ITEMS):
     assert len(set(taken[start:start + ITEMS])) == ITEMS
-  jax.tree.map(np.testing.assert_array_equal, *(checkpoint.load_groups(folder / 'text', ['llm']) for folder in (whole, killed)))
+  ended = [dict(checkpoint.open_groups(folder / 'text', ['llm'])) for folder in (whole, killed)]
+  jax.tree.map(np.testing.assert_array_equal, *ended)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 from flax import linen as nn
 import jax
@@ -15,10 +16,11 @@ from echox_jax import audio, config
 from echox_jax.conversion import exporters, whisper_ct2
 from echox_jax.errors import CheckpointError
 from echox_jax.inference.engine import Done, Engine
-from echox_jax.models import whisper
+from echox_jax.models import lora, whisper
 from echox_jax.prompts import NANO_IDS
-from echox_jax.training import loop
+from echox_jax.training import checkpoint, loop
 from echox_jax.training.experiment import ExperimentConfig
+from tests import training_jobs
 
 ENCODER = config.WhisperConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, max_positions=120)
 TRUNK = dict(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
@@ -87,6 +89,25 @@ def test_stages_leave_the_frozen_parts_alone(workdir):
   table = model['unit_text_embedding']['embedding']
   np.testing.assert_array_equal(table, model['llm']['embed_tokens']['embedding'])
   assert np.abs(model['llm']['trunk']['layers']['self_attn']['q_proj']['lora_b']).max() > 0
+
+
+def test_a_stage_goes_on_with_the_frozen_parameters_that_it_wrote(workdir, tmp_path):
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  frozen = tmp_path / 's2t' / 'frozen'
+  inodes = lambda: {file: file.stat().st_ino for file in frozen.rglob('*')}
+  before = inodes()
+  further = lambda steps: training_jobs.with_train(job('s2t'), steps=steps)
+  loop.train(further(3), tmp_path, batches.make_iterator)
+  assert inodes() == before
+  params = checkpoint.open_groups(tmp_path / 's2t', ('llm', 'adapter'))
+  text = checkpoint.open_groups(tmp_path / 'text', ('llm',))
+  for path in (path for path in text if path.split('/')[-1] not in lora.LEAVES):
+    np.testing.assert_array_equal(params[path], text[path])
+  frozen.rename(tmp_path / 'elsewhere')
+  after = training_jobs.with_train(job('echo'), init_from=(str(tmp_path / 's2t'), 't2c'))
+  for experiment, where in ((further(4), tmp_path), (after, tmp_path / 'other')):
+    with pytest.raises(CheckpointError, match='which .*/checkpoints/3 refers to, are missing'):
+      loop.train(experiment, where, batches.make_iterator)
 
 
 @pytest.mark.parametrize('damage, named', [

@@ -55,7 +55,7 @@ def _at_step(monkeypatch, step, action):
 
 
 def _assert_same_run(one, other):
-  saved = [checkpoint.load_groups(workdir / 'text', ['llm']) for workdir in (one, other)]
+  saved = [dict(checkpoint.open_groups(workdir / 'text', ['llm'])) for workdir in (one, other)]
   jax.tree.map(np.testing.assert_array_equal, *saved)
   steps = [record['step'] for record in metrics.read(other / 'text' / 'metrics.jsonl') if record['kind'] == 'train']
   assert steps == sorted(set(steps)) and steps[-1] == STEPS

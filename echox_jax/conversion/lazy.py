@@ -38,6 +38,23 @@ class LazyTensors(Mapping[str, np.ndarray]):
     return len(self._entries)
 
 
+class ByModule(LazyTensors):
+  """Tensors that cannot be read row by row: those of one module are held until the next is read."""
+
+  def __init__(self, entries: Mapping[str, Tensor]):
+    super().__init__(entries)
+    self._module, self._held = None, {}
+
+  def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Rows `start` to `stop` of a tensor along its first axis."""
+    module = name.rpartition('/')[0]
+    if module != self._module:
+      self._module, self._held = module, {}  # before the next is read, or both would be in memory
+    if name not in self._held:
+      self._held[name] = self[name]
+    return self._held[name][start:stop].copy()  # a view would keep the whole of it
+
+
 def entries(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
   """The tensors of any mapping as entries, to be renamed, dropped or replaced before they are read.
 

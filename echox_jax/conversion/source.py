@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echox_jax import bundle, errors, tensor_files, trees
+from echox_jax import bundle, errors, tensor_files
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import lazy
 from echox_jax.models import lora
@@ -56,7 +56,7 @@ class Source:
     if pair[0] not in self.tensors:
       return value
     leaves = {'kernel': value} | {leaf: self._stored(name, layer) for leaf, name in zip(lora.LEAVES, pair)}
-    return np.asarray(lora.merge(leaves, self.config.llm.lora)['kernel'])
+    return lora.merge(leaves, self.config.llm.lora)['kernel']
 
   def rows(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """All parameters as stored, one in memory at a time: what `bundle.write_params` takes."""
@@ -84,7 +84,8 @@ def open_source(folder: Path) -> Source:
   if any((folder / stage / 'config.json').is_file() for stage in ('echo', 'vocoder')):
     from echox_jax.training import assemble  # training code is imported only where training folders are read
     config, params, tokenizer, language = assemble.assemble(folder)
-    return Source(str(folder), config, trees.flatten(params), {tokenizer.name: tokenizer, bundle.UNIT_LANGUAGE: language})
+    beside = {tokenizer.name: tokenizer, bundle.UNIT_LANGUAGE: language}
+    return Source(str(folder), config, params, beside)
   raise errors.CheckpointError(
       f'{folder} is neither a model folder ({bundle.CONFIG} and {bundle.WEIGHTS}) nor a working folder with the stages echo and '
       'vocoder: give one of them.')

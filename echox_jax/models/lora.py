@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from echox_jax.config import EchoXConfig, LoraConfig
 
@@ -16,12 +17,17 @@ def mask(params: dict) -> dict:
 
 
 def merge(params: dict, cfg: LoraConfig) -> dict:
-  """The tree without LoRA leaves, each kernel [..., in, out] + alpha / rank * lora_a lora_b (computed in float32)."""
+  """The tree without LoRA leaves, each kernel [..., in, out] + alpha / rank * lora_a lora_b.
+
+  The sum is computed in float32; arrays of numpy stay in host memory.
+  """
   merged = {k: merge(v, cfg) if isinstance(v, dict) else v for k, v in params.items() if k not in LEAVES}
   if 'lora_a' in params:
     a, b = (params[leaf].astype(jnp.float32) for leaf in LEAVES)
     kernel = params['kernel']
-    merged['kernel'] = (kernel + jnp.matmul(a, b, precision='highest') * (cfg.alpha / a.shape[-1])).astype(kernel.dtype)
+    on_host = isinstance(kernel, np.ndarray)
+    product = np.matmul(a, b) if on_host else jnp.matmul(a, b, precision='highest')
+    merged['kernel'] = (kernel + product * (cfg.alpha / a.shape[-1])).astype(kernel.dtype)
   return merged
 
 

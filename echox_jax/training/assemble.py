@@ -2,30 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import Any
-
-from flax import linen as nn
-import jax
-import numpy as np
 
 from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
-from echox_jax.conversion import whisper_ct2
+from echox_jax.conversion import lazy, whisper_ct2
 from echox_jax.tokenizer import find_tokenizer, SENTENCEPIECE_FILE
 from echox_jax.training import checkpoint, lineage
 from echox_jax.training.experiment import ExperimentConfig
+from echox_jax.trees import flatten
 
 _FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter')
 
 
-def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Path]:
+def assemble(workdir: str | Path) -> tuple[EchoXConfig, lazy.ByModule, Path, Path]:
   """(model config, params, tokenizer file, unit language file) of the stages `echo` and `vocoder` in `workdir`.
 
-  The frozen speech encoder comes from its package where the stages cached its states.
+  The parameters, by `group/path`, are read when they are asked for: into host memory, in the dtype
+  of the checkpoint. The frozen speech encoder comes from its package where the stages cached its
+  states.
 
   Raises:
-    CheckpointError: a stage is not finished, or the two were trained with different model sizes.
+    CheckpointError: a stage is not finished or damaged, or the two have different model sizes.
   """
   workdir = Path(workdir)
   experiments = {stage: _experiment(workdir, stage) for stage in ('echo', 'vocoder')}
@@ -35,15 +33,16 @@ def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Pa
   if config.vocoder != other.vocoder or config.units != other.units:
     raise errors.CheckpointError(
         f'the stages echo and vocoder in {workdir} were trained with different units or vocoder sizes: train one of them again.')
-  params = checkpoint.load_groups(workdir / 'echo', _FROM_ECHO) | checkpoint.load_groups(workdir / 'vocoder', ('vocoder',))
-  if experiments['echo'].data.cached_states:
+  cached = experiments['echo'].data.cached_states
+  groups = _FROM_ECHO + (() if cached else ('whisper',))
+  params = lazy.entries(checkpoint.open_groups(workdir / 'echo', groups))
+  params |= lazy.entries(checkpoint.open_groups(workdir / 'vocoder', ('vocoder',)))
+  if cached:
     _, whisper = whisper_ct2.load_packaged_whisper(experiments['echo'].speech_encoder)
-    params['whisper'] = jax.tree.map(np.asarray, nn.meta.unbox(whisper))
-  else:
-    params |= checkpoint.load_groups(workdir / 'echo', ('whisper',))
+    params |= lazy.entries(flatten({'whisper': whisper}))
   precomputed = workdir / 'precomputed'
   tokenizer = find_tokenizer(precomputed) or precomputed / SENTENCEPIECE_FILE
-  return config, params, tokenizer, precomputed / 'unit_language.json'
+  return config, lazy.ByModule(params), tokenizer, precomputed / 'unit_language.json'
 
 
 def _experiment(workdir: Path, stage: str) -> ExperimentConfig:

@@ -82,6 +82,7 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     if distributed.is_first():
       files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
       checkpoint.unmark_finished(folder)
+    checkpoints.write_frozen(current.frozen)
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
     meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model), 'sources': trained_from}
