@@ -11,14 +11,16 @@ import numpy as np
 _WARP_LIMIT = 0.9  # a clip is never warped to less than a tenth of its length
 
 
-def question_row(ids: SpecialIds, system: Sequence[int], question: Sequence[int], answer: Sequence[int], *,
-                 audio: bool) -> dict[str, np.ndarray]:
-  """Question and answer: `input_ids` and `labels`, int32[T] each; labels only on `BOS answer EOT`.
+def question_row(ids: SpecialIds, profile: prompts.Profile, system: Sequence[int],
+                 question: Sequence[int], answer: Sequence[int], *, audio: bool) -> dict[str, np.ndarray]:
+  """Question and answer: `input_ids` and `labels`, int32[T] each.
 
-  With `audio` the question is the one AUDIO id, and `question` what is written beside it, mostly nothing.
+  Labels are only on what `prompts.answer` gives. `system` and `question` are as
+  `prompts.question_prompt` takes them. With `audio` the question is the one AUDIO id, and `question`
+  what is written beside it, mostly nothing.
   """
-  prompt = prompts.question_prompt(ids, system, question, audio)
-  target = prompts.answer(ids, answer)
+  prompt = prompts.question_prompt(ids, profile, system, question, audio)
+  target = prompts.answer(ids, profile, answer)
   return _labelled([*prompt, *target], [IGNORE] * len(prompt) + target)
 
 

@@ -66,26 +66,29 @@ class RowMaker:
     first, stage = turns[0], self.experiment.stage
     if stage == 'vocoder':
       return {'units': first.units, 'audio': audio_io.from_int16(first.audio)}
-    words = self.tokenizer.encode(first.text)
     if stage == 't2c':
-      return self.speech(words, first.unit_words)
-    out = self.question(words, self.tokenizer.encode(turns[1].text), heard=heard, transcript=first.category == schema.ASR)
+      return self.speech(self.tokenizer.encode(first.text), first.unit_words)
+    transcript = first.category == schema.ASR
+    out = self.question(first.text, turns[1].text, heard=heard, transcript=transcript)
     if stage == 'text':
       return out
-    out['ctc_labels'] = np.asarray(words if heard else [], np.int32)
+    out['ctc_labels'] = np.asarray(self.tokenizer.encode(first.text) if heard else [], np.int32)
     if not heard:
       return out
     return out | ({'states': first.states} if self.experiment.data.cached_states else {'audio': audio_io.from_int16(first.audio)})
 
-  def question(self, question: Sequence[int], answer: Sequence[int], *, heard: bool, transcript: bool) -> Arrays:
+  def question(self, question: str, answer: str, *, heard: bool, transcript: bool) -> Arrays:
     """`input_ids` and `labels` of a question and its answer, or of speech and its transcript."""
-    written = self._instruction if transcript else () if heard else question
-    return rows.question_row(self.experiment.model.special_ids, self._system, written, answer, audio=heard)
+    written = prompts.TRANSCRIBE if transcript else '' if heard else question
+    ids = prompts.encode_question(self._profile, self.tokenizer.encode, written, heard)
+    return rows.question_row(self.experiment.model.special_ids, self._profile, self._system, ids,
+                             self.tokenizer.encode(answer), audio=heard)
 
   def speech(self, text: Sequence[int], unit_words: Sequence[int]) -> Arrays:
     """`input_ids` and `labels` of a text and its unit words."""
     model = self.experiment.model
-    return rows.text_to_codec_row(model.special_ids, prompts.get_profile(model.profile), text, unit_words, model.llm.vocab_size)
+    return rows.text_to_codec_row(
+        model.special_ids, self._profile, text, unit_words, model.llm.vocab_size)
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
@@ -93,12 +96,13 @@ class RowMaker:
     return precomputed_tokenizer(self.folder)
 
   @functools.cached_property
-  def _system(self) -> list[int]:
-    return self.tokenizer.encode(self.experiment.model.system_message)
+  def _profile(self) -> prompts.Profile:
+    return prompts.get_profile(self.experiment.model.profile)
 
   @functools.cached_property
-  def _instruction(self) -> list[int]:
-    return self.tokenizer.encode(prompts.TRANSCRIBE)
+  def _system(self) -> list[int]:
+    message = self.experiment.model.system_message
+    return prompts.encode_system(self._profile, self.tokenizer.encode, message)
 
   def __reduce__(self):
     return RowMaker, (self.experiment, self.folder)
@@ -184,7 +188,7 @@ def _text_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collect
   first = np.sort(np.unique(both, return_index=True)[1])
   first = first[~questions['transcript'][first]]
   source, questions, answers = source[first], questions[first], answers[first]
-  fixed = len(make.question((), (), heard=False, transcript=False)['input_ids'])
+  fixed = len(make.question('', '', heard=False, transcript=False)['input_ids'])
   found = _rows(source, questions, fixed + questions['tokens'] + answers['tokens'])
   good = _leave_out(left_out, 'without text', (questions['text'] == 0) | (answers['text'] == 0))
   return found[_fitting(found, good, make.experiment.data, left_out)]
@@ -209,7 +213,8 @@ def _speech_rows(make: 'RowMaker', number: int, table: np.ndarray, left_out: col
   at = _questions(table)
   questions, answers = table[at], table[at + 1]
   lengths, transcript = questions[length], questions['transcript']
-  fixed = [len(make.question((), (), heard=True, transcript=kind)['input_ids']) for kind in (False, True)]
+  fixed = [len(make.question('', '', heard=True, transcript=kind)['input_ids'])
+           for kind in (False, True)]
   found = _rows(number, questions, np.where(transcript, fixed[1], fixed[0]) + answers['tokens'])
   found['said'] = questions['tokens']
   found['states'] = lengths if data.cached_states else data.max_states - (limit - lengths) // rates.UNIT_HOP

@@ -30,7 +30,9 @@ from echox_jax.conversion import rules
 from echox_jax.models import params as params_lib
 from echox_jax.units.unit_language import UnitLanguage
 
-GROUPS = ('whisper', 'adapter', 'llm', 'unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder')  # what answering takes
+# Parts of a model: what it takes to answer in text, to hear a question, to speak an answer.
+TEXT, HEARING = ('llm', 'tokenizer'), ('whisper', 'adapter')
+SPEAKING = ('unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder', 'unit_language')
 CONFIG, WEIGHTS, UNIT_LANGUAGE = 'config.json', 'model.safetensors', 'unit_language.json'
 
 
@@ -43,12 +45,14 @@ class Bundle:
   unit_language: UnitLanguage | None = None
 
 
-def require(model: Any, parts: Iterable[str] = (*GROUPS, 'tokenizer', 'unit_language')) -> None:
-  """Checks that a model has what it takes; by default, to answer in speech.
+def require(model: Any, parts: Iterable[str], purpose: str = '', remedy: str = '') -> None:
+  """Checks that a model has what it takes.
 
   Args:
     model: a `Bundle`.
     parts: parameter groups, `tokenizer`, `unit_language`.
+    purpose: what it cannot do without them, in the message.
+    remedy: what can be done without them, if anything.
 
   Raises:
     CheckpointError: names the parts that it lacks.
@@ -56,7 +60,9 @@ def require(model: Any, parts: Iterable[str] = (*GROUPS, 'tokenizer', 'unit_lang
   absent = [part for part in parts if part not in model.params and getattr(model, part, None) is None]
   if absent:
     raise errors.CheckpointError(
-        f'the model lacks {", ".join(absent)} (it holds {", ".join(model.params)}): import or export one with these parts.')
+        f'the model lacks {", ".join(absent)} (it holds {", ".join(model.params)})'
+        f'{purpose and f", so it cannot {purpose}"}: '
+        f'{remedy and f"{remedy}, or "}import or export one with these parts.')
 
 
 @contextlib.contextmanager

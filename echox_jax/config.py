@@ -214,7 +214,12 @@ class StreamingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EchoXConfig:
-  """The whole model. `profile` picks the prompt and inference conventions of echox_jax/prompts.py."""
+  """The whole model.
+
+  `profile`: the chat template and the conventions of inference, see echox_jax/prompts.py;
+  `special_ids`: the ids of the template.
+  `system_message`: what the system turn holds, word for word; empty = no system turn.
+  """
   profile: str = 'paper'
   special_ids: SpecialIds = SpecialIds()
   system_message: str = ''
@@ -262,7 +267,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if value is None and type(None) in typing.get_args(hint):
       return None
     options = [a for a in typing.get_args(hint) if a is not type(None)]
-    return _convert(options[0], value, where)
+    given_several = isinstance(value, (list, tuple))
+    several = [a for a in options if typing.get_origin(a) is tuple and given_several]
+    return _convert((several or options)[0], value, where)
   if dataclasses.is_dataclass(hint):
     if not isinstance(value, hint) and not hasattr(value, 'keys'):
       raise errors.ConfigError(f'{where} is {value!r}: give it the fields of {hint.__name__}.')

@@ -22,8 +22,9 @@ def question_room(cfg: EchoXConfig, audio: bool) -> int:
 
 def slice_row(cfg: EchoXConfig, words: int) -> int:
   """Positions of the unit decoder that the longest slice takes with `words` unit words, BOS and EOT."""
-  prefix = prompts.slice_prefix(cfg.special_ids, prompts.get_profile(cfg.profile))
-  suffix = prompts.slice_suffix(cfg.special_ids)
+  profile = prompts.get_profile(cfg.profile)
+  prefix = prompts.slice_prefix(cfg.special_ids, profile)
+  suffix = prompts.slice_suffix(cfg.special_ids, profile)
   return len(prefix) + cfg.streaming.max_slice_tokens + len(suffix) + words + 2
 
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 from configs import echox_nano
 from data_pipeline import batches, rows
-from echox_jax import config, sharding
+from echox_jax import config, prompts, sharding
 from echox_jax.inference.generate import UnitWords
 from echox_jax.training import echo_step, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
@@ -64,11 +64,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _batch(job: ExperimentConfig) -> dict[str, np.ndarray]:
   """Rows of random ids and states, of lengths as in the demo's corpus."""
   rng, finish, model = np.random.default_rng(0), batches.Finish(job), job.model
+  profile = prompts.get_profile(model.profile)
   ids = lambda low, high: rng.integers(20, model.llm.vocab_size, rng.integers(low, high)).astype(np.int32)
 
   def row():
     speech = rng.normal(size=(rng.integers(80, 180), model.whisper.hidden_size)).astype(np.float16)
-    tokens = rows.question_row(model.special_ids, (), (), ids(15, 40), audio=True)
+    tokens = rows.question_row(model.special_ids, profile, (), (), ids(15, 40), audio=True)
     return finish(tokens | {'ctc_labels': ids(8, 20), 'states': speech}, rng)
 
   return rows.stack([row() for _ in range(job.train.batch_size)])

@@ -3,9 +3,11 @@
   python -m launch.respond --checkpoint out/demo/model question.wav -o reply.wav
   python -m launch.respond --checkpoint out/demo/model one.wav two.mp3 -o reply.wav      writes reply.wav and reply_2.wav
   python -m launch.respond --checkpoint out/demo/model --text "What is two plus two?" -o reply.wav
+  python -m launch.respond --checkpoint models/smollm2-135m --text "What is two plus two?"   in text
 
 Questions may be of any sample rate, channel count and common format. The text is printed as it comes; a line for each slice
-tells when it was heard. All questions are read before the first is answered. Replies are 16 kHz wav files.
+tells when it was heard. All questions are read before the first is answered. Replies are 16 kHz wav files. Without `-o`
+answers are text alone: a language model that was just imported can give no others yet.
 """
 
 import argparse
@@ -22,7 +24,8 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('questions', nargs='*', type=Path, metavar='QUESTION', help='recordings of questions')
   parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
   parser.add_argument('--text', action='append', default=[], help='a written question (may be given several times)')
-  parser.add_argument('-o', '--output', required=True, type=Path, help='wav file to write; further answers get _2, _3 ...')
+  parser.add_argument('-o', '--output', type=Path, help=(
+      'wav file to write; further answers get _2, _3 ... (default: answers in text alone)'))
   parser.add_argument('--json', type=Path, help='also write text, slices and times to this file')
   parser.add_argument('--temperature', type=float, default=0.0, help='0 (default): the likeliest token each time; released: 0.2')
   parser.add_argument('--top-p', type=float, default=0.9, help='of the sampling (default 0.9)')
@@ -32,16 +35,23 @@ def main(argv: list[str] | None = None) -> None:
     raise errors.EchoXError('there is no question: give a recording or --text "...".')
   from echox_jax.inference import sampling
   sampling.check(args.temperature, args.top_p)
-  if args.output.suffix.lower() != '.wav':
+  if args.output and args.output.suffix.lower() != '.wav':
     raise errors.EchoXError(f'{args.output} is no wav file: give an output name that ends in .wav.')
-  for folder in {args.output.parent, *([args.json.parent] if args.json else [])}:
+  for folder in {file.parent for file in (args.output, args.json) if file}:
     folder.mkdir(parents=True, exist_ok=True)  # known before anything is computed
 
   from echox_jax import audio
+  from echox_jax import bundle
   from echox_jax import load
   from echox_jax.inference.engine import Engine
   waves = [audio.load_audio(path) for path in args.questions]
-  engine = Engine(load(args.checkpoint))
+  model = load(args.checkpoint)
+  bundle.require(model, bundle.TEXT, 'answer')
+  if args.questions:
+    bundle.require(model, bundle.HEARING, 'hear', 'ask with --text')
+  if args.output:
+    bundle.require(model, bundle.SPEAKING, 'speak', 'leave -o out for answers in text')
+  engine = Engine(model, hears=bool(args.questions), speaks=args.output is not None)
   waves = [_named(path, engine.check_wave, wave) for path, wave in zip(args.questions, waves)]
   for text in args.text:
     engine.prompt(text, audio=False)
@@ -51,12 +61,15 @@ def main(argv: list[str] | None = None) -> None:
   asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [(text, None, text) for text in args.text]
   replies = []
   for number, (name, wave, text) in enumerate(asked, 1):
-    target = args.output if number == 1 else args.output.with_stem(f'{args.output.stem}_{number}')
     print(f'\n{name}')
     events = engine.answer(wave, text, temperature=args.temperature, top_p=args.top_p, seed=args.seed)
-    replies.append(_tell(events) | {'question': name, 'audio': str(target)})
-    audio.write_wav(target, replies[-1].pop('waveform'))
-    print(f'-> {target}')
+    replies.append(_tell(events) | {'question': name, 'audio': None})
+    waveform = replies[-1].pop('waveform')
+    if args.output:
+      target = args.output if number == 1 else args.output.with_stem(f'{args.output.stem}_{number}')
+      audio.write_wav(target, waveform)
+      replies[-1]['audio'] = str(target)
+      print(f'-> {target}')
   if args.json:
     from echox_jax import files
     files.atomic_write_json(args.json, replies[0] | {'further': replies[1:]} if len(replies) > 1 else replies[0])
@@ -75,8 +88,7 @@ def _tell(events) -> dict[str, Any]:
                      'audio_s': round(seconds, 3), 'cut_at_s': round(event.cut_at, 4), 'ready_at_s': round(event.ready_at, 4)})
       lines.append(f'  slice {event.index + 1}: {seconds:.2f} s of speech, cut at {event.cut_at:.2f} s, '
                    f'heard at {event.ready_at:.2f} s: {event.text}')
-  print()
-  print('\n'.join(lines))
+  print('\n'.join(['', *lines]))
   seconds = len(event.waveform) / rates.SAMPLE_RATE
   rate = round(event.finished_at / seconds, 4) if seconds else None
   for name, count in event.overflow.items():

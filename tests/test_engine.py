@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from echox_jax import errors, positions, prompts
+from echox_jax import bundle, errors, positions, prompts
 from echox_jax.inference.engine import Done, Engine, Slice, TextPiece
 import jax
 import numpy as np
@@ -78,6 +78,21 @@ def test_streaming_says_what_batched_decoding_says(engine, seconds):
   assert ''.join(p.text for p in pieces) == done.text
 
 
+def test_text_alone_takes_no_parts_of_speech(engine, tmp_path):
+  whole = tiny_model.tiny_bundle(tmp_path)
+  language_model = bundle.Bundle(whole.config, {'llm': whole.params['llm']}, whole.tokenizer)
+  reader = Engine(language_model, hears=False, speaks=False)
+  assert reader.warm_up() > 0
+  pieces, slices, done = parts(reader.answer(text='What is two plus two?'))
+  assert not slices and not len(done.waveform) and done.first_audio_at is None
+  spoken = parts(engine.answer(text='What is two plus two?'))[2]
+  assert ''.join(p.text for p in pieces) == done.text == spoken.text and done.scores == spoken.scores
+  with pytest.raises(errors.EchoXError, match='made to read: write it'):
+    next(reader.answer(tiny_model.question()))
+  with pytest.raises(errors.CheckpointError, match='lacks whisper, adapter, unit_text_embedding'):
+    Engine(language_model)
+
+
 def test_written_questions_too(engine):
   texts = ['What is two plus two?', 'Paris?', 'Capitals of countries']
   batched = engine.text_answers(texts, batch_size=2)
@@ -121,7 +136,7 @@ def test_unit_words_and_units_that_are_left_out_are_counted(engine, monkeypatch)
   assert done.overflow['unknown_unit_words'] == int((said == said.max()).sum()) > 0
   assert sum(len(s.unit_words) for s in fewer) == len(said) - done.overflow['unknown_unit_words']
   monkeypatch.undo()
-  limited = prompts.PROFILES['paper'].__class__('paper', unit_id_limit=10)
+  limited = dataclasses.replace(prompts.PROFILES['paper'], unit_id_limit=10)
   monkeypatch.setitem(prompts.PROFILES, 'paper', limited)
   _, _, done = parts(engine.answer(tiny_model.question()))
   units = np.asarray(engine.unit_language.decode(said))

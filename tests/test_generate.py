@@ -36,7 +36,7 @@ def params():
 
 def slow_unit_tokens(params, text, steps):
   """One slice; every token by a forward pass over the whole row of ids."""
-  row = [*prompts.slice_prefix(IDS, prompts.get_profile('paper')), *text, *prompts.slice_suffix(IDS), IDS.bos]
+  row = [*prompts.slice_prefix(IDS, prompts.get_profile('paper')), *text, *prompts.slice_suffix(IDS, prompts.get_profile('paper')), IDS.bos]
   allowed = np.array([IDS.eot, *range(VOCAB, VOCAB + 30)])
   model, table, variables = UnitDecoder(CFG), params['unit_text_embedding']['embedding'], {'params': params['t2c']}
   forward = jax.jit(lambda ids: model.apply(variables, model.apply(variables, table, ids), method='logits'))
@@ -81,7 +81,7 @@ def test_unit_words_keep_words_only_and_count_overflow(params, cfg, monkeypatch)
 
 def prompt_batch():
   """Two questions of different lengths with speech of different lengths."""
-  rows = [prompts.question_prompt(IDS, [], text, audio=True) for text in ([20, 21, 22, 23], [])]
+  rows = [prompts.question_prompt(IDS, prompts.get_profile('paper'), [], text, audio=True) for text in ([20, 21, 22, 23], [])]
   width = max(map(len, rows))
   ids = np.array([row + [IDS.pad] * (width - len(row)) for row in rows])
   states = np.random.default_rng(0).normal(size=(2, 12, 16)).astype(np.float32)
@@ -134,7 +134,7 @@ def test_steps_one_by_one_are_the_batched_loop(params, made):
 
 
 def test_text_only(params):
-  ids = np.array([prompts.question_prompt(IDS, [], [20, 21], audio=False)])
+  ids = np.array([prompts.question_prompt(IDS, prompts.get_profile('paper'), [], [20, 21], audio=False)])
   made = jax.jit(lambda ids: generate.generate_text(params, CFG, ids, None, None, 4))(ids)
   assert made.ids.shape == (1, 4) and made.hidden.shape == (1, 4, 24)
 

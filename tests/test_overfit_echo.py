@@ -18,7 +18,7 @@ from echox_jax.training.experiment import DataConfig, ExperimentConfig, LossConf
 from tests import tiny
 
 CFG = tiny.CONFIG
-IDS, VOCAB = CFG.special_ids, CFG.llm.vocab_size
+IDS, VOCAB, PAPER = CFG.special_ids, CFG.llm.vocab_size, prompts.get_profile('paper')
 SAYINGS = {(20, 21, 22, 11): (1, 2, 3, 4, 5), (23, 24, 11): (6, 7, 8), (25, 26, 27, 28, 11): (9, 10, 11, 12, 13, 14)}
 
 
@@ -50,7 +50,7 @@ def start():
 
 @pytest.fixture(scope='module')
 def t2c(start):
-  rows = [prompts.text_to_codec_row(IDS, prompts.get_profile('paper'), text, words, VOCAB) for text, words in SAYINGS.items()]
+  rows = [prompts.text_to_codec_row(IDS, PAPER, text, words, VOCAB) for text, words in SAYINGS.items()]
   width = max(len(ids) for ids, _ in rows)
   fill = lambda row, value: row + [value] * (width - len(row))
   batch = {'input_ids': jnp.array([fill(ids, IDS.pad) for ids, _ in rows]),
@@ -60,8 +60,8 @@ def t2c(start):
 
 def echo_batch():
   """A spoken question for each saying."""
-  prompt = prompts.question_prompt(IDS, [], [], audio=True)
-  rows = [(prompt + prompts.answer(IDS, text), [IGNORE] * len(prompt) + prompts.answer(IDS, text)) for text in SAYINGS]
+  prompt = prompts.question_prompt(IDS, PAPER, [], [], audio=True)
+  rows = [(prompt + prompts.answer(IDS, PAPER, text), [IGNORE] * len(prompt) + prompts.answer(IDS, PAPER, text)) for text in SAYINGS]
   width = max(len(ids) for ids, _ in rows)
   return {
       'input_ids': np.array([ids + [IDS.pad] * (width - len(ids)) for ids, _ in rows]),

@@ -8,7 +8,7 @@ import optax
 from echox_jax.config import AdapterConfig, EchoXConfig, LlamaConfig, WhisperConfig
 from echox_jax.models.adapter import init_adapter
 from echox_jax.models.llama import init_llm
-from echox_jax.prompts import IGNORE, NANO_IDS, answer, question_prompt
+from echox_jax.prompts import IGNORE, NANO_IDS, answer, get_profile, question_prompt
 from echox_jax.training import s2t_step
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -22,8 +22,8 @@ def rows(audio):
   """Four questions with their answers."""
   ids, labels = np.full((4, 32), NANO_IDS.pad), np.full((4, 32), IGNORE)
   for row in range(4):
-    prompt = question_prompt(NANO_IDS, [], [] if audio else [12 + row, 16 + row], audio)
-    reply = answer(NANO_IDS, [20 + row, 12 + 2 * row])
+    prompt = question_prompt(NANO_IDS, get_profile('paper'), [], [] if audio else [12 + row, 16 + row], audio)
+    reply = answer(NANO_IDS, get_profile('paper'), [20 + row, 12 + 2 * row])
     ids[row, :len(prompt) + len(reply)] = prompt + reply
     labels[row, len(prompt):len(prompt) + len(reply)] = reply
   return {'input_ids': ids, 'labels': labels}

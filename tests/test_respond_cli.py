@@ -57,6 +57,14 @@ def test_what_is_left_out_of_the_speech_is_told(tmp_path, capsys, monkeypatch, m
   assert missing and f'note: {missing} unknown unit words were left out of the speech\n' in capsys.readouterr().out
 
 
+def test_without_an_output_answers_are_text(tmp_path, capsys):
+  soundfile.write(tmp_path / 'one.wav', tiny_model.question(), 16000)
+  respond.main(['--checkpoint', 'unused', str(tmp_path / 'one.wav'), '--text', 'Paris?', '--json', str(tmp_path / 'reply.json')])
+  reply = json.loads((tmp_path / 'reply.json').read_text())
+  assert reply['text'] in capsys.readouterr().out and reply['audio'] is None and not reply['slices']
+  assert not list(tmp_path.glob('reply*.wav')) and len(reply['further']) == 1
+
+
 def test_no_question(tmp_path, capsys):
   assert 'there is no question' in fails(capsys, tmp_path)
 

@@ -93,15 +93,20 @@ class Engine:
 
   Args:
     bundle: of `echox_jax.load`.
+    hears: whether questions are spoken; a model without the parts for it answers written ones.
+    speaks: whether answers are; otherwise they are text alone, without slices and waveform.
 
   Raises:
-    CheckpointError: it lacks a part that answering takes.
+    CheckpointError: it lacks a part that this takes.
     ConfigError: its budgets leave no positions for a question.
   """
 
-  def __init__(self, bundle: Any):
-    bundle_lib.require(bundle)
-    positions.check(bundle.config, bundle.params)
+  def __init__(self, bundle: Any, *, hears: bool = True, speaks: bool = True):
+    wanted = (*bundle_lib.TEXT, *(bundle_lib.HEARING if hears else ()),
+              *(bundle_lib.SPEAKING if speaks else ()))
+    bundle_lib.require(bundle, wanted)
+    positions.check(bundle.config, wanted)
+    self.hears, self.speaks = hears, speaks
     self.config: EchoXConfig = bundle.config
     self.tokenizer = bundle.tokenizer
     self.unit_language = bundle.unit_language
@@ -113,11 +118,13 @@ class Engine:
     self._likeliest, self._sample = jitted(_likeliest), jitted(_sample)
     self._speak, self._durations, self._wave = jitted(steps.speak), jitted(steps.durations), jitted(steps.wave)
     self._generate = jitted(_generate)
-    self._system = self.tokenizer.encode(cfg.system_message) if cfg.system_message else []
-    self._keep_bos = prompts.get_profile(cfg.profile).keep_bos_state
+    self._profile = prompts.get_profile(cfg.profile)
+    self._system = prompts.encode_system(self._profile, self.tokenizer.encode, cfg.system_message)
+    self._unspoken = prompts.unspoken_ids(cfg.special_ids, self._profile)
     self._audio_ladder, self._prompt_ladder, self._frame_ladder = steps.ladders(cfg)
-    longest_clip = (jax.ShapeDtypeStruct((1, self._audio_ladder[-1]), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
-    self._max_states = jax.eval_shape(self._encode, self.params, *longest_clip)[0].shape[1]
+    if hears:
+      longest_clip = (jax.ShapeDtypeStruct((1, self._audio_ladder[-1]), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
+      self._max_states = jax.eval_shape(self._encode, self.params, *longest_clip)[0].shape[1]
 
   # Questions
 
@@ -145,11 +152,16 @@ class Engine:
     """Ids of a question: its text (may be empty beside audio) and whether speech comes with it.
 
     Raises:
-      EchoXError: no question at all, or more tokens than the model reads.
+      EchoXError: no question at all, one that cannot be heard, or more tokens than the model reads.
     """
+    if audio and not self.hears:
+      raise errors.EchoXError(
+          'the question is spoken, but this engine was made to read: write it, or make one that hears.')
     if not audio and not text.strip():
       raise errors.EchoXError('the question is empty: say or write something.')
-    ids = prompts.question_prompt(self.config.special_ids, self._system, self.tokenizer.encode(text) if text else [], audio)
+    question = prompts.encode_question(self._profile, self.tokenizer.encode, text, audio)
+    special = self.config.special_ids
+    ids = prompts.question_prompt(special, self._profile, self._system, question, audio)
     room = positions.question_room(self.config, audio)
     if self.config.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
@@ -248,7 +260,7 @@ class Engine:
     cutter, special = trigger.SliceCutter(self.config.streaming), self.config.special_ids
 
     def spoken(cut: tuple[int, int] | None) -> Iterator[Slice]:
-      for begin, end in self._fitting(cut, overflow):
+      for begin, end in self._fitting(cut if self.speaks else None, overflow):
         cut_at = now()
         words, units, wave, more = self.speak(np.stack(hidden[begin:end]))
         for name, value in more.items():
@@ -262,7 +274,7 @@ class Engine:
       token, score, predicting = self.choose(state, temperature, top_p, seed, step)
       if token == special.eot:
         break
-      if token != special.bos or self._keep_bos:
+      if token not in self._unspoken:
         ids.append(token)
         hidden.append(predicting)
         scores.append(score)
@@ -313,7 +325,7 @@ class Engine:
     """
     start = time.perf_counter()
     starts = []
-    if audio:
+    if audio and self.hears:
       noise = np.random.default_rng(0).normal(0, 0.1, self._audio_ladder[-1])
       heard = [self._embed(self.params, *self._states([noise[:samples]])) for samples in self._audio_ladder][-1]
       shortest = self._rows([self.prompt('', audio=True)]).shape[1]
@@ -325,10 +337,11 @@ class Engine:
       self.choose(state, temperature=1.0)
       hidden = self.choose(state)[2]
       self.advance(state, self.config.special_ids.bos)
-    self.speak(hidden[None])
-    self.vocode(np.zeros(1, np.int32))
-    for size in self._frame_ladder:
-      self.vocode(np.zeros(1, np.int32), np.asarray([size]))
+    if self.speaks:
+      self.speak(hidden[None])
+      self.vocode(np.zeros(1, np.int32))
+      for size in self._frame_ladder:
+        self.vocode(np.zeros(1, np.int32), np.asarray([size]))
     return time.perf_counter() - start
 
   def _blank(self, size: int, audio: bool = False) -> np.ndarray:

@@ -32,7 +32,7 @@ class Generated(NamedTuple):
   """Text that the model made.
 
   Attributes:
-    ids: int32[B,A] as the model said them: BOS first, EOT left out.
+    ids: int32[B,A] as the model said them: BOS first where the profile's answers have one, EOT left out.
     lengths: int32[B].
     hidden: float[B,A,D]; hidden[b,i] is the state that predicted ids[b,i].
     overflow: int32[B], 1 where the budget ended the answer.
@@ -89,8 +89,8 @@ def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_p
                        steps: int) -> tuple[Array, Array, Array]:
   """What the decoder says, token by token.
 
-  `paper` profile: BOS is given, and only EOT and unit words can follow, so that only their rows of the head are read.
-  `released` profile: BOS is decoded too, and any text id can be; such ids are fed back like the rest (facts 8).
+  BOS is given, and only EOT and unit words can follow, so that only their rows of the head are read.
+  Profile `released`: BOS is decoded too, and any text id can be; such ids are fed back like the rest (facts 8).
 
   Args:
     params: as in `decode_unit_words`, as are the other arguments.

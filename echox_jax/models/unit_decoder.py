@@ -109,9 +109,10 @@ def slice_prompt(cfg: EchoXConfig, text_table: Array, text: Array, lengths: Arra
   Returns:
     `Prompt` with P = prefix + N + suffix.
   """
-  prefix = prompts.slice_prefix(cfg.special_ids, prompts.get_profile(cfg.profile))
-  return right_align(_rows(text_table, prefix, text), text, lengths,
-                     _rows(text_table, prompts.slice_suffix(cfg.special_ids), text))
+  profile = prompts.get_profile(cfg.profile)
+  prefix = _rows(text_table, prompts.slice_prefix(cfg.special_ids, profile), text)
+  suffix = _rows(text_table, prompts.slice_suffix(cfg.special_ids, profile), text)
+  return right_align(prefix, text, lengths, suffix)
 
 
 def right_align(prefix: Array, text: Array, lengths: Array, suffix: Array) -> Prompt:

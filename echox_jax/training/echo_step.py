@@ -136,15 +136,15 @@ def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
   """Takes the states that predict spoken tokens out of whole rows.
 
   Args:
-    cfg: text tokens are spoken, BOS and EOT are not; in the `released` profile the state that predicts BOS counts.
+    cfg: its profile says which special ids are not spoken; all other tokens are.
     output: of `s2t_forward`, labels of one answer a row.
     room: static number of tokens A.
   """
   special = cfg.special_ids
   labels = output.labels[:, 1:]
-  spoken = (labels != IGNORE) & (labels != special.eot)
-  if not prompts.get_profile(cfg.profile).keep_bos_state:
-    spoken &= labels != special.bos
+  spoken = labels != IGNORE
+  for token in prompts.unspoken_ids(special, prompts.get_profile(cfg.profile)):
+    spoken &= labels != token
   order = jnp.argsort(~spoken, axis=1, stable=True)[:, :room]
   ids = jnp.take_along_axis(jnp.where(spoken, labels, special.pad), order, axis=1)
   states = jnp.take_along_axis(output.hidden, order[..., None], axis=1)

@@ -172,9 +172,11 @@ def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
   width, vocabulary = cfg.llm.hidden_size, cfg.llm.vocab_size
   slices, tokens, words = choices.slices_per_batch or rows * cfg.streaming.max_slices, cfg.streaming.max_slice_tokens, data.max_unit_words
   # BOS is given, and only EOT and unit words can follow (paper), or any id (released).
-  free = prompts.get_profile(cfg.profile).free_unit_ids
+  profile = prompts.get_profile(cfg.profile)
+  free = profile.free_unit_ids
   said, choices_of_each = words + (2 if free else 1), cfg.unit_decoder.unit_vocab_size + (vocabulary if free else 1)
-  prompt = tokens + len(prompts.slice_prefix(cfg.special_ids, prompts.get_profile(cfg.profile))) + len(prompts.slice_suffix(cfg.special_ids))
+  around = (prompts.slice_prefix, prompts.slice_suffix)
+  prompt = tokens + sum(len(part(cfg.special_ids, profile)) for part in around)
   parts = _s2t(experiment, clips) | {
       'pseudo_labels': (_unit_decoder(cfg, slices, prompt + said)
                         + head_forward(cfg.unit_decoder.trunk.hidden_size, choices_of_each, slices * said)),

@@ -76,7 +76,7 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: lis
           f'stage {stage.name!r} needs the parameters of {group!r}, which none of {names} has: add a checkpoint that has them to train.init_from.')
   for source in sources:
     names = {path: origin for where, pairs in pending if where is source for path, origin in pairs.items()}
-    loaded |= _read(source, names, wanted, set(dataclasses.asdict(experiment.model.special_ids).values()))
+    loaded |= _read(source, names, wanted, experiment.model.special_ids.all())
   return loaded
 
 
