@@ -12,7 +12,7 @@ Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the devi
 minute, and caching those of a thousand hours would take half a terabyte.
 
 Pretrained parts lie under models/ (`PRETRAINED`), made once with `python -m launch.convert import --kind KIND --source ... --out models/...`,
-KIND being llama, whisper, hubert, kmeans and unit-vocoder.
+KIND being llama or llama-gguf, whisper, hubert, kmeans and unit-vocoder.
 """
 
 from collections.abc import Mapping
@@ -86,7 +86,8 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
     raise ValueError(f'there is no stage {stage!r}: use one of {", ".join(stages)}.')
   config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
   config.stage = stage
-  config.model.update(parts)
+  with config.ignore_type():  # a role is one id or several
+    config.model.update(parts)
   config.tokenizer.update(dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size))
   spoken = tuple(mix['t2c'])
   config.precompute.update(dict(

@@ -68,8 +68,8 @@ class BpeTokenizer:
   last byte is missing, `decode` ends in U+FFFD.
   """
 
-  def __init__(self, path: str | os.PathLike[str]):
-    """Reads the file.
+  def __init__(self, path: str | os.PathLike[str], content: bytes | None = None):
+    """Reads the file, or `content` instead; `path` names it then.
 
     Raises:
       DataError: the file is missing or is no tokenizer.
@@ -79,11 +79,10 @@ class BpeTokenizer:
       import tokenizers
     except ImportError as error:
       raise errors.MissingExtraError('tokenizers', 'bpe', 'A byte-pair tokenizer') from error
-    path = Path(path)
-    if not path.is_file():
+    if content is None and not Path(path).is_file():
       raise errors.DataError(f'there is no tokenizer {path}: give the path of a tokenizer.json.')
     try:
-      values = json.loads(path.read_text('utf-8'))
+      values = json.loads(Path(path).read_bytes() if content is None else content)
       for token in values.get('added_tokens') or ():  # e.g. unit words, which a released file adds as if they were text
         token['special'] |= token['content'].startswith('<|') and token['content'].endswith('|>')
       self._model = tokenizers.Tokenizer.from_str(json.dumps(values))

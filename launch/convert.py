@@ -46,7 +46,9 @@ def import_(args: argparse.Namespace) -> None:
     print(f'{args.out}: {units} centroids of width {width}')
     return
   bundle.check_replaceable(args.out)  # known before anything is read
-  model = importers.open_model(args.kind, args.source, **{name: getattr(args, name) for name in _IMPORT_OPTIONS})
+  options = {name: getattr(args, name) for name in ('profile', *_IMPORT_OPTIONS)}
+  model = importers.open_model(args.kind, args.source, **options)
+  print(*model.notes, sep='\n', end='\n' if model.notes else '')
   if args.format == 'orbax':
     from echox_jax.training import import_checkpoint  # needs the packages of training
     written = import_checkpoint.write_checkpoint(model, args.out, sharding.make_mesh(_mesh(args.mesh)), args.dtype)
@@ -88,6 +90,9 @@ def main(argv: list[str] | None = None) -> None:
   foreign.add_argument('--out', required=True, type=Path, help='folder to write')
   for name, text in _IMPORT_OPTIONS.items():
     foreign.add_argument(f'--{name.replace("_", "-")}', type=Path, help=text)
+  foreign.add_argument('--profile', help=(
+      'kinds llama and llama-gguf: how the model is spoken to: paper, released, chatml or llama3 '
+      '(default: as the chat template of its tokenizer says)'))
   foreign.add_argument('--dtype', choices=['keep', 'float32', 'bfloat16'], default='keep', help='of the numbers written (default: as they are)')
   foreign.add_argument('--format', choices=['safetensors', 'orbax'], default='safetensors', help='orbax: a sharded checkpoint')
   foreign.add_argument('--mesh', default='fsdp=-1', help='orbax: devices by axis, e.g. data=1,fsdp=8; -1 = all that are left (default)')

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from echox_jax import errors, tokenizer
+from echox_jax import errors, prompts, tokenizer
 from echox_jax.config import EchoXConfig, LlamaConfig, RopeScaling
-from echox_jax.conversion import gguf_tokenizer, llama_gguf, released, rules
+from echox_jax.conversion import chat_template, gguf_tokenizer, llama_gguf, released, rules
 from echox_jax.models.llama import rope_frequencies
 from echox_jax.models.params import param_shapes
+from tests import chat_folders
 
 gguf = pytest.importorskip('gguf', reason='the package gguf is not installed')
 
@@ -132,19 +133,43 @@ def test_tokenizer_cuts_text_as_the_file_says(tmp_path, pre, pieces):
   assert not {0, 1, 2} & set(model.encode('<|im_start|>user<|im_end|>'))
 
 
-def test_special_ids_of_a_chat_model():
-  tokens, kinds, merges = vocabulary()
-  ids = gguf_tokenizer.special_ids(gguf_tokenizer.Vocabulary(tokens, kinds, merges, 'smollm', 1, 2))
+def configured(tokens, merges, bos, eos, pre='smollm', template=None, profile=None):
+  kinds = [3 if token.startswith('<|') else 1 for token in tokens]
+  vocabulary = gguf_tokenizer.Vocabulary(tokens, kinds, merges, pre, bos, eos, template)
+  return chat_template.configured(EchoXConfig(), gguf_tokenizer.speech(vocabulary, 'it'), profile)
+
+
+def test_ids_of_a_vocabulary_without_a_template_are_those_that_it_has():
+  tokens, _, merges = vocabulary()
+  cfg, (note,) = configured(tokens, merges, 1, 2)
+  ids = cfg.special_ids
+  assert cfg.profile == 'paper' and 'no chat template' in note
   assert (ids.bos, ids.start_header, ids.eot, ids.pad) == (0, 1, 2, 2)
   assert tokens[ids.nl] == tokens[ids.end_header] == 'Ċ' and tokens[ids.period] == '.'
   assert ids.user == ids.bos  # no such word in this vocabulary
   assert ids.audio == len(tokens)  # nor a token to spare
 
 
-def test_special_ids_of_llama_3():
+def test_ids_of_a_chat_model_are_those_of_its_template():
+  tokens, _, merges = vocabulary()
+  cfg, _ = configured(tokens, merges, 1, 2, template=chat_folders.SMOLLM2)
+  ids = cfg.special_ids
+  assert cfg.profile == 'chatml' and 'SmolLM' in cfg.system_message
+  assert (ids.bos, ids.start_header, ids.eot, ids.pad, tokens[ids.nl]) == (0, 1, 2, 2, 'Ċ')
+  assert [''.join(tokens[i] for i in getattr(ids, role)) for role in prompts.ROLES] == list(prompts.ROLES)
+  with pytest.raises(errors.CheckpointError, match='no profile knows'):
+    configured(tokens, merges, 1, 2, template=chat_folders.UNKNOWN['separator'])
+  assert configured(tokens, merges, 1, 2, template=chat_folders.UNKNOWN['separator'], profile='chatml')[0].special_ids == ids
+
+
+@pytest.mark.parametrize('template, profile', [(None, 'paper'), (chat_folders.RELEASED, 'paper')])
+def test_special_ids_of_llama_3(template, profile):
   named = ['<|begin_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>', '<|reserved_special_token_0|>', 'Ċ',
            'system', 'user', 'assistant', 'speaker', '.']
-  ids = gguf_tokenizer.special_ids(gguf_tokenizer.Vocabulary(named, [3] * 11, [], 'llama-bpe', 0, 3))
+  letters = sorted({letter for name in named[6:] for letter in name} - {'.'})
+  cfg, _ = configured([*named, *letters], [], 0, 3, pre='llama-bpe', template=template)
+  ids = cfg.special_ids
+  assert cfg.profile == profile
   assert [ids.bos, ids.start_header, ids.end_header, ids.eot, ids.audio, ids.nl, ids.system, ids.user, ids.assistant, ids.speaker,
           ids.period] == list(range(11))
 

@@ -1,15 +1,15 @@
-"""The byte-pair vocabulary in a GGUF file -> a Hugging Face tokenizer.json, and the special ids that it can give.
+"""The byte-pair vocabulary in a GGUF file -> a Hugging Face tokenizer.json, and its chat template.
 
 The vocabulary, its merges and the kinds of its tokens are in the file; how text is cut before merging is only named there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 from typing import Any
 
-from echox_jax import errors
-from echox_jax.prompts import SpecialIds
+from echox_jax import errors, tokenizer
+from echox_jax.conversion import chat_template
 
 _CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens; the others are text
 
@@ -23,14 +23,6 @@ _PRE_TOKENIZERS = {
 }
 _WHOLE_WORDS_FIRST = ('llama-bpe',)  # a piece that is in the vocabulary is taken whole, merges or not
 
-# How each special id may be written in a vocabulary, the best first.
-_WRITTEN = {
-    'bos': ('<|begin_of_text|>', '<|endoftext|>'), 'start_header': ('<|start_header_id|>', '<|im_start|>'),
-    'end_header': ('<|end_header_id|>', 'Ċ'), 'eot': ('<|eot_id|>', '<|im_end|>', '<|endoftext|>'), 'nl': ('Ċ',),
-    'system': ('system', 'Ġsystem'), 'user': ('user', 'Ġuser'), 'assistant': ('assistant', 'Ġassistant'), 'speaker': ('speaker', 'Ġspeaker'), 'period': ('.',),
-    'audio': ('<audio_patch>', '<|reserved_special_token_0|>', '<empty_output>'),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
@@ -43,6 +35,7 @@ class Vocabulary:
     pre: name of the pre-tokenizer.
     bos: id, or None.
     eos: id, or None.
+    template: its chat template, or None.
   """
   tokens: Sequence[str]
   kinds: Sequence[int]
@@ -50,6 +43,7 @@ class Vocabulary:
   pre: str
   bos: int | None
   eos: int | None
+  template: str | None = None
 
   @classmethod
   def read(cls, field: Callable[..., Any], what: str) -> 'Vocabulary':
@@ -69,7 +63,8 @@ class Vocabulary:
       raise errors.CheckpointError(f'{what} cuts text in the way {pre!r}, which is not known here: use a model with {", ".join(_PRE_TOKENIZERS)}.')
     tokens = field('tokenizer.ggml.tokens')
     return cls(tokens, field('tokenizer.ggml.token_type', [1] * len(tokens)), field('tokenizer.ggml.merges'), pre,
-               field('tokenizer.ggml.bos_token_id', None), field('tokenizer.ggml.eos_token_id', None))
+               field('tokenizer.ggml.bos_token_id', None), field('tokenizer.ggml.eos_token_id', None),
+               field('tokenizer.chat_template', None))
 
 
 def to_json(vocabulary: Vocabulary) -> bytes:
@@ -90,22 +85,12 @@ def to_json(vocabulary: Vocabulary) -> bytes:
   return json.dumps(values, ensure_ascii=False).encode('utf-8')
 
 
-def special_ids(vocabulary: Vocabulary) -> SpecialIds:
-  """The ids that stand for the parts of our template in this vocabulary.
-
-  A Llama 3 has a token for each part. A model that was taught ChatML (`<|im_start|>user`, new line, text, `<|im_end|>`, new line)
-  has the opening and the end of a turn, a new line for the end of the header, and the role words; but our template also says BOS
-  inside every header and before every text, and no new line after a turn, so that such a model must be trained on it. The audio
-  token is one that the model was never trained on to say; where there is none, it is the first id beyond the vocabulary, which
-  must be added before speech is. A part that the vocabulary has no token for is BOS.
-  """
-  ids: Mapping[str, int] = {token: i for i, token in enumerate(vocabulary.tokens)}
-  found = {name: next((ids[token] for token in written if token in ids), None) for name, written in _WRITTEN.items()}
-  bos = next((i for i in (found['bos'], vocabulary.bos, vocabulary.eos) if i is not None), 0)
-  eot = next((i for i in (found['eot'], vocabulary.eos) if i is not None), bos)
-  audio = len(vocabulary.tokens) if found['audio'] is None else found['audio']
-  given = {name: bos if i is None else i for name, i in found.items()}
-  return SpecialIds(**given | {'bos': bos, 'eot': eot, 'pad': eot, 'typo_bos': bos, 'audio': audio})
+def speech(vocabulary: Vocabulary, what: str) -> chat_template.Speech:
+  """What the tokenizer says about how its model is spoken to; `what` names it in messages."""
+  named = [None if i is None else vocabulary.tokens[i] for i in (vocabulary.bos, vocabulary.eos)]
+  tokens = {token: i for i, token in enumerate(vocabulary.tokens)}
+  encoder = lambda: tokenizer.BpeTokenizer(what, to_json(vocabulary)).encode
+  return chat_template.Speech(what, tokens, encoder, vocabulary.template, *named)
 
 
 def _added_token(token: int, content: str, special: bool) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from echox_jax import errors
+from echox_jax import errors, prompts, tokenizer
+from echox_jax.conversion import chat_template
 
 AUDIO_TOKEN = '<audio_patch>'
 # Our names of the special ids -> how they are written in a Llama 3 vocabulary (`Ċ`: a new line in byte-level BPE).
@@ -13,7 +14,9 @@ SPECIAL_TOKENS = {
     'audio_patch': AUDIO_TOKEN, 'bos': '<|begin_of_text|>', 'start_header': '<|start_header_id|>', 'end_header': '<|end_header_id|>',
     'eot': '<|eot_id|>', 'nl': 'Ċ', 'system': 'system', 'user': 'user', 'assistant': 'assistant', 'speaker': 'speaker', 'period': '.',
 }
-_TOKENIZER_FILES = ('tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
+TEMPLATE = 'chat_template.jinja'
+_TOKENIZER_FILES = (
+    'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', TEMPLATE)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -54,9 +57,9 @@ def read_tokens(files: dict[str, Path]) -> dict[str, int]:
   if 'tokenizer.json' in files:
     values = read_json(files['tokenizer.json'])
     try:
-      tokens |= values['model']['vocab']
+      tokens |= values['model']['vocab'].items()
       tokens |= {added['content']: added['id'] for added in values.get('added_tokens') or ()}
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
       raise errors.CheckpointError(f'{files["tokenizer.json"]} holds no byte-pair vocabulary: use the tokenizer of a Llama 3 model.') from error
   if 'added_tokens.json' in files:
     tokens |= read_json(files['added_tokens.json'])
@@ -64,6 +67,17 @@ def read_tokens(files: dict[str, Path]) -> dict[str, int]:
     decoder = read_json(files['tokenizer_config.json']).get('added_tokens_decoder') or {}
     tokens |= {added['content']: int(i) for i, added in decoder.items()}
   return tokens
+
+
+def speech(files: dict[str, Path], what: str) -> chat_template.Speech:
+  """What the tokenizer in `files` says about how its model is spoken to.
+
+  `what` names it in messages.
+  """
+  config = read_json(files['tokenizer_config.json']) if 'tokenizer_config.json' in files else {}
+  bos, eos = (_content(config.get(name)) for name in ('bos_token', 'eos_token'))
+  encoder, template = (lambda: _encoder(files, what)), _template(files, config)
+  return chat_template.Speech(what, read_tokens(files), encoder, template, bos, eos)
 
 
 def special_ids(files: dict[str, Path], tokens: dict[str, int]) -> dict[str, int]:
@@ -88,5 +102,27 @@ def special_ids(files: dict[str, Path], tokens: dict[str, int]) -> dict[str, int
 
 def _pad_token(files: dict[str, Path]) -> str | None:
   values = read_json(files['special_tokens_map.json']) if 'special_tokens_map.json' in files else {}
-  pad = values.get('pad_token')
-  return pad['content'] if isinstance(pad, dict) else pad
+  return _content(values.get('pad_token'))
+
+
+def _content(token: str | dict[str, Any] | None) -> str | None:
+  """A token, which is written as such or with its properties."""
+  return token['content'] if isinstance(token, dict) else token
+
+
+def _template(files: dict[str, Path], config: dict[str, Any]) -> str | None:
+  """The chat template, in a file of its own or in tokenizer_config.json; of several the default."""
+  if TEMPLATE in files:
+    return files[TEMPLATE].read_text('utf-8')
+  found = config.get('chat_template')
+  if isinstance(found, list):
+    found = {entry['name']: entry['template'] for entry in found}.get('default')
+  return found
+
+
+def _encoder(files: dict[str, Path], what: str) -> prompts.Encode:
+  if tokenizer.BPE_FILE not in files:
+    raise errors.CheckpointError(
+        f'{what} has no {tokenizer.BPE_FILE}, which its chat template takes: save it with transformers, '
+        'or give --profile paper.')
+  return tokenizer.BpeTokenizer(files[tokenizer.BPE_FILE]).encode

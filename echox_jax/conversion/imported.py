@@ -23,6 +23,7 @@ class Imported:
     tensors: name -> array, read when asked for; `shapes` are known at once.
     files: what else belongs into the model folder: name there -> file to copy, or what it holds.
     unit_language: of its unit decoder; None where it has none or does not say.
+    notes: sentences for the user.
   """
   what: str
   config: EchoXConfig
@@ -31,3 +32,4 @@ class Imported:
   tensors: Mapping[str, np.ndarray]
   files: Mapping[str, Path | bytes] = dataclasses.field(default_factory=dict)
   unit_language: UnitLanguage | None = None
+  notes: Sequence[str] = ()

@@ -22,13 +22,13 @@ from echox_jax.models.params import param_shapes
 # imported when their kind is asked for.
 _KINDS = {
     'echox': ('echox_hf', 'open_echox', ('config', 'base', 'unit_vocab')),
-    'llama': ('llama_hf', 'open_llama', ('config', 'base')),
+    'llama': ('llama_hf', 'open_llama', ('config', 'base', 'profile')),
     'whisper': ('whisper_hf', 'open_whisper', ('config',)),
     'hubert': ('hubert_hf', 'open_hubert', ('config',)),
     'hubert-fairseq': ('hubert_fairseq', 'open_hubert_fairseq', ()),
     'unit-vocoder': ('unit_vocoder', 'open_unit_vocoder', ('config',)),
     'whisper-ct2': ('whisper_ct2', 'open_whisper_ct2', ()),
-    'llama-gguf': ('llama_gguf', 'open_llama_gguf', ()),
+    'llama-gguf': ('llama_gguf', 'open_llama_gguf', ('profile',)),
 }
 KMEANS = 'kmeans'  # gives no parameters but a file of its own
 KINDS = (*_KINDS, KMEANS)
@@ -51,6 +51,11 @@ class Model:
   @property
   def groups(self) -> tuple[str, ...]:
     return tuple(group for part in self.parts for group in part.groups)
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """Sentences for the user."""
+    return tuple(note for part in self.parts for note in part.notes)
 
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Shapes of all parameters.
@@ -80,13 +85,13 @@ class Model:
       yield from rules.read(part.tensors, part.rules)
 
 
-def open_model(kind: str, source: Path, **options: Path | None) -> Model:
+def open_model(kind: str, source: Path, **options: Path | str | None) -> Model:
   """Opens a checkpoint; what is large is not read.
 
   Args:
     kind: one of `KINDS` but k-means.
     source: file, folder or name of a package.
-    **options: `config`, `base`, `unit_vocab` as the kind's own function has them; `vocoder_config`; and for `echox` `whisper`
+    **options: `config`, `base`, `unit_vocab`, `profile` as the kind's own function has them; `vocoder_config`; and for `echox` `whisper`
       and `vocoder`: where these groups are, as any kind of checkpoint that has them.
 
   Raises:
@@ -184,7 +189,7 @@ def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
   return int(np.prod(shape)) * dtype.itemsize
 
 
-def _open(kind: str, source: Path, **options: Path) -> Imported:
+def _open(kind: str, source: Path, **options: Path | str) -> Imported:
   if kind not in _KINDS:
     raise errors.EchoXError(f'there is no kind {kind!r}: use one of {", ".join(KINDS)}.')
   module, function, known = _KINDS[kind]

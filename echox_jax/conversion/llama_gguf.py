@@ -15,7 +15,7 @@ import numpy as np
 
 from echox_jax import errors, tokenizer
 from echox_jax.config import EchoXConfig, LlamaConfig, RopeScaling
-from echox_jax.conversion import gguf_tokenizer, lazy, released
+from echox_jax.conversion import chat_template, gguf_tokenizer, lazy, released
 from echox_jax.conversion.imported import Imported
 from echox_jax.models.llama import rope_frequencies
 
@@ -32,17 +32,19 @@ _NAMES = {
 _LAYER, _LAYER_HERE = 'model.layers.{}.', 'blk.{}.'
 
 
-def open_llama_gguf(source: Path) -> Imported:
+def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
   """A Llama in one GGUF file, quantised or not; numbers become float32.
-
-  Special ids are those of the vocabulary's own chat tokens, as far as the prompt template can use them (see `gguf_tokenizer`).
 
   Args:
     source: the file.
+    profile: how the model is spoken to; None = as the chat template in the file says, see
+      `chat_template`.
 
   Raises:
-    CheckpointError: missing, damaged, or another architecture, rotary scaling or tokenizer than those known here.
-    MissingExtraError: the package `gguf` is not installed.
+    CheckpointError: missing, damaged, or another architecture, rotary scaling, tokenizer or chat
+      template than those known here.
+    ConfigError: an unknown profile.
+    MissingExtraError: a package of the extra `gguf` is not installed.
   """
   source = Path(source)
   reader, field = _open(source)
@@ -55,10 +57,13 @@ def open_llama_gguf(source: Path) -> Imported:
     part = name.partition('.')[2].partition('.')[2]
     if part in heads and len(tensor.shape) == 2 and tensor.shape[0] % (2 * heads[part]) == 0:  # else its shape is refused later
       entries[name] = _half_split(tensor, heads[part])
-  vocabulary = gguf_tokenizer.Vocabulary.read(field, f'the tokenizer in {source}')
-  cfg = EchoXConfig(llm=llm, special_ids=gguf_tokenizer.special_ids(vocabulary))
+  what = f'the tokenizer in {source}'
+  vocabulary = gguf_tokenizer.Vocabulary.read(field, what)
+  speech = gguf_tokenizer.speech(vocabulary, what)
+  cfg, notes = chat_template.configured(EchoXConfig(llm=llm), speech, profile)
   own_rules = [dataclasses.replace(rule, name=_own_name(rule.name)) for rule in released.llm_rules(cfg)]
-  return Imported(f'the Llama in {source}', cfg, ('llm',), own_rules, lazy.LazyTensors(entries), {tokenizer.BPE_FILE: gguf_tokenizer.to_json(vocabulary)})
+  return Imported(f'the Llama in {source}', cfg, ('llm',), own_rules, lazy.LazyTensors(entries),
+                  {tokenizer.BPE_FILE: gguf_tokenizer.to_json(vocabulary)}, notes=notes)
 
 
 def _open(source: Path) -> tuple[Any, Callable[..., Any]]:

@@ -8,32 +8,38 @@ import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
-from echox_jax.conversion import hf_folder, lazy, peft, released, released_config
+from echox_jax.conversion import chat_template, hf_folder, lazy, peft, released, released_config
 from echox_jax.conversion.imported import Imported
 from echox_jax.tensor_files import open_tensors
 
 _COMPUTED = 'rotary_emb.inv_freq'  # a table that old files hold and every model computes
 
 
-def open_llama(source: Path, config: Path | None = None, base: Path | None = None) -> Imported:
+def open_llama(source: Path, config: Path | None = None, base: Path | None = None,
+               profile: str | None = None) -> Imported:
   """A LlamaForCausalLM in safetensors.
 
   Args:
     source: folder of the model, or of a LoRA for it.
     config: another config.json.
     base: the folder of the model where `source` is a LoRA.
+    profile: how the model is spoken to; None = as the chat template of its tokenizer says, see
+      `chat_template`.
 
   Raises:
-    CheckpointError, ConfigError: something is missing or damaged, or it is no Llama.
+    CheckpointError, ConfigError: something is missing, damaged or unknown, or it is no Llama.
+    MissingExtraError: the chat template takes a package that is not installed.
   """
   tensors, folders = open_merged(source, base)
   try:
     llm = released_config.llama_config(read_config(folders, config))
   except KeyError as error:
     raise errors.ConfigError(f'the config of {source} has no {error.args[0]!r}: give the complete config.json of the model.') from error
-  cfg = EchoXConfig(llm=llm)
-  return Imported(f'the Llama in {source}', cfg, ('llm',), released.llm_rules(cfg), own_tensors(tensors, llm.tie_embeddings),
-                  hf_folder.tokenizer_files(folders))
+  files = hf_folder.tokenizer_files(folders)
+  speech = hf_folder.speech(files, f'the tokenizer in {source}')
+  cfg, notes = chat_template.configured(EchoXConfig(llm=llm), speech, profile)
+  return Imported(f'the Llama in {source}', cfg, ('llm',), released.llm_rules(cfg),
+                  own_tensors(tensors, llm.tie_embeddings), files, notes=notes)
 
 
 def open_merged(source: Path, base: Path | None) -> tuple[Mapping[str, np.ndarray], list[Path]]:

@@ -12,7 +12,8 @@ from echox_jax.conversion import lazy
 from echox_jax.models import lora
 
 # What may lie in a model folder beside config and parameters.
-TOKENIZER_FILES = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
+TOKENIZER_FILES = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json',
+                   'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja')
 _FILES = (*TOKENIZER_FILES, bundle.UNIT_LANGUAGE)
 
 

@@ -1,0 +1,180 @@
+"""The chat template that a tokenizer brings along -> the profile that lays prompts out likewise.
+
+Such a template is a Jinja program. It is run on two questions, and what it writes is compared with
+what each profile writes, so that a template is known by what it does, however it is worded.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from typing import Any, NamedTuple
+
+from echox_jax import errors, prompts
+from echox_jax.config import EchoXConfig
+from echox_jax.conversion import special_tokens
+
+_SYSTEM, _QUESTION = 'Be brief.', 'Is it late?'
+_TRAINED_HERE = ('paper', 'released')  # of EchoX: any vocabulary will do; the first is the default
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+  """What a foreign tokenizer says about how its model is spoken to.
+
+  Attributes:
+    what: names it in messages.
+    tokens: its vocabulary, special tokens included; empty where it cannot be read.
+    encoder: makes text -> ids, without special ids.
+    template: its chat template, or None.
+    bos, eos: its own first and last token, or None.
+  """
+  what: str
+  tokens: Mapping[str, int]
+  encoder: Callable[[], prompts.Encode]
+  template: str | None = None
+  bos: str | None = None
+  eos: str | None = None
+
+
+class Chat(NamedTuple):
+  """How a model is spoken to.
+
+  Attributes:
+    profile: its name.
+    system_message: what the template puts into the system turn where nobody says anything else.
+    notes: sentences for the user.
+    taught: whether it is known that the model was trained on prompts of this profile.
+  """
+  profile: str
+  system_message: str = ''
+  notes: tuple[str, ...] = ()
+  taught: bool = False
+
+
+def configured(cfg: EchoXConfig, speech: Speech,
+               chosen: str | None) -> tuple[EchoXConfig, tuple[str, ...]]:
+  """A config with the profile, special ids and system message of a model, and notes for the user.
+
+  Args:
+    cfg: of the model, otherwise.
+    speech: of its tokenizer.
+    chosen: name of the profile that the user wants; None = the one that writes what the template
+      writes, and where there is no template `paper`.
+
+  Raises:
+    ConfigError: there is no such profile.
+    CheckpointError: a template that no profile knows, or a vocabulary that lacks a token of it.
+    MissingExtraError: a package is not installed.
+  """
+  chat = _choose(speech, chosen)
+  profile = prompts.get_profile(chat.profile)
+  if chat.profile in _TRAINED_HERE and not chat.taught:
+    own = (speech.tokens.get(token) for token in (speech.bos, speech.eos))
+    ids = special_tokens.as_far_as_found(speech.tokens, *own) if speech.tokens else cfg.special_ids
+  else:
+    ids = special_tokens.of_template(profile, speech.tokens, speech.encoder(), speech.what)
+  made = dataclasses.replace(
+      cfg, profile=chat.profile, special_ids=ids, system_message=chat.system_message)
+  return made, chat.notes
+
+
+def _choose(speech: Speech, chosen: str | None) -> Chat:
+  profiles = prompts.PROFILES if chosen is None else {chosen: prompts.get_profile(chosen)}
+  if speech.template is not None:
+    variables = {'bos_token': speech.bos or '', 'eos_token': speech.eos or ''}
+    found = recognise(speech.template, variables, profiles.values())
+    if found is None and chosen is None:
+      raise errors.CheckpointError(f'{speech.what} has a chat template that no profile knows: '
+                                   f'choose one of {", ".join(profiles)} with --profile.')
+    if found is not None:
+      return found
+  if chosen is not None:
+    return Chat(chosen)
+  default = _TRAINED_HERE[0]
+  return Chat(default, notes=(
+      f'{speech.what} has no chat template: prompts are laid out in the profile {default!r}, '
+      'which the model has to be trained on (--profile chooses another).',))
+
+
+def recognise(template: str, variables: Mapping[str, str],
+              candidates: Iterable[prompts.Profile]) -> Chat | None:
+  """The first profile that writes what a chat template writes; None = none does.
+
+  White space around a message is not looked at.
+
+  Args:
+    template: Jinja.
+    variables: what it may ask for: `bos_token`, `eos_token`.
+    candidates: profiles.
+
+  Raises:
+    MissingExtraError: the package `jinja2` is not installed.
+  """
+  system, question = ({'role': role, 'content': text}
+                      for role, text in (('system', _SYSTEM), ('user', _QUESTION)))
+  alone, told = (_render(template, said, variables) for said in ([question], [system, question]))
+  for profile in candidates:
+    default, said = (_system_turn(profile.template, text) for text in (alone, told))
+    if default is None or said not in (_SYSTEM, f'{default}{_SYSTEM}'):
+      continue
+    notes = [f'The chat template is that of the profile {profile.name!r}.']
+    if default:
+      notes.append(f'Its system message is {default!r}.')
+    if default and said != _SYSTEM:
+      notes.append(
+          'The template writes this before any other system message too, perhaps with the day of '
+          'the question: system_message in config.json is the whole turn, so put your own behind it.')
+    return Chat(profile.name, default, tuple(notes), taught=True)
+  return None
+
+
+def _system_turn(template: prompts.Template, text: str | None) -> str | None:
+  """What stands in the system turn before the question, '' where there is none.
+
+  None: `text` is laid out otherwise, or there is none.
+  """
+  if text is None:
+    return None
+  opening = _written(template, template.opening)
+  rest = _written(template, template.user, _QUESTION) + _written(template, template.assistant)
+  before, _, after = _written(template, template.system, '\0').partition('\0')
+  before, after = opening + before, after + rest
+  if text == opening + rest:
+    return ''
+  if not (text.startswith(before) and text.endswith(after)
+          and len(text) > len(before) + len(after)):
+    return None
+  inside = text[len(before):len(text) - len(after)]
+  return None if any(token in inside for token in template.written.values()) else inside
+
+
+def _written(template: prompts.Template, layout: str, message: str = '') -> str:
+  """A layout as text."""
+  texts = {prompts.MESSAGE: message, prompts.LINE: template.line_break + message,
+           'nl': template.line_break, **{role: role for role in prompts.ROLES}, **template.written}
+  return ''.join(texts[name] for name in layout.split())
+
+
+def _render(template: str, messages: list[dict[str, str]],
+            variables: Mapping[str, str]) -> str | None:
+  """What a template makes of a conversation; None where it fails.
+
+  It is run as transformers runs it, but is not told the day: templates that ask for it have one of
+  their own for that case.
+  """
+  try:
+    from jinja2 import sandbox
+  except ImportError as error:
+    raise errors.MissingExtraError('jinja2', 'bpe', 'The chat template of a tokenizer') from error
+  environment = sandbox.ImmutableSandboxedEnvironment(
+      trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols'])
+  environment.globals['raise_exception'] = _refuse
+  try:
+    return environment.from_string(template).render(
+        messages=messages, add_generation_prompt=True, tools=None, documents=None, **variables)
+  except Exception:  # it is a program of others: one that fails, in whatever way, is none we know
+    return None
+
+
+def _refuse(message: str) -> Any:
+  """What a template calls where a conversation is not to its liking."""
+  raise ValueError(message)
