@@ -64,13 +64,13 @@ class _Places(NamedTuple):
   overflow_slice_tokens: Array
 
 
-def t2c_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def t2c_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
   """Cross-entropy of unit words given their text (paper, stage 2).
 
   Args:
     params: groups `unit_text_embedding` and `t2c`.
     batch: `input_ids`, `labels` int[B,T], the labels of a row in one piece; or packed rows, with `segments` int[B,T].
-    rng: dropout key.
+    rng: dropout key; None = deterministic.
     experiment: its `data.max_unit_words` (+ BOS and EOT) is the room for labels of a row that is not packed, so that logits exist only there.
 
   Returns:
@@ -80,21 +80,21 @@ def t2c_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
   hides_eot = prompts.get_profile(cfg.profile).mask_unit_eot
   valid = ids != cfg.special_ids.eot if hides_eot else None
   hidden = UnitDecoder(cfg).apply({'params': params['t2c']}, params['unit_text_embedding']['embedding'], ids, valid,
-                                  batch.get('segments'), deterministic=False, rngs={'dropout': rng})
+                                  batch.get('segments'), **s2t_step.dropout(rng))
   room = ids.shape[1] - 1 if 'segments' in batch else min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
   hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
   ce = chunked.cross_entropy(hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens)
   return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
 
 
-def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def echo_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
   """Echo training on one batch.
 
   Args:
     params: groups `llm`, `adapter`, `unit_text_embedding`, `t2c` (frozen), `echo`, `denoising_adapter`, and `whisper`
       where states are not cached.
     batch: as `s2t_step.s2t_loss`, one answer a row.
-    rng: dropout key.
+    rng: dropout key; None = deterministic.
     experiment: the job; `train.loss` holds weights, the source of X' and the room for slices.
 
   Returns:
@@ -108,13 +108,13 @@ def echo_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfi
   cfg, choices = experiment.model, experiment.train.loss
   if choices.echo_text not in ECHO_TEXTS:
     raise errors.ConfigError(f'train.loss.echo_text is {choices.echo_text!r}: use one of {", ".join(ECHO_TEXTS)}.')
-  s2t_rng, generate_rng, echo_rng = jax.random.split(rng, 3)
+  s2t_rng, generate_rng, echo_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
   batch = s2t_step.with_states(params, batch, rng, experiment)
-  output = echox.s2t_forward(params, cfg, batch, deterministic=False, rngs={'dropout': s2t_rng})
+  output = echox.s2t_forward(params, cfg, batch, **s2t_step.dropout(s2t_rng))
   s2t, metrics = s2t_step.loss_of_output(params, batch, output, experiment)
   if choices.echo_text == 'generate':
     own, metrics['overflow_answers'] = _own_answers(params, cfg, batch)
-    output = echox.s2t_forward(params, cfg, own, deterministic=False, rngs={'dropout': generate_rng})
+    output = echox.s2t_forward(params, cfg, own, **s2t_step.dropout(generate_rng))
   slices = batch_slices(params, cfg, answers(cfg, output, batch['input_ids'].shape[1]),
                         choices.slices_per_batch // experiment.train.accumulate_steps)
   text, replaced = slices.ids, jnp.int32(0)
@@ -240,7 +240,7 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
     chunk: as in `chunked`.
   """
   table, special = params['unit_text_embedding']['embedding'], cfg.special_ids
-  dropout = {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
+  dropout = s2t_step.dropout(rng)
   adapted = _adapted(params, cfg, slices, rng)
   spoken = jnp.arange(text.shape[1]) < slices.lengths[:, None]
   denoising = losses.denoising_cosine(adapted, unit_decoder.embed_text(table, text), spoken)

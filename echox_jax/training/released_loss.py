@@ -15,6 +15,7 @@ from echox_jax.config import EchoXConfig
 from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from echox_jax.prompts import IGNORE
+from echox_jax.training.s2t_step import dropout
 
 Array = jax.Array
 COSINE_SHARE = 0.2  # the cosine term is scaled down to this share of the cross-entropy
@@ -149,7 +150,7 @@ def finetune(params: dict, cfg: EchoXConfig, hidden: Array, expanded_labels: Arr
 
 def _adapt(params: dict, cfg: EchoXConfig, hidden: Array, rng: Array | None) -> Array:
   """LLM states float[B,T,D] through the denoising adapter."""
-  return DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden, **_dropout(rng))
+  return DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden, **dropout(rng))
 
 
 def _unit_loss(params: dict, cfg: EchoXConfig, embeddings: Array, valid: Array, labels: Array, noisy: Array, clean: Array,
@@ -159,14 +160,10 @@ def _unit_loss(params: dict, cfg: EchoXConfig, embeddings: Array, valid: Array, 
   positions = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
   # A masked position does not even see itself: the first unit of a short slice is predicted from a pad.
   mask = Mask(allowed=valid[:, None, None], causal=True)
-  states, _ = model.apply(variables, embeddings, positions, mask, **_dropout(rng), method='hidden')
+  states, _ = model.apply(variables, embeddings, positions, mask, **dropout(rng), method='hidden')
   logits = model.apply(variables, states, method='logits')
   ce = losses.cross_entropy(logits[:, :-1], labels[:, 1:]).mean
   distance = losses.denoising_cosine(noisy, jax.lax.stop_gradient(clean), jnp.ones(noisy.shape[:-1], bool)).total / len(noisy)
   weight = jax.lax.stop_gradient(jnp.where(distance > COSINE_SHARE * ce, COSINE_SHARE * ce / distance, 1.0))
   inputs = model.apply(variables, embeddings, method='project')
   return ReleasedLoss(ce + weight * distance, ce, distance, weight, inputs, labels, valid, logits)
-
-
-def _dropout(rng: Array | None) -> dict:
-  return {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}

@@ -15,24 +15,24 @@ Metrics = dict[str, Array]
 _MASKS = 7  # what tells their random numbers from those of dropout
 
 
-def text_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def text_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
   """Next-token cross-entropy of text rows.
 
   Args:
     params: group `llm`.
     batch: `input_ids`, `labels` int[B,T]; `segments` int[B,T] where rows are packed.
-    rng: dropout key.
+    rng: dropout key; None = deterministic.
     experiment: the job.
 
   Returns:
     (loss, metrics `text_ce`, `tokens`).
   """
-  output = echox.s2t_forward(params, experiment.model, batch, deterministic=False, rngs={'dropout': rng})
+  output = echox.s2t_forward(params, experiment.model, batch, **dropout(rng))
   ce = next_token_loss(params, output, experiment.train.loss.chunk_tokens)
   return ce.mean, {'text_ce': ce.mean, 'tokens': ce.count}
 
 
-def s2t_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def s2t_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
   """Cross-entropy of the answer plus `ctc_weight` times CTC of the transcript.
 
   Args:
@@ -40,7 +40,7 @@ def s2t_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
     batch: `input_ids`, `labels` int[B,T], `ctc_labels` int[B,C], `states` float[B,E,Dw] + `state_lengths` int[B] or
       `audio` float[B,samples] + `audio_lengths` int[B]; speech and `ctc_labels` may have a turn axis after B. Packed rows
       have `segments` int[B,T], and an axis of clips in its place.
-    rng: dropout key.
+    rng: dropout key; None = deterministic.
     experiment: the job.
 
   Returns:
@@ -48,16 +48,16 @@ def s2t_loss(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig
       `overflow_positions`).
   """
   batch = with_states(params, batch, rng, experiment)
-  output = echox.s2t_forward(params, experiment.model, batch, deterministic=False, rngs={'dropout': rng})
+  output = echox.s2t_forward(params, experiment.model, batch, **dropout(rng))
   return loss_of_output(params, batch, output, experiment)
 
 
-def with_states(params: dict, batch: dict, rng: Array, experiment: ExperimentConfig) -> dict:
-  """The batch with the states of its waveforms, if it has any; of their log-mels `data.augment` may hide parts."""
+def with_states(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> dict:
+  """The batch with the states of its waveforms, if it has any; given a key, `data.augment` may hide parts of their log-mels."""
   if 'audio' not in batch:
     return batch
   augment, mask = experiment.data.augment, None
-  if augment.time_mask or augment.feature_mask:
+  if rng is not None and (augment.time_mask or augment.feature_mask):
     mask = functools.partial(spec_augment.spec_augment, key=jax.random.fold_in(rng, _MASKS), time=augment.time_mask, bands=augment.feature_mask)
   states, lengths = echox.encode_speech(params, experiment.model, batch['audio'], batch['audio_lengths'], mask)
   return {**batch, 'states': states, 'state_lengths': lengths}
@@ -83,6 +83,11 @@ def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
   return ce.mean + choices.ctc_weight * ctc, {
       'text_ce': ce.mean, 'ctc': ctc, 'tokens': ce.count, 'audio_seconds': seconds, 'kept_frames': count(speech.kept),
       'overflow_shrink': count(speech.overflow)} | more
+
+
+def dropout(rng: Array | None) -> dict:
+  """Arguments of a model's `apply`: dropout drawn from the key `rng`, or none at all (None)."""
+  return {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
 
 
 def next_token_loss(params: dict, output: echox.S2TOutput, chunk: int = 0) -> losses.Mean:

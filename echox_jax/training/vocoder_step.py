@@ -10,6 +10,7 @@ from echox_jax.models.discriminators import Discriminators
 from echox_jax.models.vocoder import UnitVocoder
 from echox_jax.training import vocoder_losses
 from echox_jax.training.experiment import VocoderLossConfig
+from echox_jax.training.s2t_step import dropout
 
 Array = jax.Array
 Params = Any
@@ -22,7 +23,7 @@ def generate(params: Params, units: Array, cfg: VocoderConfig, mask: Array | Non
 
 def generator_loss(
     params: Params, disc_params: Params | None, batch: dict[str, Array], cfg: VocoderConfig,
-    disc_cfg: DiscriminatorConfig, losses: VocoderLossConfig, rng: Array, adversarial: bool,
+    disc_cfg: DiscriminatorConfig, losses: VocoderLossConfig, rng: Array | None, adversarial: bool,
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
   """Loss of generator and duration predictor.
 
@@ -32,7 +33,7 @@ def generator_loss(
     batch: units int32[B,F], audio float32[B,F*hop] (or int16), real_frames int32[B] (those behind are padding),
       reduced_units int32[B,R], durations int32[B,R] (0 = padding).
     cfg, disc_cfg, losses: sizes and weights.
-    rng: dropout of the duration predictor.
+    rng: dropout of the duration predictor; None = deterministic.
     adversarial: adds adversarial and feature matching loss (static).
 
   Returns:
@@ -45,8 +46,7 @@ def generator_loss(
   wave = generate(params, batch['units'], cfg, real)
   parts = vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
   log_durations = UnitVocoder(cfg).apply(
-      {'params': params}, batch['reduced_units'], batch['durations'] > 0, False, method='log_durations',
-      rngs={'dropout': rng})
+      {'params': params}, batch['reduced_units'], batch['durations'] > 0, method='log_durations', **dropout(rng))
   parts['duration_loss'] = vocoder_losses.duration_loss(log_durations, batch['durations'])
   loss = losses.mel * parts['mel_loss'] + losses.stft * parts['stft_loss'] + losses.duration * parts['duration_loss']
   if adversarial:
