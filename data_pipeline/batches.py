@@ -9,7 +9,7 @@ as many examples as find room in it, one behind the other. Which stand where is 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from pathlib import Path
@@ -61,13 +61,17 @@ def make_iterator(experiment: ExperimentConfig, workdir: str | Path, share: Sequ
   check_augment(experiment)
   chosen = selection.select(experiment, workdir)
   if chosen.left_out and 0 in share:
-    print(f'stage {experiment.stage}: {len(chosen)} rows; left out {selection.in_words(chosen.left_out)}.', file=sys.stderr)
+    print(f'stage {experiment.stage}: {len(chosen)} rows of {", ".join(experiment.data.sets)}; '
+          f'left out {selection.in_words(chosen.left_out)}.', file=sys.stderr)
   if experiment.data.packing or experiment.data.buckets:
-    gather = GatherPlanned(chosen, make_plan(experiment, chosen.rows), Finish(experiment), share)
-    return BatchIterator(grain.MapDataset.range(mixing.ENDLESS).map(gather), batch_size, experiment.data.workers)
+    plan = make_plan(experiment, chosen.rows)
+    batches = grain.MapDataset.range(mixing.ENDLESS).map(GatherPlanned(chosen, plan, Finish(experiment), share))
+    is_first_pass = lambda number: not any(turn for row in plan[number].rows for turn, _ in row)
+    return BatchIterator(batches, batch_size, experiment.data.workers, is_first_pass)
   stream = ordered(chosen, experiment).random_map(Finish(experiment))
   dataset = grain.MapDataset.range(len(stream) // batch_size).map(Gather(stream, batch_size, share))
-  return BatchIterator(dataset, batch_size, experiment.data.workers)
+  is_first_pass = lambda number: not experiment.data.weights and (number + 1) * batch_size <= len(chosen)
+  return BatchIterator(dataset, batch_size, experiment.data.workers, is_first_pass)
 
 
 def ordered(chosen: selection.Selection, experiment: ExperimentConfig) -> grain.MapDataset:
@@ -156,10 +160,12 @@ class BatchIterator:
     batches: by number.
     batch_size: rows of a batch over all processes.
     workers: processes that read; 0 = a thread.
+    is_first_pass: whether the batch of a number is known to have no row that has come before; of sets with `data.weights`, each of
+      which begins anew in its own time, it may not be known.
   """
 
-  def __init__(self, batches: grain.MapDataset, batch_size: int, workers: int):
-    self._batches, self._batch_size, self._workers = batches, batch_size, workers
+  def __init__(self, batches: grain.MapDataset, batch_size: int, workers: int, is_first_pass: Callable[[int], bool]):
+    self._batches, self._batch_size, self._workers, self._is_first_pass = batches, batch_size, workers, is_first_pass
     self.set_state({'examples': 0})
 
   def __iter__(self) -> 'BatchIterator':
@@ -186,6 +192,10 @@ class BatchIterator:
       raise errors.DataError(
           f'a run that stopped after {state["examples"]} examples cannot go on in batches of {self._batch_size}: set train.batch_size back.')
     self._done, self._reader = state['examples'] // self._batch_size, None
+
+  def distinct(self, most: int) -> int:
+    """How many of the first batches, `most` at most, come before one that has a row again."""
+    return next((number for number in range(most) if not self._is_first_pass(number)), most)
 
   def _start(self) -> grain.DatasetIterator:
     dataset = self._batches[self._done:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED))

@@ -74,7 +74,7 @@ def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[s
     `schema.decode` takes both.
 
   Raises:
-    DataError: the data set or the split is missing, or its files are damaged.
+    DataError: the data set or the split is missing or empty, or its files are damaged.
     MissingExtraError: tensorflow-datasets is not installed.
   """
   builder = _open(data_dir, name)
@@ -82,6 +82,9 @@ def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[s
     raise DataError(
         f'the data set {name!r} in {data_dir} has no split {split!r}: it has {", ".join(sorted(builder.info.splits))}.'
     )
+  if not builder.info.splits[split].num_examples:
+    raise DataError(f'split {split!r} of the data set {name!r} in {data_dir} is empty: '
+                    'build it again with at least one example.')
   try:
     return builder.as_data_source(split)
   except (OSError, ValueError, RuntimeError) as error:

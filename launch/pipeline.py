@@ -68,11 +68,11 @@ def main() -> None:
   parser.add_argument('--workdir', required=True, type=Path, help='folder of data, checkpoints and model')
   parser.add_argument('--stages', default=','.join(_STAGES), help='in order (default %(default)s)')
   args, options = parser.parse_known_args()
-  from echox_jax.training import stages  # not needed by those who only ask for the steps, whose memory is counted
+  from echox_jax.training import stages, validation  # not needed by those who only ask for the steps, whose memory is counted
   from launch import train
   todo = steps(args.config, args.workdir, [stages.get_stage(name).name for name in args.stages.split(',')], options)
   for step in todo[:-1]:  # a mistake in a later stage is told now, not after hours
-    train.parse(list(step.command), 'launch.pipeline')
+    validation.check(train.parse(list(step.command), 'launch.pipeline')[0])
   for number, step in enumerate(todo, 1):
     print(f'[{number}/{len(todo)}] {step.name}: {step.title}', flush=True)
     run(step)

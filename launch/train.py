@@ -5,6 +5,9 @@
 STAGE is text, s2t, t2c, echo or vocoder. Any field of the config can be set on the command line. The same command goes on
 where a stopped run was; a finished stage is left as it is. Checkpoints, metrics and the config are under DIR/STAGE.
 
+Every `train.eval_every` steps the stage is evaluated on `data.eval_sets`, held-out data sets; train.tensorboard=True writes the metrics
+as TensorBoard event files too.
+
 On several hosts the same command runs on each, with DIR on storage that all of them share. A run may go on with another
 number of hosts and devices.
 """
@@ -85,7 +88,9 @@ def main() -> int:
   if summary.get('already_finished'):
     print(f'stage {summary["stage"]} is finished already ({summary["steps"]} steps).')
   elif summary['finished']:
-    print(f'stage {summary["stage"]} finished: {summary["steps"]} steps, loss {summary["metrics"]["loss"]:.4g}, '
+    evaluation = summary['evaluation']  # the newest: of an earlier step where this run made none
+    held_out = f', held-out loss {evaluation["loss"]:.4g}' if evaluation.get('step') == summary['steps'] else ''
+    print(f'stage {summary["stage"]} finished: {summary["steps"]} steps, loss {summary["metrics"]["loss"]:.4g}{held_out}, '
           f'{summary["seconds"] / 60:.1f} min.')
   else:
     print(f'stopped after step {summary["steps"]} of stage {summary["stage"]}: run the same command again to go on.', file=sys.stderr)

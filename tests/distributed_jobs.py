@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from echox_jax.training import checkpoint, distributed, loop
-from echox_jax.training.experiment import MeshConfig
+from echox_jax.training.experiment import DataConfig, MeshConfig
 from tests import training_jobs
 
 OPTIONS = json.loads(sys.argv[1])
@@ -36,13 +36,20 @@ def _digest(tree) -> str:
 
 
 class Rows:
-  """Rows of text that say what was taken, and send the signal."""
+  """Rows of text that say what was taken, and send the signal; held-out rows do neither."""
 
   def __init__(self, job, workdir, share):
+    self._held_out = bool(job.data.sets)
+    job = dataclasses.replace(job, seed=job.seed + self._held_out)
     self._rows, self._taken, self._told = training_jobs.text_rows(job, workdir, share), 0, False
+
+  def distinct(self, most):
+    return most
 
   def __next__(self):
     batch = next(self._rows)
+    if self._held_out:
+      return batch
     self._taken += 1
     _say('batch', self._taken, batch['input_ids'].tolist())
     if self._taken > OPTIONS.get('stop_after', 1000):
@@ -78,8 +85,8 @@ def main() -> None:
   if OPTIONS['processes'] > 1:
     distributed.initialise('auto', f'localhost:{OPTIONS["port"]}', OPTIONS['processes'], OPTIONS['process'], timeout_seconds=200)
   loop.checkpoint.Checkpoints = Checkpoints
-  job = training_jobs.experiment(steps=OPTIONS['steps'], log_every=1, checkpoint_every=OPTIONS['steps'], keep_checkpoints=2)
-  job = dataclasses.replace(job, mesh=MeshConfig(**OPTIONS['mesh']))
+  job = training_jobs.experiment(steps=OPTIONS['steps'], log_every=1, checkpoint_every=OPTIONS['steps'], keep_checkpoints=2, eval_every=1, eval_batches=2)
+  job = dataclasses.replace(job, mesh=MeshConfig(**OPTIONS['mesh']), data=DataConfig(eval_sets=('held/out',)))
   summary = loop.train(job, OPTIONS['workdir'], Rows)
   distributed.leave(0 if summary['finished'] else distributed.STOPPED)
 

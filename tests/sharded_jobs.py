@@ -99,7 +99,7 @@ def run(job: ExperimentConfig, mesh: jax.sharding.Mesh, steps: int = STEPS) -> t
   """(metrics of each step, state after them), from fresh parameters."""
   stage, values = stages.get_stage(job.stage), []
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), jax.default_matmul_precision('highest'):
-    current = state.create_state(stage, job, mesh, [_fresh(job, stage)] if job.stage in ('s2t', 'echo') else None)
+    current = state.create_state(stage, job, mesh, [fresh(job, stage)] if job.stage in ('s2t', 'echo') else None)
     train_step = step.make_train_step(stage, job, mesh)
     for number in range(steps):
       function = train_step.functions[train_step.variant(number)]
@@ -108,7 +108,7 @@ def run(job: ExperimentConfig, mesh: jax.sharding.Mesh, steps: int = STEPS) -> t
   return values, current
 
 
-def _fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.Source:
+def fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.Source:
   """Fresh parameters as a source: s2t would take a pretrained encoder, and a fresh T2C says one word for ever."""
   made = jax.jit(lambda key: sharding.unbox(params_lib.init_groups(key, job.model, stage.groups_for(job))))(jax.random.key(0))
   flat = flatten(jax.tree.map(np.array, made))

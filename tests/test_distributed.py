@@ -197,8 +197,8 @@ def stopped(run, tmp_path_factory):
   return workdir, run(workdir, processes=2, code=143, stop=1)
 
 
-def _losses(workdir):
-  return {r['step']: r['loss'] for r in metrics.read(workdir / 'text' / 'metrics.jsonl') if r['kind'] == 'train'}
+def _losses(workdir, kind='train'):
+  return {r['step']: r['loss'] for r in metrics.read(workdir / 'text' / 'metrics.jsonl') if r['kind'] == kind}
 
 
 def _assert_params(one, other, equal):
@@ -226,6 +226,9 @@ def test_two_processes_of_four_equal_one_of_eight(alone, stopped):
   for step, loss in losses_two.items():
     assert two['batch'][step] == one['batch'][step]  # row for row
     assert abs(loss - losses_one[step]) < 1e-5
+  held_out_one, held_out_two = _losses(workdir_one, 'eval'), _losses(workdir_two, 'eval')
+  assert held_out_two.keys() == losses_two.keys() and held_out_one.keys() == losses_one.keys()
+  assert all(abs(loss - held_out_one[step]) < 1e-5 for step, loss in held_out_two.items())
 
 
 def test_one_process_goes_on_where_two_stopped(run, alone, stopped, tmp_path):

@@ -28,10 +28,11 @@ COLOURS = 'red green blue black white yellow'.split()
 def job(stage: str) -> ExperimentConfig:
   """Two steps of a stage."""
   sets = {'t2c': ('answers/train', 'answers/holdout'), 'vocoder': ('answers/train',)}.get(stage, ('questions/train',))
+  held_out = {'s2t': ('questions/test',), 'echo': ('questions/test',), 'vocoder': ('answers/holdout',)}.get(stage, ())
   return config.build(ExperimentConfig, dict(
       stage=stage, tokenizer=dict(vocab_size=300),
-      data=dict(sets=sets, max_tokens=160, max_states=80, max_ctc_labels=40, segment_frames=10, max_unit_words=40),
-      train=dict(steps=2, batch_size=2, optimizer=dict(warmup_steps=1), loss=dict(adversarial_start=1)),
+      data=dict(sets=sets, eval_sets=held_out, max_tokens=160, max_states=80, max_ctc_labels=40, segment_frames=10, max_unit_words=40),
+      train=dict(steps=2, batch_size=2, eval_every=len(held_out), optimizer=dict(warmup_steps=1), loss=dict(adversarial_start=1)),
       model=dict(
           special_ids=dataclasses.asdict(NANO_IDS), max_audio_seconds=1.5, audio_padding_seconds=0.1, max_prompt_tokens=96,
           whisper=dataclasses.asdict(ENCODER), adapter=dict(num_heads=2, intermediate_size=32, shrink_budget=16),
@@ -69,6 +70,7 @@ def workdir(tmp_path_factory):
     for stage in ('text', 's2t', 't2c', 'echo', 'vocoder'):
       summary = loop.train(job(stage), folder, batches.make_iterator)
       assert summary['finished'] and np.isfinite(summary['metrics']['loss'])
+      assert bool(summary['evaluation']) == bool(job(stage).data.eval_sets)
     exporters.export(folder, 'safetensors', folder / 'model')
   return folder
 

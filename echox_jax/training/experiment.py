@@ -41,7 +41,8 @@ class AugmentConfig:
 class DataConfig:
   """Which sets a stage reads and the static sizes of its batches.
 
-  `sets`: names like `questions/train` under the raw or the precomputed folder. `weights`: how often rows of each come, relative to one
+  `sets`: names like `questions/train` under the raw or the precomputed folder. `eval_sets`: held-out ones, on which the stage is evaluated
+  while it trains (`validation`). `weights`: how often rows of each come, relative to one
   another; empty = every row of all sets once an epoch.
   Rows that exceed a size are left out and counted, never cut silently. `max_tokens` is the length of a whole row, prompt and
   answer; `max_reduced_units` bounds what the duration predictor sees of a clip at a time; `workers` > 0 reads in that many
@@ -51,6 +52,7 @@ class DataConfig:
   `buckets`: lengths in states; the clips of a batch are padded to the first one that they fit in, the last is `max_states`.
   """
   sets: tuple[str, ...] = ()
+  eval_sets: tuple[str, ...] = ()
   weights: tuple[float, ...] = ()
   cached_states: bool = True
   written_fraction: float = 0.0
@@ -116,6 +118,8 @@ class LossConfig:
 class TrainConfig:
   """One stage's run.
 
+  `eval_every`: steps from one evaluation on `data.eval_sets` to the next, 0 = never; `eval_batches`: batches of each set.
+  `tensorboard`: the metrics are also written as TensorBoard event files (`event_files`).
   `init_from`: stage names or checkpoint folders, tried left to right for each parameter group.
   `accumulate_steps`: parts that a batch is computed in, one after another, before the one update.
   `frozen_dtype`: `float32` or `bfloat16`, of the parameters that the stage does not train; trained ones are float32.
@@ -123,6 +127,9 @@ class TrainConfig:
   steps: int = 100
   batch_size: int = 16
   log_every: int = 10
+  tensorboard: bool = False
+  eval_every: int = 0
+  eval_batches: int = 4
   accumulate_steps: int = 1
   frozen_dtype: str = 'float32'
   checkpoint_every: int = 200

@@ -14,16 +14,18 @@ import jax.numpy as jnp
 
 from echox_jax import chips, errors, files, sharding
 from echox_jax import config as config_lib
-from echox_jax.training import checkpoint, distributed, flops, frozen, init_from, lineage, metrics, preemption, profiling, stages, state, step
+from echox_jax.training import (
+    checkpoint, distributed, event_files, flops, frozen, init_from, lineage, metrics, preemption, profiling, stages, state, step, validation)
 from echox_jax.training.experiment import ExperimentConfig
 
 # `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds, with `get_state` and
-# `set_state` that count for all processes alike.
+# `set_state` that count for all processes alike; of held-out sets with `distinct` too (see `validation.read_batches`).
 IteratorFactory = Callable[[ExperimentConfig, Path, Sequence[int]], Iterator[dict[str, Any]]]
 
 CONFIG, METRICS, PROFILE = 'config.json', 'metrics.jsonl', 'profile'
 # Fields that may differ between a run and its continuation: they change no parameter.
-_FREE = ('data_dir', 'data.workers', 'train.log_every', 'train.checkpoint_every', 'train.keep_checkpoints', 'mesh')
+_FREE = ('data_dir', 'data.workers', 'data.eval_sets', 'train.eval_every', 'train.eval_batches',
+         'train.log_every', 'train.tensorboard', 'train.checkpoint_every', 'train.keep_checkpoints', 'mesh')
 
 
 def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: IteratorFactory,
@@ -40,15 +42,18 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     profile: (first, last) steps to trace into the stage's folder `profile`.
 
   Returns:
-    `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window; `already_finished` if there
-    was nothing to do.
+    `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window, `evaluation`, the newest record of
+    one (empty = none); `already_finished` if there was nothing to do.
 
   Raises:
-    EchoXError: what the user can put right: a missing predecessor, another config, a damaged checkpoint, a full disk, a loss
-      that is not finite.
+    EchoXError: what the user can put right: a missing predecessor, held-out set or package, another config, a damaged
+      checkpoint, a full disk, a loss that is not finite.
   """
   started, steps = time.time(), experiment.train.steps
   stage = stages.get_stage(experiment.stage)
+  validation.check(experiment)
+  if experiment.train.tensorboard:
+    event_files.check_installed()
   folder = Path(workdir) / stage.name
   if distributed.is_first():
     files.remove_leftovers(folder)
@@ -71,6 +76,7 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
       sources = init_from.open_sources(stage, experiment, workdir)
     rows = distributed.rows_of_process(sharding.batch_sharding(mesh), experiment.train.batch_size)
     iterator = iterator_factory(experiment, Path(workdir), rows)
+    held_out = validation.read_batches(experiment, mesh, Path(workdir), iterator_factory)
     if done is None:
       trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
       current, done, kept = state.create_state(stage, experiment, mesh, sources), 0, None
@@ -87,7 +93,9 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model), 'sources': trained_from}
     meta['frozen'] = kept or frozen.write(folder, current.frozen)
     save = lambda: checkpoints.save(done, current.trainable, current.opt_state, iterator, meta | {'step': done})
-    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, chips.peak_flops(mesh.devices.flat), started)
+    evaluate = validation.Evaluation(stage, experiment, mesh, held_out)
+    events = folder / event_files.FOLDER if experiment.train.tensorboard else None
+    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, chips.peak_flops(mesh.devices.flat), started, events)
     stack.callback(log.close)
     trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
     stop = stack.enter_context(preemption.watch())
@@ -112,15 +120,17 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
       log.add(values, waited, cost)
       stopping = stop(done)
       saving = done % experiment.train.checkpoint_every == 0 or done == steps or stopping
-      if saving or done % experiment.train.log_every == 0:
+      if saving or evaluate.due(done) or done % experiment.train.log_every == 0:
         log.flush(done)  # also before saving: a state that is not finite must not be saved
+      if evaluate.due(done):
+        evaluate(done, current, log)  # before saving: what goes on from a checkpoint has its evaluation
       if saving:
         before = time.perf_counter()
         save()
         log.exclude(time.perf_counter() - before)
 
   summary = {'stage': stage.name, 'steps': done, 'finished': done >= steps, 'seconds': time.time() - started,
-             'metrics': log.last}
+             'metrics': log.last, 'evaluation': log.last_evaluation}
   if summary['finished'] and distributed.is_first():
     checkpoint.mark_finished(folder, summary | {'sources': trained_from})
   return summary

@@ -131,6 +131,18 @@ def _check_echo(experiment: ExperimentConfig, mesh: Mesh) -> None:
           f"train.loss.generate_gib is {choices.generate_gib:g}: use 'argmax' or 'gold', or raise it where memory allows.")
 
 
+def combine(metrics: Metrics) -> Metrics:
+  """The metrics of a whole from those of its parts, float[parts] each (of numpy or JAX): counts are summed, means
+  are weighted by supervised tokens.
+
+  In stages without tokens (the vocoder) all parts count alike.
+  """
+  weights = metrics.get('tokens', 0 * metrics['loss'] + 1)
+  whole = weights.sum().clip(1.0)
+  is_count = lambda name: name in _COUNTS or name.startswith('overflow_')
+  return {name: x.sum() if is_count(name) else (x * weights).sum() / whole for name, x in metrics.items()}
+
+
 def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
   """The step of a stage with one loss; `shardings` of the trained parameters."""
   loss_fn, update = stages.loss_function(stage), _updater(experiment)
@@ -150,11 +162,8 @@ def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
 
     zeros = jax.lax.with_sharding_constraint(jax.tree.map(jnp.zeros_like, trainable), shardings)
     grads, metrics = jax.lax.scan(one, zeros, (_parts(batch, parts), jnp.arange(parts)))
-    tokens = metrics['tokens']
-    whole = jnp.maximum(jnp.sum(tokens), 1.0)
-    is_count = lambda name: name in _COUNTS or name.startswith('overflow_')
-    metrics = {name: jnp.sum(x) if is_count(name) else jnp.sum(x * tokens) / whole for name, x in metrics.items()}
-    return metrics, jax.tree.map(lambda grad: grad / whole, grads)
+    whole = jnp.maximum(jnp.sum(metrics['tokens']), 1.0)
+    return combine(metrics), jax.tree.map(lambda grad: grad / whole, grads)
 
   compute = gradients if parts == 1 else accumulated
 
