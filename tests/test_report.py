@@ -3,7 +3,7 @@
 import json
 
 from echox_jax import audio
-from echox_jax.evaluation import report
+from echox_jax.evaluation import figures, report
 import numpy as np
 import pytest
 
@@ -48,6 +48,8 @@ def fill(folder) -> None:
     (folder / stage).mkdir()
     lines = [{'kind': 'compile', 'step': 0, 'compile_seconds': 3.0}] + [
         {'kind': 'train', 'step': s, 'loss': 3.0 / s} | {name: 5.0 / (s + 20 * i) for i, name in enumerate(names)} for s in range(10, 400, 10)]
+    if stage == 's2t':
+      lines += [{'kind': 'eval', 'step': s, 'loss': 1.0, 'text_ce': 1.0} for s in (100, 200)]
     (folder / stage / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n{"kind": "tr')
 
 
@@ -58,6 +60,16 @@ def test_a_report_holds_all_of_a_run_in_one_file(tmp_path):
   assert 'http' not in page and 'src="/' not in page
   assert '&lt;Tokyo&gt;' in page and '<Tokyo>' not in page
   assert page.count('class="missed"') == 1 and page.count('class="ok"') == 5
+
+
+def test_held_out_losses_are_dashed(tmp_path, monkeypatch):
+  fill(tmp_path)
+  monkeypatch.setattr(figures, '_png', lambda figure: figure)
+  panels = figures.loss_curves({stage: report.read_metrics(tmp_path / stage / 'metrics.jsonl') for stage in ('s2t', 't2c')}).axes
+  legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in panels]
+  assert legends == [['text', 'CTC', 'held out'], ['unit words']]
+  dashed = [list(line.get_xdata()) for line in panels[0].lines if line.get_linestyle() == '--' and len(line.get_xdata())]
+  assert dashed == [[100, 200]]
 
 
 def test_what_is_missing_is_left_out(tmp_path):

@@ -16,18 +16,23 @@ _CURVES = {  # metric -> (colour, what it is called in the picture)
     'duration_loss': (ORANGE, 'durations'),
     'feature_loss': (GREEN, 'features'), 'adversarial_loss': (RED, 'adversarial'), 'discriminator_loss': (INK, 'discriminators')}
 
+_HELD_OUT = dict(lw=1, ls='--', marker='o', markersize=2.5)
+
 
 def loss_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-  """One panel a stage: loss parts over steps, logarithmic, from the records of its metrics file."""
+  """One panel a stage: loss parts over steps, logarithmic, from the records of its metrics file; dashed on held-out rows."""
   figure = _figure(2.4 * len(stages), 2.3)
   for i, (stage, records) in enumerate(stages.items()):
     axes = _axes(figure, 1, len(stages), i + 1, stage)
     found = [name for name in _CURVES if any(name in r for r in records)] or ['loss']
     for name in found:
       colour, label = _CURVES.get(name, (BLUE, name))
-      points = [(r['step'], r[name]) for r in records if r.get(name, 0) > 0]
-      if points:
-        axes.plot(*zip(*points), color=colour, lw=1.4, label=label)
+      for kind, style in (('train', dict(lw=1.4, label=label)), ('eval', _HELD_OUT)):
+        points = [(r['step'], r[name]) for r in records if r['kind'] == kind and r.get(name, 0) > 0]
+        if points:
+          axes.plot(*zip(*points), color=colour, **style)
+    if any(r['kind'] == 'eval' for r in records):
+      axes.plot([], [], color=GREY, label='held out', **_HELD_OUT)
     axes.set_yscale('log')
     axes.tick_params(axis='y', which='minor', left=False, labelleft=False)
     axes.locator_params(axis='x', nbins=4)

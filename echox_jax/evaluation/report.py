@@ -58,11 +58,11 @@ def write_report(out_dir: str | Path, metrics: Mapping[str, Any], reply: Mapping
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-  """The training records of a metrics file; empty where there is none."""
+  """The records of training and of held-out losses in a metrics file; empty where there is none."""
   if not path.is_file():
     return []
   records = [json.loads(line) for line in path.read_text('utf-8').splitlines() if line.endswith('}')]
-  return [record for record in records if record.get('kind') == 'train']
+  return [record for record in records if record.get('kind') in ('train', 'eval')]
 
 
 def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:
