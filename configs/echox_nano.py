@@ -6,6 +6,9 @@
 Meant for: 2 CPU cores, 4 GiB. Frozen Whisper tiny.en, a 2 M Llama that learns its few hundred facts in stage `text`, units
 from the states after Whisper's third block (the stand-in for HuBERT where none can be had), an n-gram unit language, and
 a small unit vocoder that ends in an inverse STFT. `make demo` runs all of it; minutes are of two CPU cores of a 2025 server.
+
+While they train, s2t and echo are evaluated on voices that training never hears, and the vocoder on answers that it never hears.
+Stages `text` and `t2c` have nothing to be evaluated on: they are to learn every fact and every answer by heart.
 """
 
 import dataclasses
@@ -72,7 +75,8 @@ def s2t(config: ConfigDict) -> None:
   config.data.max_states = 200
   config.data.written_fraction = 0.25
   config.data.augment.update(dict(time_warp=0.2, noise=0.15, time_mask=0.1, feature_mask=0.1))
-  config.train.update(dict(steps=1400, batch_size=16, checkpoint_every=500))
+  config.data.eval_sets = ('questions/test',)
+  config.train.update(dict(steps=1400, batch_size=16, checkpoint_every=500, eval_every=350, eval_batches=4))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=100))
 
 
@@ -89,15 +93,15 @@ def echo(config: ConfigDict) -> None:
   """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model. About 7 minutes."""
   s2t(config)
   config.data.max_unit_words = 64
-  config.train.update(dict(steps=400, batch_size=16, checkpoint_every=200))
+  config.train.update(dict(steps=400, batch_size=16, checkpoint_every=200, eval_every=100, eval_batches=2))
   config.train.loss.update(dict(echo_text='argmax', denoising_weight=1.0, slices_per_batch=22))
   config.train.optimizer.update(dict(learning_rate=7e-4, warmup_steps=30))
 
 
 def vocoder(config: ConfigDict) -> None:
   """Unit vocoder with its discriminators, fine-tuned from configs/pretrained. About 2 minutes."""
-  config.data.sets = ('answers/train',)
-  config.train.update(dict(steps=360, batch_size=8, checkpoint_every=180, init_from=(str(PRETRAINED),)))
+  config.data.sets, config.data.eval_sets = ('answers/train',), ('answers/holdout',)
+  config.train.update(dict(steps=360, batch_size=8, checkpoint_every=180, eval_every=90, eval_batches=4, init_from=(str(PRETRAINED),)))
   config.train.optimizer.update(dict(learning_rate=2e-4, warmup_steps=20, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=5.0))
   config.train.loss.vocoder.update(dict(mel=1.0, stft=1.0, stft_windows=(128, 512, 2048), adversarial=0.1,
                                         feature_matching=0.2, duration=0.1))

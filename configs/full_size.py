@@ -11,11 +11,15 @@ dialogue. Clips are padded to the first of `BUCKETS` that they fit in; each is a
 Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the device: states of Whisper large-v3 take 3.8 MB for half a
 minute, and caching those of a thousand hours would take half a terabyte.
 
+While they train, s2t and echo are evaluated on the `test` split of the sets of questions, t2c and vocoder on the `holdout` split of the
+sets of answers: `python -m launch.corpus` makes these splits of every source. Sets of read speech have a test split only where their
+source has one, and are not among `data.eval_sets`; add librispeech_transcripts/dev, say, if you have it.
+
 Pretrained parts lie under models/ (`PRETRAINED`), made once with `python -m launch.convert import --kind KIND --source ... --out models/...`,
 KIND being llama or llama-gguf, whisper, hubert, kmeans and unit-vocoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any
 
@@ -89,19 +93,27 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
   with config.ignore_type():  # a role is one id or several
     config.model.update(parts)
   config.tokenizer.update(dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size))
-  spoken = tuple(mix['t2c'])
+  asked, spoken = tuple(mix['echo']), tuple(mix['t2c'])
   config.precompute.update(dict(
       kmeans=pretrained['kmeans'], hubert=pretrained.get('hubert', ''), state_sets=(), language_sets=spoken, shard_examples=2048, batch_seconds=120.0,
-      unit_sets=tuple(name.replace('train', split) for name in spoken for split in ('train', 'holdout'))))
+      unit_sets=_splits(spoken, 'train', 'holdout')))
   weights = tuple(map(float, mix[stage].values())) if len(mix[stage]) > 1 else ()
-  config.data.update(dict(sets=tuple(mix[stage]), weights=weights, cached_states=False, workers=8))
+  held_out = _splits(asked, 'test') if stage in ('s2t', 'echo') else _splits(spoken, 'holdout')
+  config.data.update(dict(sets=tuple(mix[stage]), eval_sets=held_out, weights=weights, cached_states=False, workers=8))
   config.mesh.update(dict(data=1, fsdp=-1))
-  config.train.update(dict(batch_size=rows[stage], frozen_dtype='bfloat16', checkpoint_every=500, keep_checkpoints=2))
+  every = dict(s2t=500, t2c=250, echo=500, vocoder=1000)[stage]
+  config.train.update(dict(batch_size=rows[stage], frozen_dtype='bfloat16', checkpoint_every=500, keep_checkpoints=2,
+                           eval_every=every, eval_batches=2))
   config.train.loss.chunk_tokens = CHUNK
   hearing = tuple(pretrained[name] for name in ('whisper',) if name in pretrained)
   config.train.init_from = dict(s2t=(llm, *hearing), t2c=(llm,), echo=('s2t', 't2c'), vocoder=(pretrained['vocoder'],))[stage]
   stages[stage](config)
   return config
+
+
+def _splits(names: Iterable[str], *splits: str) -> tuple[str, ...]:
+  """Other splits of the data sets `NAME/train`."""
+  return tuple(f'{name.rpartition("/")[0]}/{split}' for name in names for split in splits)
 
 
 def s2t(config: ConfigDict) -> None:

@@ -7,7 +7,7 @@ from data_pipeline import batches
 from echox_jax import config as config_lib
 from echox_jax import sharding
 from echox_jax.models import params as params_lib
-from echox_jax.training import flops, stages, state
+from echox_jax.training import flops, stages, state, validation
 from echox_jax.training.experiment import ExperimentConfig
 import jax
 from jax.sharding import AbstractMesh
@@ -61,6 +61,23 @@ def test_the_paper_mix():
   assert items('s2t') == dict(zip(job('echox_3b', 's2t').data.sets, job('echox_3b', 's2t').data.weights))
   assert job('echox_135m', 's2t').data.sets == ('questions/train',) and job('echox_135m', 's2t').data.weights == ()
   assert job('echox_135m', 't2c').precompute.unit_sets == ('answers/train', 'answers/holdout')
+
+
+@pytest.mark.parametrize('name', ('echox_nano', *FULL_SIZE))
+def test_held_out_sets_are_those_that_a_corpus_always_has(name):
+  """`data_pipeline.ingest` makes `test` of every set of questions and `holdout` of every set of answers."""
+  splits = {'s2t': 'questions/test', 'echo': 'questions/test', 't2c': 'answers/holdout', 'vocoder': 'answers/holdout'}
+  for stage, ending in splits.items():
+    built = job(name, stage)
+    validation.check(built)
+    if (name, stage) == ('echox_nano', 't2c'):  # learns all answers by heart
+      assert not built.data.eval_sets and ending in built.data.sets
+      continue
+    assert built.data.eval_sets and all(one.endswith(ending) for one in built.data.eval_sets)
+    if stage in ('t2c', 'vocoder'):
+      assert set(built.data.eval_sets) <= set(built.precompute.unit_sets) - set(built.precompute.language_sets)
+    elif built.data.cached_states:
+      assert set(built.data.eval_sets) <= set(built.precompute.state_sets)
 
 
 @pytest.mark.parametrize('name', FULL_SIZE)
