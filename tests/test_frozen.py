@@ -98,6 +98,16 @@ def test_frozen_parameters_of_another_run_are_refused(saved, tmp_path):
       use()
 
 
+def test_frozen_parameters_that_cannot_be_read_are_not_to_be_removed(saved):
+  """Removing the folder, the remedy for a damaged checkpoint, would lose what all checkpoints need."""
+  workdir, _ = saved
+  (folder,) = (workdir / 't2c' / 'frozen').iterdir()
+  shutil.rmtree(folder / frozen.PARAMS)
+  for use in (lambda: restore(workdir, lora_job()), lambda: checkpoint.load_groups(workdir / 't2c', ['unit_text_embedding'])):
+    with pytest.raises(errors.CheckpointError, match='do not match the checksum .* copy that folder again'):
+      use()
+
+
 def _sums_of_seed_0(tmp_path):
   _save(tmp_path / 'again', lora_job())
   (folder,) = (tmp_path / 'again' / 't2c' / 'frozen').iterdir()

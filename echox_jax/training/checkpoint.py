@@ -7,10 +7,10 @@ All processes of a job save and restore together, each its part; another number 
 saved. `finished.json` appears when the last step is saved; until then the stage can only be resumed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 import uuid
 
 from etils import epath
@@ -23,6 +23,7 @@ from echox_jax.trees import Tree, flatten, unflatten
 
 FOLDER = 'checkpoints'
 FINISHED = 'finished.json'
+T = TypeVar('T')
 
 
 class Checkpoints:
@@ -77,20 +78,19 @@ class Checkpoints:
     Raises:
       CheckpointError: the checkpoint or the frozen parameters that it refers to are missing, damaged or of another config.
     """
-    stage, folder = self._folder.parent, self._folder / str(step)
-    reference = _reference(folder)
-    check_shapes(str(folder), _shapes(stage, folder), _shapes_of(trainable) | _shapes_of(frozen))
-    own = trainable if reference else unflatten(flatten(trainable) | flatten(frozen))
+    saved = _open(self._folder.parent, self._folder / str(step))
+    wanted = flatten(trainable) | flatten(frozen)
+    check_shapes(str(saved.folder), saved.shapes, {path: leaf.shape for path, leaf in wanted.items()})
+    own, kept = saved.parted(wanted)
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(
-          params=arrays.restore_args(own), opt_state=arrays.restore_args(opt_state), meta=ocp.args.JsonRestore()))
+          params=arrays.restore_args(unflatten(own)), opt_state=arrays.restore_args(opt_state), meta=ocp.args.JsonRestore()))
       iterator.set_state(restored['meta']['data'])
     except Exception as error:
-      raise arrays.damaged(folder, error) from error
-    found = flatten(restored['params'])
-    kept = frozen_lib.read(stage, reference, flatten(frozen)) if reference else {path: found[path] for path in flatten(frozen)}
-    trained = {path: found[path] for path in flatten(trainable)}
-    return unflatten(trained), unflatten(kept), restored['opt_state'], restored['meta']
+      raise arrays.damaged(saved.folder, error) from error
+    found = flatten(restored['params']) | frozen_lib.read(saved.stage, saved.reference, kept)
+    part = lambda tree: unflatten({path: found[path] for path in flatten(tree)})
+    return part(trainable), part(frozen), restored['opt_state'], restored['meta']
 
   def close(self) -> None:
     """Waits until what was saved is on disk.
@@ -142,16 +142,14 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
 
 def param_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
   """`group/path` -> shape of the parameters in the newest checkpoint of the stage in `folder`, frozen ones included."""
-  return _shapes(Path(folder), _latest(folder))
+  return _open(folder, _latest(folder)).shapes
 
 
 def load_params(folder: Path, specs: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
   """The named parameters (`group/path`) of the newest checkpoint in `folder`, on the shardings of their specs."""
-  step = _latest(folder)
-  reference = _reference(step)
-  kept = frozen_lib.shapes(folder, reference) if reference else {}
-  own = arrays.read(step / 'params', {path: spec for path, spec in specs.items() if path not in kept})
-  return own | (frozen_lib.read(folder, reference, {path: spec for path, spec in specs.items() if path in kept}) if reference else {})
+  saved = _open(folder, _latest(folder))
+  own, kept = saved.parted(specs)
+  return arrays.read(saved.params, own) | frozen_lib.read(folder, saved.reference, kept)
 
 
 def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
@@ -160,16 +158,14 @@ def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
   Raises:
     CheckpointError: there is no checkpoint, it is damaged, or it lacks a group.
   """
-  step, groups = _latest(folder), tuple(groups)
-  paths = [path for path in _shapes(Path(folder), step) if path.split('/')[0] in groups]
-  missing = set(groups) - {path.split('/')[0] for path in paths}
+  saved, groups = _open(folder, _latest(folder)), tuple(groups)
+  wanted = {path: shape for path, shape in saved.shapes.items() if path.split('/')[0] in groups}
+  missing = set(groups) - {path.split('/')[0] for path in wanted}
   if missing:
     raise errors.CheckpointError(
-        f'{step.parent} has no parameters of {", ".join(sorted(missing))}: give the folder of a stage that holds them.')
-  reference = _reference(step)
-  kept = frozen_lib.shapes(folder, reference) if reference else {}
-  found = arrays.read_on_host(step / 'params', [path for path in paths if path not in kept])
-  return unflatten(found | (frozen_lib.read_on_host(folder, reference, [path for path in paths if path in kept]) if reference else {}))
+        f'{saved.folder.parent} has no parameters of {", ".join(sorted(missing))}: give the folder of a stage that holds them.')
+  own, kept = saved.parted(wanted)
+  return unflatten(arrays.read_on_host(saved.params, own) | frozen_lib.read_on_host(folder, saved.reference, kept))
 
 
 def check_shapes(name: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
@@ -180,6 +176,41 @@ def check_shapes(name: str, found: dict[str, tuple[int, ...]], wanted: dict[str,
       raise errors.CheckpointError(
           f'{name} is of another config: it has {path} {has}, the config asks for {tuple(shape)}; '
           'use the config that it was made with, or another --workdir.')
+
+
+class _Saved(NamedTuple):
+  """Where the parameters of one checkpoint are.
+
+  Attributes:
+    stage, folder: of the stage, and of the checkpoint in it.
+    reference: to the frozen ones; None where `params` holds all there are.
+    own, kept: `group/path` -> shape of those in `params`, and of the frozen ones.
+  """
+  stage: Path
+  folder: Path
+  reference: dict[str, str] | None
+  own: dict[str, tuple[int, ...]]
+  kept: dict[str, tuple[int, ...]]
+
+  @property
+  def params(self) -> Path:
+    return self.folder / 'params'
+
+  @property
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """Of all parameters."""
+    return self.own | self.kept
+
+  def parted(self, wanted: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
+    """Entries by `group/path` -> (those of the checkpoint itself, those of the frozen parameters)."""
+    return ({path: value for path, value in wanted.items() if path not in self.kept},
+            {path: value for path, value in wanted.items() if path in self.kept})
+
+
+def _open(stage: Path, folder: Path) -> _Saved:
+  """The checkpoint in `folder`; what is large is not read."""
+  reference = _reference(folder)
+  return _Saved(Path(stage), folder, reference, arrays.shapes(folder / 'params'), frozen_lib.shapes(stage, reference))
 
 
 def _manager(folder: Path, **options) -> ocp.CheckpointManager:
@@ -207,13 +238,3 @@ def _reference(step: Path) -> dict[str, str] | None:
     return ocp.JsonCheckpointHandler().restore(epath.Path(step / 'meta'), args=ocp.args.JsonRestore()).get('frozen')
   except Exception as error:
     raise arrays.damaged(step, error) from error
-
-
-def _shapes(stage: Path, step: Path) -> dict[str, tuple[int, ...]]:
-  """Shapes of the parameters of a checkpoint, frozen ones included."""
-  reference = _reference(step)
-  return arrays.shapes(step / 'params') | (frozen_lib.shapes(stage, reference) if reference else {})
-
-
-def _shapes_of(tree: Tree) -> dict[str, tuple[int, ...]]:
-  return {path: leaf.shape for path, leaf in flatten(tree).items()}

@@ -7,7 +7,7 @@ ID is a digest of checksums.json. The sum of an array is one of integers that de
 on the mesh nor on the number of processes: devices compute it where the array rests, hosts on numpy arrays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 import hashlib
 import json
 import math
@@ -26,6 +26,9 @@ from echox_jax.trees import flatten, Tree
 FOLDER, PARAMS, SUMS = 'frozen', 'params', 'checksums.json'
 _ELEMENTS = 1 << 18  # of an array that a host looks at at a time
 _FACTOR = 0x9E3779B1  # odd: places get distinct weights
+
+Reference = Mapping[str, str]  # what a checkpoint says: `folder`, relative to the stage's, and `checksum`
+Entries = Mapping[str, Any]  # what checksums.json holds
 
 
 def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
@@ -59,30 +62,32 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
   return {'folder': f'{FOLDER}/{identity}', 'checksum': identity}
 
 
-def shapes(stage: Path, reference: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-  """`group/path` -> shape; errors as `read`."""
-  return {path: tuple(entry['shape']) for path, entry in _entries(stage, reference).items()}
+def shapes(stage: Path, reference: Reference | None) -> dict[str, tuple[int, ...]]:
+  """`group/path` -> shape; {} without a reference; errors as `read`."""
+  return {path: tuple(entry['shape']) for path, entry in _entries(stage, reference).items()} if reference else {}
 
 
-def read(stage: Path, reference: Mapping[str, str], specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+def read(stage: Path, reference: Reference | None, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
   """Those of `specs` (`group/path`) on their shardings and in their dtypes, each checked against its sum.
+
+  Args:
+    stage: its folder.
+    reference: of the checkpoint; None needs no specs.
+    specs: of any of the arrays that are there.
 
   Raises:
     CheckpointError: the folder was moved, is damaged, or is not the one that the checkpoint refers to.
   """
-  entries = _entries(stage, reference)
-  stored = {path: spec.update(dtype=entries[path]['dtype']) for path, spec in specs.items()}
-  found = arrays.read(_folder(stage, reference) / PARAMS, stored)
-  _check(stage, reference, entries, jax.device_get({path: _device_sum(leaf) for path, leaf in found.items()}))
+  def load(file: Path, entries: Entries) -> dict[str, jax.Array]:
+    return arrays.read(file, {path: spec.update(dtype=entries[path]['dtype']) for path, spec in specs.items()})
+
+  found = _checked(stage, reference, load, _device_sum) if specs else {}
   return {path: leaf.astype(specs[path].dtype) for path, leaf in found.items()}
 
 
-def read_on_host(stage: Path, reference: Mapping[str, str], paths: list[str]) -> dict[str, np.ndarray]:
-  """Those of `paths` as numpy arrays in the dtype that they are stored in; errors as `read`."""
-  entries = _entries(stage, reference)
-  found = arrays.read_on_host(_folder(stage, reference) / PARAMS, paths)
-  _check(stage, reference, entries, {path: host_sum(leaf) for path, leaf in found.items()})
-  return found
+def read_on_host(stage: Path, reference: Reference | None, paths: Collection[str]) -> dict[str, np.ndarray]:
+  """Those of `paths` as numpy arrays in the dtype that they are stored in; otherwise as `read`."""
+  return _checked(stage, reference, lambda file, _: arrays.read_on_host(file, paths), host_sum) if paths else {}
 
 
 def host_sum(array: np.ndarray) -> int:
@@ -115,11 +120,11 @@ def _digest(entries: Mapping[str, Any]) -> str:
   return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _folder(stage: Path, reference: Mapping[str, str]) -> Path:
+def _folder(stage: Path, reference: Reference) -> Path:
   return Path(stage).absolute() / reference['folder']
 
 
-def _entries(stage: Path, reference: Mapping[str, str]) -> dict[str, Any]:
+def _entries(stage: Path, reference: Reference) -> Entries:
   """What checksums.json says, once it is known to be what the checkpoint refers to."""
   file = _folder(stage, reference) / SUMS
   try:
@@ -135,10 +140,19 @@ def _entries(stage: Path, reference: Mapping[str, str]) -> dict[str, Any]:
   return entries
 
 
-def _check(stage: Path, reference: Mapping[str, str], entries: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
+def _checked(stage: Path, reference: Reference, load: Callable[[Path, Entries], dict[str, Any]],
+             sum_of: Callable[[Any], Any]) -> dict[str, Any]:
+  """What `load` reads, once every array has its sum."""
+  entries, file = _entries(stage, reference), _folder(stage, reference) / PARAMS
+  try:
+    found = load(file, entries)
+  except errors.CheckpointError as error:
+    raise _mismatch(stage, file) from error
+  sums = jax.device_get({path: sum_of(leaf) for path, leaf in found.items()})
   wrong = next((path for path, total in sums.items() if int(total) != entries[path]['sum']), None)
   if wrong is not None:
-    raise _mismatch(stage, _folder(stage, reference) / PARAMS, f' (at {wrong})')
+    raise _mismatch(stage, file, f' (at {wrong})')
+  return found
 
 
 def _mismatch(stage: Path, where: Path, detail: str = '') -> errors.CheckpointError:
