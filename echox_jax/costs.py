@@ -18,6 +18,7 @@ import numpy as np
 from echox_jax import collectives, hlo, kernels, traffic
 from echox_jax.chips import Chip
 
+
 class Cost(NamedTuple):
   """Of one instruction, all its runs together: FLOPs, bytes of memory traffic, and what it is."""
   flops: float

@@ -224,6 +224,11 @@ def unspoken_ids(ids: SpecialIds, profile: Profile) -> tuple[int, ...]:
   return tuple(getattr(ids, name) for name in profile.unspoken)
 
 
+def markers(ids: SpecialIds) -> tuple[int, ...]:
+  """The ids that mark turns and speech: none of them is ever part of a text."""
+  return ids.bos, ids.eot, ids.pad, ids.audio, ids.start_header, ids.end_header
+
+
 def slice_prefix(ids: SpecialIds, profile: Profile) -> list[int]:
   """What stands before the text (or states) of a slice in the unit decoder's input."""
   return _laid_out(ids, profile.template.slice.partition(MESSAGE)[0])

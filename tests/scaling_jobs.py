@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 
 from flax import linen as nn
@@ -20,9 +21,7 @@ LOOP = 'shard_map/while'  # the loop that decodes pseudo-labels, in the names of
 
 def compiled_text(stage_name: str, sizes: dict[str, int]) -> str:
   """The compiled step of a tiny job on a mesh of the first devices, with `ROWS` rows for each."""
-  count = 1
-  for size in sizes.values():
-    count *= size
+  count = math.prod(sizes.values())
   mesh = sharding.make_mesh(sizes, jax.devices()[:count])
   job = sharded_jobs.experiment(stage_name, batch_size=ROWS * count)
   losses = dataclasses.replace(job.train.loss, slices_per_batch=3 * ROWS * count)

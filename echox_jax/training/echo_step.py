@@ -211,10 +211,9 @@ def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: Slices) -> tuple[Arr
   Returns:
     (int[M,N], how many real tokens were replaced int32).
   """
-  special = cfg.special_ids
-  unspoken = jnp.asarray([special.bos, special.eot, special.pad, special.audio, special.start_header, special.end_header])
+  markers = jnp.asarray(prompts.markers(cfg.special_ids))
   inside = jnp.arange(likeliest.shape[1]) < slices.lengths[:, None]
-  wrong = jnp.isin(likeliest, unspoken) & inside
+  wrong = jnp.isin(likeliest, markers) & inside
   return jnp.where(wrong, slices.ids, likeliest), jnp.sum(wrong)
 
 
