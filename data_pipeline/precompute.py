@@ -20,7 +20,7 @@ from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.shards import Outputs, Process, SCRATCH, SharedWork, ranges
 from echox_jax import config as config_lib
 from echox_jax import errors, files, rates, tokenizer
-from echox_jax.training import distributed
+from echox_jax.parallel import distributed
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract, kmeans
 from echox_jax.units.extract import SpeechEncoder

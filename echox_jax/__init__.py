@@ -8,7 +8,8 @@ __version__ = '0.1.0'
 
 
 def load(folder):
-  """Opens an exported model folder; see `echox_jax.bundle.load`."""
-  from echox_jax import bundle, jax_versions  # imported late: `import echox_jax` alone stays instant
+  """Opens an exported model folder; see `echox_jax.model_folder.load`."""
+  from echox_jax import model_folder  # imported late: `import echox_jax` alone stays instant
+  from echox_jax.parallel import jax_versions
   jax_versions.check()
-  return bundle.load(folder)
+  return model_folder.load(folder)

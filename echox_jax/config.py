@@ -69,7 +69,7 @@ class LoraConfig:
 class LlamaConfig:
   """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder.
 
-  `max_positions`: how far the model was trained; no row may be longer (echox_jax/positions.py).
+  `max_positions`: how far the model was trained; no row may be longer (echox_jax/models/positions.py).
   `remat`: what a layer computes again in the backward pass instead of keeping it: `none`, `dots` (all but the products with
   weights) or `full`.
   `attention`: `xla`, `splash` (TPU), `cudnn` (GPU) or `auto`, what is best on the platform; in the encoders as well.

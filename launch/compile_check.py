@@ -9,7 +9,7 @@ Needs `pip install 'echox-jax[compile]'` (libtpu) and no TPU; minutes on two cor
 questions of the longest size, `decode` adds a token to each; their weights are bfloat16.
 Bytes are those of one chip; a program that does not fit names what it needs. What compiles has not run.
 
-The times are predictions from the program's text and the published speeds of the chip (`echox_jax/chips.py`): FLOPs, memory traffic,
+The times are predictions from the program's text and the published speeds of the chip (`echox_jax/parallel/chips.py`): FLOPs, memory traffic,
 messages between chips and between slices, each with nothing in its way. `mfu_bound` is the share of the chips' peak that the model's FLOPs
 reach if all but the slowest of them is hidden behind it. Loops of decoding count with their whole budget, which they seldom take.
 `--explain=N` lists the N largest costs of each kind; `--hlo` keeps the program's text.
@@ -30,11 +30,18 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from data_pipeline import batches, rows
-from echox_jax import chips, collectives, costs, errors, files, hlo, sharding, topologies
+from echox_jax import errors, files
+from echox_jax.parallel import chips
+from echox_jax.compiled import collectives
+from echox_jax.compiled import costs
+from echox_jax.compiled import hlo
+from echox_jax.parallel import sharding
+from echox_jax.compiled import topologies
 from echox_jax.inference import steps
 from echox_jax.training import flops, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 from launch import train
+from launch import cli
 
 STEPS = ('train', 'prefill', 'decode')
 ANSWERING = ('whisper', 'adapter', 'llm')  # groups that prefill and decode read
@@ -250,4 +257,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from echox_jax import errors
+from launch import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,4 +111,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

@@ -15,9 +15,10 @@ writes parameter groups of one stage, for other runs to start from (`train.init_
 import argparse
 from pathlib import Path
 
-from echox_jax import bundle
+from echox_jax import model_folder
 from echox_jax import errors
-from echox_jax import trees
+from echox_jax.models import trees
+from launch import cli
 
 
 def export(args: argparse.Namespace) -> None:
@@ -31,26 +32,26 @@ def weights(args: argparse.Namespace) -> None:
   from echox_jax.training import checkpoint
   params = checkpoint.load_groups(args.checkpoint, args.groups)
   flat = trees.flatten(params)
-  bundle.write_params(args.out, {key: (value.shape, value.dtype if args.dtype == 'keep' else args.dtype) for key, value in flat.items()},
+  model_folder.write_params(args.out, {key: (value.shape, value.dtype if args.dtype == 'keep' else args.dtype) for key, value in flat.items()},
                       ((key, None, value) for key, value in flat.items()))
-  size = (args.out / bundle.WEIGHTS).stat().st_size
-  print(f'{args.out / bundle.WEIGHTS}: {sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB')
+  size = (args.out / model_folder.WEIGHTS).stat().st_size
+  print(f'{args.out / model_folder.WEIGHTS}: {sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB')
 
 
 def import_(args: argparse.Namespace) -> None:
   """Writes a model folder from a foreign checkpoint."""
-  from echox_jax import sharding
+  from echox_jax.parallel import sharding
   from echox_jax.conversion import importers
   if args.kind == importers.KMEANS:
     units, width = importers.write_kmeans(args.source, args.out)
     print(f'{args.out}: {units} centroids of width {width}')
     return
-  bundle.check_replaceable(args.out)  # known before anything is read
+  model_folder.check_replaceable(args.out)  # known before anything is read
   options = {name: getattr(args, name) for name in ('profile', *_IMPORT_OPTIONS)}
   model = importers.open_model(args.kind, args.source, **options)
   print(*model.notes, sep='\n', end='\n' if model.notes else '')
   if args.format == 'orbax':
-    from echox_jax.training import import_checkpoint  # needs the packages of training
+    from echox_jax.conversion import import_checkpoint  # needs the packages of training
     written = import_checkpoint.write_checkpoint(model, args.out, sharding.make_mesh(_mesh(args.mesh)), args.dtype)
   else:
     written = importers.write_model(model, args.out, args.dtype)
@@ -73,7 +74,7 @@ def _mesh(text: str) -> dict[str, int]:
     sizes = {name: int(size) for name, size in (part.split('=') for part in text.split(','))}
   except ValueError as error:
     raise errors.ConfigError(f'--mesh {text} is not of the form data=1,fsdp=8: give sizes by axis.') from error
-  from echox_jax import sharding
+  from echox_jax.parallel import sharding
   unknown = sizes.keys() - set(sharding.AXES)
   if unknown:
     raise errors.ConfigError(f'--mesh names {", ".join(sorted(unknown))}: use the axes {", ".join(sharding.AXES)}.')
@@ -115,4 +116,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

@@ -19,6 +19,7 @@ from typing import Any
 from data_pipeline import ingest, readers
 from data_pipeline.corpus import sentences
 from echox_jax import errors
+from launch import cli
 
 
 def main() -> None:
@@ -65,4 +66,4 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

@@ -13,10 +13,10 @@ from pathlib import Path
 import threading
 import time
 
-from echox_jax import errors
 from echox_jax import files
 from launch import pipeline
 from launch.pipeline import Step
+from launch import cli
 
 CONFIG = 'configs/echox_nano.py'
 TARGETS = {  # what the demo is meant to reach on two CPU cores
@@ -161,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

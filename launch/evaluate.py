@@ -22,6 +22,7 @@ from echox_jax import errors, rates
 from echox_jax import files
 import numpy as np
 from tqdm import tqdm
+from launch import cli
 
 _EXAMPLES = 6  # recordings kept
 _JUDGED_AT_A_TIME = 16
@@ -200,4 +201,4 @@ def bar(items, title: str) -> tqdm:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

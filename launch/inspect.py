@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_pipeline import inspection, schema
 from echox_jax import errors, files
+from launch import cli
 
 
 def main() -> None:
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

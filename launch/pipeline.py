@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 from echox_jax import errors
+from launch import cli
 
 _STAGES = {
     'text': 'the LLM learns its facts from text', 's2t': 'the LLM learns to hear',
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

@@ -14,9 +14,9 @@ goes on.
 import sys
 
 from data_pipeline import precompute
-from echox_jax import errors
-from echox_jax.training import distributed
+from echox_jax.parallel import distributed
 from launch import train
+from launch import cli
 
 
 def main() -> None:
@@ -31,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main, distributed.leave)
+  cli.run(main, distributed.leave)

@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from echox_jax import errors, rates
+from launch import cli
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,24 +34,24 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   if not args.questions and not args.text:
     raise errors.EchoXError('there is no question: give a recording or --text "...".')
-  from echox_jax.inference import sampling
-  sampling.check(args.temperature, args.top_p)
+  from echox_jax.decoding import sampler
+  sampler.check(args.temperature, args.top_p)
   if args.output and args.output.suffix.lower() != '.wav':
     raise errors.EchoXError(f'{args.output} is no wav file: give an output name that ends in .wav.')
   for folder in {file.parent for file in (args.output, args.json) if file}:
     folder.mkdir(parents=True, exist_ok=True)  # known before anything is computed
 
   from echox_jax import audio
-  from echox_jax import bundle
+  from echox_jax import model_folder
   from echox_jax import load
   from echox_jax.inference.engine import Engine
   waves = [audio.load_audio(path) for path in args.questions]
   model = load(args.checkpoint)
-  bundle.require(model, bundle.TEXT, 'answer')
+  model_folder.require(model, model_folder.TEXT, 'answer')
   if args.questions:
-    bundle.require(model, bundle.HEARING, 'hear', 'ask with --text')
+    model_folder.require(model, model_folder.HEARING, 'hear', 'ask with --text')
   if args.output:
-    bundle.require(model, bundle.SPEAKING, 'speak', 'leave -o out for answers in text')
+    model_folder.require(model, model_folder.SPEAKING, 'speak', 'leave -o out for answers in text')
   engine = Engine(model, hears=bool(args.questions), speaks=args.output is not None)
   waves = [_named(path, engine.check_wave, wave) for path, wave in zip(args.questions, waves)]
   for text in args.text:
@@ -109,4 +110,4 @@ def _named(path: Path, check, wave):
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

@@ -23,8 +23,11 @@ from ml_collections import config_flags
 from data_pipeline import batches
 from echox_jax import config as config_lib
 from echox_jax import errors
-from echox_jax.training import distributed, loop, profiling
+from echox_jax.conversion import whisper_ct2
+from echox_jax.training import loop, profiling
+from echox_jax.parallel import distributed
 from echox_jax.training.experiment import ExperimentConfig
+from launch import cli
 
 _HELP = ('-h', '--help', '-help')
 _FLAGS = """
@@ -81,7 +84,7 @@ def main() -> int:
   if values.compilation_cache:
     jax.config.update('jax_compilation_cache_dir', values.compilation_cache)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
-  summary = loop.train(experiment, values.workdir, batches.make_iterator, profile)
+  summary = loop.train(experiment, values.workdir, batches.make_iterator, profile, whisper_ct2.packaged_encoder)
   code = 0 if summary['finished'] else distributed.STOPPED  # what waits for the stage must not go on
   if not distributed.is_first():
     return code
@@ -98,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main, distributed.leave)
+  cli.run(main, distributed.leave)

@@ -15,6 +15,7 @@ from echox_jax import errors, files
 from echox_jax.verification import rows as row_lib
 from echox_jax.verification.golden import Golden
 from echox_jax.verification.sections import SECTIONS, check
+from launch import cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,4 +51,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

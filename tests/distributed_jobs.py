@@ -16,7 +16,8 @@ import time
 import jax
 import numpy as np
 
-from echox_jax.training import checkpoint, distributed, loop
+from echox_jax.training import checkpoint, loop
+from echox_jax.parallel import distributed
 from echox_jax.training.experiment import DataConfig, MeshConfig
 from tests import training_jobs
 

@@ -15,13 +15,14 @@ from echox_jax import config, errors
 from echox_jax.config import WhisperConfig
 from echox_jax.models import whisper
 from echox_jax.prompts import NANO_IDS
-from echox_jax.training import distributed
+from echox_jax.parallel import distributed
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from launch import cli
 
 SMALL = WhisperConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, max_positions=120)
 WORDS = 'red green blue black white yellow orange purple brown pink gray violet'.split()
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main, distributed.leave)
+  cli.run(main, distributed.leave)

@@ -11,7 +11,9 @@ import sys
 from flax import linen as nn
 import jax
 
-from echox_jax import collectives, hlo, sharding
+from echox_jax.compiled import collectives
+from echox_jax.compiled import hlo
+from echox_jax.parallel import sharding
 from echox_jax.training import stages, state, step
 from tests import sharded_jobs
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline import rows
-from echox_jax import sharding
+from echox_jax.parallel import sharding
 from echox_jax.config import (
     AdapterConfig, DiscriminatorConfig, DurationPredictorConfig, EchoXConfig, LlamaConfig, LoraConfig, StreamingConfig,
     UnitDecoderConfig, VocoderConfig, WhisperConfig)
@@ -29,7 +29,7 @@ from echox_jax.prompts import IGNORE, NANO_IDS
 from echox_jax.training import init_from, stages, state, step
 from echox_jax.training.experiment import DataConfig, ExperimentConfig, LossConfig, OptimizerConfig, TrainConfig, VocoderLossConfig
 from echox_jax.training.vocoder_losses import magnitude
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 
 ROWS, STEPS, VOCAB, UNITS = 8, 5, 65, 30  # an odd vocabulary, as Llama's with the AUDIO token is
 SIZES = dict(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8)

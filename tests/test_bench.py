@@ -14,7 +14,8 @@ from echox_jax.errors import DataError, MissingExtraError
 import numpy as np
 import pytest
 
-from launch import bench, bench_loader
+from launch.bench import loader as bench_loader
+from launch.bench_package import __main__
 
 PLACES = 'house river mountain garden school market bridge island castle valley harbor'.split()
 
@@ -48,7 +49,7 @@ def test_padding(tmp_path):
 
 def measure(name, *arguments):
   """The figures of a measure with the options of its command line."""
-  module, parser = bench.MEASURES[name], argparse.ArgumentParser()
+  module, parser = __main__.MEASURES[name], argparse.ArgumentParser()
   module.add_options(parser)
   return module.measure(parser.parse_args(list(map(str, arguments))))
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from echox_jax import errors, sharding
+from echox_jax import errors
+from echox_jax.parallel import sharding
 from echox_jax.prompts import NANO_IDS
 from echox_jax.training import checkpoint, frozen, init_from, stages, state
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from tests import training_jobs
 
 

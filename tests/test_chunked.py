@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echox_jax import chunked
+from echox_jax.models import chunked_head
+from echox_jax.training import chunked_losses
 from echox_jax.prompts import IGNORE
 
 VOCAB, WIDTH, ROWS, LENGTH, BLANK = 1003, 24, 3, 17, 5
@@ -19,8 +20,8 @@ CHUNKS = [1, 12, 21, 1000]  # one position of each row at a time; 4 and 7, which
 LENGTHS = np.array([17, 12, 3])  # of the rows' labels, those of the last do not fit: its repeats need blanks in between
 CTC_LABELS = np.array([[7, 7, 900, 1002], [0, 31, IGNORE, IGNORE], [8, 8, 8, IGNORE]])
 LOSSES = {
-    'cross_entropy': lambda states, table, labels, chunk: chunked.cross_entropy(states, table, labels, chunk).mean,
-    'ctc': lambda states, table, _, chunk: chunked.ctc_loss(states, table, LENGTHS, CTC_LABELS, BLANK, chunk)[0]}
+    'cross_entropy': lambda states, table, labels, chunk: chunked_losses.cross_entropy(states, table, labels, chunk).mean,
+    'ctc': lambda states, table, _, chunk: chunked_losses.ctc_loss(states, table, LENGTHS, CTC_LABELS, BLANK, chunk)[0]}
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +76,7 @@ def test_no_labels_at_all(head):
   nothing = np.full((ROWS, LENGTH), IGNORE)
   loss, gradients = value_and_gradients('cross_entropy', states, table, nothing, 12)
   assert loss == 0 and not any(np.any(x) for x in gradients)
-  silent = lambda s, t: chunked.ctc_loss(s, t, np.zeros(ROWS, int), np.full((ROWS, 2), IGNORE), BLANK, 12)[0]
+  silent = lambda s, t: chunked_losses.ctc_loss(s, t, np.zeros(ROWS, int), np.full((ROWS, 2), IGNORE), BLANK, 12)[0]
   loss, gradients = jax.jit(jax.value_and_grad(silent, argnums=(0, 1)))(states, table)
   assert loss == 0 and not any(np.any(x) for x in gradients)
 
@@ -90,7 +91,7 @@ def test_argmax(head):
   states, table, _ = head
   expected = np.argmax(states @ table.T, axis=-1)
   for chunk in [0, *CHUNKS]:
-    np.testing.assert_array_equal(jax.jit(lambda s, t: chunked.argmax(s, t, chunk))(states, table), expected)
+    np.testing.assert_array_equal(jax.jit(lambda s, t: chunked_head.argmax(s, t, chunk))(states, table), expected)
 
 
 def shapes(jaxpr):
@@ -117,7 +118,9 @@ import jax
 jax.config.update('jax_num_cpu_devices', 8)
 import numpy as np
 from jax.sharding import NamedSharding
-from echox_jax import chunked, sharding
+from echox_jax.models import chunked_head
+from echox_jax.parallel import sharding
+from echox_jax.training import chunked_losses
 from echox_jax.prompts import IGNORE
 
 rows, length, width, vocab = 8, 14, 32, 1003
@@ -129,8 +132,8 @@ spoken, lengths = labels[:, 3:7], rng.integers(5, length, rows)
 
 def run(states, table, labels, spoken, lengths, chunk):
   def loss(states, table):
-    return chunked.cross_entropy(states, table, labels, chunk).mean + chunked.ctc_loss(states, table, lengths, spoken, 5, chunk)[0]
-  return jax.value_and_grad(loss, argnums=(0, 1))(states, table), chunked.argmax(states, table, chunk)
+    return chunked_losses.cross_entropy(states, table, labels, chunk).mean + chunked_losses.ctc_loss(states, table, lengths, spoken, 5, chunk)[0]
+  return jax.value_and_grad(loss, argnums=(0, 1))(states, table), chunked_head.argmax(states, table, chunk)
 
 expected = jax.jit(run, static_argnums=5)(states, table, labels, spoken, lengths, 0)
 for sizes in (dict(data=2, fsdp=2, tensor=2), dict(fsdp=2, tensor=2, sequence=2)):

@@ -8,7 +8,8 @@ import types
 import numpy as np
 import pytest
 
-from echox_jax import chips, collectives
+from echox_jax.parallel import chips
+from echox_jax.compiled import collectives
 
 V5E, V5P = chips.find('TPU v5e'), chips.find('TPU v5p')
 LINK = 50e9  # of v5e, one way

@@ -7,7 +7,11 @@ from pathlib import Path
 import subprocess
 import sys
 
-from echox_jax import collectives, errors, hlo, sharding, topologies
+from echox_jax import errors
+from echox_jax.compiled import collectives
+from echox_jax.compiled import hlo
+from echox_jax.parallel import sharding
+from echox_jax.compiled import topologies
 import jax
 from launch import compile_check
 import numpy as np

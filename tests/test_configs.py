@@ -5,7 +5,7 @@ import math
 
 from data_pipeline import batches
 from echox_jax import config as config_lib
-from echox_jax import sharding
+from echox_jax.parallel import sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import flops, stages, state, validation
 from echox_jax.training.experiment import ExperimentConfig

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from echox_jax import chips, collectives, costs, hlo
+from echox_jax.parallel import chips
+from echox_jax.compiled import collectives
+from echox_jax.compiled import costs
+from echox_jax.compiled import hlo
 from tests import tpu_program
 
 V5E = chips.find('TPU v5e')
@@ -136,7 +139,7 @@ def test_a_program_that_was_compiled_for_a_tpu():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="libtpu is not installed (pip install 'echox-jax[compile]')")
 def test_the_same_program_as_this_libtpu_compiles_it():
-  code = 'from echox_jax import topologies; from tests import tpu_program as p; print(p.compile_for(topologies.devices(p.TOPOLOGY)))'
+  code = 'from echox_jax.compiled import topologies; from tests import tpu_program as p; print(p.compile_for(topologies.devices(p.TOPOLOGY)))'
   root = Path(__file__).parent.parent
   done = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True, timeout=600,
                         env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)})

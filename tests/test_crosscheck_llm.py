@@ -8,7 +8,7 @@ import pytest
 
 import echox_jax
 from echox_jax.conversion import importers
-from echox_jax.inference import generate
+from echox_jax.decoding import generate
 from echox_jax.models.llama import Llama
 from tests import crosscheck
 

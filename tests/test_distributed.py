@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from echox_jax import errors
-from echox_jax.training import checkpoint, distributed, metrics, profiling
-from echox_jax.training.distributed import Plan
+from echox_jax.training import checkpoint, metrics, profiling
+from echox_jax.parallel import distributed
+from echox_jax.parallel.distributed import Plan
 
 ROOT = Path(__file__).parent.parent
 STEPS, STOP_AFTER = 12, 2

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 
-from echox_jax import bundle, errors, positions, prompts
+from echox_jax import errors, prompts
+from echox_jax import model_folder
+from echox_jax.models import positions
 from echox_jax.inference.engine import Done, Engine, Slice, TextPiece
 import jax
 import numpy as np
@@ -80,7 +82,7 @@ def test_streaming_says_what_batched_decoding_says(engine, seconds):
 
 def test_text_alone_takes_no_parts_of_speech(engine, tmp_path):
   whole = tiny_model.tiny_bundle(tmp_path)
-  language_model = bundle.Bundle(whole.config, {'llm': whole.params['llm']}, whole.tokenizer)
+  language_model = model_folder.Bundle(whole.config, {'llm': whole.params['llm']}, whole.tokenizer)
   reader = Engine(language_model, hears=False, speaks=False)
   assert reader.warm_up() > 0
   pieces, slices, done = parts(reader.answer(text='What is two plus two?'))
@@ -145,7 +147,7 @@ def test_unit_words_and_units_that_are_left_out_are_counted(engine, monkeypatch)
 
 def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  bundle.config = with_positions(bundle.config, llm=48)
+  model_folder.config = with_positions(model_folder.config, llm=48)
   with pytest.raises(errors.EchoXError, match='positions for 28 .llm.max_positions 48.: ask a shorter one'):
     next(Engine(bundle).answer(text='What is two plus two? Paris? two plus'))
 
@@ -158,7 +160,7 @@ def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
 ])
 def test_a_model_without_positions_for_its_own_budgets_is_refused(tmp_path, fields, reason):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  bundle.config = with_positions(bundle.config, **fields)
+  model_folder.config = with_positions(model_folder.config, **fields)
   with pytest.raises(errors.ConfigError, match=reason):
     Engine(bundle)
 
@@ -170,8 +172,8 @@ def test_a_slice_that_needs_more_positions_than_there_are_is_cut_and_counted(eng
 
   needed, _ = words(engine)
   bundle = tiny_model.tiny_bundle(tmp_path)
-  least = positions.slice_row(bundle.config, 0)
-  bundle.config = with_positions(bundle.config, trunk=least + max(needed) - 1)
+  least = positions.slice_row(model_folder.config, 0)
+  model_folder.config = with_positions(model_folder.config, trunk=least + max(needed) - 1)
   got, cut = words(Engine(bundle))
   assert max(got) == max(needed) - 1 and cut >= sum(n == max(needed) for n in needed)
 

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from echox_jax import bundle, errors, tensor_files
+from echox_jax import errors, tensor_files
+from echox_jax import model_folder
 from echox_jax.conversion import exporters, importers, released_config, released_export, source as source_lib, torch_file
 from echox_jax.models import lora
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from echox_jax.units import unit_language
 from launch import convert
 from tests import released_folder, tiny_model
@@ -35,7 +36,7 @@ def same(found, wanted):
 def come_back(export, folder, vocoder):
   """Imports an export again and returns (config, parameters)."""
   importers.write_model(importers.open_model('echox', export, whisper=export / 'whisper', vocoder=vocoder), folder, progress=False)
-  return bundle.read_config(folder), dict(tensor_files.open_tensors(folder))
+  return model_folder.read_config(folder), dict(tensor_files.open_tensors(folder))
 
 
 @pytest.fixture(scope='module')
@@ -92,7 +93,7 @@ def test_importing_the_export_of_an_import_changes_nothing(released):
   out = released / 'again'
   exporters.export(released / 'model', 'echox', out, dtype='float32')
   config, params = come_back(out, released / 'model2', out / 'vocoder' / 'g_00000000')
-  assert config == bundle.read_config(released / 'model')
+  assert config == model_folder.read_config(released / 'model')
   same(params, tensor_files.open_tensors(released / 'model'))
   for name in ('unit_language.json', 'tokenizer.json'):
     assert (released / 'model2' / name).read_bytes() == (released / 'model' / name).read_bytes()
@@ -100,20 +101,20 @@ def test_importing_the_export_of_an_import_changes_nothing(released):
 
 def test_a_trained_model_comes_back_with_its_lora_folded_in(trained, trained_export):
   export, notes = trained_export
-  model = bundle.load(trained / 'model')
+  model = model_folder.load(trained / 'model')
   config, params = come_back(export, trained / 'model2', export / 'vocoder')
   assert config == lora.merged_config(model.config)
   assert {name for name in model.params['llm']['trunk']['layers']['self_attn']['q_proj']} > {'lora_a'}
   merged = flatten(lora.merge(dict(model.params), model.config.llm.lora))
   same(params, {name: np.asarray(value) for name, value in merged.items()})
-  assert bundle.load(trained / 'model2').unit_language == model.unit_language
+  assert model_folder.load(trained / 'model2').unit_language == model.unit_language
   for text in ("profile 'paper'", "variant 'paper'", 'other special ids', 'a unit decoder of none of its sizes', 'inverse STFT'):
     assert text in notes
 
 
 def test_the_unit_vocabulary_is_the_released_kind_of_file(trained, trained_export):
   lines = [line.split() for line in (trained_export[0] / 'unit_vocab.txt').read_text('utf-8').splitlines()]
-  language = bundle.UnitLanguage.load(trained / 'model' / 'unit_language.json')
+  language = model_folder.UnitLanguage.load(trained / 'model' / 'unit_language.json')
   assert [word for word, _ in lines[:language.vocab_size]] == language.vocabulary
   assert len(lines) == 40 and all(word.startswith('unused_') for word, _ in lines[language.vocab_size:])
   again = unit_language.from_words([word for word, _ in lines], [float(count) for _, count in lines], language.num_units)
@@ -166,7 +167,7 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_touched(trained, tmp_pat
   for reason, (checkpoint, to, out, options) in refused.items():
     with pytest.raises(errors.EchoXError, match=reason):
       exporters.export(checkpoint, to, out, **options)
-  assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt'] and bundle.is_model(model)
+  assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt'] and model_folder.is_model(model)
 
 
 def test_a_missing_group_is_named(trained, tmp_path):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from echox_jax import chips
+from echox_jax.parallel import chips
 from echox_jax import config as config_lib
 from echox_jax.config import DiscriminatorConfig, EchoXConfig, LlamaConfig, LoraConfig, VocoderConfig, WhisperConfig
 from echox_jax.models import adapter, discriminators, llama, log_mel, vocoder, whisper

@@ -15,7 +15,7 @@ import pytest
 
 from echox_jax import errors, tensor_files
 from echox_jax.training import checkpoint, frozen, init_from, stages, state
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from tests import training_jobs
 from tests.test_checkpoint import _filled, _mesh, _save
 

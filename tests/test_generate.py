@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from echox_jax import prompts
-from echox_jax.inference import generate, sampling
+from echox_jax.decoding import generate
+from echox_jax.decoding import sampler
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.llama import Llama
 from echox_jax.models.unit_decoder import UnitDecoder
@@ -141,9 +142,9 @@ def test_text_only(params):
 
 def test_sampling():
   logits = jnp.log(jnp.array([[0.05, 0.6, 0.3, 0.05]]))
-  assert sampling.sample(logits, jax.random.key(0)).tolist() == [1]
-  draw = jax.jit(jax.vmap(lambda key: sampling.sample(logits[0], key, 1.0, 0.85)))
+  assert sampler.sample(logits, jax.random.key(0)).tolist() == [1]
+  draw = jax.jit(jax.vmap(lambda key: sampler.sample(logits[0], key, 1.0, 0.85)))
   share = np.bincount(draw(jax.random.split(jax.random.key(1), 2000)), minlength=4) / 2000
   np.testing.assert_allclose(share, [0, 2 / 3, 1 / 3, 0], atol=0.04)  # 0.9 is passed only after the second
-  cold = jax.vmap(lambda key: sampling.sample(logits[0], key, 0.2, 1.0))(jax.random.split(jax.random.key(2), 2000))
+  cold = jax.vmap(lambda key: sampler.sample(logits[0], key, 0.2, 1.0))(jax.random.split(jax.random.key(2), 2000))
   np.testing.assert_allclose(np.mean(cold == 1), 0.6 ** 5 / (0.6 ** 5 + 0.3 ** 5 + 2 * 0.05 ** 5), atol=0.03)

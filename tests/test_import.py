@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 import echox_jax
-from echox_jax import audio, bundle, errors, tensor_files
+from echox_jax import audio, errors, tensor_files
+from echox_jax import model_folder
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import hubert_hf, importers, released, released_config, released_units, whisper_ct2, whisper_hf
 from echox_jax.inference.engine import Engine
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from launch import convert, respond
+from launch import cli
 from tests import chat_folders, released_folder, tiny_model
 from tests.released_folder import CONFIG
 
@@ -54,7 +56,7 @@ def imported(source, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def model(imported):
-  return bundle.Bundle(bundle.read_config(imported), bundle.load_params(imported))
+  return model_folder.Bundle(model_folder.read_config(imported), model_folder.load_params(imported))
 
 
 def test_released_echox(model, imported):
@@ -67,7 +69,7 @@ def test_released_echox(model, imported):
 
 
 def test_unit_words_come_from_the_tokenizer(imported):
-  language = bundle.UnitLanguage.load(imported / 'unit_language.json')
+  language = model_folder.UnitLanguage.load(imported / 'unit_language.json')
   assert language.vocab_size == 200 and language.vocabulary[150] == '▁0▁1'
   assert language.decode([3, 151]).tolist() == [3, 1, 2] and language.encode([3, 1, 2]).tolist() == [3, 151]
   with pytest.raises(errors.DataError, match='no word for the unit 900'):
@@ -77,29 +79,29 @@ def test_unit_words_come_from_the_tokenizer(imported):
 def test_unit_words_come_from_a_file(source, tmp_path):
   (tmp_path / 'words.txt').write_text('\n'.join(f'{i}_{i + 1} {200 - i}' for i in range(200)))
   run('echox', source, tmp_path / 'model', '--unit-vocab', tmp_path / 'words.txt')
-  assert bundle.UnitLanguage.load(tmp_path / 'model' / 'unit_language.json').decode([7]).tolist() == [7, 8]
+  assert model_folder.UnitLanguage.load(tmp_path / 'model' / 'unit_language.json').decode([7]).tolist() == [7, 8]
   (tmp_path / 'words.txt').write_text('1_2 5\n')
   with pytest.raises(errors.CheckpointError, match='words.txt has 1 unit words, but the checkpoint has 200'):
     run('echox', source, tmp_path / 'model', '--unit-vocab', tmp_path / 'words.txt')
 
 
 def test_absent_parts_are_named(model):
-  bundle.require(model, ['llm', 'echo', 'whisper'])
+  model_folder.require(model, ['llm', 'echo', 'whisper'])
   with pytest.raises(errors.CheckpointError, match='lacks vocoder, tokenizer'):
-    bundle.require(model, ['llm', 'vocoder', 'tokenizer'])
+    model_folder.require(model, ['llm', 'vocoder', 'tokenizer'])
 
 
 def test_a_complete_config_file_and_other_dtypes(source, tmp_path, model):
   (tmp_path / 'all.json').write_text(json.dumps(CONFIG))
   run('echox', source, tmp_path / 'model', '--config', tmp_path / 'all.json', '--dtype', 'bfloat16')
-  params = bundle.load_params(tmp_path / 'model')
+  params = model_folder.load_params(tmp_path / 'model')
   wanted = {group: tree for group, tree in model.params.items() if group != 'whisper'}
   same(params, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), wanted))
   # Stored as bfloat16, kept as that.
   halves = {name: value.astype(ml_dtypes.bfloat16) for name, value in WEIGHTS.items()}
   run('echox', released_folder.write(tmp_path / 'half', halves, released_folder.echox_config()), tmp_path / 'kept')
-  same(bundle.load_params(tmp_path / 'kept'), params)
-  assert {v.dtype for v in jax.tree.leaves(bundle.load_params(tmp_path / 'kept'))} == {np.dtype(ml_dtypes.bfloat16)}
+  same(model_folder.load_params(tmp_path / 'kept'), params)
+  assert {v.dtype for v in jax.tree.leaves(model_folder.load_params(tmp_path / 'kept'))} == {np.dtype(ml_dtypes.bfloat16)}
 
 
 def test_sizes_of_a_released_config():
@@ -154,7 +156,7 @@ def test_peft_adapter_equals_dense_merge(source, tmp_path, settings, scale):
     a, b = (tensors[f'base_model.model.{name}.lora_{letter}.weight'] for letter in 'AB')
     dense[f'{name}.weight'] = WEIGHTS[f'{name}.weight'] + scale * (b @ a)
   cfg = released_config.config_from_json(CONFIG)
-  same(bundle.load_params(tmp_path / 'model'), released.import_s2t(dense, cfg) | released_units.import_units(dense, cfg))
+  same(model_folder.load_params(tmp_path / 'model'), released.import_s2t(dense, cfg) | released_units.import_units(dense, cfg))
 
 
 def test_llama(source, tmp_path):
@@ -170,7 +172,7 @@ def test_llama(source, tmp_path):
   same(made.params, {'llm': released.import_s2t(WEIGHTS, cfg)['llm']})
   tied = {name: value for name, value in own.items() if name != 'lm_head.weight'}
   run('llama', released_folder.write(tmp_path / 'tied', tied, config | {'tie_word_embeddings': True}), tmp_path / 'model')
-  assert 'lm_head' not in bundle.load_params(tmp_path / 'model')['llm']
+  assert 'lm_head' not in model_folder.load_params(tmp_path / 'model')['llm']
 
 
 def llama_folder(folder):
@@ -182,14 +184,14 @@ def llama_folder(folder):
 def test_a_llama_is_spoken_to_as_its_tokenizer_says(tmp_path, capsys):
   folder = chat_folders.write(llama_folder(tmp_path / 'llama'), chat_folders.SMOLLM2)
   run('llama', folder, tmp_path / 'model')
-  cfg = bundle.read_config(tmp_path / 'model')
+  cfg = model_folder.read_config(tmp_path / 'model')
   assert cfg.profile == 'chatml' and 'SmolLM' in cfg.system_message and isinstance(cfg.special_ids.assistant, tuple)
   assert "the profile 'chatml'" in capsys.readouterr().out
   run('llama', folder, tmp_path / 'model', '--profile', 'paper')
-  cfg = bundle.read_config(tmp_path / 'model')
+  cfg = model_folder.read_config(tmp_path / 'model')
   assert cfg.profile == 'paper' and cfg.special_ids.bos == 3 and not cfg.system_message
   run('llama', llama_folder(tmp_path / 'bare'), tmp_path / 'bare_model')
-  assert bundle.read_config(tmp_path / 'bare_model').special_ids == EchoXConfig().special_ids  # there is no vocabulary to look into
+  assert model_folder.read_config(tmp_path / 'bare_model').special_ids == EchoXConfig().special_ids  # there is no vocabulary to look into
   assert 'no chat template' in capsys.readouterr().out
 
 
@@ -371,7 +373,7 @@ def test_wrong_commands(source, tmp_path):
 
 def test_the_command_line_exits_with_2(tmp_path):
   with pytest.raises(SystemExit) as done:
-    errors.run_cli(lambda: run('llama', tmp_path / 'absent', tmp_path / 'model'))
+    cli.run(lambda: run('llama', tmp_path / 'absent', tmp_path / 'model'))
   assert done.value.code == 2
 
 
@@ -389,13 +391,14 @@ jax.config.update('jax_num_cpu_devices', 8)
 import numpy as np
 from echox_jax import bundle
 from echox_jax.training import checkpoint
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from launch import convert
+from launch import cli
 
 source, out, expected = sys.argv[1:]
 convert.main(['import', '--kind', 'llama', '--source', source, '--out', out, '--format', 'orbax', '--mesh', 'data=2,fsdp=2,tensor=2'])
 loaded = checkpoint.load_groups(out, ['llm'])
-wanted = bundle.load_params(expected)
+wanted = model_folder.load_params(expected)
 found, wanted = flatten(loaded), flatten(wanted)
 assert found.keys() == wanted.keys()
 for name in wanted:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import echox_jax
-from echox_jax import errors, jax_versions
+from echox_jax import errors
+from echox_jax.parallel import jax_versions
+from launch import cli
 
 
 def test_a_product_and_a_sum_over_many_rows_are_right():
@@ -45,7 +47,7 @@ def test_bad_versions_are_refused_before_anything_is_computed(installed, version
   with pytest.raises(errors.ConfigError, match=f'jaxlib {re.escape(version)} cannot be used, since it .*: install another release with .pip'):
     echox_jax.load(tmp_path)
   with pytest.raises(SystemExit) as left:
-    errors.run_cli(lambda: pytest.fail('work was begun'))
+    cli.run(lambda: pytest.fail('work was begun'))
   assert left.value.code == 2 and 'cannot be used' in capsys.readouterr().err
 
 

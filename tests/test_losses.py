@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echox_jax import losses
+from echox_jax.training import losses
 from echox_jax.prompts import IGNORE
 from echox_jax.verification.ctc_reference import ctc_gradient
 

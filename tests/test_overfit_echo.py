@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from echox_jax import errors, prompts
-from echox_jax.inference import generate
+from echox_jax.decoding import generate
 from echox_jax.models import echox
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.prompts import IGNORE

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from tests import tiny_model
+from launch import cli
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +28,7 @@ def run(tmp_path, *args):
 
 def fails(capsys, tmp_path, *args) -> str:
   with pytest.raises(SystemExit) as caught:
-    errors.run_cli(lambda: run(tmp_path, *args))
+    cli.run(lambda: run(tmp_path, *args))
   assert caught.value.code == 2
   message = capsys.readouterr().err.splitlines()[-1]
   assert message.startswith('error: ') and not list((tmp_path / 'out').glob('*.wav'))
@@ -97,7 +98,7 @@ def test_output_must_be_a_wav_file_in_a_place_that_can_be_written(tmp_path, caps
     respond.main(['--checkpoint', 'unused', '--text', 'Paris?', '-o', str(tmp_path / 'reply.mp3')])
   (tmp_path / 'file').write_text('')
   with pytest.raises(SystemExit) as caught:
-    errors.run_cli(lambda: respond.main(['--checkpoint', 'unused', '--text', 'Paris?', '-o', str(tmp_path / 'file' / 'reply.wav')]))
+    cli.run(lambda: respond.main(['--checkpoint', 'unused', '--text', 'Paris?', '-o', str(tmp_path / 'file' / 'reply.wav')]))
   assert caught.value.code == 2
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from echox_jax import errors
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from tests import sharded_jobs
 
 MESHES = ('data=8', 'fsdp=8', 'fsdp=4,tensor=2', 'data=2,fsdp=2,tensor=2', 'data=4,sequence=2', 'dcn_data=2,data=2,fsdp=2')

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec as P
 import pytest
 
-from echox_jax import errors, sharding
+from echox_jax import errors
+from echox_jax.parallel import sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import stages, state, step
 from tests import sharded_jobs
@@ -78,13 +79,13 @@ def test_parameters_that_do_not_fit(shape, names, message):
 
 def test_names_of_activations_are_checked_without_a_mesh():
   x = jnp.zeros((2, 3, 4))
-  assert sharding.constrain(x, ('batch', 'length', 'act_embed')) is x
+  assert sharding.constrain(x, 'batch', 'length', 'act_embed') is x
   with pytest.raises(errors.ConfigError, match="an activation has axis 'colour'"):
-    sharding.constrain(x, ('batch', 'length', 'colour'))
+    sharding.constrain(x, 'batch', 'length', 'colour')
   with pytest.raises(errors.ConfigError, match="axes 'batch' and 'embed', .* mesh axis 'fsdp'"):
-    sharding.constrain(x, ('batch', 'length', 'embed'))
+    sharding.constrain(x, 'batch', 'length', 'embed')
   with pytest.raises(ValueError, match='has 2 axis names'):
-    sharding.constrain(x, ('batch', 'length'))
+    sharding.constrain(x, 'batch', 'length')
 
 
 @pytest.mark.parametrize('stage, train, message', [

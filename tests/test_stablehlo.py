@@ -5,9 +5,11 @@ import functools
 import json
 
 import echox_jax
-from echox_jax import errors, trees
+from echox_jax import errors
+from echox_jax.models import trees
 from echox_jax.conversion import exporters, stablehlo
-from echox_jax.inference import generate, steps
+from echox_jax.inference import steps
+from echox_jax.decoding import generate
 from echox_jax.models import attention
 from echox_jax.models.params import param_shapes
 import jax

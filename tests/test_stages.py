@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echox_jax import errors, sharding
+from echox_jax import errors
+from echox_jax.parallel import sharding
 from echox_jax.training import stages, state, step
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from tests import training_jobs
 
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from echox_jax import sharding
+from echox_jax.parallel import sharding
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.training import init_from, stages, state
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 from echox_jax.verification.golden import Golden
 
 GOLDEN = Path(__file__).parent / 'golden'

@@ -9,6 +9,7 @@ from echox_jax import errors
 from echox_jax.training import loop, metrics, stages, step
 from launch import train as launch_train
 from tests import training_jobs
+from launch import cli
 
 CONFIG = '--config=configs/echox_nano.py:s2t'
 
@@ -42,7 +43,7 @@ def test_help_and_exit_code(monkeypatch, capsys, tmp_path):
   assert '--config=configs/echox_nano.py:STAGE' in capsys.readouterr().out
   monkeypatch.setattr('sys.argv', ['train', CONFIG, f'--workdir={tmp_path}', '--config.nothing=1'])
   with pytest.raises(SystemExit) as caught:
-    errors.run_cli(launch_train.main)
+    cli.run(launch_train.main)
   assert caught.value.code == 2
   assert capsys.readouterr().err.startswith('error: ')
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echox_jax.config import StreamingConfig
-from echox_jax.inference import trigger
+from echox_jax.decoding import trigger
 
 ROOM = 48
 RULES = (

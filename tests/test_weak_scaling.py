@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from echox_jax import errors, sharding
+from echox_jax import errors
+from echox_jax.parallel import sharding
 from echox_jax.training import stages, step
 from tests import sharded_jobs
 from tests.test_sharded_step import on_eight_devices

@@ -2,9 +2,9 @@
 
 import types
 
-from echox_jax import bundle
+from echox_jax import model_folder
 from echox_jax import config as config_lib
-from echox_jax import trees
+from echox_jax.models import trees
 from echox_jax.config import EchoXConfig
 from echox_jax.models import params as params_lib
 from echox_jax.prompts import NANO_IDS
@@ -68,10 +68,10 @@ def tiny_bundle(folder, **streaming):
 def write_model(folder, cfg: EchoXConfig, copies=None):
   """A model folder with random parameters; `copies`: name in it -> file."""
   flat = trees.flatten(tiny_params(cfg))
-  with bundle.writing(folder) as beside:
-    bundle.write_params(beside, {path: (value.shape, value.dtype) for path, value in flat.items()},
+  with model_folder.writing(folder) as beside:
+    model_folder.write_params(beside, {path: (value.shape, value.dtype) for path, value in flat.items()},
                         ((path, None, value) for path, value in flat.items()))
-    bundle.write_rest(beside, cfg, copies or {})
+    model_folder.write_rest(beside, cfg, copies or {})
 
 
 def question(seconds: float = 1.5, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from echox_jax import topologies
+from echox_jax.compiled import topologies
 
 TEXT = Path(__file__).with_name('tpu_program.hlo.txt')
 TOPOLOGY, CHIPS = 'v5e:2x2', 4

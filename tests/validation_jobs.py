@@ -9,7 +9,7 @@ import sys
 from flax import linen as nn
 import jax
 
-from echox_jax import sharding
+from echox_jax.parallel import sharding
 from echox_jax.training import stages, state, validation
 from tests import sharded_jobs
 

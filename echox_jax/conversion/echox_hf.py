@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from echox_jax import bundle, config as config_lib
+from echox_jax import config as config_lib
+from echox_jax import model_folder
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import hf_folder, llama_hf, released, released_config, released_units, rules, unit_vocabulary
 from echox_jax.conversion.imported import Imported
@@ -42,7 +43,7 @@ def open_echox(source: Path, config: Path | None = None, base: Path | None = Non
     decoder = 'echo' if adapted else 't2c'
     own += released_units.unit_rules(cfg, decoder, adapted)
     groups += ['unit_text_embedding', decoder, *(['denoising_adapter'] if adapted else [])]
-    exact = source / bundle.UNIT_LANGUAGE  # an export of ours has it beside the vocabulary
+    exact = source / model_folder.UNIT_LANGUAGE  # an export of ours has it beside the vocabulary
     language = UnitLanguage.load(exact) if exact.is_file() and unit_vocab is None else unit_vocabulary.find(
         unit_vocab or _named_file(sections['echox'], folders), tokens, cfg.llm.vocab_size, cfg.unit_decoder.unit_vocab_size)
   return Imported(f'the EchoX model in {source}', cfg, tuple(groups), own,

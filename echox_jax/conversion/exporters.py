@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from echox_jax import bundle, errors, files
+from echox_jax import errors, files
+from echox_jax import model_folder
 from echox_jax.conversion import released_export, source as source_lib, stablehlo
 from echox_jax.conversion.echox_hf import OWN_CONFIG
 from echox_jax.conversion.source import Source
@@ -36,7 +37,7 @@ def export(checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_s
   if options and to != 'echox':
     raise errors.EchoXError(f'the format {to!r} takes no {", ".join("--" + name.replace("_", "-") for name in options)}: leave it out.')
   is_own, write = FORMATS[to]
-  bundle.check_replaceable(out, is_own, f'an export of the format {to!r}')
+  model_folder.check_replaceable(out, is_own, f'an export of the format {to!r}')
   source = source_lib.open_source(checkpoint)
   with files.atomic_dir(out) as beside:
     notes = write(beside, source, **options)
@@ -46,8 +47,8 @@ def export(checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_s
 
 def to_safetensors(folder: Path, source: Source) -> list[str]:
   """Our own tree with its config: `echox_jax.load` opens it."""
-  bundle.write_params(folder, source.specs, source.rows())
-  bundle.write_rest(folder, source.config, source.files)
+  model_folder.write_params(folder, source.specs, source.rows())
+  model_folder.write_rest(folder, source.config, source.files)
   return []
 
 
@@ -66,13 +67,13 @@ def to_echox(folder: Path, source: Source, dtype: str = DTYPE, max_shard_bytes: 
 
 
 def _is_stablehlo(folder: Path) -> bool:
-  return bundle.is_model(folder) and (folder / stablehlo.MANIFEST).is_file()
+  return model_folder.is_model(folder) and (folder / stablehlo.MANIFEST).is_file()
 
 
 def _is_echox(folder: Path) -> bool:
-  return bundle.config_has(folder, OWN_CONFIG)
+  return model_folder.config_has(folder, OWN_CONFIG)
 
 
 # Format -> (is a folder one of it, writes one).
 FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., list[str]]]] = {
-    'echox': (_is_echox, to_echox), 'safetensors': (bundle.is_model, to_safetensors), 'stablehlo': (_is_stablehlo, to_stablehlo)}
+    'echox': (_is_echox, to_echox), 'safetensors': (model_folder.is_model, to_safetensors), 'stablehlo': (_is_stablehlo, to_stablehlo)}

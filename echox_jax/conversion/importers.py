@@ -12,10 +12,14 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from echox_jax import bundle, errors, positions, tensor_files, trees
+from echox_jax import errors, tensor_files
+from echox_jax import model_folder
+from echox_jax.models import positions
+from echox_jax.models import trees
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import lazy, rules
 from echox_jax.conversion.imported import Imported
+from echox_jax.models import params as params_lib
 from echox_jax.models.params import param_shapes
 
 # Kind -> (module of echox_jax.conversion, function `(source, **options) -> Imported`, options that it takes). Modules are
@@ -66,7 +70,7 @@ class Model:
     found = {}
     for part in self.parts:
       own = param_shapes(self.config, part.groups)
-      rules.check(rules.shapes_of(part.tensors), rules.tensor_shapes(part.rules, own), part.what)
+      params_lib.check_shapes(rules.shapes_of(part.tensors), rules.tensor_shapes(part.rules, own), part.what)
       found |= own
     return found
 
@@ -115,7 +119,7 @@ def open_model(kind: str, source: Path, **options: Path | str | None) -> Model:
 
 def open_group(group: str, source: Path, config: Path | None = None) -> Imported:
   """One group (`whisper`, `hubert` or `vocoder`) from whatever holds it: a model folder of ours, or a foreign checkpoint."""
-  if bundle.is_model(source):
+  if model_folder.is_model(source):
     return _open_own(group, source)
   return _open(_FOREIGN[group][_is_safetensors(source)], source, **({'config': config} if config else {}))
 
@@ -149,8 +153,8 @@ def write_model(model: Model, out: Path, dtype: str = 'keep', progress: bool = T
     CheckpointError: tensors do not fit, a file is damaged, or `out` exists and is no model.
   """
   specs = specs_of(model, dtype)
-  with bundle.writing(out) as beside:
-    bundle.write_params(beside, specs, watched(model.read(), specs, progress))
+  with model_folder.writing(out) as beside:
+    model_folder.write_params(beside, specs, watched(model.read(), specs, progress))
     write_rest(model, beside)
   return sum(_bytes(*spec) for spec in specs.values())
 
@@ -167,7 +171,7 @@ def write_kmeans(source: Path, out: Path) -> tuple[int, int]:
 def write_rest(model: Model, folder: Path) -> None:
   """Config, tokenizer and unit language of a model folder."""
   copies = {name: file for part in reversed(model.parts) for name, file in part.files.items()}
-  bundle.write_rest(folder, model.config, copies, model.parts[0].unit_language)
+  model_folder.write_rest(folder, model.config, copies, model.parts[0].unit_language)
 
 
 def specs_of(model: Model, dtype: str) -> dict[str, tensor_files.Spec]:
@@ -205,7 +209,7 @@ def _function(module: str, name: str) -> Callable[..., Imported]:
 
 def _open_own(group: str, folder: Path) -> Imported:
   """A group of a model folder of ours: every tensor is the parameter of the same name."""
-  config = bundle.read_config(folder)
+  config = model_folder.read_config(folder)
   entries = {name: tensor for name, tensor in lazy.entries(tensor_files.open_tensors(folder)).items() if name.startswith(group + '/')}
   if not entries:
     raise errors.CheckpointError(f'{folder} has no parameters of {group}: give a folder that holds them.')

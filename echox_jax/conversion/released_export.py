@@ -18,7 +18,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from echox_jax import bundle, config as config_lib, errors, files, prompts, tensor_files, trees
+from echox_jax import config as config_lib, errors, files, prompts, tensor_files
+from echox_jax import model_folder
+from echox_jax.models import trees
 from echox_jax.config import EchoXConfig, LlamaConfig
 from echox_jax.conversion import released, released_config, released_units, rules, unit_vocoder, whisper_hf
 from echox_jax.conversion.echox_hf import OWN_CONFIG
@@ -56,8 +58,8 @@ def write(folder: Path, source: Source, dtype: str, max_shard_bytes: int) -> lis
   notes = _differences(cfg, decoder)
   for name, file in source.files.items():
     shutil.copyfile(file, folder / name)
-  if bundle.UNIT_LANGUAGE in source.files:
-    language = UnitLanguage.load(source.files[bundle.UNIT_LANGUAGE])
+  if model_folder.UNIT_LANGUAGE in source.files:
+    language = UnitLanguage.load(source.files[model_folder.UNIT_LANGUAGE])
     files.atomic_write_text(folder / UNIT_VOCAB, unit_vocabulary(language, cfg.unit_decoder.unit_vocab_size))
   elif decoder:
     notes.append('The model has no unit language, so no unit vocabulary is written.')
@@ -163,8 +165,8 @@ def _write_vocoder(folder: Path, source: Source, cfg: EchoXConfig) -> list[str]:
     unit_vocoder.config_to_json(cfg.vocoder)
   except errors.ConfigError:
     specs = source.specs
-    bundle.write_params(folder, {path: specs[path] for path in paths}, ((path, None, source.read(path)) for path in paths))
-    bundle.write_rest(folder, cfg, {})
+    model_folder.write_params(folder, {path: specs[path] for path in paths}, ((path, None, source.read(path)) for path in paths))
+    model_folder.write_rest(folder, cfg, {})
     return ['The vocoder ends in an inverse STFT or has context blocks, for which the released layout has no keys: vocoder/ is a model '
             'folder of ours instead, which echox_jax.load opens.']
   params = trees.unflatten({path: source.read(path) for path in paths})['vocoder']

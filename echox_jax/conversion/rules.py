@@ -9,12 +9,11 @@ import dataclasses
 
 import numpy as np
 
-from echox_jax import errors
-from echox_jax import trees
+from echox_jax.models import trees
 from echox_jax.conversion import lazy
+from echox_jax.models import params as params_lib
 
 REVERSED_2D, REVERSED_3D = (1, 0), (2, 1, 0)
-_LISTED = 20  # tensors of one kind of problem that an error names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,26 +77,6 @@ def tensor_shapes(rules: Sequence[Rule], shapes: Mapping[str, Sequence[int]]) ->
   return {source: rule.tensor_shape(shapes[rule.path]) for rule in rules for source in rule.sources()}
 
 
-def check(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str) -> None:
-  """Compares the tensors of a checkpoint with those it must have, by name and shape.
-
-  Raises:
-    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all counted and the first of each
-      kind listed.
-  """
-  problems = {
-      'missing': sorted(wanted.keys() - found.keys()),
-      'not used': sorted(found.keys() - wanted.keys()),
-      'wrong shape': [f'{name} {list(found[name])} for {list(shape)}' for name, shape in sorted(wanted.items())
-                      if name in found and tuple(found[name]) != tuple(shape)],
-  }
-  listed = [f'{label}: {", ".join(names[:_LISTED])}' + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')
-            for label, names in problems.items() if names]
-  if listed:
-    raise errors.CheckpointError(
-        f'These tensors are not those of {what} ({"; ".join(listed)}): give the checkpoint that fits the config.')
-
-
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
   """Shapes of all tensors; a lazy mapping knows them without reading (`shapes`)."""
   return {name: tensor.shape for name, tensor in lazy.entries(tensors).items()}
@@ -122,7 +101,7 @@ def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str,
   Raises:
     CheckpointError: tensors that are missing, that no rule uses, or of a wrong shape, all listed.
   """
-  check(shapes_of(tensors), tensor_shapes(rules, shapes), what)
+  params_lib.check_shapes(shapes_of(tensors), tensor_shapes(rules, shapes), what)
   flat = {}
   for path, layer, value in read(tensors, rules):
     if layer is None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from echox_jax import bundle, errors, tensor_files, trees
+from echox_jax import errors, tensor_files
+from echox_jax import model_folder
+from echox_jax.models import trees
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import lazy
 from echox_jax.models import lora
@@ -14,7 +16,7 @@ from echox_jax.models import lora
 # What may lie in a model folder beside config and parameters.
 TOKENIZER_FILES = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json',
                    'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja')
-_FILES = (*TOKENIZER_FILES, bundle.UNIT_LANGUAGE)
+_FILES = (*TOKENIZER_FILES, model_folder.UNIT_LANGUAGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Source:
     return np.asarray(lora.merge(leaves, self.config.llm.lora)['kernel'])
 
   def rows(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """All parameters as stored, one in memory at a time: what `bundle.write_params` takes."""
+    """All parameters as stored, one in memory at a time: what `model_folder.write_params` takes."""
     return ((path, None, self.tensors[path]) for path in self.tensors)
 
   def _stored(self, path: str, layer: int | None) -> np.ndarray:
@@ -78,14 +80,14 @@ def open_source(folder: Path) -> Source:
   """
   if not folder.is_dir():
     raise errors.CheckpointError(f'{folder} is no folder: give a model folder or the working folder of the training stages.')
-  if bundle.is_model(folder):
-    config, tensors = bundle.read_config(folder), tensor_files.open_tensors(folder)
-    bundle.check_shapes(config, tensors.shapes, str(folder))
+  if model_folder.is_model(folder):
+    config, tensors = model_folder.read_config(folder), tensor_files.open_tensors(folder)
+    model_folder.check_shapes(config, tensors.shapes, str(folder))
     return Source(str(folder), config, tensors, {name: folder / name for name in _FILES if (folder / name).is_file()})
   if any((folder / stage / 'config.json').is_file() for stage in ('echo', 'vocoder')):
-    from echox_jax.training import assemble  # training code is imported only where training folders are read
+    from echox_jax.conversion import assemble  # training code is imported only where training folders are read
     config, params, tokenizer, language = assemble.assemble(folder)
-    return Source(str(folder), config, trees.flatten(params), {tokenizer.name: tokenizer, bundle.UNIT_LANGUAGE: language})
+    return Source(str(folder), config, trees.flatten(params), {tokenizer.name: tokenizer, model_folder.UNIT_LANGUAGE: language})
   raise errors.CheckpointError(
-      f'{folder} is neither a model folder ({bundle.CONFIG} and {bundle.WEIGHTS}) nor a working folder with the stages echo and '
+      f'{folder} is neither a model folder ({model_folder.CONFIG} and {model_folder.WEIGHTS}) nor a working folder with the stages echo and '
       'vocoder: give one of them.')

@@ -33,9 +33,12 @@ import jax
 from jax import export
 import jax.numpy as jnp
 
-from echox_jax import errors, files, positions, trees
+from echox_jax import errors, files
+from echox_jax.models import positions
+from echox_jax.models import trees
 from echox_jax.config import EchoXConfig
-from echox_jax.inference import generate, steps
+from echox_jax.inference import steps
+from echox_jax.decoding import generate
 from echox_jax.models.params import init_groups
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import errors, files, trees
+from echox_jax import errors, files
+from echox_jax.models import trees
 from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
 from echox_jax.conversion import lazy, rules, torch_file, weight_norm
 from echox_jax.conversion.imported import Imported
 from echox_jax.conversion.rules import Rule
+from echox_jax.models import params as params_lib
 from echox_jax.models.params import param_shapes
 
 ENTRY = 'generator'
@@ -111,7 +113,7 @@ def generator_tensors(state: Mapping[str, np.ndarray], cfg: VocoderConfig) -> la
   for name, shape in _tensor_shapes(cfg).items():
     pair = weight_norm.parts(name, entries) if _has_weight_norm(name) else None
     wanted |= {name: shape} if pair is None else {pair[0]: weight_norm.shape_of_g(shape), pair[1]: shape}
-  rules.check({name: tensor.shape for name, tensor in entries.items()}, wanted, 'a unit vocoder of this config')
+  params_lib.check_shapes({name: tensor.shape for name, tensor in entries.items()}, wanted, 'a unit vocoder of this config')
   for name in filter(_has_weight_norm, _tensor_shapes(cfg)):
     entries = weight_norm.folded(entries, name)
   return lazy.LazyTensors(entries)

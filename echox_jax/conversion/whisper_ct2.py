@@ -58,6 +58,11 @@ def load_packaged_whisper(size: str = 'tiny.en', dtype: str = 'float32') -> tupl
   return from_arrays(read_arrays(_packaged(size), f'Whisper {size}'), dtype)
 
 
+def packaged_encoder(size: str) -> dict:
+  """The parameters alone, float32; errors as `load_packaged_whisper`."""
+  return load_packaged_whisper(size)[1]
+
+
 def packaged_tensors(size: str = 'tiny.en') -> tuple[dict[str, np.ndarray], WhisperConfig]:
   """The same under transformers' names; errors as `load_packaged_whisper`."""
   return encoder_tensors(read_arrays(_packaged(size), f'Whisper {size}'))

@@ -19,10 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import audio as audio_lib
-from echox_jax import bundle as bundle_lib
-from echox_jax import errors, positions, prompts, rates
+from echox_jax import model_folder as bundle_lib
+from echox_jax import errors, prompts, rates
+from echox_jax.models import positions
 from echox_jax.config import EchoXConfig
-from echox_jax.inference import generate, sampling, steps, trigger
+from echox_jax.inference import steps
+from echox_jax.decoding import generate
+from echox_jax.decoding import sampler
+from echox_jax.decoding import trigger
 
 Array = jax.Array
 _SHORTEST_AUDIO = 0.1  # seconds
@@ -251,7 +255,7 @@ class Engine:
       EchoXError: a question that the model cannot take, or a sampling that is none, before
         anything is computed.
     """
-    sampling.check(temperature, top_p)
+    sampler.check(temperature, top_p)
     start = time.perf_counter()
     now = lambda: time.perf_counter() - start
     ids, hidden, scores, times, slices, shown = [], [], [], [], [], ''

@@ -9,9 +9,12 @@ from typing import NamedTuple
 
 import jax
 
-from echox_jax import positions, rates
+from echox_jax import rates
+from echox_jax.models import positions
 from echox_jax.config import EchoXConfig
-from echox_jax.inference import generate, sampling, trigger
+from echox_jax.decoding import generate
+from echox_jax.decoding import sampler
+from echox_jax.decoding import trigger
 from echox_jax.models import echox
 from echox_jax.models.llama import Llama, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter
@@ -66,7 +69,7 @@ def choose(cfg: EchoXConfig, params: dict, hidden: Array, logits: Array, key: Ar
            top_p: float = 1.0) -> tuple[Array, Array]:
   """States float[B,D] and logits float[B,V] -> (next ids int32[B], trigger scores float32[B]); temperature 0 needs no key."""
   period = head_embedding(params['llm'])[cfg.special_ids.period]
-  return sampling.sample(logits, key, temperature, top_p), trigger.scores(hidden, period)
+  return sampler.sample(logits, key, temperature, top_p), trigger.scores(hidden, period)
 
 
 def advance(cfg: EchoXConfig, params: dict, state: generate.TextState, token: Array) -> generate.TextState:

@@ -13,7 +13,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax import chunked, errors
+from echox_jax import errors
+from echox_jax.models import chunked_head
 from echox_jax.config import AdapterConfig, EchoXConfig
 from echox_jax.models import layers
 from echox_jax.models.attention import Mask
@@ -95,7 +96,7 @@ class SoundwaveAdapter(nn.Module):
     flat = frames.reshape(-1, *frames.shape[-2:])
     real = real.reshape(-1, real.shape[-1])
 
-    labels = chunked.argmax(flat, self.ctc_head.embedding, self.cfg.adapter.ctc_chunk)
+    labels = chunked_head.argmax(flat, self.ctc_head.embedding, self.cfg.adapter.ctc_chunk)
     keep = kept_frames(labels, real, self._dropped_label())
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)

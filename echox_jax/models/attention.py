@@ -12,7 +12,8 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from echox_jax import errors, sharding
+from echox_jax import errors
+from echox_jax.parallel import sharding
 
 Array = jax.Array
 BACKENDS = ('xla', 'splash', 'cudnn', 'auto')

@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax.sharding import by_rows
+from echox_jax.parallel.sharding import by_rows
 
 Array = jax.Array
 _init = nn.initializers.lecun_normal()

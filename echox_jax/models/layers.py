@@ -11,10 +11,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax import chunked
+from echox_jax.models import chunked_head
 from echox_jax.config import LoraConfig
 from echox_jax.models.attention import attention, Mask
-from echox_jax.sharding import constrain
+from echox_jax.parallel.sharding import constrain
 
 Array = jax.Array
 default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
@@ -73,7 +73,7 @@ class Embed(nn.Module):
 
   def attend(self, x: Array) -> Array:
     """float[..., features] -> float32 logits [..., num]."""
-    return chunked.logits(x.astype(self.dtype), self.embedding)
+    return chunked_head.logits(x.astype(self.dtype), self.embedding)
 
 
 class RMSNorm(nn.Module):
@@ -131,7 +131,7 @@ class MultiHeadAttention(nn.Module):
     k = dense(use_bias=self.key_bias, name='k_proj')(source)
     v = dense(use_bias=True, name='v_proj')(source)
     dropout = functools.partial(nn.Dropout(self.dropout), deterministic=False) if self.dropout and not deterministic else None
-    q, k, v = (constrain(y.reshape(*y.shape[:-1], *heads), ('batch', length, 'heads', None))
+    q, k, v = (constrain(y.reshape(*y.shape[:-1], *heads), 'batch', length, 'heads', None)
                for y, length in ((q, 'length'), (k, 'key_length'), (v, 'key_length')))
     out = attention(q, k, v, mask, dropout, self.backend)
     return Dense(width, ('heads', 'embed'), use_bias=True, dtype=self.dtype, name='out_proj')(

@@ -16,7 +16,7 @@ from echox_jax import errors
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
 from echox_jax.models.attention import attention, Mask
-from echox_jax.sharding import constrain
+from echox_jax.parallel.sharding import constrain
 
 Array = jax.Array
 ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
@@ -70,8 +70,8 @@ class Attention(nn.Module):
     q = heads(project('q_proj', cfg.num_heads * cfg.head_dim, ('embed', 'heads'))(x, deterministic))
     k = heads(project('k_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
     v = heads(project('v_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
-    q = constrain(apply_rope(q, positions, freqs), ('batch', 'length', 'heads', None))
-    k, v = (constrain(y, ('batch', 'key_length', 'kv_heads', None)) for y in (apply_rope(k, positions, freqs), v))
+    q = constrain(apply_rope(q, positions, freqs), 'batch', 'length', 'heads', None)
+    k, v = (constrain(y, 'batch', 'key_length', 'kv_heads', None) for y in (apply_rope(k, positions, freqs), v))
     if cache is not None:
       k = jax.lax.dynamic_update_slice_in_dim(cache['key'], k.astype(cache['key'].dtype), index, axis=1)
       v = jax.lax.dynamic_update_slice_in_dim(cache['value'], v.astype(cache['value'].dtype), index, axis=1)
@@ -90,7 +90,7 @@ class Mlp(nn.Module):
     project = functools.partial(_projection, self.cfg)
     gate = project('gate_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
     up = project('up_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
-    inner = constrain(nn.silu(gate) * up, ('batch', 'length', 'mlp'))
+    inner = constrain(nn.silu(gate) * up, 'batch', 'length', 'mlp')
     return project('down_proj', self.cfg.hidden_size, ('mlp', 'embed'))(inner, deterministic)
 
 
@@ -106,7 +106,7 @@ class Block(nn.Module):
         norm(name='input_layernorm')(x), positions, mask, cache, index, self.deterministic)
     x = x + out
     x = x + Mlp(self.cfg, name='mlp')(norm(name='post_attention_layernorm')(x), self.deterministic)
-    return constrain(x, ACTIVATION), cache
+    return constrain(x, *ACTIVATION), cache
 
 
 class Trunk(nn.Module):
@@ -134,7 +134,7 @@ class Trunk(nn.Module):
         body, length=cfg.num_layers, variable_axes={'params': 0}, split_rngs={'params': True, 'dropout': True},
         in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast), out_axes=0,
         metadata_params={nn.PARTITION_NAME: 'layers'})
-    inputs = constrain(inputs.astype(cfg.dtype), ACTIVATION)
+    inputs = constrain(inputs.astype(cfg.dtype), *ACTIVATION)
     x, cache = scanned(cfg, deterministic, name='layers')(inputs, cache, positions, mask, index)
     return layers.RMSNorm(cfg.rms_norm_eps, cfg.dtype, name='norm')(x), cache
 
@@ -152,7 +152,7 @@ class Llama(nn.Module):
 
   def embed(self, ids: Array) -> Array:
     """int[B,T] -> float[B,T,D]."""
-    return constrain(self.embed_tokens(ids), ACTIVATION)
+    return constrain(self.embed_tokens(ids), *ACTIVATION)
 
   def hidden(self, inputs: Array, positions: Array, mask: Mask, cache: Cache | None = None,
              index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:

@@ -1,30 +1,45 @@
 """Fresh parameters of any set of parameter groups, boxed with their logical axis names."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
-import importlib
 from typing import Any
 
 from flax import linen as nn
 import jax
 
-from echox_jax import trees
+from echox_jax import errors
 from echox_jax.config import EchoXConfig
-from echox_jax.models import layers
+from echox_jax.models import layers, trees
+from echox_jax.models.adapter import init_adapter
+from echox_jax.models.discriminators import init_discriminators
+from echox_jax.models.hubert import init_hubert
+from echox_jax.models.llama import init_llm
+from echox_jax.models.unit_decoder import init_denoising_adapter, init_unit_decoder
+from echox_jax.models.vocoder import init_vocoder
+from echox_jax.models.whisper import init_whisper
 
-# Group -> module and function `(key, cfg) -> boxed params`; modules are imported when their group is asked for.
-_INITS = {
-    'whisper': ('whisper', 'init_whisper'),
-    'adapter': ('adapter', 'init_adapter'),
-    'llm': ('llama', 'init_llm'),
-    't2c': ('unit_decoder', 'init_unit_decoder'),
-    'echo': ('unit_decoder', 'init_unit_decoder'),
-    'denoising_adapter': ('unit_decoder', 'init_denoising_adapter'),
-    'vocoder': ('vocoder', 'init_vocoder'),
-    'discriminators': ('discriminators', 'init_discriminators'),
-    'hubert': ('hubert', 'init_hubert'),
+
+def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]:
+  """The text table [V,D] of the unit decoders; in training it is a copy of the LLM's."""
+  init = nn.with_logical_partitioning(layers.default_init, ('vocab', 'table_embed'))
+  return {'embedding': init(key, (cfg.llm.vocab_size, cfg.llm.hidden_size))}
+
+
+# Group -> function `(key, cfg) -> boxed params`. The place of a group in the table gives its key.
+_INITS: dict[str, Callable[[jax.Array, EchoXConfig], dict[str, Any]]] = {
+    'unit_text_embedding': init_unit_text_embedding,
+    'whisper': init_whisper,
+    'adapter': init_adapter,
+    'llm': init_llm,
+    't2c': init_unit_decoder,
+    'echo': init_unit_decoder,
+    'denoising_adapter': init_denoising_adapter,
+    'vocoder': init_vocoder,
+    'discriminators': init_discriminators,
+    'hubert': init_hubert,
 }
-GROUPS = ('unit_text_embedding', *_INITS)
+GROUPS = tuple(_INITS)
+_LISTED = 20  # tensors of one kind of problem that an error names
 
 
 def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, Any]:
@@ -32,7 +47,7 @@ def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict
 
   The key of a group depends on its name alone, so that a group starts from the same values in every stage.
   """
-  return {group: _init(group)(jax.random.fold_in(key, GROUPS.index(group)), cfg) for group in groups}
+  return {group: _INITS[group](jax.random.fold_in(key, GROUPS.index(group)), cfg) for group in groups}
 
 
 def param_shapes(cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -46,14 +61,21 @@ def _param_shapes(cfg: EchoXConfig, groups: tuple[str, ...]) -> dict[str, tuple[
   return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
 
 
-def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]:
-  """The text table [V,D] of the unit decoders; in training it is a copy of the LLM's."""
-  init = nn.with_logical_partitioning(layers.default_init, ('vocab', 'table_embed'))
-  return {'embedding': init(key, (cfg.llm.vocab_size, cfg.llm.hidden_size))}
+def check_shapes(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str) -> None:
+  """Compares the tensors of a checkpoint with those it must have, by name and shape.
 
-
-def _init(group: str) -> Callable[[jax.Array, EchoXConfig], dict[str, Any]]:
-  if group == 'unit_text_embedding':
-    return init_unit_text_embedding
-  module, function = _INITS[group]
-  return getattr(importlib.import_module(f'echox_jax.models.{module}'), function)
+  Raises:
+    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all counted and the first of each
+      kind listed.
+  """
+  problems = {
+      'missing': sorted(wanted.keys() - found.keys()),
+      'not used': sorted(found.keys() - wanted.keys()),
+      'wrong shape': [f'{name} {list(found[name])} for {list(shape)}' for name, shape in sorted(wanted.items())
+                      if name in found and tuple(found[name]) != tuple(shape)],
+  }
+  listed = [f'{label}: {", ".join(names[:_LISTED])}' + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')
+            for label, names in problems.items() if names]
+  if listed:
+    raise errors.CheckpointError(
+        f'These tensors are not those of {what} ({"; ".join(listed)}): give the checkpoint that fits the config.')

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from echox_jax.config import EchoXConfig, WhisperConfig
 from echox_jax.models import layers
 from echox_jax.models.attention import Mask
-from echox_jax.sharding import constrain
+from echox_jax.parallel.sharding import constrain
 
 Array = jax.Array
 
@@ -40,8 +40,8 @@ class EncoderLayer(nn.Module):
     attend = layers.MultiHeadAttention(cfg.num_heads, key_bias=False, backend=cfg.attention, dtype=cfg.dtype, name='self_attn')
     x = x + attend(norm(name='self_attn_layer_norm')(x), mask=mask)
     y = dense(cfg.intermediate_size, ('embed', 'mlp'), name='fc1')(norm(name='final_layer_norm')(x))
-    y = constrain(nn.gelu(y, approximate=False), ('batch', 'length', 'mlp'))
-    x = constrain(x + dense(cfg.hidden_size, ('mlp', 'embed'), name='fc2')(y), ('batch', 'length', 'act_embed'))
+    y = constrain(nn.gelu(y, approximate=False), 'batch', 'length', 'mlp')
+    x = constrain(x + dense(cfg.hidden_size, ('mlp', 'embed'), name='fc2')(y), 'batch', 'length', 'act_embed')
     return (x, jnp.where(number == tap, x, tapped)), None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from echox_jax import errors
-from echox_jax.trees import flatten, Tree, unflatten
+from echox_jax.models.trees import flatten, Tree, unflatten
 
 
 def write(path: Path, tree: Tree) -> None:

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
 from echox_jax.training import arrays, frozen as frozen_lib
-from echox_jax.trees import Tree, flatten, unflatten
+from echox_jax.models.trees import Tree, flatten, unflatten
 
 FOLDER = 'checkpoints'
 FINISHED = 'finished.json'

@@ -12,9 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from echox_jax import chunked, errors, losses, prompts, sharding
+from echox_jax import errors, prompts
+from echox_jax.models import chunked_head
+from echox_jax.training import chunked_losses
+from echox_jax.training import losses
+from echox_jax.parallel import sharding
 from echox_jax.config import EchoXConfig, StreamingConfig
-from echox_jax.inference import generate, trigger
+from echox_jax.decoding import generate
+from echox_jax.decoding import trigger
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import head_embedding
@@ -83,7 +88,7 @@ def t2c_loss(params: dict, batch: dict, rng: Array | None, experiment: Experimen
                                   batch.get('segments'), **s2t_step.dropout(rng))
   room = ids.shape[1] - 1 if 'segments' in batch else min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
   hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
-  ce = chunked.cross_entropy(hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens)
+  ce = chunked_losses.cross_entropy(hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens)
   return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
 
 
@@ -119,7 +124,7 @@ def echo_loss(params: dict, batch: dict, rng: Array | None, experiment: Experime
                         choices.slices_per_batch // experiment.train.accumulate_steps)
   text, replaced = slices.ids, jnp.int32(0)
   if choices.echo_text == 'argmax':
-    likeliest = chunked.argmax(slices.states, head_embedding(params['llm']), choices.chunk_tokens)
+    likeliest = chunked_head.argmax(slices.states, head_embedding(params['llm']), choices.chunk_tokens)
     text, replaced = spoken_text(cfg, likeliest, slices)
   words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
   ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices.chunk_tokens)
@@ -256,7 +261,7 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
   row = unit_decoder.extend(prompt, model.apply(variables, table, target[:, :-1], method='embed'))
   hidden, _ = model.apply(variables, row.embeddings, row.positions, Mask(row.valid, causal=True), **dropout, method='hidden')
   states = hidden[:, prompt.valid.shape[1] - 1:]
-  return chunked.cross_entropy(states, head_embedding(params['echo']), labels, chunk), denoising
+  return chunked_losses.cross_entropy(states, head_embedding(params['echo']), labels, chunk), denoising
 
 
 def _adapted(params: dict, cfg: EchoXConfig, slices: Slices, rng: Array | None) -> Array:

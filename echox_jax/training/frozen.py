@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, files
-from echox_jax.training import arrays, distributed
-from echox_jax.trees import flatten, Tree
+from echox_jax.training import arrays
+from echox_jax.parallel import distributed
+from echox_jax.models.trees import flatten, Tree
 
 FOLDER, PARAMS, SUMS = 'frozen', 'params', 'checksums.json'
 _ELEMENTS = 1 << 18  # of an array that a host looks at at a time

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import errors, placing, tensor_files
-from echox_jax.conversion import whisper_ct2
+from echox_jax import errors, tensor_files
+from echox_jax.parallel import placing
 from echox_jax.training import checkpoint, stages
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.trees import flatten
+from echox_jax.models.trees import flatten
 
 SCRATCH = 'scratch'  # as the one entry of init_from: start from nothing, whatever the stage
 WEIGHTS = 'model.safetensors'
 _TABLES = ('llm/embed_tokens/embedding', 'llm/lm_head/embedding')  # float[V,D], a row for each id
 Specs = dict[str, jax.ShapeDtypeStruct]  # `group/path` -> shape, dtype and sharding
+PackagedEncoder = Callable[[str], dict]  # size such as `tiny.en` -> parameters of the speech encoder that a package carries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +50,13 @@ def open_sources(stage: stages.Stage, experiment: ExperimentConfig, workdir: str
   return None if init == (SCRATCH,) else [_open(entry, stage, Path(workdir)) for entry in init]
 
 
-def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: list[Source] | None, wanted: Specs) -> dict[str, jax.Array]:
+def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: list[Source] | None, wanted: Specs,
+                 packaged_encoder: PackagedEncoder | None = None) -> dict[str, jax.Array]:
   """Those of the `wanted` parameters that do not start fresh, each on its sharding.
 
   Every group is taken whole from the first source that has it; failing that it is a copy where the table of stages says so.
-  LoRA leaves that the source lacks start fresh. Rows of added special ids that its tables lack start as the mean of the others, as
+  The speech
+  encoder that no source has is `packaged_encoder`'s. LoRA leaves that the source lacks start fresh. Rows of added special ids that its tables lack start as the mean of the others, as
   likely as an average id: a base Llama 3 has 128,256 rows, and AUDIO is id 128,256 of the config.
 
   Raises:
@@ -65,15 +68,15 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: lis
   for group in stage.groups_for(experiment):
     specs = {path: spec for path, spec in wanted.items() if path.startswith(group + '/')}
     origin = next((o for o in (group, copies.get(group)) if o and any(s.has(o) for s in sources)), None)
-    if origin is None and group == 'whisper':
-      loaded |= _packaged_whisper(experiment, specs)
+    if origin is None and group == 'whisper' and packaged_encoder is not None:
+      loaded |= _from_package(packaged_encoder, experiment.speech_encoder, specs)
     elif origin is not None:
       source = next(s for s in sources if s.has(origin))
       pending.append((source, {path: origin + path.removeprefix(group) for path in specs}))
-    elif group in stage.inherits and not scratch:
-      names = ', '.join(source.name for source in sources)
+    elif group == 'whisper' or group in stage.inherits and not scratch:
+      names = 'none of ' + ', '.join(source.name for source in sources) if sources else 'nothing'
       raise errors.CheckpointError(
-          f'stage {stage.name!r} needs the parameters of {group!r}, which none of {names} has: add a checkpoint that has them to train.init_from.')
+          f'stage {stage.name!r} needs the parameters of {group!r}, which {names} has: add a checkpoint that has them to train.init_from.')
   for source in sources:
     names = {path: origin for where, pairs in pending if where is source for path, origin in pairs.items()}
     loaded |= _read(source, names, wanted, experiment.model.special_ids.all())
@@ -143,10 +146,9 @@ def _safetensors(file: Path) -> Source:
   return Source(str(file), tensors.shapes, lambda specs: dict(placing.place(rows(specs), specs)))
 
 
-def _packaged_whisper(experiment: ExperimentConfig, specs: Specs) -> dict[str, jax.Array]:
-  """The pretrained speech encoder from its package."""
-  _, params = whisper_ct2.load_packaged_whisper(experiment.speech_encoder)
-  flat = flatten({'whisper': params})
-  name = f'the packaged encoder {experiment.speech_encoder!r}'
-  checkpoint.check_shapes(name, {path: leaf.shape for path, leaf in flat.items()}, {path: s.shape for path, s in specs.items()})
+def _from_package(packaged_encoder: PackagedEncoder, size: str, specs: Specs) -> dict[str, jax.Array]:
+  """The speech encoder that a package carries."""
+  flat = flatten({'whisper': packaged_encoder(size)})
+  checkpoint.check_shapes(
+      f'the packaged encoder {size!r}', {path: leaf.shape for path, leaf in flat.items()}, {path: s.shape for path, s in specs.items()})
   return dict(placing.place(((path, None, flat[path]) for path in specs), specs))

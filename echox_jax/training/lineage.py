@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 import sys
 
-from echox_jax.training import checkpoint, distributed, stages
+from echox_jax.training import checkpoint, stages
+from echox_jax.parallel import distributed
 
 
 def sources(entries: tuple[str, ...], workdir: str | Path) -> dict[str, str]:

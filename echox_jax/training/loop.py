@@ -12,10 +12,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax import chips, errors, files, sharding
+from echox_jax import errors, files
+from echox_jax.parallel import chips
+from echox_jax.parallel import sharding
 from echox_jax import config as config_lib
-from echox_jax.training import (
-    checkpoint, distributed, event_files, flops, frozen, init_from, lineage, metrics, preemption, profiling, stages, state, step, validation)
+from echox_jax.training import checkpoint, event_files, flops, frozen, init_from, lineage, metrics, preemption, profiling, stages, state, step, validation
+from echox_jax.parallel import distributed
 from echox_jax.training.experiment import ExperimentConfig
 
 # `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds, with `get_state` and
@@ -29,7 +31,8 @@ _FREE = ('data_dir', 'data.workers', 'data.eval_sets', 'train.eval_every', 'trai
 
 
 def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: IteratorFactory,
-          profile: tuple[int, int] | None = None) -> dict[str, Any]:
+          profile: tuple[int, int] | None = None,
+          packaged_encoder: init_from.PackagedEncoder | None = None) -> dict[str, Any]:
   """Trains the stage of `experiment` under `workdir`, going on from its newest checkpoint if there is one.
 
   SIGTERM and Ctrl-C end the run after a step, saved; the same command goes on from there, on whatever number of processes
@@ -40,6 +43,7 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     workdir: of all stages.
     iterator_factory: makes the batches.
     profile: (first, last) steps to trace into the stage's folder `profile`.
+    packaged_encoder: gives the speech encoder where a stage holds one and no checkpoint has it.
 
   Returns:
     `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window, `evaluation`, the newest record of
@@ -79,7 +83,7 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     held_out = validation.read_batches(experiment, mesh, Path(workdir), iterator_factory)
     if done is None:
       trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
-      current, done, kept = state.create_state(stage, experiment, mesh, sources), 0, None
+      current, done, kept = state.create_state(stage, experiment, mesh, sources, packaged_encoder), 0, None
     else:
       current, noted = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator)
       trained_from, kept = noted.get('sources', {}), noted.get('frozen')

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from echox_jax import errors
-from echox_jax.training import distributed
+from echox_jax.parallel import distributed
 
 
 def parse(text: str | None) -> tuple[int, int] | None:

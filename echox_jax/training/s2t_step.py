@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from echox_jax import chunked, losses, rates
+from echox_jax import rates
+from echox_jax.training import chunked_losses
+from echox_jax.training import losses
 from echox_jax.models import echox, spec_augment
 from echox_jax.models.llama import head_embedding
 from echox_jax.training.experiment import ExperimentConfig
@@ -71,7 +73,7 @@ def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
   speech = output.speech
   frames = speech.frames.reshape(-1, *speech.frames.shape[-2:])
   ctc_labels = batch['ctc_labels'].reshape(len(frames), -1)
-  ctc, _ = chunked.ctc_loss(frames, params['adapter']['ctc_head']['embedding'], speech.frame_lengths.reshape(-1), ctc_labels,
+  ctc, _ = chunked_losses.ctc_loss(frames, params['adapter']['ctc_head']['embedding'], speech.frame_lengths.reshape(-1), ctc_labels,
                             experiment.model.special_ids.audio, choices.chunk_tokens)
   count = lambda x: jnp.sum(x).astype(jnp.float32)
   more = {}
@@ -92,4 +94,4 @@ def dropout(rng: Array | None) -> dict:
 
 def next_token_loss(params: dict, output: echox.S2TOutput, chunk: int = 0) -> losses.Mean:
   """Cross-entropy of each counted label given the state before it; `chunk` as in `chunked`."""
-  return chunked.cross_entropy(output.hidden[:, :-1], head_embedding(params['llm']), output.labels[:, 1:], chunk)
+  return chunked_losses.cross_entropy(output.hidden[:, :-1], head_embedding(params['llm']), output.labels[:, 1:], chunk)

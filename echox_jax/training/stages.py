@@ -7,11 +7,11 @@ enough to have learned nothing yet; `vocoder` stands by itself.
 
 from collections.abc import Callable, Iterable
 import dataclasses
-import importlib
 import re
 from typing import Any
 
 from echox_jax import errors
+from echox_jax.training import echo_step, s2t_step, vocoder_step
 from echox_jax.training.experiment import ExperimentConfig
 
 _LORA = r'llm/.*/lora_[ab]'
@@ -32,13 +32,13 @@ class Stage:
     inherits: groups that must come from there; other groups start fresh where no predecessor has them.
     copies: (group, source path) pairs: the group starts as a copy; for `TEXT_TABLE` the config names the path.
     hears: holds the speech encoder too, unless its states are cached.
-    loss: `module:function` under echox_jax.training.
+    loss: (params, batch, dropout key, experiment) -> (loss, metrics).
     players: groups trained against each other, each with an optimizer of its own; empty = one optimizer for all.
   """
   name: str
   groups: tuple[str, ...]
   trainable: tuple[str, ...]
-  loss: str
+  loss: Callable[..., Any]
   starts_from: tuple[str, ...] = ()
   inherits: tuple[str, ...] = ()
   copies: tuple[tuple[str, str], ...] = ()
@@ -64,21 +64,21 @@ class Stage:
 
 STAGES = {stage.name: stage for stage in (
     Stage(
-        'text', groups=('llm',), trainable=(_LLM_BASE,), loss='s2t_step:text_loss'),
+        'text', groups=('llm',), trainable=(_LLM_BASE,), loss=s2t_step.text_loss),
     Stage(
-        's2t', groups=('llm', 'adapter'), trainable=('adapter/.*', _LORA), loss='s2t_step:s2t_loss',
+        's2t', groups=('llm', 'adapter'), trainable=('adapter/.*', _LORA), loss=s2t_step.s2t_loss,
         starts_from=('text',), inherits=('llm',), hears=True),
     Stage(
-        't2c', groups=('unit_text_embedding', 't2c'), trainable=('t2c/.*',), loss='echo_step:t2c_loss',
+        't2c', groups=('unit_text_embedding', 't2c'), trainable=('t2c/.*',), loss=echo_step.t2c_loss,
         starts_from=('text',), inherits=('unit_text_embedding',), copies=(('unit_text_embedding', TEXT_TABLE),)),
     Stage(
         'echo', groups=('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter'),
-        trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'), loss='echo_step:echo_loss',
+        trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'), loss=echo_step.echo_loss,
         starts_from=('s2t', 't2c'), inherits=('llm', 'adapter', 'unit_text_embedding', 't2c'),
         copies=(('echo', 't2c'),), hears=True),
     Stage(
         'vocoder', groups=('vocoder', 'discriminators'), trainable=('vocoder/.*', 'discriminators/.*'),
-        loss='vocoder_step:generator_loss', players=('vocoder', 'discriminators')),
+        loss=vocoder_step.generator_loss, players=('vocoder', 'discriminators')),
 )}
 
 
@@ -110,8 +110,3 @@ def trainable_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
     found |= matched
   return found
 
-
-def loss_function(stage: Stage) -> Callable[..., Any]:
-  """The loss of the stage; its module is imported only now."""
-  module, function = stage.loss.split(':')
-  return getattr(importlib.import_module(f'echox_jax.training.{module}'), function)

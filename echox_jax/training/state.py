@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from echox_jax import errors, sharding
+from echox_jax import errors
+from echox_jax.parallel import sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import init_from, keys, optimizer, stages
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.trees import Tree, flatten, merge, unflatten
+from echox_jax.models.trees import Tree, flatten, merge, unflatten
 
 FROZEN_DTYPES = ('float32', 'bfloat16')
 
@@ -79,7 +80,8 @@ def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
       {name: opt_state(tree) for name, tree in players(stage, trainable).items()})
 
 
-def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, sources: list[init_from.Source] | None) -> TrainState:
+def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, sources: list[init_from.Source] | None,
+                 packaged_encoder: init_from.PackagedEncoder | None = None) -> TrainState:
   """The state before the first step: parameters of the sources (see `init_from`), copies, fresh values; built on their shardings.
 
   Raises:
@@ -87,7 +89,7 @@ def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, 
   """
   abstract = abstract_state(stage, experiment, mesh)
   wanted = flatten(abstract.params())
-  loaded = init_from.load_initial(stage, experiment, sources, wanted)
+  loaded = init_from.load_initial(stage, experiment, sources, wanted, packaged_encoder)
 
   def fresh(key):
     params = sharding.unbox(params_lib.init_groups(key, experiment.model, stage.groups_for(experiment)))

@@ -16,13 +16,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from echox_jax import errors, positions, sharding
+from echox_jax import errors
+from echox_jax.models import positions
+from echox_jax.parallel import sharding
 from echox_jax.models import params as params_lib
 from echox_jax.training import keys, optimizer, stages
 from echox_jax.training import state as state_lib
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.training.state import TrainState
-from echox_jax.trees import Tree, merge
+from echox_jax.models.trees import Tree, merge
 
 Metrics = dict[str, jax.Array]
 Carry = tuple[jax.Array, Any, Any]  # step, trainable, opt_state
@@ -207,7 +209,7 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
 def _parts(batch: Mapping[str, jax.Array], parts: int) -> dict[str, jax.Array]:
   """Arrays [B, ...] -> [parts, B / parts, ...]; a part takes every `parts`-th row, so that rows stay on their devices."""
   take = lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
-  return {name: sharding.constrain(take(x), (None, 'batch') + (None,) * (x.ndim - 1)) for name, x in batch.items()}
+  return {name: sharding.constrain(take(x), None, 'batch', *(None,) * (x.ndim - 1)) for name, x in batch.items()}
 
 
 def _updater(experiment: ExperimentConfig):

@@ -28,11 +28,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import errors, sharding
-from echox_jax.training import distributed, metrics, stages, step
+from echox_jax import errors
+from echox_jax.parallel import sharding
+from echox_jax.training import metrics, stages, step
+from echox_jax.parallel import distributed
 from echox_jax.training.experiment import AugmentConfig, ExperimentConfig
 from echox_jax.training.state import TrainState
-from echox_jax.trees import merge
+from echox_jax.models.trees import merge
 
 VARIANT = 'eval'  # what its compilations are called in the metrics
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from echox_jax.models.discriminators import Verdict
 from echox_jax.models.log_mel import mel_filters
-from echox_jax.sharding import by_rows
+from echox_jax.parallel.sharding import by_rows
 from echox_jax.training.experiment import VocoderLossConfig
 
 Array = jax.Array

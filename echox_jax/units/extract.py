@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from echox_jax import errors, rates, sharding
+from echox_jax import errors, rates
+from echox_jax.parallel import sharding
 from echox_jax.config import HubertConfig, UnitsConfig, WhisperConfig
 from echox_jax.models import hubert, log_mel, whisper
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import trees
+from echox_jax.models import trees
 from echox_jax.conversion import rules
 from echox_jax.verification.rows import GRADIENT, Row, close, of_max, relative
 

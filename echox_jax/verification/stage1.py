@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax.inference import generate
+from echox_jax.decoding import generate
 from echox_jax.models import adapter, echox
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Llama

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import losses
+from echox_jax.training import losses
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import released
 from echox_jax.models import echox

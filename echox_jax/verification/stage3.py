@@ -14,7 +14,8 @@ from echox_jax.conversion import released, released_units
 from echox_jax.models import echox
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.prompts import IGNORE
-from echox_jax.training import released_loss, s2t_step
+from echox_jax.training import s2t_step
+from echox_jax.verification import released_loss
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.verification.golden import Arrays, Golden, in_bfloat16
 from echox_jax.verification.gradients import by_tensor, gradient_rows

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import prompts
-from echox_jax.inference import generate, trigger
+from echox_jax.decoding import generate
+from echox_jax.decoding import trigger
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.llama import head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder

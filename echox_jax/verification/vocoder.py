@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import trees
+from echox_jax.models import trees
 from echox_jax.config import EchoXConfig, VocoderConfig
 from echox_jax.conversion import unit_vocoder
 from echox_jax.models.params import param_shapes

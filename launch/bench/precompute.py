@@ -3,7 +3,7 @@
 The work: files of speech (flac, 16 kHz) are decoded; log-mel; Whisper tiny.en; each state of the third layer gets the nearest of 500
 centroids; samples and units are written. Ours is `launch.corpus` and `launch.precompute` themselves, which also look for recordings
 that cannot be used, train a tokenizer, fit the unit language and write unit words. The peers have the same weights, files and cores,
-and batches of 8 clips (`launch/bench_precompute_peer.py`): `peer` pads to 30 s, since transformers' WhisperEncoder refuses anything
+and batches of 8 clips (`launch/bench/precompute_peer.py`): `peer` pads to 30 s, since transformers' WhisperEncoder refuses anything
 else; `peer_unpadded` is stricter: its encoder is taken apart, and called on clips of like length without more padding than that takes,
 and no further than the third layer. Each runs in a process of its own, once unmeasured, for what is compiled, and once measured.
 
@@ -25,8 +25,8 @@ from data_pipeline import dataset, ingest, precompute
 from data_pipeline.precompute import Encoders
 from echox_jax import config, errors, rates
 from echox_jax.training.experiment import ExperimentConfig
-from launch import bench_precompute_peer, bench_speech
-from launch.bench_process import in_new_process
+from launch.bench import precompute_peer, speech
+from launch.bench.process import in_new_process
 import numpy as np
 import soundfile
 
@@ -36,7 +36,7 @@ Units = dict[str, np.ndarray]
 
 def add_options(command: argparse.ArgumentParser) -> None:
   """What the command line may change."""
-  bench_speech.add_options(command, 'answers/train', minutes=10, clip_seconds=0)
+  speech.add_options(command, 'answers/train', minutes=10, clip_seconds=0)
   command.add_argument('--threads', type=int, default=2, help='cores of each (default %(default)s)')
   command.add_argument('--batch_seconds', type=float, default=12.0, help='of a batch of ours, as in precompute.batch_seconds (default %(default)s)')
 
@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
   for package in ('torch', 'transformers'):
     errors.require(package, 'crosscheck', 'The peer of this measure')
-  spoken = bench_speech.passages(options)
+  spoken = speech.passages(options)
   hours = sum(len(wave) for _, wave in spoken) / rates.SAMPLE_RATE / 3600
   with tempfile.TemporaryDirectory() as folder:
     source = Path(folder) / 'files'
@@ -87,7 +87,7 @@ def _ours(source: Path, out: Path, batch_seconds: float) -> tuple[dict[str, Any]
 
 
 def _theirs(source: Path, out: Path, padded: bool, threads: int) -> tuple[dict[str, Any], Units]:
-  peer = bench_precompute_peer.Peer('tiny.en', str(echox_nano.PRETRAINED / 'kmeans.safetensors'), 3, threads, padded)
+  peer = precompute_peer.Peer('tiny.en', str(echox_nano.PRETRAINED / 'kmeans.safetensors'), 3, threads, padded)
   files, found = sorted(source.glob('*.flac')), {}
   return _timed(lambda: peer.run(files[:16], out / 'first', 8), lambda: found.update(peer.run(files, out / 'second', 8))), found
 

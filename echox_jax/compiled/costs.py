@@ -15,8 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from echox_jax import collectives, hlo, kernels, traffic
-from echox_jax.chips import Chip
+from echox_jax.compiled import collectives
+from echox_jax.compiled import hlo
+from echox_jax.compiled import kernels
+from echox_jax.compiled import traffic
+from echox_jax.parallel.chips import Chip
 
 
 class Cost(NamedTuple):

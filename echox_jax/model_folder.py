@@ -24,9 +24,8 @@ from echox_jax import errors
 from echox_jax import files
 from echox_jax import tensor_files
 from echox_jax import tokenizer as tokenizer_lib
-from echox_jax import trees
+from echox_jax.models import trees
 from echox_jax.config import EchoXConfig
-from echox_jax.conversion import rules
 from echox_jax.models import params as params_lib
 from echox_jax.units.unit_language import UnitLanguage
 
@@ -170,4 +169,4 @@ def check_shapes(config: EchoXConfig, shapes: Mapping[str, tuple[int, ...]], wha
     CheckpointError: parameters that are missing, unknown or of another shape.
   """
   groups = {path.split('/')[0] for path in shapes} & set(params_lib.GROUPS)
-  rules.check(shapes, params_lib.param_shapes(config, sorted(groups)), what)
+  params_lib.check_shapes(shapes, params_lib.param_shapes(config, sorted(groups)), what)

@@ -21,7 +21,7 @@ from data_pipeline.corpus import sentences
 from echox_jax import config, prompts, rates
 from echox_jax.tokenizer import train_tokenizer
 from echox_jax.training.experiment import ExperimentConfig
-from launch import bench_speech
+from launch.bench import speech
 import numpy as np
 import soundfile
 import soxr
@@ -33,12 +33,12 @@ _BATCH, _EPOCHS = 4, 2
 
 def add_options(command: argparse.ArgumentParser) -> None:
   """What the command line may change."""
-  bench_speech.add_options(command, 'questions/train', minutes=8, clip_seconds=8)
+  speech.add_options(command, 'questions/train', minutes=8, clip_seconds=8)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
-  spoken, found = bench_speech.passages(options), {}
+  spoken, found = speech.passages(options), {}
   with tempfile.TemporaryDirectory() as folder:
     train_tokenizer(sentences.extra_sentences(100), Path(folder) / 'precomputed' / 'tokenizer.model', 512)  # any will do
     for kind, rate, channels in FORMATS:

@@ -10,7 +10,7 @@ blocks count.
 import math
 import re
 
-from echox_jax import hlo
+from echox_jax.compiled import hlo
 
 # Products of [block of queries, block of keys, width]: how many, and which sizes the blocks have.
 _PRODUCTS = {

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from echox_jax import errors
-from launch.bench_process import in_new_process
+from launch.bench.process import in_new_process
 
 BLANK = 5
 SIZES = {'vocab': (128256, 'rows of both heads'), 'rows': (3, 'batch size'), 'frames': (750, 'CTC frames a row'),
@@ -43,12 +43,12 @@ def _measure(vocab: int, rows: int, frames: int, tokens: int, width: int, chunk:
   import jax
   import jax.numpy as jnp
 
-  from echox_jax import chunked
+  from echox_jax.training import chunked_losses
 
   def loss(trained, head, labels, transcript, lengths):
     speech, states, ctc_head = trained
-    ctc, _ = chunked.ctc_loss(speech, ctc_head, lengths, transcript, BLANK, chunk)
-    return ctc + chunked.cross_entropy(states, head, labels, chunk).mean
+    ctc, _ = chunked_losses.ctc_loss(speech, ctc_head, lengths, transcript, BLANK, chunk)
+    return ctc + chunked_losses.cross_entropy(states, head, labels, chunk).mean
 
   keys = iter(jax.random.split(jax.random.key(0), 6))
   normal = lambda *shape: 0.05 * jax.random.normal(next(keys), shape)

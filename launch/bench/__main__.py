@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 
 from echox_jax import errors, files
-from launch import bench_loader, bench_losses, bench_padding, bench_precompute, bench_pseudo_labels, bench_unit_language
+from launch.bench import loader, losses, padding, precompute, pseudo_labels, unit_language
+from launch import cli
 
-MEASURES = {'loader': bench_loader, 'losses': bench_losses, 'padding': bench_padding, 'precompute': bench_precompute,
-            'pseudo_labels': bench_pseudo_labels, 'unit_language': bench_unit_language}
+MEASURES = {'loader': loader, 'losses': losses, 'padding': padding, 'precompute': precompute,
+            'pseudo_labels': pseudo_labels, 'unit_language': unit_language}
 
 
 def main() -> None:
@@ -33,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  errors.run_cli(main)
+  cli.run(main)

@@ -5,11 +5,13 @@ from pathlib import Path
 from jax.sharding import Mesh
 import jax
 
-from echox_jax import bundle, placing, sharding
+from echox_jax import model_folder
+from echox_jax.parallel import placing
+from echox_jax.parallel import sharding
 from echox_jax.conversion import importers
 from echox_jax.models import params as params_lib
 from echox_jax.training import checkpoint
-from echox_jax.trees import flatten, unflatten
+from echox_jax.models.trees import flatten, unflatten
 
 
 def write_checkpoint(model: importers.Model, out: Path, mesh: Mesh, dtype: str = 'keep', progress: bool = True) -> int:
@@ -33,7 +35,7 @@ def write_checkpoint(model: importers.Model, out: Path, mesh: Mesh, dtype: str =
   boxed = jax.eval_shape(lambda key: params_lib.init_groups(key, model.config, model.groups), jax.random.key(0))
   shardings = flatten(sharding.param_shardings(boxed, mesh))
   wanted = {path: jax.ShapeDtypeStruct(*spec, sharding=shardings[path]) for path, spec in specs.items()}
-  with bundle.writing(out) as beside:
+  with model_folder.writing(out) as beside:
     params = dict(placing.place(importers.watched(model.read(), specs, progress), wanted))
     checkpoint.save_params(beside, unflatten(params))
     importers.write_rest(model, beside)

@@ -11,7 +11,8 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from echox_jax import prompts, sharding
+from echox_jax import prompts
+from echox_jax.parallel import sharding
 from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.attention import Mask

@@ -118,7 +118,7 @@ def spec(names: Sequence[str | None], what: str = 'an array') -> PartitionSpec:
   return PartitionSpec(*(axes or None for axes in _mesh_axes(names, what)))
 
 
-def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """Asks the compiler to split the activation `x` by the rules; without a mesh, or with one device, only checks the names.
 
   An axis that is shorter than its part of the mesh (one token, one row) is left to the compiler; longer ones may be uneven.

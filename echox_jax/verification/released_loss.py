@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from echox_jax import losses, prompts
+from echox_jax import prompts
+from echox_jax.training import losses
 from echox_jax.config import EchoXConfig
 from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder

@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 
-from echox_jax import hlo
-from echox_jax.chips import Chip
+from echox_jax.compiled import hlo
+from echox_jax.parallel.chips import Chip
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute', 'collective-broadcast',
          'send')

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import math
 import re
 
-from echox_jax import hlo
+from echox_jax.compiled import hlo
 
 # They move nothing: names for what is there, control, and ends of what a start has moved.
 _FREE = frozenset((

@@ -14,8 +14,9 @@ from unittest import mock
 
 from configs import echox_nano
 from data_pipeline import batches, rows
-from echox_jax import config, prompts, sharding
-from echox_jax.inference.generate import UnitWords
+from echox_jax import config, prompts
+from echox_jax.parallel import sharding
+from echox_jax.decoding.generate import UnitWords
 from echox_jax.training import echo_step, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 from flax import linen as nn
