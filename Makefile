@@ -47,7 +47,7 @@ test-slow: $(VENV)/.test
 # Real weights against the packages that made them, torch among these: an environment of its own, for the tests take no torch.
 crosscheck:
 	$(MAKE) --no-print-directory VENV=.venv-crosscheck .venv-crosscheck/.crosscheck
-	.venv-crosscheck/bin/python -m pytest -m slow -s $(wildcard tests/test_crosscheck_*.py)
+	.venv-crosscheck/bin/python -m pytest -m slow -s $(wildcard tests/crosscheck/test_*.py)
 
 $(VENV)/.crosscheck: $(VENV)/.test
 	$(PIP_INSTALL) -e '.[crosscheck]'

@@ -1,10 +1,13 @@
-"""EchoX-8B: Llama-3.1-8B, Whisper large-v3, the released `medium` unit decoder, the public unit vocoder.
+"""EchoX-8B: Llama-3.1-8B, Whisper large-v3, the released `medium` unit decoder, the public unit
+vocoder.
 
-  python -m launch.train --config=configs/echox_8b.py:STAGE --workdir=DIR      STAGE: s2t t2c echo vocoder
+  python -m launch.train --config=configs/echox_8b.py:STAGE --workdir=DIR      STAGE: s2t t2c echo
+  vocoder
 
-Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; t2c takes v5e:2x2, 64 rows a chip. Larger slices: 8 rows
-a chip more in `train.batch_size`, and `mesh.dcn_data` slices. Expected memory of a chip with the longest batches (compiled, not run):
-s2t 7.9 GiB, echo 6.9 GiB, t2c on four chips 4.7 GiB.
+Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; t2c takes v5e:2x2, 64
+rows a chip. Larger slices: 8 rows a chip more in `train.batch_size`, and `mesh.dcn_data` slices.
+Expected memory of a chip with the longest batches (compiled, not run): s2t 7.9 GiB, echo 6.9 GiB,
+t2c on four chips 4.7 GiB.
 """
 
 from ml_collections import ConfigDict
@@ -12,12 +15,23 @@ from ml_collections import ConfigDict
 from configs import full_size
 
 LLM = dict(
-    full_size.LLAMA_3, hidden_size=4096, intermediate_size=14336, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128,
-    rope_scaling=dict(factor=8.0))
-UNIT_TRUNK = dict(hidden_size=768, intermediate_size=2048, num_layers=8, num_heads=12, num_kv_heads=12, head_dim=64)
+  full_size.LLAMA_3,
+  hidden_size=4096,
+  intermediate_size=14336,
+  num_layers=32,
+  num_heads=32,
+  num_kv_heads=8,
+  head_dim=128,
+  rope_scaling=dict(factor=8.0),
+)
+UNIT_TRUNK = dict(
+  hidden_size=768, intermediate_size=2048, num_layers=8, num_heads=12, num_kv_heads=12, head_dim=64
+)
 ROWS = dict(s2t=128, t2c=256, echo=128, vocoder=64)
 
 
 def get_config(stage: str = 's2t') -> ConfigDict:
   """The job of one stage: s2t, t2c, echo or vocoder."""
-  return full_size.job(stage, full_size.model(LLM, UNIT_TRUNK), ROWS, 'models/llama-3.1-8b', mix=full_size.PAPER)
+  return full_size.job(
+    stage, full_size.model(LLM, UNIT_TRUNK), ROWS, 'models/llama-3.1-8b', mix=full_size.PAPER
+  )

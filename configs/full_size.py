@@ -1,22 +1,27 @@
 """What the full-size configs share: the parts around an LLM, and the four stages.
 
-Rows of `s2t` and `echo` take 1,024 positions of the LLM: 769 ids, one of which makes room for 256 positions of speech. Of 30 s of
-speech the adapter keeps one frame for each run of equal CTC labels, a run a token and a run of blanks between tokens: three words
-a second are about four tokens and eight runs, 240 in 30 s. What finds no room is counted (`overflow_shrink`); that is most
-of a clip as long as the CTC head has learned nothing.
+Rows of `s2t` and `echo` take 1,024 positions of the LLM: 769 ids, one of which makes room for 256
+positions of speech. Of 30 s of speech the adapter keeps one frame for each run of equal CTC labels,
+a run a token and a run of blanks between tokens: three words a second are about four tokens and
+eight runs, 240 in 30 s. What finds no room is counted (`overflow_shrink`); that is most of a clip
+as long as the CTC head has learned nothing.
 
-Rows of `s2t` and `t2c` are packed, about six dialogues or five speeches a row (`python -m launch.bench padding`); a row of `echo` is one
-dialogue. Clips are padded to the first of `BUCKETS` that they fit in; each is a compiled step (`--compilation_cache` keeps them).
+Rows of `s2t` and `t2c` are packed, about six dialogues or five speeches a row
+(`python -m launch.bench padding`); a row of `echo` is one dialogue. Clips are padded to the first
+of `BUCKETS` that they fit in; each is a compiled step (`--compilation_cache` keeps them).
 
-Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the device: states of Whisper large-v3 take 3.8 MB for half a
-minute, and caching those of a thousand hours would take half a terabyte.
+Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the device: states of
+Whisper large-v3 take 3.8 MB for half a minute, and caching those of a thousand hours would take
+half a terabyte.
 
-While they train, s2t and echo are evaluated on the `test` split of the sets of questions, t2c and vocoder on the `holdout` split of the
-sets of answers: `python -m launch.corpus` makes these splits of every source. Sets of read speech have a test split only where their
-source has one, and are not among `data.eval_sets`; add librispeech_transcripts/dev, say, if you have it.
+While they train, s2t and echo are evaluated on the `test` split of the sets of questions, t2c and
+vocoder on the `holdout` split of the sets of answers: `python -m launch.corpus` makes these splits
+of every source. Sets of read speech have a test split only where their source has one, and are not
+among `data.eval_sets`; add librispeech_transcripts/dev, say, if you have it.
 
-Pretrained parts lie under models/ (`PRETRAINED`), made once with `python -m launch.convert import --kind KIND --source ... --out models/...`,
-KIND being llama or llama-gguf, whisper, hubert, kmeans and unit-vocoder.
+Pretrained parts lie under models/ (`PRETRAINED`), made once with
+`python -m launch.convert import --kind KIND --source ... --out models/...`, KIND being llama or
+llama-gguf, whisper, hubert, kmeans and unit-vocoder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,51 +35,102 @@ from echox_jax.training.experiment import ExperimentConfig
 POSITIONS = 1024  # of the LLM, a row
 BUDGET = 256  # of them for speech
 CHUNK = 1024  # positions of a device's rows whose logits exist at a time
-BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)  # encoder states, 50 a second
+# encoder states, 50 a second
+BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)
 DIALOGUES, SPEECHES = 6, 5  # in a packed row
 
-WHISPER_LARGE_V3 = dict(num_mel_bins=128, hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20)
-# mHuBERT's 11th layer and 1,000 units (facts 11); the size of the unit language is an estimate (facts 12).
-UNITS = dict(encoder='hubert', layer=11, num_units=1000, language='ngram', max_word_units=5, vocab_size=7500)
-PRETRAINED = dict(whisper='models/whisper-large-v3', hubert='models/hubert', kmeans='models/kmeans/kmeans.safetensors', vocoder='models/unit-vocoder')
-# What each stage reads, and how often one set beside another: one's own recordings, or the paper's, as often as its table of data has
-# items. The paper's sets have the names that `python -m launch.corpus --reader ... --prefix librispeech_` and the like give them.
-OWN = dict(s2t={'questions/train': 1}, t2c={'answers/train': 1}, echo={'questions/train': 1}, vocoder={'answers/train': 1})
+WHISPER_LARGE_V3 = dict(
+  num_mel_bins=128, hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20
+)
+# mHuBERT's 11th layer and 1,000 units (facts 11); the size of the unit language is an estimate
+# (facts 12).
+UNITS = dict(
+  encoder='hubert', layer=11, num_units=1000, language='ngram', max_word_units=5, vocab_size=7500
+)
+PRETRAINED = dict(
+  whisper='models/whisper-large-v3',
+  hubert='models/hubert',
+  kmeans='models/kmeans/kmeans.safetensors',
+  vocoder='models/unit-vocoder',
+)
+# What each stage reads, and how often one set beside another: one's own recordings, or the paper's,
+# as often as its table of data has items. The paper's sets have the names that
+# `python -m launch.corpus --reader ... --prefix librispeech_` and the like give them.
+OWN = dict(
+  s2t={'questions/train': 1},
+  t2c={'answers/train': 1},
+  echo={'questions/train': 1},
+  vocoder={'answers/train': 1},
+)
 _READ = {'librispeech_transcripts/train': 281_241, 'mls_transcripts/train': 723_636}
 _ASKED = {'sharechatx_questions/train': 43_223, 'magpie_questions/train': 117_000}
-_SPOKEN = {'audioqa_answers/train': 178_576, 'speechinstruct_answers/train': 31_563, 'hh_rlhf_answers/train': 124_945}
+_SPOKEN = {
+  'audioqa_answers/train': 178_576,
+  'speechinstruct_answers/train': 31_563,
+  'hh_rlhf_answers/train': 124_945,
+}
 PAPER = dict(s2t={**_READ, **_ASKED}, t2c=_SPOKEN, echo=_ASKED, vocoder=_SPOKEN)
-LLAMA_3 = dict(rope_theta=500000.0, rms_norm_eps=1e-5, vocab_size=128257, max_positions=2048)  # with the AUDIO id
+# with the AUDIO id
+LLAMA_3 = dict(rope_theta=500000.0, rms_norm_eps=1e-5, vocab_size=128257, max_positions=2048)
 
 
-def model(llm: Mapping[str, Any], unit_trunk: Mapping[str, Any], whisper: Mapping[str, Any] = WHISPER_LARGE_V3,
-          units: Mapping[str, Any] = UNITS, **others: Any) -> dict[str, Any]:
+def model(
+  llm: Mapping[str, Any],
+  unit_trunk: Mapping[str, Any],
+  whisper: Mapping[str, Any] = WHISPER_LARGE_V3,
+  units: Mapping[str, Any] = UNITS,
+  **others: Any,
+) -> dict[str, Any]:
   """Sizes of every part, all but the vocoder in bfloat16.
 
   Args:
     llm: fields of `LlamaConfig`.
-    unit_trunk: layers, widths and heads of T2C and echo decoder (facts 6); the rest is as in the LLM.
+    unit_trunk: layers, widths and heads of T2C and echo decoder (facts 6); the rest is as in the
+      LLM.
     whisper, units: fields of `WhisperConfig` and `UnitsConfig`.
     **others: fields of `EchoXConfig`.
   """
   compute = dict(dtype='bfloat16', attention='auto', remat='full')
-  inherited = {name: llm[name] for name in ('rope_theta', 'rope_scaling', 'rms_norm_eps') if name in llm}
+  inherited = {
+    name: llm[name] for name in ('rope_theta', 'rope_scaling', 'rms_norm_eps') if name in llm
+  }
   return dict(
-      whisper=dict(whisper, dtype='bfloat16', attention='auto'),
-      adapter=dict(num_heads=llm['num_heads'], intermediate_size=2 * llm['hidden_size'], dropout=0.1, shrink_budget=BUDGET,
-                   ctc_chunk=CHUNK, dtype='bfloat16'),
-      # Rank and targets: paper, training settings known.
-      llm=dict(llm, **compute, lora=dict(rank=64, alpha=16.0, dropout=0.05, targets=('q_proj', 'k_proj', 'v_proj'))),
-      unit_decoder=dict(unit_vocab_size=units['vocab_size'], trunk=dict(unit_trunk, **inherited, **compute),
-                        denoising_intermediate_size=llm['intermediate_size'], denoising_dropout=0.1),
-      units=units,
-      # The released rule cuts after 50 tokens at the latest peak; five unit words a token.
-      streaming=dict(max_slice_tokens=96, max_unit_words=512, max_frames=2048),
-      **others)
+    whisper=dict(whisper, dtype='bfloat16', attention='auto'),
+    adapter=dict(
+      num_heads=llm['num_heads'],
+      intermediate_size=2 * llm['hidden_size'],
+      dropout=0.1,
+      shrink_budget=BUDGET,
+      ctc_chunk=CHUNK,
+      dtype='bfloat16',
+    ),
+    # Rank and targets: paper, training settings known.
+    llm=dict(
+      llm,
+      **compute,
+      lora=dict(rank=64, alpha=16.0, dropout=0.05, targets=('q_proj', 'k_proj', 'v_proj')),
+    ),
+    unit_decoder=dict(
+      unit_vocab_size=units['vocab_size'],
+      trunk=dict(unit_trunk, **inherited, **compute),
+      denoising_intermediate_size=llm['intermediate_size'],
+      denoising_dropout=0.1,
+    ),
+    units=units,
+    # The released rule cuts after 50 tokens at the latest peak; five unit words a token.
+    streaming=dict(max_slice_tokens=96, max_unit_words=512, max_frames=2048),
+    **others,
+  )
 
 
-def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str, pretrained: Mapping[str, str] = PRETRAINED,
-        mix: Mapping[str, Mapping[str, int]] = OWN) -> ConfigDict:
+def job(
+  stage: str,
+  parts: Mapping[str, Any],
+  rows: Mapping[str, int],
+  llm: str,
+  pretrained: Mapping[str, str] = PRETRAINED,
+  mix: Mapping[str, Mapping[str, int]] = OWN,
+) -> ConfigDict:
   """The job of one stage.
 
   Args:
@@ -82,7 +138,8 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
     parts: of `model`.
     rows: of a batch over all chips, by stage.
     llm: folder of the language model and its tokenizer.
-    pretrained: where the other parts are, see `PRETRAINED`; without `whisper` it is the packaged one.
+    pretrained: where the other parts are, see `PRETRAINED`; without `whisper` it is the packaged
+      one.
     mix: sets and weights of each stage, `OWN` or `PAPER`.
   """
   stages = dict(s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
@@ -92,21 +149,45 @@ def job(stage: str, parts: Mapping[str, Any], rows: Mapping[str, int], llm: str,
   config.stage = stage
   with config.ignore_type():  # a role is one id or several
     config.model.update(parts)
-  config.tokenizer.update(dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size))
+  config.tokenizer.update(
+    dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size)
+  )
   asked, spoken = tuple(mix['echo']), tuple(mix['t2c'])
-  config.precompute.update(dict(
-      kmeans=pretrained['kmeans'], hubert=pretrained.get('hubert', ''), state_sets=(), language_sets=spoken, shard_examples=2048, batch_seconds=120.0,
-      unit_sets=_splits(spoken, 'train', 'holdout')))
+  config.precompute.update(
+    dict(
+      kmeans=pretrained['kmeans'],
+      hubert=pretrained.get('hubert', ''),
+      state_sets=(),
+      language_sets=spoken,
+      shard_examples=2048,
+      batch_seconds=120.0,
+      unit_sets=_splits(spoken, 'train', 'holdout'),
+    )
+  )
   weights = tuple(map(float, mix[stage].values())) if len(mix[stage]) > 1 else ()
   held_out = _splits(asked, 'test') if stage in ('s2t', 'echo') else _splits(spoken, 'holdout')
-  config.data.update(dict(sets=tuple(mix[stage]), eval_sets=held_out, weights=weights, cached_states=False, workers=8))
+  config.data.update(
+    dict(
+      sets=tuple(mix[stage]), eval_sets=held_out, weights=weights, cached_states=False, workers=8
+    )
+  )
   config.mesh.update(dict(data=1, fsdp=-1))
   every = dict(s2t=500, t2c=250, echo=500, vocoder=1000)[stage]
-  config.train.update(dict(batch_size=rows[stage], frozen_dtype='bfloat16', checkpoint_every=500, keep_checkpoints=2,
-                           eval_every=every, eval_batches=2))
+  config.train.update(
+    dict(
+      batch_size=rows[stage],
+      frozen_dtype='bfloat16',
+      checkpoint_every=500,
+      keep_checkpoints=2,
+      eval_every=every,
+      eval_batches=2,
+    )
+  )
   config.train.loss.chunk_tokens = CHUNK
   hearing = tuple(pretrained[name] for name in ('whisper',) if name in pretrained)
-  config.train.init_from = dict(s2t=(llm, *hearing), t2c=(llm,), echo=('s2t', 't2c'), vocoder=(pretrained['vocoder'],))[stage]
+  config.train.init_from = dict(
+    s2t=(llm, *hearing), t2c=(llm,), echo=('s2t', 't2c'), vocoder=(pretrained['vocoder'],)
+  )[stage]
   stages[stage](config)
   return config
 
@@ -118,7 +199,15 @@ def _splits(names: Iterable[str], *splits: str) -> tuple[str, ...]:
 
 def s2t(config: ConfigDict) -> None:
   """Adapter and LoRA learn to hear. 1.2 million rows (paper, data) are an epoch."""
-  config.data.update(dict(max_tokens=POSITIONS - BUDGET + 1, max_ctc_labels=192, max_states=BUCKETS[-1], buckets=BUCKETS, packing=True))
+  config.data.update(
+    dict(
+      max_tokens=POSITIONS - BUDGET + 1,
+      max_ctc_labels=192,
+      max_states=BUCKETS[-1],
+      buckets=BUCKETS,
+      packing=True,
+    )
+  )
   config.train.steps = 1_165_000 // (DIALOGUES * config.train.batch_size)
   config.train.optimizer.update(dict(learning_rate=1e-5, warmup_steps=config.train.steps // 100))
 
@@ -131,7 +220,9 @@ def t2c(config: ConfigDict) -> None:
 
 
 def echo(config: ConfigDict) -> None:
-  """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model, for three slices a row on average."""
+  """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model, for three
+  slices a row on average.
+  """
   s2t(config)
   config.data.update(dict(packing=False, max_unit_words=config.model.streaming.max_unit_words))
   config.train.steps = 160_000 // config.train.batch_size
@@ -143,4 +234,6 @@ def vocoder(config: ConfigDict) -> None:
   """Unit vocoder with its discriminators, on segments of 8,960 samples (facts 10)."""
   config.data.update(dict(segment_frames=28, max_reduced_units=512))
   config.train.steps = 100_000
-  config.train.optimizer.update(dict(learning_rate=2e-4, warmup_steps=0, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=0.0))
+  config.train.optimizer.update(
+    dict(learning_rate=2e-4, warmup_steps=0, weight_decay=0.0, b1=0.8, b2=0.99, clip_norm=0.0)
+  )

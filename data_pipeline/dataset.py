@@ -1,4 +1,6 @@
-"""Data sets on disk: `<data_dir>/<name>`, written whole or not at all, read at random as ArrayRecord."""
+"""Data sets on disk: `<data_dir>/<name>`, written whole or not at all, read at random as
+ArrayRecord.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
@@ -15,13 +17,21 @@ from echox_jax.errors import DataError, MissingExtraError
 INFO = 'dataset_info.json'  # of a folder; once it is there the data set is
 
 
-def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable[schema.Example]], *, keep_encoded: bool = False) -> Path:
-  """Writes the data set `<data_dir>/<name>`, in the order given; an earlier one of that name is replaced at the end.
+def write_dataset(
+  data_dir: str | Path,
+  name: str,
+  splits: Mapping[str, Iterable[schema.Example]],
+  *,
+  keep_encoded: bool = False,
+) -> Path:
+  """Writes the data set `<data_dir>/<name>`, in the order given; an earlier one of that name is
+  replaced at the end.
 
   Args:
     data_dir: folder of data sets; made where missing.
     name: name of the data set.
-    splits: examples of each split, taken one by one. The width of `states` is that of the very first example for all.
+    splits: examples of each split, taken one by one. The width of `states` is that of the very
+      first example for all.
     keep_encoded: whether turns that have a recording keep it in place of their audio.
 
   Returns:
@@ -49,10 +59,17 @@ def write_dataset(data_dir: str | Path, name: str, splits: Mapping[str, Iterable
       empty = False
       yield schema.encode(example, width=width, keep_encoded=keep_encoded)
     if empty:
-      raise DataError(f'split {split!r} of the data set {name!r} would be empty: give it at least one example.')
+      raise DataError(
+        f'split {split!r} of the data set {name!r} would be empty: give it at least one example.'
+      )
 
   with files.atomic_dir(target) as beside:
-    builder = SpokenTurns(splits={split: records(split) for split in splits}, width=width, keep_encoded=keep_encoded, data_dir=beside / 'build')
+    builder = SpokenTurns(
+      splits={split: records(split) for split in splits},
+      width=width,
+      keep_encoded=keep_encoded,
+      data_dir=beside / 'build',
+    )
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
       builder.download_and_prepare()
     for file in Path(builder.data_path).iterdir():
@@ -70,8 +87,8 @@ def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[s
   """Opens one split for random access.
 
   Returns:
-    a sequence (len, indexing, picklable, as grain.MapDataset wants it) of records: see `schema.encode`; text comes as bytes,
-    `schema.decode` takes both.
+    a sequence (len, indexing, picklable, as grain.MapDataset wants it) of records: see
+    `schema.encode`; text comes as bytes, `schema.decode` takes both.
 
   Raises:
     DataError: the data set or the split is missing or empty, or its files are damaged.
@@ -80,15 +97,21 @@ def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[s
   builder = _open(data_dir, name)
   if split not in builder.info.splits:
     raise DataError(
-        f'the data set {name!r} in {data_dir} has no split {split!r}: it has {", ".join(sorted(builder.info.splits))}.'
+      f'the data set {name!r} in {data_dir} has no split {split!r}: it has '
+      f'{", ".join(sorted(builder.info.splits))}.'
     )
   if not builder.info.splits[split].num_examples:
-    raise DataError(f'split {split!r} of the data set {name!r} in {data_dir} is empty: '
-                    'build it again with at least one example.')
+    raise DataError(
+      f'split {split!r} of the data set {name!r} in {data_dir} is empty: '
+      'build it again with at least one example.'
+    )
   try:
     return builder.as_data_source(split)
   except (OSError, ValueError, RuntimeError) as error:
-    raise DataError(f'the data set {name!r} in {data_dir} is damaged ({error}): delete that folder and build it again.') from error
+    raise DataError(
+      f'the data set {name!r} in {data_dir} is damaged ({error}): delete that folder '
+      'and build it again.'
+    ) from error
 
 
 def split_names(data_dir: str | Path, name: str) -> tuple[str, ...]:
@@ -107,19 +130,25 @@ def _open(data_dir: str | Path, name: str) -> Any:
   folder = Path(data_dir) / name
   if not dataset_exists(data_dir, name):
     raise DataError(
-        f'there is no data set {name!r} in {data_dir}: build it first (`python -m launch.corpus` makes the spoken corpus, '
-        '`python -m launch.precompute` the derived ones) or point to the folder that holds it.'
+      f'there is no data set {name!r} in {data_dir}: build it first (`python -m launch.corpus` '
+      'makes the spoken corpus, '
+      '`python -m launch.precompute` the derived ones) or point to the folder that holds it.'
     )
   try:
     return tfds.builder_from_directory(folder)
   except Exception as error:  # TFDS raises many kinds for damaged metadata
-    raise DataError(f'the data set {name!r} in {data_dir} is damaged ({error}): delete {folder} and build it again.') from error
+    raise DataError(
+      f'the data set {name!r} in {data_dir} is damaged ({error}): delete {folder} '
+      'and build it again.'
+    ) from error
 
 
 def _tfds() -> Any:
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:
-    raise MissingExtraError('tensorflow-datasets', 'train', 'Reading and writing data sets') from error
+    raise MissingExtraError(
+      'tensorflow-datasets', 'train', 'Reading and writing data sets'
+    ) from error
   tfds.disable_progress_bar()
   return tfds

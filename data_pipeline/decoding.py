@@ -1,7 +1,7 @@
 """Recordings of any kind -> int16 samples at 16 kHz, or the reason why not, in a few processes."""
 
-from collections.abc import Callable, Iterable, Iterator
 import collections
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 import json
@@ -13,18 +13,23 @@ import struct
 import subprocess
 from typing import Any
 
+import numpy as np
+import soundfile
+
 from data_pipeline.parts import SHORTEST
 from data_pipeline.quarantine import Unusable
 from echox_jax import audio, rates
 from echox_jax.errors import AudioError
-import numpy as np
-import soundfile
 
-LOWEST_RATE, HIGHEST_RATE = 4_000, 96_000  # Hz: what speech is recorded at; anything else is a wrong header far more often
+# Hz: what speech is recorded at; anything else is a wrong header far more often
+LOWEST_RATE, HIGHEST_RATE = 4_000, 96_000
 _ANY = 0xFFFFFFFF  # size in the header of a wav that was written to a pipe
-_CHUNKED = {b'RIFF': ('<', b'data'), b'FORM': ('>', b'SSND')}  # wav and aiff: order of bytes in sizes, the chunk of samples
+# wav and aiff: order of bytes in sizes, the chunk of samples
+_CHUNKED = {b'RIFF': ('<', b'data'), b'FORM': ('>', b'SSND')}
 _OGG_PAGE, _OGG_END = 65_307, 4  # longest page in bytes; flag of the last one
-_GUESSED = 0.9  # share that must be there of a length that may be a guess: that of mp3 files without a count of their frames, and of videos
+# share that must be there of a length that may be a guess: that of mp3 files without a count of
+# their frames, and of videos
+_GUESSED = 0.9
 _AHEAD = 4  # recordings a process that are decoded before they are asked for
 
 
@@ -43,7 +48,8 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
     int16[samples], mono, 16 kHz.
 
   Raises:
-    Unusable: missing, empty, damaged, truncated, of a wrong rate, over-long, too short, silent, or not of finite samples.
+    Unusable: missing, empty, damaged, truncated, of a wrong rate, over-long, too short, silent, or
+      not of finite samples.
   """
   if not exists(path):
     raise Unusable('missing file', 'does not exist')
@@ -60,7 +66,9 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
 
 
 def encoded(path: str) -> np.ndarray:
-  """uint8[bytes]: the file itself; empty if only ffmpeg reads it, which takes too long to start for every reading."""
+  """uint8[bytes]: the file itself; empty if only ffmpeg reads it, which takes too long to start for
+  every reading.
+  """
   try:
     soundfile.info(path)
   except soundfile.SoundFileError:
@@ -89,7 +97,9 @@ def _read(path: str, header: Any, max_seconds: float) -> np.ndarray:
   except soundfile.SoundFileError as error:
     raise Unusable('damaged', f'cannot be read to its end ({error})') from error
   if len(samples) < header.frames * (_GUESSED if header.format == 'MP3' else 1):
-    raise Unusable('truncated', f'holds {len(samples)} of the {header.frames} frames that its header says')
+    raise Unusable(
+      'truncated', f'holds {len(samples)} of the {header.frames} frames that its header says'
+    )
   if not len(samples):
     raise Unusable('too short', 'holds no samples')
   if not np.isfinite(samples).all():
@@ -101,7 +111,18 @@ def _read_other(path: str, max_seconds: float) -> np.ndarray:
   """float32[samples] of a file that only ffmpeg reads, if any."""
   probe, seconds = shutil.which('ffprobe'), 0.0
   if probe:
-    command = [probe, '-v', 'error', '-select_streams', 'a:0', '-show_entries', 'stream=sample_rate:format=duration', '-of', 'json', path]
+    command = [
+      probe,
+      '-v',
+      'error',
+      '-select_streams',
+      'a:0',
+      '-show_entries',
+      'stream=sample_rate:format=duration',
+      '-of',
+      'json',
+      path,
+    ]
     done = subprocess.run(command, capture_output=True, check=False)
     found = json.loads(done.stdout or '{}')
     for stream in found.get('streams', []):
@@ -111,9 +132,15 @@ def _read_other(path: str, max_seconds: float) -> np.ndarray:
   try:
     wave = audio.load_audio(path)
   except AudioError as error:
-    raise Unusable('damaged', 'cannot be read as audio' if probe else 'cannot be read as audio, there being no ffmpeg') from error
+    raise Unusable(
+      'damaged',
+      'cannot be read as audio' if probe else 'cannot be read as audio, there being no ffmpeg',
+    ) from error
   if len(wave) / rates.SAMPLE_RATE < _GUESSED * seconds:
-    raise Unusable('truncated', f'holds {len(wave) / rates.SAMPLE_RATE:.1f} of the {seconds:.1f} s that its header says')
+    raise Unusable(
+      'truncated',
+      f'holds {len(wave) / rates.SAMPLE_RATE:.1f} of the {seconds:.1f} s that its header says',
+    )
   return wave
 
 
@@ -146,15 +173,19 @@ def _lacks_bytes(path: str) -> bool:
 
 def _ends_stream(tail: bytes) -> bool:
   """Whether the last page in the last bytes of an Ogg file is whole, and marked as the last."""
-  page = tail[max(0, tail.rfind(b'OggS')):]
-  return len(page) > 26 and bool(page[5] & _OGG_END) and len(page) >= 27 + page[26] + sum(page[27:27 + page[26]])
+  page = tail[max(0, tail.rfind(b'OggS')) :]
+  return (
+    len(page) > 26
+    and bool(page[5] & _OGG_END)
+    and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+  )
 
 
 class Workers:
   """Processes that do `work(task)`; 0 or 1 of them = this process alone. Use it in a `with` block.
 
-  What `work` raises as `Unusable` is a result. So is the end of a process that a task kills: a decoder may crash on a damaged
-  file, and the job goes on without it.
+  What `work` raises as `Unusable` is a result. So is the end of a process that a task kills: a
+  decoder may crash on a damaged file, and the job goes on without it.
   """
 
   def __init__(self, work: Callable[[Any], Any], count: int):
@@ -187,8 +218,11 @@ class Workers:
         yield from map(self._alone, again)
 
   def _submit(self, task: Any) -> futures.Future:
-    if self._pool is None:  # fresh processes: they know nothing of the accelerators and threads of this one
-      self._pool = futures.ProcessPoolExecutor(self._count, mp_context=multiprocessing.get_context('spawn'))
+    # fresh processes: they know nothing of the accelerators and threads of this one
+    if self._pool is None:
+      self._pool = futures.ProcessPoolExecutor(
+        self._count, mp_context=multiprocessing.get_context('spawn')
+      )
     try:
       return self._pool.submit(_attempt, self._work, task)
     except BrokenProcessPool as error:

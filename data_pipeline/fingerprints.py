@@ -22,7 +22,9 @@ def file_fingerprint(path: str | Path) -> str:
   path = Path(path)
   try:
     if path.is_dir():
-      return fingerprint([(file.name, file_fingerprint(file)) for file in sorted(path.iterdir()) if file.is_file()])
+      return fingerprint(
+        [(file.name, file_fingerprint(file)) for file in sorted(path.iterdir()) if file.is_file()]
+      )
     return checksum(path)[:16]
   except FileNotFoundError as error:
     raise DataError(f'there is no file {path}: correct its path in the config.') from error

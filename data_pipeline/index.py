@@ -1,7 +1,9 @@
-"""How long everything in a data set is: a table with a line a turn, so that rows are chosen without reading the records.
+"""How long everything in a data set is: a table with a line a turn, so that rows are chosen without
+reading the records.
 
-A table is a .npy file under `WORKDIR/precomputed/index`, named by what it was made from: the files of the data set and the
-tokenizer. It is made when it is first asked for, which reads the whole set once, and opened memory-mapped from then on.
+A table is a .npy file under `WORKDIR/precomputed/index`, named by what it was made from: the files
+of the data set and the tokenizer. It is made when it is first asked for, which reads the whole set
+once, and opened memory-mapped from then on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,26 +14,47 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tqdm import tqdm
+
 from data_pipeline import dataset, decoding, schema
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from echox_jax import files
 from echox_jax.errors import DataError
 from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
-import numpy as np
-from tqdm import tqdm
 
 FOLDER = 'index'
 USER, ASSISTANT = range(len(schema.ROLES))
 _PART = 4096  # records that a process is given at a time
-_TOGETHER = 64  # records that are read by one call: a call costs 0.3 ms in a file of 200,000 records, whatever it reads
+# records that are read by one call: a call costs 0.3 ms in a file of 200,000 records, whatever it
+# reads
+_TOGETHER = 64
 
-# example: number of the record; turn: in it; role: USER or ASSISTANT; transcript: whether it is of speech recognition;
-# text: a hash, 0 = no text; tokens: of the text, 0 without a tokenizer; the rest: lengths of the turn's arrays.
-TURN = np.dtype([('example', '<i4'), ('turn', '<i2'), ('role', 'i1'), ('transcript', '?'), ('text', '<u8'), ('tokens', '<i4'),
-                 *((name, '<i4') for name in schema.ARRAYS)])
+# example: number of the record; turn: in it; role: USER or ASSISTANT; transcript: whether it is of
+# speech recognition;
+# text: a hash, 0 = no text; tokens: of the text, 0 without a tokenizer; the rest: lengths of the
+# turn's arrays.
+TURN = np.dtype(
+  [
+    ('example', '<i4'),
+    ('turn', '<i2'),
+    ('role', 'i1'),
+    ('transcript', '?'),
+    ('text', '<u8'),
+    ('tokens', '<i4'),
+    *((name, '<i4') for name in schema.ARRAYS),
+  ]
+)
 
 
-def open_table(precomputed: Path, data_dir: Path, name: str, split: str, tokenizer: Path | None = None, workers: int = 0) -> np.ndarray:
+def open_table(
+  precomputed: Path,
+  data_dir: Path,
+  name: str,
+  split: str,
+  tokenizer: Path | None = None,
+  workers: int = 0,
+) -> np.ndarray:
   """The table of one split, made where there is none yet; several processes may ask for it at once.
 
   Args:
@@ -58,11 +81,15 @@ def open_table(precomputed: Path, data_dir: Path, name: str, split: str, tokeniz
 
 def _files(folder: Path) -> list[Any]:
   """What tells the files of a data set from others: a set that is written again has other times."""
-  return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob('*'))
+  return sorted(
+    (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob('*')
+  )
 
 
 def _counted_by(folder: Path | None) -> str:
-  """What tells the tokenizer in `folder` from others; one that is missing is an error as soon as there is text."""
+  """What tells the tokenizer in `folder` from others; one that is missing is an error as soon as
+  there is text.
+  """
   file = folder and find_tokenizer(folder)
   return file_fingerprint(file) if file else 'missing' if folder else ''
 
@@ -77,8 +104,16 @@ def _read(scan: '_Scan', workers: int) -> np.ndarray:
   examples = len(scan.source)
   parts = [range(start, min(start + _PART, examples)) for start in range(0, examples, _PART)]
   made = []
-  with decoding.Workers(scan, min(workers, len(parts))) as pool, tqdm(total=examples, desc=f'index of {scan.name}/{scan.split}', unit='example',
-                                                     disable=None, mininterval=1.0) as bar:
+  with (
+    decoding.Workers(scan, min(workers, len(parts))) as pool,
+    tqdm(
+      total=examples,
+      desc=f'index of {scan.name}/{scan.split}',
+      unit='example',
+      disable=None,
+      mininterval=1.0,
+    ) as bar,
+  ):
     for part, table in zip(parts, pool.map(parts)):
       made.append(table)
       bar.update(len(part))
@@ -88,6 +123,7 @@ def _read(scan: '_Scan', workers: int) -> np.ndarray:
 @dataclasses.dataclass(frozen=True)
 class _Scan:
   """Reads records: their numbers -> TURN[turns]."""
+
   data_dir: Path
   name: str
   split: str
@@ -116,9 +152,21 @@ class _Scan:
     lengths = zip(*(record[column] for column in schema.LENGTHS))
     for turn, (said, sizes) in enumerate(zip(schema.text_turns(record), lengths)):
       text = said['text']
-      yield (number, turn, schema.ROLES.index(said['role']), said['category'] == schema.ASR, _hash(text), len(self._encode(text)), *sizes)
+      yield (
+        number,
+        turn,
+        schema.ROLES.index(said['role']),
+        said['category'] == schema.ASR,
+        _hash(text),
+        len(self._encode(text)),
+        *sizes,
+      )
 
 
 def _hash(text: str) -> int:
   """64 bits; 0 = no text."""
-  return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little') or 1 if text else 0
+  return (
+    int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little') or 1
+    if text
+    else 0
+  )

@@ -1,11 +1,12 @@
 """From a source of recordings to data sets: read, decode, leave out what cannot be used, write.
 
-Exchanges and dialogues become two sets: `questions` (train, test: whole conversations, with the audio of the user's turns)
-and `answers` (train, holdout: the assistant's turns that have audio). Transcribed speech becomes `transcripts` (train, dev,
+Exchanges and dialogues become two sets: `questions` (train, test: whole conversations, with the
+audio of the user's turns) and `answers` (train, holdout: the assistant's turns that have audio).
+Transcribed speech becomes `transcripts` (train, dev,
 test: the user says what the assistant writes down; category `asr`).
 
-Either every set is written or none: they are made beside `data_dir` and moved in at the end. The same source gives the same
-bytes, however many processes decode.
+Either every set is written or none: they are made beside `data_dir` and moved in at the end. The
+same source gives the same bytes, however many processes decode.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,22 +19,29 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+import numpy as np
+from tqdm import tqdm
+
 from data_pipeline import dataset, decoding, quarantine, readers, schema
 from data_pipeline.quarantine import Entry, Quarantine, Unusable
 from data_pipeline.readers.items import Item
 from data_pipeline.schema import Example
 from echox_jax import files, rates
 from echox_jax.errors import ConfigError, DataError, EchoXError
-import numpy as np
-from tqdm import tqdm
 
 HELD_OUT = 0.05  # share of the items that is kept for tests where the source names no splits
-_PAIRED = {'questions': {'train': 'train', 'test': 'test'}, 'answers': {'train': 'train', 'test': 'holdout'}}
+_PAIRED = {
+  'questions': {'train': 'train', 'test': 'test'},
+  'answers': {'train': 'train', 'test': 'holdout'},
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What is put up with: the longest recording in seconds, and the share of items that may be unusable."""
+  """What is put up with: the longest recording in seconds, and the share of items that may be
+  unusable.
+  """
+
   max_seconds: float = 30.0
   max_quarantined: float = 0.05
 
@@ -41,6 +49,7 @@ class Limits:
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """An example to be: its turns and the recording of each, empty = none."""
+
   id: str
   turns: tuple[schema.Turn, ...]
   recordings: tuple[str, ...]
@@ -49,8 +58,17 @@ class Plan:
 Plans = dict[str, dict[str, list[Plan]]]  # by set and split
 
 
-def build(reader: str, source: str | os.PathLike[str], data_dir: str | os.PathLike[str], *, prefix: str = '', limits: Limits = Limits(),
-          keep_encoded: bool = False, workers: int = 0, progress: bool = False) -> dict[str, Any]:
+def build(
+  reader: str,
+  source: str | os.PathLike[str],
+  data_dir: str | os.PathLike[str],
+  *,
+  prefix: str = '',
+  limits: Limits = Limits(),
+  keep_encoded: bool = False,
+  workers: int = 0,
+  progress: bool = False,
+) -> dict[str, Any]:
   """Writes the data sets of a source into `data_dir`, and `quarantine.jsonl` beside them.
 
   Args:
@@ -59,22 +77,27 @@ def build(reader: str, source: str | os.PathLike[str], data_dir: str | os.PathLi
     data_dir: folder of data sets; other sets in it stay.
     prefix: goes before the names of the sets, so that several sources can share a folder.
     limits: what is put up with.
-    keep_encoded: whether the sound files themselves are kept, to be decoded whenever a record is read, in place of int16 samples at
-      16 kHz; what only ffmpeg reads is kept as samples. Files of mp3, ogg or opus are a tenth of the size, those of 48 kHz wav six times.
+    keep_encoded: whether the sound files themselves are kept, to be decoded whenever a record is
+      read, in place of int16 samples at 16 kHz; what only ffmpeg reads is kept as samples. Files of
+      mp3, ogg or opus are a tenth of the size, those of 48 kHz wav six times.
     workers: processes that decode; 0 or 1 = this one.
     progress: whether to show a bar with the time left.
 
   Returns:
-    `sets`: examples and hours of each, by `name/split`; `quarantined`: what was left out, by reason; `quarantined_share`.
+    `sets`: examples and hours of each, by `name/split`; `quarantined`: what was left out, by
+      reason; `quarantined_share`.
 
   Raises:
-    DataError: a source that is broken as a whole, or of which too much or a whole split cannot be used. Nothing is written
-      then but a list of what cannot be used, `<data_dir>.quarantine.jsonl`.
+    DataError: a source that is broken as a whole, or of which too much or a whole split cannot be
+      used. Nothing is written then but a list of what cannot be used,
+      `<data_dir>.quarantine.jsonl`.
     ConfigError: an unknown reader, or limits that make no sense.
   """
   source, data_dir = Path(source), Path(data_dir)
   if not (0 <= limits.max_quarantined <= 1 and limits.max_seconds > 0):
-    raise ConfigError('max_quarantined is a share from 0 to 1, and max_seconds more than 0: correct them.')
+    raise ConfigError(
+      'max_quarantined is a share from 0 to 1, and max_seconds more than 0: correct them.'
+    )
   if not source.exists():
     raise DataError(f'there is no {source}: check the path.')
   chosen, refused = readers.get(reader), Quarantine(str(source), limits.max_quarantined)
@@ -92,9 +115,17 @@ def build(reader: str, source: str | os.PathLike[str], data_dir: str | os.PathLi
     refused.write(list_of_refused)
     raise
   list_of_refused.unlink(missing_ok=True)
-  sets = {f'{name}/{split}': counts for name, note in notes.items() for split, counts in note['splits'].items()}
+  sets = {
+    f'{name}/{split}': counts
+    for name, note in notes.items()
+    for split, counts in note['splits'].items()
+  }
   total = len(refused.entries) + sum(counts['examples'] for counts in sets.values())
-  return {'sets': sets, 'quarantined': refused.counts(), 'quarantined_share': round(len(refused.entries) / total, 4)}
+  return {
+    'sets': sets,
+    'quarantined': refused.counts(),
+    'quarantined_share': round(len(refused.entries) / total, 4),
+  }
 
 
 # What is to be made.
@@ -108,11 +139,18 @@ def _plan(reader: readers.Reader, source: Path, refused: Quarantine) -> Plans:
   refused.expect(total + len(refused.entries))
   if not total:
     raise DataError(f'{source} has no item that can be used: correct it.')
-  missing = [f'{name}/{split}' for name, splits in plans.items() for split, chosen in splits.items() if not chosen]
+  missing = [
+    f'{name}/{split}'
+    for name, splits in plans.items()
+    for split, chosen in splits.items()
+    if not chosen
+  ]
   if missing:
     name, split = missing[0].split('/')
-    raise DataError(f'{source} has nothing for {missing[0]}: add items with {name[:-1]}_audio and '
-                    f'"split": "{"train" if split == "train" else "test"}".')
+    raise DataError(
+      f'{source} has nothing for {missing[0]}: add items with {name[:-1]}_audio and '
+      f'"split": "{"train" if split == "train" else "test"}".'
+    )
   return plans
 
 
@@ -121,7 +159,9 @@ def _sound(found: Iterable[Item | Entry], refused: Quarantine) -> Iterator[Item]
   seen = {}
   for item in found:
     if isinstance(item, Item) and item.id in seen:
-      item = Entry(item.id, item.where, 'duplicate id', f'repeats the id {item.id!r} of {seen[item.id]}')
+      item = Entry(
+        item.id, item.where, 'duplicate id', f'repeats the id {item.id!r} of {seen[item.id]}'
+      )
     if isinstance(item, Item):
       seen[item.id] = item.where
       missing = next((file for file in item.recordings if file and not decoding.exists(file)), None)
@@ -134,7 +174,9 @@ def _sound(found: Iterable[Item | Entry], refused: Quarantine) -> Iterator[Item]
 
 
 def _with_splits(items: list[Item]) -> list[Item]:
-  """Items of which each has a split. Where the source names none, the ids decide, among items that feed the same sets."""
+  """Items of which each has a split. Where the source names none, the ids decide, among items that
+  feed the same sets.
+  """
   if any(item.split for item in items):
     return [item if item.split else dataclasses.replace(item, split='train') for item in items]
   kinds: dict[tuple[bool, ...], list[Item]] = {}
@@ -143,7 +185,11 @@ def _with_splits(items: list[Item]) -> list[Item]:
   held = set()
   for kind in kinds.values():
     ranked = sorted(kind, key=lambda item: hashlib.sha256(item.id.encode()).digest())
-    held |= {item.id for item in ranked[:max(1, round(HELD_OUT * len(kind)))]} if len(kind) > 1 else set()
+    held |= (
+      {item.id for item in ranked[: max(1, round(HELD_OUT * len(kind)))]}
+      if len(kind) > 1
+      else set()
+    )
   return [dataclasses.replace(item, split='test' if item.id in held else 'train') for item in items]
 
 
@@ -157,17 +203,29 @@ def _spoken(item: Item) -> bool:
 
 def _exchanges(items: list[Item]) -> Plans:
   sets = {'questions': (_heard, _question), 'answers': (_spoken, _answer)}
-  return {name: {split: [make(item) for item in items if has(item) and item.split == named] for named, split in _PAIRED[name].items()}
-          for name, (has, make) in sets.items() if any(map(has, items))}
+  return {
+    name: {
+      split: [make(item) for item in items if has(item) and item.split == named]
+      for named, split in _PAIRED[name].items()
+    }
+    for name, (has, make) in sets.items()
+    if any(map(has, items))
+  }
 
 
 def _question(item: Item) -> Plan:
-  recordings = tuple(file if turn.role == 'user' else '' for turn, file in zip(item.turns, item.recordings))
+  recordings = tuple(
+    file if turn.role == 'user' else '' for turn, file in zip(item.turns, item.recordings)
+  )
   return Plan(item.id, item.turns, recordings)
 
 
 def _answer(item: Item) -> Plan:
-  spoken = [(turn, file) for turn, file in zip(item.turns, item.recordings) if turn.role == 'assistant' and file]
+  spoken = [
+    (turn, file)
+    for turn, file in zip(item.turns, item.recordings)
+    if turn.role == 'assistant' and file
+  ]
   return Plan(item.id, *map(tuple, zip(*spoken)))
 
 
@@ -181,39 +239,78 @@ def _transcripts(items: list[Item]) -> Plans:
 # Making it.
 
 
-def _write(plans: Plans, folder: Path, refused: Quarantine, limits: Limits, keep_encoded: bool, workers: int,
-           progress: bool) -> dict[str, dict[str, Any]]:
-  """Writes the sets into `folder`; for each a note: examples and hours of its splits, and a fingerprint of all that is in it."""
+def _write(
+  plans: Plans,
+  folder: Path,
+  refused: Quarantine,
+  limits: Limits,
+  keep_encoded: bool,
+  workers: int,
+  progress: bool,
+) -> dict[str, dict[str, Any]]:
+  """Writes the sets into `folder`; for each a note: examples and hours of its splits, and a
+  fingerprint of all that is in it.
+  """
   notes = {}
   every = [plan for splits in plans.values() for chosen in splits.values() for plan in chosen]
   clips = sum(bool(file) for plan in every for file in plan.recordings)
   decode = functools.partial(decoding.decode, max_seconds=limits.max_seconds)
-  with decoding.Workers(decode, workers) as pool, tqdm(total=clips, desc='decoding', unit='clip', disable=not progress, mininterval=1.0) as bar:
+  with (
+    decoding.Workers(decode, workers) as pool,
+    tqdm(total=clips, desc='decoding', unit='clip', disable=not progress, mininterval=1.0) as bar,
+  ):
     for name, splits in plans.items():
       counts, digest = {split: {'examples': 0, 'hours': 0.0} for split in splits}, hashlib.sha256()
 
-      def examples(split: str, chosen: list[Plan], name: str = name, counts: dict = counts, digest: Any = digest) -> Iterator[Example]:
+      def examples(
+        split: str,
+        chosen: list[Plan],
+        name: str = name,
+        counts: dict = counts,
+        digest: Any = digest,
+      ) -> Iterator[Example]:
         samples = 0
         decoded = pool.map(file for plan in chosen for file in plan.recordings if file)
         for plan in chosen:
           audio = [next(decoded) if file else np.zeros(0, np.int16) for file in plan.recordings]
           bar.update(sum(map(bool, plan.recordings)))
-          wrong = [(file, found) for file, found in zip(plan.recordings, audio) if isinstance(found, Unusable)]
+          wrong = [
+            (file, found)
+            for file, found in zip(plan.recordings, audio)
+            if isinstance(found, Unusable)
+          ]
           if wrong:
             file, why = wrong[0]
             refused.add(Entry(plan.id, file, why.reason, why.detail, name))
             continue
-          recordings = [decoding.encoded(file) if keep_encoded and file else np.zeros(0, np.uint8) for file in plan.recordings]
-          example = Example(plan.id, tuple(dataclasses.replace(turn, audio=clip, recording=data)
-                                           for turn, clip, data in zip(plan.turns, audio, recordings)))
+          recordings = [
+            decoding.encoded(file) if keep_encoded and file else np.zeros(0, np.uint8)
+            for file in plan.recordings
+          ]
+          example = Example(
+            plan.id,
+            tuple(
+              dataclasses.replace(turn, audio=clip, recording=data)
+              for turn, clip, data in zip(plan.turns, audio, recordings)
+            ),
+          )
           record = schema.encode(example)
-          digest.update(repr((split, record['id'], record['turns'])).encode() + record['audio_lengths'].tobytes() + record['audio'].tobytes())
+          digest.update(
+            repr((split, record['id'], record['turns'])).encode()
+            + record['audio_lengths'].tobytes()
+            + record['audio'].tobytes()
+          )
           counts[split]['examples'] += 1
           samples += len(record['audio'])
           counts[split]['hours'] = round(samples / rates.SAMPLE_RATE / 3600, 4)
           yield example
 
-      dataset.write_dataset(folder, name, {split: examples(split, chosen) for split, chosen in splits.items()}, keep_encoded=keep_encoded)
+      dataset.write_dataset(
+        folder,
+        name,
+        {split: examples(split, chosen) for split, chosen in splits.items()},
+        keep_encoded=keep_encoded,
+      )
       notes[name] = {'fingerprint': digest.hexdigest(), 'splits': counts}
   return notes
 

@@ -1,17 +1,20 @@
-"""What is in a folder of data sets: counts, hours, lengths, padding to be expected, and what is wrong with single items."""
+"""What is in a folder of data sets: counts, hours, lengths, padding to be expected, and what is
+wrong with single items.
+"""
 
-from collections.abc import Iterator, Mapping, Sequence
 import collections
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from data_pipeline import dataset, quarantine, schema
 from echox_jax import rates
 from echox_jax.errors import DataError, MissingExtraError
 from echox_jax.training.experiment import DataConfig
-import numpy as np
-from tqdm import tqdm
 
 STATES_PER_SECOND = 50
 _LENGTHS = ('user_seconds', 'assistant_seconds', 'text_characters', 'unit_words')
@@ -31,17 +34,26 @@ class Split:
     damaged: (id or number, what is wrong).
     shown: the first examples, in words.
   """
+
   name: str
   examples: int
   turns: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   filled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-  lengths: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {name: [] for name in _LENGTHS})
+  lengths: dict[str, list[float]] = dataclasses.field(
+    default_factory=lambda: {name: [] for name in _LENGTHS}
+  )
   damaged: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   shown: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-def inspect(data_dir: str | Path, *, batch_size: int = 16, data: DataConfig | None = None, shown: int = 2,
-            progress: bool = False) -> tuple[dict[str, Any], list[Split]]:
+def inspect(
+  data_dir: str | Path,
+  *,
+  batch_size: int = 16,
+  data: DataConfig | None = None,
+  shown: int = 2,
+  progress: bool = False,
+) -> tuple[dict[str, Any], list[Split]]:
   """Reads every record of every data set in `data_dir` once.
 
   Args:
@@ -52,8 +64,9 @@ def inspect(data_dir: str | Path, *, batch_size: int = 16, data: DataConfig | No
     progress: whether to show a bar.
 
   Returns:
-    a JSON-ready report, and what it was made from. The report: `sets` (by `set/split`: `examples`, `turns`, `filled`, `hours`
-    by role, `lengths` as quantiles, `padding`, `damaged`, `shown`), `quarantined` (by reason), `total_hours`.
+    a JSON-ready report, and what it was made from. The report: `sets` (by `set/split`: `examples`,
+    `turns`, `filled`, `hours` by role, `lengths` as quantiles, `padding`, `damaged`, `shown`),
+    `quarantined` (by reason), `total_hours`.
 
   Raises:
     DataError: no data sets there.
@@ -61,18 +74,31 @@ def inspect(data_dir: str | Path, *, batch_size: int = 16, data: DataConfig | No
   data_dir = Path(data_dir)
   names = sorted(path.parent.name for path in data_dir.glob(f'*/{dataset.INFO}'))
   if not names:
-    raise DataError(f'{data_dir} holds no data sets: name the folder that `python -m launch.corpus` or `python -m launch.precompute` wrote.')
-  splits = [_read(data_dir, name, split, shown, progress) for name in names for split in dataset.split_names(data_dir, name)]
+    raise DataError(
+      f'{data_dir} holds no data sets: name the folder that `python -m '
+      'launch.corpus` or `python -m launch.precompute` wrote.'
+    )
+  splits = [
+    _read(data_dir, name, split, shown, progress)
+    for name in names
+    for split in dataset.split_names(data_dir, name)
+  ]
   refused = data_dir / quarantine.FILE
   sets = {split.name: _report(split, batch_size, data) for split in splits}
-  return {'folder': str(data_dir), 'total_hours': round(sum(sum(values['hours'].values()) for values in sets.values()), 4), 'sets': sets,
-          'quarantined': quarantine.summary(quarantine.read(refused)) if refused.is_file() else {}}, splits
+  return {
+    'folder': str(data_dir),
+    'total_hours': round(sum(sum(values['hours'].values()) for values in sets.values()), 4),
+    'sets': sets,
+    'quarantined': quarantine.summary(quarantine.read(refused)) if refused.is_file() else {},
+  }, splits
 
 
 def _read(data_dir: Path, name: str, split: str, shown: int, progress: bool) -> Split:
   source = dataset.open_dataset(data_dir, name, split)
   found, ids = Split(f'{name}/{split}', len(source)), set()
-  for number in tqdm(range(len(source)), desc=found.name, unit='example', disable=not progress, mininterval=1.0):
+  for number in tqdm(
+    range(len(source)), desc=found.name, unit='example', disable=not progress, mininterval=1.0
+  ):
     try:
       example = schema.decode(source[number])
     except Exception as error:  # what the reader of a damaged file raises is not ours to know
@@ -104,7 +130,11 @@ def _count(found: Split, turn: schema.Turn) -> None:
   found.turns[turn.role] += 1
   for field in ('text', *schema.ARRAYS):
     found.filled[field] += bool(len(getattr(turn, field)))
-  measured = {f'{turn.role}_seconds': len(turn.audio) / rates.SAMPLE_RATE, 'text_characters': len(turn.text), 'unit_words': len(turn.unit_words)}
+  measured = {
+    f'{turn.role}_seconds': len(turn.audio) / rates.SAMPLE_RATE,
+    'text_characters': len(turn.text),
+    'unit_words': len(turn.unit_words),
+  }
   for name, length in measured.items():
     if length:
       found.lengths[name].append(length)
@@ -113,26 +143,48 @@ def _count(found: Split, turn: schema.Turn) -> None:
 def _in_words(turn: schema.Turn) -> dict[str, Any]:
   """The text side of a turn, and the sizes of its arrays."""
   text = {field: value for field in schema.TEXT_FIELDS if (value := getattr(turn, field))}
-  return {**text, **{field: list(getattr(turn, field).shape) for field in schema.ARRAYS if len(getattr(turn, field))}}
+  return {
+    **text,
+    **{
+      field: list(getattr(turn, field).shape)
+      for field in schema.ARRAYS
+      if len(getattr(turn, field))
+    },
+  }
 
 
 def _report(split: Split, batch_size: int, data: DataConfig | None) -> dict[str, Any]:
   seconds = {role: split.lengths[f'{role}_seconds'] for role in schema.ROLES}
   return {
-      'examples': split.examples, 'turns': dict(split.turns), 'filled': {name: count for name, count in split.filled.items() if count},
-      'hours': {role: round(sum(values) / 3600, 4) for role, values in seconds.items() if values},
-      'lengths': {name: _quantiles(values) for name, values in split.lengths.items() if values},
-      'padding': {role: padding_forecast(values, batch_size, data.max_states / STATES_PER_SECOND if data and role == 'user' else None)
-                  for role, values in seconds.items() if values},
-      'damaged': len(split.damaged), 'damaged_named': [list(pair) for pair in split.damaged[:_DAMAGED_NAMED]], 'shown': split.shown}
+    'examples': split.examples,
+    'turns': dict(split.turns),
+    'filled': {name: count for name, count in split.filled.items() if count},
+    'hours': {role: round(sum(values) / 3600, 4) for role, values in seconds.items() if values},
+    'lengths': {name: _quantiles(values) for name, values in split.lengths.items() if values},
+    'padding': {
+      role: padding_forecast(
+        values, batch_size, data.max_states / STATES_PER_SECOND if data and role == 'user' else None
+      )
+      for role, values in seconds.items()
+      if values
+    },
+    'damaged': len(split.damaged),
+    'damaged_named': [list(pair) for pair in split.damaged[:_DAMAGED_NAMED]],
+    'shown': split.shown,
+  }
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
   points = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
-  return {name: round(float(point), 2) for name, point in zip(('min', 'p5', 'median', 'p95', 'max'), points)}
+  return {
+    name: round(float(point), 2)
+    for name, point in zip(('min', 'p5', 'median', 'p95', 'max'), points)
+  }
 
 
-def padding_forecast(seconds: Sequence[float], batch_size: int, longest: float | None = None) -> dict[str, float]:
+def padding_forecast(
+  seconds: Sequence[float], batch_size: int, longest: float | None = None
+) -> dict[str, float]:
   """The share of a batch that is padding, for audio of the given lengths.
 
   Args:
@@ -141,8 +193,9 @@ def padding_forecast(seconds: Sequence[float], batch_size: int, longest: float |
     longest: static length of a batch in seconds; clips that exceed it are left out.
 
   Returns:
-    `shuffled`: batches in random order, each as long as its longest clip; `by_length`: clips of like length together;
-    with `longest` also `static`: every batch that long, and `left_out`, clips.
+    `shuffled`: batches in random order, each as long as its longest clip; `by_length`: clips of
+    like length together; with `longest` also `static`: every batch that long, and `left_out`,
+    clips.
   """
   values = np.asarray(seconds, np.float64)
 
@@ -150,10 +203,16 @@ def padding_forecast(seconds: Sequence[float], batch_size: int, longest: float |
     batches = np.split(ordered, range(batch_size, len(ordered), batch_size))
     return round(1 - ordered.sum() / sum(len(batch) * batch.max() for batch in batches), 4)
 
-  out = {'shuffled': share(np.random.default_rng(0).permutation(values)), 'by_length': share(np.sort(values))}
+  out = {
+    'shuffled': share(np.random.default_rng(0).permutation(values)),
+    'by_length': share(np.sort(values)),
+  }
   if longest is not None:
     kept = values[values <= longest]
-    out |= {'static': round(1 - kept.sum() / (longest * len(kept)), 4) if len(kept) else 1.0, 'left_out': len(values) - len(kept)}
+    out |= {
+      'static': round(1 - kept.sum() / (longest * len(kept)), 4) if len(kept) else 1.0,
+      'left_out': len(values) - len(kept),
+    }
   return out
 
 
@@ -161,20 +220,38 @@ def in_text(report: Mapping[str, Any]) -> str:
   """The report as a page for people."""
   lines = [f'{report["folder"]}: {report["total_hours"]:.2f} hours of speech']
   for name, values in report['sets'].items():
-    hours = ', '.join(f'{role} {amount:.2f} h' for role, amount in values['hours'].items()) or 'no audio'
+    hours = (
+      ', '.join(f'{role} {amount:.2f} h' for role, amount in values['hours'].items()) or 'no audio'
+    )
     filled = ', '.join(f'{field} {count}' for field, count in values['filled'].items())
     lines += ['', f'{name}: {values["examples"]} examples, {hours}', f'  turns with {filled}']
-    lines += [f'  {what.replace("_", " ")}: ' + ', '.join(f'{key} {value:g}' for key, value in points.items())
-              for what, points in values['lengths'].items()]
-    lines += [f'  padding of {role} audio: ' + ', '.join(f'{kind.replace("_", " ")} {value:.0%}' if kind != 'left_out' else f'left out {value}'
-                                                           for kind, value in shares.items()) for role, shares in values['padding'].items()]
-    lines += [f'  e.g. {shown["id"]}: ' + ' | '.join(f'{turn["role"]}: {turn.get("text", "")}' for turn in shown['turns'])
-              for shown in values['shown']]
+    lines += [
+      f'  {what.replace("_", " ")}: '
+      + ', '.join(f'{key} {value:g}' for key, value in points.items())
+      for what, points in values['lengths'].items()
+    ]
+    lines += [
+      f'  padding of {role} audio: '
+      + ', '.join(
+        f'{kind.replace("_", " ")} {value:.0%}' if kind != 'left_out' else f'left out {value}'
+        for kind, value in shares.items()
+      )
+      for role, shares in values['padding'].items()
+    ]
+    lines += [
+      f'  e.g. {shown["id"]}: '
+      + ' | '.join(f'{turn["role"]}: {turn.get("text", "")}' for turn in shown['turns'])
+      for shown in values['shown']
+    ]
     lines += [f'  damaged: {who} {what}' for who, what in values['damaged_named']]
     if values['damaged'] > len(values['damaged_named']):
       lines.append(f'  damaged: {values["damaged"]} in all')
   if report['quarantined']:
-    lines += ['', f'left out before ({quarantine.FILE}): ' + ', '.join(f'{count} {reason}' for reason, count in report['quarantined'].items())]
+    lines += [
+      '',
+      f'left out before ({quarantine.FILE}): '
+      + ', '.join(f'{count} {reason}' for reason, count in report['quarantined'].items()),
+    ]
   return '\n'.join(lines)
 
 

@@ -1,9 +1,13 @@
-"""The unit language of a large corpus: counts of its shards in files, computed by several processes, and added up by each."""
+"""The unit language of a large corpus: counts of its shards in files, computed by several
+processes, and added up by each.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_pipeline import parts
 from data_pipeline.fingerprints import fingerprint
@@ -12,10 +16,10 @@ from echox_jax import tensor_files
 from echox_jax.config import UnitsConfig
 from echox_jax.units import kmeans, ngram_fit, unit_language
 from echox_jax.units.unit_language import UnitLanguage
-import numpy as np
 
 LANGUAGES = ('ngram', 'bpe', 'plain')  # compared in the report
-SAMPLE_UNITS = 1 << 22  # reduced units that SentencePiece and the comparison see at most: 40 h of speech
+# reduced units that SentencePiece and the comparison see at most: 40 h of speech
+SAMPLE_UNITS = 1 << 22
 _PARTS_A_SHARD = 16  # parts of units that are counted at a time
 
 
@@ -30,6 +34,7 @@ class StoredShards:
     inputs: fingerprint of what each shard is made from.
     read: number of a shard -> its arrays.
   """
+
   work: SharedWork
   step: str
   folder: Path
@@ -39,11 +44,20 @@ class StoredShards:
   def __iter__(self) -> Iterator[ngram_fit.Arrays]:
     return map(self.read, range(len(self.inputs)))
 
-  def map(self, name: str, function: Callable[[ngram_fit.Arrays], ngram_fit.Arrays]) -> 'StoredShards':
-    outputs = {self.folder / name / f'{i:05d}': fingerprint(inputs, name) for i, inputs in enumerate(self.inputs)}
-    self.work.run(self.step, outputs, lambda i, beside: parts.write_arrays(beside, function(self.read(i))))
+  def map(
+    self, name: str, function: Callable[[ngram_fit.Arrays], ngram_fit.Arrays]
+  ) -> 'StoredShards':
+    outputs = {
+      self.folder / name / f'{i:05d}': fingerprint(inputs, name)
+      for i, inputs in enumerate(self.inputs)
+    }
+    self.work.run(
+      self.step, outputs, lambda i, beside: parts.write_arrays(beside, function(self.read(i)))
+    )
     paths = list(outputs)
-    return dataclasses.replace(self, inputs=tuple(outputs.values()), read=lambda i: tensor_files.open_tensors(paths[i]))
+    return dataclasses.replace(
+      self, inputs=tuple(outputs.values()), read=lambda i: tensor_files.open_tensors(paths[i])
+    )
 
 
 def reduced(paths: Iterable[Path]) -> Iterator[np.ndarray]:
@@ -51,8 +65,11 @@ def reduced(paths: Iterable[Path]) -> Iterator[np.ndarray]:
   return (kmeans.reduce_units(units)[0] for units in parts.iterate_parts(paths))
 
 
-def fit_stored(work: SharedWork, step: str, folder: Path, paths: Sequence[Path], inputs: str, cfg: UnitsConfig) -> UnitLanguage:
-  """The n-gram language of all parts of units in `paths`; every process calls this, and gets the same.
+def fit_stored(
+  work: SharedWork, step: str, folder: Path, paths: Sequence[Path], inputs: str, cfg: UnitsConfig
+) -> UnitLanguage:
+  """The n-gram language of all parts of units in `paths`; every process calls this, and gets the
+  same.
 
   Args:
     work, step: for what is made.
@@ -61,27 +78,51 @@ def fit_stored(work: SharedWork, step: str, folder: Path, paths: Sequence[Path],
     inputs: fingerprint of the units and `cfg`.
     cfg: sizes.
   """
-  groups = [paths[i:i + _PARTS_A_SHARD] for i in range(0, len(paths), _PARTS_A_SHARD)]
-  return unit_language.fit_shards(StoredShards(
-      work, step, folder, tuple(fingerprint(inputs, i) for i in range(len(groups))), lambda i: ngram_fit.make_shard(reduced(groups[i]))), cfg)
+  groups = [paths[i : i + _PARTS_A_SHARD] for i in range(0, len(paths), _PARTS_A_SHARD)]
+  return unit_language.fit_shards(
+    StoredShards(
+      work,
+      step,
+      folder,
+      tuple(fingerprint(inputs, i) for i in range(len(groups))),
+      lambda i: ngram_fit.make_shard(reduced(groups[i])),
+    ),
+    cfg,
+  )
 
 
 def sample(paths: Sequence[Path], units: int) -> list[np.ndarray]:
-  """Reduced units of clips that are spread over all parts, about `SAMPLE_UNITS` where there are more; `units`: how many there are."""
+  """Reduced units of clips that are spread over all parts, about `SAMPLE_UNITS` where there are
+  more; `units`: how many there are.
+  """
   share = min(1.0, SAMPLE_UNITS / max(1, units))
   return [clip for i, clip in enumerate(reduced(paths)) if parts.is_chosen(i, share)]
 
 
-def compare(own: UnitLanguage | None, cfg: UnitsConfig, fitted_on: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[UnitLanguage, dict[str, Any]]:
-  """Fits each kind of language, except `own`, on a sample, and measures how far all of them shorten it and other units.
+def compare(
+  own: UnitLanguage | None,
+  cfg: UnitsConfig,
+  fitted_on: Sequence[np.ndarray],
+  others: Sequence[np.ndarray],
+) -> tuple[UnitLanguage, dict[str, Any]]:
+  """Fits each kind of language, except `own`, on a sample, and measures how far all of them shorten
+  it and other units.
 
   Returns:
-    The language that `cfg` names; of each kind `vocab_size` and `units_per_word`, `units_per_word_held_out` where there are others.
+    The language that `cfg` names; of each kind `vocab_size` and `units_per_word`,
+    `units_per_word_held_out` where there are others.
   """
   chosen, compression = own, {}
   for kind in dict.fromkeys((*LANGUAGES, cfg.language)):
-    language = own if own and kind == own.kind else unit_language.fit(fitted_on, dataclasses.replace(cfg, language=kind))
-    compression[kind] = {'vocab_size': language.vocab_size, 'units_per_word': round(1 / language.compression(fitted_on), 3)}
+    language = (
+      own
+      if own and kind == own.kind
+      else unit_language.fit(fitted_on, dataclasses.replace(cfg, language=kind))
+    )
+    compression[kind] = {
+      'vocab_size': language.vocab_size,
+      'units_per_word': round(1 / language.compression(fitted_on), 3),
+    }
     if others:
       compression[kind]['units_per_word_held_out'] = round(1 / language.compression(others), 3)
     if kind == cfg.language:

@@ -1,4 +1,6 @@
-"""What a folder of finished files holds: their checksums, and the versions and the config that made them."""
+"""What a folder of finished files holds: their checksums, and the versions and the config that made
+them.
+"""
 
 from collections.abc import Iterable
 import importlib.metadata
@@ -11,16 +13,29 @@ from echox_jax import config as config_lib
 from echox_jax import files
 from echox_jax.training.experiment import ExperimentConfig
 
-PACKAGES = ('echox-jax', 'jax', 'jaxlib', 'flax', 'numpy', 'sentencepiece', 'tensorflow-datasets', 'array-record')
+PACKAGES = (
+  'echox-jax',
+  'jax',
+  'jaxlib',
+  'flax',
+  'numpy',
+  'sentencepiece',
+  'tensorflow-datasets',
+  'array-record',
+)
 _FIELDS = ('speech_encoder', 'tokenizer', 'precompute', 'model')  # what precompute looks at
 
 
-def describe(work: SharedWork, paths: Iterable[Path], experiment: ExperimentConfig) -> dict[str, Any]:
+def describe(
+  work: SharedWork, paths: Iterable[Path], experiment: ExperimentConfig
+) -> dict[str, Any]:
   """`files`: path -> sha256 and bytes; `config`: what they were made with."""
   found = {}
   for path in paths:
     note = work.note(path)
-    found[path.relative_to(work.folder).as_posix()] = {name: note[name] for name in ('sha256', 'bytes')}
+    found[path.relative_to(work.folder).as_posix()] = {
+      name: note[name] for name in ('sha256', 'bytes')
+    }
   config = config_lib.to_dict(experiment)
   return {'files': found, 'config': {name: config[name] for name in _FIELDS}}
 

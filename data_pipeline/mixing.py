@@ -1,28 +1,32 @@
 """The order of rows: an endless stream, shuffled, in which sets come as often as their weights say.
 
-The set of a place follows from the place alone (Grain's mixing, as even as whole numbers allow). A set begins anew, in another
-order, when all its rows have come; how often sets do so differs. Without weights all rows are one set, and a pass is an epoch.
+The set of a place follows from the place alone (Grain's mixing, as even as whole numbers allow). A
+set begins anew, in another order, when all its rows have come; how often sets do so differs.
+Without weights all rows are one set, and a pass is an epoch.
 """
 
 import dataclasses
 import functools
 import math
 
-from data_pipeline import selection
-from echox_jax import errors
-from echox_jax.training.experiment import ExperimentConfig
 import grain
 import numpy as np
 
-ENDLESS = 2 ** 40
+from data_pipeline import selection
+from echox_jax import errors
+from echox_jax.training.experiment import ExperimentConfig
+
+ENDLESS = 2**40
 _REMEMBERED = 32  # passes of sets
 
 
 def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
-  """The stream: by place (pass, number of the row), `pass` being how often that row has come before.
+  """The stream: by place (pass, number of the row), `pass` being how often that row has come
+  before.
 
   Args:
-    experiment: `data.weights` of the `data.sets`; written questions of stages that hear keep their share, `data.written_fraction`.
+    experiment: `data.weights` of the `data.sets`; written questions of stages that hear keep their
+      share, `data.written_fraction`.
     rows: selection.ROW[N].
 
   Raises:
@@ -32,24 +36,35 @@ def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
   data = experiment.data
   if not data.weights:
     return grain.MapDataset.range(ENDLESS).map(_Part(np.arange(len(rows)), (experiment.seed,)))
-  if len(data.weights) != len(data.sets) or not all(weight > 0 and math.isfinite(weight) for weight in data.weights):
-    raise errors.ConfigError(f'data.weights {data.weights} are not one number above 0 for each of {", ".join(data.sets)}: correct them.')
+  if len(data.weights) != len(data.sets) or not all(
+    weight > 0 and math.isfinite(weight) for weight in data.weights
+  ):
+    raise errors.ConfigError(
+      f'data.weights {data.weights} are not one number above 0 for each of '
+      f'{", ".join(data.sets)}: correct them.'
+    )
   spoken = rows['states'] > 0 if (rows['states'] > 0).any() else np.ones(len(rows), bool)
   groups = [np.flatnonzero((rows['source'] == number) & spoken) for number in range(len(data.sets))]
   empty = [name for name, group in zip(data.sets, groups) if not len(group)]
   if empty:
-    raise errors.DataError(f'no row of {empty[0]} is left: take it out of data.sets, or raise the sizes in data.')
+    raise errors.DataError(
+      f'no row of {empty[0]} is left: take it out of data.sets, or raise the sizes in data.'
+    )
   weights = np.asarray(data.weights) / sum(data.weights)
   if not spoken.all():
     groups.append(np.flatnonzero(~spoken))
     weights = np.append(weights * (1 - data.written_fraction), data.written_fraction)
-  parts = [grain.MapDataset.range(ENDLESS).map(_Part(group, (experiment.seed, number))) for number, group in enumerate(groups)]
+  parts = [
+    grain.MapDataset.range(ENDLESS).map(_Part(group, (experiment.seed, number)))
+    for number, group in enumerate(groups)
+  ]
   return grain.MapDataset.mix(parts, weights)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
   """The rows of one set in shuffled passes, by place: (pass, number of the row)."""
+
   rows: np.ndarray
   seed: tuple[int, ...]
 
@@ -67,6 +82,7 @@ def permutation(count: int, *seed: int) -> np.ndarray:
 @dataclasses.dataclass(frozen=True)
 class Taken:
   """The arrays of a row of the stream."""
+
   chosen: selection.Selection
 
   def __call__(self, place: tuple[int, int]) -> selection.Arrays:

@@ -1,7 +1,7 @@
 """Which examples stand in which batch where rows are packed or clips are sorted by length.
 
-A plan follows from sizes, seed and number alone. Every epoch takes all examples in an order of its own; each goes into a row of
-its bucket, and batch_size full rows of one bucket are a batch.
+A plan follows from sizes, seed and number alone. Every epoch takes all examples in an order of its
+own; each goes into a row of its bucket, and batch_size full rows of one bucket are a batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +14,14 @@ import numpy as np
 _OPEN_ROWS = 64  # rows of a bucket that wait for more, at most, and at most a quarter of an epoch's
 _REMEMBERED = 1024  # batches: prefetching looks ahead a little, and nothing looks back
 
-Row = tuple[tuple[int, int], ...]  # (pass, index) of each example: how often it has come before, and which it is
+# (pass, index) of each example: how often it has come before, and which it is
+Row = tuple[tuple[int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
   """Rows of one bucket."""
+
   bucket: int
   rows: tuple[Row, ...]
 
@@ -30,15 +32,23 @@ class Plan:
   Args:
     buckets: int[N], the bucket of each example.
     sizes: int[N,S], what each example takes of a row, in several measures.
-    room: of a row, int[S] by bucket; every example fits by itself. Rows are filled so that the first and the last measure run
-      out together.
+    room: of a row, int[S] by bucket; every example fits by itself. Rows are filled so that the
+      first and the last measure run out together.
     batch_size: rows.
     seed: of the order.
-    order: the examples (pass, index) by their place in the stream, of which an epoch takes N; None = each once an epoch.
+    order: the examples (pass, index) by their place in the stream, of which an epoch takes N; None
+      = each once an epoch.
   """
 
-  def __init__(self, buckets: np.ndarray, sizes: np.ndarray, room: Mapping[int, Sequence[int]], batch_size: int, seed: int,
-               order: Sequence[tuple[int, int]] | None = None):
+  def __init__(
+    self,
+    buckets: np.ndarray,
+    sizes: np.ndarray,
+    room: Mapping[int, Sequence[int]],
+    batch_size: int,
+    seed: int,
+    order: Sequence[tuple[int, int]] | None = None,
+  ):
     self._buckets, self._sizes, self.room = buckets, sizes, dict(room)
     self._batch_size, self._seed, self._order = batch_size, seed, order
     self._begin()
@@ -54,7 +64,8 @@ class Plan:
       return self._known[number]
 
   def __getstate__(self):
-    return (self._buckets, self._sizes, self.room, self._batch_size, self._seed, self._order)  # what reading goes on from is found again
+    # what reading goes on from is found again
+    return (self._buckets, self._sizes, self.room, self._batch_size, self._seed, self._order)
 
   def __setstate__(self, state):
     self.__init__(*state)
@@ -73,7 +84,10 @@ class Plan:
 
   def _rows(self) -> Iterator[tuple[int, Row]]:
     """Rows in the order in which they are full."""
-    bins = {bucket: _Bins(np.asarray(room), self._sizes[self._buckets == bucket]) for bucket, room in self.room.items()}
+    bins = {
+      bucket: _Bins(np.asarray(room), self._sizes[self._buckets == bucket])
+      for bucket, room in self.room.items()
+    }
     for epoch in itertools.count():  # rows that are open at its end go on in the next, no longer
       for turn, index in self._examples(epoch):
         bucket = int(self._buckets[index])
@@ -87,11 +101,15 @@ class Plan:
     count = len(self._sizes)
     if self._order is not None:
       return (self._order[place] for place in range(epoch * count, (epoch + 1) * count))
-    return ((epoch, int(index)) for index in np.random.default_rng((self._seed, epoch)).permutation(count))
+    return (
+      (epoch, int(index)) for index in np.random.default_rng((self._seed, epoch)).permutation(count)
+    )
 
 
 class _Bins:
-  """Open rows of a bucket: each example goes where it leaves what others will fill best, or else as little as can be."""
+  """Open rows of a bucket: each example goes where it leaves what others will fill best, or else as
+  little as can be.
+  """
 
   def __init__(self, room: np.ndarray, sizes: np.ndarray):
     count = int(np.clip((sizes.sum(axis=0) / room).max() / 4, 1, _OPEN_ROWS))
@@ -118,7 +136,11 @@ class _Bins:
 
   def close_before(self, epoch: int) -> list[Row]:
     """The rows that have waited since an earlier epoch."""
-    return [self._close(row) for row, items in enumerate(self.items) if items and self._opened[row] < epoch]
+    return [
+      self._close(row)
+      for row, items in enumerate(self.items)
+      if items and self._opened[row] < epoch
+    ]
 
   def _close(self, row: int) -> Row:
     closed, self.items[row] = tuple(self.items[row]), []

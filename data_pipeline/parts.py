@@ -1,7 +1,7 @@
 """Speech of raw data sets, and what is derived from it between the steps of precompute.
 
-User turns give states, assistant turns units. Clips are numbered in the order of records and turns. A part is a file of arrays
-of different length, one a clip, that belong to some consecutive records.
+User turns give states, assistant turns units. Clips are numbered in the order of records and turns.
+A part is a file of arrays of different length, one a clip, that belong to some consecutive records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,11 +9,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipeline import schema
 from echox_jax import audio as audio_io
 from echox_jax import rates, tensor_files
 from echox_jax.errors import DataError
-import numpy as np
 
 SHORTEST = 400  # samples: what one encoder state needs at least
 
@@ -42,7 +43,10 @@ class Clips:
         if turn.role != self._role or not len(turn.audio):
           continue
         if len(turn.audio) < SHORTEST:
-          raise DataError(f'the audio of {example.id!r} has only {len(turn.audio)} samples: remove that example or record it again.')
+          raise DataError(
+            f'the audio of {example.id!r} has only {len(turn.audio)} samples: remove '
+            'that example or record it again.'
+          )
         self.clips, self.samples = self.clips + 1, self.samples + len(turn.audio)
         yield audio_io.from_int16(turn.audio)
 
@@ -53,7 +57,9 @@ class Clips:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes arrays by name; `tensor_files.open_tensors` reads them."""
-  with tensor_files.TensorWriter(path, {name: (array.shape, array.dtype) for name, array in arrays.items()}) as writer:
+  with tensor_files.TensorWriter(
+    path, {name: (array.shape, array.dtype) for name, array in arrays.items()}
+  ) as writer:
     for name, array in arrays.items():
       writer.write(name, array)
 
@@ -69,7 +75,11 @@ def write_part(path: Path, arrays: Sequence[np.ndarray], dtype: type) -> int:
 def read_part(path: Path) -> list[np.ndarray]:
   """The array of each clip."""
   tensors = tensor_files.open_tensors(path)
-  return np.split(tensors['values'], np.cumsum(tensors['lengths'])[:-1]) if len(tensors['lengths']) else []
+  return (
+    np.split(tensors['values'], np.cumsum(tensors['lengths'])[:-1])
+    if len(tensors['lengths'])
+    else []
+  )
 
 
 def iterate_parts(paths: Iterable[Path]) -> Iterator[np.ndarray]:

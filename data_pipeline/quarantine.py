@@ -2,13 +2,15 @@
 
 `DATA/quarantine.jsonl` holds one line for each thing that was left out:
 
-  {"source": "mine.jsonl", "id": "0007", "set": "questions", "file": "q/0007.wav", "reason": "silent", "detail": "..."}
+  {"source": "mine.jsonl", "id": "0007", "set": "questions", "file": "q/0007.wav", "reason":
+  "silent", "detail": "..."}
 
-`file` is the recording, or the line of the manifest (`mine.jsonl:7`); `set` is empty where the thing was left out of all sets.
+`file` is the recording, or the line of the manifest (`mine.jsonl:7`); `set` is empty where the
+thing was left out of all sets.
 """
 
-from collections.abc import Iterable
 import collections
+from collections.abc import Iterable
 import dataclasses
 import json
 import os
@@ -19,21 +21,21 @@ from echox_jax.errors import DataError
 
 FILE = 'quarantine.jsonl'
 REASONS = {
-    'not UTF-8': 'text that is not UTF-8',
-    'not JSON': 'a line that is not one JSON object',
-    'wrong fields': 'unknown, missing or wrongly typed fields',
-    'duplicate id': 'an id that an earlier item has',
-    'no text': 'speech without the words that are spoken',
-    'no audio': 'no recording at all',
-    'missing file': 'a recording that is not there',
-    'empty file': 'a recording of 0 bytes',
-    'damaged': 'a recording that cannot be read',
-    'truncated': 'a recording that ends before its header says',
-    'wrong rate': 'a sample rate that is not one of speech',
-    'not finite': 'samples that are NaN or infinite',
-    'over-long': 'a recording longer than the limit',
-    'too short': 'a recording too short to encode',
-    'silent': 'a recording in which nothing is heard',
+  'not UTF-8': 'text that is not UTF-8',
+  'not JSON': 'a line that is not one JSON object',
+  'wrong fields': 'unknown, missing or wrongly typed fields',
+  'duplicate id': 'an id that an earlier item has',
+  'no text': 'speech without the words that are spoken',
+  'no audio': 'no recording at all',
+  'missing file': 'a recording that is not there',
+  'empty file': 'a recording of 0 bytes',
+  'damaged': 'a recording that cannot be read',
+  'truncated': 'a recording that ends before its header says',
+  'wrong rate': 'a sample rate that is not one of speech',
+  'not finite': 'samples that are NaN or infinite',
+  'over-long': 'a recording longer than the limit',
+  'too short': 'a recording too short to encode',
+  'silent': 'a recording in which nothing is heard',
 }
 _NAMED = 3  # entries that an error names
 
@@ -49,6 +51,7 @@ class Unusable(Exception):
 @dataclasses.dataclass(frozen=True)
 class Entry:
   """One thing that was left out; fields as in the file."""
+
   id: str
   file: str
   reason: str
@@ -69,7 +72,9 @@ class Quarantine:
     self.entries: list[Entry] = []
 
   def expect(self, total: int) -> None:
-    """Says how many things there are in all, those left out already among them; from here on the limit is watched."""
+    """Says how many things there are in all, those left out already among them; from here on the
+    limit is watched.
+    """
     self._total = total
     self._watch()
 
@@ -87,9 +92,16 @@ class Quarantine:
     return dict(collections.Counter(entry.reason for entry in self.entries))
 
   def write(self, path: Path) -> None:
-    """Writes the entries to `path`, in place of earlier ones of the same source; no entries at all, no file."""
-    others = [line for line in read(path) if line['source'] != self._source] if path.is_file() else []
-    lines = [*others, *({'source': self._source, **dataclasses.asdict(entry)} for entry in self.entries)]
+    """Writes the entries to `path`, in place of earlier ones of the same source; no entries at all,
+    no file.
+    """
+    others = (
+      [line for line in read(path) if line['source'] != self._source] if path.is_file() else []
+    )
+    lines = [
+      *others,
+      *({'source': self._source, **dataclasses.asdict(entry)} for entry in self.entries),
+    ]
     if lines:
       files.atomic_write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
     else:
@@ -102,8 +114,10 @@ class Quarantine:
     named = '; '.join(f'{entry.file} {entry.detail}' for entry in self.entries[:_NAMED])
     more = '; ...' if len(self.entries) > _NAMED else ''
     raise DataError(
-        f'{self._source}: {len(self.entries)} of {self._total} items cannot be used ({counts}), more than the share of {self._limit:g} '
-        f'that --max_quarantined allows ({named}{more}): correct them or raise it.')
+      f'{self._source}: {len(self.entries)} of {self._total} items cannot be used ({counts}), '
+      f'more than the share of {self._limit:g} '
+      f'that --max_quarantined allows ({named}{more}): correct them or raise it.'
+    )
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
@@ -115,7 +129,9 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
   try:
     return [json.loads(line) for line in Path(path).read_text('utf-8').splitlines()]
   except ValueError as error:
-    raise DataError(f'{path} is damaged ({error}): delete it and read the recordings in again.') from error
+    raise DataError(
+      f'{path} is damaged ({error}): delete it and read the recordings in again.'
+    ) from error
 
 
 def summary(lines: Iterable[dict[str, str]]) -> dict[str, int]:

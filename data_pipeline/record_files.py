@@ -1,4 +1,6 @@
-"""A data set of several files, each written by itself: what `dataset.open_dataset` reads, made by more than one process."""
+"""A data set of several files, each written by itself: what `dataset.open_dataset` reads, made by
+more than one process.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +18,23 @@ def file_names(split: str, count: int) -> list[str]:
 
 
 def write(path: Path, examples: Iterable[schema.Example], width: int) -> dict[str, int]:
-  """Writes one file; `width`: D of the states. Returns the number of `examples` and of their `record_bytes`."""
+  """Writes one file; `width`: D of the states. Returns the number of `examples` and of their
+  `record_bytes`.
+  """
   from array_record.python.array_record_module import ArrayRecordWriter
-  from data_pipeline import tfds_builder
   from tensorflow_datasets.core import ExampleSerializer
+
+  from data_pipeline import tfds_builder
 
   features = tfds_builder.features(width)
   serializer = ExampleSerializer(features.get_serialized_info())
   writer, count, size = ArrayRecordWriter(str(path), 'group_size:1'), 0, 0
   for example in examples:
-    message = serializer.get_tf_example(features.encode_example(schema.encode(example, width=width)))
-    record = message.SerializeToString(deterministic=True)  # columns in one order, whichever process writes
+    message = serializer.get_tf_example(
+      features.encode_example(schema.encode(example, width=width))
+    )
+    # columns in one order, whichever process writes
+    record = message.SerializeToString(deterministic=True)
     writer.write(record)
     count, size = count + 1, size + len(record)
   writer.close()
@@ -36,6 +44,7 @@ def write(path: Path, examples: Iterable[schema.Example], width: int) -> dict[st
 def read(path: Path, width: int) -> Iterator[schema.Example]:
   """The examples of one file."""
   from array_record.python.array_record_data_source import ArrayRecordDataSource
+
   from data_pipeline import tfds_builder
 
   features, source = tfds_builder.features(width), ArrayRecordDataSource(str(path))
@@ -43,22 +52,41 @@ def read(path: Path, width: int) -> Iterator[schema.Example]:
     yield schema.decode(features.deserialize_example_np(source[i]))
 
 
-def write_metadata(path: Path, splits: Mapping[str, Sequence[Mapping[str, int]]], width: int) -> None:
-  """Writes one of `FEATURES` and `dataset.INFO`, whichever `path` is called; `splits`: what `write` returned, in the order of the files."""
-  from data_pipeline import tfds_builder
+def write_metadata(
+  path: Path, splits: Mapping[str, Sequence[Mapping[str, int]]], width: int
+) -> None:
+  """Writes one of `FEATURES` and `dataset.INFO`, whichever `path` is called; `splits`: what `write`
+  returned, in the order of the files.
+  """
   from tensorflow_datasets import core
   from tensorflow_datasets.core.dataset_info import DatasetIdentity
+
+  from data_pipeline import tfds_builder
 
   builder = tfds_builder.SpokenTurns
   with tempfile.TemporaryDirectory(dir=path.parent) as folder:
     about = core.DatasetInfo(
-        builder=DatasetIdentity(_NAME, builder.VERSION, folder, builder.__module__), description=builder.__doc__,
-        features=tfds_builder.features(width), disable_shuffling=True)
+      builder=DatasetIdentity(_NAME, builder.VERSION, folder, builder.__module__),
+      description=builder.__doc__,
+      features=tfds_builder.features(width),
+      disable_shuffling=True,
+    )
     about.set_file_format(core.FileFormat.ARRAY_RECORD)
-    template = core.ShardedFileTemplate(data_dir=folder, dataset_name=_NAME, filetype_suffix='array_record')
-    about.set_splits(core.SplitDict([
-        core.SplitInfo(name=split, shard_lengths=[file['examples'] for file in files], num_bytes=sum(file['record_bytes'] for file in files),
-                       filename_template=template.replace(split=split))
-        for split, files in splits.items()]))
+    template = core.ShardedFileTemplate(
+      data_dir=folder, dataset_name=_NAME, filetype_suffix='array_record'
+    )
+    about.set_splits(
+      core.SplitDict(
+        [
+          core.SplitInfo(
+            name=split,
+            shard_lengths=[file['examples'] for file in files],
+            num_bytes=sum(file['record_bytes'] for file in files),
+            filename_template=template.replace(split=split),
+          )
+          for split, files in splits.items()
+        ]
+      )
+    )
     about.write_to_directory(folder)
     (Path(folder) / path.name).rename(path)

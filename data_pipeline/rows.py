@@ -1,42 +1,73 @@
-"""Single training rows: token ids with labels, speech states with augmentation, vocoder segments. Plain arrays, no files."""
+"""Single training rows: token ids with labels, speech states with augmentation, vocoder segments.
+Plain arrays, no files.
+"""
 
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from echox_jax import prompts
 from echox_jax.prompts import IGNORE, SpecialIds
 from echox_jax.training.experiment import AugmentConfig
 from echox_jax.units import kmeans
-import numpy as np
 
 _WARP_LIMIT = 0.9  # a clip is never warped to less than a tenth of its length
 
 
-def question_row(ids: SpecialIds, profile: prompts.Profile, system: Sequence[int],
-                 question: Sequence[int], answer: Sequence[int], *, audio: bool) -> dict[str, np.ndarray]:
+def question_row(
+  ids: SpecialIds,
+  profile: prompts.Profile,
+  system: Sequence[int],
+  question: Sequence[int],
+  answer: Sequence[int],
+  *,
+  audio: bool,
+) -> dict[str, np.ndarray]:
   """Question and answer: `input_ids` and `labels`, int32[T] each.
 
   Labels are only on what `prompts.answer` gives. `system` and `question` are as
-  `prompts.question_prompt` takes them. With `audio` the question is the one AUDIO id, and `question`
-  what is written beside it, mostly nothing.
+  `prompts.question_prompt` takes them. With `audio` the question is the one AUDIO id, and
+  `question` what is written beside it, mostly nothing.
   """
   prompt = prompts.question_prompt(ids, profile, system, question, audio)
   target = prompts.answer(ids, profile, answer)
   return _labelled([*prompt, *target], [IGNORE] * len(prompt) + target)
 
 
-def text_to_codec_row(ids: SpecialIds, profile: prompts.Profile, text: Sequence[int], unit_words: Sequence[int],
-                      vocab_size: int) -> dict[str, np.ndarray]:
-  """Text and its unit words (ids from 0): `input_ids` and `labels`, int32[T] each; labels only on `BOS words EOT`."""
-  return _labelled(*prompts.text_to_codec_row(ids, profile, text, [int(word) for word in unit_words], vocab_size))
+def text_to_codec_row(
+  ids: SpecialIds,
+  profile: prompts.Profile,
+  text: Sequence[int],
+  unit_words: Sequence[int],
+  vocab_size: int,
+) -> dict[str, np.ndarray]:
+  """Text and its unit words (ids from 0): `input_ids` and `labels`, int32[T] each; labels only on
+  `BOS words EOT`.
+  """
+  return _labelled(
+    *prompts.text_to_codec_row(ids, profile, text, [int(word) for word in unit_words], vocab_size)
+  )
 
 
-def pack(examples: Sequence[Mapping[str, np.ndarray]], size: int, fill: int) -> dict[str, np.ndarray]:
-  """Rows one behind the other: `input_ids`, `labels` and `segments` int32[size], the last 1, 2... and 0 where nothing is."""
-  out = {'input_ids': np.full(size, fill, np.int32), 'labels': np.full(size, IGNORE, np.int32), 'segments': np.zeros(size, np.int32)}
+def pack(
+  examples: Sequence[Mapping[str, np.ndarray]], size: int, fill: int
+) -> dict[str, np.ndarray]:
+  """Rows one behind the other: `input_ids`, `labels` and `segments` int32[size], the last 1, 2...
+  and 0 where nothing is.
+  """
+  out = {
+    'input_ids': np.full(size, fill, np.int32),
+    'labels': np.full(size, IGNORE, np.int32),
+    'segments': np.zeros(size, np.int32),
+  }
   start = 0
   for number, row in enumerate(examples, 1):
     stop = start + len(row['input_ids'])
-    out['input_ids'][start:stop], out['labels'][start:stop], out['segments'][start:stop] = row['input_ids'], row['labels'], number
+    out['input_ids'][start:stop], out['labels'][start:stop], out['segments'][start:stop] = (
+      row['input_ids'],
+      row['labels'],
+      number,
+    )
     out['labels'][start] = IGNORE  # what stands before it is another row
     start = stop
   return out
@@ -45,23 +76,28 @@ def pack(examples: Sequence[Mapping[str, np.ndarray]], size: int, fill: int) -> 
 def pad(values: np.ndarray, size: int, fill: int | float = 0) -> np.ndarray:
   """[N, ...] -> [size, ...], filled up with `fill`; N <= size."""
   out = np.full((size, *values.shape[1:]), fill, values.dtype)
-  out[:len(values)] = values
+  out[: len(values)] = values
   return out
 
 
-def augment(states: np.ndarray, config: AugmentConfig, rng: np.random.Generator, max_states: int) -> np.ndarray:
+def augment(
+  states: np.ndarray, config: AugmentConfig, rng: np.random.Generator, max_states: int
+) -> np.ndarray:
   """A variation of cached encoder states: float[T,D] -> float[T',D], T' <= max_states.
 
-  Time warp: resampled to T times a factor drawn from 1 -/+ `time_warp`. Noise: Gaussian, of standard deviation
-  `noise` times that of the clip. Masks: two spans in time, and two in the features, together at most the fraction
-  `time_mask` or `feature_mask`; what they hide becomes the clip's mean.
+  Time warp: resampled to T times a factor drawn from 1 -/+ `time_warp`. Noise: Gaussian, of
+  standard deviation `noise` times that of the clip. Masks: two spans in time, and two in the
+  features, together at most the fraction `time_mask` or `feature_mask`; what they hide becomes the
+  clip's mean.
   """
   if config == AugmentConfig():
     return states
   x = states.astype(np.float32)
   if config.time_warp:
     spread = min(config.time_warp, _WARP_LIMIT)
-    x = resample(x, int(np.clip(round(len(x) * rng.uniform(1 - spread, 1 + spread)), 1, max_states)))
+    x = resample(
+      x, int(np.clip(round(len(x) * rng.uniform(1 - spread, 1 + spread)), 1, max_states))
+    )
   mean = x.mean(axis=0)
   if config.noise:
     noise = rng.standard_normal(x.shape, np.float32)
@@ -75,7 +111,9 @@ def augment(states: np.ndarray, config: AugmentConfig, rng: np.random.Generator,
 
 
 def resample(states: np.ndarray, length: int) -> np.ndarray:
-  """Linear interpolation in time: float32[T,D] -> float32[length,D]; first and last stay where `length` > 1."""
+  """Linear interpolation in time: float32[T,D] -> float32[length,D]; first and last stay where
+  `length` > 1.
+  """
   at = np.linspace(0, len(states) - 1, length, dtype=np.float32)
   low = at.astype(np.int32)
   high = np.minimum(low + 1, len(states) - 1)
@@ -86,7 +124,9 @@ def resample(states: np.ndarray, length: int) -> np.ndarray:
   return out
 
 
-def segment(units: np.ndarray, audio: np.ndarray, frames: int, hop: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def segment(
+  units: np.ndarray, audio: np.ndarray, frames: int, hop: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
   """A random stretch of a clip for the vocoder.
 
   Args:
@@ -97,24 +137,31 @@ def segment(units: np.ndarray, audio: np.ndarray, frames: int, hop: int, rng: np
     rng: draws the start.
 
   Returns:
-    `units` int32[F], `audio` float32[F*hop], `real_frames` int32[]: F, or N of a clip that is shorter; then the last
-    unit is repeated and the audio is zero.
+    `units` int32[F], `audio` float32[F*hop], `real_frames` int32[]: F, or N of a clip that is
+    shorter; then the last unit is repeated and the audio is zero.
   """
   real = min(frames, len(units))
   start = int(rng.integers(len(units) - real + 1))
-  sound = audio[start * hop:(start + real) * hop]
+  sound = audio[start * hop : (start + real) * hop]
   return {
-      'units': pad(units[start:start + real].astype(np.int32), frames, int(units[start + real - 1])),
-      'audio': pad(sound, frames * hop),
-      'real_frames': np.int32(real),
+    'units': pad(
+      units[start : start + real].astype(np.int32), frames, int(units[start + real - 1])
+    ),
+    'audio': pad(sound, frames * hop),
+    'real_frames': np.int32(real),
   }
 
 
 def runs(units: np.ndarray, budget: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-  """Reduced units and durations of a clip, or of a random `budget` runs of it: int32[budget] each, duration 0 = padding."""
+  """Reduced units and durations of a clip, or of a random `budget` runs of it: int32[budget] each,
+  duration 0 = padding.
+  """
   reduced, durations = kmeans.reduce_units(units)
   start = int(rng.integers(max(0, len(reduced) - budget) + 1))
-  return {'reduced_units': pad(reduced[start:start + budget], budget), 'durations': pad(durations[start:start + budget], budget)}
+  return {
+    'reduced_units': pad(reduced[start : start + budget], budget),
+    'durations': pad(durations[start : start + budget], budget),
+  }
 
 
 def stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
-"""Which rows a stage learns from, and which are left out and why: decided from the tables of `index.py`, without reading records.
+"""Which rows a stage learns from, and which are left out and why: decided from the tables of
+`index.py`, without reading records.
 
-A row is a line of numbers: where its turn is, and how long it will be. Its arrays are made when it comes up, by whichever process
-reads it.
+A row is a line of numbers: where its turn is, and how long it will be. Its arrays are made when it
+comes up, by whichever process reads it.
 """
 
 import collections
@@ -11,19 +12,30 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipeline import dataset, index, rows, schema
 from echox_jax import audio as audio_io
 from echox_jax import errors, prompts, rates
 from echox_jax.prompts import IGNORE
 from echox_jax.tokenizer import Tokenizer, precomputed_tokenizer
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
-import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
-# Turn `turn` of record `example` of data set number `source`: the question, or what the assistant says; tokens: length of the
-# row's ids; said: CTC labels; states: length of its speech as the speech encoder gives it, 0 = no speech is heard.
-ROW = np.dtype([('source', '<i2'), ('example', '<i4'), ('turn', '<i2'), ('tokens', '<i4'), ('said', '<i4'), ('states', '<i4')])
+# Turn `turn` of record `example` of data set number `source`: the question, or what the assistant
+# says; tokens: length of the row's ids; said: CTC labels; states: length of its speech as the
+# speech encoder gives it, 0 = no speech is heard.
+ROW = np.dtype(
+  [
+    ('source', '<i2'),
+    ('example', '<i4'),
+    ('turn', '<i2'),
+    ('tokens', '<i4'),
+    ('said', '<i4'),
+    ('states', '<i4'),
+  ]
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +48,7 @@ class Selection(Sequence):
     make: from turns to arrays.
     left_out: how many rows were left out, by reason.
   """
+
   rows: np.ndarray
   sources: tuple[Sequence[Mapping[str, Any]], ...]
   make: 'RowMaker'
@@ -47,7 +60,7 @@ class Selection(Sequence):
   def __getitem__(self, i: int) -> Arrays:
     row = self.rows[i]
     turns = schema.decode(self.sources[row['source']][int(row['example'])]).turns
-    return self.make(turns[row['turn']:], heard=bool(row['states']))
+    return self.make(turns[row['turn'] :], heard=bool(row['states']))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +71,14 @@ class RowMaker:
     experiment: the job.
     folder: of the tokenizer.
   """
+
   experiment: ExperimentConfig
   folder: Path
 
   def __call__(self, turns: Sequence[schema.Turn], *, heard: bool) -> Arrays:
-    """The arrays of a row that starts with the first of `turns`; `heard`: whether its speech is the question."""
+    """The arrays of a row that starts with the first of `turns`; `heard`: whether its speech is the
+    question.
+    """
     first, stage = turns[0], self.experiment.stage
     if stage == 'vocoder':
       return {'units': first.units, 'audio': audio_io.from_int16(first.audio)}
@@ -75,20 +91,31 @@ class RowMaker:
     out['ctc_labels'] = np.asarray(self.tokenizer.encode(first.text) if heard else [], np.int32)
     if not heard:
       return out
-    return out | ({'states': first.states} if self.experiment.data.cached_states else {'audio': audio_io.from_int16(first.audio)})
+    return out | (
+      {'states': first.states}
+      if self.experiment.data.cached_states
+      else {'audio': audio_io.from_int16(first.audio)}
+    )
 
   def question(self, question: str, answer: str, *, heard: bool, transcript: bool) -> Arrays:
     """`input_ids` and `labels` of a question and its answer, or of speech and its transcript."""
     written = prompts.TRANSCRIBE if transcript else '' if heard else question
     ids = prompts.encode_question(self._profile, self.tokenizer.encode, written, heard)
-    return rows.question_row(self.experiment.model.special_ids, self._profile, self._system, ids,
-                             self.tokenizer.encode(answer), audio=heard)
+    return rows.question_row(
+      self.experiment.model.special_ids,
+      self._profile,
+      self._system,
+      ids,
+      self.tokenizer.encode(answer),
+      audio=heard,
+    )
 
   def speech(self, text: Sequence[int], unit_words: Sequence[int]) -> Arrays:
     """`input_ids` and `labels` of a text and its unit words."""
     model = self.experiment.model
     return rows.text_to_codec_row(
-        model.special_ids, self._profile, text, unit_words, model.llm.vocab_size)
+      model.special_ids, self._profile, text, unit_words, model.llm.vocab_size
+    )
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
@@ -114,7 +141,9 @@ def precomputed_dir(workdir: str | Path) -> Path:
 
 
 def raw_dir(experiment: ExperimentConfig, workdir: str | Path) -> Path:
-  """Where the recorded (or synthesised) data sets are: the config's `data_dir`, or `data` in the working folder."""
+  """Where the recorded (or synthesised) data sets are: the config's `data_dir`, or `data` in the
+  working folder.
+  """
   return Path(experiment.data_dir or Path(workdir) / 'data')
 
 
@@ -126,14 +155,17 @@ def split_name(name: str) -> tuple[str, str]:
   """
   parts = tuple(name.split('/'))
   if len(parts) != 2 or not all(parts):
-    raise errors.ConfigError(f'the data set {name!r} is not of the form NAME/SPLIT: write, for instance, questions/train.')
+    raise errors.ConfigError(
+      f'the data set {name!r} is not of the form NAME/SPLIT: write, for instance, questions/train.'
+    )
   return parts
 
 
 def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   """Decides on every row of the stage.
 
-  Stages that read what precompute made (states, units, unit words) read the precomputed sets, the others the raw ones.
+  Stages that read what precompute made (states, units, unit words) read the precomputed sets, the
+  others the raw ones.
 
   Raises:
     ConfigError: an unknown stage or no data sets.
@@ -143,9 +175,14 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   if stage not in _SELECTORS:
     raise errors.ConfigError(f'stage {stage!r} is unknown: use one of {", ".join(_SELECTORS)}.')
   if not data.sets:
-    raise errors.ConfigError(f'stage {stage!r} has no data: name at least one data set in data.sets.')
+    raise errors.ConfigError(
+      f'stage {stage!r} has no data: name at least one data set in data.sets.'
+    )
   raw = stage == 'text' or (stage in ('s2t', 'echo') and not data.cached_states)
-  folder, names = raw_dir(experiment, workdir) if raw else derived, [split_name(name) for name in data.sets]
+  folder, names = (
+    raw_dir(experiment, workdir) if raw else derived,
+    [split_name(name) for name in data.sets],
+  )
   sources = tuple(dataset.open_dataset(folder, *name) for name in names)
   make = RowMaker(experiment, derived)
   tokenizer = None if stage == 'vocoder' else derived
@@ -154,7 +191,10 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   kept = _SELECTORS[stage](make, tables, left_out)
   if not len(kept):
     reasons = in_words(left_out) or 'the sets have none'
-    raise errors.DataError(f'no row of {", ".join(data.sets)} is left for stage {stage!r} ({reasons}): raise the sizes in data or check the sets.')
+    raise errors.DataError(
+      f'no row of {", ".join(data.sets)} is left for stage {stage!r} '
+      f'({reasons}): raise the sizes in data or check the sets.'
+    )
   return Selection(kept, sources, make, dict(left_out))
 
 
@@ -179,10 +219,16 @@ def rows_of(count: int, **columns: Any) -> np.ndarray:
 # The selectors: tables of all sets -> ROW[N], in the order of sets, records and turns.
 
 
-def _text_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
-  """Text questions: every pair of texts once, however many voices speak it. Transcripts are no questions."""
+def _text_rows(
+  make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
+) -> np.ndarray:
+  """Text questions: every pair of texts once, however many voices speak it. Transcripts are no
+  questions.
+  """
   places = [_questions(table) for table in tables]
-  questions, answers = (np.concatenate([table[at + step] for table, at in zip(tables, places)]) for step in (0, 1))
+  questions, answers = (
+    np.concatenate([table[at + step] for table, at in zip(tables, places)]) for step in (0, 1)
+  )
   source = np.repeat(np.arange(len(tables)), [len(at) for at in places])
   both = questions['text'] * np.uint64(0x9E3779B97F4A7C15) + answers['text']  # of two hashes one
   first = np.sort(np.unique(both, return_index=True)[1])
@@ -194,71 +240,115 @@ def _text_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collect
   return found[_fitting(found, good, make.experiment.data, left_out)]
 
 
-def _question_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
-  """Spoken questions, and among them the share `written_fraction` of written ones: learning to hear must not unteach reading."""
+def _question_rows(
+  make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
+) -> np.ndarray:
+  """Spoken questions, and among them the share `written_fraction` of written ones: learning to hear
+  must not unteach reading.
+  """
   fraction = make.experiment.data.written_fraction
   if not 0 <= fraction < 1:
-    raise errors.ConfigError(f'data.written_fraction is {fraction}: it must be at least 0 and below 1.')
-  spoken = np.concatenate([_speech_rows(make, number, table, left_out) for number, table in enumerate(tables)])
+    raise errors.ConfigError(
+      f'data.written_fraction is {fraction}: it must be at least 0 and below 1.'
+    )
+  spoken = np.concatenate(
+    [_speech_rows(make, number, table, left_out) for number, table in enumerate(tables)]
+  )
   written = _text_rows(make, tables, left_out) if fraction else spoken[:0]
   count = round(len(spoken) * fraction / (1 - fraction)) if len(written) else 0
-  return np.concatenate([spoken, written[np.arange(count) * len(written) // max(count, 1)]])  # spread over all of them, whatever the share
+  # spread over all of them, whatever the share
+  return np.concatenate([spoken, written[np.arange(count) * len(written) // max(count, 1)]])
 
 
-def _speech_rows(make: 'RowMaker', number: int, table: np.ndarray, left_out: collections.Counter) -> np.ndarray:
+def _speech_rows(
+  make: 'RowMaker', number: int, table: np.ndarray, left_out: collections.Counter
+) -> np.ndarray:
   """Spoken questions and transcribed speech, with what is said for CTC."""
   data = make.experiment.data
-  length, what, limit = (('states', 'states', data.max_states) if data.cached_states
-                         else ('audio', 'samples', max_samples(make.experiment, data.max_states)))
+  length, what, limit = (
+    ('states', 'states', data.max_states)
+    if data.cached_states
+    else ('audio', 'samples', max_samples(make.experiment, data.max_states))
+  )
   at = _questions(table)
   questions, answers = table[at], table[at + 1]
   lengths, transcript = questions[length], questions['transcript']
-  fixed = [len(make.question('', '', heard=True, transcript=kind)['input_ids'])
-           for kind in (False, True)]
+  fixed = [
+    len(make.question('', '', heard=True, transcript=kind)['input_ids']) for kind in (False, True)
+  ]
   found = _rows(number, questions, np.where(transcript, fixed[1], fixed[0]) + answers['tokens'])
   found['said'] = questions['tokens']
-  found['states'] = lengths if data.cached_states else data.max_states - (limit - lengths) // rates.UNIT_HOP
-  good = _leave_out(left_out, 'without text or speech', (questions['text'] == 0) | (answers['text'] == 0) | (lengths == 0))
+  found['states'] = (
+    lengths if data.cached_states else data.max_states - (limit - lengths) // rates.UNIT_HOP
+  )
+  good = _leave_out(
+    left_out,
+    'without text or speech',
+    (questions['text'] == 0) | (answers['text'] == 0) | (lengths == 0),
+  )
   good = _leave_out(left_out, f'over {limit} {what}', lengths > limit, good)
   return found[_fitting(found, good, data, left_out)]
 
 
-def _codec_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
+def _codec_rows(
+  make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
+) -> np.ndarray:
   """Every spoken assistant turn: its text and its unit words."""
   fixed, kept = len(make.speech((), ())['input_ids']), []
   for number, table in enumerate(tables):
     said = table[table['role'] == index.ASSISTANT]
     found = _rows(number, said, fixed + said['tokens'] + said['unit_words'])
-    good = _leave_out(left_out, 'without text or unit words', (said['text'] == 0) | (said['unit_words'] == 0))
+    good = _leave_out(
+      left_out, 'without text or unit words', (said['text'] == 0) | (said['unit_words'] == 0)
+    )
     kept.append(found[_fitting(found, good, make.experiment.data, left_out)])
   return np.concatenate(kept)
 
 
-def _clip_rows(make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter) -> np.ndarray:
-  """Clips for the vocoder, each as many times as a segment fits into it: a long clip is not heard less than a short one."""
+def _clip_rows(
+  make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
+) -> np.ndarray:
+  """Clips for the vocoder, each as many times as a segment fits into it: a long clip is not heard
+  less than a short one.
+  """
   kept = []
   for number, table in enumerate(tables):
-    good = _leave_out(left_out, 'without units or audio', (table['units'] == 0) | (table['audio'] == 0))
-    times = np.maximum(1, np.rint(table['units'][good] / make.experiment.data.segment_frames)).astype(int)
+    good = _leave_out(
+      left_out, 'without units or audio', (table['units'] == 0) | (table['audio'] == 0)
+    )
+    times = np.maximum(
+      1, np.rint(table['units'][good] / make.experiment.data.segment_frames)
+    ).astype(int)
     kept.append(np.repeat(_rows(number, table[good], 0), times))
   return np.concatenate(kept)
 
 
 _SELECTORS: Mapping[str, Callable[..., np.ndarray]] = {
-    'text': _text_rows, 's2t': _question_rows, 't2c': _codec_rows, 'echo': _question_rows, 'vocoder': _clip_rows}
+  'text': _text_rows,
+  's2t': _question_rows,
+  't2c': _codec_rows,
+  'echo': _question_rows,
+  'vocoder': _clip_rows,
+}
 
 
 def _questions(table: np.ndarray) -> np.ndarray:
   """int[Q], where the table has a user turn that an assistant turn of the same record follows."""
   role, example = table['role'], table['example']
-  return np.flatnonzero((role[:-1] == index.USER) & (role[1:] == index.ASSISTANT) & (example[:-1] == example[1:]))
+  return np.flatnonzero(
+    (role[:-1] == index.USER) & (role[1:] == index.ASSISTANT) & (example[:-1] == example[1:])
+  )
 
 
 def _rows(source: int | np.ndarray, turns: np.ndarray, tokens: int | np.ndarray) -> np.ndarray:
-  return rows_of(len(turns), source=source, example=turns['example'], turn=turns['turn'], tokens=tokens)
+  return rows_of(
+    len(turns), source=source, example=turns['example'], turn=turns['turn'], tokens=tokens
+  )
 
 
-def _leave_out(left_out: collections.Counter, reason: str, bad: np.ndarray, good: np.ndarray | None = None) -> np.ndarray:
+def _leave_out(
+  left_out: collections.Counter, reason: str, bad: np.ndarray, good: np.ndarray | None = None
+) -> np.ndarray:
   """Counts what of the `good` (None = all) is `bad`; bool[N], what is good then."""
   bad = bad if good is None else bad & good
   if bad.any():
@@ -266,7 +356,9 @@ def _leave_out(left_out: collections.Counter, reason: str, bad: np.ndarray, good
   return ~bad if good is None else good & ~bad
 
 
-def _fitting(found: np.ndarray, good: np.ndarray, data: DataConfig, left_out: collections.Counter) -> np.ndarray:
+def _fitting(
+  found: np.ndarray, good: np.ndarray, data: DataConfig, left_out: collections.Counter
+) -> np.ndarray:
   """bool[N], the good rows whose arrays fit their sizes; of what does not, the first is counted."""
   for column, array in (('tokens', 'input_ids'), ('said', 'ctc_labels')):
     size, field = token_sizes(data)[array]
@@ -276,8 +368,11 @@ def _fitting(found: np.ndarray, good: np.ndarray, data: DataConfig, left_out: co
 
 def token_sizes(data: DataConfig) -> dict[str, tuple[int, str]]:
   """Static size of each token array, and the field of DataConfig that sets it."""
-  return {'input_ids': (data.max_tokens, 'max_tokens'), 'labels': (data.max_tokens, 'max_tokens'),
-          'ctc_labels': (data.max_ctc_labels, 'max_ctc_labels')}
+  return {
+    'input_ids': (data.max_tokens, 'max_tokens'),
+    'labels': (data.max_tokens, 'max_tokens'),
+    'ctc_labels': (data.max_ctc_labels, 'max_ctc_labels'),
+  }
 
 
 def token_fills(experiment: ExperimentConfig) -> dict[str, int]:

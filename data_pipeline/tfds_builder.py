@@ -1,4 +1,6 @@
-"""TFDS builder for `data_pipeline.schema` records, stored as ArrayRecord and read back without TensorFlow."""
+"""TFDS builder for `data_pipeline.schema` records, stored as ArrayRecord and read back without
+TensorFlow.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,12 +10,17 @@ import tensorflow_datasets as tfds
 
 
 def features(width: int, keep_encoded: bool = False) -> tfds.features.FeaturesDict:
-  """Features of a record whose `states` are float16[frames,width]; raw bytes read back five times faster than lists of numbers."""
+  """Features of a record whose `states` are float16[frames,width]; raw bytes read back five times
+  faster than lists of numbers.
+  """
 
   def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+    return tfds.features.Tensor(
+      shape=(None, *shape), dtype=dtype, encoding=tfds.features.Encoding.BYTES
+    )
 
-  return tfds.features.FeaturesDict({
+  return tfds.features.FeaturesDict(
+    {
       'id': tfds.features.Text(),
       'turns': tfds.features.Text(),
       'audio': tensor(np.int16),
@@ -24,8 +31,13 @@ def features(width: int, keep_encoded: bool = False) -> tfds.features.FeaturesDi
       'unit_word_lengths': tensor(np.int32),
       'states': tensor(np.float16, width),
       'state_lengths': tensor(np.int32),
-      **({'recordings': tensor(np.uint8), 'recording_lengths': tensor(np.int32)} if keep_encoded else {}),
-  })
+      **(
+        {'recordings': tensor(np.uint8), 'recording_lengths': tensor(np.int32)}
+        if keep_encoded
+        else {}
+      ),
+    }
+  )
 
 
 class SpokenTurns(tfds.core.GeneratorBasedBuilder):
@@ -34,15 +46,24 @@ class SpokenTurns(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
   code_path = None  # nothing is kept beside this file: no checksums, no description
 
-  def __init__(self, *, splits: Mapping[str, Iterable[Mapping[str, Any]]], width: int, keep_encoded: bool = False, **kwargs: Any):
-    """`splits`: records of each split, in the order in which they are kept; `width`: D of the states; `keep_encoded`: with recordings."""
+  def __init__(
+    self,
+    *,
+    splits: Mapping[str, Iterable[Mapping[str, Any]]],
+    width: int,
+    keep_encoded: bool = False,
+    **kwargs: Any,
+  ):
+    """`splits`: records of each split, in the order in which they are kept; `width`: D of the
+    states; `keep_encoded`: with recordings.
+    """
     self._records = splits
     self._features = features(width, keep_encoded)
     super().__init__(file_format='array_record', **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self, description=self.__doc__, features=self._features, disable_shuffling=True
+      builder=self, description=self.__doc__, features=self._features, disable_shuffling=True
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

@@ -1,22 +1,30 @@
-"""Variations of recordings: other speeds, rooms and noise. Plain arrays; what is random comes from the row's own generator."""
+"""Variations of recordings: other speeds, rooms and noise. Plain arrays; what is random comes from
+the row's own generator.
+"""
+
+import numpy as np
+import soxr
 
 from echox_jax import rates
 from echox_jax.training.experiment import AugmentConfig
-import numpy as np
-import soxr
 
 _SPEED_LIMIT = 0.9  # a clip is never played at less than a tenth of its speed
 
 
-def augment(wave: np.ndarray, config: AugmentConfig, rng: np.random.Generator, longest: int) -> np.ndarray:
+def augment(
+  wave: np.ndarray, config: AugmentConfig, rng: np.random.Generator, longest: int
+) -> np.ndarray:
   """A variation of a clip: float32[S] at 16 kHz -> float32[S'], S' <= longest; S as well.
 
-  In this order: played 1 -/+ `speed` as fast, pitch and all, but no slower than `longest` allows; said in a room whose sound dies
-  away within at most `reverb` seconds; over white noise, the clip being a number of dB louder that is drawn from `snr_db`.
+  In this order: played 1 -/+ `speed` as fast, pitch and all, but no slower than `longest` allows;
+  said in a room whose sound dies away within at most `reverb` seconds; over white noise, the clip
+  being a number of dB louder that is drawn from `snr_db`.
   """
   if config.speed:
     spread = min(config.speed, _SPEED_LIMIT)
-    wave = resample(wave, int(np.clip(round(len(wave) / rng.uniform(1 - spread, 1 + spread)), 1, longest)))
+    wave = resample(
+      wave, int(np.clip(round(len(wave) / rng.uniform(1 - spread, 1 + spread)), 1, longest))
+    )
   if config.reverb:
     wave = reverberate(wave, rng.uniform(0, config.reverb), rng)
   if config.snr_db:
@@ -31,21 +39,30 @@ def resample(wave: np.ndarray, length: int) -> np.ndarray:
 
 
 def reverberate(wave: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-  """float32[S] in a room: its echoes are noise that falls by 60 dB in `seconds`; as loud and as long as before."""
+  """float32[S] in a room: its echoes are noise that falls by 60 dB in `seconds`; as loud and as
+  long as before.
+  """
   taps = int(seconds * rates.SAMPLE_RATE)
   if not taps:
     return wave
-  response = rng.standard_normal(taps, np.float32) * np.float32(10) ** (-3 * np.arange(taps, dtype=np.float32) / taps)
-  response *= np.float32(1 / np.linalg.norm(response))  # the echoes together are as loud as what comes straight
+  response = rng.standard_normal(taps, np.float32) * np.float32(10) ** (
+    -3 * np.arange(taps, dtype=np.float32) / taps
+  )
+  # the echoes together are as loud as what comes straight
+  response *= np.float32(1 / np.linalg.norm(response))
   response[0] += 1
   size = 1 << (len(wave) + taps - 1).bit_length()
-  heard = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)[:len(wave)].astype(np.float32)
+  heard = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)[
+    : len(wave)
+  ].astype(np.float32)
   return heard * np.float32(_loudness(wave) / max(_loudness(heard), 1e-12))
 
 
 def add_noise(wave: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
   """float32[S] with white noise, `snr_db` dB less loud than the clip; silence stays silent."""
-  return wave + rng.standard_normal(len(wave), np.float32) * np.float32(_loudness(wave) * 10 ** (-snr_db / 20))
+  return wave + rng.standard_normal(len(wave), np.float32) * np.float32(
+    _loudness(wave) * 10 ** (-snr_db / 20)
+  )
 
 
 def _loudness(wave: np.ndarray) -> float:

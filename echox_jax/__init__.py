@@ -1,4 +1,5 @@
-"""EchoX in JAX: speech-to-speech language models whose spoken answer is as clever as the text answer.
+"""EchoX in JAX: speech-to-speech language models whose spoken answer is as clever as the text
+answer.
 
   import echox_jax
   model = echox_jax.load('out/demo/model')
@@ -11,5 +12,6 @@ def load(folder):
   """Opens an exported model folder; see `echox_jax.model_folder.load`."""
   from echox_jax import model_folder  # imported late: `import echox_jax` alone stays instant
   from echox_jax.parallel import jax_versions
+
   jax_versions.check()
   return model_folder.load(folder)

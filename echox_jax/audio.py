@@ -6,25 +6,29 @@ from pathlib import Path
 import shutil
 import subprocess
 
-from echox_jax import files, rates
-from echox_jax.errors import AudioError
 import numpy as np
 import soundfile
 import soxr
 
-SILENCE_DBFS = -60.0  # quieter than this is taken for silence: room noise of a live microphone is mostly above it
+from echox_jax import files, rates
+from echox_jax.errors import AudioError
+
+# quieter than this is taken for silence: room noise of a live microphone is mostly above it
+SILENCE_DBFS = -60.0
 
 
 def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
   """Reads an audio file of any rate, channel count and common format.
 
-  soundfile reads wav, flac, ogg, mp3 and more; what it cannot read (m4a, webm, ...) goes through ffmpeg where that is installed.
+  soundfile reads wav, flac, ogg, mp3 and more; what it cannot read (m4a, webm, ...) goes through
+  ffmpeg where that is installed.
 
   Returns:
     float32[samples], mono (mean of the channels), 16 kHz, within about [-1, 1].
 
   Raises:
-    AudioError: the file is missing, is no audio, holds no samples, or holds samples that are not finite.
+    AudioError: the file is missing, is no audio, holds no samples, or holds samples that are not
+      finite.
   """
   path = Path(path)
   if not path.is_file():
@@ -68,18 +72,24 @@ def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> n
   if not samples.size:
     raise AudioError(f'{name} holds no samples: record it again.')
   if not np.isfinite(samples).all():
-    raise AudioError(f'{name} holds samples that are not finite numbers: export it again, best as 16-bit wav.')
+    raise AudioError(
+      f'{name} holds samples that are not finite numbers: export it again, best as 16-bit wav.'
+    )
   if rate != rates.SAMPLE_RATE:
     samples = soxr.resample(samples, rate, rates.SAMPLE_RATE)
   return np.ascontiguousarray(samples, np.float32)
 
 
 def is_silent(wave: np.ndarray, *, threshold_dbfs: float = SILENCE_DBFS) -> bool:
-  """Whether no 20 ms of float[samples] at 16 kHz is louder (RMS) than `threshold_dbfs`, dB relative to full scale."""
+  """Whether no 20 ms of float[samples] at 16 kHz is louder (RMS) than `threshold_dbfs`, dB relative
+  to full scale.
+  """
   frame = rates.SAMPLE_RATE // 50
   wave = np.asarray(wave, np.float64)
   wave = np.pad(wave, (0, -len(wave) % frame))
-  power = np.square(wave - wave.mean()).reshape(-1, frame).mean(axis=1) if len(wave) else np.zeros(1)
+  power = (
+    np.square(wave - wave.mean()).reshape(-1, frame).mean(axis=1) if len(wave) else np.zeros(1)
+  )
   return bool(power.max() < 10 ** (threshold_dbfs / 10))
 
 
@@ -91,7 +101,10 @@ def to_int16(wave: np.ndarray) -> np.ndarray:
   """
   wave = np.asarray(wave, np.float32)
   if not np.isfinite(wave).all():
-    raise AudioError('the audio to be written holds samples that are not finite: the model that made it has diverged.')
+    raise AudioError(
+      'the audio to be written holds samples that are not finite: the model that '
+      'made it has diverged.'
+    )
   return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 
@@ -100,8 +113,11 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
   return np.asarray(samples, np.float32) / 32768.0
 
 
-def write_wav(path: str | os.PathLike[str], wave: np.ndarray, rate: int = rates.SAMPLE_RATE) -> Path:
-  """Writes float[samples] in [-1, 1] (clipped) or int16[samples] as 16-bit mono wav, whole or not at all.
+def write_wav(
+  path: str | os.PathLike[str], wave: np.ndarray, rate: int = rates.SAMPLE_RATE
+) -> Path:
+  """Writes float[samples] in [-1, 1] (clipped) or int16[samples] as 16-bit mono wav, whole or not
+  at all.
 
   Raises:
     AudioError: samples that are not finite.
@@ -123,9 +139,29 @@ def _read_with_ffmpeg(path: Path) -> np.ndarray:
   """float32[samples,1], mono 16 kHz."""
   ffmpeg = shutil.which('ffmpeg')
   if ffmpeg is None:
-    raise AudioError(f'{path} is damaged or of an unusual format: convert it to wav, or install ffmpeg, which reads more formats.')
-  command = [ffmpeg, '-v', 'error', '-nostdin', '-i', os.fspath(path), '-ac', '1', '-ar', str(rates.SAMPLE_RATE), '-f', 'f32le', '-']
+    raise AudioError(
+      f'{path} is damaged or of an unusual format: convert it to wav, or install '
+      'ffmpeg, which reads more formats.'
+    )
+  command = [
+    ffmpeg,
+    '-v',
+    'error',
+    '-nostdin',
+    '-i',
+    os.fspath(path),
+    '-ac',
+    '1',
+    '-ar',
+    str(rates.SAMPLE_RATE),
+    '-f',
+    'f32le',
+    '-',
+  ]
   done = subprocess.run(command, capture_output=True, check=False)
   if done.returncode or not done.stdout:
-    raise AudioError(f'{path} cannot be read as audio, it is damaged or no audio file: convert it to wav or record it again.')
+    raise AudioError(
+      f'{path} cannot be read as audio, it is damaged or no audio file: convert it '
+      'to wav or record it again.'
+    )
   return np.frombuffer(done.stdout, '<f4')[:, None]

@@ -1,7 +1,8 @@
-"""Sizes and choices of every model part: frozen dataclasses, built from an ml-collections ConfigDict or from JSON.
+"""Sizes and choices of every model part: frozen dataclasses, built from an ml-collections
+ConfigDict or from JSON.
 
-`build(cls, values)` is the only way in: it refuses unknown fields and names the ones that exist, so that a misspelt
-option cannot pass silently.
+`build(cls, values)` is the only way in: it refuses unknown fields and names the ones that exist, so
+that a misspelt option cannot pass silently.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ T = TypeVar('T')
 @dataclasses.dataclass(frozen=True)
 class WhisperConfig:
   """Whisper encoder. Defaults: tiny.en."""
+
   num_mel_bins: int = 80
   hidden_size: int = 384
   intermediate_size: int = 1536
@@ -33,6 +35,7 @@ class WhisperConfig:
 @dataclasses.dataclass(frozen=True)
 class HubertConfig:
   """HuBERT base encoder (unit extraction at full size). Defaults: mHuBERT base."""
+
   hidden_size: int = 768
   intermediate_size: int = 3072
   num_layers: int = 12
@@ -50,6 +53,7 @@ class HubertConfig:
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
   """Llama-3 scaling of rotary frequencies (transformers' `rope_type: llama3`)."""
+
   factor: float = 8.0
   low_freq_factor: float = 1.0
   high_freq_factor: float = 4.0
@@ -58,7 +62,10 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-  """Low-rank adapters on the named projections; rank 0 = none. Paper: rank 64, alpha 16, dropout 0.05."""
+  """Low-rank adapters on the named projections; rank 0 = none. Paper: rank 64, alpha 16, dropout
+  0.05.
+  """
+
   rank: int = 0
   alpha: float = 16.0
   dropout: float = 0.0
@@ -69,11 +76,14 @@ class LoraConfig:
 class LlamaConfig:
   """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder.
 
-  `max_positions`: how far the model was trained; no row may be longer (echox_jax/models/positions.py).
-  `remat`: what a layer computes again in the backward pass instead of keeping it: `none`, `dots` (all but the products with
-  weights) or `full`.
-  `attention`: `xla`, `splash` (TPU), `cudnn` (GPU) or `auto`, what is best on the platform; in the encoders as well.
+  `max_positions`: how far the model was trained; no row may be longer
+  (echox_jax/models/positions.py).
+  `remat`: what a layer computes again in the backward pass instead of keeping it: `none`, `dots`
+  (all but the products with weights) or `full`.
+  `attention`: `xla`, `splash` (TPU), `cudnn` (GPU) or `auto`, what is best on the platform; in the
+  encoders as well.
   """
+
   vocab_size: int = 512
   hidden_size: int = 192
   intermediate_size: int = 512
@@ -96,12 +106,16 @@ class LlamaConfig:
 class AdapterConfig:
   """Soundwave adapter between Whisper and the LLM.
 
-  `variant`: `paper` (alignment layer attends over time; look-back over all frames) or `released` (what the released
-  weights were trained with: attention over the turn axis, look-back over kept frames only; facts 3.3 and 3.7).
+  `variant`: `paper` (alignment layer attends over time; look-back over all frames) or `released`
+  (what the released weights were trained with: attention over the turn axis, look-back over kept
+  frames only; facts 3.3 and 3.7).
   `shrink_budget`: static number of speech positions a clip may keep; what exceeds it is counted.
-  `drop_blank`: runs of CTC blanks are dropped; by default they are kept like others, as released (facts 3.6).
-  `ctc_chunk`: frames of a batch whose CTC logits exist at a time while it is decided which frames stay; 0 = all.
+  `drop_blank`: runs of CTC blanks are dropped; by default they are kept like others, as released
+  (facts 3.6).
+  `ctc_chunk`: frames of a batch whose CTC logits exist at a time while it is decided which frames
+  stay; 0 = all.
   """
+
   variant: str = 'paper'
   num_heads: int = 4
   intermediate_size: int = 384
@@ -119,10 +133,12 @@ class UnitDecoderConfig:
 
   The trunk's `vocab_size` is not used: the head has V + unit_vocab_size rows, V being the LLM's.
   `text_table`: the table of the LLM that stage `t2c` copies and freezes, to embed text for the unit
-  decoders. The paper speaks of text embeddings, `embed_tokens`; the released training script takes the
-  rows of `lm_head` instead (facts 6), and so does the config of an imported released model. Where the
-  LLM's head is tied the two are one. A trained or imported unit decoder brings its own copy along.
+  decoders. The paper speaks of text embeddings, `embed_tokens`; the released training script takes
+  the rows of `lm_head` instead (facts 6), and so does the config of an imported released model.
+  Where the LLM's head is tied the two are one. A trained or imported unit decoder brings its own
+  copy along.
   """
+
   unit_vocab_size: int = 1500
   trunk: LlamaConfig = LlamaConfig()
   text_table: str = 'embed_tokens'
@@ -133,6 +149,7 @@ class UnitDecoderConfig:
 @dataclasses.dataclass(frozen=True)
 class DurationPredictorConfig:
   """Duration predictor of the unit vocoder (fairseq `dur_predictor_params`)."""
+
   hidden_size: int = 128
   kernel_size: int = 3
   dropout: float = 0.5
@@ -142,8 +159,10 @@ class DurationPredictorConfig:
 class VocoderConfig:
   """Code HiFi-GAN. Defaults: the public configuration (facts 10).
 
-  `istft_hop` > 0 ends in an inverse STFT instead of the last stages; `context_dilations` adds a residual block at 50 Hz.
+  `istft_hop` > 0 ends in an inverse STFT instead of the last stages; `context_dilations` adds a
+  residual block at 50 Hz.
   """
+
   num_units: int = 1000
   embedding_dim: int = 128
   model_in_dim: int = 128
@@ -167,6 +186,7 @@ class VocoderConfig:
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
   """HiFi-GAN multi-period and multi-scale discriminators; defaults are the published sizes."""
+
   periods: tuple[int, ...] = (2, 3, 5, 7, 11)
   period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
   num_scales: int = 3
@@ -181,9 +201,12 @@ class DiscriminatorConfig:
 class UnitsConfig:
   """How speech becomes units and unit words.
 
-  `encoder`: `hubert` at full size; `whisper` where no HuBERT can be had (nano). `layer` is 1-based (facts 11).
-  `language`: `ngram` (the paper's unit language), `bpe` (SentencePiece) or `plain` (one word a unit).
+  `encoder`: `hubert` at full size; `whisper` where no HuBERT can be had (nano). `layer` is 1-based
+  (facts 11).
+  `language`: `ngram` (the paper's unit language), `bpe` (SentencePiece) or `plain` (one word a
+  unit).
   """
+
   encoder: str = 'whisper'
   layer: int = 3
   num_units: int = 500
@@ -199,7 +222,10 @@ class UnitsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StreamingConfig:
-  """When an answer is cut into slices and how far it may go. Defaults: the released rule (facts 8)."""
+  """When an answer is cut into slices and how far it may go. Defaults: the released rule (facts
+  8).
+  """
+
   threshold: float = 0.1
   look_ahead: int = 5
   peak_window: int = 5
@@ -220,6 +246,7 @@ class EchoXConfig:
   `special_ids`: the ids of the template.
   `system_message`: what the system turn holds, word for word; empty = no system turn.
   """
+
   profile: str = 'paper'
   special_ids: SpecialIds = SpecialIds()
   system_message: str = ''
@@ -242,7 +269,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
   """Builds the frozen dataclass `cls` from a (nested) mapping or ConfigDict.
 
   Raises:
-    ConfigError: an unknown field, or a value of the wrong kind, naming the field and what is allowed.
+    ConfigError: an unknown field, or a value of the wrong kind, naming the field and what is
+      allowed.
   """
   if isinstance(values, cls):
     return values
@@ -250,8 +278,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
   unknown = sorted(set(values.keys()) - set(hints))
   if unknown:
     raise errors.ConfigError(
-        f'{where} has no field {", ".join(map(repr, unknown))}: use one of {", ".join(sorted(hints))}.')
-  converted = {name: _convert(hints[name], values[name], f'{where}.{name}') for name in values.keys()}
+      f'{where} has no field {", ".join(map(repr, unknown))}: use one of '
+      f'{", ".join(sorted(hints))}.'
+    )
+  converted = {name: _convert(hints[name], values[name], f'{where}.{name}') for name in values}
   return cls(**converted)
 
 
@@ -261,7 +291,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-  """Checks `value` against the annotation `hint`, turning mappings into dataclasses and lists into tuples."""
+  """Checks `value` against the annotation `hint`, turning mappings into dataclasses and lists into
+  tuples.
+  """
   origin = typing.get_origin(hint)
   if origin in (typing.Union, types.UnionType):
     if value is None and type(None) in typing.get_args(hint):

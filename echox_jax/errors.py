@@ -1,7 +1,7 @@
 """Errors that a user can cause.
 
-Every such error carries one sentence that names the thing and the remedy. Anything else that is raised is a defect of ours
-and keeps its traceback.
+Every such error carries one sentence that names the thing and the remedy. Anything else that is
+raised is a defect of ours and keeps its traceback.
 """
 
 import importlib.util
@@ -32,8 +32,8 @@ class MissingExtraError(EchoXError):
 
   def __init__(self, package: str, extra: str, purpose: str):
     super().__init__(
-        f'{purpose} needs the package {package!r}, which is not installed: '
-        f"install it with `pip install 'echox-jax[{extra}]'`."
+      f'{purpose} needs the package {package!r}, which is not installed: '
+      f"install it with `pip install 'echox-jax[{extra}]'`."
     )
 
 

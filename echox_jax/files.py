@@ -38,7 +38,9 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 @contextlib.contextmanager
 def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
-  """Yields an empty folder beside `path`; it takes the place of `path` when the block ends well, else it is removed."""
+  """Yields an empty folder beside `path`; it takes the place of `path` when the block ends well,
+  else it is removed.
+  """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   remove_leftovers(path.parent, path.name)
@@ -56,9 +58,11 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) -> None:
-  """Removes what writers that were killed left in `folder`: of the file or folder `name`, or of all.
+  """Removes what writers that were killed left in `folder`: of the file or folder `name`, or of
+  all.
 
-  A folder that was killed between its two renames is put back. What a living process of this machine writes stays.
+  A folder that was killed between its two renames is put back. What a living process of this
+  machine writes stays.
   """
   if not Path(folder).is_dir():
     return

@@ -5,7 +5,8 @@
   tokenizer.model      SentencePiece text tokenizer, or tokenizer.json: a byte-pair one
   unit_language.json   units <-> unit words
 
-One that was imported may hold less: an encoder alone, say. What needs an absent part says so (`require`).
+One that was imported may hold less: an encoder alone, say. What needs an absent part says so
+(`require`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,13 +21,11 @@ from typing import Any
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors
-from echox_jax import files
-from echox_jax import tensor_files
+from echox_jax import errors, files, tensor_files
 from echox_jax import tokenizer as tokenizer_lib
-from echox_jax.models import trees
 from echox_jax.config import EchoXConfig
 from echox_jax.models import params as params_lib
+from echox_jax.models import trees
 from echox_jax.units.unit_language import UnitLanguage
 
 # Parts of a model: what it takes to answer in text, to hear a question, to speak an answer.
@@ -37,7 +36,10 @@ CONFIG, WEIGHTS, UNIT_LANGUAGE = 'config.json', 'model.safetensors', 'unit_langu
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-  """A loaded model. `params` is a dict of groups of nested dicts of arrays; the others are None where the folder has none."""
+  """A loaded model. `params` is a dict of groups of nested dicts of arrays; the others are None
+  where the folder has none.
+  """
+
   config: EchoXConfig
   params: Mapping[str, Any]
   tokenizer: tokenizer_lib.Tokenizer | None = None
@@ -56,17 +58,21 @@ def require(model: Any, parts: Iterable[str], purpose: str = '', remedy: str = '
   Raises:
     CheckpointError: names the parts that it lacks.
   """
-  absent = [part for part in parts if part not in model.params and getattr(model, part, None) is None]
+  absent = [
+    part for part in parts if part not in model.params and getattr(model, part, None) is None
+  ]
   if absent:
     raise errors.CheckpointError(
-        f'the model lacks {", ".join(absent)} (it holds {", ".join(model.params)})'
-        f'{purpose and f", so it cannot {purpose}"}: '
-        f'{remedy and f"{remedy}, or "}import or export one with these parts.')
+      f'the model lacks {", ".join(absent)} (it holds {", ".join(model.params)})'
+      f'{purpose and f", so it cannot {purpose}"}: '
+      f'{remedy and f"{remedy}, or "}import or export one with these parts.'
+    )
 
 
 @contextlib.contextmanager
 def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
-  """Yields a folder to write a model into; it takes the place of `folder` when the block ends well, else nothing stays.
+  """Yields a folder to write a model into; it takes the place of `folder` when the block ends well,
+  else nothing stays.
 
   Raises:
     CheckpointError: `folder` exists and is neither empty nor a model.
@@ -89,14 +95,24 @@ def config_has(folder: str | os.PathLike[str], field: str) -> bool:
     return False
 
 
-def check_replaceable(folder: str | os.PathLike[str], is_own: Callable[[Path], bool] = is_model, what: str = 'an exported model') -> None:
-  """Raises CheckpointError if `folder` exists and is neither empty nor what `is_own` recognises (`what`, in the message)."""
+def check_replaceable(
+  folder: str | os.PathLike[str],
+  is_own: Callable[[Path], bool] = is_model,
+  what: str = 'an exported model',
+) -> None:
+  """Raises CheckpointError if `folder` exists and is neither empty nor what `is_own` recognises
+  (`what`, in the message).
+  """
   folder = Path(folder)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) and not is_own(folder)):
+  if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_own(folder))):
     raise errors.CheckpointError(f'{folder} exists and is not {what}: choose another folder.')
 
 
-def write_params(folder: Path, specs: Mapping[str, tensor_files.Spec], arrays: Iterable[tuple[str, int | None, np.ndarray]]) -> None:
+def write_params(
+  folder: Path,
+  specs: Mapping[str, tensor_files.Spec],
+  arrays: Iterable[tuple[str, int | None, np.ndarray]],
+) -> None:
   """Writes parameters one by one.
 
   Args:
@@ -109,9 +125,15 @@ def write_params(folder: Path, specs: Mapping[str, tensor_files.Spec], arrays: I
       writer.write(path, value, row)
 
 
-def write_rest(folder: Path, config: EchoXConfig, copies: Mapping[str, Path | bytes],
-               unit_language: UnitLanguage | None = None) -> None:
-  """Writes the config and the files beside it; `copies`: name in the folder -> file, or what it holds."""
+def write_rest(
+  folder: Path,
+  config: EchoXConfig,
+  copies: Mapping[str, Path | bytes],
+  unit_language: UnitLanguage | None = None,
+) -> None:
+  """Writes the config and the files beside it; `copies`: name in the folder -> file, or what it
+  holds.
+  """
   files.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
   for name, file in copies.items():
     if isinstance(file, bytes):
@@ -131,8 +153,12 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
   """
   folder = Path(folder)
   params, language = load_params(folder), folder / UNIT_LANGUAGE
-  return Bundle(read_config(folder), params, tokenizer_lib.load_tokenizer(folder),
-                UnitLanguage.load(language) if language.is_file() else None)
+  return Bundle(
+    read_config(folder),
+    params,
+    tokenizer_lib.load_tokenizer(folder),
+    UnitLanguage.load(language) if language.is_file() else None,
+  )
 
 
 def load_params(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -148,7 +174,9 @@ def read_config(folder: str | os.PathLike[str]) -> EchoXConfig:
   try:
     values = json.loads(file.read_text('utf-8'))
   except ValueError as error:
-    raise errors.CheckpointError(f'{file} is not valid JSON ({error}): export the model again.') from error
+    raise errors.CheckpointError(
+      f'{file} is not valid JSON ({error}): export the model again.'
+    ) from error
   return config_lib.build(EchoXConfig, values)
 
 
@@ -157,8 +185,10 @@ def _file(folder: str | os.PathLike[str], name: str) -> Path:
   file = Path(folder) / name
   if not file.is_file():
     raise errors.CheckpointError(
-        f'{folder} is not an exported model ({name} is missing): '
-        'make one with `python -m launch.convert export --checkpoint WORKDIR --to safetensors --out DIR`.')
+      f'{folder} is not an exported model ({name} is missing): '
+      'make one with `python -m launch.convert export --checkpoint WORKDIR --to safetensors '
+      '--out DIR`.'
+    )
   return file
 
 

@@ -1,4 +1,5 @@
-"""Special ids, chat templates and profiles: the one place that knows how a conversation becomes ids.
+"""Special ids, chat templates and profiles: the one place that knows how a conversation becomes
+ids.
 
 A template is data of the model. A layout lists what a part of a conversation consists of, in order:
 names of `SpecialIds`, and one slot for what is said, MESSAGE or LINE. LINE is a message that is
@@ -12,10 +13,13 @@ from echox_jax import errors
 
 # What released checkpoints are told at inference (facts 1).
 RELEASED_SYSTEM_MESSAGE = (
-    'You are a helpful language and speech assistant. You are able to understand the speech content that the user provides, '
-    'and assist the user with a variety of tasks using natural language.')
+  'You are a helpful language and speech assistant. You are able to understand the speech '
+  'content that the user provides, '
+  'and assist the user with a variety of tasks using natural language.'
+)
 IGNORE = -100  # label of a position that no loss counts
-# What stands beside speech whose transcript is the answer. What stage I of the paper asks there is not known: this is ours.
+# What stands beside speech whose transcript is the answer. What stage I of the paper asks there is
+# not known: this is ours.
 TRANSCRIBE = 'Write down what is said.'
 ROLES = ('system', 'user', 'assistant', 'speaker')
 MESSAGE, LINE = 'MESSAGE', 'LINE'
@@ -44,6 +48,7 @@ class SpecialIds:
     typo_bos: what the released code writes where BOS (128000) belongs before a slice; only its
       profile uses it.
   """
+
   bos: int = 128000
   start_header: int = 128006
   end_header: int = 128007
@@ -70,9 +75,23 @@ class SpecialIds:
     return {i for value in values.values() for i in ((value,) if isinstance(value, int) else value)}
 
 
-# The nano tokenizer is trained here, so its special pieces come first, in this order, after <unk> = 0.
-NANO_IDS = SpecialIds(bos=1, eot=2, pad=2, start_header=3, end_header=4, nl=5, system=6, user=7, assistant=8, speaker=9,
-                      audio=10, period=11, typo_bos=1)
+# The nano tokenizer is trained here, so its special pieces come first, in this order, after <unk> =
+# 0.
+NANO_IDS = SpecialIds(
+  bos=1,
+  eot=2,
+  pad=2,
+  start_header=3,
+  end_header=4,
+  nl=5,
+  system=6,
+  user=7,
+  assistant=8,
+  speaker=9,
+  audio=10,
+  period=11,
+  typo_bos=1,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +110,7 @@ class Template:
     line_break: what `nl` is as text.
     trims: white space around a question is left out. The system message is always taken as it is.
   """
+
   opening: str
   system: str
   user: str
@@ -103,43 +123,53 @@ class Template:
   trims: bool = False
 
 
-_LLAMA_3_TOKENS = {'bos': '<|begin_of_text|>', 'start_header': '<|start_header_id|>',
-                   'end_header': '<|end_header_id|>', 'eot': '<|eot_id|>'}
+_LLAMA_3_TOKENS = {
+  'bos': '<|begin_of_text|>',
+  'start_header': '<|start_header_id|>',
+  'end_header': '<|end_header_id|>',
+  'eot': '<|eot_id|>',
+}
 # Facts 1: lists of ids without separators. The tokenizer starts every piece with BOS: that is part
 # of it.
 _PAPER = Template(
-    opening='bos',
-    system='start_header bos system end_header bos nl bos MESSAGE eot',
-    user='start_header bos user end_header bos bos MESSAGE eot',
-    spoken_user='start_header bos user end_header bos nl audio bos MESSAGE eot',
-    assistant='start_header bos assistant end_header bos nl',
-    answer='bos MESSAGE eot',
-    slice='start_header bos assistant end_header bos nl bos MESSAGE eot '
-          'start_header bos speaker end_header bos nl',
-    written=_LLAMA_3_TOKENS)
+  opening='bos',
+  system='start_header bos system end_header bos nl bos MESSAGE eot',
+  user='start_header bos user end_header bos bos MESSAGE eot',
+  spoken_user='start_header bos user end_header bos nl audio bos MESSAGE eot',
+  assistant='start_header bos assistant end_header bos nl',
+  answer='bos MESSAGE eot',
+  slice='start_header bos assistant end_header bos nl bos MESSAGE eot '
+  'start_header bos speaker end_header bos nl',
+  written=_LLAMA_3_TOKENS,
+)
 _RELEASED = dataclasses.replace(
-    _PAPER,
-    slice='start_header bos speaker end_header bos nl typo_bos MESSAGE eot '
-          'start_header bos speaker end_header bos nl')
+  _PAPER,
+  slice='start_header bos speaker end_header bos nl typo_bos MESSAGE eot '
+  'start_header bos speaker end_header bos nl',
+)
 # Where AUDIO and `speaker` stand is ours, here and below: these templates know neither.
 _CHATML = Template(
-    opening='',
-    system='start_header system LINE eot nl',
-    user='start_header user LINE eot nl',
-    spoken_user='start_header user nl audio MESSAGE eot nl',
-    assistant='start_header assistant nl',
-    answer='MESSAGE eot',
-    slice='start_header assistant nl MESSAGE eot nl start_header speaker nl',
-    written={'start_header': '<|im_start|>', 'eot': '<|im_end|>'})
+  opening='',
+  system='start_header system LINE eot nl',
+  user='start_header user LINE eot nl',
+  spoken_user='start_header user nl audio MESSAGE eot nl',
+  assistant='start_header assistant nl',
+  answer='MESSAGE eot',
+  slice='start_header assistant nl MESSAGE eot nl start_header speaker nl',
+  written={'start_header': '<|im_start|>', 'eot': '<|im_end|>'},
+)
 _LLAMA_3 = Template(
-    opening='bos',
-    system='start_header system end_header LINE eot',
-    user='start_header user end_header LINE eot',
-    spoken_user='start_header user end_header nl audio MESSAGE eot',
-    assistant='start_header assistant end_header nl',
-    answer='MESSAGE eot',
-    slice='start_header assistant end_header nl MESSAGE eot start_header speaker end_header nl',
-    written=_LLAMA_3_TOKENS, line_break='\n\n', trims=True)
+  opening='bos',
+  system='start_header system end_header LINE eot',
+  user='start_header user end_header LINE eot',
+  spoken_user='start_header user end_header nl audio MESSAGE eot',
+  assistant='start_header assistant end_header nl',
+  answer='MESSAGE eot',
+  slice='start_header assistant end_header nl MESSAGE eot start_header speaker end_header nl',
+  written=_LLAMA_3_TOKENS,
+  line_break='\n\n',
+  trims=True,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,11 +182,12 @@ class Profile:
     unspoken: special ids whose predicting states are not spoken; what an answer consists of beside
       them is. The released first slice also holds the state that predicted BOS.
     mask_prompt_eot: at inference, prompt EOTs are invisible as keys.
-    free_unit_ids: at inference the unit decoder says BOS itself and may say any id; else BOS is given and only EOT and
-      unit words can follow.
+    free_unit_ids: at inference the unit decoder says BOS itself and may say any id; else BOS is
+      given and only EOT and unit words can follow.
     mask_unit_eot: in the unit decoder every EOT, inside ones too, is invisible as a key.
     unit_id_limit: units from this id on are dropped before the vocoder; None = none.
   """
+
   name: str
   template: Template
   unspoken: tuple[str, ...] = ('bos', 'eot')
@@ -166,13 +197,23 @@ class Profile:
   unit_id_limit: int | None = None
 
 
-PROFILES = {profile.name: profile for profile in (
+PROFILES = {
+  profile.name: profile
+  for profile in (
     Profile('paper', _PAPER),
-    Profile('released', _RELEASED, unspoken=('eot',), mask_prompt_eot=True, free_unit_ids=True,
-            mask_unit_eot=True, unit_id_limit=1000),
+    Profile(
+      'released',
+      _RELEASED,
+      unspoken=('eot',),
+      mask_prompt_eot=True,
+      free_unit_ids=True,
+      mask_unit_eot=True,
+      unit_id_limit=1000,
+    ),
     Profile('chatml', _CHATML),
     Profile('llama3', _LLAMA_3),
-)}
+  )
+}
 
 
 def get_profile(name: str) -> Profile:
@@ -198,8 +239,9 @@ def encode_question(profile: Profile, encode: Encode, text: str, audio: bool) ->
   return _encoded(template, layout, encode, text.strip() if template.trims else text)
 
 
-def question_prompt(ids: SpecialIds, profile: Profile, system: Sequence[int], text: Sequence[int],
-                    audio: bool) -> list[int]:
+def question_prompt(
+  ids: SpecialIds, profile: Profile, system: Sequence[int], text: Sequence[int], audio: bool
+) -> list[int]:
   """The ids of one question, up to where the answer begins.
 
   Args:
@@ -215,7 +257,9 @@ def question_prompt(ids: SpecialIds, profile: Profile, system: Sequence[int], te
 
 
 def answer(ids: SpecialIds, profile: Profile, text: Sequence[int]) -> list[int]:
-  """What the model is to say after the prompt, the supervised part: `text EOT`, or BOS before it."""
+  """What the model is to say after the prompt, the supervised part: `text EOT`, or BOS before
+  it.
+  """
   return _laid_out(ids, profile.template.answer, text)
 
 
@@ -239,8 +283,9 @@ def slice_suffix(ids: SpecialIds, profile: Profile) -> list[int]:
   return _laid_out(ids, profile.template.slice.partition(MESSAGE)[2])
 
 
-def text_to_codec_row(ids: SpecialIds, profile: Profile, text: Sequence[int],
-                      unit_words: Sequence[int], vocab_size: int) -> tuple[list[int], list[int]]:
+def text_to_codec_row(
+  ids: SpecialIds, profile: Profile, text: Sequence[int], unit_words: Sequence[int], vocab_size: int
+) -> tuple[list[int], list[int]]:
   """(input ids, labels) of one text-to-codec example.
 
   Labels are only on `BOS <units> EOT` (facts 6, stage II), in every profile. `unit_words` are ids

@@ -1,7 +1,9 @@
-"""safetensors files read and written tensor by tensor: a checkpoint larger than memory passes through a few tensors' worth of it.
+"""safetensors files read and written tensor by tensor: a checkpoint larger than memory passes
+through a few tensors' worth of it.
 
-Read with pread, not mmap (pages of a map count as memory of the process). A file is: u64 length of the header, little-endian;
-the header, JSON name -> dtype, shape, data_offsets; the data, without gaps.
+Read with pread, not mmap (pages of a map count as memory of the process). A file is: u64 length of
+the header, little-endian; the header, JSON name -> dtype, shape, data_offsets; the data, without
+gaps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,10 +25,21 @@ INDEX = '{}.safetensors.index.json'
 Spec = tuple[tuple[int, ...], Any]  # shape and dtype of a tensor
 
 _DTYPES = {
-    'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16,
-    'F8_E4M3': ml_dtypes.float8_e4m3fn, 'F8_E5M2': ml_dtypes.float8_e5m2,
-    'I64': np.int64, 'I32': np.int32, 'I16': np.int16, 'I8': np.int8,
-    'U64': np.uint64, 'U32': np.uint32, 'U16': np.uint16, 'U8': np.uint8, 'BOOL': np.bool_,
+  'F64': np.float64,
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': ml_dtypes.bfloat16,
+  'F8_E4M3': ml_dtypes.float8_e4m3fn,
+  'F8_E5M2': ml_dtypes.float8_e5m2,
+  'I64': np.int64,
+  'I32': np.int32,
+  'I16': np.int16,
+  'I8': np.int8,
+  'U64': np.uint64,
+  'U32': np.uint32,
+  'U16': np.uint16,
+  'U8': np.uint8,
+  'BOOL': np.bool_,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 << 20  # the format's own limit
@@ -36,6 +49,7 @@ _CHUNK = 32 << 20  # bytes that are converted and written at a time
 @dataclasses.dataclass(frozen=True)
 class _Place:
   """Where the bytes of one tensor lie."""
+
   file: Path
   offset: int
   shape: tuple[int, ...]
@@ -43,7 +57,8 @@ class _Place:
 
 
 class TensorFiles(Mapping[str, np.ndarray]):
-  """Tensors of one file or several, in the order in which they are stored; read from disk each time that they are asked for.
+  """Tensors of one file or several, in the order in which they are stored; read from disk each time
+  that they are asked for.
 
   Attributes:
     path: what was opened, for messages.
@@ -80,17 +95,21 @@ class TensorFiles(Mapping[str, np.ndarray]):
       offset += start * math.prod(shape[1:]) * place.dtype.itemsize
     value = np.empty(shape, place.dtype)
     if not _read_into(place.file, offset, _bytes(value)):
-      raise errors.CheckpointError(f'{place.file} ends within the tensor {name!r}: copy or download the file again.')
+      raise errors.CheckpointError(
+        f'{place.file} ends within the tensor {name!r}: copy or download the file again.'
+      )
     return value
 
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFiles:
-  """Opens a safetensors file, or a folder with model.safetensors or model.safetensors.index.json and its shards.
+  """Opens a safetensors file, or a folder with model.safetensors or model.safetensors.index.json
+  and its shards.
 
   Only headers are read.
 
   Raises:
-    CheckpointError: there is none, a file is cut short or something else, a shard is missing or lacks a tensor of the index.
+    CheckpointError: there is none, a file is cut short or something else, a shard is missing or
+      lacks a tensor of the index.
   """
   path = Path(path)
   if not path.is_dir():
@@ -100,20 +119,31 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFiles:
     return TensorFiles(path, _header(single))
   if index.is_file():
     return TensorFiles(path, _index(index))
-  raise errors.CheckpointError(f'{path} holds neither {single.name} nor {index.name}: give the folder of a checkpoint in safetensors.')
+  raise errors.CheckpointError(
+    f'{path} holds neither {single.name} nor {index.name}: give the '
+    'folder of a checkpoint in safetensors.'
+  )
 
 
 class TensorWriter:
-  """Writes a safetensors file of known tensors in any order; `path` appears when all is written, else nothing stays.
+  """Writes a safetensors file of known tensors in any order; `path` appears when all is written,
+  else nothing stays.
 
   Use as a context manager.
   """
 
-  def __init__(self, path: str | os.PathLike[str], specs: Mapping[str, Spec], metadata: Mapping[str, str] | None = None):
+  def __init__(
+    self,
+    path: str | os.PathLike[str],
+    specs: Mapping[str, Spec],
+    metadata: Mapping[str, str] | None = None,
+  ):
     """`specs`: name -> (shape, dtype); `metadata`: texts for the header."""
     self.path = Path(path)
     self._beside = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
-    self._specs = {name: (tuple(map(int, shape)), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
+    self._specs = {
+      name: (tuple(map(int, shape)), np.dtype(dtype)) for name, (shape, dtype) in specs.items()
+    }
     self._metadata = dict(metadata or {})
     self._written: dict[str, set[int | None]] = {name: set() for name in self._specs}
 
@@ -125,7 +155,11 @@ class TensorWriter:
     for name in order:
       shape, dtype = self._specs[name]
       starts[name], end = end, end + _size(shape, dtype)
-      header[name] = {'dtype': _NAMES[dtype], 'shape': list(shape), 'data_offsets': [starts[name], end]}
+      header[name] = {
+        'dtype': _NAMES[dtype],
+        'shape': list(shape),
+        'data_offsets': [starts[name], end],
+      }
     text = json.dumps(header, separators=(',', ':')).encode('utf-8')
     text += b' ' * (-len(text) % 8)
     self._offsets = {name: 8 + len(text) + start for name, start in starts.items()}
@@ -136,7 +170,8 @@ class TensorWriter:
     return self
 
   def write(self, name: str, array: np.ndarray, layer: int | None = None) -> None:
-    """Writes a whole tensor or, with `layer`, one row of its first axis; values are converted to the tensor's dtype.
+    """Writes a whole tensor or, with `layer`, one row of its first axis; values are converted to
+    the tensor's dtype.
 
     Raises:
       KeyError: the specs have no such tensor.
@@ -175,9 +210,15 @@ class TensorWriter:
       self._beside.unlink(missing_ok=True)
 
 
-def write_sharded(folder: str | os.PathLike[str], specs: Mapping[str, Spec], arrays: Iterable[tuple[str, np.ndarray]],
-                  max_shard_bytes: int = 5 * 10**9, prefix: str = 'model') -> list[Path]:
-  """Writes tensors as transformers does: one file, or shards model-0000i-of-0000n.safetensors and an index.
+def write_sharded(
+  folder: str | os.PathLike[str],
+  specs: Mapping[str, Spec],
+  arrays: Iterable[tuple[str, np.ndarray]],
+  max_shard_bytes: int = 5 * 10**9,
+  prefix: str = 'model',
+) -> list[Path]:
+  """Writes tensors as transformers does: one file, or shards model-0000i-of-0000n.safetensors and
+  an index.
 
   Args:
     folder: where to.
@@ -197,10 +238,18 @@ def write_sharded(folder: str | os.PathLike[str], specs: Mapping[str, Spec], arr
       size = 0
     shards[-1][name] = (shape, dtype)
     size += own
-  names = ([SINGLE.format(prefix)] if len(shards) == 1 else
-           [SINGLE.format(f'{prefix}-{i:05d}-of-{len(shards):05d}') for i in range(1, len(shards) + 1)])
+  names = (
+    [SINGLE.format(prefix)]
+    if len(shards) == 1
+    else [
+      SINGLE.format(f'{prefix}-{i:05d}-of-{len(shards):05d}') for i in range(1, len(shards) + 1)
+    ]
+  )
   with contextlib.ExitStack() as stack:
-    writers = [stack.enter_context(TensorWriter(folder / name, shard, {'format': 'pt'})) for name, shard in zip(names, shards)]
+    writers = [
+      stack.enter_context(TensorWriter(folder / name, shard, {'format': 'pt'}))
+      for name, shard in zip(names, shards)
+    ]
     where = {name: writer for writer, shard in zip(writers, shards) for name in shard}
     for name, array in arrays:
       where[name].write(name, array)
@@ -223,21 +272,30 @@ def _index(path: Path) -> dict[str, _Place]:
     if any(Path(shard).name != shard for shard in shards):
       raise ValueError('a shard that is no file name')
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.CheckpointError(f'{path} is no index of safetensors shards ({error}): copy or download it again.') from error
+    raise errors.CheckpointError(
+      f'{path} is no index of safetensors shards ({error}): copy or download it again.'
+    ) from error
   places = {}
   for shard in shards:
     file = path.parent / shard
     wanted = {name for name, where in weight_map.items() if where == shard}
     if not file.is_file():
       raise errors.CheckpointError(
-          f'{path} names the shard {shard}, which is missing ({min(wanted)!r} and {len(wanted) - 1} more tensors lie in it): '
-          'copy or download it too.')
+        f'{path} names the shard {shard}, which is missing ({min(wanted)!r} and '
+        f'{len(wanted) - 1} more tensors lie in it): '
+        'copy or download it too.'
+      )
     found = _header(file)
     absent, unnamed = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
     if absent or unnamed:
-      name, problem = (absent[0], f'lacks, though {path.name} says that it lies there') if absent else (
-          unnamed[0], f'holds, though {path.name} does not say so')
-      raise errors.CheckpointError(f'the tensor {name!r} is one that {file} {problem}: copy or download both files again.')
+      name, problem = (
+        (absent[0], f'lacks, though {path.name} says that it lies there')
+        if absent
+        else (unnamed[0], f'holds, though {path.name} does not say so')
+      )
+      raise errors.CheckpointError(
+        f'the tensor {name!r} is one that {file} {problem}: copy or download both files again.'
+      )
     places |= found
   return places
 
@@ -245,7 +303,9 @@ def _index(path: Path) -> dict[str, _Place]:
 def _header(path: Path) -> dict[str, _Place]:
   """Places of all tensors of a file, in the order of their data."""
   if not path.is_file():
-    raise errors.CheckpointError(f'{path} does not exist: give a safetensors file or the folder of one.')
+    raise errors.CheckpointError(
+      f'{path} does not exist: give a safetensors file or the folder of one.'
+    )
   size = path.stat().st_size
   with open(path, 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
@@ -253,13 +313,19 @@ def _header(path: Path) -> dict[str, _Place]:
       raise errors.CheckpointError(f'{path} is not a safetensors file: give one in that format.')
     text = file.read(length)
   if len(text) < length:
-    raise errors.CheckpointError(f'{path} is not a safetensors file or is cut short within its header: copy or download it again.')
+    raise errors.CheckpointError(
+      f'{path} is not a safetensors file or is cut short within its '
+      'header: copy or download it again.'
+    )
   try:
     entries = json.loads(text)
     entries.pop('__metadata__', None)
     ordered = sorted(entries.items(), key=lambda item: tuple(item[1]['data_offsets']))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.CheckpointError(f'{path} is not a safetensors file (its header is no table of tensors): give one in that format.') from error
+    raise errors.CheckpointError(
+      f'{path} is not a safetensors file (its header is no table of '
+      'tensors): give one in that format.'
+    ) from error
   places, end = {}, 0
   for name, entry in ordered:
     try:
@@ -267,15 +333,25 @@ def _header(path: Path) -> dict[str, _Place]:
       start, stop = map(int, entry['data_offsets'])
     except (ValueError, KeyError, TypeError) as error:
       raise errors.CheckpointError(
-          f'{path} describes the tensor {name!r} in a way that is not known here ({error}): convert the file to a usual dtype.') from error
+        f'{path} describes the tensor {name!r} in a way that is not known here ({error}): '
+        'convert the file to a usual dtype.'
+      ) from error
     if start != end or stop - start != _size(shape, dtype) or min(shape, default=0) < 0:
-      raise errors.CheckpointError(f'{path} is damaged: the header misplaces the tensor {name!r}; copy or download the file again.')
+      raise errors.CheckpointError(
+        f'{path} is damaged: the header misplaces the tensor {name!r}; '
+        'copy or download the file again.'
+      )
     end = stop
     if 8 + length + end > size:
-      raise errors.CheckpointError(f'{path} is cut short: it ends before the tensor {name!r} does; copy or download the file again.')
+      raise errors.CheckpointError(
+        f'{path} is cut short: it ends before the tensor {name!r} does; '
+        'copy or download the file again.'
+      )
     places[name] = _Place(path, 8 + length + start, shape, dtype)
   if 8 + length + end != size:
-    raise errors.CheckpointError(f'{path} is damaged: there are bytes behind its last tensor; copy or download the file again.')
+    raise errors.CheckpointError(
+      f'{path} is damaged: there are bytes behind its last tensor; copy or download the file again.'
+    )
   return places
 
 
@@ -296,7 +372,7 @@ def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
     return
   rows = max(1, _CHUNK // (array.nbytes // len(array)))
   for start in range(0, len(array), rows):
-    yield array[start:start + rows]
+    yield array[start : start + rows]
 
 
 def _read_into(path: Path, offset: int, target: memoryview) -> bool:

@@ -1,4 +1,5 @@
-"""Text tokenizers: SentencePiece, with the special ids of echox_jax/prompts.py, and the byte-pair files of other models.
+"""Text tokenizers: SentencePiece, with the special ids of echox_jax/prompts.py, and the byte-pair
+files of other models.
 
 Special pieces other than "." are control pieces: no text a user types can turn into one.
 """
@@ -22,8 +23,8 @@ _BYTE_PIECES = 256  # one for each byte, so that any text encodes
 class TextTokenizer:
   """Text <-> ids.
 
-  Runs of white space count as one space, and compatibility characters as their plain form (NFKC): otherwise
-  `decode(encode(text)) == text`.
+  Runs of white space count as one space, and compatibility characters as their plain form (NFKC):
+  otherwise `decode(encode(text)) == text`.
   """
 
   def __init__(self, model_path: str | os.PathLike[str]):
@@ -34,14 +35,22 @@ class TextTokenizer:
     """
     path = Path(model_path)
     if not path.is_file():
-      raise errors.DataError(f'there is no tokenizer {path}: run `python -m launch.precompute`, which trains one, or give its path.')
+      raise errors.DataError(
+        f'there is no tokenizer {path}: run `python -m launch.precompute`, '
+        'which trains one, or give its path.'
+      )
     try:
       self._model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
       self._size = self._model.get_piece_size()
     except RuntimeError as error:
-      raise errors.DataError(f'{path} is no SentencePiece model or is damaged: copy it again or delete it and run precompute.') from error
+      raise errors.DataError(
+        f'{path} is no SentencePiece model or is damaged: copy it again or '
+        'delete it and run precompute.'
+      ) from error
     if not self._size:
-      raise errors.DataError(f'the tokenizer {path} is empty: copy it again or delete it and run precompute.')
+      raise errors.DataError(
+        f'the tokenizer {path} is empty: copy it again or delete it and run precompute.'
+      )
 
   @property
   def vocab_size(self) -> int:
@@ -62,10 +71,11 @@ class TextTokenizer:
 
 
 class BpeTokenizer:
-  """Text <-> ids by a Hugging Face `tokenizer.json`, the byte-pair tokenizer of Llama 3 and its like.
+  """Text <-> ids by a Hugging Face `tokenizer.json`, the byte-pair tokenizer of Llama 3 and its
+  like.
 
-  `decode(encode(text)) == text` where the file says nothing else. A character may be spread over several ids; as long as its
-  last byte is missing, `decode` ends in U+FFFD.
+  `decode(encode(text)) == text` where the file says nothing else. A character may be spread over
+  several ids; as long as its last byte is missing, `decode` ends in U+FFFD.
   """
 
   def __init__(self, path: str | os.PathLike[str], content: bytes | None = None):
@@ -83,11 +93,14 @@ class BpeTokenizer:
       raise errors.DataError(f'there is no tokenizer {path}: give the path of a tokenizer.json.')
     try:
       values = json.loads(Path(path).read_bytes() if content is None else content)
-      for token in values.get('added_tokens') or ():  # e.g. unit words, which a released file adds as if they were text
+      # e.g. unit words, which a released file adds as if they were text
+      for token in values.get('added_tokens') or ():
         token['special'] |= token['content'].startswith('<|') and token['content'].endswith('|>')
       self._model = tokenizers.Tokenizer.from_str(json.dumps(values))
     except Exception as error:  # the package raises nothing more exact
-      raise errors.DataError(f'{path} is no tokenizer.json or is damaged ({error}): copy it again.') from error
+      raise errors.DataError(
+        f'{path} is no tokenizer.json or is damaged ({error}): copy it again.'
+      ) from error
     self._model.encode_special_tokens = True  # special tokens that a user types stay text
     self._model.no_padding()
     self._model.no_truncation()
@@ -106,10 +119,14 @@ class BpeTokenizer:
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of `ids`; special ids, and ids beyond the vocabulary, are skipped."""
-    return self._model.decode([int(i) for i in ids if 0 <= i < self._size], skip_special_tokens=True)
+    return self._model.decode(
+      [int(i) for i in ids if 0 <= i < self._size], skip_special_tokens=True
+    )
 
   def piece(self, token: int) -> str:
-    """The piece of one id, as it stands in the vocabulary (`Ġ` = a space); empty where the vocabulary has a gap."""
+    """The piece of one id, as it stands in the vocabulary (`Ġ` = a space); empty where the
+    vocabulary has a gap.
+    """
     return self._model.id_to_token(int(token)) or ''
 
 
@@ -118,12 +135,16 @@ _KINDS = {BPE_FILE: BpeTokenizer, SENTENCEPIECE_FILE: TextTokenizer}
 
 
 def file_name(model: str) -> str:
-  """What the tokenizer file `model`, a byte-pair one if it ends in `.json`, is called in a folder; empty = trained here."""
+  """What the tokenizer file `model`, a byte-pair one if it ends in `.json`, is called in a folder;
+  empty = trained here.
+  """
   return BPE_FILE if model.endswith('.json') else SENTENCEPIECE_FILE
 
 
 def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
-  """The tokenizer file in a folder (`tokenizer.json` before `tokenizer.model`); None where there is none."""
+  """The tokenizer file in a folder (`tokenizer.json` before `tokenizer.model`); None where there is
+  none.
+  """
   return next((file for file in (Path(folder) / name for name in _KINDS) if file.is_file()), None)
 
 
@@ -147,41 +168,70 @@ def precomputed_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
   """
   found = load_tokenizer(folder)
   if found is None:
-    raise errors.DataError(f'there is no tokenizer in {folder}: run `python -m launch.precompute`, which puts it there.')
+    raise errors.DataError(
+      f'there is no tokenizer in {folder}: run `python -m launch.precompute`, which puts it there.'
+    )
   return found
 
 
-def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], vocab_size: int) -> TextTokenizer:
+def train_tokenizer(
+  texts: Iterable[str], path: str | os.PathLike[str], vocab_size: int
+) -> TextTokenizer:
   """Trains a byte-pair tokenizer of exactly `vocab_size` ids on `texts` and writes it to `path`.
 
-  The same texts in the same order give the same file. The special pieces have the ids of `prompts.NANO_IDS`; digits are
-  pieces of their own.
+  The same texts in the same order give the same file. The special pieces have the ids of
+  `prompts.NANO_IDS`; digits are pieces of their own.
 
   Raises:
-    DataError: no text, or a vocabulary size that the texts cannot fill or that is too small for their characters.
+    DataError: no text, or a vocabulary size that the texts cannot fill or that is too small for
+      their characters.
   """
   texts = [text for text in texts if text.strip()]
   if not texts:
-    raise errors.DataError('there is no text to train the tokenizer on: give it a data set with text.')
+    raise errors.DataError(
+      'there is no text to train the tokenizer on: give it a data set with text.'
+    )
   special = _pieces(NANO_IDS)
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, model_type='bpe', vocab_size=vocab_size,
-        unk_id=0, unk_piece='<unk>', bos_id=1, bos_piece=special[0], eos_id=2, eos_piece=special[1], pad_id=-1,
-        control_symbols=special[2:-1], user_defined_symbols=special[-1:], byte_fallback=True, character_coverage=1.0,
-        split_digits=True, num_threads=1, minloglevel=2)
+      sentence_iterator=iter(texts),
+      model_writer=model,
+      model_type='bpe',
+      vocab_size=vocab_size,
+      unk_id=0,
+      unk_piece='<unk>',
+      bos_id=1,
+      bos_piece=special[0],
+      eos_id=2,
+      eos_piece=special[1],
+      pad_id=-1,
+      control_symbols=special[2:-1],
+      user_defined_symbols=special[-1:],
+      byte_fallback=True,
+      character_coverage=1.0,
+      split_digits=True,
+      num_threads=1,
+      minloglevel=2,
+    )
   except RuntimeError as error:
     raise errors.DataError(
-        f'a tokenizer of {vocab_size} ids cannot be trained on these {len(texts)} texts: choose a vocabulary between '
-        f'{_smallest(texts)} ids (special, byte and character pieces) and what the texts can fill.') from error
+      f'a tokenizer of {vocab_size} ids cannot be trained on these {len(texts)} texts: choose a '
+      'vocabulary between '
+      f'{_smallest(texts)} ids (special, byte and character pieces) and what the texts can '
+      'fill.'
+    ) from error
   files.atomic_write_bytes(path, model.getvalue())
   return TextTokenizer(path)
 
 
 def _pieces(ids: SpecialIds) -> list[str]:
-  """Special pieces in the order of their ids, which follow <unk> = 0 without a gap; pad shares EOT's."""
-  named = {getattr(ids, field.name): field.name for field in dataclasses.fields(ids) if field.name != 'pad'}
+  """Special pieces in the order of their ids, which follow <unk> = 0 without a gap; pad shares
+  EOT's.
+  """
+  named = {
+    getattr(ids, field.name): field.name for field in dataclasses.fields(ids) if field.name != 'pad'
+  }
   return ['.' if named[i] == 'period' else f'<|{named[i]}|>' for i in range(1, len(named) + 1)]
 
 

@@ -8,7 +8,8 @@ from echox_jax.parallel import jax_versions
 
 
 def run(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:
-  """Runs `main` and exits through `leave`: 0 (or its result) when done, 2 with one sentence on an error that the user can put right.
+  """Runs `main` and exits through `leave`: 0 (or its result) when done, 2 with one sentence on an
+  error that the user can put right.
 
   A JAX that is known to compute wrongly is such an error.
   """
@@ -20,9 +21,15 @@ def run(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit)
     code = 2
   except OSError as error:
     where = f' ({error.filename})' if error.filename else ''
-    print(f'error: {error.strerror or error}{where}: check that the path exists, is writable and has room.', file=sys.stderr)
+    print(
+      f'error: {error.strerror or error}{where}: check that the path exists, is writable and '
+      'has room.',
+      file=sys.stderr,
+    )
     code = 2
   except KeyboardInterrupt:
-    print('interrupted: finished parts are kept; run the same command again to go on.', file=sys.stderr)
+    print(
+      'interrupted: finished parts are kept; run the same command again to go on.', file=sys.stderr
+    )
     code = 130
   leave(code or 0)

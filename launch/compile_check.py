@@ -1,18 +1,23 @@
-"""Compiles the step of a job for a slice that is not there: does it fit, what does it send, how fast can it be at most?
+"""Compiles the step of a job for a slice that is not there: does it fit, what does it send, how
+fast can it be at most?
 
   python -m launch.compile_check --config=configs/echox_8b.py:echo --topology=v5e:4x4
-      [--step=train|prefill|decode] [--slices=N] [--json=FILE] [--explain=N] [--hlo=FILE] [--config.train.batch_size=64 ...]
+      [--step=train|prefill|decode] [--slices=N] [--json=FILE] [--explain=N] [--hlo=FILE]
+      [--config.train.batch_size=64 ...]
 
-Needs `pip install 'echox-jax[compile]'` (libtpu) and no TPU; minutes on two cores. `--topology` is a TPU slice as the cloud names it
-(v5e:4x4, v5p:2x2x2, v6e:16x16), or cpu:8 for a dry run on virtual CPUs. Fields of the config are set as in `launch.train`.
-`train` takes batches of the longest bucket, packed rows with all clips that they may have. `prefill` reads `train.batch_size`
-questions of the longest size, `decode` adds a token to each; their weights are bfloat16.
-Bytes are those of one chip; a program that does not fit names what it needs. What compiles has not run.
+Needs `pip install 'echox-jax[compile]'` (libtpu) and no TPU; minutes on two cores. `--topology` is
+a TPU slice as the cloud names it (v5e:4x4, v5p:2x2x2, v6e:16x16), or cpu:8 for a dry run on virtual
+CPUs. Fields of the config are set as in `launch.train`. `train` takes batches of the longest
+bucket, packed rows with all clips that they may have. `prefill` reads `train.batch_size` questions
+of the longest size, `decode` adds a token to each; their weights are bfloat16. Bytes are those of
+one chip; a program that does not fit names what it needs. What compiles has not run.
 
-The times are predictions from the program's text and the published speeds of the chip (`echox_jax/parallel/chips.py`): FLOPs, memory traffic,
-messages between chips and between slices, each with nothing in its way. `mfu_bound` is the share of the chips' peak that the model's FLOPs
-reach if all but the slowest of them is hidden behind it. Loops of decoding count with their whole budget, which they seldom take.
-`--explain=N` lists the N largest costs of each kind; `--hlo` keeps the program's text.
+The times are predictions from the program's text and the published speeds of the chip
+(`echox_jax/parallel/chips.py`): FLOPs, memory traffic, messages between chips and between slices,
+each with nothing in its way. `mfu_bound` is the share of the chips' peak that the model's FLOPs
+reach if all but the slowest of them is hidden behind it. Loops of decoding count with their whole
+budget, which they seldom take. `--explain=N` lists the N largest costs of each kind; `--hlo` keeps
+the program's text.
 """
 
 import argparse
@@ -31,25 +36,26 @@ import numpy as np
 
 from data_pipeline import batches, rows
 from echox_jax import errors, files
-from echox_jax.parallel import chips
-from echox_jax.compiled import collectives
-from echox_jax.compiled import costs
-from echox_jax.compiled import hlo
-from echox_jax.parallel import sharding
-from echox_jax.compiled import topologies
+from echox_jax.compiled import collectives, costs, hlo, topologies
 from echox_jax.inference import steps
+from echox_jax.parallel import chips, sharding
 from echox_jax.training import flops, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
-from launch import train
-from launch import cli
+from launch import cli, train
 
 STEPS = ('train', 'prefill', 'decode')
 ANSWERING = ('whisper', 'adapter', 'llm')  # groups that prefill and decode read
 _USE = 'python -m launch.compile_check --config=configs/echox_8b.py:STAGE --topology=v5e:4x4'
 
 
-def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slices: int = 1, explain: int = 0,
-          keep: Path | None = None) -> dict[str, Any]:
+def check(
+  experiment: ExperimentConfig,
+  topology: str,
+  kind: str = 'train',
+  slices: int = 1,
+  explain: int = 0,
+  keep: Path | None = None,
+) -> dict[str, Any]:
   """Compiles and reports (launch/cloud/README.md explains the keys).
 
   Args:
@@ -64,14 +70,27 @@ def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slic
     MissingExtraError: no libtpu.
   """
   stage = stages.get_stage(experiment.stage)
-  mesh = sharding.make_mesh(dataclasses.asdict(experiment.mesh), topologies.devices(topology, slices))
+  mesh = sharding.make_mesh(
+    dataclasses.asdict(experiment.mesh), topologies.devices(topology, slices)
+  )
   lower = {'train': _train, 'prefill': _prefill, 'decode': _decode}[kind]
   started = time.perf_counter()
   lowered, weights, model_flops = lower(stage, experiment, mesh)
-  report = {'config': '', 'stage': stage.name, 'topology': topology, 'slices': slices, 'chips': mesh.size, 'step': kind,
-            'mesh': dict(mesh.shape), 'batch_size': experiment.train.batch_size, 'accumulate_steps': experiment.train.accumulate_steps,
-            'weights_bytes_per_chip': _bytes_per_chip(weights), 'model_flops': model_flops,
-            'jax': jax.__version__, 'libtpu': _version('libtpu')}
+  report = {
+    'config': '',
+    'stage': stage.name,
+    'topology': topology,
+    'slices': slices,
+    'chips': mesh.size,
+    'step': kind,
+    'mesh': dict(mesh.shape),
+    'batch_size': experiment.train.batch_size,
+    'accumulate_steps': experiment.train.accumulate_steps,
+    'weights_bytes_per_chip': _bytes_per_chip(weights),
+    'model_flops': model_flops,
+    'jax': jax.__version__,
+    'libtpu': _version('libtpu'),
+  }
   chip = chips.find(mesh.devices.flat[0].device_kind)
   hbm = chip and chip.hbm_bytes
   try:
@@ -79,26 +98,56 @@ def check(experiment: ExperimentConfig, topology: str, kind: str = 'train', slic
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    report |= {'fits': False, 'hbm_bytes_per_chip': hbm, 'compile_s': round(time.perf_counter() - started, 1), 'error': str(error)[:4000]}
+    report |= {
+      'fits': False,
+      'hbm_bytes_per_chip': hbm,
+      'compile_s': round(time.perf_counter() - started, 1),
+      'error': str(error)[:4000],
+    }
     return report
   seconds = time.perf_counter() - started
   memory = compiled.memory_analysis()
-  # Donated arguments and the results in their place are counted once; the program itself is in memory as well.
+  # Donated arguments and the results in their place are counted once; the program itself is in
+  # memory as well.
   outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  peak = memory.argument_size_in_bytes + outputs + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-  return report | _program(compiled, mesh, chip, model_flops, explain, keep) | {
-      'argument_bytes_per_chip': memory.argument_size_in_bytes, 'temp_bytes_per_chip': memory.temp_size_in_bytes,
-      'code_bytes_per_chip': memory.generated_code_size_in_bytes, 'peak_bytes_per_chip': peak, 'hbm_bytes_per_chip': hbm,
-      'fits': None if hbm is None else peak <= hbm, 'headroom': None if hbm is None else 1 - peak / hbm, 'compile_s': round(seconds, 1)}
+  peak = (
+    memory.argument_size_in_bytes
+    + outputs
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+  return (
+    report
+    | _program(compiled, mesh, chip, model_flops, explain, keep)
+    | {
+      'argument_bytes_per_chip': memory.argument_size_in_bytes,
+      'temp_bytes_per_chip': memory.temp_size_in_bytes,
+      'code_bytes_per_chip': memory.generated_code_size_in_bytes,
+      'peak_bytes_per_chip': peak,
+      'hbm_bytes_per_chip': hbm,
+      'fits': None if hbm is None else peak <= hbm,
+      'headroom': None if hbm is None else 1 - peak / hbm,
+      'compile_s': round(seconds, 1),
+    }
+  )
 
 
-def _program(compiled: jax.stages.Compiled, mesh: Mesh, chip: chips.Chip | None, model_flops: float, explain: int,
-             keep: Path | None) -> dict[str, Any]:
-  """What the program sends and how long a step takes at the least; None where JAX cannot read it back or the chip is unknown."""
+def _program(
+  compiled: jax.stages.Compiled,
+  mesh: Mesh,
+  chip: chips.Chip | None,
+  model_flops: float,
+  explain: int,
+  keep: Path | None,
+) -> dict[str, Any]:
+  """What the program sends and how long a step takes at the least; None where JAX cannot read it
+  back or the chip is unknown.
+  """
   devices, none = list(mesh.devices.flat), dict.fromkeys((*_SENT, *_TIMES))
   try:
     text = compiled.as_text()
-  except jax.errors.JaxRuntimeError as error:  # libtpu may write asynchronous calls of a kind of its own
+  except jax.errors.JaxRuntimeError as error:
+    # libtpu may write asynchronous calls of a kind of its own
     print(f'collectives and times are not known: {str(error).splitlines()[0]}', file=sys.stderr)
     return none
   if keep:
@@ -107,27 +156,50 @@ def _program(compiled: jax.stages.Compiled, mesh: Mesh, chip: chips.Chip | None,
   found = collectives.read(program)
   slice_of = [getattr(device, 'slice_index', None) or 0 for device in devices]
   report = none | {
-      'collectives': collectives.summary(found),
-      'collectives_across_slices': collectives.summary([c for c in found if c.crosses(slice_of)]),
-      'loops_of_unknown_length': len(program.unknown), 'loops_counted_by_budget': len(program.by_budget),
-      **dict(zip(('ici_bytes_per_chip', 'dcn_bytes_per_chip'), costs.received(found, devices)))}
+    'collectives': collectives.summary(found),
+    'collectives_across_slices': collectives.summary([c for c in found if c.crosses(slice_of)]),
+    'loops_of_unknown_length': len(program.unknown),
+    'loops_counted_by_budget': len(program.by_budget),
+    **dict(zip(('ici_bytes_per_chip', 'dcn_bytes_per_chip'), costs.received(found, devices))),
+  }
   if chip is None:
     return report
   times = costs.times(program, devices, chip)
   report |= {name: getattr(times, name) for name in _TIMES[:4]} | {
-      'mfu_bound': times.mfu_bound(model_flops, len(devices), chip), 'slowest_term': times.slowest, 'hlo_flops_per_chip': times.flops,
-      'hbm_traffic_bytes_per_chip': times.hbm_bytes, 'kernels_without_flops': times.kernels_without_flops}
+    'mfu_bound': times.mfu_bound(model_flops, len(devices), chip),
+    'slowest_term': times.slowest,
+    'hlo_flops_per_chip': times.flops,
+    'hbm_traffic_bytes_per_chip': times.hbm_bytes,
+    'kernels_without_flops': times.kernels_without_flops,
+  }
   return report | ({'largest': costs.largest(program, devices, chip, explain)} if explain else {})
 
 
-_SENT = ('collectives', 'collectives_across_slices', 'loops_of_unknown_length', 'loops_counted_by_budget', 'ici_bytes_per_chip',
-         'dcn_bytes_per_chip')
-_TIMES = ('compute_s', 'hbm_s', 'ici_s', 'dcn_s', 'mfu_bound', 'slowest_term', 'hlo_flops_per_chip', 'hbm_traffic_bytes_per_chip',
-          'kernels_without_flops')
+_SENT = (
+  'collectives',
+  'collectives_across_slices',
+  'loops_of_unknown_length',
+  'loops_counted_by_budget',
+  'ici_bytes_per_chip',
+  'dcn_bytes_per_chip',
+)
+_TIMES = (
+  'compute_s',
+  'hbm_s',
+  'ici_s',
+  'dcn_s',
+  'mfu_bound',
+  'slowest_term',
+  'hlo_flops_per_chip',
+  'hbm_traffic_bytes_per_chip',
+  'kernels_without_flops',
+)
 
 
 def batch_shapes(experiment: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
-  """Arrays of a whole batch of the stage, as its data pipeline makes them; where sizes differ between batches, of the largest."""
+  """Arrays of a whole batch of the stage, as its data pipeline makes them; where sizes differ
+  between batches, of the largest.
+  """
   ids = np.zeros(1, np.int32)
   row = {'input_ids': ids, 'labels': ids}
   if experiment.stage in ('s2t', 'echo'):
@@ -135,7 +207,10 @@ def batch_shapes(experiment: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct
   if experiment.stage == 'vocoder':
     row = {'units': ids, 'audio': np.zeros(experiment.model.vocoder.code_hop_size, np.float32)}
   batch = rows.stack([batches.Finish(experiment)(row, np.random.default_rng(0))])
-  return {name: jax.ShapeDtypeStruct((experiment.train.batch_size, *value.shape[1:]), value.dtype) for name, value in batch.items()}
+  return {
+    name: jax.ShapeDtypeStruct((experiment.train.batch_size, *value.shape[1:]), value.dtype)
+    for name, value in batch.items()
+  }
 
 
 def _train(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
@@ -143,10 +218,14 @@ def _train(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
   step.check(stage, experiment, mesh)
   functions = step.make_train_step(stage, experiment, mesh).functions
   abstract = state.abstract_state(stage, experiment, mesh)
-  batch = {name: leaf.update(sharding=sharding.batch_sharding(mesh)) for name, leaf in batch_shapes(experiment).items()}
+  batch = {
+    name: leaf.update(sharding=sharding.batch_sharding(mesh))
+    for name, leaf in batch_shapes(experiment).items()
+  }
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     lowered = functions[max(functions, key=lambda name: name == 'adversarial')].lower(
-        abstract.step, abstract.trainable, abstract.opt_state, abstract.frozen, batch)
+      abstract.step, abstract.trainable, abstract.opt_state, abstract.frozen, batch
+    )
   return lowered, abstract.params(), flops.step_flops(experiment, batch)
 
 
@@ -154,18 +233,23 @@ def _prefill(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
   del stage  # the same for all
   params, arrays, shapes = _answering(experiment, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    lowered = jax.jit(_reader(experiment), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)).lower(params, arrays)
+    lowered = jax.jit(
+      _reader(experiment), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    ).lower(params, arrays)
   return lowered, params, flops.prefill_flops(experiment)
 
 
 def _decode(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
   del stage  # the same for all
-  params, arrays, shapes = _answering(experiment, mesh)
-  token = jax.ShapeDtypeStruct((experiment.train.batch_size,), 'int32', sharding=sharding.batch_sharding(mesh))
+  params, _arrays, shapes = _answering(experiment, mesh)
+  token = jax.ShapeDtypeStruct(
+    (experiment.train.batch_size,), 'int32', sharding=sharding.batch_sharding(mesh)
+  )
   advance = lambda params, text, token: steps.advance(experiment.model, params, text, token)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    lowered = jax.jit(advance, donate_argnums=1, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)).lower(
-        {'llm': params['llm']}, shapes, token)
+    lowered = jax.jit(
+      advance, donate_argnums=1, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    ).lower({'llm': params['llm']}, shapes, token)
   return lowered, {'llm': params['llm']}, flops.decode_flops(experiment)
 
 
@@ -181,17 +265,36 @@ def _reader(experiment: ExperimentConfig):
 
 
 def _answering(experiment: ExperimentConfig, mesh: Mesh):
-  """Shapes of the parameters in bfloat16, of a batch of questions, and of the LLM's state after them."""
+  """Shapes of the parameters in bfloat16, of a batch of questions, and of the LLM's state after
+  them.
+  """
   sharding.check_rows(experiment.train.batch_size, mesh, 'train.batch_size')
-  params = jax.tree.map(lambda leaf: leaf.update(dtype='bfloat16'), state.abstract_params(experiment.model, ANSWERING, mesh))
+  params = jax.tree.map(
+    lambda leaf: leaf.update(dtype='bfloat16'),
+    state.abstract_params(experiment.model, ANSWERING, mesh),
+  )
   wanted = ('audio', 'audio_lengths', 'input_ids')
-  heard = dataclasses.replace(experiment, stage='s2t', data=dataclasses.replace(experiment.data, cached_states=False, packing=False))
-  arrays = {name: leaf.update(sharding=sharding.batch_sharding(mesh)) for name, leaf in batch_shapes(heard).items() if name in wanted}
+  heard = dataclasses.replace(
+    experiment,
+    stage='s2t',
+    data=dataclasses.replace(experiment.data, cached_states=False, packing=False),
+  )
+  arrays = {
+    name: leaf.update(sharding=sharding.batch_sharding(mesh))
+    for name, leaf in batch_shapes(heard).items()
+    if name in wanted
+  }
   text = jax.eval_shape(_reader(experiment), params, arrays)
   cache = NamedSharding(mesh, sharding.spec((None, 'batch', None, 'kv_heads', None)))
-  by_rows = lambda leaf: leaf.update(sharding=sharding.batch_sharding(mesh) if leaf.ndim else NamedSharding(mesh, sharding.spec(())))
+  by_rows = lambda leaf: leaf.update(
+    sharding=sharding.batch_sharding(mesh) if leaf.ndim else NamedSharding(mesh, sharding.spec(()))
+  )
   shapes = jax.tree.map(by_rows, text)
-  return params, arrays, shapes.replace(cache=jax.tree.map(lambda leaf: leaf.update(sharding=cache), text.cache))
+  return (
+    params,
+    arrays,
+    shapes.replace(cache=jax.tree.map(lambda leaf: leaf.update(sharding=cache), text.cache)),
+  )
 
 
 def _version(package: str) -> str | None:
@@ -202,28 +305,56 @@ def _version(package: str) -> str | None:
 
 
 def _bytes_per_chip(tree) -> int:
-  return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
 
 
 def show(report: dict[str, Any]) -> str:
   """The report for people."""
   gib = lambda n: f'{n / 2**30:.2f} GiB'
-  lines = [f'{report["config"]} on {report["slices"]} x {report["topology"]} ({report["chips"]} chips), step {report["step"]}, '
-           f'batch {report["batch_size"]} in {report["accumulate_steps"]} parts, compiled in {report["compile_s"]} s, not run']
+  lines = [
+    f'{report["config"]} on {report["slices"]} x {report["topology"]} ({report["chips"]} '
+    f'chips), step {report["step"]}, '
+    f'batch {report["batch_size"]} in {report["accumulate_steps"]} parts, compiled in '
+    f'{report["compile_s"]} s, not run'
+  ]
   if 'error' in report:
-    return '\n'.join([*lines, f'does NOT fit in {gib(report["hbm_bytes_per_chip"])}: {report["error"]}'])
-  lines.append(f'a chip: {gib(report["peak_bytes_per_chip"])} (weights {gib(report["weights_bytes_per_chip"])}, all arguments '
-               f'{gib(report["argument_bytes_per_chip"])}, temporaries {gib(report["temp_bytes_per_chip"])})')
+    return '\n'.join(
+      [*lines, f'does NOT fit in {gib(report["hbm_bytes_per_chip"])}: {report["error"]}']
+    )
+  lines.append(
+    f'a chip: {gib(report["peak_bytes_per_chip"])} (weights '
+    f'{gib(report["weights_bytes_per_chip"])}, all arguments '
+    f'{gib(report["argument_bytes_per_chip"])}, temporaries '
+    f'{gib(report["temp_bytes_per_chip"])})'
+  )
   if report['fits'] is not None:
-    lines[-1] += f' of {gib(report["hbm_bytes_per_chip"])}: ' + (f'fits, {report["headroom"]:.1%} left' if report['fits'] else 'does NOT fit')
+    lines[-1] += f' of {gib(report["hbm_bytes_per_chip"])}: ' + (
+      f'fits, {report["headroom"]:.1%} left' if report['fits'] else 'does NOT fit'
+    )
   lines.append(f'model FLOPs of a step, all chips: {report["model_flops"]:.3g}')
   if report.get('compute_s') is not None:
-    lines.append('a step takes at least: ' + ', '.join(f'{name[:-2]} {report[name]:.3g} s' for name in _TIMES[:4])
-                 + f'; MFU at most {report["mfu_bound"]:.2f} ({report["slowest_term"]})')
+    lines.append(
+      'a step takes at least: '
+      + ', '.join(f'{name[:-2]} {report[name]:.3g} s' for name in _TIMES[:4])
+      + f'; MFU at most {report["mfu_bound"]:.2f} ({report["slowest_term"]})'
+    )
   for term, costs_of_term in report.get('largest', {}).items():
     lines += [term] + [f'  {seconds:.4f} s  {what}' for seconds, what in costs_of_term]
-  for title, name in (('collectives', 'collectives'), ('of them between slices', 'collectives_across_slices')):
-    lines += [f'{title}: ' + ', '.join(f'{kind} {c["count"]} x, {gib(c["bytes"])}' for kind, c in report[name].items())] if report[name] else []
+  for title, name in (
+    ('collectives', 'collectives'),
+    ('of them between slices', 'collectives_across_slices'),
+  ):
+    lines += (
+      [
+        f'{title}: '
+        + ', '.join(f'{kind} {c["count"]} x, {gib(c["bytes"])}' for kind, c in report[name].items())
+      ]
+      if report[name]
+      else []
+    )
   return '\n'.join(lines)
 
 
@@ -242,14 +373,24 @@ def main() -> int:
   if not own.topology or not any(argument.startswith('--config=') for argument in rest):
     raise errors.ConfigError(f'--topology or --config is missing: run `{_USE}`.')
   if own.step not in STEPS or not own.slices.isdigit() or not own.explain.isdigit():
-    raise errors.ConfigError(f'--step {own.step} --slices {own.slices} --explain {own.explain} cannot be done: use a step of '
-                             f'{", ".join(STEPS)}, a number of slices and a number of lines.')
-  experiment, values = train.parse([sys.argv[0], *rest, '--workdir=unused'], 'launch.compile_check')
+    raise errors.ConfigError(
+      f'--step {own.step} --slices {own.slices} --explain {own.explain} '
+      'cannot be done: use a step of '
+      f'{", ".join(STEPS)}, a number of slices and a number of lines.'
+    )
+  experiment, _values = train.parse(
+    [sys.argv[0], *rest, '--workdir=unused'], 'launch.compile_check'
+  )
   if int(own.slices) > 1:
-    experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, dcn_data=int(own.slices)))
-  jax.config.update('jax_platforms', 'cpu')  # the chips that are compiled for are not looked for here
+    experiment = dataclasses.replace(
+      experiment, mesh=dataclasses.replace(experiment.mesh, dcn_data=int(own.slices))
+    )
+  # the chips that are compiled for are not looked for here
+  jax.config.update('jax_platforms', 'cpu')
   report = check(experiment, own.topology, own.step, int(own.slices), int(own.explain), own.hlo)
-  report['config'] = next(argument.split('=', 1)[1] for argument in rest if argument.startswith('--config='))
+  report['config'] = next(
+    argument.split('=', 1)[1] for argument in rest if argument.startswith('--config=')
+  )
   print(show(report))
   if own.json:
     files.atomic_write_json(own.json, report)

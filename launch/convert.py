@@ -1,22 +1,25 @@
 """Turns checkpoints of others into our own, and ours into formats that others load.
 
-  python -m launch.convert import  --kind echox --source EchoX-8B --whisper whisper-large-v3 --vocoder g_00500000 --out DIR
+  python -m launch.convert import  --kind echox --source EchoX-8B --out DIR
+                                   --whisper whisper-large-v3 --vocoder g_00500000
   python -m launch.convert export  --checkpoint WORKDIR --to safetensors --out DIR
-  python -m launch.convert weights --checkpoint WORKDIR/STAGE --groups vocoder --dtype float16 --out DIR
+  python -m launch.convert weights --checkpoint WORKDIR/STAGE --out DIR
+                                   --groups vocoder --dtype float16
 
-`import` writes a model folder that `echox_jax.load(DIR)` opens and that stages start from (`train.init_from`), tensor by tensor:
-a few of them are in memory at a time. With `--format orbax` it is a sharded checkpoint. `export` writes a whole model, from a
-working folder of training or from a model folder: as `safetensors`, our own parameter tree with its config, tokenizer and unit
-language, which `echox_jax.load(DIR)` opens; as `echox`, the layout of the released checkpoints; as `stablehlo`, the inference
-functions for cpu, cuda and tpu with a symbolic batch (echox_jax/conversion/stablehlo.py shows how to call them). `weights`
-writes parameter groups of one stage, for other runs to start from (`train.init_from`).
+`import` writes a model folder that `echox_jax.load(DIR)` opens and that stages start from
+(`train.init_from`), tensor by tensor: a few of them are in memory at a time. With `--format orbax`
+it is a sharded checkpoint. `export` writes a whole model, from a working folder of training or from
+a model folder: as `safetensors`, our own parameter tree with its config, tokenizer and unit
+language, which `echox_jax.load(DIR)` opens; as `echox`, the layout of the released checkpoints; as
+`stablehlo`, the inference functions for cpu, cuda and tpu with a symbolic batch
+(echox_jax/conversion/stablehlo.py shows how to call them). `weights` writes parameter groups of one
+stage, for other runs to start from (`train.init_from`).
 """
 
 import argparse
 from pathlib import Path
 
-from echox_jax import model_folder
-from echox_jax import errors
+from echox_jax import errors, model_folder
 from echox_jax.models import trees
 from launch import cli
 
@@ -24,24 +27,39 @@ from launch import cli
 def export(args: argparse.Namespace) -> None:
   """Writes a model in a format of ours or of others."""
   from echox_jax.conversion import exporters
-  print(*exporters.export(args.checkpoint, args.to, args.out, args.dtype, args.max_shard_bytes), sep='\n')
+
+  print(
+    *exporters.export(args.checkpoint, args.to, args.out, args.dtype, args.max_shard_bytes),
+    sep='\n',
+  )
 
 
 def weights(args: argparse.Namespace) -> None:
   """Writes some parameter groups of one stage's newest checkpoint."""
   from echox_jax.training import checkpoint
+
   params = checkpoint.load_groups(args.checkpoint, args.groups)
   flat = trees.flatten(params)
-  model_folder.write_params(args.out, {key: (value.shape, value.dtype if args.dtype == 'keep' else args.dtype) for key, value in flat.items()},
-                      ((key, None, value) for key, value in flat.items()))
+  model_folder.write_params(
+    args.out,
+    {
+      key: (value.shape, value.dtype if args.dtype == 'keep' else args.dtype)
+      for key, value in flat.items()
+    },
+    ((key, None, value) for key, value in flat.items()),
+  )
   size = (args.out / model_folder.WEIGHTS).stat().st_size
-  print(f'{args.out / model_folder.WEIGHTS}: {sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB')
+  print(
+    f'{args.out / model_folder.WEIGHTS}: '
+    f'{sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB'
+  )
 
 
 def import_(args: argparse.Namespace) -> None:
   """Writes a model folder from a foreign checkpoint."""
-  from echox_jax.parallel import sharding
   from echox_jax.conversion import importers
+  from echox_jax.parallel import sharding
+
   if args.kind == importers.KMEANS:
     units, width = importers.write_kmeans(args.source, args.out)
     print(f'{args.out}: {units} centroids of width {width}')
@@ -52,19 +70,23 @@ def import_(args: argparse.Namespace) -> None:
   print(*model.notes, sep='\n', end='\n' if model.notes else '')
   if args.format == 'orbax':
     from echox_jax.conversion import import_checkpoint  # needs the packages of training
-    written = import_checkpoint.write_checkpoint(model, args.out, sharding.make_mesh(_mesh(args.mesh)), args.dtype)
+
+    written = import_checkpoint.write_checkpoint(
+      model, args.out, sharding.make_mesh(_mesh(args.mesh)), args.dtype
+    )
   else:
     written = importers.write_model(model, args.out, args.dtype)
   print(f'{args.out}: {", ".join(model.groups)}; {written / 1e9:.2f} GB of parameters')
 
 
 _IMPORT_OPTIONS = {
-    'config': 'another config.json than that of the source, or a file of all sections',
-    'base': 'folder of the model that --source is a LoRA for',
-    'whisper': 'kind echox: where the speech encoder is; its checkpoint lacks it (folder, model.bin or packaged size)',
-    'vocoder': 'kind echox: where the unit vocoder is (g_* file or folder)',
-    'vocoder_config': 'kind echox: the JSON config of that vocoder, if not beside it',
-    'unit_vocab': 'kind echox: file of the unit words, if not in the source',
+  'config': 'another config.json than that of the source, or a file of all sections',
+  'base': 'folder of the model that --source is a LoRA for',
+  'whisper': 'kind echox: where the speech encoder is; its checkpoint lacks it (folder, '
+  'model.bin or packaged size)',
+  'vocoder': 'kind echox: where the unit vocoder is (g_* file or folder)',
+  'vocoder_config': 'kind echox: the JSON config of that vocoder, if not beside it',
+  'unit_vocab': 'kind echox: file of the unit words, if not in the source',
 }
 
 
@@ -73,42 +95,95 @@ def _mesh(text: str) -> dict[str, int]:
   try:
     sizes = {name: int(size) for name, size in (part.split('=') for part in text.split(','))}
   except ValueError as error:
-    raise errors.ConfigError(f'--mesh {text} is not of the form data=1,fsdp=8: give sizes by axis.') from error
+    raise errors.ConfigError(
+      f'--mesh {text} is not of the form data=1,fsdp=8: give sizes by axis.'
+    ) from error
   from echox_jax.parallel import sharding
+
   unknown = sizes.keys() - set(sharding.AXES)
   if unknown:
-    raise errors.ConfigError(f'--mesh names {", ".join(sorted(unknown))}: use the axes {", ".join(sharding.AXES)}.')
+    raise errors.ConfigError(
+      f'--mesh names {", ".join(sorted(unknown))}: use the axes {", ".join(sharding.AXES)}.'
+    )
   return sizes
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.convert', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.convert',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   commands = parser.add_subparsers(required=True)
   foreign = commands.add_parser('import', help='write a model folder from a checkpoint of others')
-  foreign.add_argument('--kind', required=True, help='echox, llama, whisper, hubert, hubert-fairseq, unit-vocoder, whisper-ct2, llama-gguf or kmeans')
-  foreign.add_argument('--source', required=True, type=Path, help='folder or file of the checkpoint (whisper-ct2: or tiny.en, base)')
+  foreign.add_argument(
+    '--kind',
+    required=True,
+    help='echox, llama, whisper, hubert, '
+    'hubert-fairseq, unit-vocoder, whisper-ct2, '
+    'llama-gguf or kmeans',
+  )
+  foreign.add_argument(
+    '--source',
+    required=True,
+    type=Path,
+    help='folder or file of the checkpoint (whisper-ct2: or tiny.en, base)',
+  )
   foreign.add_argument('--out', required=True, type=Path, help='folder to write')
   for name, text in _IMPORT_OPTIONS.items():
     foreign.add_argument(f'--{name.replace("_", "-")}', type=Path, help=text)
-  foreign.add_argument('--profile', help=(
+  foreign.add_argument(
+    '--profile',
+    help=(
       'kinds llama and llama-gguf: how the model is spoken to: paper, released, chatml or llama3 '
-      '(default: as the chat template of its tokenizer says)'))
-  foreign.add_argument('--dtype', choices=['keep', 'float32', 'bfloat16'], default='keep', help='of the numbers written (default: as they are)')
-  foreign.add_argument('--format', choices=['safetensors', 'orbax'], default='safetensors', help='orbax: a sharded checkpoint')
-  foreign.add_argument('--mesh', default='fsdp=-1', help='orbax: devices by axis, e.g. data=1,fsdp=8; -1 = all that are left (default)')
+      '(default: as the chat template of its tokenizer says)'
+    ),
+  )
+  foreign.add_argument(
+    '--dtype',
+    choices=['keep', 'float32', 'bfloat16'],
+    default='keep',
+    help='of the numbers written (default: as they are)',
+  )
+  foreign.add_argument(
+    '--format',
+    choices=['safetensors', 'orbax'],
+    default='safetensors',
+    help='orbax: a sharded checkpoint',
+  )
+  foreign.add_argument(
+    '--mesh',
+    default='fsdp=-1',
+    help='orbax: devices by axis, e.g. data=1,fsdp=8; -1 = all that are left (default)',
+  )
   foreign.set_defaults(run=import_)
   whole = commands.add_parser('export', help='write a trained or imported model in another format')
-  whole.add_argument('--checkpoint', required=True, type=Path, help='working folder of the training stages, or a model folder')
-  whole.add_argument('--to', default='safetensors', help='safetensors (default), echox or stablehlo')
+  whole.add_argument(
+    '--checkpoint',
+    required=True,
+    type=Path,
+    help='working folder of the training stages, or a model folder',
+  )
+  whole.add_argument(
+    '--to', default='safetensors', help='safetensors (default), echox or stablehlo'
+  )
   whole.add_argument('--dtype', help='echox: float16 (default, as released), bfloat16 or float32')
-  whole.add_argument('--max-shard-bytes', type=int, help='echox: of one file of tensors (default: 5 GB)')
+  whole.add_argument(
+    '--max-shard-bytes', type=int, help='echox: of one file of tensors (default: 5 GB)'
+  )
   whole.add_argument('--out', required=True, type=Path, help='folder to write')
   whole.set_defaults(run=export)
-  part = commands.add_parser('weights', help='write parameter groups of one stage, to start other runs from')
+  part = commands.add_parser(
+    'weights', help='write parameter groups of one stage, to start other runs from'
+  )
   part.add_argument('--checkpoint', required=True, type=Path, help='folder of the stage')
   part.add_argument('--groups', required=True, nargs='+', help='parameter groups')
-  part.add_argument('--dtype', choices=['keep', 'float32', 'float16'], default='float32', help='of the numbers written; keep: as they are')
+  part.add_argument(
+    '--dtype',
+    choices=['keep', 'float32', 'float16'],
+    default='float32',
+    help='of the numbers written; keep: as they are',
+  )
   part.add_argument('--out', required=True, type=Path, help='folder to write model.safetensors to')
   part.set_defaults(run=weights)
   args = parser.parse_args(argv)

@@ -1,8 +1,10 @@
-"""The whole of EchoX-nano by one command: voices, units, five training stages, evaluation, one spoken answer.
+"""The whole of EchoX-nano by one command: voices, units, five training stages, evaluation, one
+spoken answer.
 
   python -m launch.demo --out out/demo
 
-Every part is a command of its own that can be run by hand; finished parts are skipped when the demo runs again.
+Every part is a command of its own that can be run by hand; finished parts are skipped when the demo
+runs again.
 """
 
 import argparse
@@ -14,27 +16,60 @@ import threading
 import time
 
 from echox_jax import files
-from launch import pipeline
+from launch import cli, pipeline
 from launch.pipeline import Step
-from launch import cli
 
 CONFIG = 'configs/echox_nano.py'
 TARGETS = {  # what the demo is meant to reach on two CPU cores
-    'text_exact_match': ('>=', 0.97), 's2t_exact_match': ('>=', 0.93), 's2s_exact_match': ('>=', 0.85),
-    'reply_wer': ('<=', 0.08), 'resynthesis_wer': ('<=', 0.06), 'total_minutes': ('<=', 40), 'peak_rss_gib': ('<=', 12)}
+  'text_exact_match': ('>=', 0.97),
+  's2t_exact_match': ('>=', 0.93),
+  's2s_exact_match': ('>=', 0.85),
+  'reply_wer': ('<=', 0.08),
+  'resynthesis_wer': ('<=', 0.06),
+  'total_minutes': ('<=', 40),
+  'peak_rss_gib': ('<=', 12),
+}
 
 
 def steps(out: Path) -> list[Step]:
   """All parts in order."""
   work, model = str(out), str(out / 'model')
   return [
-      Step('corpus', 'voices speak the questions and answers', ('launch.corpus', '--data', str(out / 'data'))),
-      *pipeline.steps(CONFIG, out),
-      Step('evaluate', 'unseen voices ask, a judge listens',
-           ('launch.evaluate', '--checkpoint', model, '--workdir', work, '--out', str(out / 'evaluation.json')), 'evaluation.json'),
-      Step('answer', 'one question, one spoken answer',
-           ('launch.respond', '--checkpoint', model, str(out / 'question.wav'), '-o', str(out / 'reply.wav'),
-            '--json', str(out / 'reply.json')), 'reply.json'),
+    Step(
+      'corpus',
+      'voices speak the questions and answers',
+      ('launch.corpus', '--data', str(out / 'data')),
+    ),
+    *pipeline.steps(CONFIG, out),
+    Step(
+      'evaluate',
+      'unseen voices ask, a judge listens',
+      (
+        'launch.evaluate',
+        '--checkpoint',
+        model,
+        '--workdir',
+        work,
+        '--out',
+        str(out / 'evaluation.json'),
+      ),
+      'evaluation.json',
+    ),
+    Step(
+      'answer',
+      'one question, one spoken answer',
+      (
+        'launch.respond',
+        '--checkpoint',
+        model,
+        str(out / 'question.wav'),
+        '-o',
+        str(out / 'reply.wav'),
+        '--json',
+        str(out / 'reply.json'),
+      ),
+      'reply.json',
+    ),
   ]
 
 
@@ -43,7 +78,11 @@ class Clock:
 
   def __init__(self, path: Path, started: float):
     self._path, self._started = path, started
-    self.state = json.loads(path.read_text()) if path.exists() else {'finished': {}, 'seconds': 0.0, 'peak_rss_gib': 0.0}
+    self.state = (
+      json.loads(path.read_text())
+      if path.exists()
+      else {'finished': {}, 'seconds': 0.0, 'peak_rss_gib': 0.0}
+    )
     self._before = self.state['seconds']
 
   def save(self, name: str | None = None, seconds: float = 0.0) -> None:
@@ -59,7 +98,9 @@ class Clock:
 
 
 def tree_rss_gib(root: int) -> float:
-  """Resident memory of a process and all below it, in GiB (pages that they share count once a process)."""
+  """Resident memory of a process and all below it, in GiB (pages that they share count once a
+  process).
+  """
   children, pages = {}, {}
   for entry in Path('/proc').iterdir():
     if entry.name.isdigit():
@@ -86,7 +127,9 @@ def watch_memory(pid: int, saw: Callable[[float], None], stop: threading.Event) 
 def run(step: Step, clock: Clock) -> None:
   """Runs one part, and keeps its highest memory."""
   stop = threading.Event()
-  watcher = threading.Thread(target=watch_memory, args=(os.getpid(), clock.saw_memory, stop), daemon=True)
+  watcher = threading.Thread(
+    target=watch_memory, args=(os.getpid(), clock.saw_memory, stop), daemon=True
+  )
   watcher.start()
   try:
     pipeline.run(step)
@@ -96,9 +139,12 @@ def run(step: Step, clock: Clock) -> None:
 
 
 def choose_question(out: Path) -> None:
-  """Writes one question of a voice never heard in training as question.wav, to be answered by the finished model."""
+  """Writes one question of a voice never heard in training as question.wav, to be answered by the
+  finished model.
+  """
   from data_pipeline import dataset
   from echox_jax import audio
+
   for example in dataset.read_examples(out / 'data', 'questions', 'test'):
     if 'Japan' in example.turns[0].text:
       break
@@ -108,11 +154,15 @@ def choose_question(out: Path) -> None:
 def finish(out: Path, clock: Clock) -> dict:
   """Puts metrics.json, reply.txt and the report together; returns the metrics."""
   from echox_jax.evaluation import report
+
   metrics = json.loads((out / 'evaluation.json').read_text())
   reply = json.loads((out / 'reply.json').read_text())
   files.atomic_write_text(out / 'reply.txt', reply['text'] + '\n')
-  metrics.update(total_minutes=round(clock.state['seconds'] / 60, 1), peak_rss_gib=clock.state['peak_rss_gib'],
-                 minutes_by_part={k: round(v / 60, 2) for k, v in clock.state['finished'].items()})
+  metrics.update(
+    total_minutes=round(clock.state['seconds'] / 60, 1),
+    peak_rss_gib=clock.state['peak_rss_gib'],
+    minutes_by_part={k: round(v / 60, 2) for k, v in clock.state['finished'].items()},
+  )
   files.atomic_write_json(out / 'metrics.json', metrics)
   report.write_report(out, metrics, reply, TARGETS)
   return metrics
@@ -125,17 +175,35 @@ def summary(out: Path, metrics: dict) -> str:
     value = metrics[name]
     good = value >= target if sign == '>=' else value <= target
     lines.append(f'  {name:18} {value:8.3f}   aim {sign} {target:<5} {"ok" if good else "MISSED"}')
-  lines += ['', f'  it was asked: {out}/question.wav', f'  it answered:  {out}/reply.wav  ({(out / "reply.txt").read_text().strip()!r})',
-            f'  look at:      {out}/report.html', f'  all figures:  {out}/metrics.json', '',
-            f'  ask it something yourself: python -m launch.respond --checkpoint {out}/model YOUR.wav -o answer.wav', '']
+  lines += [
+    '',
+    f'  it was asked: {out}/question.wav',
+    f'  it answered:  {out}/reply.wav  ({(out / "reply.txt").read_text().strip()!r})',
+    f'  look at:      {out}/report.html',
+    f'  all figures:  {out}/metrics.json',
+    '',
+    f'  ask it something yourself: python -m launch.respond --checkpoint {out}/model '
+    'YOUR.wav -o answer.wav',
+    '',
+  ]
   return '\n'.join(lines)
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.demo', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder to write (default out/demo)')
-  parser.add_argument('--started', type=float, default=None, help='Unix time at which the clock started (installation counts)')
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.demo',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    '--out', type=Path, default=Path('out/demo'), help='folder to write (default out/demo)'
+  )
+  parser.add_argument(
+    '--started',
+    type=float,
+    default=None,
+    help='Unix time at which the clock started (installation counts)',
+  )
   args = parser.parse_args()
   out, began = args.out, time.time()
   out.mkdir(parents=True, exist_ok=True)

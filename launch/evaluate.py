@@ -1,11 +1,16 @@
-"""Scores a model: voices it never heard ask questions, and an independent ASR listens to its spoken answers.
+"""Scores a model: voices it never heard ask, and an independent ASR listens to its answers.
 
-  python -m launch.evaluate --checkpoint out/demo/model --workdir out/demo --out out/demo/evaluation.json
+  python -m launch.evaluate --checkpoint out/demo/model --workdir out/demo
+                            --out out/demo/evaluation.json
 
-Beside OUT.json go OUT_questions.jsonl (what was asked, said and heard, one question a line) and OUT_examples/ (recordings).
-  text_exact_match   written question -> written answer            s2t_exact_match   spoken question -> written answer
-  s2s_exact_match    spoken question -> what the judge hears       reply_wer         what the judge hears against the model's text
-  resynthesis_wer    real held-out answers -> units -> vocoder     natural_wer       the real recordings: the judge's floor
+Beside OUT.json go OUT_questions.jsonl (what was asked, said and heard, one question a line) and
+OUT_examples/ (recordings).
+  text_exact_match   written question -> written answer
+  s2t_exact_match    spoken question -> written answer
+  s2s_exact_match    spoken question -> what the judge hears
+  reply_wer          what the judge hears against the model's text
+  resynthesis_wer    real held-out answers -> units -> vocoder
+  natural_wer        the real recordings: the judge's floor
 """
 
 import argparse
@@ -18,10 +23,10 @@ import sys
 import time
 from typing import Any
 
-from echox_jax import errors, rates
-from echox_jax import files
 import numpy as np
 from tqdm import tqdm
+
+from echox_jax import errors, files, rates
 from launch import cli
 
 _EXAMPLES = 6  # recordings kept
@@ -31,6 +36,7 @@ _JUDGED_AT_A_TIME = 16
 @dataclasses.dataclass(frozen=True)
 class Resynthesis:
   """One held-out answer and what became of its recording."""
+
   id: str
   text: str
   real: np.ndarray
@@ -40,13 +46,22 @@ class Resynthesis:
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.evaluate', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.evaluate',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
-  parser.add_argument('--workdir', required=True, type=Path, help='working folder of the training stages')
-  parser.add_argument('--data', type=Path, help='folder of the raw data sets (default WORKDIR/data)')
+  parser.add_argument(
+    '--workdir', required=True, type=Path, help='working folder of the training stages'
+  )
+  parser.add_argument(
+    '--data', type=Path, help='folder of the raw data sets (default WORKDIR/data)'
+  )
   parser.add_argument('--out', required=True, type=Path, help='JSON file to write')
-  parser.add_argument('--limit', type=int, help='use only so many questions and held-out answers, spread over all')
+  parser.add_argument(
+    '--limit', type=int, help='use only so many questions and held-out answers, spread over all'
+  )
   args = parser.parse_args(argv)
   if args.limit is not None and args.limit < 1:
     raise errors.EchoXError(f'--limit is {args.limit}: give 1 or more.')
@@ -54,9 +69,9 @@ def main(argv: list[str] | None = None) -> None:
 
   from echox_jax import load
   from echox_jax.evaluation import judge as judge_lib
-  from echox_jax.evaluation import normalise
-  from echox_jax.evaluation import scores
+  from echox_jax.evaluation import normalise, scores
   from echox_jax.inference.engine import Engine
+
   began = time.perf_counter()
   normalise.normalise('')  # a missing extra is told before the work, not after it
   judge = judge_lib.Judge(args.workdir / 'judge')
@@ -73,34 +88,59 @@ def main(argv: list[str] | None = None) -> None:
   clock.stop('spoken_questions')
   remade = [resynthesise(engine, example) for example in bar(holdout, 'resynthesis')]
   clock.stop('resynthesis')
-  heard = transcribe(judge, {
-      'replies': [r['waveform'] for r in replies], 'natural': [r.real for r in remade],
-      'predicted': [r.predicted for r in remade], 'true': [r.true for r in remade]})
+  heard = transcribe(
+    judge,
+    {
+      'replies': [r['waveform'] for r in replies],
+      'natural': [r.real for r in remade],
+      'predicted': [r.predicted for r in remade],
+      'true': [r.true for r in remade],
+    },
+  )
   clock.stop('judge')
 
-  asked = [scores.Asked(**{k: v for k, v in r.items() if k not in ('waveform', 'overflow')}, written_answer=text, transcript=t)
-           for r, text, t in zip(replies, written, heard['replies'])]
+  asked = [
+    scores.Asked(
+      **{k: v for k, v in r.items() if k not in ('waveform', 'overflow')},
+      written_answer=text,
+      transcript=t,
+    )
+    for r, text, t in zip(replies, written, heard['replies'])
+  ]
   texts = [r.text for r in remade]
   overflow = sum((collections.Counter(r['overflow']) for r in replies), collections.Counter())
   metrics = {
-      **scores.summarise(asked),
-      'resynthesis_wer': scores.wer(zip(texts, heard['predicted'])),
-      'resynthesis_wer_true_durations': scores.wer(zip(texts, heard['true'])),
-      'natural_wer': scores.wer(zip(texts, heard['natural'])),
-      'units_per_second': manifest['units_per_second'],
-      'unit_words_per_second': manifest['unit_words_per_second'],
-      'counts': {'voices': len({a.voice for a in asked}), 'holdout_answers': len(holdout)},
-      'overflow': {name: overflow[name] for name in replies[0]['overflow']}
-                  | {'resynthesis_frames': sum(r.lost_frames for r in remade)},
-      'judge': judge_lib.versions(),
-      'seconds': {name: round(value, 1) for name, value in seconds.items()} | {'total': round(time.perf_counter() - began, 1)},
+    **scores.summarise(asked),
+    'resynthesis_wer': scores.wer(zip(texts, heard['predicted'])),
+    'resynthesis_wer_true_durations': scores.wer(zip(texts, heard['true'])),
+    'natural_wer': scores.wer(zip(texts, heard['natural'])),
+    'units_per_second': manifest['units_per_second'],
+    'unit_words_per_second': manifest['unit_words_per_second'],
+    'counts': {'voices': len({a.voice for a in asked}), 'holdout_answers': len(holdout)},
+    'overflow': {name: overflow[name] for name in replies[0]['overflow']}
+    | {'resynthesis_frames': sum(r.lost_frames for r in remade)},
+    'judge': judge_lib.versions(),
+    'seconds': {name: round(value, 1) for name, value in seconds.items()}
+    | {'total': round(time.perf_counter() - began, 1)},
   }
-  lines = [json.dumps(dataclasses.asdict(a) | {'right': a.marks()}, ensure_ascii=False) for a in asked]
-  files.atomic_write_text(args.out.with_name(f'{args.out.stem}_questions.jsonl'), '\n'.join(lines) + '\n')
+  lines = [
+    json.dumps(dataclasses.asdict(a) | {'right': a.marks()}, ensure_ascii=False) for a in asked
+  ]
+  files.atomic_write_text(
+    args.out.with_name(f'{args.out.stem}_questions.jsonl'), '\n'.join(lines) + '\n'
+  )
   save_examples(args.out.with_name(f'{args.out.stem}_examples'), questions, replies, remade)
   files.atomic_write_json(args.out, metrics)
-  for name in ('text_exact_match', 's2t_exact_match', 's2s_exact_match', 'reply_wer', 'resynthesis_wer', 'natural_wer', 'first_audio_s',
-               'real_time_factor'):
+  for name in (
+    'text_exact_match',
+    's2t_exact_match',
+    's2s_exact_match',
+    'reply_wer',
+    'resynthesis_wer',
+    'natural_wer',
+    'first_audio_s',
+    'real_time_factor',
+  ):
     print(f'  {name:18} {metrics[name]}')
   print(f'-> {args.out}')
 
@@ -127,13 +167,16 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
     report = json.loads(path.read_text('utf-8'))['report']
     return {name: report[name] for name in ('units_per_second', 'unit_words_per_second')}
   except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-    raise errors.DataError(f'{path} is missing or incomplete: run `python -m launch.precompute` with this working folder first.') from error
+    raise errors.DataError(
+      f'{path} is missing or incomplete: run `python -m launch.precompute` '
+      'with this working folder first.'
+    ) from error
 
 
 def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
   """The examples of a split, or `limit` of them spread over all."""
-  from data_pipeline import dataset
-  from data_pipeline import schema
+  from data_pipeline import dataset, schema
+
   source = dataset.open_dataset(data_dir, name, split)
   count = len(source) if limit is None else min(limit, len(source))
   return [schema.decode(source[int(i)]) for i in np.linspace(0, len(source) - 1, count).round()]
@@ -150,40 +193,69 @@ def reply(engine, example) -> dict[str, Any]:
   """Has one spoken question answered by the streaming engine."""
   from echox_jax import audio
   from echox_jax.inference.engine import Slice
+
   question, answer = example.turns
   events = list(engine.answer(audio.from_int16(question.audio)))
   done = events[-1]
   return dict(
-      id=example.id, voice=question.speaker, category=question.category, question=question.text, references=answer.references,
-      answer=done.text, slices=sum(isinstance(e, Slice) for e in events), audio_s=len(done.waveform) / rates.SAMPLE_RATE,
-      first_audio_s=done.first_audio_at, finished_s=done.finished_at, text_s=max(done.token_times, default=0.0),
-      waveform=done.waveform, overflow=done.overflow)
+    id=example.id,
+    voice=question.speaker,
+    category=question.category,
+    question=question.text,
+    references=answer.references,
+    answer=done.text,
+    slices=sum(isinstance(e, Slice) for e in events),
+    audio_s=len(done.waveform) / rates.SAMPLE_RATE,
+    first_audio_s=done.first_audio_at,
+    finished_s=done.finished_at,
+    text_s=max(done.token_times, default=0.0),
+    waveform=done.waveform,
+    overflow=done.overflow,
+  )
 
 
 def resynthesise(engine, example) -> Resynthesis:
   """Real speech -> units -> reduced units -> vocoder."""
   from echox_jax import audio
   from echox_jax.units import kmeans
+
   turn = example.turns[-1]
   units, durations = kmeans.reduce_units(turn.units)
   predicted, lost = engine.vocode(units)
-  return Resynthesis(example.id, turn.text, audio.from_int16(turn.audio), predicted, engine.vocode(units, durations)[0], lost)
+  return Resynthesis(
+    example.id,
+    turn.text,
+    audio.from_int16(turn.audio),
+    predicted,
+    engine.vocode(units, durations)[0],
+    lost,
+  )
 
 
 def transcribe(judge, clips: dict[str, list[np.ndarray]]) -> dict[str, list[str]]:
-  """What the judge hears in each list of clips; clips that are alike to the last bit are judged once."""
+  """What the judge hears in each list of clips; clips that are alike to the last bit are judged
+  once.
+  """
   unique = {wave.tobytes(): wave for waves in clips.values() for wave in waves}
   order = sorted(unique, key=lambda name: (len(name), name))  # clips of like length share a batch
   heard = {}
   for start in bar(range(0, len(order), _JUDGED_AT_A_TIME), 'listening'):
-    names = order[start:start + _JUDGED_AT_A_TIME]
+    names = order[start : start + _JUDGED_AT_A_TIME]
     heard.update(zip(names, judge.transcribe([unique[name] for name in names])))
   return {kind: [heard[wave.tobytes()] for wave in waves] for kind, waves in clips.items()}
 
 
-def save_examples(folder: Path, questions: Sequence[Any], replies: Sequence[dict[str, Any]], remade: Sequence[Resynthesis]) -> None:
-  """Writes a few questions with their spoken answers, and one held-out answer with its resynthesis."""
+def save_examples(
+  folder: Path,
+  questions: Sequence[Any],
+  replies: Sequence[dict[str, Any]],
+  remade: Sequence[Resynthesis],
+) -> None:
+  """Writes a few questions with their spoken answers, and one held-out answer with its
+  resynthesis.
+  """
   from echox_jax import audio
+
   with files.atomic_dir(folder) as beside:
     for number in np.unique(np.linspace(0, len(replies) - 1, _EXAMPLES).round().astype(int)):
       name = f'{number:03}_{replies[number]["voice"]}'
@@ -197,7 +269,9 @@ def save_examples(folder: Path, questions: Sequence[Any], replies: Sequence[dict
 
 def bar(items, title: str) -> tqdm:
   """A progress bar with the time that is left; rare lines where the output is no terminal."""
-  return tqdm(items, desc=title, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True)
+  return tqdm(
+    items, desc=title, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True
+  )
 
 
 if __name__ == '__main__':

@@ -1,11 +1,14 @@
 """Shows what is in a folder of data sets.
 
-  python -m launch.inspect DIR [--json FILE] [--picture FILE.png] [--batch_size 16] [--config configs/echox_nano.py:s2t]
+  python -m launch.inspect DIR [--json FILE] [--picture FILE.png]
+                               [--batch_size 16] [--config configs/echox_nano.py:s2t]
   python -m launch.inspect --schema
 
-DIR is the folder that `python -m launch.corpus` wrote (out/mine/data), or `python -m launch.precompute` (out/mine/precomputed): counts and
-hours of every set and split, lengths, a few examples, the share of a batch that would be padding, items that are damaged, and what was
-left out when the recordings were read. With --config the padding at that stage's static sizes. --schema prints the JSON schema of an example.
+DIR is the folder that `python -m launch.corpus` wrote (out/mine/data), or
+`python -m launch.precompute` (out/mine/precomputed): counts and hours of every set and split,
+lengths, a few examples, the share of a batch that would be padding, items that are damaged, and
+what was left out when the recordings were read. With --config the padding at that stage's static
+sizes. --schema prints the JSON schema of an example.
 """
 
 import argparse
@@ -18,26 +21,53 @@ from launch import cli
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.inspect', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.inspect',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('folder', nargs='?', type=Path, metavar='DIR', help='folder of data sets')
-  parser.add_argument('--schema', action='store_true', help='print the JSON schema of an example, and nothing else')
-  parser.add_argument('--json', type=Path, metavar='FILE', help='also writes the report to this file')
-  parser.add_argument('--picture', type=Path, metavar='FILE.png', help='draws histograms of the lengths (needs the extra `demo`)')
-  parser.add_argument('--batch_size', type=int, default=16, help='of the padding forecast (default %(default)s)')
-  parser.add_argument('--examples', type=int, default=2, help='how many to show of each split (default %(default)s)')
-  parser.add_argument('--config', metavar='FILE.py:STAGE', help='job whose static sizes the forecast is for')
+  parser.add_argument(
+    '--schema', action='store_true', help='print the JSON schema of an example, and nothing else'
+  )
+  parser.add_argument(
+    '--json', type=Path, metavar='FILE', help='also writes the report to this file'
+  )
+  parser.add_argument(
+    '--picture',
+    type=Path,
+    metavar='FILE.png',
+    help='draws histograms of the lengths (needs the extra `demo`)',
+  )
+  parser.add_argument(
+    '--batch_size', type=int, default=16, help='of the padding forecast (default %(default)s)'
+  )
+  parser.add_argument(
+    '--examples', type=int, default=2, help='how many to show of each split (default %(default)s)'
+  )
+  parser.add_argument(
+    '--config', metavar='FILE.py:STAGE', help='job whose static sizes the forecast is for'
+  )
   args = parser.parse_args()
   if args.schema:
     print(json.dumps(schema.json_schema(), indent=2))
     return
   if not args.folder or args.batch_size < 1:
-    raise errors.ConfigError('DIR is missing: name the folder of data sets.' if not args.folder else '--batch_size must be at least 1: raise it.')
+    raise errors.ConfigError(
+      'DIR is missing: name the folder of data sets.'
+      if not args.folder
+      else '--batch_size must be at least 1: raise it.'
+    )
   data = None
   if args.config:
     from launch import train
 
-    data = train.parse(['inspect', f'--config={args.config}', f'--workdir={args.folder}'], 'launch.inspect')[0].data
-  report, splits = inspection.inspect(args.folder, batch_size=args.batch_size, data=data, shown=args.examples, progress=True)
+    data = train.parse(
+      ['inspect', f'--config={args.config}', f'--workdir={args.folder}'], 'launch.inspect'
+    )[0].data
+  report, splits = inspection.inspect(
+    args.folder, batch_size=args.batch_size, data=data, shown=args.examples, progress=True
+  )
   print(inspection.in_text(report))
   if args.json:
     files.atomic_write_json(args.json, report)

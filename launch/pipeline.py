@@ -1,9 +1,11 @@
 """From data sets to a model that answers, by one command: precompute, every training stage, export.
 
-  python -m launch.pipeline --config=configs/echox_nano.py --workdir=out/mine [--stages=text,s2t,t2c,echo,vocoder] [--config.FIELD=VALUE ...]
+  python -m launch.pipeline --config=configs/echox_nano.py --workdir=out/mine
+                            [--stages=text,s2t,t2c,echo,vocoder] [--config.FIELD=VALUE ...]
 
-Reads the data sets under WORKDIR/data (`python -m launch.corpus` makes them) and writes the model to WORKDIR/model. Each part is a
-command of its own that can be run by hand; all are given the same --config.FIELD=VALUE. The same command goes on where a stopped one was.
+Reads the data sets under WORKDIR/data (`python -m launch.corpus` makes them) and writes the model
+to WORKDIR/model. Each part is a command of its own that can be run by hand; all are given the same
+--config.FIELD=VALUE. The same command goes on where a stopped one was.
 """
 
 import argparse
@@ -17,29 +19,52 @@ from echox_jax import errors
 from launch import cli
 
 _STAGES = {
-    'text': 'the LLM learns its facts from text', 's2t': 'the LLM learns to hear',
-    't2c': 'a small decoder learns to turn text into unit words',
-    'echo': 'the echo decoder learns to speak from the states of the LLM', 'vocoder': 'the vocoder learns to turn units into sound'}
+  'text': 'the LLM learns its facts from text',
+  's2t': 'the LLM learns to hear',
+  't2c': 'a small decoder learns to turn text into unit words',
+  'echo': 'the echo decoder learns to speak from the states of the LLM',
+  'vocoder': 'the vocoder learns to turn units into sound',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
   """One part: a command, and the file that proves it finished (None = the command itself knows)."""
+
   name: str
   title: str
   command: tuple[str, ...]
   proof: str | None = None
 
 
-def steps(config: str, workdir: Path, names: Sequence[str] = tuple(_STAGES), options: Sequence[str] = ()) -> list[Step]:
+def steps(
+  config: str, workdir: Path, names: Sequence[str] = tuple(_STAGES), options: Sequence[str] = ()
+) -> list[Step]:
   """All parts in order, from data sets to `workdir/model`."""
-  job = lambda module, stage: (f'launch.{module}', f'--config={config}:{stage}', f'--workdir={workdir}', *options)
+  job = lambda module, stage: (
+    f'launch.{module}',
+    f'--config={config}:{stage}',
+    f'--workdir={workdir}',
+    *options,
+  )
   return [
-      Step('precompute', 'speech becomes units and unit words', job('precompute', names[0])),
-      *(Step(name, _STAGES[name], job('train', name)) for name in names),
-      Step('export', 'one folder to load',
-           ('launch.convert', 'export', '--checkpoint', str(workdir), '--to', 'safetensors', '--out', str(workdir / 'model')),
-           'model/model.safetensors'),
+    Step('precompute', 'speech becomes units and unit words', job('precompute', names[0])),
+    *(Step(name, _STAGES[name], job('train', name)) for name in names),
+    Step(
+      'export',
+      'one folder to load',
+      (
+        'launch.convert',
+        'export',
+        '--checkpoint',
+        str(workdir),
+        '--to',
+        'safetensors',
+        '--out',
+        str(workdir / 'model'),
+      ),
+      'model/model.safetensors',
+    ),
   ]
 
 
@@ -58,26 +83,43 @@ def run(step: Step) -> None:
       process.wait()
   if code:
     raise errors.EchoXError(
-        f'the part {step.name!r} ended with exit code {code} (its own message stands above): '
-        'put that right and run the same command again; finished parts are kept.')
+      f'the part {step.name!r} ended with exit code {code} (its own message stands above): '
+      'put that right and run the same command again; finished parts are kept.'
+    )
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.pipeline', description=__doc__, allow_abbrev=False,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.pipeline',
+    description=__doc__,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--config', required=True, metavar='FILE.py', help='config file')
-  parser.add_argument('--workdir', required=True, type=Path, help='folder of data, checkpoints and model')
+  parser.add_argument(
+    '--workdir', required=True, type=Path, help='folder of data, checkpoints and model'
+  )
   parser.add_argument('--stages', default=','.join(_STAGES), help='in order (default %(default)s)')
   args, options = parser.parse_known_args()
-  from echox_jax.training import stages, validation  # not needed by those who only ask for the steps, whose memory is counted
+  # not needed by those who only ask for the steps, whose memory is counted
+  from echox_jax.training import stages, validation
   from launch import train
-  todo = steps(args.config, args.workdir, [stages.get_stage(name).name for name in args.stages.split(',')], options)
+
+  todo = steps(
+    args.config,
+    args.workdir,
+    [stages.get_stage(name).name for name in args.stages.split(',')],
+    options,
+  )
   for step in todo[:-1]:  # a mistake in a later stage is told now, not after hours
     validation.check(train.parse(list(step.command), 'launch.pipeline')[0])
   for number, step in enumerate(todo, 1):
     print(f'[{number}/{len(todo)}] {step.name}: {step.title}', flush=True)
     run(step)
-  print(f'the model is in {args.workdir / "model"}: python -m launch.respond --checkpoint {args.workdir / "model"} question.wav -o reply.wav')
+  print(
+    f'the model is in {args.workdir / "model"}: python -m launch.respond --checkpoint '
+    f'{args.workdir / "model"} question.wav -o reply.wav'
+  )
 
 
 if __name__ == '__main__':

@@ -1,13 +1,16 @@
 """Asks a model questions and writes its spoken answers.
 
   python -m launch.respond --checkpoint out/demo/model question.wav -o reply.wav
-  python -m launch.respond --checkpoint out/demo/model one.wav two.mp3 -o reply.wav      writes reply.wav and reply_2.wav
+  python -m launch.respond --checkpoint out/demo/model one.wav two.mp3 -o reply.wav
   python -m launch.respond --checkpoint out/demo/model --text "What is two plus two?" -o reply.wav
-  python -m launch.respond --checkpoint models/smollm2-135m --text "What is two plus two?"   in text
+  python -m launch.respond --checkpoint models/smollm2-135m --text "What is two plus two?"
 
-Questions may be of any sample rate, channel count and common format. The text is printed as it comes; a line for each slice
-tells when it was heard. All questions are read before the first is answered. Replies are 16 kHz wav files. Without `-o`
-answers are text alone: a language model that was just imported can give no others yet.
+The second command writes reply.wav and reply_2.wav, the last one answers in text alone.
+
+Questions may be of any sample rate, channel count and common format. The text is printed as it
+comes; a line for each slice tells when it was heard. All questions are read before the first is
+answered. Replies are 16 kHz wav files. Without `-o` answers are text alone: a language model that
+was just imported can give no others yet.
 """
 
 import argparse
@@ -20,31 +23,47 @@ from launch import cli
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.respond', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('questions', nargs='*', type=Path, metavar='QUESTION', help='recordings of questions')
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.respond',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    'questions', nargs='*', type=Path, metavar='QUESTION', help='recordings of questions'
+  )
   parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
-  parser.add_argument('--text', action='append', default=[], help='a written question (may be given several times)')
-  parser.add_argument('-o', '--output', type=Path, help=(
-      'wav file to write; further answers get _2, _3 ... (default: answers in text alone)'))
+  parser.add_argument(
+    '--text', action='append', default=[], help='a written question (may be given several times)'
+  )
+  parser.add_argument(
+    '-o',
+    '--output',
+    type=Path,
+    help=('wav file to write; further answers get _2, _3 ... (default: answers in text alone)'),
+  )
   parser.add_argument('--json', type=Path, help='also write text, slices and times to this file')
-  parser.add_argument('--temperature', type=float, default=0.0, help='0 (default): the likeliest token each time; released: 0.2')
+  parser.add_argument(
+    '--temperature',
+    type=float,
+    default=0.0,
+    help='0 (default): the likeliest token each time; released: 0.2',
+  )
   parser.add_argument('--top-p', type=float, default=0.9, help='of the sampling (default 0.9)')
   parser.add_argument('--seed', type=int, default=0, help='of the sampling')
   args = parser.parse_args(argv)
   if not args.questions and not args.text:
     raise errors.EchoXError('there is no question: give a recording or --text "...".')
   from echox_jax.decoding import sampler
+
   sampler.check(args.temperature, args.top_p)
   if args.output and args.output.suffix.lower() != '.wav':
     raise errors.EchoXError(f'{args.output} is no wav file: give an output name that ends in .wav.')
   for folder in {file.parent for file in (args.output, args.json) if file}:
     folder.mkdir(parents=True, exist_ok=True)  # known before anything is computed
 
-  from echox_jax import audio
-  from echox_jax import model_folder
-  from echox_jax import load
+  from echox_jax import audio, load, model_folder
   from echox_jax.inference.engine import Engine
+
   waves = [audio.load_audio(path) for path in args.questions]
   model = load(args.checkpoint)
   model_folder.require(model, model_folder.TEXT, 'answer')
@@ -57,13 +76,19 @@ def main(argv: list[str] | None = None) -> None:
   for text in args.text:
     engine.prompt(text, audio=False)
   print('getting ready ...', end='', file=sys.stderr, flush=True)
-  print(f' {engine.warm_up(audio=bool(waves), text=bool(args.text), both=False):.1f} s', file=sys.stderr)
+  print(
+    f' {engine.warm_up(audio=bool(waves), text=bool(args.text), both=False):.1f} s', file=sys.stderr
+  )
 
-  asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [(text, None, text) for text in args.text]
+  asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [
+    (text, None, text) for text in args.text
+  ]
   replies = []
   for number, (name, wave, text) in enumerate(asked, 1):
     print(f'\n{name}')
-    events = engine.answer(wave, text, temperature=args.temperature, top_p=args.top_p, seed=args.seed)
+    events = engine.answer(
+      wave, text, temperature=args.temperature, top_p=args.top_p, seed=args.seed
+    )
     replies.append(_tell(events) | {'question': name, 'audio': None})
     waveform = replies[-1].pop('waveform')
     if args.output:
@@ -73,32 +98,61 @@ def main(argv: list[str] | None = None) -> None:
       print(f'-> {target}')
   if args.json:
     from echox_jax import files
-    files.atomic_write_json(args.json, replies[0] | {'further': replies[1:]} if len(replies) > 1 else replies[0])
+
+    files.atomic_write_json(
+      args.json, replies[0] | {'further': replies[1:]} if len(replies) > 1 else replies[0]
+    )
 
 
 def _tell(events) -> dict[str, Any]:
   """Prints an answer as it comes; returns what `--json` writes, and the waveform."""
   from echox_jax.inference.engine import LEFT_OUT, Slice, TextPiece
+
   slices, lines = [], []
   for event in events:
     if isinstance(event, TextPiece):
       print(event.text, end='', flush=True)
     elif isinstance(event, Slice):
       seconds = len(event.waveform) / rates.SAMPLE_RATE
-      slices.append({'text': event.text, 'tokens': event.tokens, 'unit_words': len(event.unit_words), 'units': len(event.units),
-                     'audio_s': round(seconds, 3), 'cut_at_s': round(event.cut_at, 4), 'ready_at_s': round(event.ready_at, 4)})
-      lines.append(f'  slice {event.index + 1}: {seconds:.2f} s of speech, cut at {event.cut_at:.2f} s, '
-                   f'heard at {event.ready_at:.2f} s: {event.text}')
+      slices.append(
+        {
+          'text': event.text,
+          'tokens': event.tokens,
+          'unit_words': len(event.unit_words),
+          'units': len(event.units),
+          'audio_s': round(seconds, 3),
+          'cut_at_s': round(event.cut_at, 4),
+          'ready_at_s': round(event.ready_at, 4),
+        }
+      )
+      lines.append(
+        f'  slice {event.index + 1}: {seconds:.2f} s of speech, cut at '
+        f'{event.cut_at:.2f} s, '
+        f'heard at {event.ready_at:.2f} s: {event.text}'
+      )
   print('\n'.join(['', *lines]))
   seconds = len(event.waveform) / rates.SAMPLE_RATE
   rate = round(event.finished_at / seconds, 4) if seconds else None
   for name, count in event.overflow.items():
     if count:
-      why = 'were left out of the speech' if name in LEFT_OUT else 'did not fit the budgets of this model'
+      why = (
+        'were left out of the speech'
+        if name in LEFT_OUT
+        else 'did not fit the budgets of this model'
+      )
       print(f'  note: {count} {name.replace("_", " ")} {why}')
-  return {'text': event.text, 'slices': slices, 'audio_s': round(seconds, 3), 'first_audio_s': event.first_audio_at,
-          'finished_s': event.finished_at, 'real_time_factor': rate, 'scores': event.scores,
-          'token_times_s': event.token_times, 'overflow': event.overflow, 'waveform': event.waveform}
+  return {
+    'text': event.text,
+    'slices': slices,
+    'audio_s': round(seconds, 3),
+    'first_audio_s': event.first_audio_at,
+    'finished_s': event.finished_at,
+    'real_time_factor': rate,
+    'scores': event.scores,
+    'token_times_s': event.token_times,
+    'overflow': event.overflow,
+    'waveform': event.waveform,
+  }
 
 
 def _named(path: Path, check, wave):

@@ -1,10 +1,12 @@
-"""Compares this code with a golden set: arrays that the released code computed, with the weights it had.
+"""Compares this code with a golden set: arrays that the released code computed, with the weights it
+had.
 
   python -m launch.verify --golden DIR [--json FILE]
 
-DIR holds config.json and golden_*.npz; sizes and ids come from there. Weights go in the way real checkpoints do. Every array is
-a row of the table: its largest error, the tolerance and whether it passes. The exit code is 1 where a row fails. Sections
-whose files are not in DIR are listed as absent.
+DIR holds config.json and golden_*.npz; sizes and ids come from there. Weights go in the way real
+checkpoints do. Every array is a row of the table: its largest error, the tolerance and whether it
+passes. The exit code is 1 where a row fails. Sections whose files are not in DIR are listed as
+absent.
 """
 
 import argparse
@@ -19,8 +21,11 @@ from launch import cli
 
 
 def main(argv: list[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(prog='python -m launch.verify', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.verify',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--golden', required=True, type=Path, help='folder of the golden set')
   parser.add_argument('--json', type=Path, help='file to write the rows to')
   args = parser.parse_args(argv)
@@ -35,18 +40,33 @@ def main(argv: list[str] | None = None) -> int:
     began = time.perf_counter()
     found = check(golden, name)
     failed = sum(not row.passed for row in found)
-    print(f'{name}: {len(found)} rows, {failed} failed, {time.perf_counter() - began:.1f} s', flush=True)
+    print(
+      f'{name}: {len(found)} rows, {failed} failed, {time.perf_counter() - began:.1f} s', flush=True
+    )
     rows += found
   if not rows:
-    raise errors.DataError(f'{args.golden} holds no golden arrays: give the folder of a golden set.')
+    raise errors.DataError(
+      f'{args.golden} holds no golden arrays: give the folder of a golden set.'
+    )
 
   failed = [row.name for row in rows if not row.passed]
-  print(f'\n{row_lib.table(rows)}\n\n{len(rows) - len(failed)} of {len(rows)} rows pass, {len(absent)} sections absent')
+  print(
+    f'\n{row_lib.table(rows)}\n\n{len(rows) - len(failed)} of {len(rows)} rows pass, '
+    f'{len(absent)} sections absent'
+  )
   if failed:
     print('failed: ' + ', '.join(failed))
   if args.json:
-    files.atomic_write_json(args.json, {'pass': not failed, 'passed': len(rows) - len(failed), 'failed': len(failed),
-                                        'absent': absent, 'rows': [row.to_json() for row in rows]})
+    files.atomic_write_json(
+      args.json,
+      {
+        'pass': not failed,
+        'passed': len(rows) - len(failed),
+        'failed': len(failed),
+        'absent': absent,
+        'rows': [row.to_json() for row in rows],
+      },
+    )
   return int(bool(failed))
 
 

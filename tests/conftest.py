@@ -1,7 +1,40 @@
-"""Settings that must stand before JAX starts."""
+"""Settings that must stand before JAX starts, and fixtures that several folders share."""
 
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# The tests compile much and compute little: unoptimised code is made in two thirds of the time. Tolerances are the same.
+# The tests compile much and compute little: unoptimised code is made in two thirds of the time.
+# Tolerances are the same.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import pytest
+
+from tests.helpers import batch_jobs
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """Questions asked by two voices, answers with units and unit words, raw and precomputed."""
+  folder = tmp_path_factory.mktemp('w')
+  batch_jobs.write_sets(folder)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def compile_once(tmp_path_factory):
+  """All runs here are of one program: keep it."""
+  options = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()

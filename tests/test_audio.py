@@ -3,11 +3,12 @@
 import shutil
 import subprocess
 
-from echox_jax import audio
-from echox_jax.errors import AudioError
 import numpy as np
 import pytest
 import soundfile
+
+from echox_jax import audio
+from echox_jax.errors import AudioError
 
 
 def tone(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:
@@ -24,7 +25,9 @@ def test_any_rate_and_channel_count_gives_the_same_mono_wave(tmp_path, rate, cha
   np.testing.assert_allclose(wave[800:-800], tone(16000)[800:-800], atol=2e-3)
 
 
-@pytest.mark.parametrize('name,subtype', [('a.flac', 'PCM_16'), ('a.ogg', 'VORBIS'), ('a.mp3', None), ('a.aiff', 'PCM_16')])
+@pytest.mark.parametrize(
+  'name,subtype', [('a.flac', 'PCM_16'), ('a.ogg', 'VORBIS'), ('a.mp3', None), ('a.aiff', 'PCM_16')]
+)
 def test_common_formats(tmp_path, name, subtype):
   soundfile.write(tmp_path / name, tone(32000, 1.0), 32000, subtype=subtype)
   wave = audio.load_audio(tmp_path / name)
@@ -35,7 +38,9 @@ def test_common_formats(tmp_path, name, subtype):
 @pytest.mark.skipif(shutil.which('ffmpeg') is None, reason='ffmpeg is not installed')
 def test_formats_that_only_ffmpeg_reads(tmp_path):
   soundfile.write(tmp_path / 'a.wav', tone(44100, 1.0), 44100)
-  subprocess.run(['ffmpeg', '-v', 'error', '-i', tmp_path / 'a.wav', tmp_path / 'a.m4a'], check=True)
+  subprocess.run(
+    ['ffmpeg', '-v', 'error', '-i', tmp_path / 'a.wav', tmp_path / 'a.m4a'], check=True
+  )
   wave = audio.load_audio(tmp_path / 'a.m4a')
   assert abs(len(wave) - 16000) < 2000 and np.std(wave[2000:12000]) > 0.3
 
@@ -49,7 +54,9 @@ def test_int16_files_survive_a_round_trip_exactly(tmp_path):
 
 
 def test_loud_waves_are_clipped_and_nan_is_refused(tmp_path):
-  np.testing.assert_array_equal(audio.to_int16(np.array([-3.0, -1.0, 0.0, 1.0, 7.0])), [-32768, -32768, 0, 32767, 32767])
+  np.testing.assert_array_equal(
+    audio.to_int16(np.array([-3.0, -1.0, 0.0, 1.0, 7.0])), [-32768, -32768, 0, 32767, 32767]
+  )
   with pytest.raises(AudioError, match='not finite'):
     audio.write_wav(tmp_path / 'a.wav', np.array([0.0, np.nan]))
   assert not list(tmp_path.iterdir())
@@ -83,7 +90,11 @@ def test_without_ffmpeg_the_error_names_it(tmp_path, monkeypatch):
 
 def test_silence():
   noise = np.random.default_rng(0).normal(size=16000)
-  assert audio.is_silent(np.zeros(16000)) and audio.is_silent(np.zeros(0)) and audio.is_silent(np.full(16000, 0.3))
+  assert (
+    audio.is_silent(np.zeros(16000))
+    and audio.is_silent(np.zeros(0))
+    and audio.is_silent(np.full(16000, 0.3))
+  )
   assert audio.is_silent(noise * 1e-4)
   assert not audio.is_silent(noise * 1e-2)
   short_word = np.concatenate([np.zeros(160000), 0.05 * noise[:1600], np.zeros(160000)])

@@ -1,30 +1,37 @@
-"""Every config builds at every stage, with as many parameters as the models that it names are published to have."""
+"""Every config builds at every stage, with as many parameters as the models that it names are
+published to have.
+"""
 
 import importlib
 import math
 
-from data_pipeline import batches
-from echox_jax import config as config_lib
-from echox_jax.parallel import sharding
-from echox_jax.models import params as params_lib
-from echox_jax.training import flops, stages, state, validation
-from echox_jax.training.experiment import ExperimentConfig
 import jax
 from jax.sharding import AbstractMesh
 import pytest
+
+from data_pipeline import batches
+from echox_jax import config as config_lib
+from echox_jax.models import params as params_lib
+from echox_jax.parallel import sharding
+from echox_jax.training import flops, stages, state, validation
+from echox_jax.training.experiment import ExperimentConfig
 
 FULL_SIZE = ('echox_135m', 'echox_3b', 'echox_8b')
 STAGES = ('s2t', 't2c', 'echo', 'vocoder')
 
 
 def job(name, stage):
-  return config_lib.build(ExperimentConfig, importlib.import_module(f'configs.{name}').get_config(stage).to_dict())
+  return config_lib.build(
+    ExperimentConfig, importlib.import_module(f'configs.{name}').get_config(stage).to_dict()
+  )
 
 
 def count(cfg, *groups):
   """Parameters of groups, without LoRA."""
   shapes = params_lib.param_shapes(cfg, groups)
-  return sum(math.prod(shape) for path, shape in shapes.items() if not path.endswith(('lora_a', 'lora_b')))
+  return sum(
+    math.prod(shape) for path, shape in shapes.items() if not path.endswith(('lora_a', 'lora_b'))
+  )
 
 
 @pytest.mark.parametrize('stage', STAGES)
@@ -33,7 +40,9 @@ def test_every_stage_builds_and_trains_something(name, stage):
   built = job(name, stage)
   row = stages.get_stage(stage)
   shapes = params_lib.param_shapes(built.model, row.groups_for(built))
-  assert built.stage == stage and stages.trainable_paths(row, shapes) and flops.step_flops(built) > 0
+  assert (
+    built.stage == stage and stages.trainable_paths(row, shapes) and flops.step_flops(built) > 0
+  )
   assert built.train.batch_size % built.train.accumulate_steps == 0
 
 
@@ -50,23 +59,44 @@ def test_rows_are_packed_and_attention_follows_the_platform(name):
     built = job(name, stage)
     batches.check_packing(built)
     assert built.data.packing == (stage != 'echo') and bool(built.data.buckets) == (stage != 't2c')
-    assert {built.model.llm.attention, built.model.whisper.attention, built.model.unit_decoder.trunk.attention} == {'auto'}
+    assert {
+      built.model.llm.attention,
+      built.model.whisper.attention,
+      built.model.unit_decoder.trunk.attention,
+    } == {'auto'}
 
 
 def test_the_paper_mix():
   """Items of its table of data, all of them in the stages that they are for."""
-  items = lambda stage: dict(zip(job('echox_8b', stage).data.sets, job('echox_8b', stage).data.weights))
+  items = lambda stage: dict(
+    zip(job('echox_8b', stage).data.sets, job('echox_8b', stage).data.weights)
+  )
   assert sum((items('s2t') | items('t2c')).values()) == 1_500_184
-  assert items('s2t').items() > items('echo').items() and items('echo')['magpie_questions/train'] == 117_000
-  assert items('s2t') == dict(zip(job('echox_3b', 's2t').data.sets, job('echox_3b', 's2t').data.weights))
-  assert job('echox_135m', 's2t').data.sets == ('questions/train',) and job('echox_135m', 's2t').data.weights == ()
+  assert (
+    items('s2t').items() > items('echo').items()
+    and items('echo')['magpie_questions/train'] == 117_000
+  )
+  assert items('s2t') == dict(
+    zip(job('echox_3b', 's2t').data.sets, job('echox_3b', 's2t').data.weights)
+  )
+  assert (
+    job('echox_135m', 's2t').data.sets == ('questions/train',)
+    and job('echox_135m', 's2t').data.weights == ()
+  )
   assert job('echox_135m', 't2c').precompute.unit_sets == ('answers/train', 'answers/holdout')
 
 
 @pytest.mark.parametrize('name', ('echox_nano', *FULL_SIZE))
 def test_held_out_sets_are_those_that_a_corpus_always_has(name):
-  """`data_pipeline.ingest` makes `test` of every set of questions and `holdout` of every set of answers."""
-  splits = {'s2t': 'questions/test', 'echo': 'questions/test', 't2c': 'answers/holdout', 'vocoder': 'answers/holdout'}
+  """`data_pipeline.ingest` makes `test` of every set of questions and `holdout` of every set of
+  answers.
+  """
+  splits = {
+    's2t': 'questions/test',
+    'echo': 'questions/test',
+    't2c': 'answers/holdout',
+    'vocoder': 'answers/holdout',
+  }
   for stage, ending in splits.items():
     built = job(name, stage)
     validation.check(built)
@@ -75,7 +105,9 @@ def test_held_out_sets_are_those_that_a_corpus_always_has(name):
       continue
     assert built.data.eval_sets and all(one.endswith(ending) for one in built.data.eval_sets)
     if stage in ('t2c', 'vocoder'):
-      assert set(built.data.eval_sets) <= set(built.precompute.unit_sets) - set(built.precompute.language_sets)
+      assert set(built.data.eval_sets) <= set(built.precompute.unit_sets) - set(
+        built.precompute.language_sets
+      )
     elif built.data.cached_states:
       assert set(built.data.eval_sets) <= set(built.precompute.state_sets)
 
@@ -86,8 +118,14 @@ def test_unknown_stage(name):
     importlib.import_module(f'configs.{name}').get_config('text')
 
 
-@pytest.mark.parametrize('name, added, published', [
-    ('echox_8b', 2 * 4096, 8_030_261_248), ('echox_3b', 3072, 3_212_749_824), ('echox_135m', 0, 134_515_008)])
+@pytest.mark.parametrize(
+  'name, added, published',
+  [
+    ('echox_8b', 2 * 4096, 8_030_261_248),
+    ('echox_3b', 3072, 3_212_749_824),
+    ('echox_135m', 0, 134_515_008),
+  ],
+)
 def test_llm_sizes(name, added, published):
   """`added`: the rows of the AUDIO id."""
   assert count(job(name, 's2t').model, 'llm') == published + added
@@ -97,17 +135,24 @@ def test_other_sizes():
   cfg = job('echox_8b', 's2t').model
   assert count(cfg, 'whisper') == pytest.approx(637e6, rel=0.003)
   assert count(cfg, 'hubert') == pytest.approx(94.4e6, rel=0.002)
-  assert count(cfg, 'vocoder') == pytest.approx(53.94e6 / 4, rel=0.005)  # bytes of float32 (facts 10)
+  # bytes of float32 (facts 10)
+  assert count(cfg, 'vocoder') == pytest.approx(53.94e6 / 4, rel=0.005)
 
 
 def test_echox_8b_has_the_size_of_the_released_file():
-  """19.22 GB of float16 (facts 12): LLM, adapter, unit decoder with a text table of its own, aligner; Whisper is not in it."""
+  """19.22 GB of float16 (facts 12): LLM, adapter, unit decoder with a text table of its own,
+  aligner; Whisper is not in it.
+  """
   cfg = job('echox_8b', 'echo').model
-  assert 2 * count(cfg, 'llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter') == pytest.approx(19.22e9, rel=0.002)
+  assert 2 * count(
+    cfg, 'llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter'
+  ) == pytest.approx(19.22e9, rel=0.002)
 
 
 def test_weights_of_a_chip_fall_in_proportion():
-  """From 16 chips to 64 to 256, within 5 %: what is not split is small (norms, biases, the first convolution)."""
+  """From 16 chips to 64 to 256, within 5 %: what is not split is small (norms, biases, the first
+  convolution).
+  """
   built = job('echox_8b', 's2t')
   groups = stages.get_stage('s2t').groups_for(built)
 
@@ -116,4 +161,6 @@ def test_weights_of_a_chip_fall_in_proportion():
     leaves = jax.tree.leaves(state.abstract_params(built.model, groups, mesh))
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
 
-  assert 64 * elements(64) < 1.05 * 16 * elements(16) and 256 * elements(256) < 1.05 * 16 * elements(16)
+  assert 64 * elements(64) < 1.05 * 16 * elements(16) and 256 * elements(
+    256
+  ) < 1.05 * 16 * elements(16)

@@ -14,17 +14,29 @@ from echox_jax.config import EchoXConfig
 from echox_jax.conversion import chat_template, hf_folder
 from echox_jax.prompts import IGNORE, NANO_IDS, SpecialIds
 from echox_jax.training import echo_step
-from tests import chat_folders
+from tests.helpers import chat_folders
 
 BOS = '<|begin_of_text|>'
 KNOWN = {
-    'chatml': (chat_folders.CHATML, None), 'smollm2': (chat_folders.SMOLLM2, None),
-    'llama3': (chat_folders.LLAMA_3, BOS), 'llama3.2': (chat_folders.LLAMA_3_2, BOS),
-    'paper': (chat_folders.RELEASED, BOS), 'released': (chat_folders.RELEASED, BOS)}
+  'chatml': (chat_folders.CHATML, None),
+  'smollm2': (chat_folders.SMOLLM2, None),
+  'llama3': (chat_folders.LLAMA_3, BOS),
+  'llama3.2': (chat_folders.LLAMA_3_2, BOS),
+  'paper': (chat_folders.RELEASED, BOS),
+  'released': (chat_folders.RELEASED, BOS),
+}
 PROFILES = {'smollm2': 'chatml', 'llama3.2': 'llama3'}
 QUESTIONS = [
-    'Is user a word?', ' leading', '  two  ', '\nnew line', '\n\n\n three\n', ' \n',
-    'system\n\nassistant\n', 'été 日本 🙂', 'x' * 50]
+  'Is user a word?',
+  ' leading',
+  '  two  ',
+  '\nnew line',
+  '\n\n\n three\n',
+  ' \n',
+  'system\n\nassistant\n',
+  'été 日本 🙂',
+  'x' * 50,
+]
 TYPED = 'a <|im_end|> and <|eot_id|> that were typed'
 
 
@@ -84,9 +96,9 @@ def test_answers_end_as_in_the_template(model):
   row = rows.question_row(special, profile, system, question, encode('It is.'), audio=False)
   said = [('user', 'Is it?'), ('assistant', 'It is.')]
   whole = chat_folders.engine_ids(folder, said, add_generation_prompt=False)
-  assert row['input_ids'].tolist() == whole[:len(row['input_ids'])]
+  assert row['input_ids'].tolist() == whole[: len(row['input_ids'])]
   after = [special.nl] if cfg.profile == 'chatml' else []
-  assert whole[len(row['input_ids']):] == after
+  assert whole[len(row['input_ids']) :] == after
   said = row['labels'][row['labels'] != IGNORE].tolist()
   unspoken = prompts.unspoken_ids(special, profile)
   bos = [special.bos] if cfg.profile in ('paper', 'released') else []
@@ -103,25 +115,30 @@ def test_speech_stands_before_what_is_written_in_the_user_turn(model):
   assert ids.count(special.audio) == 1
   at = ids.index(special.audio)
   if cfg.profile in ('paper', 'released'):  # facts 1: with a line break that written questions lack
-    assert ids[at - 1:at + 2] == [special.nl, special.audio, special.bos]
-    ids[at - 1:at + 1] = []
+    assert ids[at - 1 : at + 2] == [special.nl, special.audio, special.bos]
+    ids[at - 1 : at + 1] = []
   else:
-    assert ids[at + 1:at + 1 + len(encode('And this?'))] == encode('And this?')
+    assert ids[at + 1 : at + 1 + len(encode('And this?'))] == encode('And this?')
     del ids[at]
   assert ids == prompt(folder, cfg, 'And this?')
 
 
-@pytest.mark.parametrize('name, before, between', [
+@pytest.mark.parametrize(
+  'name, before, between',
+  [
     ('paper', '{BOS}[SH]{BOS}assistant[EH]{BOS}\n{BOS}', '[EOT][SH]{BOS}speaker[EH]{BOS}\n'),
     ('chatml', '[SH]assistant\n', '[EOT]\n[SH]speaker\n'),
-    ('llama3', '[SH]assistant[EH]\n\n', '[EOT][SH]speaker[EH]\n\n')])
+    ('llama3', '[SH]assistant[EH]\n\n', '[EOT][SH]speaker[EH]\n\n'),
+  ],
+)
 def test_slices_of_the_unit_decoder_follow_the_profile(tmp_path, name, before, between):
   chat_folders.write(tmp_path, *KNOWN[name])
   cfg, _ = configured(tmp_path)
   model = tokenizer.load_tokenizer(tmp_path)
   special, profile = cfg.special_ids, prompts.get_profile(name)
   shown = {special.bos: '{BOS}', special.start_header: '[SH]', special.eot: '[EOT]'} | (
-      {} if name == 'chatml' else {special.end_header: '[EH]'})
+    {} if name == 'chatml' else {special.end_header: '[EH]'}
+  )
   as_text = lambda ids: ''.join(shown[i] if i in shown else model.decode([i]) for i in ids)
   row, labels = prompts.text_to_codec_row(special, profile, model.encode('Yes.'), [3, 4], 1000)
   target = [special.bos, 1003, 1004, special.eot]
@@ -131,9 +148,15 @@ def test_slices_of_the_unit_decoder_follow_the_profile(tmp_path, name, before, b
   assert row[:-4] == [*before, *model.encode('Yes.'), *after]
 
 
-@pytest.mark.parametrize('name, spoken', [
-    ('paper', [20, 21]), ('released', [NANO_IDS.bos, 20, 21]), ('chatml', [20, 21]),
-    ('llama3', [20, 21])])
+@pytest.mark.parametrize(
+  'name, spoken',
+  [
+    ('paper', [20, 21]),
+    ('released', [NANO_IDS.bos, 20, 21]),
+    ('chatml', [20, 21]),
+    ('llama3', [20, 21]),
+  ],
+)
 def test_training_speaks_the_states_that_predict_what_the_profile_speaks(name, spoken):
   profile = prompts.get_profile(name)
   said = prompts.answer(NANO_IDS, profile, [20, 21])
@@ -141,7 +164,7 @@ def test_training_speaks_the_states_that_predict_what_the_profile_speaks(name, s
   states = 10 * np.arange(labels.shape[1], dtype=np.float32)[None, :, None]
   cfg = EchoXConfig(profile=name, special_ids=NANO_IDS)
   found = echo_step.answers(cfg, types.SimpleNamespace(hidden=states, labels=labels), 6)
-  assert found.ids[0, :len(spoken)].tolist() == spoken and found.lengths.tolist() == [len(spoken)]
+  assert found.ids[0, : len(spoken)].tolist() == spoken and found.lengths.tolist() == [len(spoken)]
   last = 2 + said.index(21) - 1  # the state that predicts the last word
   assert found.states[0, len(spoken) - 1, 0] == 10 * last
 
@@ -153,7 +176,8 @@ def test_bos_of_a_template_without_one_is_in_no_turn(tmp_path):
   assert cfg.special_ids.eot == cfg.special_ids.pad == 2
   assert isinstance(cfg.special_ids.assistant, tuple)
   assert cfg.system_message == (
-      'You are a helpful AI assistant named SmolLM, trained by Hugging Face')
+    'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
+  )
   assert 'SmolLM' in ' '.join(notes)
 
 
@@ -196,8 +220,10 @@ def test_unknown_profiles(tmp_path):
 
 def test_templates_in_their_own_file_or_by_name(tmp_path):
   chat_folders.write(tmp_path, None)
-  templates = [{'name': 'tool_use', 'template': chat_folders.UNKNOWN['damaged']},
-               {'name': 'default', 'template': chat_folders.CHATML}]
+  templates = [
+    {'name': 'tool_use', 'template': chat_folders.UNKNOWN['damaged']},
+    {'name': 'default', 'template': chat_folders.CHATML},
+  ]
   (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'chat_template': templates}))
   assert configured(tmp_path)[0].profile == 'chatml' and not configured(tmp_path)[0].system_message
   (tmp_path / hf_folder.TEMPLATE).write_text(chat_folders.SMOLLM2)

@@ -12,13 +12,13 @@ from echox_jax.tensor_files import TensorWriter, open_tensors, write_sharded
 
 RNG = np.random.default_rng(0)
 TENSORS = {
-    'flags': np.array([True, False, True]),
-    'a/kernel': RNG.normal(size=(5, 7)).astype(np.float32),
-    'half': RNG.normal(size=(3, 2, 4)).astype(np.float16),
-    'brain': RNG.normal(size=(6, 4)).astype(ml_dtypes.bfloat16),
-    'ids': np.arange(9, dtype=np.int64),
-    'one': np.array(3.5, np.float32),
-    'none': np.zeros((0, 4), np.float32),
+  'flags': np.array([True, False, True]),
+  'a/kernel': RNG.normal(size=(5, 7)).astype(np.float32),
+  'half': RNG.normal(size=(3, 2, 4)).astype(np.float16),
+  'brain': RNG.normal(size=(6, 4)).astype(ml_dtypes.bfloat16),
+  'ids': np.arange(9, dtype=np.int64),
+  'one': np.array(3.5, np.float32),
+  'none': np.zeros((0, 4), np.float32),
 }
 SPECS = {name: (value.shape, value.dtype) for name, value in TENSORS.items()}
 
@@ -31,7 +31,9 @@ def same(found, wanted):
 
 
 def write(path, tensors=TENSORS):
-  with TensorWriter(path, {n: (v.shape, v.dtype) for n, v in tensors.items()}, {'format': 'pt'}) as writer:
+  with TensorWriter(
+    path, {n: (v.shape, v.dtype) for n, v in tensors.items()}, {'format': 'pt'}
+  ) as writer:
     for name, value in tensors.items():
       writer.write(name, value)
 
@@ -57,30 +59,45 @@ def test_rows_are_written_in_any_order_transposed_and_converted(tmp_path, monkey
   with TensorWriter(tmp_path / 'x.safetensors', {'w': ((3, 4, 5), ml_dtypes.bfloat16)}) as writer:
     for layer in (2, 0, 1):
       writer.write('w', np.ascontiguousarray(stacked[layer].T).T, layer)
-  np.testing.assert_array_equal(open_tensors(tmp_path / 'x.safetensors')['w'], stacked.astype(ml_dtypes.bfloat16))
+  np.testing.assert_array_equal(
+    open_tensors(tmp_path / 'x.safetensors')['w'], stacked.astype(ml_dtypes.bfloat16)
+  )
 
 
 def test_shards_and_their_index(tmp_path):
   written = write_sharded(tmp_path, SPECS, reversed(TENSORS.items()), max_shard_bytes=100)
-  assert [p.name for p in written[:2]] == ['model-00001-of-00004.safetensors', 'model-00002-of-00004.safetensors']
+  assert [p.name for p in written[:2]] == [
+    'model-00001-of-00004.safetensors',
+    'model-00002-of-00004.safetensors',
+  ]
   index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
   assert index['metadata']['total_size'] == sum(v.nbytes for v in TENSORS.values())
   assert index['weight_map'].keys() == TENSORS.keys()
   same(dict(open_tensors(tmp_path)), TENSORS)
-  assert [p.name for p in write_sharded(tmp_path / 'one', SPECS, TENSORS.items())] == ['model.safetensors']
+  assert [p.name for p in write_sharded(tmp_path / 'one', SPECS, TENSORS.items())] == [
+    'model.safetensors'
+  ]
 
 
 @pytest.mark.parametrize('leave_out', [0, 3])
 def test_half_written_files_never_stay(tmp_path, leave_out):
   with pytest.raises(ValueError, match='not been written'):
-    write_sharded(tmp_path, SPECS, [item for i, item in enumerate(TENSORS.items()) if i != leave_out], max_shard_bytes=100)
+    write_sharded(
+      tmp_path,
+      SPECS,
+      [item for i, item in enumerate(TENSORS.items()) if i != leave_out],
+      max_shard_bytes=100,
+    )
   with pytest.raises(ZeroDivisionError):
     with TensorWriter(tmp_path / 'x.safetensors', SPECS) as writer:
       writer.write('ids', TENSORS['ids'])
       1 / 0
   with pytest.raises(ValueError, match='shape'):
-    write(tmp_path / 'x.safetensors', TENSORS) or write_sharded(tmp_path, SPECS, [('ids', np.zeros(3))])
-  assert [p.name for p in tmp_path.iterdir()] == ['x.safetensors']  # written whole before the last error
+    write(tmp_path / 'x.safetensors', TENSORS) or write_sharded(
+      tmp_path, SPECS, [('ids', np.zeros(3))]
+    )
+  # written whole before the last error
+  assert [p.name for p in tmp_path.iterdir()] == ['x.safetensors']
   same(dict(open_tensors(tmp_path / 'x.safetensors')), TENSORS)
 
 
@@ -93,7 +110,9 @@ def entry(shape=(1,), offsets=(0, 4), dtype='F32'):
   return {'w': {'dtype': dtype, 'shape': list(shape), 'data_offsets': list(offsets)}}
 
 
-@pytest.mark.parametrize('data, says', [
+@pytest.mark.parametrize(
+  'data, says',
+  [
     (b'', 'not a safetensors file'),
     (b'PK\3\4' + bytes(100), 'not a safetensors file'),
     (b'\x80\x02}q\x00' * 40, 'not a safetensors file'),
@@ -108,7 +127,8 @@ def entry(shape=(1,), offsets=(0, 4), dtype='F32'):
     (with_header(entry(shape=(2,)), bytes(4)), "misplaces the tensor 'w'"),
     (with_header(entry(shape=(-1, -1)), bytes(4)), "misplaces the tensor 'w'"),
     (with_header(entry(dtype='Q4'), bytes(4)), "'w'.*Q4"),
-])
+  ],
+)
 def test_damaged_and_foreign_files(tmp_path, data, says):
   path = tmp_path / 'model.safetensors'
   path.write_bytes(data)
@@ -148,13 +168,16 @@ def leave_the_folder(folder, index):
   index['weight_map']['ids'] = '../secret.safetensors'
 
 
-@pytest.mark.parametrize('change, says', [
+@pytest.mark.parametrize(
+  'change, says',
+  [
     (lose_shard, "names the shard model-.*which is missing .*'ids'"),
     (name_a_tensor_too_many, "'extra.weight' is one that .*model-.* lacks"),
     (name_a_tensor_too_few, "'ids' is one that .*model-.* holds"),
     (leave_the_folder, 'is no index'),
     (lambda folder, index: index.clear(), 'is no index'),
-])
+  ],
+)
 def test_a_wrong_index(tmp_path, change, says):
   write_sharded(tmp_path, SPECS, TENSORS.items(), max_shard_bytes=100)
   path = tmp_path / 'model.safetensors.index.json'

@@ -4,16 +4,25 @@ import json
 import shutil
 import sys
 
-from echox_jax import errors, tokenizer
-from echox_jax.prompts import NANO_IDS
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 
+from echox_jax import errors, tokenizer
+from echox_jax.prompts import NANO_IDS
+
 TEXTS = [
-    f'{start} {thing} {end}'
-    for start in ('What is the capital of', 'Tell me about', 'Where do I find')
-    for thing in ('France', 'the Czech Republic', 'Côte d’Ivoire', 'Peru', 'seventeen plus twenty-three', 'hydrogen')
-    for end in ('please?', 'today?', 'The answer is Paris. It is in Europe.', 'Number 42!')
+  f'{start} {thing} {end}'
+  for start in ('What is the capital of', 'Tell me about', 'Where do I find')
+  for thing in (
+    'France',
+    'the Czech Republic',
+    'Côte d’Ivoire',
+    'Peru',
+    'seventeen plus twenty-three',
+    'hydrogen',
+  )
+  for end in ('please?', 'today?', 'The answer is Paris. It is in Europe.', 'Number 42!')
 ]
 
 
@@ -30,7 +39,14 @@ def test_vocabulary_is_exact_and_special_ids_come_first(model):
 
 
 def test_case_digits_and_unseen_characters_come_back(model):
-  for text in (*TEXTS, 'PARIS paris', 'été 日本語 🙂', '3.5 and 1,000', '. leading', 'user assistant system'):
+  for text in (
+    *TEXTS,
+    'PARIS paris',
+    'été 日本語 🙂',
+    '3.5 and 1,000',
+    '. leading',
+    'user assistant system',
+  ):
     assert model.decode(model.encode(text)) == text
   assert model.decode(model.encode('  two   spaces\n here ')) == 'two spaces here'
   assert model.encode('') == []
@@ -51,7 +67,15 @@ def test_text_never_becomes_a_special_id(model, text):
 
 
 def test_special_ids_are_skipped_in_text(model):
-  ids = [NANO_IDS.bos, *model.encode('Paris'), NANO_IDS.audio, NANO_IDS.eot, NANO_IDS.eot, 340, -100]
+  ids = [
+    NANO_IDS.bos,
+    *model.encode('Paris'),
+    NANO_IDS.audio,
+    NANO_IDS.eot,
+    NANO_IDS.eot,
+    340,
+    -100,
+  ]
   assert model.decode(ids) == 'Paris'
 
 
@@ -92,9 +116,15 @@ def bpe_file(tmp_path_factory):
   made = tokenizers.Tokenizer(tokenizers.models.BPE())
   made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
   made.decoder = tokenizers.decoders.ByteLevel()
-  made.train_from_iterator(TEXTS, tokenizers.trainers.BpeTrainer(
-      vocab_size=340, special_tokens=['<|begin|>', '<|end|>'], show_progress=False,
-      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+  made.train_from_iterator(
+    TEXTS,
+    tokenizers.trainers.BpeTrainer(
+      vocab_size=340,
+      special_tokens=['<|begin|>', '<|end|>'],
+      show_progress=False,
+      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    ),
+  )
   made.add_tokens(['<|unit_▁837|>'])  # as released files add unit words: not as special tokens
   path = tmp_path_factory.mktemp('bpe') / 'tokenizer.json'
   made.save(str(path))
@@ -126,7 +156,9 @@ def test_special_ids_are_skipped_in_bpe_text(bpe):
 
 
 def test_bpe_text_grows_character_by_character(bpe):
-  """What the engine streams: a text that ends in U+FFFD waits, and what has been shown never changes."""
+  """What the engine streams: a text that ends in U+FFFD waits, and what has been shown never
+  changes.
+  """
   text, shown = 'un été 日本語 🙂 fin', ''
   ids = bpe.encode(text)
   assert len(ids) > len(text)  # most of these characters take several ids

@@ -1,8 +1,9 @@
 """Speaks the demo corpus and writes its two data sets.
 
-`questions`: facts asked by several voices (train) and by voices that training never hears (test), with the answers as text.
-`answers`:   the answers in the answer voice. `train` also holds the single sentences of its longer answers, since streaming
-             speaks an answer a sentence at a time, and extra sentences; `holdout` is kept from k-means and vocoder training.
+`questions` holds facts asked by several voices (train) and by voices that training never hears
+(test), with the answers as text. `answers` holds the answers in the answer voice: its split `train`
+has the single sentences of longer answers too, since streaming speaks an answer a sentence at a
+time, and extra sentences; k-means and vocoder never see its split `holdout`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,13 +21,14 @@ import time
 from typing import Any
 import zlib
 
+import numpy as np
+from tqdm import tqdm
+
 from data_pipeline import dataset, schema
 from data_pipeline.corpus import facts as facts_lib
 from data_pipeline.corpus import sentences, voices
 from echox_jax import audio, files, rates
 from echox_jax.errors import DataError, EchoXError
-import numpy as np
-from tqdm import tqdm
 
 _ANSWER_GAIN = 1.5  # the answer voice is soft; its loudest answer stays below full scale
 _MIN_SECONDS = 0.3  # a clip shorter than this is a failed synthesis
@@ -62,7 +64,9 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A clip and what it becomes in a data set: an answer, or a question of `fact` (which extra sentences have not)."""
+  """A clip and what it becomes in a data set: an answer, or a question of `fact` (which extra
+  sentences have not).
+  """
 
   clip: Clip
   fact: facts_lib.Fact | None = None
@@ -70,17 +74,18 @@ class Line:
 
 
 def build_corpus(
-    data_dir: str | Path,
-    *,
-    seed: int = 0,
-    workers: int = 2,
-    max_facts: int | None = None,
-    extra_sentences: int = sentences.COUNT,
-    test_facts: int = 120,
-    holdout_facts: int = 48,
-    progress: bool = True,
+  data_dir: str | Path,
+  *,
+  seed: int = 0,
+  workers: int = 2,
+  max_facts: int | None = None,
+  extra_sentences: int = sentences.COUNT,
+  test_facts: int = 120,
+  holdout_facts: int = 48,
+  progress: bool = True,
 ) -> dict[str, Any]:
-  """Builds the data sets `questions` and `answers` under `data_dir`; those already built alike are kept.
+  """Builds the data sets `questions` and `answers` under `data_dir`; those already built alike are
+  kept.
 
   Args:
     data_dir: folder of data sets.
@@ -93,7 +98,8 @@ def build_corpus(
     progress: whether to show a bar with the time left.
 
   Returns:
-    {'datasets': {name: {split: {'clips', 'hours'}}}, 'train_voices', 'test_voices', 'lacking_voices', 'seconds'}
+    {'datasets': {name: {split: {'clips', 'hours'}}}, 'train_voices', 'test_voices',
+    'lacking_voices', 'seconds'}
 
   Raises:
     EchoXError: a voice fails; finished data sets are kept.
@@ -105,26 +111,36 @@ def build_corpus(
     print(voices.describe_lack(cast), file=sys.stderr)
   chosen = _spread(facts_lib.all_facts(), max_facts)
   if not 0 < holdout_facts < len(chosen):
-    raise DataError(f'{holdout_facts} answers cannot be held out of {len(chosen)}: choose a number between.')
+    raise DataError(
+      f'{holdout_facts} answers cannot be held out of {len(chosen)}: choose a number between.'
+    )
   plans = {
-      'answers': _plan_answers(chosen, holdout_facts, sentences.extra_sentences(extra_sentences), seed),
-      'questions': {
-          'train': plan_training(chosen, cast.train, seed),
-          'test': plan_test(chosen, cast.test, test_facts, seed),
-      },
+    'answers': _plan_answers(
+      chosen, holdout_facts, sentences.extra_sentences(extra_sentences), seed
+    ),
+    'questions': {
+      'train': plan_training(chosen, cast.train, seed),
+      'test': plan_test(chosen, cast.test, test_facts, seed),
+    },
   }
-  summary = {name: _build(Path(data_dir), name, plan, workers, progress) for name, plan in plans.items()}
+  summary = {
+    name: _build(Path(data_dir), name, plan, workers, progress) for name, plan in plans.items()
+  }
   return {
-      'datasets': summary,
-      'train_voices': [voice.name for voice in cast.train],
-      'test_voices': [voice.name for voice in cast.test],
-      'lacking_voices': list(cast.lacking),
-      'seconds': round(time.monotonic() - started, 1),
+    'datasets': summary,
+    'train_voices': [voice.name for voice in cast.train],
+    'test_voices': [voice.name for voice in cast.test],
+    'lacking_voices': list(cast.lacking),
+    'seconds': round(time.monotonic() - started, 1),
   }
 
 
-def plan_training(facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], seed: int) -> list[Line]:
-  """Each fact asked by each voice in `voice.phrasings` ways; the voices of a fact go round through its phrasings."""
+def plan_training(
+  facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], seed: int
+) -> list[Line]:
+  """Each fact asked by each voice in `voice.phrasings` ways; the voices of a fact go round through
+  its phrasings.
+  """
   lines = []
   for number, fact in enumerate(facts):
     turn = number  # every voice meets every phrasing
@@ -135,7 +151,9 @@ def plan_training(facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice],
   return lines
 
 
-def plan_test(facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], count: int, seed: int) -> list[Line]:
+def plan_test(
+  facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], count: int, seed: int
+) -> list[Line]:
   """`count` facts over all categories, the same for each voice, each asked in one of its ways."""
   rng = np.random.default_rng([seed, 1])
   lines = []
@@ -145,8 +163,12 @@ def plan_test(facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], cou
   return lines
 
 
-def balanced_sample(facts: Sequence[facts_lib.Fact], count: int, rng: np.random.Generator) -> list[facts_lib.Fact]:
-  """`count` facts; a category's share goes with the root of its size, so that small ones can be scored too."""
+def balanced_sample(
+  facts: Sequence[facts_lib.Fact], count: int, rng: np.random.Generator
+) -> list[facts_lib.Fact]:
+  """`count` facts; a category's share goes with the root of its size, so that small ones can be
+  scored too.
+  """
   by_category: dict[str, list[facts_lib.Fact]] = {}
   for fact in facts:
     by_category.setdefault(fact.category, []).append(fact)
@@ -162,29 +184,33 @@ def _question(fact: facts_lib.Fact, voice: voices.Voice, phrasing: int, seed: in
   name = f'{fact.id}/{voice.name}/{phrasing}'
   rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
   clip = Clip(
-      id=name,
-      text=fact.questions[phrasing],
-      voice=voice,
-      speed=round(float(rng.uniform(0.85, 1.2)), 3),
-      seed=seed,
-      lead=round(float(rng.uniform(0.02, 0.25)), 3),
-      tail=round(float(rng.uniform(0.05, 0.3)), 3),
-      level=round(float(10 ** rng.uniform(-1.6, -1.0)), 4),
+    id=name,
+    text=fact.questions[phrasing],
+    voice=voice,
+    speed=round(float(rng.uniform(0.85, 1.2)), 3),
+    seed=seed,
+    lead=round(float(rng.uniform(0.02, 0.25)), 3),
+    tail=round(float(rng.uniform(0.05, 0.3)), 3),
+    level=round(float(10 ** rng.uniform(-1.6, -1.0)), 4),
   )
   return Line(clip, fact, is_question=True)
 
 
-def _plan_answers(facts: Sequence[facts_lib.Fact], holdout: int, extra: Sequence[str], seed: int) -> dict[str, list[Line]]:
+def _plan_answers(
+  facts: Sequence[facts_lib.Fact], holdout: int, extra: Sequence[str], seed: int
+) -> dict[str, list[Line]]:
   held = {fact.id for fact in balanced_sample(facts, holdout, np.random.default_rng([seed, 2]))}
-  line = lambda name, text, fact=None: Line(Clip(name, text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
+  line = lambda name, text, fact=None: Line(
+    Clip(name, text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact
+  )
   learned = [fact for fact in facts if fact.id not in held]
   parts = [_SENTENCE_END.split(fact.answer) for fact in learned]
   singles = dict.fromkeys(part for answer in parts if len(answer) > 1 for part in answer)
   return {
-      'train': [line(fact.id, fact.answer, fact) for fact in learned]
-               + [line(f'sentence_{i:03d}', text) for i, text in enumerate(extra)]
-               + [line(f'part_{i:03d}', text) for i, text in enumerate(singles)],
-      'holdout': [line(fact.id, fact.answer, fact) for fact in facts if fact.id in held],
+    'train': [line(fact.id, fact.answer, fact) for fact in learned]
+    + [line(f'sentence_{i:03d}', text) for i, text in enumerate(extra)]
+    + [line(f'part_{i:03d}', text) for i, text in enumerate(singles)],
+    'holdout': [line(fact.id, fact.answer, fact) for fact in facts if fact.id in held],
   }
 
 
@@ -195,8 +221,12 @@ def _spread(items: Sequence[Any], count: int | None) -> list[Any]:
   return [items[i * len(items) // count] for i in range(count)]
 
 
-def _build(data_dir: Path, name: str, plan: dict[str, list[Line]], workers: int, progress: bool) -> dict[str, Any]:
-  """Builds one data set, unless it is there with the same fingerprint; returns clips and hours of each split."""
+def _build(
+  data_dir: Path, name: str, plan: dict[str, list[Line]], workers: int, progress: bool
+) -> dict[str, Any]:
+  """Builds one data set, unless it is there with the same fingerprint; returns clips and hours of
+  each split.
+  """
   note = data_dir / f'{name}.json'
   fingerprint = hashlib.sha256(repr(plan).encode()).hexdigest()
   if dataset.dataset_exists(data_dir, name) and note.is_file():
@@ -206,9 +236,13 @@ def _build(data_dir: Path, name: str, plan: dict[str, list[Line]], workers: int,
   note.unlink(missing_ok=True)
   splits = {split: {'clips': len(lines), 'hours': 0.0} for split, lines in plan.items()}
   total = sum(map(len, plan.values()))
-  with tqdm(total=total, desc=f'speaking {name}', unit='clip', disable=not progress, mininterval=1.0) as bar:
+  with tqdm(
+    total=total, desc=f'speaking {name}', unit='clip', disable=not progress, mininterval=1.0
+  ) as bar:
 
-    def examples(lines: Sequence[Line], counts: dict[str, float], speak_all: _SpeakAll) -> Iterator[schema.Example]:
+    def examples(
+      lines: Sequence[Line], counts: dict[str, float], speak_all: _SpeakAll
+    ) -> Iterator[schema.Example]:
       for line, samples in zip(lines, speak_all([line.clip for line in lines])):
         counts['hours'] += len(samples) / rates.SAMPLE_RATE / 3600
         bar.update()
@@ -216,9 +250,13 @@ def _build(data_dir: Path, name: str, plan: dict[str, list[Line]], workers: int,
 
     with _speakers(workers) as speak_all:
       dataset.write_dataset(
-          data_dir, name, {split: examples(lines, splits[split], speak_all) for split, lines in plan.items()}
+        data_dir,
+        name,
+        {split: examples(lines, splits[split], speak_all) for split, lines in plan.items()},
       )
-  splits = {split: {**counts, 'hours': round(counts['hours'], 4)} for split, counts in splits.items()}
+  splits = {
+    split: {**counts, 'hours': round(counts['hours'], 4)} for split, counts in splits.items()
+  }
   files.atomic_write_json(note, {'fingerprint': fingerprint, 'splits': splits})
   return splits
 
@@ -245,7 +283,10 @@ def speak(clip: Clip) -> np.ndarray:
   """
   wave = voices.trim(voices.synthesise(clip.text, clip.voice, clip.speed, clip.seed), keep=0.03)
   if len(wave) < _MIN_SECONDS * rates.SAMPLE_RATE:
-    raise EchoXError(f'the voice {clip.voice.name} said nothing for {clip.text!r}: reinstall it, or remove it to go on without.')
+    raise EchoXError(
+      f'the voice {clip.voice.name} said nothing for {clip.text!r}: reinstall it, '
+      'or remove it to go on without.'
+    )
   gain = _ANSWER_GAIN if clip.level is None else clip.level / np.sqrt(np.mean(np.square(wave)))
   gain = min(gain, 0.97 / np.abs(wave).max())
   silences = [int(seconds * rates.SAMPLE_RATE) for seconds in (clip.lead, clip.tail)]
@@ -256,15 +297,17 @@ def _example(line: Line, samples: np.ndarray) -> schema.Example:
   clip, fact = line.clip, line.fact
   category = fact.category if fact else 'sentence'
   spoken = schema.Turn(
-      role='user' if line.is_question else 'assistant',
-      text=clip.text,
-      speaker=clip.voice.name,
-      source='demo',
-      category=category,
-      references=fact.references if fact and not line.is_question else (),
-      audio=samples,
+    role='user' if line.is_question else 'assistant',
+    text=clip.text,
+    speaker=clip.voice.name,
+    source='demo',
+    category=category,
+    references=fact.references if fact and not line.is_question else (),
+    audio=samples,
   )
   if not line.is_question:
     return schema.Example(clip.id, (spoken,))
-  reply = schema.Turn(role='assistant', text=fact.answer, source='demo', category=category, references=fact.references)
+  reply = schema.Turn(
+    role='assistant', text=fact.answer, source='demo', category=category, references=fact.references
+  )
   return schema.Example(clip.id, (spoken, reply))

@@ -1,7 +1,9 @@
-"""The demo's knowledge: some four hundred facts, each with several ways to ask and one spoken answer.
+"""The demo's knowledge: some four hundred facts, each with several ways to ask and one spoken
+answer.
 
-Fixed and in fixed order. Texts hold plain words only (no digits), every question has exactly one answer, and the answers are
-chosen to be told apart by ear. About one answer in seven has two sentences, so that streaming has something to cut.
+Fixed and in fixed order. Texts hold plain words only (no digits), every question has exactly one
+answer, and the answers are chosen to be told apart by ear. About one answer in seven has two
+sentences, so that streaming has something to cut.
 """
 
 from collections.abc import Iterator
@@ -9,10 +11,29 @@ import dataclasses
 
 from data_pipeline.corpus import facts_tables as tables
 
-_ONES = (
-    'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'
-).split()
-_TENS = '- - twenty thirty forty fifty sixty seventy eighty ninety'.split()
+_ONES = [
+  'zero',
+  'one',
+  'two',
+  'three',
+  'four',
+  'five',
+  'six',
+  'seven',
+  'eight',
+  'nine',
+  'ten',
+  'eleven',
+  'twelve',
+  'thirteen',
+  'fourteen',
+  'fifteen',
+  'sixteen',
+  'seventeen',
+  'eighteen',
+  'nineteen',
+]
+_TENS = ['-', '-', 'twenty', 'thirty', 'forty', 'fifty', 'sixty', 'seventy', 'eighty', 'ninety']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +65,17 @@ def in_words(number: int) -> str:
 
 def all_facts() -> tuple[Fact, ...]:
   """Every fact, in fixed order."""
-  makers = (_capitals, _states, _opposites, _elements, _calendar, _sums, _differences, _baby_animals, _general)
+  makers = (
+    _capitals,
+    _states,
+    _opposites,
+    _elements,
+    _calendar,
+    _sums,
+    _differences,
+    _baby_animals,
+    _general,
+  )
   return tuple(fact for make in makers for fact in make())
 
 
@@ -63,31 +94,43 @@ def _states() -> Iterator[Fact]:
 
 def _capital(place: str, capital: str, answer: str) -> Fact:
   questions = (
-      f'What is the capital of {place}?',
-      f'Which city is the capital of {place}?',
-      f'Tell me the capital of {place}.',
-      f'Do you know the capital city of {place}?',
+    f'What is the capital of {place}?',
+    f'Which city is the capital of {place}?',
+    f'Tell me the capital of {place}.',
+    f'Do you know the capital city of {place}?',
   )
-  return Fact(_name('capital', place), 'capitals', questions, answer, (capital, *tables.OTHER_SPELLINGS.get(capital, ())))
+  return Fact(
+    _name('capital', place),
+    'capitals',
+    questions,
+    answer,
+    (capital, *tables.OTHER_SPELLINGS.get(capital, ())),
+  )
 
 
 def _opposites() -> Iterator[Fact]:
   for word, opposite in _rows(tables.OPPOSITES):
     questions = (
-        f'What is the opposite of {word}?',
-        f'Tell me the opposite of {word}.',
-        f'Which word is the opposite of {word}?',
+      f'What is the opposite of {word}?',
+      f'Tell me the opposite of {word}.',
+      f'Which word is the opposite of {word}?',
     )
-    yield Fact(_name('opposite', word), 'opposites', questions, f'The opposite of {word} is {opposite}.', (opposite,))
+    yield Fact(
+      _name('opposite', word),
+      'opposites',
+      questions,
+      f'The opposite of {word} is {opposite}.',
+      (opposite,),
+    )
 
 
 def _elements() -> Iterator[Fact]:
   for number, element, kind in _rows(tables.ELEMENTS):
     spoken = in_words(int(number))
     questions = (
-        f'Which element has the atomic number {spoken}?',
-        f'What is the element with atomic number {spoken}?',
-        f'Name the chemical element number {spoken}.',
+      f'Which element has the atomic number {spoken}?',
+      f'What is the element with atomic number {spoken}?',
+      f'Name the chemical element number {spoken}.',
     )
     answer = f'Element number {spoken} is {element}.' + (f' It is a {kind}.' if kind else '')
     references = (element, *tables.OTHER_SPELLINGS.get(element, ()))
@@ -101,9 +144,9 @@ def _calendar() -> Iterator[Fact]:
         other = names[(i + step) % len(names)]
         comes = 'follows' if side == 'after' else 'comes right before'
         questions = (
-            f'Which {unit} comes {side} {name}?',
-            f'What is the {unit} {side} {name}?',
-            f'Tell me which {unit} {comes} {name}.',
+          f'Which {unit} comes {side} {name}?',
+          f'What is the {unit} {side} {name}?',
+          f'Tell me which {unit} {comes} {name}.',
         )
         answer = f'The {unit} {side} {name} is {other}.'
         yield Fact(_name(unit, side, name), 'calendar', questions, answer, (other,))
@@ -114,10 +157,10 @@ def _sums() -> Iterator[Fact]:
     for b in range(1, min(a, 20 - a) + 1):
       x, y, result = in_words(a), in_words(b), in_words(a + b)
       questions = (
-          f'What is {x} plus {y}?',
-          f'How much is {x} plus {y}?',
-          f'What do you get if you add {y} to {x}?',
-          f'Please add {x} and {y}.',
+        f'What is {x} plus {y}?',
+        f'How much is {x} plus {y}?',
+        f'What do you get if you add {y} to {x}?',
+        f'Please add {x} and {y}.',
       )
       answer = f'{x.capitalize()} plus {y} is {result}.'
       yield Fact(_name('sum', x, y), 'arithmetic', questions, answer, (result, str(a + b)))
@@ -128,10 +171,10 @@ def _differences() -> Iterator[Fact]:
     for b in range(1, a):
       x, y, result = in_words(a), in_words(b), in_words(a - b)
       questions = (
-          f'What is {x} minus {y}?',
-          f'How much is {x} take away {y}?',
-          f'What is left if you take {y} from {x}?',
-          f'Please subtract {y} from {x}.',
+        f'What is {x} minus {y}?',
+        f'How much is {x} take away {y}?',
+        f'What is left if you take {y} from {x}?',
+        f'Please subtract {y} from {x}.',
       )
       answer = f'{x.capitalize()} less {y} is {result}.'
       yield Fact(_name('difference', x, y), 'arithmetic', questions, answer, (result, str(a - b)))
@@ -140,13 +183,19 @@ def _differences() -> Iterator[Fact]:
 def _baby_animals() -> Iterator[Fact]:
   for animal, baby in _rows(tables.BABY_ANIMALS):
     questions = (
-        f'What is a baby {animal} called?',
-        f'What do you call a young {animal}?',
-        f'Tell me the name for a baby {animal}.',
+      f'What is a baby {animal} called?',
+      f'What do you call a young {animal}?',
+      f'Tell me the name for a baby {animal}.',
     )
     article = 'an' if baby[0] in 'aeiou' else 'a'
     references = (baby, *tables.OTHER_SPELLINGS.get(baby, ()))
-    yield Fact(_name('baby', animal), 'animals', questions, f'A baby {animal} is called {article} {baby}.', references)
+    yield Fact(
+      _name('baby', animal),
+      'animals',
+      questions,
+      f'A baby {animal} is called {article} {baby}.',
+      references,
+    )
 
 
 def _general() -> Iterator[Fact]:

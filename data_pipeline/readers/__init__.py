@@ -1,7 +1,9 @@
-"""Readers: from the layouts that recordings come in to items of the one schema (`data_pipeline/schema.py`).
+"""Readers: from the layouts that recordings come in to items of the one schema
+(`data_pipeline/schema.py`).
 
-A reader is a function `read(source) -> iterator of Item | Entry`: an `Entry` is something that cannot be used, and why. It
-reads no audio; `data_pipeline/ingest.py` does, and writes the data sets.
+A reader is a function `read(source) -> iterator of Item | Entry`: an `Entry` is something that
+cannot be used, and why. It reads no audio; `data_pipeline/ingest.py` does, and writes the data
+sets.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,19 +23,21 @@ class Reader:
   Attributes:
     read: see above.
     guide: what the layout looks like.
-    transcripts: whether the items are speech and its transcript (set `transcripts`), not exchanges (`questions`, `answers`).
+    transcripts: whether the items are speech and its transcript (set `transcripts`), not exchanges
+      (`questions`, `answers`).
   """
+
   read: Callable[[Path], Iterator[Item | Entry]]
   guide: str
   transcripts: bool = False
 
 
 READERS = {
-    'manifest': Reader(manifest.read, manifest.__doc__),
-    'dialogues': Reader(dialogues.read, dialogues.__doc__),
-    'pairs': Reader(pairs.read, pairs.__doc__),
-    'librispeech': Reader(librispeech.read, librispeech.__doc__, transcripts=True),
-    'mls': Reader(mls.read, mls.__doc__, transcripts=True),
+  'manifest': Reader(manifest.read, manifest.__doc__),
+  'dialogues': Reader(dialogues.read, dialogues.__doc__),
+  'pairs': Reader(pairs.read, pairs.__doc__),
+  'librispeech': Reader(librispeech.read, librispeech.__doc__, transcripts=True),
+  'mls': Reader(mls.read, mls.__doc__, transcripts=True),
 }
 
 

@@ -1,17 +1,19 @@
 """Reader `dialogues`: conversations of several turns, as JSON with paths of recordings.
 
-SOURCE is a JSON-lines file (one dialogue a line), a .json file (a list of dialogues), or a folder of .json files (one dialogue
-or a list each). Paths are relative to the file. A dialogue:
+SOURCE is a JSON-lines file (one dialogue a line), a .json file (a list of dialogues), or a folder
+of .json files (one dialogue or a list each). Paths are relative to the file. A dialogue:
 
   {"id": "d1", "split": "train", "language": "en", "category": "chat", "conversations": [
     {"role": "user",      "text": "Do you like tea?", "audio": "d1/0.wav", "speaker": "anna"},
     {"role": "assistant", "text": "I do.",            "audio": "d1/1.wav"}]}
 
-`split`, `language`, `category`, `speaker` and `audio` may be left out, at least one turn has a recording, every turn has text.
-The other usual names are understood: `turns` or `messages`; `from` with `human` and `gpt`; `value` or `content`; `audio_path`.
-Further fields are ignored. Splits are as for the reader `manifest`.
+`split`, `language`, `category`, `speaker` and `audio` may be left out, at least one turn has a
+recording, every turn has text. The other usual names are understood: `turns` or `messages`; `from`
+with `human` and `gpt`; `value` or `content`; `audio_path`. Further fields are ignored. Splits are
+as for the reader `manifest`.
 
-EchoX-Dialogues is published without a description of its files that we could follow: this layout is ours, in its style.
+EchoX-Dialogues is published without a description of its files that we could follow: this layout is
+ours, in its style.
 """
 
 from collections.abc import Iterator
@@ -39,7 +41,9 @@ def read(source: Path) -> Iterator[Item | Entry]:
     found = True
     yield value if isinstance(value, Entry) else _item(value, folder, where)
   if not found:
-    raise DataError(f'{source} holds no dialogues: write one JSON object a line, or name a folder of .json files.')
+    raise DataError(
+      f'{source} holds no dialogues: write one JSON object a line, or name a folder of .json files.'
+    )
 
 
 def _values(source: Path) -> Iterator[tuple[str, Path, Any]]:
@@ -54,7 +58,10 @@ def _values(source: Path) -> Iterator[tuple[str, Path, Any]]:
     try:
       yield from _file(source)
     except Unusable as error:
-      raise DataError(f'{source} {error.detail}: write a list of dialogues, or one a line in a file that ends in .jsonl.') from error
+      raise DataError(
+        f'{source} {error.detail}: write a list of dialogues, or one a line in a '
+        'file that ends in .jsonl.'
+      ) from error
   else:
     for where, line in items.text_lines(source):
       yield where, source.parent, line
@@ -66,7 +73,9 @@ def _file(path: Path) -> Iterator[tuple[str, Path, Any]]:
   except (ValueError, RecursionError) as error:
     raise Unusable('not JSON', f'is not valid JSON ({error})') from error
   dialogues = value if isinstance(value, list) else [value]
-  return ((f'{path}:{number}', path.parent, dialogue) for number, dialogue in enumerate(dialogues, 1))
+  return (
+    (f'{path}:{number}', path.parent, dialogue) for number, dialogue in enumerate(dialogues, 1)
+  )
 
 
 def _item(value: Any, folder: Path, where: str) -> Item | Entry:
@@ -83,9 +92,15 @@ def _item(value: Any, folder: Path, where: str) -> Item | Entry:
 def _dialogue(value: dict[str, Any], folder: Path, where: str) -> Item:
   name = items.required(value, 'id')
   listed = _first(value, 'conversations', 'turns', 'messages')
-  if not isinstance(listed, list) or not listed or not all(isinstance(turn, dict) for turn in listed):
-    raise Unusable('wrong fields', 'has no list of turns in \'conversations\'')
-  common = dict(language=items.string(value, 'language', 'en'), category=items.string(value, 'category'), source='dialogues')
+  if (
+    not isinstance(listed, list) or not listed or not all(isinstance(turn, dict) for turn in listed)
+  ):
+    raise Unusable('wrong fields', "has no list of turns in 'conversations'")
+  common = dict(
+    language=items.string(value, 'language', 'en'),
+    category=items.string(value, 'category'),
+    source='dialogues',
+  )
   turns, recordings = [], []
   for turn in listed:
     role = _ROLES.get(_text(turn, 'role', 'from'))
@@ -95,7 +110,9 @@ def _dialogue(value: dict[str, Any], folder: Path, where: str) -> Item:
     if not text.strip():
       raise Unusable('no text', 'has a turn without text')
     references = (text,) if role == 'assistant' else ()
-    turns.append(Turn(role, text, speaker=items.string(turn, 'speaker'), references=references, **common))
+    turns.append(
+      Turn(role, text, speaker=items.string(turn, 'speaker'), references=references, **common)
+    )
     recordings.append(items.recording(folder, _text(turn, 'audio', 'audio_path')))
   if not any(recordings):
     raise Unusable('no audio', 'names no recording')

@@ -1,4 +1,6 @@
-"""What readers give: items of the schema whose recordings are still files, and what could not be read."""
+"""What readers give: items of the schema whose recordings are still files, and what could not be
+read.
+"""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -25,6 +27,7 @@ class Item:
     where: the line or file that the item was read from.
     split: `train`, `dev` or `test`; empty = the source does not say.
   """
+
   id: str
   turns: tuple[Turn, ...]
   recordings: tuple[str, ...]
@@ -33,7 +36,8 @@ class Item:
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str | Entry]]:
-  """(`file:number`, line) of every line of a UTF-8 text file that is not blank; the line is an `Entry` where it is not UTF-8.
+  """(`file:number`, line) of every line of a UTF-8 text file that is not blank; the line is an
+  `Entry` where it is not UTF-8.
 
   Raises:
     DataError: there is no such file.
@@ -46,7 +50,12 @@ def text_lines(path: Path) -> Iterator[tuple[str, str | Entry]]:
       try:
         line = raw.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
       except UnicodeDecodeError as error:
-        yield where, Entry('', where, 'not UTF-8', f'is not UTF-8 text ({error.reason} at byte {error.start})')
+        yield (
+          where,
+          Entry(
+            '', where, 'not UTF-8', f'is not UTF-8 text ({error.reason} at byte {error.start})'
+          ),
+        )
         continue
       if line.strip():
         yield where, line
@@ -61,7 +70,9 @@ def read_text(path: Path) -> str:
   try:
     return ' '.join(path.read_bytes().decode('utf-8-sig').split())
   except UnicodeDecodeError as error:
-    raise Unusable('not UTF-8', f'is not UTF-8 text ({error.reason} at byte {error.start})') from error
+    raise Unusable(
+      'not UTF-8', f'is not UTF-8 text ({error.reason} at byte {error.start})'
+    ) from error
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -135,13 +146,16 @@ def file_name(name: str) -> str:
   return name
 
 
-def transcripts(path: Path, separator: str, make: Callable[[str, str, str], Item]) -> Iterator[Item | Entry]:
+def transcripts(
+  path: Path, separator: str, make: Callable[[str, str, str], Item]
+) -> Iterator[Item | Entry]:
   """The items of a list of transcripts, a line each: `name`, `separator`, text.
 
   Args:
     path: the list.
     separator: between name and text.
-    make: (name, text, `file:number`) -> the item, by `transcript`; what it raises as Unusable is refused.
+    make: (name, text, `file:number`) -> the item, by `transcript`; what it raises as Unusable is
+      refused.
 
   Raises:
     DataError: there is no such file.
@@ -157,8 +171,19 @@ def transcripts(path: Path, separator: str, make: Callable[[str, str, str], Item
       yield Entry(name, where, error.reason, error.detail)
 
 
-def transcript(name: str, text: str, file: str | Path, where: str, *, split: str, speaker: str, language: str, source: str) -> Item:
-  """An item of speech recognition: the user says `text`, the assistant writes it down; both turns have the category `asr`.
+def transcript(
+  name: str,
+  text: str,
+  file: str | Path,
+  where: str,
+  *,
+  split: str,
+  speaker: str,
+  language: str,
+  source: str,
+) -> Item:
+  """An item of speech recognition: the user says `text`, the assistant writes it down; both turns
+  have the category `asr`.
 
   Raises:
     Unusable: no text.

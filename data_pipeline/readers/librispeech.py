@@ -1,10 +1,13 @@
 """Reader `librispeech`: read English speech with transcripts, in LibriSpeech's own folders.
 
-  SOURCE/train-clean-100/103/1240/103-1240.trans.txt     lines `103-1240-0000 CHAPTER ONE MISSUS RACHEL LYNDE`
-  SOURCE/train-clean-100/103/1240/103-1240-0000.flac     the recordings
+  SOURCE/train-clean-100/103/1240/103-1240.trans.txt
+  SOURCE/train-clean-100/103/1240/103-1240-0000.flac
 
-SOURCE may also be one such subset. Subsets called train-*, dev-* and test-* become the splits train, dev and test of the set
-`transcripts`. The transcripts are in capitals, which no text model writes: they are made lower-case, as those of MLS are.
+The first holds lines `103-1240-0000 CHAPTER ONE MISSUS RACHEL LYNDE`, the others the recordings.
+
+SOURCE may also be one such subset. Subsets called train-*, dev-* and test-* become the splits
+train, dev and test of the set `transcripts`. The transcripts are in capitals, which no text model
+writes: they are made lower-case, as those of MLS are.
 """
 
 from collections.abc import Iterator
@@ -25,12 +28,22 @@ def read(source: Path) -> Iterator[Item | Entry]:
   """
   chapters = sorted(source.rglob('*.trans.txt'))
   if not chapters:
-    raise DataError(f'{source} holds no *.trans.txt: name the folder that holds train-clean-100 and the like.')
+    raise DataError(
+      f'{source} holds no *.trans.txt: name the folder that holds train-clean-100 and the like.'
+    )
   for chapter in chapters:
     yield from items.transcripts(chapter, ' ', functools.partial(_utterance, chapter))
 
 
 def _utterance(chapter: Path, name: str, text: str, where: str) -> Item:
   split = chapter.parents[2].name.split('-')[0]
-  return items.transcript(name, text.lower(), chapter.with_name(f'{items.file_name(name)}.flac'), where, speaker=name.split('-')[0],
-                          split=split if split in items.SPLITS else 'train', language='en', source='librispeech')
+  return items.transcript(
+    name,
+    text.lower(),
+    chapter.with_name(f'{items.file_name(name)}.flac'),
+    where,
+    speaker=name.split('-')[0],
+    split=split if split in items.SPLITS else 'train',
+    language='en',
+    source='librispeech',
+  )

@@ -1,21 +1,28 @@
-"""Reader `manifest`: your own recordings, listed in a JSON-lines or a TSV file. Paths are relative to that file.
+"""Reader `manifest`: your own recordings, listed in a JSON-lines or a TSV file. Paths are relative
+to that file.
 
 JSON lines (any name): one line, one exchange:
 
-  {"id": "0001", "question": "What is the capital of France?", "question_audio": "q/0001.wav", "speaker": "anna",
-   "answer": "The capital of France is Paris.", "answer_audio": "a/0001.flac", "references": ["Paris"], "split": "train"}
+  {"id": "0001", "question": "What is the capital of France?", "question_audio": "q/0001.wav",
+  "speaker": "anna",
+   "answer": "The capital of France is Paris.", "answer_audio": "a/0001.flac", "references":
+   ["Paris"], "split": "train"}
 
-TSV (a name that ends in .tsv): the first line names the columns, the same fields; several references are parted by `|`:
+TSV (a name that ends in .tsv): the first line names the columns, the same fields; several
+references are parted by `|`:
 
   id	question	question_audio	answer	answer_audio	references
-  0001	What is the capital of France?	q/0001.wav	The capital of France is Paris.	a/0001.flac	Paris|paris
+  0001	What is the capital of France?	q/0001.wav	The capital of France is
+  Paris.	a/0001.flac	Paris|paris
 
-`id` and `answer` are needed, `question` with `question_audio`. A line without `question_audio` teaches only to speak, one
-without `answer_audio` only to hear. `references` are answers that count as right (by default `answer`), `speaker` is who asks,
-`category` a label for scores, `language` a code (en).
+`id` and `answer` are needed, `question` with `question_audio`. A line without `question_audio`
+teaches only to speak, one without `answer_audio` only to hear. `references` are answers that count
+as right (by default `answer`), `speaker` is who asks, `category` a label for scores, `language` a
+code (en).
 
-`split` is `train` or `test`: test questions are for scores, test answers (the set's `holdout`) are never heard by k-means or
-vocoder. Where no line says a split, one in twenty is held out for tests; where some do, the others are `train`.
+`split` is `train` or `test`: test questions are for scores, test answers (the set's `holdout`) are
+never heard by k-means or vocoder. Where no line says a split, one in twenty is held out for tests;
+where some do, the others are `train`.
 """
 
 from collections.abc import Iterator
@@ -28,7 +35,18 @@ from data_pipeline.readers.items import Item
 from data_pipeline.schema import Turn
 from echox_jax.errors import DataError
 
-FIELDS = ('id', 'question', 'question_audio', 'speaker', 'answer', 'answer_audio', 'references', 'category', 'language', 'split')
+FIELDS = (
+  'id',
+  'question',
+  'question_audio',
+  'speaker',
+  'answer',
+  'answer_audio',
+  'references',
+  'category',
+  'language',
+  'split',
+)
 
 
 def read(source: Path) -> Iterator[Item | Entry]:
@@ -38,7 +56,9 @@ def read(source: Path) -> Iterator[Item | Entry]:
     DataError: no file, no lines, or a TSV whose first line does not name the columns.
   """
   empty, lines = True, items.text_lines(source)
-  columns = _columns(source, next(lines, (None, ''))[1]) if source.suffix.lower() == '.tsv' else None
+  columns = (
+    _columns(source, next(lines, (None, ''))[1]) if source.suffix.lower() == '.tsv' else None
+  )
   for where, line in lines:
     empty = False
     yield _item(source.parent, where, line, columns)
@@ -51,8 +71,12 @@ def _columns(source: Path, line: str | Entry) -> list[str]:
   wrong = [name for name in columns if name not in FIELDS]
   if wrong or len(set(columns)) < len(columns) or not {'id', 'answer'} <= set(columns):
     example = f' ({wrong[0]!r} is none)' if wrong else ''
-    raise DataError(f'{source} does not name its columns in the first line{example}: write a line with id, answer and any of '
-                    f'{", ".join(name for name in FIELDS if name not in ("id", "answer"))}, parted by tabs.')
+    raise DataError(
+      f'{source} does not name its columns in the first line{example}: write a line '
+      'with id, answer and any of '
+      f'{", ".join(name for name in FIELDS if name not in ("id", "answer"))}, parted '
+      'by tabs.'
+    )
   return columns
 
 
@@ -64,7 +88,9 @@ def _item(folder: Path, where: str, line: str | Entry, columns: list[str] | None
     row = items.parse_object(line) if columns is None else _cells(line, columns)
     return _exchange(row, folder, where)
   except Unusable as error:
-    return Entry(row['id'] if isinstance(row.get('id'), str) else '', where, error.reason, error.detail)
+    return Entry(
+      row['id'] if isinstance(row.get('id'), str) else '', where, error.reason, error.detail
+    )
 
 
 def _cells(line: str, columns: list[str]) -> dict[str, Any]:
@@ -89,8 +115,17 @@ def _exchange(row: dict[str, Any], folder: Path, where: str) -> Item:
   references = row.get('references') or []
   if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
     raise Unusable('wrong fields', 'has references that are no list of texts')
-  references = tuple(items.string({'references': text}, 'references') for text in references) or (answer,)
-  common = dict(language=items.string(row, 'language', 'en'), category=items.string(row, 'category'), source='manifest')
-  turns = (Turn('user', question, speaker=items.string(row, 'speaker'), **common), Turn('assistant', answer, references=references, **common))
+  references = tuple(items.string({'references': text}, 'references') for text in references) or (
+    answer,
+  )
+  common = dict(
+    language=items.string(row, 'language', 'en'),
+    category=items.string(row, 'category'),
+    source='manifest',
+  )
+  turns = (
+    Turn('user', question, speaker=items.string(row, 'speaker'), **common),
+    Turn('assistant', answer, references=references, **common),
+  )
   recordings = items.recording(folder, asked), items.recording(folder, spoken)
   return Item(name, turns, recordings, where, items.split_of(row))

@@ -1,10 +1,12 @@
 """Reader `mls`: read speech with transcripts, in the folders of Multilingual LibriSpeech.
 
-  SOURCE/train/transcripts.txt                        lines `4800_10003_000000<TAB>and there they lay`
+  SOURCE/train/transcripts.txt
   SOURCE/train/audio/4800/10003/4800_10003_000000.flac, or .opus
 
-with `dev` and `test` beside `train`: the splits of the set `transcripts`. SOURCE is such a folder, mls_english say, or one that
-holds several; the language follows from its name (mls_german, mls_german_opus).
+The first holds lines `4800_10003_000000<TAB>and there they lay`. `train`, `dev` and `test` beside it
+become the splits of the set `transcripts`. SOURCE is such a folder,
+mls_english say, or one that holds several; the language follows from its name (mls_german,
+mls_german_opus).
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,16 @@ from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from echox_jax.errors import DataError
 
-LANGUAGES = {'english': 'en', 'german': 'de', 'dutch': 'nl', 'french': 'fr', 'spanish': 'es', 'italian': 'it', 'portuguese': 'pt', 'polish': 'pl'}
+LANGUAGES = {
+  'english': 'en',
+  'german': 'de',
+  'dutch': 'nl',
+  'french': 'fr',
+  'spanish': 'es',
+  'italian': 'it',
+  'portuguese': 'pt',
+  'polish': 'pl',
+}
 
 
 def read(source: Path) -> Iterator[Item | Entry]:
@@ -26,21 +37,36 @@ def read(source: Path) -> Iterator[Item | Entry]:
   Raises:
     DataError: no transcripts.
   """
-  lists = sorted(path for depth in ('', '*/', '*/*/') for path in source.glob(f'{depth}transcripts.txt'))
+  lists = sorted(
+    path for depth in ('', '*/', '*/*/') for path in source.glob(f'{depth}transcripts.txt')
+  )
   if not lists:
-    raise DataError(f'{source} holds no transcripts.txt: name the folder that holds train, dev and test (mls_english, say).')
+    raise DataError(
+      f'{source} holds no transcripts.txt: name the folder that holds train, dev and '
+      'test (mls_english, say).'
+    )
   for path in lists:
     of_language = path.parent.resolve().parent.name
     suffix = '.opus' if 'opus' in of_language else '.flac'
     language = next((code for name, code in LANGUAGES.items() if name in of_language), 'en')
-    yield from items.transcripts(path, '\t', functools.partial(_utterance, path.parent, suffix, language))
+    yield from items.transcripts(
+      path, '\t', functools.partial(_utterance, path.parent, suffix, language)
+    )
 
 
 def _utterance(folder: Path, suffix: str, language: str, name: str, text: str, where: str) -> Item:
   speaker, _, book = items.file_name(name).rpartition('_')[0].partition('_')
   file = folder / 'audio' / speaker / book / f'{name}{suffix}'
-  return items.transcript(name, text, file if decoding.exists(file) else _other(file), where, speaker=speaker,
-                          split=folder.name if folder.name in items.SPLITS else 'train', language=language, source='mls')
+  return items.transcript(
+    name,
+    text,
+    file if decoding.exists(file) else _other(file),
+    where,
+    speaker=speaker,
+    split=folder.name if folder.name in items.SPLITS else 'train',
+    language=language,
+    source='mls',
+  )
 
 
 def _other(file: Path) -> Path:

@@ -1,9 +1,12 @@
-"""Reader `pairs`: recordings of a voice with the text that it speaks, for text-to-codec and vocoder.
+"""Reader `pairs`: recordings of a voice with its text, for text-to-codec model and vocoder.
 
 SOURCE is a folder of either form:
 
-  SOURCE/any/0001.wav + SOURCE/any/0001.txt      a text file of the same name beside each recording, at any depth
-  SOURCE/metadata.csv + SOURCE/wavs/0001.wav     as LJSpeech: lines `0001|text` or `0001|text|text in words`, without a header
+  SOURCE/any/0001.wav + SOURCE/any/0001.txt
+  SOURCE/metadata.csv + SOURCE/wavs/0001.wav
+
+The first has a text file of the same name beside each recording, at any depth. The second is as
+LJSpeech: lines `0001|text` or `0001|text|text in words`, without a header.
 
 One in twenty is held out: the set `answers` has the splits train and holdout.
 """
@@ -33,16 +36,26 @@ def read(source: Path) -> Iterator[Item | Entry]:
   for path in sorted(source.rglob('*')):
     suffix = path.suffix.lower()
     if suffix == '.txt' or suffix in SUFFIXES:
-      named.setdefault(path.with_suffix(''), {}).setdefault('text' if suffix == '.txt' else 'audio', path)
+      named.setdefault(path.with_suffix(''), {}).setdefault(
+        'text' if suffix == '.txt' else 'audio', path
+      )
   if not any('audio' in pair for pair in named.values()):
-    raise DataError(f'{source} holds no recordings: name a folder of recordings with a .txt file beside each, or one with metadata.csv.')
+    raise DataError(
+      f'{source} holds no recordings: name a folder of recordings with a .txt file '
+      'beside each, or one with metadata.csv.'
+    )
   for stem, pair in named.items():
     name = stem.relative_to(source).as_posix()
     try:
       text = items.read_text(pair['text']) if 'text' in pair else ''
       yield _item(name, text, str(pair.get('audio', '')), str(pair.get('audio') or pair['text']))
     except Unusable as error:
-      yield Entry(_printable(name), _printable(str(pair.get('text') or pair['audio'])), error.reason, error.detail)
+      yield Entry(
+        _printable(name),
+        _printable(str(pair.get('text') or pair['audio'])),
+        error.reason,
+        error.detail,
+      )
 
 
 def _listed(source: Path) -> Iterator[Item | Entry]:
@@ -52,7 +65,12 @@ def _listed(source: Path) -> Iterator[Item | Entry]:
       continue
     name, *texts = (cell.strip() for cell in line.split('|'))
     try:
-      yield _item(name, next((text for text in reversed(texts) if text), ''), str(source / 'wavs' / f'{name}.wav'), where)
+      yield _item(
+        name,
+        next((text for text in reversed(texts) if text), ''),
+        str(source / 'wavs' / f'{name}.wav'),
+        where,
+      )
     except Unusable as error:
       yield Entry(name, where, error.reason, error.detail)
 

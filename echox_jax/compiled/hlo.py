@@ -1,8 +1,10 @@
-"""The text of a compiled program (HLO), taken apart: computations, instructions, and how often each of them runs.
+"""The text of a compiled program (HLO), taken apart: computations, instructions, and how often each
+of them runs.
 
-A loop's body stands there once. It runs as often as the compiler notes, or as its condition tells: `i < constant`, counted from 0.
-A condition that asks for more, such as "and not all rows have ended", may end the loop earlier: then the constant is a budget,
-an upper bound. A loop that tells neither counts once and is reported as unknown. Of the branches of a conditional, the one that
+A loop's body stands there once. It runs as often as the compiler notes, or as its condition tells:
+`i < constant`, counted from 0. A condition that asks for more, such as "and not all rows have
+ended", may end the loop earlier: then the constant is a budget, an upper bound. A loop that tells
+neither counts once and is reported as unknown. Of the branches of a conditional, the one that
 writes most counts.
 """
 
@@ -12,14 +14,32 @@ import math
 import re
 
 _BITS = {
-    'pred': 8, 's2': 2, 'u2': 2, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 's16': 16, 'u16': 16, 'bf16': 16, 'f16': 16, 's32': 32,
-    'u32': 32, 'f32': 32, 's64': 64, 'u64': 64, 'f64': 64, 'c64': 64, 'c128': 128,
+  'pred': 8,
+  's2': 2,
+  'u2': 2,
+  's4': 4,
+  'u4': 4,
+  's8': 8,
+  'u8': 8,
+  's16': 16,
+  'u16': 16,
+  'bf16': 16,
+  'f16': 16,
+  's32': 32,
+  'u32': 32,
+  'f32': 32,
+  's64': 64,
+  'u64': 64,
+  'f64': 64,
+  'c64': 64,
+  'c128': 128,
 }
 _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*\) -> .*\{')
 _INSTRUCTION = re.compile(r'(ROOT )?%?([^\s=]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)')
 _SHAPE = re.compile(r'([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?')
 _CALLED = re.compile(
-    r'(?:calls|to_apply|body|condition|true_computation|false_computation|async_computation|called_computation)=%?([^\s,}]+)')
+  r'(?:calls|to_apply|body|condition|true_computation|false_computation|async_computation|called_computation)=%?([^\s,}]+)'
+)
 _BRANCHES = re.compile(r'(?:branch_computations|called_computations)=\{([^}]*)\}')
 _TILED = re.compile(r'\{([\d,]+):T\(([\d,]+)\)')
 _NAME = re.compile(r'op_name="([^"]*)"')
@@ -28,6 +48,7 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 @dataclasses.dataclass(frozen=True)
 class Shape:
   """One array of an instruction's result."""
+
   dtype: str
   dims: tuple[int, ...]
   layout: str
@@ -39,12 +60,15 @@ class Shape:
 
   @property
   def stored_bytes(self) -> int:
-    """Size in memory: a TPU stores tiles, such as 8 x 128 numbers, and fills up the axes that they do not divide."""
+    """Size in memory: a TPU stores tiles, such as 8 x 128 numbers, and fills up the axes that they
+    do not divide.
+    """
     match = _TILED.match(self.layout)
     if not match or not self.dims:
       return self.bytes
     dims, tile = list(self.dims), [int(n) for n in match[2].split(',')]
-    for axis, size in zip((int(n) for n in match[1].split(',')), reversed(tile)):  # from the axis whose numbers lie side by side
+    # from the axis whose numbers lie side by side
+    for axis, size in zip((int(n) for n in match[1].split(',')), reversed(tile)):
       dims[axis] = -(-dims[axis] // size) * size
     return self._size(dims)
 
@@ -69,6 +93,7 @@ class Instruction:
     rest: the text behind the operation: operands and attributes.
     is_root: whether it is the result of its computation.
   """
+
   name: str
   operation: str
   shapes: tuple[Shape, ...]
@@ -84,7 +109,9 @@ class Instruction:
 
   def called(self) -> list[str]:
     """Names of the computations that it calls."""
-    branches = [b.strip().lstrip('%') for group in _BRANCHES.findall(self.rest) for b in group.split(',')]
+    branches = [
+      b.strip().lstrip('%') for group in _BRANCHES.findall(self.rest) for b in group.split(',')
+    ]
     return _CALLED.findall(self.rest) + branches
 
 
@@ -103,6 +130,7 @@ class Program:
     by_budget: bodies of loops that were counted by an upper bound.
     unknown: bodies of loops whose turns are unknown, counted once.
   """
+
   computations: Mapping[str, Computation]
   entry: str
   times: Mapping[str, int]
@@ -131,7 +159,8 @@ def read(text: str) -> Program:
       turns, called = 1, [other for other in instruction.called() if other in computations]
       if instruction.operation == 'conditional':
         called = [max(called, key=lambda other: _written(computations, other))] if called else []
-      if instruction.operation in ('async-update', 'async-done'):  # they go on with what async-start has begun
+      # they go on with what async-start has begun
+      if instruction.operation in ('async-update', 'async-done'):
         continue
       if instruction.operation == 'while':
         turns, exact = _turns(computations, computations[name], instruction)
@@ -140,24 +169,34 @@ def read(text: str) -> Program:
           unknown.add(body)
         elif not exact:
           by_budget.add(body)
-      within = is_inner or instruction.operation not in ('while', 'conditional', 'call', 'async-start')
+      within = is_inner or instruction.operation not in (
+        'while',
+        'conditional',
+        'call',
+        'async-start',
+      )
       for other in called:
         visit(other, factor * (1 if turns is None else turns), within)
 
   visit(entry, 1, False)
-  return Program(computations, entry, times, frozenset(inner), frozenset(by_budget), frozenset(unknown))
+  return Program(
+    computations, entry, times, frozenset(inner), frozenset(by_budget), frozenset(unknown)
+  )
 
 
 def _computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
   """{computation: {name: instruction}} and the name of the entry."""
   computations, entry, current, last = {}, '', None, ()
-  for line in text.splitlines():  # the text of a kernel runs over several lines, which may begin anywhere
+  # the text of a kernel runs over several lines, which may begin anywhere
+  for line in text.splitlines():
     if line == '}':
       current = None
     elif not line.startswith(' ') and (match := _COMPUTATION.match(line)):
       current = computations.setdefault(match[2], {})
       entry = match[2] if match[1] else entry
-    elif current is not None and line.startswith(' ') and (match := _INSTRUCTION.match(line.strip())):
+    elif (
+      current is not None and line.startswith(' ') and (match := _INSTRUCTION.match(line.strip()))
+    ):
       last = match.groups()
       current[last[1]] = _instruction(*last)
     elif current and line.strip():  # goes on with the attributes of the instruction before
@@ -166,25 +205,38 @@ def _computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
   return computations, entry
 
 
-def _instruction(root: str | None, name: str, result: str, operation: str, rest: str) -> Instruction:
+def _instruction(
+  root: str | None, name: str, result: str, operation: str, rest: str
+) -> Instruction:
   return Instruction(name, operation, _shapes(result), _operands(rest), rest, root is not None)
 
 
 def _written(computations: Mapping[str, Computation], name: str) -> float:
-  """Bytes of all that a computation makes, loops with their turns: what branches are compared by."""
+  """Bytes of all that a computation makes, loops with their turns: what branches are compared
+  by.
+  """
   total = 0.0
   for instruction in computations[name].values():
     total += sum(shape.bytes for shape in instruction.shapes)
-    called = [_written(computations, other) for other in instruction.called() if other in computations]
+    called = [
+      _written(computations, other) for other in instruction.called() if other in computations
+    ]
     if instruction.operation == 'conditional':
       total += max(called, default=0.0)
     elif instruction.operation in ('while', 'call', 'async-start'):
-      total += sum(called) * ((_turns(computations, computations[name], instruction)[0] or 1) if instruction.operation == 'while' else 1)
+      total += sum(called) * (
+        (_turns(computations, computations[name], instruction)[0] or 1)
+        if instruction.operation == 'while'
+        else 1
+      )
   return total
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
-  return tuple(Shape(dtype, tuple(int(d) for d in dims.split(',') if d), layout or '') for dtype, dims, layout in _SHAPE.findall(text))
+  return tuple(
+    Shape(dtype, tuple(int(d) for d in dims.split(',') if d), layout or '')
+    for dtype, dims, layout in _SHAPE.findall(text)
+  )
 
 
 def _operands(rest: str) -> tuple[str, ...]:
@@ -196,10 +248,13 @@ def _operands(rest: str) -> tuple[str, ...]:
       end = i
       break
   return tuple(re.findall(r'%([^\s,()]+)', rest[:end])) or tuple(
-      part.strip() for part in rest[:end].split(',') if re.fullmatch(r'\s*[A-Za-z_][\w.\-]*\s*', part))
+    part.strip() for part in rest[:end].split(',') if re.fullmatch(r'\s*[A-Za-z_][\w.\-]*\s*', part)
+  )
 
 
-def _turns(computations: Mapping[str, Computation], inside: Computation, loop: Instruction) -> tuple[int | None, bool]:
+def _turns(
+  computations: Mapping[str, Computation], inside: Computation, loop: Instruction
+) -> tuple[int | None, bool]:
   """(turns of a loop that stands in `inside`, or None; whether it takes exactly so many)."""
   noted = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
   if noted:
@@ -214,8 +269,14 @@ def _turns(computations: Mapping[str, Computation], inside: Computation, loop: I
   return max(0, -(-(max(limits) - start) // step)), exact
 
 
-def _counter(computations: Mapping[str, Computation], condition: Computation, inside: Computation, loop: Instruction) -> tuple[int, int]:
-  """The number that the condition looks at: where it starts, and what a turn adds (more than 1 where the loop has been unrolled).
+def _counter(
+  computations: Mapping[str, Computation],
+  condition: Computation,
+  inside: Computation,
+  loop: Instruction,
+) -> tuple[int, int]:
+  """The number that the condition looks at: where it starts, and what a turn adds (more than 1
+  where the loop has been unrolled).
 
   (0, 1) where the text does not tell.
   """
@@ -225,11 +286,23 @@ def _counter(computations: Mapping[str, Computation], condition: Computation, in
   for compared in condition.values():
     if compared.operation not in ('compare', 'fusion'):
       continue
-    counters = [condition[name] for name in compared.operands if name in condition and condition[name].operation == 'get-tuple-element']
+    counters = [
+      condition[name]
+      for name in compared.operands
+      if name in condition and condition[name].operation == 'get-tuple-element'
+    ]
     for index in (int(re.search(r'index=(\d+)', counter.rest)[1]) for counter in counters):
-      step = _added(body, result.operands[index]) if result is not None and index < len(result.operands) else None
+      step = (
+        _added(body, result.operands[index])
+        if result is not None and index < len(result.operands)
+        else None
+      )
       if step:
-        start = _constant(inside, begun.operands[index]) if begun is not None and begun.operation == 'tuple' else None
+        start = (
+          _constant(inside, begun.operands[index])
+          if begun is not None and begun.operation == 'tuple'
+          else None
+        )
         return start or 0, step
   return 0, 1
 
@@ -249,23 +322,48 @@ def _constant(inside: Computation, name: str) -> int | None:
   found = inside.get(name)
   while found is not None and found.operation in ('copy', 'bitcast', 'convert') and found.operands:
     found = inside.get(found.operands[0])
-  match = re.match(r'(\d+)\)', found.rest) if found is not None and found.operation == 'constant' else None
+  match = (
+    re.match(r'(\d+)\)', found.rest)
+    if found is not None and found.operation == 'constant'
+    else None
+  )
   return int(match[1]) if match and found.shapes[0].dtype[0] in 'su' else None
 
 
-def _find_limits(computations: Mapping[str, Computation], instructions: Computation, given: Mapping[str, int], limits: list[int]) -> None:
-  """Adds the constants that something is compared with by `<`; `given`: parameters that are constants of the caller."""
-  known = {name: given[name] if name in given else _constant(instructions, name) for name in instructions}
+def _find_limits(
+  computations: Mapping[str, Computation],
+  instructions: Computation,
+  given: Mapping[str, int],
+  limits: list[int],
+) -> None:
+  """Adds the constants that something is compared with by `<`; `given`: parameters that are
+  constants of the caller.
+  """
+  known = {
+    name: given[name] if name in given else _constant(instructions, name) for name in instructions
+  }
   constants = {name: value for name, value in known.items() if value is not None}
   for instruction in instructions.values():
-    if instruction.operation == 'compare' and 'direction=LT' in instruction.rest and len(instruction.operands) == 2:
+    if (
+      instruction.operation == 'compare'
+      and 'direction=LT' in instruction.rest
+      and len(instruction.operands) == 2
+    ):
       limits.extend(constants[name] for name in instruction.operands[1:] if name in constants)
-    if instruction.operation == 'compare' and 'direction=GT' in instruction.rest and len(instruction.operands) == 2:
+    if (
+      instruction.operation == 'compare'
+      and 'direction=GT' in instruction.rest
+      and len(instruction.operands) == 2
+    ):
       limits.extend(constants[name] for name in instruction.operands[:1] if name in constants)
     if instruction.operation in ('fusion', 'call'):
       for name in instruction.called():
         inside = computations.get(name, {})
-        passed = {i.name: constants[instruction.operands[number]] for i in inside.values() if i.operation == 'parameter'
-                  for number in [int(i.rest.split(')')[0])]
-                  if number < len(instruction.operands) and instruction.operands[number] in constants}
+        passed = {
+          i.name: constants[instruction.operands[number]]
+          for i in inside.values()
+          if i.operation == 'parameter'
+          for number in [int(i.rest.split(')')[0])]
+          if number < len(instruction.operands) and instruction.operands[number] in constants
+        }
         _find_limits(computations, inside, passed, limits)

@@ -14,9 +14,9 @@ from echox_jax.compiled import hlo
 
 # Products of [block of queries, block of keys, width]: how many, and which sizes the blocks have.
 _PRODUCTS = {
-    'fwd': (2, 'block_q', 'block_kv'),
-    'dkv': (4, 'block_q_dkv', 'block_kv_dkv'),
-    'dq': (3, 'block_q_dq', 'block_kv_dq'),
+  'fwd': (2, 'block_q', 'block_kv'),
+  'dkv': (4, 'block_q_dkv', 'block_kv_dkv'),
+  'dq': (3, 'block_q_dq', 'block_kv_dq'),
 }
 _SPLASH = re.compile(r'splash_m[hq]a_(fwd|dkv|dq)')
 
@@ -47,8 +47,11 @@ def _splash(kind: str, instruction: hlo.Instruction, inside: hlo.Computation) ->
   if kind == 'dkv' and re.search(r'\\"use_fused_bwd_kernel\\":\s*true', instruction.rest):
     products += 1  # it makes the gradient of the queries as well
   (*rows, queries, width), keys = arrays[0], arrays[1][-2]
-  positions = [shape for shape in shapes
-               if shape.dtype == 's32' and shape.dims[-1:] in ((128,), (queries,), (keys,))]
+  positions = [
+    shape
+    for shape in shapes
+    if shape.dtype == 's32' and shape.dims[-1:] in ((128,), (queries,), (keys,))
+  ]
   causal = len(positions) % 2 == 1
   pairs = 0
   for start in range(0, queries, sizes[block_q]):

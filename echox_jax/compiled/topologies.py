@@ -1,4 +1,6 @@
-"""Devices to compile for that need not be there: TPU slices by name, through libtpu, and virtual CPUs."""
+"""Devices to compile for that need not be there: TPU slices by name, through libtpu, and virtual
+CPUs.
+"""
 
 from collections.abc import Sequence
 import os
@@ -9,8 +11,12 @@ import jax
 from echox_jax import errors
 
 # libtpu asks the cloud about the machine that it runs on, and locks the chips; here there are none.
-_ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5p-16',
-                'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+_ENVIRONMENT = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5p-16',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
 _FORM = re.compile(r'[a-z0-9]+:\d+(x\d+){1,2}')
 
 
@@ -18,7 +24,8 @@ def devices(name: str, slices: int = 1) -> Sequence[jax.Device]:
   """The devices of a topology; programs can be compiled for them, not run.
 
   Args:
-    name: a TPU slice as the cloud names it, `v5e:4x4` or `v5p:2x2x2`; or `cpu:8`, virtual CPUs of this process (these run as well).
+    name: a TPU slice as the cloud names it, `v5e:4x4` or `v5p:2x2x2`; or `cpu:8`, virtual CPUs of
+      this process (these run as well).
     slices: joined by the network between slices.
 
   Raises:
@@ -28,17 +35,24 @@ def devices(name: str, slices: int = 1) -> Sequence[jax.Device]:
   if name.startswith('cpu:'):
     return _cpus(name)
   if slices < 1 or not _FORM.fullmatch(name):
-    raise errors.ConfigError(f'{slices} slices of {name!r} are no topology: use a chip and its grid, such as v5e:4x4 or v5p:2x2x2, and 1 slice or more.')
+    raise errors.ConfigError(
+      f'{slices} slices of {name!r} are no topology: use a chip and its '
+      'grid, such as v5e:4x4 or v5p:2x2x2, and 1 slice or more.'
+    )
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
   errors.require('libtpu', 'compile', 'compiling for a TPU')
   from jax.experimental import topologies  # libtpu reads the environment when it is loaded
+
   try:
     several = {'num_slices': slices} if slices > 1 else {}
     return topologies.get_topology_desc(platform='tpu', topology_name=name, **several).devices
   except jax.errors.JaxRuntimeError as error:
     reason = ' '.join(str(error).split()).rstrip('.')
-    raise errors.ConfigError(f'libtpu does not know the topology {name!r} ({reason}): use one such as v5e:4x4 or v5p:2x2x2.') from error
+    raise errors.ConfigError(
+      f'libtpu does not know the topology {name!r} ({reason}): use one such '
+      'as v5e:4x4 or v5p:2x2x2.'
+    ) from error
 
 
 def _cpus(name: str) -> Sequence[jax.Device]:
@@ -51,5 +65,8 @@ def _cpus(name: str) -> Sequence[jax.Device]:
     pass
   found = jax.devices('cpu')
   if len(found) < int(number):
-    raise errors.ConfigError(f'JAX has started with {len(found)} CPU devices, so that {name!r} cannot be had: ask for it in a process of its own.')
-  return found[:int(number)]
+    raise errors.ConfigError(
+      f'JAX has started with {len(found)} CPU devices, so that {name!r} '
+      'cannot be had: ask for it in a process of its own.'
+    )
+  return found[: int(number)]

@@ -14,20 +14,58 @@ import re
 from echox_jax.compiled import hlo
 
 # They move nothing: names for what is there, control, and ends of what a start has moved.
-_FREE = frozenset((
-    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional',
-    'call', 'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'add-dependency', 'domain',
-    'async-start', 'async-update', 'async-done', 'copy-done', 'slice-done', 'dynamic-slice-done',
-    'all-gather-done', 'all-reduce-done', 'collective-permute-done', 'send-done', 'recv'))
-_FREE_CALLS = tuple(f'custom_call_target="{name}"' for name in (
-    'AllocateBuffer', 'ConcatBitcast', 'AssumeGatherIndicesInBound', 'SliceId', 'Sharding'))
+_FREE = frozenset(
+  (
+    'parameter',
+    'constant',
+    'tuple',
+    'get-tuple-element',
+    'bitcast',
+    'while',
+    'conditional',
+    'call',
+    'after-all',
+    'partition-id',
+    'replica-id',
+    'opt-barrier',
+    'add-dependency',
+    'domain',
+    'async-start',
+    'async-update',
+    'async-done',
+    'copy-done',
+    'slice-done',
+    'dynamic-slice-done',
+    'all-gather-done',
+    'all-reduce-done',
+    'collective-permute-done',
+    'send-done',
+    'recv',
+  )
+)
+_FREE_CALLS = tuple(
+  f'custom_call_target="{name}"'
+  for name in (
+    'AllocateBuffer',
+    'ConcatBitcast',
+    'AssumeGatherIndicesInBound',
+    'SliceId',
+    'Sharding',
+  )
+)
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 _UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}  # which operand is new; the first is updated
 _NAMES = ('bitcast', 'reshape')
 # What the TPU compiler makes of a collective that goes on beside other work: a start, links inside
 # of other fusions, an end.
-_LINKS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute',
-          'custom-call')
+_LINKS = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+  'custom-call',
+)
 
 Computations = Mapping[str, hlo.Computation]
 
@@ -54,8 +92,9 @@ def of(instruction: hlo.Instruction, inside: hlo.Computation, computations: Comp
   return _in_hbm(instruction.shapes) + sum(_in_hbm(operand.shapes) for operand in operands)
 
 
-def _fusion(instruction: hlo.Instruction, inside: hlo.Computation,
-            computations: Computations) -> float:
+def _fusion(
+  instruction: hlo.Instruction, inside: hlo.Computation, computations: Computations
+) -> float:
   operands = [inside[name].shapes if name in inside else () for name in instruction.operands]
   inner = computations.get(next(iter(instruction.called()), ''))
   if inner is None:
@@ -99,8 +138,9 @@ def _read(name: str, inner: hlo.Computation, computations: Computations) -> floa
   return total
 
 
-def _written(result: hlo.Instruction, inner: hlo.Computation, computations: Computations,
-             handed_on: bool) -> float:
+def _written(
+  result: hlo.Instruction, inner: hlo.Computation, computations: Computations, handed_on: bool
+) -> float:
   """Bytes that a fusion writes for one of its results; infinite for all of it."""
   while result.operation in _NAMES and result.operands[0] in inner:
     result = inner[result.operands[0]]
@@ -139,8 +179,10 @@ def _is_parameter(name: str, inner: hlo.Computation) -> bool:
 def _is_result(name: str, inner: hlo.Computation) -> bool:
   """Whether a value is only what the computation gives back."""
   uses = [i for i in inner.values() if name in i.operands]
-  return all(use.operation == 'tuple' or (use.operation in _NAMES and _is_result(use.name, inner))
-             for use in uses)
+  return all(
+    use.operation == 'tuple' or (use.operation in _NAMES and _is_result(use.name, inner))
+    for use in uses
+  )
 
 
 def _handed_on(rest: str) -> set[int]:

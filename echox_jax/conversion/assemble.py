@@ -12,7 +12,7 @@ from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import whisper_ct2
-from echox_jax.tokenizer import find_tokenizer, SENTENCEPIECE_FILE
+from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer
 from echox_jax.training import checkpoint, lineage
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -20,7 +20,8 @@ _FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapte
 
 
 def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Path]:
-  """(model config, params, tokenizer file, unit language file) of the stages `echo` and `vocoder` in `workdir`.
+  """(model config, params, tokenizer file, unit language file) of the stages `echo` and `vocoder`
+  in `workdir`.
 
   The frozen speech encoder comes from its package where the stages cached its states.
 
@@ -34,8 +35,12 @@ def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Pa
   config, other = (experiments[stage].model for stage in ('echo', 'vocoder'))
   if config.vocoder != other.vocoder or config.units != other.units:
     raise errors.CheckpointError(
-        f'the stages echo and vocoder in {workdir} were trained with different units or vocoder sizes: train one of them again.')
-  params = checkpoint.load_groups(workdir / 'echo', _FROM_ECHO) | checkpoint.load_groups(workdir / 'vocoder', ('vocoder',))
+      f'the stages echo and vocoder in {workdir} were trained with different units or vocoder '
+      'sizes: train one of them again.'
+    )
+  params = checkpoint.load_groups(workdir / 'echo', _FROM_ECHO) | checkpoint.load_groups(
+    workdir / 'vocoder', ('vocoder',)
+  )
   if experiments['echo'].data.cached_states:
     _, whisper = whisper_ct2.load_packaged_whisper(experiments['echo'].speech_encoder)
     params['whisper'] = jax.tree.map(np.asarray, nn.meta.unbox(whisper))
@@ -50,5 +55,7 @@ def _experiment(workdir: Path, stage: str) -> ExperimentConfig:
   folder = workdir / stage
   if checkpoint.read_finished(folder) is None:
     raise errors.CheckpointError(
-        f'the stage {stage!r} in {workdir} is not finished: run `python -m launch.train --config=...:{stage} --workdir={workdir}` first.')
+      f'the stage {stage!r} in {workdir} is not finished: run `python -m launch.train '
+      f'--config=...:{stage} --workdir={workdir}` first.'
+    )
   return config_lib.build(ExperimentConfig, json.loads((folder / 'config.json').read_text('utf-8')))

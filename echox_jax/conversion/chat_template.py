@@ -27,6 +27,7 @@ class Speech:
     template: its chat template, or None.
     bos, eos: its own first and last token, or None.
   """
+
   what: str
   tokens: Mapping[str, int]
   encoder: Callable[[], prompts.Encode]
@@ -44,14 +45,16 @@ class Chat(NamedTuple):
     notes: sentences for the user.
     taught: whether it is known that the model was trained on prompts of this profile.
   """
+
   profile: str
   system_message: str = ''
   notes: tuple[str, ...] = ()
   taught: bool = False
 
 
-def configured(cfg: EchoXConfig, speech: Speech,
-               chosen: str | None) -> tuple[EchoXConfig, tuple[str, ...]]:
+def configured(
+  cfg: EchoXConfig, speech: Speech, chosen: str | None
+) -> tuple[EchoXConfig, tuple[str, ...]]:
   """A config with the profile, special ids and system message of a model, and notes for the user.
 
   Args:
@@ -73,7 +76,8 @@ def configured(cfg: EchoXConfig, speech: Speech,
   else:
     ids = special_tokens.of_template(profile, speech.tokens, speech.encoder(), speech.what)
   made = dataclasses.replace(
-      cfg, profile=chat.profile, special_ids=ids, system_message=chat.system_message)
+    cfg, profile=chat.profile, special_ids=ids, system_message=chat.system_message
+  )
   return made, chat.notes
 
 
@@ -83,20 +87,27 @@ def _choose(speech: Speech, chosen: str | None) -> Chat:
     variables = {'bos_token': speech.bos or '', 'eos_token': speech.eos or ''}
     found = recognise(speech.template, variables, profiles.values())
     if found is None and chosen is None:
-      raise errors.CheckpointError(f'{speech.what} has a chat template that no profile knows: '
-                                   f'choose one of {", ".join(profiles)} with --profile.')
+      raise errors.CheckpointError(
+        f'{speech.what} has a chat template that no profile knows: '
+        f'choose one of {", ".join(profiles)} with --profile.'
+      )
     if found is not None:
       return found
   if chosen is not None:
     return Chat(chosen)
   default = _TRAINED_HERE[0]
-  return Chat(default, notes=(
+  return Chat(
+    default,
+    notes=(
       f'{speech.what} has no chat template: prompts are laid out in the profile {default!r}, '
-      'which the model has to be trained on (--profile chooses another).',))
+      'which the model has to be trained on (--profile chooses another).',
+    ),
+  )
 
 
-def recognise(template: str, variables: Mapping[str, str],
-              candidates: Iterable[prompts.Profile]) -> Chat | None:
+def recognise(
+  template: str, variables: Mapping[str, str], candidates: Iterable[prompts.Profile]
+) -> Chat | None:
   """The first profile that writes what a chat template writes; None = none does.
 
   White space around a message is not looked at.
@@ -109,8 +120,9 @@ def recognise(template: str, variables: Mapping[str, str],
   Raises:
     MissingExtraError: the package `jinja2` is not installed.
   """
-  system, question = ({'role': role, 'content': text}
-                      for role, text in (('system', _SYSTEM), ('user', _QUESTION)))
+  system, question = (
+    {'role': role, 'content': text} for role, text in (('system', _SYSTEM), ('user', _QUESTION))
+  )
   alone, told = (_render(template, said, variables) for said in ([question], [system, question]))
   for profile in candidates:
     default, said = (_system_turn(profile.template, text) for text in (alone, told))
@@ -121,8 +133,10 @@ def recognise(template: str, variables: Mapping[str, str],
       notes.append(f'Its system message is {default!r}.')
     if default and said != _SYSTEM:
       notes.append(
-          'The template writes this before any other system message too, perhaps with the day of '
-          'the question: system_message in config.json is the whole turn, so put your own behind it.')
+        'The template writes this before any other system message too, perhaps with the day of '
+        'the question: system_message in config.json is the whole turn, so put your own behind '
+        'it.'
+      )
     return Chat(profile.name, default, tuple(notes), taught=True)
   return None
 
@@ -140,22 +154,29 @@ def _system_turn(template: prompts.Template, text: str | None) -> str | None:
   before, after = opening + before, after + rest
   if text == opening + rest:
     return ''
-  if not (text.startswith(before) and text.endswith(after)
-          and len(text) > len(before) + len(after)):
+  if not (
+    text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after)
+  ):
     return None
-  inside = text[len(before):len(text) - len(after)]
+  inside = text[len(before) : len(text) - len(after)]
   return None if any(token in inside for token in template.written.values()) else inside
 
 
 def _written(template: prompts.Template, layout: str, message: str = '') -> str:
   """A layout as text."""
-  texts = {prompts.MESSAGE: message, prompts.LINE: template.line_break + message,
-           'nl': template.line_break, **{role: role for role in prompts.ROLES}, **template.written}
+  texts = {
+    prompts.MESSAGE: message,
+    prompts.LINE: template.line_break + message,
+    'nl': template.line_break,
+    **{role: role for role in prompts.ROLES},
+    **template.written,
+  }
   return ''.join(texts[name] for name in layout.split())
 
 
-def _render(template: str, messages: list[dict[str, str]],
-            variables: Mapping[str, str]) -> str | None:
+def _render(
+  template: str, messages: list[dict[str, str]], variables: Mapping[str, str]
+) -> str | None:
   """What a template makes of a conversation; None where it fails.
 
   It is run as transformers runs it, but is not told the day: templates that ask for it have one of
@@ -166,11 +187,13 @@ def _render(template: str, messages: list[dict[str, str]],
   except ImportError as error:
     raise errors.MissingExtraError('jinja2', 'bpe', 'The chat template of a tokenizer') from error
   environment = sandbox.ImmutableSandboxedEnvironment(
-      trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols'])
+    trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols']
+  )
   environment.globals['raise_exception'] = _refuse
   try:
     return environment.from_string(template).render(
-        messages=messages, add_generation_prompt=True, tools=None, documents=None, **variables)
+      messages=messages, add_generation_prompt=True, tools=None, documents=None, **variables
+    )
   except Exception:  # it is a program of others: one that fails, in whatever way, is none we know
     return None
 

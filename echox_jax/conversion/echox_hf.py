@@ -1,4 +1,6 @@
-"""A released EchoX folder, merged or as a LoRA of PEFT -> the groups that it holds (facts 6, 9 and 12)."""
+"""A released EchoX folder, merged or as a LoRA of PEFT -> the groups that it holds (facts 6, 9 and
+12).
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,15 +9,26 @@ from typing import Any
 from echox_jax import config as config_lib
 from echox_jax import model_folder
 from echox_jax.config import EchoXConfig
-from echox_jax.conversion import hf_folder, llama_hf, released, released_config, released_units, rules, unit_vocabulary
+from echox_jax.conversion import (
+  hf_folder,
+  llama_hf,
+  released,
+  released_config,
+  released_units,
+  rules,
+  unit_vocabulary,
+)
 from echox_jax.conversion.imported import Imported
 from echox_jax.units.unit_language import UnitLanguage
 
 OWN_CONFIG = 'echox_jax'  # field of config.json: our whole config, in what we exported
 
 
-def open_echox(source: Path, config: Path | None = None, base: Path | None = None, unit_vocab: Path | None = None) -> Imported:
-  """An EchoX checkpoint: the LLM and adapter, and the unit decoder where there is one (as `t2c` after stage 2, else `echo`).
+def open_echox(
+  source: Path, config: Path | None = None, base: Path | None = None, unit_vocab: Path | None = None
+) -> Imported:
+  """An EchoX checkpoint: the LLM and adapter, and the unit decoder where there is one (as `t2c`
+  after stage 2, else `echo`).
 
   Args:
     source: folder of the model, or of a LoRA for it.
@@ -24,7 +37,8 @@ def open_echox(source: Path, config: Path | None = None, base: Path | None = Non
     unit_vocab: the unit vocabulary, where the folder does not hold it.
 
   Raises:
-    CheckpointError, ConfigError: something is missing or damaged, or the vocabulary lacks the audio token.
+    CheckpointError, ConfigError: something is missing or damaged, or the vocabulary lacks the audio
+      token.
   """
   tensors, folders = llama_hf.open_merged(source, base)
   values = llama_hf.read_config(folders, config)
@@ -39,19 +53,42 @@ def open_echox(source: Path, config: Path | None = None, base: Path | None = Non
   own, groups = released.s2t_rules(cfg), ['llm', 'adapter']
   language, output = None, sections['echox'].get('unit_output')
   if output or any(name.startswith(released.UNIT_PREFIX) for name in shapes):
-    adapted = str(output).startswith('finetune') or any(name.startswith(released_units.ALIGNER) for name in shapes)
+    adapted = str(output).startswith('finetune') or any(
+      name.startswith(released_units.ALIGNER) for name in shapes
+    )
     decoder = 'echo' if adapted else 't2c'
     own += released_units.unit_rules(cfg, decoder, adapted)
     groups += ['unit_text_embedding', decoder, *(['denoising_adapter'] if adapted else [])]
     exact = source / model_folder.UNIT_LANGUAGE  # an export of ours has it beside the vocabulary
-    language = UnitLanguage.load(exact) if exact.is_file() and unit_vocab is None else unit_vocabulary.find(
-        unit_vocab or _named_file(sections['echox'], folders), tokens, cfg.llm.vocab_size, cfg.unit_decoder.unit_vocab_size)
-  return Imported(f'the EchoX model in {source}', cfg, tuple(groups), own,
-                  llama_hf.own_tensors(tensors, cfg.llm.tie_embeddings), files, language)
+    language = (
+      UnitLanguage.load(exact)
+      if exact.is_file() and unit_vocab is None
+      else unit_vocabulary.find(
+        unit_vocab or _named_file(sections['echox'], folders),
+        tokens,
+        cfg.llm.vocab_size,
+        cfg.unit_decoder.unit_vocab_size,
+      )
+    )
+  return Imported(
+    f'the EchoX model in {source}',
+    cfg,
+    tuple(groups),
+    own,
+    llama_hf.own_tensors(tensors, cfg.llm.tie_embeddings),
+    files,
+    language,
+  )
 
 
 def _named_file(values: Mapping[str, Any], folders: list[Path]) -> Path | None:
-  """The file that the config calls `unit_vocab`, looked for by its name alone: the path is of another machine."""
+  """The file that the config calls `unit_vocab`, looked for by its name alone: the path is of
+  another machine.
+  """
   name = values.get('unit_vocab')
-  found = [folder / Path(name).name for folder in folders if (folder / Path(name).name).is_file()] if name else []
+  found = (
+    [folder / Path(name).name for folder in folders if (folder / Path(name).name).is_file()]
+    if name
+    else []
+  )
   return found[0] if found else None

@@ -1,20 +1,25 @@
-"""Models -> the formats that others read: which there are, and how each is written, whole or not at all."""
+"""Models -> the formats that others read: which there are, and how each is written, whole or not at
+all.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from echox_jax import errors, files
-from echox_jax import model_folder
-from echox_jax.conversion import released_export, source as source_lib, stablehlo
+from echox_jax import errors, files, model_folder
+from echox_jax.conversion import released_export, stablehlo
+from echox_jax.conversion import source as source_lib
 from echox_jax.conversion.echox_hf import OWN_CONFIG
 from echox_jax.conversion.source import Source
 
 MAX_SHARD_BYTES = 5 * 10**9
-# The released files hold 2 bytes a value (their sizes tell); which of the two formats is not known. The authors trained in fp16.
+# The released files hold 2 bytes a value (their sizes tell); which of the two formats is not known.
+# The authors trained in fp16.
 DTYPE = 'float16'
 
 
-def export(checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_shard_bytes: int | None = None) -> list[str]:
+def export(
+  checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_shard_bytes: int | None = None
+) -> list[str]:
   """Writes a model in another format.
 
   Args:
@@ -28,14 +33,22 @@ def export(checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_s
     Sentences about what was written and what could not be.
 
   Raises:
-    EchoXError: an unknown format, a checkpoint that is none or lacks what the format takes, or `out` is something else. `out`
-      is then as it was.
+    EchoXError: an unknown format, a checkpoint that is none or lacks what the format takes, or
+      `out` is something else. `out` is then as it was.
   """
   if to not in FORMATS:
     raise errors.EchoXError(f'there is no export format {to!r}: use one of {", ".join(FORMATS)}.')
-  options = {name: value for name, value in (('dtype', dtype), ('max_shard_bytes', max_shard_bytes)) if value is not None}
+  options = {
+    name: value
+    for name, value in (('dtype', dtype), ('max_shard_bytes', max_shard_bytes))
+    if value is not None
+  }
   if options and to != 'echox':
-    raise errors.EchoXError(f'the format {to!r} takes no {", ".join("--" + name.replace("_", "-") for name in options)}: leave it out.')
+    raise errors.EchoXError(
+      f'the format {to!r} takes no '
+      f'{", ".join("--" + name.replace("_", "-") for name in options)}: '
+      'leave it out.'
+    )
   is_own, write = FORMATS[to]
   model_folder.check_replaceable(out, is_own, f'an export of the format {to!r}')
   source = source_lib.open_source(checkpoint)
@@ -59,10 +72,14 @@ def to_stablehlo(folder: Path, source: Source) -> list[str]:
   return [f'{name} is left out: the model has no {groups}.' for name, groups in left_out.items()]
 
 
-def to_echox(folder: Path, source: Source, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES) -> list[str]:
+def to_echox(
+  folder: Path, source: Source, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> list[str]:
   """The layout of the released checkpoints."""
   if dtype not in released_export.DTYPES:
-    raise errors.EchoXError(f'there is no dtype {dtype!r}: use one of {", ".join(released_export.DTYPES)}.')
+    raise errors.EchoXError(
+      f'there is no dtype {dtype!r}: use one of {", ".join(released_export.DTYPES)}.'
+    )
   return released_export.write(folder, source, dtype, max_shard_bytes)
 
 
@@ -76,4 +93,7 @@ def _is_echox(folder: Path) -> bool:
 
 # Format -> (is a folder one of it, writes one).
 FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., list[str]]]] = {
-    'echox': (_is_echox, to_echox), 'safetensors': (model_folder.is_model, to_safetensors), 'stablehlo': (_is_stablehlo, to_stablehlo)}
+  'echox': (_is_echox, to_echox),
+  'safetensors': (model_folder.is_model, to_safetensors),
+  'stablehlo': (_is_stablehlo, to_stablehlo),
+}

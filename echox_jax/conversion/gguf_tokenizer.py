@@ -1,6 +1,7 @@
 """The byte-pair vocabulary in a GGUF file -> a Hugging Face tokenizer.json, and its chat template.
 
-The vocabulary, its merges and the kinds of its tokens are in the file; how text is cut before merging is only named there.
+The vocabulary, its merges and the kinds of its tokens are in the file; how text is cut before
+merging is only named there.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +14,28 @@ from echox_jax.conversion import chat_template
 
 _CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens; the others are text
 
-_BYTE_LEVEL = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
-_LLAMA_3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-# How text is cut into what is merged, by the name in the file (llama.cpp's table of pre-tokenizers). ByteLevel's own pattern is GPT-2's.
-_PRE_TOKENIZERS = {
-    'gpt-2': [_BYTE_LEVEL],
-    'smollm': [{'type': 'Digits', 'individual_digits': True}, _BYTE_LEVEL],
-    'llama-bpe': [{'type': 'Split', 'pattern': {'Regex': _LLAMA_3}, 'behavior': 'Isolated', 'invert': False}, _BYTE_LEVEL | {'use_regex': False}],
+_BYTE_LEVEL = {
+  'type': 'ByteLevel',
+  'add_prefix_space': False,
+  'trim_offsets': True,
+  'use_regex': True,
 }
-_WHOLE_WORDS_FIRST = ('llama-bpe',)  # a piece that is in the vocabulary is taken whole, merges or not
+_LLAMA_3 = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+  r'?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+# How text is cut into what is merged, by the name in the file (llama.cpp's table of
+# pre-tokenizers). ByteLevel's own pattern is GPT-2's.
+_PRE_TOKENIZERS = {
+  'gpt-2': [_BYTE_LEVEL],
+  'smollm': [{'type': 'Digits', 'individual_digits': True}, _BYTE_LEVEL],
+  'llama-bpe': [
+    {'type': 'Split', 'pattern': {'Regex': _LLAMA_3}, 'behavior': 'Isolated', 'invert': False},
+    _BYTE_LEVEL | {'use_regex': False},
+  ],
+}
+# a piece that is in the vocabulary is taken whole, merges or not
+_WHOLE_WORDS_FIRST = ('llama-bpe',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +51,7 @@ class Vocabulary:
     eos: id, or None.
     template: its chat template, or None.
   """
+
   tokens: Sequence[str]
   kinds: Sequence[int]
   merges: Sequence[str]
@@ -58,29 +73,56 @@ class Vocabulary:
     """
     model, pre = field('tokenizer.ggml.model'), field('tokenizer.ggml.pre', 'default')
     if model != 'gpt2':
-      raise errors.CheckpointError(f'{what} is of the model {model!r}: only byte-pair tokenizers (gpt2) are supported.')
+      raise errors.CheckpointError(
+        f'{what} is of the model {model!r}: only byte-pair tokenizers (gpt2) are supported.'
+      )
     if pre not in _PRE_TOKENIZERS:
-      raise errors.CheckpointError(f'{what} cuts text in the way {pre!r}, which is not known here: use a model with {", ".join(_PRE_TOKENIZERS)}.')
+      raise errors.CheckpointError(
+        f'{what} cuts text in the way {pre!r}, which is not known here: '
+        f'use a model with {", ".join(_PRE_TOKENIZERS)}.'
+      )
     tokens = field('tokenizer.ggml.tokens')
-    return cls(tokens, field('tokenizer.ggml.token_type', [1] * len(tokens)), field('tokenizer.ggml.merges'), pre,
-               field('tokenizer.ggml.bos_token_id', None), field('tokenizer.ggml.eos_token_id', None),
-               field('tokenizer.chat_template', None))
+    return cls(
+      tokens,
+      field('tokenizer.ggml.token_type', [1] * len(tokens)),
+      field('tokenizer.ggml.merges'),
+      pre,
+      field('tokenizer.ggml.bos_token_id', None),
+      field('tokenizer.ggml.eos_token_id', None),
+      field('tokenizer.chat_template', None),
+    )
 
 
 def to_json(vocabulary: Vocabulary) -> bytes:
-  """The tokenizer as a tokenizer.json; no token is added to text by itself (see `echox_jax.tokenizer`)."""
-  added = [_added_token(i, token, kind == _CONTROL) for i, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds))
-           if kind in (_CONTROL, _USER_DEFINED)]
+  """The tokenizer as a tokenizer.json; no token is added to text by itself (see
+  `echox_jax.tokenizer`).
+  """
+  added = [
+    _added_token(i, token, kind == _CONTROL)
+    for i, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds))
+    if kind in (_CONTROL, _USER_DEFINED)
+  ]
   values = {
-      'version': '1.0', 'truncation': None, 'padding': None, 'added_tokens': added, 'normalizer': None,
-      'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': _PRE_TOKENIZERS[vocabulary.pre]},
-      'post_processor': None, 'decoder': _BYTE_LEVEL,
-      'model': {
-          'type': 'BPE', 'dropout': None, 'unk_token': None, 'continuing_subword_prefix': None, 'end_of_word_suffix': None,
-          'fuse_unk': False, 'byte_fallback': False, 'ignore_merges': vocabulary.pre in _WHOLE_WORDS_FIRST,
-          'vocab': {token: i for i, token in enumerate(vocabulary.tokens)},
-          'merges': [merge.split(' ') for merge in vocabulary.merges],
-      },
+    'version': '1.0',
+    'truncation': None,
+    'padding': None,
+    'added_tokens': added,
+    'normalizer': None,
+    'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': _PRE_TOKENIZERS[vocabulary.pre]},
+    'post_processor': None,
+    'decoder': _BYTE_LEVEL,
+    'model': {
+      'type': 'BPE',
+      'dropout': None,
+      'unk_token': None,
+      'continuing_subword_prefix': None,
+      'end_of_word_suffix': None,
+      'fuse_unk': False,
+      'byte_fallback': False,
+      'ignore_merges': vocabulary.pre in _WHOLE_WORDS_FIRST,
+      'vocab': {token: i for i, token in enumerate(vocabulary.tokens)},
+      'merges': [merge.split(' ') for merge in vocabulary.merges],
+    },
   }
   return json.dumps(values, ensure_ascii=False).encode('utf-8')
 
@@ -94,4 +136,12 @@ def speech(vocabulary: Vocabulary, what: str) -> chat_template.Speech:
 
 
 def _added_token(token: int, content: str, special: bool) -> dict[str, Any]:
-  return {'id': token, 'content': content, 'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': special}
+  return {
+    'id': token,
+    'content': content,
+    'single_word': False,
+    'lstrip': False,
+    'rstrip': False,
+    'normalized': False,
+    'special': special,
+  }

@@ -9,14 +9,28 @@ from echox_jax import errors, prompts, tokenizer
 from echox_jax.conversion import chat_template
 
 AUDIO_TOKEN = '<audio_patch>'
-# Our names of the special ids -> how they are written in a Llama 3 vocabulary (`Ċ`: a new line in byte-level BPE).
+# Our names of the special ids -> how they are written in a Llama 3 vocabulary (`Ċ`: a new line in
+# byte-level BPE).
 SPECIAL_TOKENS = {
-    'audio_patch': AUDIO_TOKEN, 'bos': '<|begin_of_text|>', 'start_header': '<|start_header_id|>', 'end_header': '<|end_header_id|>',
-    'eot': '<|eot_id|>', 'nl': 'Ċ', 'system': 'system', 'user': 'user', 'assistant': 'assistant', 'speaker': 'speaker', 'period': '.',
+  'audio_patch': AUDIO_TOKEN,
+  'bos': '<|begin_of_text|>',
+  'start_header': '<|start_header_id|>',
+  'end_header': '<|end_header_id|>',
+  'eot': '<|eot_id|>',
+  'nl': 'Ċ',
+  'system': 'system',
+  'user': 'user',
+  'assistant': 'assistant',
+  'speaker': 'speaker',
+  'period': '.',
 }
 TEMPLATE = 'chat_template.jinja'
 _TOKENIZER_FILES = (
-    'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', TEMPLATE)
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  TEMPLATE,
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -28,9 +42,13 @@ def read_json(path: Path) -> dict[str, Any]:
   try:
     values = json.loads(path.read_text('utf-8'))
   except FileNotFoundError as error:
-    raise errors.CheckpointError(f'{path} does not exist: give a folder that has it, or the file with --config.') from error
+    raise errors.CheckpointError(
+      f'{path} does not exist: give a folder that has it, or the file with --config.'
+    ) from error
   except (ValueError, OSError) as error:
-    raise errors.CheckpointError(f'{path} is not valid JSON ({error}): copy or download it again.') from error
+    raise errors.CheckpointError(
+      f'{path} is not valid JSON ({error}): copy or download it again.'
+    ) from error
   if not isinstance(values, dict):
     raise errors.CheckpointError(f'{path} holds no JSON object: copy or download it again.')
   return values
@@ -42,7 +60,9 @@ def read_config(folder: Path, config: Path | None = None) -> dict[str, Any]:
 
 
 def tokenizer_files(folders: Iterable[Path]) -> dict[str, Path]:
-  """name -> file of the tokenizer in the first of `folders` that has one; of two kinds, the one that transformers prefers."""
+  """name -> file of the tokenizer in the first of `folders` that has one; of two kinds, the one
+  that transformers prefers.
+  """
   for folder in folders:
     for name in ('tokenizer.json', 'tokenizer.model'):
       if (folder / name).is_file():
@@ -52,7 +72,9 @@ def tokenizer_files(folders: Iterable[Path]) -> dict[str, Path]:
 
 
 def read_tokens(files: dict[str, Path]) -> dict[str, int]:
-  """Token -> id of what the files of `tokenizer_files` list: all of tokenizer.json's vocabulary, and added tokens."""
+  """Token -> id of what the files of `tokenizer_files` list: all of tokenizer.json's vocabulary,
+  and added tokens.
+  """
   tokens: dict[str, int] = {}
   if 'tokenizer.json' in files:
     values = read_json(files['tokenizer.json'])
@@ -60,7 +82,10 @@ def read_tokens(files: dict[str, Path]) -> dict[str, int]:
       tokens |= values['model']['vocab'].items()
       tokens |= {added['content']: added['id'] for added in values.get('added_tokens') or ()}
     except (KeyError, TypeError, AttributeError) as error:
-      raise errors.CheckpointError(f'{files["tokenizer.json"]} holds no byte-pair vocabulary: use the tokenizer of a Llama 3 model.') from error
+      raise errors.CheckpointError(
+        f'{files["tokenizer.json"]} holds no byte-pair vocabulary: use '
+        'the tokenizer of a Llama 3 model.'
+      ) from error
   if 'added_tokens.json' in files:
     tokens |= read_json(files['added_tokens.json'])
   if 'tokenizer_config.json' in files:
@@ -81,20 +106,27 @@ def speech(files: dict[str, Path], what: str) -> chat_template.Speech:
 
 
 def special_ids(files: dict[str, Path], tokens: dict[str, int]) -> dict[str, int]:
-  """Special ids that the vocabulary in `files` gives (names: section `ids` of the released config); {} without tokenizer files.
+  """Special ids that the vocabulary in `files` gives (names: section `ids` of the released config);
+  {} without tokenizer files.
 
   Raises:
-    CheckpointError: the vocabulary lacks the audio token, or a whole vocabulary lacks another special token.
+    CheckpointError: the vocabulary lacks the audio token, or a whole vocabulary lacks another
+      special token.
   """
   if not tokens:
     return {}
   file = next(iter(files.values()))
   if AUDIO_TOKEN not in tokens:
     raise errors.CheckpointError(
-        f'{file} is a vocabulary without the audio token {AUDIO_TOKEN!r}: give the tokenizer that lies beside the EchoX weights.')
+      f'{file} is a vocabulary without the audio token {AUDIO_TOKEN!r}: give the tokenizer that '
+      'lies beside the EchoX weights.'
+    )
   absent = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
   if absent and 'tokenizer.json' in files:
-    raise errors.CheckpointError(f'{file} lacks the special tokens {", ".join(map(repr, absent))}: give the tokenizer of the model.')
+    raise errors.CheckpointError(
+      f'{file} lacks the special tokens {", ".join(map(repr, absent))}: '
+      'give the tokenizer of the model.'
+    )
   ids = {name: tokens[token] for name, token in SPECIAL_TOKENS.items() if token in tokens}
   pad = _pad_token(files)
   return ids | ({'pad': tokens[pad]} if pad in tokens else {})
@@ -123,6 +155,8 @@ def _template(files: dict[str, Path], config: dict[str, Any]) -> str | None:
 def _encoder(files: dict[str, Path], what: str) -> prompts.Encode:
   if tokenizer.BPE_FILE not in files:
     raise errors.CheckpointError(
-        f'{what} has no {tokenizer.BPE_FILE}, which its chat template takes: save it with transformers, '
-        'or give --profile paper.')
+      f'{what} has no {tokenizer.BPE_FILE}, which its chat template takes: save it with '
+      'transformers, '
+      'or give --profile paper.'
+    )
   return tokenizer.BpeTokenizer(files[tokenizer.BPE_FILE]).encode

@@ -1,4 +1,6 @@
-"""HuBERT base from a fairseq checkpoint (`.pt`: tensors under `model`, the training config beside them; facts 11)."""
+"""HuBERT base from a fairseq checkpoint (`.pt`: tensors under `model`, the training config beside
+them; facts 11).
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +19,12 @@ _STRIDES = HubertConfig().conv_stride
 
 
 def open_hubert_fairseq(source: Path) -> Imported:
-  """A HuBERT base as fairseq saved it; sizes come from the tensors, heads and strides from the config in the file.
+  """A HuBERT base as fairseq saved it; sizes come from the tensors, heads and strides from the
+  config in the file.
 
   Raises:
-    CheckpointError: missing, damaged, a pickle that asks for more than tensors and configs, or another kind of model.
+    CheckpointError: missing, damaged, a pickle that asks for more than tensors and configs, or
+      another kind of model.
   """
   source = Path(source)
   loaded = torch_file.load_torch(source, torch_file.FAIRSEQ_RECORDS)
@@ -29,7 +33,9 @@ def open_hubert_fairseq(source: Path) -> Imported:
 
 
 def settings(loaded: Mapping[str, Any]) -> dict[str, Any]:
-  """The model's and the task's settings by name, of any of the forms in which fairseq saved them; {} without."""
+  """The model's and the task's settings by name, of any of the forms in which fairseq saved them;
+  {} without.
+  """
   found = _fields(loaded.get('args'))
   cfg = _fields(loaded.get('cfg'))
   return found | _fields(cfg.get('task')) | _fields(cfg.get('model'))
@@ -53,37 +59,65 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _config(source: Path, tensors: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> HubertConfig:
-  if (values.get('layer_norm_first') or values.get('conv_bias') or values.get('normalize')
-      or values.get('extractor_mode', 'default') != 'default'):
+def _config(
+  source: Path, tensors: Mapping[str, np.ndarray], values: Mapping[str, Any]
+) -> HubertConfig:
+  if (
+    values.get('layer_norm_first')
+    or values.get('conv_bias')
+    or values.get('normalize')
+    or values.get('extractor_mode', 'default') != 'default'
+  ):
     raise errors.CheckpointError(
-        f'{source} is not of the base kind (post-norm, group norm, no conv biases, audio as it is): use a base model.')
+      f'{source} is not of the base kind (post-norm, group norm, no conv biases, audio as it '
+      'is): use a base model.'
+    )
   shapes = hubert_hf.encoder_tensors(tensors).shapes
-  convs = sorted((int(match[1]), shape) for match, shape in (
-      (re.fullmatch(r'feature_extractor\.conv_layers\.(\d+)\.conv\.weight', name), shape) for name, shape in shapes.items()) if match)
-  layers = {match[1] for match in (re.match(r'encoder\.layers\.(\d+)\.', name) for name in shapes) if match}
+  convs = sorted(
+    (int(match[1]), shape)
+    for match, shape in (
+      (re.fullmatch(r'feature_extractor\.conv_layers\.(\d+)\.conv\.weight', name), shape)
+      for name, shape in shapes.items()
+    )
+    if match
+  )
+  layers = {
+    match[1] for match in (re.match(r'encoder\.layers\.(\d+)\.', name) for name in shapes) if match
+  }
   try:
-    hidden, = shapes['feature_projection.projection.bias']
-    intermediate, = shapes['encoder.layers.0.feed_forward.intermediate_dense.bias']
+    (hidden,) = shapes['feature_projection.projection.bias']
+    (intermediate,) = shapes['encoder.layers.0.feed_forward.intermediate_dense.bias']
     _, group_width, taps = shapes['encoder.pos_conv_embed.conv.weight']
     kernels = tuple(shape[2] for _, shape in convs)
     groups = hidden // group_width
   except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-    raise errors.CheckpointError(f'{source} holds no HuBERT under `model`: give a HuBERT checkpoint of fairseq.') from error
+    raise errors.CheckpointError(
+      f'{source} holds no HuBERT under `model`: give a HuBERT checkpoint of fairseq.'
+    ) from error
   strides = _strides(values.get('conv_feature_layers'))
   if strides is None or len(strides) != len(kernels):
     raise errors.CheckpointError(
-        f'{source} does not say the strides of its {len(kernels)} convolutions: give one with its config.')
+      f'{source} does not say the strides of its {len(kernels)} convolutions: give one with its '
+      'config.'
+    )
   heads = values.get('encoder_attention_heads')
   return HubertConfig(
-      hidden_size=hidden, intermediate_size=intermediate, num_layers=len(layers),
-      num_heads=heads if isinstance(heads, int) else max(1, hidden // _HEAD_SIZE),
-      conv_dim=tuple(shape[0] for _, shape in convs), conv_kernel=kernels, conv_stride=strides,
-      num_conv_pos_embeddings=taps, num_conv_pos_embedding_groups=groups)
+    hidden_size=hidden,
+    intermediate_size=intermediate,
+    num_layers=len(layers),
+    num_heads=heads if isinstance(heads, int) else max(1, hidden // _HEAD_SIZE),
+    conv_dim=tuple(shape[0] for _, shape in convs),
+    conv_kernel=kernels,
+    conv_stride=strides,
+    num_conv_pos_embeddings=taps,
+    num_conv_pos_embedding_groups=groups,
+  )
 
 
 def _strides(layers: Any) -> tuple[int, ...] | None:
-  """Strides of `[(512,10,5)] + [(512,3,2)] * 4 + ...`; those of HuBERT base where nothing is said, None where it is not that."""
+  """Strides of `[(512,10,5)] + [(512,3,2)] * 4 + ...`; those of HuBERT base where nothing is said,
+  None where it is not that.
+  """
   if layers is None:
     return _STRIDES
   text = ''.join(layers.split()) if isinstance(layers, str) else ''

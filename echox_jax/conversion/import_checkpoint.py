@@ -1,20 +1,23 @@
-"""An opened foreign checkpoint written as a sharded one of our own, which stages start from (`train.init_from`)."""
+"""An opened foreign checkpoint written as a sharded one of our own, which stages start from
+(`train.init_from`).
+"""
 
 from pathlib import Path
 
-from jax.sharding import Mesh
 import jax
+from jax.sharding import Mesh
 
 from echox_jax import model_folder
-from echox_jax.parallel import placing
-from echox_jax.parallel import sharding
 from echox_jax.conversion import importers
 from echox_jax.models import params as params_lib
-from echox_jax.training import checkpoint
 from echox_jax.models.trees import flatten, unflatten
+from echox_jax.parallel import placing, sharding
+from echox_jax.training import checkpoint
 
 
-def write_checkpoint(model: importers.Model, out: Path, mesh: Mesh, dtype: str = 'keep', progress: bool = True) -> int:
+def write_checkpoint(
+  model: importers.Model, out: Path, mesh: Mesh, dtype: str = 'keep', progress: bool = True
+) -> int:
   """Writes `out`/checkpoints/0, and beside it what a model folder has, whole or not at all.
 
   Args:
@@ -32,9 +35,13 @@ def write_checkpoint(model: importers.Model, out: Path, mesh: Mesh, dtype: str =
     ConfigError: the mesh does not divide a parameter.
   """
   specs = importers.specs_of(model, dtype)
-  boxed = jax.eval_shape(lambda key: params_lib.init_groups(key, model.config, model.groups), jax.random.key(0))
+  boxed = jax.eval_shape(
+    lambda key: params_lib.init_groups(key, model.config, model.groups), jax.random.key(0)
+  )
   shardings = flatten(sharding.param_shardings(boxed, mesh))
-  wanted = {path: jax.ShapeDtypeStruct(*spec, sharding=shardings[path]) for path, spec in specs.items()}
+  wanted = {
+    path: jax.ShapeDtypeStruct(*spec, sharding=shardings[path]) for path, spec in specs.items()
+  }
   with model_folder.writing(out) as beside:
     params = dict(placing.place(importers.watched(model.read(), specs, progress), wanted))
     checkpoint.save_params(beside, unflatten(params))

@@ -1,4 +1,6 @@
-"""What every importer hands over: which of a checkpoint's tensors become which of our parameters, before any is read."""
+"""What every importer hands over: which of a checkpoint's tensors become which of our parameters,
+before any is read.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -25,6 +27,7 @@ class Imported:
     unit_language: of its unit decoder; None where it has none or does not say.
     notes: sentences for the user.
   """
+
   what: str
   config: EchoXConfig
   groups: tuple[str, ...]

@@ -1,4 +1,6 @@
-"""Foreign checkpoints -> model folders: which kinds there are, and how one is written tensor by tensor."""
+"""Foreign checkpoints -> model folders: which kinds there are, and how one is written tensor by
+tensor.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -12,35 +14,38 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from echox_jax import errors, tensor_files
-from echox_jax import model_folder
-from echox_jax.models import positions
-from echox_jax.models import trees
+from echox_jax import errors, model_folder, tensor_files
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import lazy, rules
 from echox_jax.conversion.imported import Imported
 from echox_jax.models import params as params_lib
+from echox_jax.models import positions, trees
 from echox_jax.models.params import param_shapes
 
-# Kind -> (module of echox_jax.conversion, function `(source, **options) -> Imported`, options that it takes). Modules are
-# imported when their kind is asked for.
+# Kind -> (module of echox_jax.conversion, function `(source, **options) -> Imported`, options that
+# it takes). Modules are imported when their kind is asked for.
 _KINDS = {
-    'echox': ('echox_hf', 'open_echox', ('config', 'base', 'unit_vocab')),
-    'llama': ('llama_hf', 'open_llama', ('config', 'base', 'profile')),
-    'whisper': ('whisper_hf', 'open_whisper', ('config',)),
-    'hubert': ('hubert_hf', 'open_hubert', ('config',)),
-    'hubert-fairseq': ('hubert_fairseq', 'open_hubert_fairseq', ()),
-    'unit-vocoder': ('unit_vocoder', 'open_unit_vocoder', ('config',)),
-    'whisper-ct2': ('whisper_ct2', 'open_whisper_ct2', ()),
-    'llama-gguf': ('llama_gguf', 'open_llama_gguf', ('profile',)),
+  'echox': ('echox_hf', 'open_echox', ('config', 'base', 'unit_vocab')),
+  'llama': ('llama_hf', 'open_llama', ('config', 'base', 'profile')),
+  'whisper': ('whisper_hf', 'open_whisper', ('config',)),
+  'hubert': ('hubert_hf', 'open_hubert', ('config',)),
+  'hubert-fairseq': ('hubert_fairseq', 'open_hubert_fairseq', ()),
+  'unit-vocoder': ('unit_vocoder', 'open_unit_vocoder', ('config',)),
+  'whisper-ct2': ('whisper_ct2', 'open_whisper_ct2', ()),
+  'llama-gguf': ('llama_gguf', 'open_llama_gguf', ('profile',)),
 }
 KMEANS = 'kmeans'  # gives no parameters but a file of its own
 KINDS = (*_KINDS, KMEANS)
-PARTS = ('whisper', 'vocoder')  # groups that `echox` may take from elsewhere: its own checkpoint lacks them
+# groups that `echox` may take from elsewhere: its own checkpoint lacks them
+PARTS = ('whisper', 'vocoder')
 DTYPES = {'keep': None, 'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 
 # Group -> the kind that it is of in another format, and in safetensors.
-_FOREIGN = {'whisper': ('whisper-ct2', 'whisper'), 'hubert': ('hubert-fairseq', 'hubert'), 'vocoder': ('unit-vocoder', 'unit-vocoder')}
+_FOREIGN = {
+  'whisper': ('whisper-ct2', 'whisper'),
+  'hubert': ('hubert-fairseq', 'hubert'),
+  'vocoder': ('unit-vocoder', 'unit-vocoder'),
+}
 
 # (path, row of its first axis or None = all of it, values)
 Rows = Iterator[tuple[str, int | None, np.ndarray]]
@@ -49,6 +54,7 @@ Rows = Iterator[tuple[str, int | None, np.ndarray]]
 @dataclasses.dataclass(frozen=True)
 class Model:
   """Opened checkpoints that make one model: the config that fits them all, and what each gives."""
+
   config: EchoXConfig
   parts: Sequence[Imported]
 
@@ -70,7 +76,9 @@ class Model:
     found = {}
     for part in self.parts:
       own = param_shapes(self.config, part.groups)
-      params_lib.check_shapes(rules.shapes_of(part.tensors), rules.tensor_shapes(part.rules, own), part.what)
+      params_lib.check_shapes(
+        rules.shapes_of(part.tensors), rules.tensor_shapes(part.rules, own), part.what
+      )
       found |= own
     return found
 
@@ -80,7 +88,9 @@ class Model:
     for part in self.parts:
       stored = {name: tensor.dtype for name, tensor in lazy.entries(part.tensors).items()}
       for rule in part.rules:
-        found[rule.path] = functools.reduce(jnp.promote_types, {stored[source] for source in rule.sources()})
+        found[rule.path] = functools.reduce(
+          jnp.promote_types, {stored[source] for source in rule.sources()}
+        )
     return found
 
   def read(self) -> Rows:
@@ -95,14 +105,18 @@ def open_model(kind: str, source: Path, **options: Path | str | None) -> Model:
   Args:
     kind: one of `KINDS` but k-means.
     source: file, folder or name of a package.
-    **options: `config`, `base`, `unit_vocab`, `profile` as the kind's own function has them; `vocoder_config`; and for `echox` `whisper`
-      and `vocoder`: where these groups are, as any kind of checkpoint that has them.
+    **options: `config`, `base`, `unit_vocab`, `profile` as the kind's own function has them;
+      `vocoder_config`; and for `echox` `whisper` and `vocoder`: where these groups are, as any kind
+      of checkpoint that has them.
 
   Raises:
-    EchoXError: an unknown kind, an option that it does not take, or a checkpoint that is missing, damaged or unsuitable.
+    EchoXError: an unknown kind, an option that it does not take, or a checkpoint that is missing,
+      damaged or unsuitable.
   """
   given = {name: value for name, value in options.items() if value is not None}
-  outside = {group: given.pop(group) for group in PARTS if group in given} if kind == 'echox' else {}
+  outside = (
+    {group: given.pop(group) for group in PARTS if group in given} if kind == 'echox' else {}
+  )
   vocoder_config = given.pop('vocoder_config', None) if outside.get('vocoder') else None
   main = _open(kind, source, **given)
   parts, config = [main], main.config
@@ -118,10 +132,14 @@ def open_model(kind: str, source: Path, **options: Path | str | None) -> Model:
 
 
 def open_group(group: str, source: Path, config: Path | None = None) -> Imported:
-  """One group (`whisper`, `hubert` or `vocoder`) from whatever holds it: a model folder of ours, or a foreign checkpoint."""
+  """One group (`whisper`, `hubert` or `vocoder`) from whatever holds it: a model folder of ours, or
+  a foreign checkpoint.
+  """
   if model_folder.is_model(source):
     return _open_own(group, source)
-  return _open(_FOREIGN[group][_is_safetensors(source)], source, **({'config': config} if config else {}))
+  return _open(
+    _FOREIGN[group][_is_safetensors(source)], source, **({'config': config} if config else {})
+  )
 
 
 def load_group(group: str, source: Path) -> tuple[Any, dict]:
@@ -163,6 +181,7 @@ def write_kmeans(source: Path, out: Path) -> tuple[int, int]:
   """Writes the centroids of a k-means as kmeans.safetensors into `out` -> (units, width)."""
   from echox_jax.conversion import joblib_file
   from echox_jax.units import kmeans
+
   centroids = joblib_file.open_kmeans(source)
   kmeans.save(out / 'kmeans.safetensors', centroids)
   return centroids.shape
@@ -183,7 +202,14 @@ def specs_of(model: Model, dtype: str) -> dict[str, tensor_files.Spec]:
 def watched(rows: Rows, specs: dict[str, tensor_files.Spec], progress: bool) -> Rows:
   """`rows`, with a bar of the bytes that have been taken."""
   total = sum(_bytes(*spec) for spec in specs.values())
-  with tqdm(total=total, unit='B', unit_scale=True, desc='importing', disable=None if progress else True, mininterval=1.0) as bar:
+  with tqdm(
+    total=total,
+    unit='B',
+    unit_scale=True,
+    desc='importing',
+    disable=None if progress else True,
+    mininterval=1.0,
+  ) as bar:
     for path, row, value in rows:
       yield path, row, value
       bar.update(value.size * specs[path][1].itemsize)
@@ -210,20 +236,31 @@ def _function(module: str, name: str) -> Callable[..., Imported]:
 def _open_own(group: str, folder: Path) -> Imported:
   """A group of a model folder of ours: every tensor is the parameter of the same name."""
   config = model_folder.read_config(folder)
-  entries = {name: tensor for name, tensor in lazy.entries(tensor_files.open_tensors(folder)).items() if name.startswith(group + '/')}
+  entries = {
+    name: tensor
+    for name, tensor in lazy.entries(tensor_files.open_tensors(folder)).items()
+    if name.startswith(group + '/')
+  }
   if not entries:
-    raise errors.CheckpointError(f'{folder} has no parameters of {group}: give a folder that holds them.')
+    raise errors.CheckpointError(
+      f'{folder} has no parameters of {group}: give a folder that holds them.'
+    )
   own = [rules.Rule(path, path) for path in param_shapes(config, (group,))]
   return Imported(f'the {group} in {folder}', config, (group,), own, lazy.LazyTensors(entries))
 
 
 def _is_safetensors(source: Path) -> bool:
   """True for a folder as transformers writes them too, so that what is missing in it is told."""
-  return source.suffix == '.safetensors' or source.is_dir() and not (source / 'model.bin').is_file()
+  return source.suffix == '.safetensors' or (
+    source.is_dir() and not (source / 'model.bin').is_file()
+  )
 
 
 def _check_fit(main: Imported, part: Imported, group: str) -> None:
   """An outside encoder must be as wide as the adapter takes."""
   wanted, found = main.config.whisper.hidden_size, part.config.whisper.hidden_size
   if group == 'whisper' and 'adapter' in main.groups and wanted != found:
-    raise errors.CheckpointError(f'{part.what} gives states of width {found}, but {main.what} takes {wanted}: give the encoder it was trained with.')
+    raise errors.CheckpointError(
+      f'{part.what} gives states of width {found}, but {main.what} '
+      f'takes {wanted}: give the encoder it was trained with.'
+    )

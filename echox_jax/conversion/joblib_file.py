@@ -1,7 +1,9 @@
-"""k-means models of scikit-learn, dumped by joblib, read without either and without running anything in them (facts 11).
+"""k-means models of scikit-learn, dumped by joblib, read without either and without running
+anything in them (facts 11).
 
-joblib writes a pickle in which a `NumpyArrayWrapper` stands for each array; the array's bytes follow in the midst of the
-stream, right behind the step that gives the wrapper its state. All of it may be compressed.
+joblib writes a pickle in which a `NumpyArrayWrapper` stands for each array; the array's bytes
+follow in the midst of the stream, right behind the step that gives the wrapper its state. All of it
+may be compressed.
 """
 
 import bz2
@@ -22,18 +24,32 @@ from echox_jax import errors
 from echox_jax.conversion import pickles
 from echox_jax.units import kmeans
 
-_WRAPPERS = ('joblib.numpy_pickle.NumpyArrayWrapper', 'sklearn.externals.joblib.numpy_pickle.NumpyArrayWrapper')
-_MODELS = tuple(f'sklearn.cluster.{module}.{cls}' for module in ('_kmeans', 'k_means_') for cls in ('KMeans', 'MiniBatchKMeans'))
+_WRAPPERS = (
+  'joblib.numpy_pickle.NumpyArrayWrapper',
+  'sklearn.externals.joblib.numpy_pickle.NumpyArrayWrapper',
+)
+_MODELS = tuple(
+  f'sklearn.cluster.{module}.{cls}'
+  for module in ('_kmeans', 'k_means_')
+  for cls in ('KMeans', 'MiniBatchKMeans')
+)
 # What a model may hold beside its numbers: where its random numbers stood.
 _RECORDS = (
-    *_WRAPPERS, *_MODELS, 'numpy.random._mt19937.MT19937', 'numpy.random.__RandomState_ctor',
-    'numpy.random._pickle.__randomstate_ctor', 'numpy.random._pickle.__bit_generator_ctor',
-    'numpy.random.mtrand.RandomState', 'numpy.random.bit_generator.SeedSequence')
+  *_WRAPPERS,
+  *_MODELS,
+  'numpy.random._mt19937.MT19937',
+  'numpy.random.__RandomState_ctor',
+  'numpy.random._pickle.__randomstate_ctor',
+  'numpy.random._pickle.__bit_generator_ctor',
+  'numpy.random.mtrand.RandomState',
+  'numpy.random.bit_generator.SeedSequence',
+)
 _MAX_BYTES = 1 << 30  # of a decompressed model; that of mHuBERT has 3 MB
 
 
 def open_kmeans(source: Path) -> np.ndarray:
-  """float32[K,D] centroids of a k-means model: dumped by joblib, or `.npy`, or `.safetensors` as we write it.
+  """float32[K,D] centroids of a k-means model: dumped by joblib, or `.npy`, or `.safetensors` as we
+  write it.
 
   Raises:
     CheckpointError: missing, damaged, no k-means model, or a pickle that names something else.
@@ -47,17 +63,26 @@ def open_kmeans(source: Path) -> np.ndarray:
     try:
       centroids = np.load(source, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-      raise errors.CheckpointError(f'{source} is no array of plain numbers: give an .npy file of centroids.') from error
+      raise errors.CheckpointError(
+        f'{source} is no array of plain numbers: give an .npy file of centroids.'
+      ) from error
   else:
     model = load_joblib(source)
     state = model.state if isinstance(model, pickles.Record) and model.name in _MODELS else None
     centroids = state.get('cluster_centers_') if isinstance(state, dict) else None
     if not isinstance(centroids, np.ndarray):
-      raise errors.CheckpointError(f'{source} holds no fitted k-means model of scikit-learn: give one that has cluster_centers_.')
+      raise errors.CheckpointError(
+        f'{source} holds no fitted k-means model of scikit-learn: give '
+        'one that has cluster_centers_.'
+      )
   with np.errstate(over='ignore'):
-    numbers = centroids.astype(np.float32) if centroids.dtype.kind in 'fiu' else np.zeros(0, np.float32)
+    numbers = (
+      centroids.astype(np.float32) if centroids.dtype.kind in 'fiu' else np.zeros(0, np.float32)
+    )
   if numbers.ndim != 2 or not numbers.size or not np.isfinite(numbers).all():
-    raise errors.CheckpointError(f'{source} holds no centroids [K,D] of finite numbers: give the k-means model again.')
+    raise errors.CheckpointError(
+      f'{source} holds no centroids [K,D] of finite numbers: give the k-means model again.'
+    )
   return np.ascontiguousarray(numbers)
 
 
@@ -87,10 +112,15 @@ class _JoblibUnpickler(pickles.SafeUnpickler):
     dtype, shape = pickles.DType.of(state['dtype']), pickles.check_sizes(state['shape'])
     if state['order'] not in ('C', 'F'):
       raise pickle.UnpicklingError('an array of no order')
-    if state.get('numpy_array_alignment_bytes') is not None:  # since joblib 1.2: one byte that counts the padding behind it
+    # since joblib 1.2: one byte that counts the padding behind it
+    if state.get('numpy_array_alignment_bytes') is not None:
       self.stream.skip(self.stream.read(1)[0])
     data = self.stream.read(math.prod(shape) * dtype.itemsize)
-    return np.frombuffer(data, dtype).reshape(shape, order=state['order']).astype(dtype.newbyteorder('='))
+    return (
+      np.frombuffer(data, dtype)
+      .reshape(shape, order=state['order'])
+      .astype(dtype.newbyteorder('='))
+    )
 
 
 def _zlib_open(f: BinaryIO) -> io.BytesIO:
@@ -102,8 +132,17 @@ def _zlib_open(f: BinaryIO) -> io.BytesIO:
 
 
 _FORMATS: dict[bytes, Callable[[BinaryIO], Any]] = {
-    b'\x1f\x8b': gzip.open, b'BZ': bz2.open, b'\xfd7zXZ': lzma.open, b']\x00': lzma.open, b'\x78': _zlib_open}
-_UNREADABLE = {b'\x04\x22\x4d\x18': 'compressed by lz4', b'ZF': 'of joblib before 0.10', b'PK\x03\x04': 'a zip archive'}
+  b'\x1f\x8b': gzip.open,
+  b'BZ': bz2.open,
+  b'\xfd7zXZ': lzma.open,
+  b']\x00': lzma.open,
+  b'\x78': _zlib_open,
+}
+_UNREADABLE = {
+  b'\x04\x22\x4d\x18': 'compressed by lz4',
+  b'ZF': 'of joblib before 0.10',
+  b'PK\x03\x04': 'a zip archive',
+}
 
 
 def _decompressed(path: Path, f: BinaryIO) -> BinaryIO:
@@ -112,14 +151,21 @@ def _decompressed(path: Path, f: BinaryIO) -> BinaryIO:
   f.seek(0)
   for magic, what in _UNREADABLE.items():
     if start.startswith(magic):
-      raise errors.CheckpointError(f'{path} is {what}, which is not read here: load it with joblib and dump it again.')
+      raise errors.CheckpointError(
+        f'{path} is {what}, which is not read here: load it with joblib and dump it again.'
+      )
   opener = next((opener for magic, opener in _FORMATS.items() if start.startswith(magic)), None)
   if opener is None:
     return f
   try:
     data = opener(f).read(_MAX_BYTES + 1)
   except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-    raise errors.CheckpointError(f'{path} is truncated or damaged: get the k-means model again.') from error
+    raise errors.CheckpointError(
+      f'{path} is truncated or damaged: get the k-means model again.'
+    ) from error
   if len(data) > _MAX_BYTES:
-    raise errors.CheckpointError(f'{path} unpacks to more than {_MAX_BYTES >> 20} MiB, which no k-means model has: check the file.')
+    raise errors.CheckpointError(
+      f'{path} unpacks to more than {_MAX_BYTES >> 20} MiB, which no '
+      'k-means model has: check the file.'
+    )
   return io.BytesIO(data)

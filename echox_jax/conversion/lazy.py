@@ -1,4 +1,6 @@
-"""Tensors that are read or computed when asked for: what checkpoints larger than memory are taken apart and joined with."""
+"""Tensors that are read or computed when asked for: what checkpoints larger than memory are taken
+apart and joined with.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -10,6 +12,7 @@ import numpy as np
 @dataclasses.dataclass(frozen=True)
 class Tensor:
   """One tensor, not in memory."""
+
   shape: tuple[int, ...]
   dtype: np.dtype
   read: Callable[[], np.ndarray]
@@ -47,5 +50,11 @@ def entries(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
   if shapes is None:
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     dtypes = {name: value.dtype for name, value in tensors.items()}
-  return {name: Tensor(tuple(shape), np.dtype(dtypes[name] if dtypes else np.float32),
-                       functools.partial(tensors.__getitem__, name)) for name, shape in shapes.items()}
+  return {
+    name: Tensor(
+      tuple(shape),
+      np.dtype(dtypes[name] if dtypes else np.float32),
+      functools.partial(tensors.__getitem__, name),
+    )
+    for name, shape in shapes.items()
+  }

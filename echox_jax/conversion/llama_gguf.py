@@ -1,7 +1,9 @@
-"""Llama models in GGUF files (the format of llama.cpp) -> the group `llm`, with their byte-pair tokenizer.
+"""Llama models in GGUF files (the format of llama.cpp) -> the group `llm`, with their byte-pair
+tokenizer.
 
-Quantised tensors become float32 one at a time, when they are read. GGUF keeps the rows of the query and key projections in the
-order of the original Llama, whose rotary pairs are neighbours; in ours, as in transformers', the pairs are half a head apart.
+Quantised tensors become float32 one at a time, when they are read. GGUF keeps the rows of the query
+and key projections in the order of the original Llama, whose rotary pairs are neighbours; in ours,
+as in transformers', the pairs are half a head apart.
 """
 
 from collections.abc import Callable
@@ -24,10 +26,18 @@ _TABLE = 'token_embd.weight'
 _ROPE_FACTORS = 'rope_freqs.weight'  # what llama3 scaling divides each rotary frequency by
 # Transformers' names (without `.weight`) -> GGUF's; layers are `model.layers.{}.` and `blk.{}.`.
 _NAMES = {
-    'model.embed_tokens': 'token_embd', 'model.norm': 'output_norm', 'lm_head': 'output',
-    'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm', 'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k',
-    'self_attn.v_proj': 'attn_v', 'self_attn.o_proj': 'attn_output', 'mlp.gate_proj': 'ffn_gate', 'mlp.up_proj': 'ffn_up',
-    'mlp.down_proj': 'ffn_down',
+  'model.embed_tokens': 'token_embd',
+  'model.norm': 'output_norm',
+  'lm_head': 'output',
+  'input_layernorm': 'attn_norm',
+  'post_attention_layernorm': 'ffn_norm',
+  'self_attn.q_proj': 'attn_q',
+  'self_attn.k_proj': 'attn_k',
+  'self_attn.v_proj': 'attn_v',
+  'self_attn.o_proj': 'attn_output',
+  'mlp.gate_proj': 'ffn_gate',
+  'mlp.up_proj': 'ffn_up',
+  'mlp.down_proj': 'ffn_down',
 }
 _LAYER, _LAYER_HERE = 'model.layers.{}.', 'blk.{}.'
 
@@ -51,19 +61,35 @@ def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
   entries = {tensor.name: _entry(source, tensor) for tensor in reader.tensors}
   factors = entries.pop(_ROPE_FACTORS, None)
   rows = entries[_TABLE].shape[0] if _TABLE in entries else 1  # a missing table is listed later
-  llm = _config(source, field, factors.read() if factors else None, tied='output.weight' not in entries, vocab_size=rows)
+  llm = _config(
+    source,
+    field,
+    factors.read() if factors else None,
+    tied='output.weight' not in entries,
+    vocab_size=rows,
+  )
   heads = {'attn_q.weight': llm.num_heads, 'attn_k.weight': llm.num_kv_heads}
   for name, tensor in entries.items():
     part = name.partition('.')[2].partition('.')[2]
-    if part in heads and len(tensor.shape) == 2 and tensor.shape[0] % (2 * heads[part]) == 0:  # else its shape is refused later
+    # else its shape is refused later
+    if part in heads and len(tensor.shape) == 2 and tensor.shape[0] % (2 * heads[part]) == 0:
       entries[name] = _half_split(tensor, heads[part])
   what = f'the tokenizer in {source}'
   vocabulary = gguf_tokenizer.Vocabulary.read(field, what)
   speech = gguf_tokenizer.speech(vocabulary, what)
   cfg, notes = chat_template.configured(EchoXConfig(llm=llm), speech, profile)
-  own_rules = [dataclasses.replace(rule, name=_own_name(rule.name)) for rule in released.llm_rules(cfg)]
-  return Imported(f'the Llama in {source}', cfg, ('llm',), own_rules, lazy.LazyTensors(entries),
-                  {tokenizer.BPE_FILE: gguf_tokenizer.to_json(vocabulary)}, notes=notes)
+  own_rules = [
+    dataclasses.replace(rule, name=_own_name(rule.name)) for rule in released.llm_rules(cfg)
+  ]
+  return Imported(
+    f'the Llama in {source}',
+    cfg,
+    ('llm',),
+    own_rules,
+    lazy.LazyTensors(entries),
+    {tokenizer.BPE_FILE: gguf_tokenizer.to_json(vocabulary)},
+    notes=notes,
+  )
 
 
 def _open(source: Path) -> tuple[Any, Callable[..., Any]]:
@@ -77,47 +103,80 @@ def _open(source: Path) -> tuple[Any, Callable[..., Any]]:
   try:
     reader = gguf.GGUFReader(source)
   except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
-    raise errors.CheckpointError(f'{source} is no GGUF file, or it is truncated or damaged ({error}): copy or download it again.') from error
+    raise errors.CheckpointError(
+      f'{source} is no GGUF file, or it is truncated or damaged '
+      f'({error}): copy or download it again.'
+    ) from error
   if reader.byte_order != 'I':
-    raise errors.CheckpointError(f'{source} was written for machines of the other byte order: convert the model for this one.')
+    raise errors.CheckpointError(
+      f'{source} was written for machines of the other byte order: convert the model for this one.'
+    )
   absent = object()
 
   def field(name: str, default: Any = absent) -> Any:
     if name in reader.fields:
       return reader.fields[name].contents()
     if default is absent:
-      raise errors.CheckpointError(f'{source} has no entry {name!r}: convert the model again with a newer llama.cpp.')
+      raise errors.CheckpointError(
+        f'{source} has no entry {name!r}: convert the model again with a newer llama.cpp.'
+      )
     return default
 
   return reader, field
 
 
-def _config(source: Path, field: Callable[..., Any], factors: np.ndarray | None, tied: bool, vocab_size: int) -> LlamaConfig:
+def _config(
+  source: Path, field: Callable[..., Any], factors: np.ndarray | None, tied: bool, vocab_size: int
+) -> LlamaConfig:
   if field('general.architecture') != _ARCHITECTURE:
-    raise errors.CheckpointError(f'{source} is of architecture {field("general.architecture")!r}: only {_ARCHITECTURE!r} is supported.')
+    raise errors.CheckpointError(
+      f'{source} is of architecture {field("general.architecture")!r}: '
+      f'only {_ARCHITECTURE!r} is supported.'
+    )
   own = lambda name, *default: field(f'{_ARCHITECTURE}.{name}', *default)
   heads, width = own('attention.head_count'), own('embedding_length')
   head_dim = own('attention.key_length', width // heads)
   for name, value, known in (
-      ('rope.dimension_count', own('rope.dimension_count', head_dim), head_dim),
-      ('attention.value_length', own('attention.value_length', head_dim), head_dim),
-      ('rope.scaling.type', own('rope.scaling.type', 'none'), 'none'), ('expert_count', own('expert_count', 0), 0)):
+    ('rope.dimension_count', own('rope.dimension_count', head_dim), head_dim),
+    ('attention.value_length', own('attention.value_length', head_dim), head_dim),
+    ('rope.scaling.type', own('rope.scaling.type', 'none'), 'none'),
+    ('expert_count', own('expert_count', 0), 0),
+  ):
     if value != known:
-      raise errors.CheckpointError(f'{source} has {_ARCHITECTURE}.{name} {value}: only {known} is supported.')
+      raise errors.CheckpointError(
+        f'{source} has {_ARCHITECTURE}.{name} {value}: only {known} is supported.'
+      )
   llm = LlamaConfig(
-      vocab_size=vocab_size, hidden_size=width, intermediate_size=own('feed_forward_length'), num_layers=own('block_count'),
-      num_heads=heads, num_kv_heads=own('attention.head_count_kv', heads), head_dim=head_dim,
-      rms_norm_eps=_shortest(own('attention.layer_norm_rms_epsilon')), rope_theta=_shortest(own('rope.freq_base', 10000.0)),
-      tie_embeddings=tied, max_positions=own('context_length'))
-  return llm if factors is None else dataclasses.replace(llm, rope_scaling=_rope_scaling(source, llm, factors))
+    vocab_size=vocab_size,
+    hidden_size=width,
+    intermediate_size=own('feed_forward_length'),
+    num_layers=own('block_count'),
+    num_heads=heads,
+    num_kv_heads=own('attention.head_count_kv', heads),
+    head_dim=head_dim,
+    rms_norm_eps=_shortest(own('attention.layer_norm_rms_epsilon')),
+    rope_theta=_shortest(own('rope.freq_base', 10000.0)),
+    tie_embeddings=tied,
+    max_positions=own('context_length'),
+  )
+  return (
+    llm
+    if factors is None
+    else dataclasses.replace(llm, rope_scaling=_rope_scaling(source, llm, factors))
+  )
 
 
 def _rope_scaling(source: Path, llm: LlamaConfig, factors: np.ndarray) -> RopeScaling:
-  """llama3 scaling: the file holds only what it comes to for each frequency, so the published settings are tried."""
+  """llama3 scaling: the file holds only what it comes to for each frequency, so the published
+  settings are tried.
+  """
   scaling = RopeScaling(factor=float(factors.max()))
   plain, scaled = (rope_frequencies(llm.head_dim, llm.rope_theta, s) for s in (None, scaling))
   if factors.shape != plain.shape or not np.allclose(plain / factors, scaled, rtol=1e-4):
-    raise errors.CheckpointError(f'{source} scales rotary frequencies in a way that is not known here: use the safetensors of that model.')
+    raise errors.CheckpointError(
+      f'{source} scales rotary frequencies in a way that is not known '
+      'here: use the safetensors of that model.'
+    )
   return scaling
 
 
@@ -128,24 +187,39 @@ def _shortest(value: float) -> float:
 
 def _entry(source: Path, tensor: Any) -> lazy.Tensor:
   from gguf import quants
+
   shape = tuple(int(n) for n in reversed(tensor.shape))
   stored = quants.quant_shape_to_byte_shape(shape, tensor.tensor_type)
-  read = functools.partial(_read, source, tensor.name, int(tensor.data_offset), stored, tensor.tensor_type, shape)
+  read = functools.partial(
+    _read, source, tensor.name, int(tensor.data_offset), stored, tensor.tensor_type, shape
+  )
   return lazy.Tensor(shape, np.dtype(np.float32), read)
 
 
-def _read(source: Path, name: str, offset: int, stored: tuple[int, ...], kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _read(
+  source: Path, name: str, offset: int, stored: tuple[int, ...], kind: Any, shape: tuple[int, ...]
+) -> np.ndarray:
   """float32 tensor; its bytes are read, not mapped (pages of a map count as memory)."""
   from gguf import quants
+
   with open(source, 'rb') as f:
     f.seek(offset)
     data = f.read(math.prod(stored))
   if len(data) < math.prod(stored):
-    raise errors.CheckpointError(f'{source} ends within the tensor {name!r}: copy or download the file again.')
+    raise errors.CheckpointError(
+      f'{source} ends within the tensor {name!r}: copy or download the file again.'
+    )
   try:
-    return quants.dequantize(np.frombuffer(data, np.uint8).reshape(stored), kind).reshape(shape).astype(np.float32, copy=False)
+    return (
+      quants.dequantize(np.frombuffer(data, np.uint8).reshape(stored), kind)
+      .reshape(shape)
+      .astype(np.float32, copy=False)
+    )
   except NotImplementedError as error:
-    raise errors.CheckpointError(f'{source} holds the tensor {name!r} as {kind.name}, which cannot be read: use another quantisation.') from error
+    raise errors.CheckpointError(
+      f'{source} holds the tensor {name!r} as {kind.name}, which cannot '
+      'be read: use another quantisation.'
+    ) from error
 
 
 def _own_name(name: str) -> str:
@@ -156,6 +230,10 @@ def _own_name(name: str) -> str:
 
 def _half_split(tensor: lazy.Tensor, heads: int) -> lazy.Tensor:
   """Rows of a projection with rotary pairs as neighbours -> pairs half a head apart."""
+
   def read() -> np.ndarray:
-    return tensor.read().reshape(heads, -1, 2, tensor.shape[-1]).swapaxes(1, 2).reshape(tensor.shape)
+    return (
+      tensor.read().reshape(heads, -1, 2, tensor.shape[-1]).swapaxes(1, 2).reshape(tensor.shape)
+    )
+
   return dataclasses.replace(tensor, read=read)

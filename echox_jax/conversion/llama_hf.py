@@ -15,8 +15,9 @@ from echox_jax.tensor_files import open_tensors
 _COMPUTED = 'rotary_emb.inv_freq'  # a table that old files hold and every model computes
 
 
-def open_llama(source: Path, config: Path | None = None, base: Path | None = None,
-               profile: str | None = None) -> Imported:
+def open_llama(
+  source: Path, config: Path | None = None, base: Path | None = None, profile: str | None = None
+) -> Imported:
   """A LlamaForCausalLM in safetensors.
 
   Args:
@@ -34,36 +35,61 @@ def open_llama(source: Path, config: Path | None = None, base: Path | None = Non
   try:
     llm = released_config.llama_config(read_config(folders, config))
   except KeyError as error:
-    raise errors.ConfigError(f'the config of {source} has no {error.args[0]!r}: give the complete config.json of the model.') from error
+    raise errors.ConfigError(
+      f'the config of {source} has no {error.args[0]!r}: give the complete '
+      'config.json of the model.'
+    ) from error
   files = hf_folder.tokenizer_files(folders)
   speech = hf_folder.speech(files, f'the tokenizer in {source}')
   cfg, notes = chat_template.configured(EchoXConfig(llm=llm), speech, profile)
-  return Imported(f'the Llama in {source}', cfg, ('llm',), released.llm_rules(cfg),
-                  own_tensors(tensors, llm.tie_embeddings), files, notes=notes)
+  return Imported(
+    f'the Llama in {source}',
+    cfg,
+    ('llm',),
+    released.llm_rules(cfg),
+    own_tensors(tensors, llm.tie_embeddings),
+    files,
+    notes=notes,
+  )
 
 
 def open_merged(source: Path, base: Path | None) -> tuple[Mapping[str, np.ndarray], list[Path]]:
-  """(tensors of a model with its LoRA merged in, if `source` is one; the folders to look for config and tokenizer in).
+  """(tensors of a model with its LoRA merged in, if `source` is one; the folders to look for config
+  and tokenizer in).
 
   Raises:
     CheckpointError: a LoRA without a base, a base without a LoRA, or damaged files.
   """
   if not peft.is_adapter(source):
     if base is not None:
-      raise errors.CheckpointError(f'{source} has no {peft.CONFIG}, so it needs no --base: leave it out, or give the folder of the LoRA.')
+      raise errors.CheckpointError(
+        f'{source} has no {peft.CONFIG}, so it needs no --base: leave '
+        'it out, or give the folder of the LoRA.'
+      )
     return open_tensors(source), [source]
   if base is None:
     named = hf_folder.read_json(source / peft.CONFIG).get('base_model_name_or_path')
-    raise errors.CheckpointError(f'{source} is a LoRA: name the folder of its base {named or "model"} with --base.')
+    raise errors.CheckpointError(
+      f'{source} is a LoRA: name the folder of its base {named or "model"} with --base.'
+    )
   return peft.merged(open_tensors(base), source), [source, base]
 
 
 def read_config(folders: list[Path], config: Path | None) -> dict[str, Any]:
   """The file `config`, or config.json of the first of `folders` that has one."""
-  return hf_folder.read_config(next((f for f in folders if (f / 'config.json').is_file()), folders[-1]), config)
+  return hf_folder.read_config(
+    next((f for f in folders if (f / 'config.json').is_file()), folders[-1]), config
+  )
 
 
 def own_tensors(tensors: Mapping[str, np.ndarray], tied: bool) -> lazy.LazyTensors:
-  """`tensors` without computed tables, and without the copy of the embeddings that a tied head is."""
-  return lazy.LazyTensors({name: tensor for name, tensor in lazy.entries(tensors).items()
-                           if not name.endswith(_COMPUTED) and not (tied and name == 'lm_head.weight')})
+  """`tensors` without computed tables, and without the copy of the embeddings that a tied head
+  is.
+  """
+  return lazy.LazyTensors(
+    {
+      name: tensor
+      for name, tensor in lazy.entries(tensors).items()
+      if not name.endswith(_COMPUTED) and not (tied and name == 'lm_head.weight')
+    }
+  )

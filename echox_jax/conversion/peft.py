@@ -1,6 +1,8 @@
-"""LoRA as PEFT saves it: a folder with adapter_config.json and adapter_model.safetensors, merged into its base when read.
+"""LoRA as PEFT saves it: a folder with adapter_config.json and adapter_model.safetensors, merged
+into its base when read.
 
-W + B A alpha / r, a tensor at a time. Tensors that PEFT saved whole (`modules_to_save`) take the place of the base's.
+W + B A alpha / r, a tensor at a time. Tensors that PEFT saved whole (`modules_to_save`) take the
+place of the base's.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,8 @@ from echox_jax.tensor_files import TensorFiles, open_tensors
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 PREFIX = 'base_model.model.'
 _LORA = re.compile(r'^(?P<module>.+)\.lora_(?P<letter>[AB])(\.default)?\.weight$')
-_WRAPPED = re.compile(r'\.(modules_to_save(\.default)?|base_layer)\.')  # modules that PEFT put around a saved one
+# modules that PEFT put around a saved one
+_WRAPPED = re.compile(r'\.(modules_to_save(\.default)?|base_layer)\.')
 
 
 def is_adapter(folder: Path) -> bool:
@@ -29,7 +32,8 @@ def merged(base: Mapping[str, np.ndarray], folder: Path) -> lazy.LazyTensors:
   """The tensors of `base` with the adapter in `folder` merged in, in the dtype of the base.
 
   Raises:
-    CheckpointError: not plain LoRA, for other sizes, for modules that the base lacks, or damaged; names file and key.
+    CheckpointError: not plain LoRA, for other sizes, for modules that the base lacks, or damaged;
+      names file and key.
   """
   settings = _Settings.read(folder / CONFIG)
   adapter = open_tensors(folder / WEIGHTS)
@@ -40,7 +44,10 @@ def merged(base: Mapping[str, np.ndarray], folder: Path) -> lazy.LazyTensors:
     if match:
       pairs.setdefault(match['module'], {})[match['letter']] = name
     elif '.lora_' in key:
-      raise errors.CheckpointError(f'{adapter.path}: {name!r} belongs to a kind of adapter other than plain LoRA on linear layers: merge it with PEFT first.')
+      raise errors.CheckpointError(
+        f'{adapter.path}: {name!r} belongs to a kind of adapter other '
+        'than plain LoRA on linear layers: merge it with PEFT first.'
+      )
     else:  # saved whole, perhaps with more rows than the base has: new tokens
       entries[_WRAPPED.sub('.', key)] = whole[name]
   for module, names in pairs.items():
@@ -51,6 +58,7 @@ def merged(base: Mapping[str, np.ndarray], folder: Path) -> lazy.LazyTensors:
 @dataclasses.dataclass(frozen=True)
 class _Settings:
   """What adapter_config.json says of the scale."""
+
   alpha: float
   alphas: Mapping[str, float]  # by module pattern
   rslora: bool
@@ -60,18 +68,34 @@ class _Settings:
   def read(cls, path: Path) -> '_Settings':
     values = hf_folder.read_json(path)
     if values.get('peft_type', 'LORA') != 'LORA' or values.get('use_dora'):
-      raise errors.CheckpointError(f'{path} describes an adapter other than plain LoRA: merge it into its base with PEFT first.')
+      raise errors.CheckpointError(
+        f'{path} describes an adapter other than plain LoRA: merge it '
+        'into its base with PEFT first.'
+      )
     if 'lora_alpha' not in values:
       raise errors.CheckpointError(f"{path} has no 'lora_alpha': copy or download it again.")
-    return cls(values['lora_alpha'], values.get('alpha_pattern') or {}, bool(values.get('use_rslora')), bool(values.get('fan_in_fan_out')))
+    return cls(
+      values['lora_alpha'],
+      values.get('alpha_pattern') or {},
+      bool(values.get('use_rslora')),
+      bool(values.get('fan_in_fan_out')),
+    )
 
   def scale(self, module: str, rank: int) -> float:
-    alpha = next((a for pattern, a in self.alphas.items() if re.match(rf'(.*\.)?({pattern})$', module)), self.alpha)
+    alpha = next(
+      (a for pattern, a in self.alphas.items() if re.match(rf'(.*\.)?({pattern})$', module)),
+      self.alpha,
+    )
     return alpha / rank ** (0.5 if self.rslora else 1.0)
 
 
-def _merge(entries: Mapping[str, lazy.Tensor], adapter: TensorFiles, module: str, names: Mapping[str, str],
-           settings: _Settings) -> lazy.Tensor:
+def _merge(
+  entries: Mapping[str, lazy.Tensor],
+  adapter: TensorFiles,
+  module: str,
+  names: Mapping[str, str],
+  settings: _Settings,
+) -> lazy.Tensor:
   """The weight of `module` with its pair of LoRA matrices added."""
   some = next(iter(names.values()))
   if len(names) < 2:
@@ -84,16 +108,25 @@ def _merge(entries: Mapping[str, lazy.Tensor], adapter: TensorFiles, module: str
   (rank, inside), (outside, other_rank) = adapter.shapes[names['A']], adapter.shapes[names['B']]
   shape = (inside, outside) if settings.transposed else (outside, inside)
   if rank != other_rank or weight.shape != shape:
-    raise _mismatch(adapter, some, f'a LoRA of {outside} x {other_rank} by {rank} x {inside}, but {module}.weight of the base '
-                                   f'has shape {list(weight.shape)}')
+    raise _mismatch(
+      adapter,
+      some,
+      f'a LoRA of {outside} x {other_rank} by {rank} x {inside}, but '
+      f'{module}.weight of the base '
+      f'has shape {list(weight.shape)}',
+    )
 
   def read() -> np.ndarray:
     a, b = (adapter[names[letter]].astype(np.float32) for letter in 'AB')
     delta = np.float32(settings.scale(module, rank)) * (b @ a)
-    return (weight.read().astype(np.float32) + (delta.T if settings.transposed else delta)).astype(weight.dtype)
+    return (weight.read().astype(np.float32) + (delta.T if settings.transposed else delta)).astype(
+      weight.dtype
+    )
 
   return lazy.Tensor(weight.shape, weight.dtype, read)
 
 
 def _mismatch(adapter: TensorFiles, name: str, problem: str) -> errors.CheckpointError:
-  return errors.CheckpointError(f'{adapter.path}: {name!r} is {problem}: give the base that this LoRA was trained on.')
+  return errors.CheckpointError(
+    f'{adapter.path}: {name!r} is {problem}: give the base that this LoRA was trained on.'
+  )

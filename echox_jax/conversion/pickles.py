@@ -1,8 +1,9 @@
 """Reading pickles without running what they name.
 
-A pickle is a program: it names functions and classes and has them called. Here the names are only looked up in a table of
-harmless stand-ins of ours, nothing is ever imported, and every call, state and item that the pickle asks for goes through the
-methods below. A name that is not in the table is refused.
+A pickle is a program: it names functions and classes and has them called. Here the names are only
+looked up in a table of harmless stand-ins of ours, nothing is ever imported, and every call, state
+and item that the pickle asks for goes through the methods below. A name that is not in the table is
+refused.
 """
 
 import _compat_pickle
@@ -19,8 +20,18 @@ import numpy as np
 from echox_jax import errors
 
 # What a damaged pickle can make of the reader.
-_DAMAGE = (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError,
-           MemoryError, struct.error)
+_DAMAGE = (
+  pickle.UnpicklingError,
+  EOFError,
+  LookupError,
+  TypeError,
+  ValueError,
+  AttributeError,
+  ArithmeticError,
+  AssertionError,
+  MemoryError,
+  struct.error,
+)
 _MAX_LINE = 1 << 16  # bytes of a name or number that is written out in text
 _CODE = re.compile(r'[?biufcSU]\d{0,9}')  # codes of numpy dtypes of plain values
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic)
@@ -29,6 +40,7 @@ _SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic)
 @dataclasses.dataclass(frozen=True)
 class Global:
   """A name that a pickle mentions, not looked up anywhere."""
+
   name: str
 
 
@@ -42,6 +54,7 @@ class Record:
     state: its attributes, usually a dict.
     items: elements, or (key, value) pairs, that were put into it.
   """
+
   name: str
   args: tuple = ()
   state: Any = None
@@ -53,7 +66,9 @@ class DType:
 
   def __init__(self, code: str, *_: Any):
     if type(code) is not str or not _CODE.fullmatch(code):
-      raise pickle.UnpicklingError(f'a dtype {code:.20}' if type(code) is str else f'a dtype of {type(code).__name__}')
+      raise pickle.UnpicklingError(
+        f'a dtype {code:.20}' if type(code) is str else f'a dtype of {type(code).__name__}'
+      )
     self._dtype = np.dtype(code)
 
   def set_order(self, state: Sequence[Any]) -> None:
@@ -71,7 +86,9 @@ class DType:
 
 
 class Stream:
-  """A file whose reads come back whole or fail, so that no length written in a pickle is believed."""
+  """A file whose reads come back whole or fail, so that no length written in a pickle is
+  believed.
+  """
 
   def __init__(self, file: BinaryIO):
     self._file = file
@@ -130,15 +147,22 @@ def _reconstructor(cls: Any, *_: Any) -> Record:
 
 
 def check_sizes(values: Any) -> tuple[int, ...]:
-  """A tuple of sizes from a pickle: plain integers, none negative, not more than numpy has axes for."""
-  if type(values) not in (tuple, list) or len(values) > 32 or any(type(n) is not int or n < 0 for n in values):
+  """A tuple of sizes from a pickle: plain integers, none negative, not more than numpy has axes
+  for.
+  """
+  if (
+    type(values) not in (tuple, list)
+    or len(values) > 32
+    or any(type(n) is not int or n < 0 for n in values)
+  ):
     raise pickle.UnpicklingError('sizes that are no integers from 0')
   return tuple(values)
 
 
 def _items(into: dict, pairs: Iterable[tuple[Any, Any]]) -> None:
   for key, value in pairs:
-    parts = key if type(key) is tuple else (key,)  # not deeper: hashing tuples of tuples of tuples may never end
+    # not deeper: hashing tuples of tuples of tuples may never end
+    parts = key if type(key) is tuple else (key,)
     if not all(isinstance(part, _SCALARS) for part in parts):
       raise pickle.UnpicklingError(f'a {type(key).__name__} as key')
     into[key] = value
@@ -156,16 +180,25 @@ def _set(values: Any = None) -> list:
 
 # Name -> what is called in its place.
 PLAIN: Mapping[str, Callable[..., Any]] = {
-    'collections.OrderedDict': _dict, 'collections.defaultdict': lambda *_: {}, 'builtins.dict': _dict,
-    'builtins.set': _set, 'builtins.frozenset': _set,
-    '_codecs.encode': _bytes, 'copyreg._reconstructor': _reconstructor, 'numpy.dtype': DType,
-    'numpy.ndarray': lambda *args: Record('numpy.ndarray', args),
-    **{f'numpy.{core}.multiarray.scalar': _scalar for core in ('core', '_core')},
-    **{f'numpy.{core}.multiarray._reconstruct': lambda *_: np.ndarray((0,), np.int8) for core in ('core', '_core')},
+  'collections.OrderedDict': _dict,
+  'collections.defaultdict': lambda *_: {},
+  'builtins.dict': _dict,
+  'builtins.set': _set,
+  'builtins.frozenset': _set,
+  '_codecs.encode': _bytes,
+  'copyreg._reconstructor': _reconstructor,
+  'numpy.dtype': DType,
+  'numpy.ndarray': lambda *args: Record('numpy.ndarray', args),
+  **{f'numpy.{core}.multiarray.scalar': _scalar for core in ('core', '_core')},
+  **{
+    f'numpy.{core}.multiarray._reconstruct': lambda *_: np.ndarray((0,), np.int8)
+    for core in ('core', '_core')
+  },
 }
 
 
-class SafeUnpickler(pickle._Unpickler):  # the one in Python: its steps can be replaced, which those of the C one cannot
+# the one in Python: its steps can be replaced, which those of the C one cannot
+class SafeUnpickler(pickle._Unpickler):
   """Reads one pickle of a stream.
 
   Args:
@@ -175,8 +208,13 @@ class SafeUnpickler(pickle._Unpickler):  # the one in Python: its steps can be r
     records: names that become `Record`s; one with a `.` at its end stands for all names under it.
   """
 
-  def __init__(self, stream: Stream, where: os.PathLike[str] | str, makers: Mapping[str, Callable[..., Any]],
-               records: Sequence[str] = ()):
+  def __init__(
+    self,
+    stream: Stream,
+    where: os.PathLike[str] | str,
+    makers: Mapping[str, Callable[..., Any]],
+    records: Sequence[str] = (),
+  ):
     super().__init__(stream, encoding='latin1')
     self.stream, self.where = stream, where
     self._makers, self._records = makers, frozenset(records)
@@ -193,13 +231,16 @@ class SafeUnpickler(pickle._Unpickler):  # the one in Python: its steps can be r
     except _DAMAGE as error:
       reason = f' ({error})' if isinstance(error, pickle.UnpicklingError) else ''
       raise errors.CheckpointError(
-          f'{self.where} is truncated, damaged or of another kind{reason}: get the file again, or one with plain tensors.'
+        f'{self.where} is truncated, damaged or of another kind{reason}: get the file again, or '
+        'one with plain tensors.'
       ) from error
 
   def refuse(self, name: str) -> errors.CheckpointError:
     """The error of a name that is not known."""
     return errors.CheckpointError(
-        f'{self.where} asks for {name!r}, which is not part of plain tensors and is never run: give a file without it.')
+      f'{self.where} asks for {name!r}, which is not part of plain tensors and is never run: '
+      'give a file without it.'
+    )
 
   def find_class(self, module: str, name: str) -> Global:
     """Overrides the look-up: nothing is imported."""
@@ -294,7 +335,16 @@ class SafeUnpickler(pickle._Unpickler):  # the one in Python: its steps can be r
     self.append(list(self.pop_mark()))
 
   dispatch = pickle._Unpickler.dispatch | {
-      pickle.REDUCE[0]: _reduce, pickle.NEWOBJ[0]: _reduce, pickle.NEWOBJ_EX[0]: _reduce_with_names, pickle.BUILD[0]: _build,
-      pickle.APPEND[0]: _append, pickle.APPENDS[0]: _appends, pickle.ADDITEMS[0]: _appends, pickle.EMPTY_SET[0]: _new_list,
-      pickle.FROZENSET[0]: _marked_list, pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: _set_items,
-      pickle.DICT[0]: _new_dict}
+    pickle.REDUCE[0]: _reduce,
+    pickle.NEWOBJ[0]: _reduce,
+    pickle.NEWOBJ_EX[0]: _reduce_with_names,
+    pickle.BUILD[0]: _build,
+    pickle.APPEND[0]: _append,
+    pickle.APPENDS[0]: _appends,
+    pickle.ADDITEMS[0]: _appends,
+    pickle.EMPTY_SET[0]: _new_list,
+    pickle.FROZENSET[0]: _marked_list,
+    pickle.SETITEM[0]: _set_item,
+    pickle.SETITEMS[0]: _set_items,
+    pickle.DICT[0]: _new_dict,
+  }

@@ -1,4 +1,6 @@
-"""Released EchoX weights, speech-to-text part (key names: facts 9) -> groups `llm` and `adapter`."""
+"""Released EchoX weights, speech-to-text part (key names: facts 9) -> groups `llm` and
+`adapter`.
+"""
 
 from collections.abc import Mapping
 
@@ -13,7 +15,8 @@ UNIT_PREFIX = 'unit_translator.'
 
 
 def import_s2t(weights: Mapping[str, np.ndarray], cfg: EchoXConfig) -> dict:
-  """Converts the LLM and the adapter; tensors of the unit decoder (`unit_translator.*`) are passed over.
+  """Converts the LLM and the adapter; tensors of the unit decoder (`unit_translator.*`) are passed
+  over.
 
   Args:
     weights: released key -> array.
@@ -26,24 +29,26 @@ def import_s2t(weights: Mapping[str, np.ndarray], cfg: EchoXConfig) -> dict:
     CheckpointError: lists every tensor that is missing, not used or of another shape.
   """
   own = {name: value for name, value in weights.items() if not name.startswith(UNIT_PREFIX)}
-  return rules.convert(own, s2t_rules(cfg), 'this EchoX model', param_shapes(cfg, ('llm', 'adapter')))
+  return rules.convert(
+    own, s2t_rules(cfg), 'this EchoX model', param_shapes(cfg, ('llm', 'adapter'))
+  )
 
 
 def s2t_rules(cfg: EchoXConfig) -> list[Rule]:
   """Which released tensor each parameter of `llm` and `adapter` comes from."""
   aligner = 'model.asr_transformer_encoder.layers.0'
   return [
-      *llm_rules(cfg),
-      *rules.linear('adapter/projection', 'model.mm_projector1'),
-      *_attention_rules('adapter/alignment/self_attn', f'{aligner}.self_attn'),
-      *rules.linear('adapter/alignment/linear1', f'{aligner}.linear1'),
-      *rules.linear('adapter/alignment/linear2', f'{aligner}.linear2'),
-      *rules.norm('adapter/alignment/norm1', f'{aligner}.norm1'),
-      *rules.norm('adapter/alignment/norm2', f'{aligner}.norm2'),
-      *rules.norm('adapter/out_norm', 'model.out_norm'),
-      Rule('adapter/ctc_head/embedding', 'model.audio_feature_head.weight'),
-      *_attention_rules('adapter/look_back/attention', 'model.lbm.encoder_attn'),
-      *rules.norm('adapter/look_back/norm', 'model.lbm.atten_layer_norm'),
+    *llm_rules(cfg),
+    *rules.linear('adapter/projection', 'model.mm_projector1'),
+    *_attention_rules('adapter/alignment/self_attn', f'{aligner}.self_attn'),
+    *rules.linear('adapter/alignment/linear1', f'{aligner}.linear1'),
+    *rules.linear('adapter/alignment/linear2', f'{aligner}.linear2'),
+    *rules.norm('adapter/alignment/norm1', f'{aligner}.norm1'),
+    *rules.norm('adapter/alignment/norm2', f'{aligner}.norm2'),
+    *rules.norm('adapter/out_norm', 'model.out_norm'),
+    Rule('adapter/ctc_head/embedding', 'model.audio_feature_head.weight'),
+    *_attention_rules('adapter/look_back/attention', 'model.lbm.encoder_attn'),
+    *rules.norm('adapter/look_back/norm', 'model.lbm.atten_layer_norm'),
   ]
 
 
@@ -51,15 +56,25 @@ def llm_rules(cfg: EchoXConfig) -> list[Rule]:
   """The LLM alone: any Llama under transformers' names."""
   head = [] if cfg.llm.tie_embeddings else [Rule('llm/lm_head/embedding', 'lm_head.weight')]
   return [
-      Rule('llm/embed_tokens/embedding', 'model.embed_tokens.weight'), *trunk_rules('llm/trunk', 'model', cfg.llm.num_layers), *head]
+    Rule('llm/embed_tokens/embedding', 'model.embed_tokens.weight'),
+    *trunk_rules('llm/trunk', 'model', cfg.llm.num_layers),
+    *head,
+  ]
 
 
 def trunk_rules(path: str, name: str, layers: int) -> list[Rule]:
   """The layers and the final norm of a Llama under `name` (also that of the unit decoder)."""
-  projections = [f'self_attn.{p}_proj' for p in 'qkvo'] + [f'mlp.{p}_proj' for p in ('gate', 'up', 'down')]
+  projections = [f'self_attn.{p}_proj' for p in 'qkvo'] + [
+    f'mlp.{p}_proj' for p in ('gate', 'up', 'down')
+  ]
   found = [Rule(f'{path}/norm/scale', f'{name}.norm.weight')]
   for projection in projections:
-    found += rules.linear(f'{path}/layers/{projection.replace(".", "/")}', f'{name}.layers.{{}}.{projection}', layers, bias=False)
+    found += rules.linear(
+      f'{path}/layers/{projection.replace(".", "/")}',
+      f'{name}.layers.{{}}.{projection}',
+      layers,
+      bias=False,
+    )
   for norm in ('input_layernorm', 'post_attention_layernorm'):
     found.append(Rule(f'{path}/layers/{norm}/scale', f'{name}.layers.{{}}.{norm}.weight', layers))
   return found
@@ -69,6 +84,13 @@ def _attention_rules(path: str, name: str) -> list[Rule]:
   """torch's MultiheadAttention stacks query, key and value into `in_proj`."""
   found = rules.linear(f'{path}/out_proj', f'{name}.out_proj')
   for part, letter in enumerate('qkv'):
-    found.append(Rule(f'{path}/{letter}_proj/kernel', f'{name}.in_proj_weight', axes=rules.REVERSED_2D, part=(part, 3)))
+    found.append(
+      Rule(
+        f'{path}/{letter}_proj/kernel',
+        f'{name}.in_proj_weight',
+        axes=rules.REVERSED_2D,
+        part=(part, 3),
+      )
+    )
     found.append(Rule(f'{path}/{letter}_proj/bias', f'{name}.in_proj_bias', part=(part, 3)))
   return found

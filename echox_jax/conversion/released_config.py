@@ -5,8 +5,16 @@ import dataclasses
 from typing import Any
 
 from echox_jax import errors
-from echox_jax.config import (AdapterConfig, EchoXConfig, LlamaConfig, RopeScaling, StreamingConfig, UnitDecoderConfig,
-                              UnitsConfig, VocoderConfig)
+from echox_jax.config import (
+  AdapterConfig,
+  EchoXConfig,
+  LlamaConfig,
+  RopeScaling,
+  StreamingConfig,
+  UnitDecoderConfig,
+  UnitsConfig,
+  VocoderConfig,
+)
 from echox_jax.conversion import unit_vocoder, whisper_hf
 from echox_jax.prompts import RELEASED_SYSTEM_MESSAGE, SpecialIds
 
@@ -15,8 +23,8 @@ def config_from_json(values: Mapping[str, Any]) -> EchoXConfig:
   """The config of a released model, profile `released`.
 
   Args:
-    values: sections `ids`, `echox` (the LLM's config.json), `unit_translator`, `whisper_encoder`, and optionally `vocoder`
-      (by name, '' = the default one) and `streaming`.
+    values: sections `ids`, `echox` (the LLM's config.json), `unit_translator`, `whisper_encoder`,
+      and optionally `vocoder` (by name, '' = the default one) and `streaming`.
 
   Raises:
     ConfigError: a section or field is missing.
@@ -24,40 +32,59 @@ def config_from_json(values: Mapping[str, Any]) -> EchoXConfig:
   try:
     return _config(values)
   except KeyError as error:
-    raise errors.ConfigError(f'the released config has no {error.args[0]!r}: give the complete file.') from error
+    raise errors.ConfigError(
+      f'the released config has no {error.args[0]!r}: give the complete file.'
+    ) from error
 
 
 def _config(values: Mapping[str, Any]) -> EchoXConfig:
   ids, echox, units = values['ids'], values['echox'], values['unit_translator']
   llm = llama_config(echox)
   streaming, vocoder = dict(values.get('streaming', {})), values.get('vocoder', {})
-  limits = {'max_unit_words': streaming.pop('max_unit_tokens')} if 'max_unit_tokens' in streaming else {}
+  limits = (
+    {'max_unit_words': streaming.pop('max_unit_tokens')} if 'max_unit_tokens' in streaming else {}
+  )
   known = {k: v for k, v in streaming.items() if k in StreamingConfig.__dataclass_fields__}
   # The released names of the special ids are ours, but for the audio placeholder.
   special = {k: v for k, v in ids.items() if k in SpecialIds.__dataclass_fields__}
   return EchoXConfig(
-      profile='released',
-      special_ids=SpecialIds(**special | {'audio': ids['audio_patch']}),
-      system_message=values.get('system_message', ''),
-      pad_audio_to_30_s=True,
-      whisper=whisper_hf.encoder_config(values['whisper_encoder']),
-      adapter=AdapterConfig(
-          variant='released', num_heads=llm.num_heads, intermediate_size=2 * llm.hidden_size, dropout=0.1,
-          shrink_budget=values['whisper_encoder']['max_source_positions'] // 2),
-      llm=llm,
-      unit_decoder=UnitDecoderConfig(
-          unit_vocab_size=echox['unit_vocab_size'], trunk=llama_config(units), text_table='lm_head',
-          denoising_intermediate_size=units['aligner_intermediate_size'], denoising_dropout=0.1),
-      vocoder=unit_vocoder.config_from_json(vocoder['']) if '' in vocoder else VocoderConfig(),
-      units=UnitsConfig(encoder='hubert', layer=11, num_units=1000, vocab_size=echox['unit_vocab_size']),
-      streaming=StreamingConfig(**known, **limits))
+    profile='released',
+    special_ids=SpecialIds(**special | {'audio': ids['audio_patch']}),
+    system_message=values.get('system_message', ''),
+    pad_audio_to_30_s=True,
+    whisper=whisper_hf.encoder_config(values['whisper_encoder']),
+    adapter=AdapterConfig(
+      variant='released',
+      num_heads=llm.num_heads,
+      intermediate_size=2 * llm.hidden_size,
+      dropout=0.1,
+      shrink_budget=values['whisper_encoder']['max_source_positions'] // 2,
+    ),
+    llm=llm,
+    unit_decoder=UnitDecoderConfig(
+      unit_vocab_size=echox['unit_vocab_size'],
+      trunk=llama_config(units),
+      text_table='lm_head',
+      denoising_intermediate_size=units['aligner_intermediate_size'],
+      denoising_dropout=0.1,
+    ),
+    vocoder=unit_vocoder.config_from_json(vocoder['']) if '' in vocoder else VocoderConfig(),
+    units=UnitsConfig(
+      encoder='hubert', layer=11, num_units=1000, vocab_size=echox['unit_vocab_size']
+    ),
+    streaming=StreamingConfig(**known, **limits),
+  )
 
 
-def complete(values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], ids: Mapping[str, int]) -> dict[str, Any]:
-  """The sections that `config_from_json` reads, from the config.json of a released folder (facts 6).
+def complete(
+  values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], ids: Mapping[str, int]
+) -> dict[str, Any]:
+  """The sections that `config_from_json` reads, from the config.json of a released folder (facts
+  6).
 
   Args:
-    values: the LLM's config.json with EchoX's fields; or sections already. Sections among the fields are kept as they are.
+    values: the LLM's config.json with EchoX's fields; or sections already. Sections among the
+      fields are kept as they are.
     shapes: of the checkpoint's tensors; sizes that no config names are theirs.
     ids: special ids that its vocabulary gives; the others are Llama 3.1's.
 
@@ -69,46 +96,80 @@ def complete(values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], ids
   try:
     llm = llama_config(values)
   except KeyError as error:
-    raise errors.ConfigError(f'the config of the LLM has no {error.args[0]!r}: give its complete config.json.') from error
+    raise errors.ConfigError(
+      f'the config of the LLM has no {error.args[0]!r}: give its complete config.json.'
+    ) from error
   size = values.get('unit_vocab_size', shapes.get('unit_translator.unit_embedding.weight', (0,))[0])
-  width = shapes['model.mm_projector1.weight'][1] // 2 if 'model.mm_projector1.weight' in shapes else values.get('adapter_size', 1280)
+  width = (
+    shapes['model.mm_projector1.weight'][1] // 2
+    if 'model.mm_projector1.weight' in shapes
+    else values.get('adapter_size', 1280)
+  )
   default_ids = dataclasses.asdict(SpecialIds())
   sections = {
-      'ids': default_ids | {'audio_patch': default_ids['audio']} | dict(ids),
-      'echox': {**values, 'unit_vocab_size': size},
-      'unit_translator': _unit_translator(values, llm),
-      'whisper_encoder': _LARGE_V3 | {'d_model': width},
-      'streaming': {'max_slice_tokens': 128, 'max_frames': 2048},  # the released rule lets slices grow beyond 50 tokens
-      'system_message': RELEASED_SYSTEM_MESSAGE,
+    'ids': default_ids | {'audio_patch': default_ids['audio']} | dict(ids),
+    'echox': {**values, 'unit_vocab_size': size},
+    'unit_translator': _unit_translator(values, llm),
+    'whisper_encoder': _LARGE_V3 | {'d_model': width},
+    # the released rule lets slices grow beyond 50 tokens
+    'streaming': {'max_slice_tokens': 128, 'max_frames': 2048},
+    'system_message': RELEASED_SYSTEM_MESSAGE,
   }
-  return sections | {name: values[name] for name in (*sections, 'vocoder') if name in values and name != 'echox'}
+  return sections | {
+    name: values[name] for name in (*sections, 'vocoder') if name in values and name != 'echox'
+  }
 
 
-# Layers, width, heads and mlp width of the unit decoder by `unit_model`; key-value heads are the LLM's where None.
+# Layers, width, heads and mlp width of the unit decoder by `unit_model`; key-value heads are the
+# LLM's where None.
 _UNIT_MODELS = {'small': (4, 512, 8, None, 2048), None: (6, 512, 8, None, 2048)}
 _OTHER_UNIT_MODEL = (8, 768, 12, 12, 2048)
 _UNIT_POSITIONS = 2048  # whatever the LLM has
-_LARGE_V3 = {'d_model': 1280, 'encoder_layers': 32, 'encoder_attention_heads': 20, 'encoder_ffn_dim': 5120, 'num_mel_bins': 128,
-             'max_source_positions': 1500}
+_LARGE_V3 = {
+  'd_model': 1280,
+  'encoder_layers': 32,
+  'encoder_attention_heads': 20,
+  'encoder_ffn_dim': 5120,
+  'num_mel_bins': 128,
+  'max_source_positions': 1500,
+}
 
 
 def _unit_translator(values: Mapping[str, Any], llm: LlamaConfig) -> dict[str, Any]:
-  """Sizes of the unit decoder, as a config.json of its own; what is not listed it inherits from the LLM."""
+  """Sizes of the unit decoder, as a config.json of its own; what is not listed it inherits from the
+  LLM.
+  """
   large = (2, llm.hidden_size, llm.num_heads, None, llm.intermediate_size)
   kind = values.get('unit_model')
-  layers, width, heads, kv_heads, mlp = large if kind == 'large' else _UNIT_MODELS.get(kind, _OTHER_UNIT_MODEL)
-  return {**values, 'num_hidden_layers': layers, 'hidden_size': width, 'num_attention_heads': heads, 'head_dim': width // heads,
-          'num_key_value_heads': kv_heads or llm.num_kv_heads, 'intermediate_size': mlp, 'tie_word_embeddings': False,
-          'max_position_embeddings': _UNIT_POSITIONS,
-          'aligner_intermediate_size': llm.intermediate_size}
+  layers, width, heads, kv_heads, mlp = (
+    large if kind == 'large' else _UNIT_MODELS.get(kind, _OTHER_UNIT_MODEL)
+  )
+  return {
+    **values,
+    'num_hidden_layers': layers,
+    'hidden_size': width,
+    'num_attention_heads': heads,
+    'head_dim': width // heads,
+    'num_key_value_heads': kv_heads or llm.num_kv_heads,
+    'intermediate_size': mlp,
+    'tie_word_embeddings': False,
+    'max_position_embeddings': _UNIT_POSITIONS,
+    'aligner_intermediate_size': llm.intermediate_size,
+  }
 
 
 def unit_model(cfg: EchoXConfig) -> tuple[bool, str | None]:
   """(Whether facts 6 list the unit decoder's sizes, the `unit_model` that stands for them)."""
   trunk = cfg.unit_decoder.trunk
-  found = {'num_hidden_layers': trunk.num_layers, 'hidden_size': trunk.hidden_size, 'num_attention_heads': trunk.num_heads,
-           'num_key_value_heads': trunk.num_kv_heads, 'head_dim': trunk.head_dim, 'intermediate_size': trunk.intermediate_size,
-           'aligner_intermediate_size': cfg.unit_decoder.denoising_intermediate_size}
+  found = {
+    'num_hidden_layers': trunk.num_layers,
+    'hidden_size': trunk.hidden_size,
+    'num_attention_heads': trunk.num_heads,
+    'num_key_value_heads': trunk.num_kv_heads,
+    'head_dim': trunk.head_dim,
+    'intermediate_size': trunk.intermediate_size,
+    'aligner_intermediate_size': cfg.unit_decoder.denoising_intermediate_size,
+  }
   inherited = ('rms_norm_eps', 'rope_theta', 'rope_scaling')
   if all(getattr(trunk, name) == getattr(cfg.llm, name) for name in inherited):
     for kind in (None, 'small', 'medium', 'large'):
@@ -128,15 +189,31 @@ def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind not in ('default', 'llama3'):
     raise errors.ConfigError(f"rope_scaling is {rope!r}: only rope_type 'llama3' is supported.")
-  if values.get('attention_bias') or values.get('mlp_bias') or values.get('hidden_act', 'silu') != 'silu':
+  if (
+    values.get('attention_bias')
+    or values.get('mlp_bias')
+    or values.get('hidden_act', 'silu') != 'silu'
+  ):
     raise errors.ConfigError('this LLM has biases or an activation other than silu: use a Llama.')
   heads = values['num_attention_heads']
   return LlamaConfig(
-      vocab_size=values['vocab_size'], hidden_size=values['hidden_size'], intermediate_size=values['intermediate_size'],
-      num_layers=values['num_hidden_layers'], num_heads=heads, num_kv_heads=values.get('num_key_value_heads') or heads,
-      head_dim=values.get('head_dim') or values['hidden_size'] // heads, rms_norm_eps=values['rms_norm_eps'],
-      rope_theta=float(rope.get('rope_theta') or values['rope_theta']), tie_embeddings=values.get('tie_word_embeddings', False),
-      max_positions=values.get('max_position_embeddings', LlamaConfig.max_positions),
-      rope_scaling=None if kind == 'default' else RopeScaling(
-          factor=rope['factor'], low_freq_factor=rope['low_freq_factor'], high_freq_factor=rope['high_freq_factor'],
-          original_max_positions=rope['original_max_position_embeddings']))
+    vocab_size=values['vocab_size'],
+    hidden_size=values['hidden_size'],
+    intermediate_size=values['intermediate_size'],
+    num_layers=values['num_hidden_layers'],
+    num_heads=heads,
+    num_kv_heads=values.get('num_key_value_heads') or heads,
+    head_dim=values.get('head_dim') or values['hidden_size'] // heads,
+    rms_norm_eps=values['rms_norm_eps'],
+    rope_theta=float(rope.get('rope_theta') or values['rope_theta']),
+    tie_embeddings=values.get('tie_word_embeddings', False),
+    max_positions=values.get('max_position_embeddings', LlamaConfig.max_positions),
+    rope_scaling=None
+    if kind == 'default'
+    else RopeScaling(
+      factor=rope['factor'],
+      low_freq_factor=rope['low_freq_factor'],
+      high_freq_factor=rope['high_freq_factor'],
+      original_max_positions=rope['original_max_position_embeddings'],
+    ),
+  )

@@ -1,11 +1,13 @@
-"""A model -> the files of the released layout (facts 6, 9, 10 and 12): the reverse of `import --kind echox`.
+"""A model -> the files of the released layout (facts 6, 9, 10 and 12): the reverse of
+`import --kind echox`.
 
-  config.json             transformers' fields and EchoX's; `echox_jax` holds our whole config, so that nothing is lost
-  model*.safetensors      LLM, adapter and unit decoder, LoRA folded in; several files have an index
-  unit_vocab.txt          unit words, a line `▁837▁81 count` each; unit_language.json is the same with all digits of the counts
-  tokenizer files         as in the model folder
-  whisper/                the speech encoder, which the released files leave to openai/whisper, under transformers' names
-  vocoder/                g_00000000 and config.json; a vocoder of another architecture as a model folder of ours
+  config.json         transformers' fields and EchoX's; its field `echox_jax` is our whole config
+  model*.safetensors  LLM, adapter and unit decoder, LoRA folded in; several files have an index
+  unit_vocab.txt      unit words, a line `▁837▁81 count` each
+  unit_language.json  the same with all digits of the counts
+  tokenizer files     as in the model folder
+  whisper/            the speech encoder under transformers' names (the released files lack it)
+  vocoder/            g_00000000 and config.json, or a model folder for another architecture
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,22 +20,33 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from echox_jax import config as config_lib, errors, files, prompts, tensor_files
-from echox_jax import model_folder
-from echox_jax.models import trees
+from echox_jax import config as config_lib
+from echox_jax import errors, files, model_folder, prompts, tensor_files
 from echox_jax.config import EchoXConfig, LlamaConfig
-from echox_jax.conversion import released, released_config, released_units, rules, unit_vocoder, whisper_hf
+from echox_jax.conversion import (
+  released,
+  released_config,
+  released_units,
+  rules,
+  unit_vocoder,
+  whisper_hf,
+)
 from echox_jax.conversion.echox_hf import OWN_CONFIG
 from echox_jax.conversion.source import Source
-from echox_jax.models import lora
+from echox_jax.models import lora, trees
 from echox_jax.models.params import param_shapes
 from echox_jax.units.unit_language import UnitLanguage
 
 CONFIG, UNIT_VOCAB, VOCODER_FILE = 'config.json', 'unit_vocab.txt', 'g_00000000'
 DTYPES = {'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
-_COUNT_SCALE = 10**9  # log probabilities have no counts: relative frequencies in parts of a milliard
+# log probabilities have no counts: relative frequencies in parts of a milliard
+_COUNT_SCALE = 10**9
 _SPEECH_MODEL = {
-    'architectures': ['WhisperModel'], 'model_type': 'whisper', 'activation_function': 'gelu', 'decoder_layers': 0}
+  'architectures': ['WhisperModel'],
+  'model_type': 'whisper',
+  'activation_function': 'gelu',
+  'decoder_layers': 0,
+}
 
 
 def write(folder: Path, source: Source, dtype: str, max_shard_bytes: int) -> list[str]:
@@ -60,7 +73,9 @@ def write(folder: Path, source: Source, dtype: str, max_shard_bytes: int) -> lis
     shutil.copyfile(file, folder / name)
   if model_folder.UNIT_LANGUAGE in source.files:
     language = UnitLanguage.load(source.files[model_folder.UNIT_LANGUAGE])
-    files.atomic_write_text(folder / UNIT_VOCAB, unit_vocabulary(language, cfg.unit_decoder.unit_vocab_size))
+    files.atomic_write_text(
+      folder / UNIT_VOCAB, unit_vocabulary(language, cfg.unit_decoder.unit_vocab_size)
+    )
   elif decoder:
     notes.append('The model has no unit language, so no unit vocabulary is written.')
   if 'whisper' in source.groups:
@@ -69,7 +84,9 @@ def write(folder: Path, source: Source, dtype: str, max_shard_bytes: int) -> lis
     notes += _write_vocoder(folder / 'vocoder', source, cfg)
   used = {rule.path.split('/')[0] for rule in own} | {'whisper', 'vocoder'}
   left = [group for group in source.groups if group not in used]
-  return notes + ([f'The released layout has no place for {", ".join(left)}: left out.'] if left else [])
+  return notes + (
+    [f'The released layout has no place for {", ".join(left)}: left out.'] if left else []
+  )
 
 
 def config_json(cfg: EchoXConfig, decoder: str | None, dtype: str) -> dict[str, Any]:
@@ -82,41 +99,76 @@ def config_json(cfg: EchoXConfig, decoder: str | None, dtype: str) -> dict[str, 
   """
   special = cfg.special_ids
   values = {
-      'model_type': 'EchoX', 'torch_dtype': dtype, **llama_json(cfg.llm), 'vocab_size': cfg.llm.vocab_size,
-      'bos_token_id': special.bos, 'eos_token_id': special.eot, 'pad_token_id': special.pad, 'hidden_act': 'silu',
-      'attention_bias': False, 'mlp_bias': False, 'adapter_size': cfg.whisper.hidden_size, 'audio_token_len': 1}
+    'model_type': 'EchoX',
+    'torch_dtype': dtype,
+    **llama_json(cfg.llm),
+    'vocab_size': cfg.llm.vocab_size,
+    'bos_token_id': special.bos,
+    'eos_token_id': special.eot,
+    'pad_token_id': special.pad,
+    'hidden_act': 'silu',
+    'attention_bias': False,
+    'mlp_bias': False,
+    'adapter_size': cfg.whisper.hidden_size,
+    'audio_token_len': 1,
+  }
   if decoder:
-    values |= {'unit_vocab_size': cfg.unit_decoder.unit_vocab_size, 'unit_vocab': UNIT_VOCAB,
-               'unit_output': 'finetune_kd' if decoder == 'echo' else 'pretrain'}
+    values |= {
+      'unit_vocab_size': cfg.unit_decoder.unit_vocab_size,
+      'unit_vocab': UNIT_VOCAB,
+      'unit_output': 'finetune_kd' if decoder == 'echo' else 'pretrain',
+    }
     known, kind = released_config.unit_model(cfg)
     if known:
       values |= {'unit_model': kind} if kind else {}
     else:
       values['unit_translator'] = llama_json(cfg.unit_decoder.trunk) | {
-          'vocab_size': cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size,
-          'aligner_intermediate_size': cfg.unit_decoder.denoising_intermediate_size}
+        'vocab_size': cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size,
+        'aligner_intermediate_size': cfg.unit_decoder.denoising_intermediate_size,
+      }
   return values | {OWN_CONFIG: config_lib.to_dict(cfg)}
 
 
 def llama_json(cfg: LlamaConfig) -> dict[str, Any]:
-  """Sizes of a Llama as in transformers' config.json, all but the vocabulary's: the reverse of `released_config.llama_config`."""
+  """Sizes of a Llama as in transformers' config.json, all but the vocabulary's: the reverse of
+  `released_config.llama_config`.
+  """
   rope = cfg.rope_scaling
   return {
-      'hidden_size': cfg.hidden_size, 'intermediate_size': cfg.intermediate_size, 'num_hidden_layers': cfg.num_layers,
-      'num_attention_heads': cfg.num_heads, 'num_key_value_heads': cfg.num_kv_heads, 'head_dim': cfg.head_dim,
-      'max_position_embeddings': cfg.max_positions, 'rms_norm_eps': cfg.rms_norm_eps, 'rope_theta': cfg.rope_theta,
-      'rope_scaling': rope and {
-          'rope_type': 'llama3', 'factor': rope.factor, 'low_freq_factor': rope.low_freq_factor,
-          'high_freq_factor': rope.high_freq_factor, 'original_max_position_embeddings': rope.original_max_positions},
-      'tie_word_embeddings': cfg.tie_embeddings}
+    'hidden_size': cfg.hidden_size,
+    'intermediate_size': cfg.intermediate_size,
+    'num_hidden_layers': cfg.num_layers,
+    'num_attention_heads': cfg.num_heads,
+    'num_key_value_heads': cfg.num_kv_heads,
+    'head_dim': cfg.head_dim,
+    'max_position_embeddings': cfg.max_positions,
+    'rms_norm_eps': cfg.rms_norm_eps,
+    'rope_theta': cfg.rope_theta,
+    'rope_scaling': rope
+    and {
+      'rope_type': 'llama3',
+      'factor': rope.factor,
+      'low_freq_factor': rope.low_freq_factor,
+      'high_freq_factor': rope.high_freq_factor,
+      'original_max_position_embeddings': rope.original_max_positions,
+    },
+    'tie_word_embeddings': cfg.tie_embeddings,
+  }
 
 
 def unit_vocabulary(language: UnitLanguage, size: int) -> str:
-  """The vocabulary file: `word count` lines in the order of ids; rows of the decoder without a word are called unused."""
+  """The vocabulary file: `word count` lines in the order of ids; rows of the decoder without a word
+  are called unused.
+  """
   log_probs = getattr(language.model, 'log_probs', [0.0] * language.vocab_size)
   counts = [max(1, round(math.exp(p) * _COUNT_SCALE)) for p in log_probs]
-  words = [*language.vocabulary, *(f'unused_{_letters(i)}' for i in range(size - language.vocab_size))]
-  return ''.join(f'{word} {count}\n' for word, count in zip(words, [*counts, *[0] * (size - len(counts))]))
+  words = [
+    *language.vocabulary,
+    *(f'unused_{_letters(i)}' for i in range(size - language.vocab_size)),
+  ]
+  return ''.join(
+    f'{word} {count}\n' for word, count in zip(words, [*counts, *[0] * (size - len(counts))])
+  )
 
 
 def _layout(source: Source, cfg: EchoXConfig) -> tuple[str | None, list[rules.Rule]]:
@@ -125,37 +177,75 @@ def _layout(source: Source, cfg: EchoXConfig) -> tuple[str | None, list[rules.Ru
   decoder = next((group for group in ('echo', 't2c') if group in source.groups), None)
   own = released.s2t_rules(cfg)
   if decoder:
-    source.require(('unit_text_embedding', *(('denoising_adapter',) if decoder == 'echo' else ())), f'the unit decoder {decoder!r}')
+    source.require(
+      ('unit_text_embedding', *(('denoising_adapter',) if decoder == 'echo' else ())),
+      f'the unit decoder {decoder!r}',
+    )
     own += released_units.unit_rules(cfg, decoder, adapted=decoder == 'echo')
   return decoder, own
 
 
-def _write_tensors(folder: Path, source: Source, cfg: EchoXConfig, own: list[rules.Rule], dtype: str, max_shard_bytes: int,
-                   prefix: str = '') -> None:
-  """Writes what the rules name, in the order of a model's layers; a few tensors are in memory at a time."""
-  shapes = rules.tensor_shapes(own, param_shapes(cfg, sorted({rule.path.split('/')[0] for rule in own})))
+def _write_tensors(
+  folder: Path,
+  source: Source,
+  cfg: EchoXConfig,
+  own: list[rules.Rule],
+  dtype: str,
+  max_shard_bytes: int,
+  prefix: str = '',
+) -> None:
+  """Writes what the rules name, in the order of a model's layers; a few tensors are in memory at a
+  time.
+  """
+  shapes = rules.tensor_shapes(
+    own, param_shapes(cfg, sorted({rule.path.split('/')[0] for rule in own}))
+  )
   specs = {prefix + name: (shapes[name], DTYPES[dtype]) for name in sorted(shapes, key=_natural)}
   exported = ((prefix + name, value) for name, value in rules.export(_Parameters(source), own))
   tensor_files.write_sharded(folder, specs, _in_range(exported, dtype), max_shard_bytes)
 
 
-def _in_range(tensors: Iterator[tuple[str, np.ndarray]], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _in_range(
+  tensors: Iterator[tuple[str, np.ndarray]], dtype: str
+) -> Iterator[tuple[str, np.ndarray]]:
   largest = float(ml_dtypes.finfo(DTYPES[dtype]).max)
   for name, value in tensors:
     most = max(float(value.max()), -float(value.min()))
     if largest < most < math.inf:
-      raise errors.CheckpointError(f'the tensor {name!r} holds {most:g}, more than {dtype} can: export with --dtype bfloat16 or float32.')
+      raise errors.CheckpointError(
+        f'the tensor {name!r} holds {most:g}, more than {dtype} can: '
+        'export with --dtype bfloat16 or float32.'
+      )
     yield name, value
 
 
-def _write_whisper(folder: Path, source: Source, cfg: EchoXConfig, dtype: str, max_shard_bytes: int) -> None:
+def _write_whisper(
+  folder: Path, source: Source, cfg: EchoXConfig, dtype: str, max_shard_bytes: int
+) -> None:
   folder.mkdir()
   encoder = cfg.whisper
-  _write_tensors(folder, source, cfg, whisper_hf.encoder_rules(encoder), dtype, max_shard_bytes, whisper_hf.PREFIXES[0])
-  files.atomic_write_json(folder / CONFIG, _SPEECH_MODEL | {
-      'torch_dtype': dtype, 'd_model': encoder.hidden_size, 'encoder_layers': encoder.num_layers,
-      'encoder_attention_heads': encoder.num_heads, 'encoder_ffn_dim': encoder.intermediate_size,
-      'num_mel_bins': encoder.num_mel_bins, 'max_source_positions': encoder.max_positions})
+  _write_tensors(
+    folder,
+    source,
+    cfg,
+    whisper_hf.encoder_rules(encoder),
+    dtype,
+    max_shard_bytes,
+    whisper_hf.PREFIXES[0],
+  )
+  files.atomic_write_json(
+    folder / CONFIG,
+    _SPEECH_MODEL
+    | {
+      'torch_dtype': dtype,
+      'd_model': encoder.hidden_size,
+      'encoder_layers': encoder.num_layers,
+      'encoder_attention_heads': encoder.num_heads,
+      'encoder_ffn_dim': encoder.intermediate_size,
+      'num_mel_bins': encoder.num_mel_bins,
+      'max_source_positions': encoder.max_positions,
+    },
+  )
 
 
 def _write_vocoder(folder: Path, source: Source, cfg: EchoXConfig) -> list[str]:
@@ -165,10 +255,17 @@ def _write_vocoder(folder: Path, source: Source, cfg: EchoXConfig) -> list[str]:
     unit_vocoder.config_to_json(cfg.vocoder)
   except errors.ConfigError:
     specs = source.specs
-    model_folder.write_params(folder, {path: specs[path] for path in paths}, ((path, None, source.read(path)) for path in paths))
+    model_folder.write_params(
+      folder,
+      {path: specs[path] for path in paths},
+      ((path, None, source.read(path)) for path in paths),
+    )
     model_folder.write_rest(folder, cfg, {})
-    return ['The vocoder ends in an inverse STFT or has context blocks, for which the released layout has no keys: vocoder/ is a model '
-            'folder of ours instead, which echox_jax.load opens.']
+    return [
+      'The vocoder ends in an inverse STFT or has context blocks, for which the released '
+      'layout has no keys: vocoder/ is a model '
+      'folder of ours instead, which echox_jax.load opens.'
+    ]
   params = trees.unflatten({path: source.read(path) for path in paths})['vocoder']
   unit_vocoder.save_released(folder, params, cfg.vocoder, VOCODER_FILE)
   return []
@@ -178,23 +275,35 @@ def _differences(cfg: EchoXConfig, decoder: str | None) -> list[str]:
   """What the released code has as constants and this model has otherwise, as a sentence or none."""
   llm, adapter = cfg.llm, cfg.adapter
   checks = {
-      f'prompts and masks of the profile {cfg.profile!r}': cfg.profile != 'released',
-      'other special ids': cfg.special_ids != prompts.SpecialIds(),
-      f'the adapter variant {adapter.variant!r} (same tensors, other attention)': adapter.variant != 'released',
-      'blanks dropped by the shrink': adapter.drop_blank,
-      'another number of adapter heads or another width inside the adapter':
-          (adapter.num_heads, adapter.intermediate_size) != (llm.num_heads, 2 * llm.hidden_size),
-      'an output head tied to the embeddings': llm.tie_embeddings,
+    f'prompts and masks of the profile {cfg.profile!r}': cfg.profile != 'released',
+    'other special ids': cfg.special_ids != prompts.SpecialIds(),
+    f'the adapter variant {adapter.variant!r} (same tensors, other attention)': adapter.variant
+    != 'released',
+    'blanks dropped by the shrink': adapter.drop_blank,
+    'another number of adapter heads or another width inside the adapter': (
+      adapter.num_heads,
+      adapter.intermediate_size,
+    )
+    != (llm.num_heads, 2 * llm.hidden_size),
+    'an output head tied to the embeddings': llm.tie_embeddings,
   }
   if decoder:
     checks['a unit decoder of none of its sizes'] = not released_config.unit_model(cfg)[0]
   found = [what for what, differs in checks.items() if differs]
-  return [f'The released code would need changes to run this model, which has {"; ".join(found)} (`import --kind echox` restores all of it).'
-          ] if found else []
+  return (
+    [
+      f'The released code would need changes to run this model, which has {"; ".join(found)} '
+      '(`import --kind echox` restores all of it).'
+    ]
+    if found
+    else []
+  )
 
 
 class _Parameters(Mapping[str, '_Parameter']):
-  """A source's parameters without LoRA, for `rules.export`: rows of stacked layers are read one by one."""
+  """A source's parameters without LoRA, for `rules.export`: rows of stacked layers are read one by
+  one.
+  """
 
   def __init__(self, source: Source):
     self._source = source

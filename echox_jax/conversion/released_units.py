@@ -1,4 +1,6 @@
-"""Released EchoX weights, unit part (`unit_translator.*`, facts 9) -> the frozen text table, a unit decoder, the denoising adapter."""
+"""Released EchoX weights, unit part (`unit_translator.*`, facts 9) -> the frozen text table, a unit
+decoder, the denoising adapter.
+"""
 
 from collections.abc import Mapping
 
@@ -22,8 +24,8 @@ def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str
     group: what the decoder is: `echo`, or `t2c` for a stage 2 checkpoint.
 
   Returns:
-    {'unit_text_embedding': ..., group: ..., 'denoising_adapter': ...}, float32 numpy; the last only where the
-    checkpoint has one (stage 2 has none).
+    {'unit_text_embedding': ..., group: ..., 'denoising_adapter': ...}, float32 numpy; the last only
+    where the checkpoint has one (stage 2 has none).
 
   Raises:
     CheckpointError: lists every tensor that is missing, not used or of another shape.
@@ -31,17 +33,22 @@ def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str
   own = {name: value for name, value in weights.items() if name.startswith(UNIT_PREFIX)}
   adapted = any(name.startswith(ALIGNER) for name in own)
   groups = ('unit_text_embedding', group, *(('denoising_adapter',) if adapted else ()))
-  return rules.convert(own, unit_rules(cfg, group, adapted), 'this unit decoder', param_shapes(cfg, groups))
+  return rules.convert(
+    own, unit_rules(cfg, group, adapted), 'this unit decoder', param_shapes(cfg, groups)
+  )
 
 
 def unit_rules(cfg: EchoXConfig, group: str = 'echo', adapted: bool = True) -> list[Rule]:
   """Which released tensor each parameter comes from; `adapted`: with the denoising adapter."""
-  adapter = [*rules.linear('denoising_adapter/fc1', f'{ALIGNER}0'), *rules.linear('denoising_adapter/fc2', f'{ALIGNER}3')]
+  adapter = [
+    *rules.linear('denoising_adapter/fc1', f'{ALIGNER}0'),
+    *rules.linear('denoising_adapter/fc2', f'{ALIGNER}3'),
+  ]
   return [
-      Rule('unit_text_embedding/embedding', f'{UNIT_PREFIX}model.embed_tokens.weight'),
-      Rule(f'{group}/unit_embedding/embedding', f'{UNIT_PREFIX}unit_embedding.weight'),
-      *rules.linear(f'{group}/adapter', f'{UNIT_PREFIX}adapter'),
-      *trunk_rules(f'{group}/trunk', f'{UNIT_PREFIX}model', cfg.unit_decoder.trunk.num_layers),
-      Rule(f'{group}/lm_head/embedding', f'{UNIT_PREFIX}lm_head.weight'),
-      *(adapter if adapted else ()),
+    Rule('unit_text_embedding/embedding', f'{UNIT_PREFIX}model.embed_tokens.weight'),
+    Rule(f'{group}/unit_embedding/embedding', f'{UNIT_PREFIX}unit_embedding.weight'),
+    *rules.linear(f'{group}/adapter', f'{UNIT_PREFIX}adapter'),
+    *trunk_rules(f'{group}/trunk', f'{UNIT_PREFIX}model', cfg.unit_decoder.trunk.num_layers),
+    Rule(f'{group}/lm_head/embedding', f'{UNIT_PREFIX}lm_head.weight'),
+    *(adapter if adapted else ()),
   ]

@@ -1,7 +1,8 @@
-"""Renaming torch-style tensors into our parameter trees and back, with nothing missed and nothing left over.
+"""Renaming torch-style tensors into our parameter trees and back, with nothing missed and nothing
+left over.
 
-A conversion is a list of rules; each names one parameter of ours and the tensor, or one tensor a layer, that it comes from.
-The same list read backwards is the export.
+A conversion is a list of rules; each names one parameter of ours and the tensor, or one tensor a
+layer, that it comes from. The same list read backwards is the export.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +10,9 @@ import dataclasses
 
 import numpy as np
 
-from echox_jax.models import trees
 from echox_jax.conversion import lazy
 from echox_jax.models import params as params_lib
+from echox_jax.models import trees
 
 REVERSED_2D, REVERSED_3D = (1, 0), (2, 1, 0)
 
@@ -27,6 +28,7 @@ class Rule:
     axes: the tensor's axes in our order; None = as they are.
     part: (which, of how many) equal parts of the tensor's first axis ours is; None = all of it.
   """
+
   path: str
   name: str
   layers: int | None = None
@@ -49,7 +51,7 @@ class Rule:
 
   def tensor_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of the tensor of one layer, from that of our parameter."""
-    shape = tuple(shape)[self.layers is not None:]
+    shape = tuple(shape)[self.layers is not None :]
     if self.axes is not None:
       shape = tuple(shape[i] for i in np.argsort(self.axes))
     return (shape[0] * self.part[1], *shape[1:]) if self.part else shape
@@ -63,7 +65,10 @@ def linear(path: str, name: str, layers: int | None = None, bias: bool = True) -
 
 def norm(path: str, name: str, layers: int | None = None) -> list[Rule]:
   """torch LayerNorm or GroupNorm -> scale and bias."""
-  return [Rule(f'{path}/scale', f'{name}.weight', layers), Rule(f'{path}/bias', f'{name}.bias', layers)]
+  return [
+    Rule(f'{path}/scale', f'{name}.weight', layers),
+    Rule(f'{path}/bias', f'{name}.bias', layers),
+  ]
 
 
 def conv(path: str, name: str, bias: bool = True) -> list[Rule]:
@@ -72,9 +77,13 @@ def conv(path: str, name: str, bias: bool = True) -> list[Rule]:
   return rules + ([Rule(f'{path}/bias', f'{name}.bias')] if bias else [])
 
 
-def tensor_shapes(rules: Sequence[Rule], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(
+  rules: Sequence[Rule], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
   """Name and shape of every tensor, from the shapes of our parameters by path."""
-  return {source: rule.tensor_shape(shapes[rule.path]) for rule in rules for source in rule.sources()}
+  return {
+    source: rule.tensor_shape(shapes[rule.path]) for rule in rules for source in rule.sources()
+  }
 
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -82,14 +91,27 @@ def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
   return {name: tensor.shape for name, tensor in lazy.entries(tensors).items()}
 
 
-def read(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Iterator[tuple[str, int | None, np.ndarray]]:
-  """Goes through all parameters tensor by tensor: (path, layer or None, our array), as stored, one in memory at a time."""
+def read(
+  tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]
+) -> Iterator[tuple[str, int | None, np.ndarray]]:
+  """Goes through all parameters tensor by tensor: (path, layer or None, our array), as stored, one
+  in memory at a time.
+  """
   for rule in rules:
     for layer, source in enumerate(rule.sources()):
-      yield rule.path, None if rule.layers is None else layer, rule.read(np.asarray(tensors[source]))
+      yield (
+        rule.path,
+        None if rule.layers is None else layer,
+        rule.read(np.asarray(tensors[source])),
+      )
 
 
-def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str, shapes: Mapping[str, Sequence[int]]) -> dict:
+def convert(
+  tensors: Mapping[str, np.ndarray],
+  rules: Sequence[Rule],
+  what: str,
+  shapes: Mapping[str, Sequence[int]],
+) -> dict:
   """Applies `rules` to `tensors` and returns the parameter tree (float32 numpy).
 
   Args:
@@ -111,7 +133,9 @@ def convert(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], what: str,
   return trees.unflatten(flat)
 
 
-def export(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Iterator[tuple[str, np.ndarray]]:
+def export(
+  params: Mapping[str, np.ndarray], rules: Sequence[Rule]
+) -> Iterator[tuple[str, np.ndarray]]:
   """Turns `read` back: (tensor name, array) one by one, from our parameters by path."""
   users: dict[str, list[tuple[Rule, int | None]]] = {}
   for rule in rules:
@@ -119,7 +143,10 @@ def export(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Iterator[
       users.setdefault(source, []).append((rule, None if rule.layers is None else layer))
   for source, found in users.items():
     found.sort(key=lambda user: user[0].part or (0, 1))
-    parts = [rule.write(np.asarray(params[rule.path] if layer is None else params[rule.path][layer])) for rule, layer in found]
+    parts = [
+      rule.write(np.asarray(params[rule.path] if layer is None else params[rule.path][layer]))
+      for rule, layer in found
+    ]
     yield source, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -133,7 +160,9 @@ class Renamed(lazy.LazyTensors):
 
 
 def strip_prefix(tensors: Mapping[str, np.ndarray], prefixes: Sequence[str]) -> Renamed:
-  """The tensors under the first of `prefixes` that occurs, without the prefix; all of them where none occurs."""
+  """The tensors under the first of `prefixes` that occurs, without the prefix; all of them where
+  none occurs.
+  """
   for prefix in prefixes:
     kept = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
     if kept:

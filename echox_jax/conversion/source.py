@@ -1,4 +1,6 @@
-"""What an export starts from: a model folder, read tensor by tensor, or the finished stages of a working folder."""
+"""What an export starts from: a model folder, read tensor by tensor, or the finished stages of a
+working folder.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
@@ -6,16 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from echox_jax import errors, tensor_files
-from echox_jax import model_folder
-from echox_jax.models import trees
+from echox_jax import errors, model_folder, tensor_files
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import lazy
-from echox_jax.models import lora
+from echox_jax.models import lora, trees
 
 # What may lie in a model folder beside config and parameters.
-TOKENIZER_FILES = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json',
-                   'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja')
+TOKENIZER_FILES = (
+  'tokenizer.model',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.jinja',
+)
 _FILES = (*TOKENIZER_FILES, model_folder.UNIT_LANGUAGE)
 
 
@@ -26,9 +32,11 @@ class Source:
   Attributes:
     name: for messages.
     config: of the model.
-    tensors: `group/path` -> array; with `shapes` and `dtypes` known, and perhaps `rows`, to read a part.
+    tensors: `group/path` -> array; with `shapes` and `dtypes` known, and perhaps `rows`, to read a
+      part.
     files: name in a model folder -> file to copy.
   """
+
   name: str
   config: EchoXConfig
   tensors: Mapping[str, np.ndarray]
@@ -48,8 +56,12 @@ class Source:
     """Raises CheckpointError if one of `groups` is missing."""
     missing = [group for group in groups if group not in self.groups]
     if missing:
-      raise errors.CheckpointError(f'{self.name} lacks the parameters of {", ".join(missing)}, which {purpose} takes: '
-                                   'train the stages that make them, or import a checkpoint that has them.')
+      raise errors.CheckpointError(
+        f'{self.name} lacks the parameters of {", ".join(missing)}, '
+        f'which {purpose} takes: '
+        'train the stages that make them, or import a checkpoint that '
+        'has them.'
+      )
 
   def read(self, path: str, layer: int | None = None) -> np.ndarray:
     """One parameter, or one row of its first axis, with its LoRA folded in."""
@@ -58,7 +70,9 @@ class Source:
     pair = [f'{module}/{leaf}' for leaf in lora.LEAVES]
     if pair[0] not in self.tensors:
       return value
-    leaves = {'kernel': value} | {leaf: self._stored(name, layer) for leaf, name in zip(lora.LEAVES, pair)}
+    leaves = {'kernel': value} | {
+      leaf: self._stored(name, layer) for leaf, name in zip(lora.LEAVES, pair)
+    }
     return np.asarray(lora.merge(leaves, self.config.llm.lora)['kernel'])
 
   def rows(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
@@ -79,15 +93,31 @@ def open_source(folder: Path) -> Source:
     CheckpointError: it is neither, damaged, or its stages are not finished.
   """
   if not folder.is_dir():
-    raise errors.CheckpointError(f'{folder} is no folder: give a model folder or the working folder of the training stages.')
+    raise errors.CheckpointError(
+      f'{folder} is no folder: give a model folder or the working folder of the training stages.'
+    )
   if model_folder.is_model(folder):
     config, tensors = model_folder.read_config(folder), tensor_files.open_tensors(folder)
     model_folder.check_shapes(config, tensors.shapes, str(folder))
-    return Source(str(folder), config, tensors, {name: folder / name for name in _FILES if (folder / name).is_file()})
+    return Source(
+      str(folder),
+      config,
+      tensors,
+      {name: folder / name for name in _FILES if (folder / name).is_file()},
+    )
   if any((folder / stage / 'config.json').is_file() for stage in ('echo', 'vocoder')):
-    from echox_jax.conversion import assemble  # training code is imported only where training folders are read
+    # training code is imported only where training folders are read
+    from echox_jax.conversion import assemble
+
     config, params, tokenizer, language = assemble.assemble(folder)
-    return Source(str(folder), config, trees.flatten(params), {tokenizer.name: tokenizer, model_folder.UNIT_LANGUAGE: language})
+    return Source(
+      str(folder),
+      config,
+      trees.flatten(params),
+      {tokenizer.name: tokenizer, model_folder.UNIT_LANGUAGE: language},
+    )
   raise errors.CheckpointError(
-      f'{folder} is neither a model folder ({model_folder.CONFIG} and {model_folder.WEIGHTS}) nor a working folder with the stages echo and '
-      'vocoder: give one of them.')
+    f'{folder} is neither a model folder ({model_folder.CONFIG} and {model_folder.WEIGHTS}) nor '
+    'a working folder with the stages echo and '
+    'vocoder: give one of them.'
+  )

@@ -8,19 +8,20 @@ from echox_jax.prompts import SpecialIds
 # How each special id may be written in a vocabulary, the best first. In byte-level BPE `Ċ` is a
 # line break and `Ġ` a space.
 _WRITTEN = {
-    'bos': ('<|begin_of_text|>', '<|endoftext|>', '<s>'),
-    'start_header': ('<|start_header_id|>', '<|im_start|>'),
-    'end_header': ('<|end_header_id|>', 'Ċ'),
-    'eot': ('<|eot_id|>', '<|im_end|>', '<|endoftext|>'),
-    'nl': ('Ċ',),
-    **{role: (role, f'Ġ{role}') for role in prompts.ROLES},
-    'period': ('.',),
-    'audio': ('<audio_patch>', '<|reserved_special_token_0|>', '<empty_output>'),
+  'bos': ('<|begin_of_text|>', '<|endoftext|>', '<s>'),
+  'start_header': ('<|start_header_id|>', '<|im_start|>'),
+  'end_header': ('<|end_header_id|>', 'Ċ'),
+  'eot': ('<|eot_id|>', '<|im_end|>', '<|endoftext|>'),
+  'nl': ('Ċ',),
+  **{role: (role, f'Ġ{role}') for role in prompts.ROLES},
+  'period': ('.',),
+  'audio': ('<audio_patch>', '<|reserved_special_token_0|>', '<empty_output>'),
 }
 
 
-def of_template(profile: prompts.Profile, tokens: Mapping[str, int], encode: prompts.Encode,
-                what: str) -> SpecialIds:
+def of_template(
+  profile: prompts.Profile, tokens: Mapping[str, int], encode: prompts.Encode, what: str
+) -> SpecialIds:
   """The ids of a profile whose template the model was taught.
 
   BOS is the token that opens a text, also where no turn contains it. The audio token is one that
@@ -41,15 +42,25 @@ def of_template(profile: prompts.Profile, tokens: Mapping[str, int], encode: pro
   absent = [token for token in wanted.values() if token not in tokens]
   if absent:
     raise errors.CheckpointError(
-        f'{what} lacks {", ".join(map(repr, absent))} of the profile {profile.name!r}: '
-        'choose another with --profile, or give the tokenizer of the model.')
+      f'{what} lacks {", ".join(map(repr, absent))} of the profile {profile.name!r}: '
+      'choose another with --profile, or give the tokenizer of the model.'
+    )
   ids = {name: tokens[token] for name, token in wanted.items()}
   spelt = {role: tuple(encode(role)) for role in prompts.ROLES}
   bos = ids.get('bos', _first(tokens, 'bos'))
   bos = ids['eot'] if bos is None else bos
-  return SpecialIds(**{'end_header': ids['eot']} | ids | spelt | {
-      'nl': tuple(encode(template.line_break)), 'bos': bos, 'typo_bos': bos, 'pad': ids['eot'],
-      'audio': _audio(tokens)})
+  return SpecialIds(
+    **{'end_header': ids['eot']}
+    | ids
+    | spelt
+    | {
+      'nl': tuple(encode(template.line_break)),
+      'bos': bos,
+      'typo_bos': bos,
+      'pad': ids['eot'],
+      'audio': _audio(tokens),
+    }
+  )
 
 
 def as_far_as_found(tokens: Mapping[str, int], bos: int | None, eos: int | None) -> SpecialIds:
@@ -68,8 +79,9 @@ def as_far_as_found(tokens: Mapping[str, int], bos: int | None, eos: int | None)
   bos = next((i for i in (found['bos'], bos, eos) if i is not None), 0)
   eot = next((i for i in (found['eot'], eos) if i is not None), bos)
   given = {name: bos if i is None else i for name, i in found.items()}
-  return SpecialIds(**given | {
-      'bos': bos, 'eot': eot, 'pad': eot, 'typo_bos': bos, 'audio': _audio(tokens)})
+  return SpecialIds(
+    **given | {'bos': bos, 'eot': eot, 'pad': eot, 'typo_bos': bos, 'audio': _audio(tokens)}
+  )
 
 
 def _first(tokens: Mapping[str, int], name: str) -> int | None:

@@ -1,8 +1,10 @@
-"""The inference functions as StableHLO, for cpu, cuda and tpu, with a symbolic batch size: answering without this package.
+"""The inference functions as StableHLO, for cpu, cuda and tpu, with a symbolic batch size:
+answering without this package.
 
-A folder holds `<function>.stablehlo` (serialized `jax.export` artefacts of echox_jax/inference/steps.py), `manifest.json`
-(names, shapes and dtypes of all inputs and outputs) and the model that it was made from, whose `model.safetensors` gives the
-parameters. All that it takes to call a function:
+A folder holds `<function>.stablehlo` (serialized `jax.export` artefacts of
+echox_jax/inference/steps.py), `manifest.json` (names, shapes and dtypes of all inputs and outputs)
+and the model that it was made from, whose `model.safetensors` gives the parameters. All that it
+takes to call a function:
 
   import json, pathlib
   import jax.export, safetensors.numpy
@@ -15,12 +17,14 @@ parameters. All that it takes to call a function:
     exported = jax.export.deserialize((folder / f'{name}.stablehlo').read_bytes())
     return exported.call({key: weights[key] for key in functions[name]['params']}, inputs)
 
-  states = call('encode_speech', audio=audio, audio_lengths=lengths)  # {'states': ..., 'state_lengths': ...}
+  # {'states': ..., 'state_lengths': ...}
+  states = call('encode_speech', audio=audio, audio_lengths=lengths)
 
-`audio` is float32[b, 16000 * seconds], padded to the size in the manifest. A question goes through encode_speech,
-embed_speech and prefill_speech (a written one through prefill_text); then choose, decode_step, choose, ... until EOT. The
-states that predicted the tokens of a slice go through speak, its unit words through the unit language to units, these through
-durations and, each repeated that often, through waveform. Flat order for other runtimes: `params` as listed, then `inputs`.
+`audio` is float32[b, 16000 * seconds], padded to the size in the manifest. A question goes through
+encode_speech, embed_speech and prefill_speech (a written one through prefill_text); then choose,
+decode_step, choose, ... until EOT. The states that predicted the tokens of a slice go through
+speak, its unit words through the unit language to units, these through durations and, each repeated
+that often, through waveform. Flat order for other runtimes: `params` as listed, then `inputs`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +38,10 @@ from jax import export
 import jax.numpy as jnp
 
 from echox_jax import errors, files
-from echox_jax.models import positions
-from echox_jax.models import trees
 from echox_jax.config import EchoXConfig
-from echox_jax.inference import steps
 from echox_jax.decoding import generate
+from echox_jax.inference import steps
+from echox_jax.models import positions, trees
 from echox_jax.models.params import init_groups
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -58,6 +61,7 @@ class Function:
     outputs: names of its outputs, in the order in which `run` gives them.
     run: (config, nested parameters, *inputs) -> outputs.
   """
+
   params: Sequence[str]
   inputs: Sequence[str]
   outputs: Sequence[str]
@@ -69,21 +73,35 @@ def functions(cfg: EchoXConfig) -> dict[str, Function]:
   head = 'llm/embed_tokens' if cfg.llm.tie_embeddings else 'llm/lm_head'
   one = lambda run: lambda *args: (run(*args),)
   return {
-      'encode_speech': Function(('whisper',), ('audio', 'audio_lengths'), ('states', 'state_lengths'), steps.encode),
-      'embed_speech': Function(('adapter',), ('states', 'state_lengths'), steps.Heard._fields, steps.embed),
-      'prefill_speech': Function(('llm',), ('ids', 'embeddings', 'kept'), _STATE, _prefill),
-      'prefill_text': Function(('llm',), ('ids',), _STATE, _prefill),
-      'choose': Function((head,), ('hidden', 'logits'), ('token', 'score'), steps.choose),
-      'decode_step': Function(('llm',), (*_PAST, 'token'), _STATE, _decode_step),
-      'speak': Function(('denoising_adapter', 'echo', 'unit_text_embedding'), ('slice_states', 'slice_lengths'),
-                        ('unit_words', 'unit_word_lengths', 'overflow'), steps.speak),
-      'durations': Function(('vocoder/unit_embedding', 'vocoder/duration_predictor'), ('units', 'unit_mask'), ('durations',),
-                            one(steps.durations)),
-      'waveform': Function(('vocoder',), ('frames', 'frame_mask'), ('waveform',), one(steps.wave)),
+    'encode_speech': Function(
+      ('whisper',), ('audio', 'audio_lengths'), ('states', 'state_lengths'), steps.encode
+    ),
+    'embed_speech': Function(
+      ('adapter',), ('states', 'state_lengths'), steps.Heard._fields, steps.embed
+    ),
+    'prefill_speech': Function(('llm',), ('ids', 'embeddings', 'kept'), _STATE, _prefill),
+    'prefill_text': Function(('llm',), ('ids',), _STATE, _prefill),
+    'choose': Function((head,), ('hidden', 'logits'), ('token', 'score'), steps.choose),
+    'decode_step': Function(('llm',), (*_PAST, 'token'), _STATE, _decode_step),
+    'speak': Function(
+      ('denoising_adapter', 'echo', 'unit_text_embedding'),
+      ('slice_states', 'slice_lengths'),
+      ('unit_words', 'unit_word_lengths', 'overflow'),
+      steps.speak,
+    ),
+    'durations': Function(
+      ('vocoder/unit_embedding', 'vocoder/duration_predictor'),
+      ('units', 'unit_mask'),
+      ('durations',),
+      one(steps.durations),
+    ),
+    'waveform': Function(('vocoder',), ('frames', 'frame_mask'), ('waveform',), one(steps.wave)),
   }
 
 
-def write(folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[int], Any]]) -> dict[str, str]:
+def write(
+  folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[int], Any]]
+) -> dict[str, str]:
   """Writes the functions and their manifest into a model folder.
 
   Args:
@@ -100,13 +118,20 @@ def write(folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[in
     MissingExtraError: flatbuffers, which jax.export writes with, is not installed.
   """
   errors.require('flatbuffers', 'stablehlo', 'Export to StableHLO')
-  specs = {path: jax.ShapeDtypeStruct(tuple(shape), dtype) for path, (shape, dtype) in params.items()}
+  specs = {
+    path: jax.ShapeDtypeStruct(tuple(shape), dtype) for path, (shape, dtype) in params.items()
+  }
   groups = {path.split('/')[0] for path in specs}
   table = functions(cfg)
-  lacking = {name: sorted({prefix.split('/')[0] for prefix in function.params} - groups) for name, function in table.items()}
+  lacking = {
+    name: sorted({prefix.split('/')[0] for prefix in function.params} - groups)
+    for name, function in table.items()
+  }
   if all(lacking.values()):
     raise errors.CheckpointError(
-        f'{", ".join(sorted(groups)) or "an empty checkpoint"} computes no step of answering: give a checkpoint with more groups.')
+      f'{", ".join(sorted(groups)) or "an empty checkpoint"} computes no step of answering: give '
+      'a checkpoint with more groups.'
+    )
   positions.check(cfg, groups)
   entries, inputs = {}, input_specs(cfg)
   for name, function in table.items():
@@ -114,9 +139,15 @@ def write(folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[in
       exported = export_function(cfg, name, specs, inputs)
       files.atomic_write_bytes(folder / f'{name}.stablehlo', bytes(exported.serialize()))
       entries[name] = _describe(function, exported, specs)
-  files.atomic_write_json(folder / MANIFEST, {
-      'jax_version': jax.__version__, 'calling_convention_version': export.maximum_supported_calling_convention_version,
-      'platforms': PLATFORMS, 'functions': entries})
+  files.atomic_write_json(
+    folder / MANIFEST,
+    {
+      'jax_version': jax.__version__,
+      'calling_convention_version': export.maximum_supported_calling_convention_version,
+      'platforms': PLATFORMS,
+      'functions': entries,
+    },
+  )
   return {name: ', '.join(absent) for name, absent in lacking.items() if absent}
 
 
@@ -137,29 +168,48 @@ def export_function(cfg: EchoXConfig, name: str, params: Specs, inputs: Specs) -
 
   call.__name__ = name  # what the module in the artefact is called
   own = {path: params[path] for path in _own_params(function, params)}
-  return export.export(jax.jit(call), platforms=PLATFORMS)(own, {name: inputs[name] for name in function.inputs})
+  return export.export(jax.jit(call), platforms=PLATFORMS)(
+    own, {name: inputs[name] for name in function.inputs}
+  )
 
 
 def _portable(cfg: EchoXConfig) -> EchoXConfig:
   """The model with attention that every platform has, whichever makes the artefact."""
   plain = lambda part: dataclasses.replace(part, attention='xla')
   decoder = dataclasses.replace(cfg.unit_decoder, trunk=plain(cfg.unit_decoder.trunk))
-  return dataclasses.replace(cfg, whisper=plain(cfg.whisper), llm=plain(cfg.llm), unit_decoder=decoder)
+  return dataclasses.replace(
+    cfg, whisper=plain(cfg.whisper), llm=plain(cfg.llm), unit_decoder=decoder
+  )
 
 
 def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of all inputs by name; the batch `b`, and the `slots` of the KV cache in a step, are symbolic."""
+  """Shapes and dtypes of all inputs by name; the batch `b`, and the `slots` of the KV cache in a
+  step, are symbolic.
+  """
   batch, slots = export.symbolic_shape('b, slots')
   spec = lambda dtype, *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
   budget, streaming = steps.ladders(cfg), cfg.streaming
-  params = nn.meta.unbox(jax.eval_shape(lambda: init_groups(jax.random.key(0), cfg, ('whisper', 'adapter', 'llm'))))
-  shapes = lambda run, *inputs: jax.eval_shape(lambda params, *inputs: run(cfg, params, *inputs), params, *inputs)
+  params = nn.meta.unbox(
+    jax.eval_shape(lambda: init_groups(jax.random.key(0), cfg, ('whisper', 'adapter', 'llm')))
+  )
+  shapes = lambda run, *inputs: jax.eval_shape(
+    lambda params, *inputs: run(cfg, params, *inputs), params, *inputs
+  )
   known = {
-      'audio': spec('float32', budget.samples[-1]), 'audio_lengths': spec('int32'), 'ids': spec('int32', budget.prompt[-1]),
-      'token': spec('int32'), 'slice_states': spec(cfg.llm.dtype, streaming.max_slice_tokens, cfg.llm.hidden_size),
-      'slice_lengths': spec('int32'), 'units': spec('int32', budget.frames[-1]), 'unit_mask': spec('bool', budget.frames[-1]),
-      'frames': spec('int32', budget.frames[-1]), 'frame_mask': spec('bool', budget.frames[-1])}
-  known['states'], known['state_lengths'] = shapes(steps.encode, known['audio'], known['audio_lengths'])
+    'audio': spec('float32', budget.samples[-1]),
+    'audio_lengths': spec('int32'),
+    'ids': spec('int32', budget.prompt[-1]),
+    'token': spec('int32'),
+    'slice_states': spec(cfg.llm.dtype, streaming.max_slice_tokens, cfg.llm.hidden_size),
+    'slice_lengths': spec('int32'),
+    'units': spec('int32', budget.frames[-1]),
+    'unit_mask': spec('bool', budget.frames[-1]),
+    'frames': spec('int32', budget.frames[-1]),
+    'frame_mask': spec('bool', budget.frames[-1]),
+  }
+  known['states'], known['state_lengths'] = shapes(
+    steps.encode, known['audio'], known['audio_lengths']
+  )
   known |= shapes(steps.embed, known['states'], known['state_lengths'])._asdict()
   state = dict(zip(_STATE, shapes(_prefill, known['ids'])))
   grown = {'cache_key': 2, 'cache_value': 2, 'keys': 1}  # their axis of slots
@@ -170,35 +220,74 @@ def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
   return known | state
 
 
-def _prefill(cfg: EchoXConfig, params: dict, ids: jax.Array, embeddings: jax.Array | None = None,
-             kept: jax.Array | None = None) -> Sequence[jax.Array]:
-  return _flat(steps.read(cfg, params, ids, None if embeddings is None else steps.Heard(embeddings, kept, None)))
+def _prefill(
+  cfg: EchoXConfig,
+  params: dict,
+  ids: jax.Array,
+  embeddings: jax.Array | None = None,
+  kept: jax.Array | None = None,
+) -> Sequence[jax.Array]:
+  return _flat(
+    steps.read(
+      cfg, params, ids, None if embeddings is None else steps.Heard(embeddings, kept, None)
+    )
+  )
 
 
-def _decode_step(cfg: EchoXConfig, params: dict, key: jax.Array, value: jax.Array, *rest: jax.Array) -> Sequence[jax.Array]:
+def _decode_step(
+  cfg: EchoXConfig, params: dict, key: jax.Array, value: jax.Array, *rest: jax.Array
+) -> Sequence[jax.Array]:
   *past, token = rest
-  return _flat(steps.advance(cfg, params, generate.TextState({'key': key, 'value': value}, *past, hidden=None, logits=None), token))
+  return _flat(
+    steps.advance(
+      cfg,
+      params,
+      generate.TextState({'key': key, 'value': value}, *past, hidden=None, logits=None),
+      token,
+    )
+  )
 
 
 def _flat(state: generate.TextState) -> Sequence[jax.Array]:
   """As the names in `_STATE`."""
-  return state.cache['key'], state.cache['value'], state.keys, state.slot, state.positions, state.hidden, state.logits
+  return (
+    state.cache['key'],
+    state.cache['value'],
+    state.keys,
+    state.slot,
+    state.positions,
+    state.hidden,
+    state.logits,
+  )
 
 
 def _own_params(function: Function, params: Specs) -> list[str]:
   """Paths of the parameters that a function reads, in the order in which it takes them."""
-  return sorted(path for path in params if any(path.startswith(f'{prefix}/') for prefix in function.params))
+  return sorted(
+    path for path in params if any(path.startswith(f'{prefix}/') for prefix in function.params)
+  )
 
 
 def _describe(function: Function, exported: export.Exported, params: Specs) -> dict[str, Any]:
-  """A function's entry in the manifest; everything stands in the order of the flat calling convention."""
+  """A function's entry in the manifest; everything stands in the order of the flat calling
+  convention.
+  """
   paths = _own_params(function, params)
-  label = lambda name, aval: {'name': name, 'shape': [d if isinstance(d, int) else str(d) for d in aval.shape], 'dtype': aval.dtype.name}
+  label = lambda name, aval: {
+    'name': name,
+    'shape': [d if isinstance(d, int) else str(d) for d in aval.shape],
+    'dtype': aval.dtype.name,
+  }
   return {
-      'file': f'{exported.fun_name}.stablehlo',
-      'platforms': exported.platforms,
-      'calling_convention_version': exported.calling_convention_version,
-      'params': paths,
-      'inputs': [label(*pair) for pair in zip(sorted(function.inputs), exported.in_avals[len(paths):], strict=True)],
-      'outputs': [label(*pair) for pair in zip(sorted(function.outputs), exported.out_avals, strict=True)],
+    'file': f'{exported.fun_name}.stablehlo',
+    'platforms': exported.platforms,
+    'calling_convention_version': exported.calling_convention_version,
+    'params': paths,
+    'inputs': [
+      label(*pair)
+      for pair in zip(sorted(function.inputs), exported.in_avals[len(paths) :], strict=True)
+    ],
+    'outputs': [
+      label(*pair) for pair in zip(sorted(function.outputs), exported.out_avals, strict=True)
+    ],
   }

@@ -1,7 +1,7 @@
 """The unit vocabulary of a released checkpoint (facts 12): unit words in the order of their ids.
 
-They are the first column of the file that config.json calls `unit_vocab`, and added tokens `<|unit_X|>` of the tokenizer.
-Where neither is said, the words are the plain units.
+They are the first column of the file that config.json calls `unit_vocab`, and added tokens
+`<|unit_X|>` of the tokenizer. Where neither is said, the words are the plain units.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,9 @@ _NUM_UNITS = 1000
 _TOKEN = re.compile(r'^<\|unit_(.+)\|>$')
 
 
-def find(file: Path | None, tokens: Mapping[str, int], first_id: int, size: int) -> UnitLanguage | None:
+def find(
+  file: Path | None, tokens: Mapping[str, int], first_id: int, size: int
+) -> UnitLanguage | None:
   """The language of a unit decoder of `size` words; None where nothing tells.
 
   Args:
@@ -34,14 +36,20 @@ def find(file: Path | None, tokens: Mapping[str, int], first_id: int, size: int)
   elif found:
     where, words, counts = 'the tokenizer', [found.get(first_id + i) for i in range(size)], None
     if None in words or len(found) != size:
-      raise errors.CheckpointError(f'the tokenizer has {len(found)} unit words, but the checkpoint has {size}, from id {first_id} on: '
-                                   'give the tokenizer of the checkpoint.')
+      raise errors.CheckpointError(
+        f'the tokenizer has {len(found)} unit words, but the checkpoint '
+        f'has {size}, from id {first_id} on: '
+        'give the tokenizer of the checkpoint.'
+      )
   elif size == _NUM_UNITS:
     return UnitLanguage('plain', size, unit_language.PlainModel(tuple((u,) for u in range(size))))
   else:
     return None
   if len(words) != size:
-    raise errors.CheckpointError(f'{where} has {len(words)} unit words, but the checkpoint has {size}: give the vocabulary of the checkpoint.')
+    raise errors.CheckpointError(
+      f'{where} has {len(words)} unit words, but the checkpoint has '
+      f'{size}: give the vocabulary of the checkpoint.'
+    )
   try:
     return unit_language.from_words(words, counts, _NUM_UNITS)
   except errors.DataError as error:
@@ -54,4 +62,7 @@ def _read(file: Path) -> tuple[list[str], list[float]]:
     lines = [line.split() for line in file.read_text('utf-8').splitlines() if line.strip()]
     return [line[0] for line in lines], [float(line[1]) if len(line) > 1 else 1.0 for line in lines]
   except (ValueError, OSError) as error:
-    raise errors.CheckpointError(f'{file} is no unit vocabulary (lines of a word and a count): give the file that config.json calls unit_vocab.') from error
+    raise errors.CheckpointError(
+      f'{file} is no unit vocabulary (lines of a word and a count): '
+      'give the file that config.json calls unit_vocab.'
+    ) from error

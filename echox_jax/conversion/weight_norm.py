@@ -1,4 +1,6 @@
-"""torch's weight norm: w = g v / ||v||, the norm over all axes but one; g holds a length for each index of that axis."""
+"""torch's weight norm: w = g v / ||v||, the norm over all axes but one; g holds a length for each
+index of that axis.
+"""
 
 from collections.abc import Mapping
 
@@ -6,16 +8,22 @@ import numpy as np
 
 from echox_jax.conversion import lazy
 
-# Names of (g, v) behind that of the weight; those of torch.nn.utils.weight_norm, then those of its parametrization.
+# Names of (g, v) behind that of the weight; those of torch.nn.utils.weight_norm, then those of its
+# parametrization.
 STYLES = (('_g', '_v'), ('.original0', '.original1'))
 
 
 def fold(g: np.ndarray, v: np.ndarray, axis: int = 0) -> np.ndarray:
   """float32 w of g [1,..,n,..,1] and v; zero where v is.
 
-  The norm is rounded to float32 as torch's is, the rest is computed in float64, so that `fold(*unfold(w))` is w in every bit.
+  The norm is rounded to float32 as torch's is, the rest is computed in float64, so that
+  `fold(*unfold(w))` is w in every bit.
   """
-  g, v, norm = np.asarray(g, np.float64), np.asarray(v, np.float64), _norm(v, axis).astype(np.float64)
+  g, v, norm = (
+    np.asarray(g, np.float64),
+    np.asarray(v, np.float64),
+    _norm(v, axis).astype(np.float64),
+  )
   return (g * v / np.where(norm == 0, 1, norm)).astype(np.float32)
 
 
@@ -31,7 +39,9 @@ def shape_of_g(shape: tuple[int, ...], axis: int = 0) -> tuple[int, ...]:
 
 
 def parts(name: str, there: Mapping[str, object]) -> tuple[str, str] | None:
-  """The names of g and v of weight `name` in the style of which at least one is there; None where it is not taken apart."""
+  """The names of g and v of weight `name` in the style of which at least one is there; None where
+  it is not taken apart.
+  """
   base, _, leaf = name.rpartition('.')
   for g, v in STYLES:
     start = f'{base}.parametrizations.{leaf}' if g.startswith('.') else name
@@ -41,7 +51,9 @@ def parts(name: str, there: Mapping[str, object]) -> tuple[str, str] | None:
 
 
 def folded(entries: Mapping[str, lazy.Tensor], name: str, axis: int = 0) -> dict[str, lazy.Tensor]:
-  """`entries` with weight `name` in the place of its parts; as they are where the parts are not both there."""
+  """`entries` with weight `name` in the place of its parts; as they are where the parts are not
+  both there.
+  """
   pair = parts(name, entries)
   if pair is None or not all(part in entries for part in pair):
     return dict(entries)
@@ -52,4 +64,6 @@ def folded(entries: Mapping[str, lazy.Tensor], name: str, axis: int = 0) -> dict
 
 def _norm(w: np.ndarray, axis: int) -> np.ndarray:
   axes = tuple(i for i in range(np.ndim(w)) if i != axis % np.ndim(w))
-  return np.sqrt(np.sum(np.square(np.asarray(w, np.float64)), axis=axes, keepdims=True)).astype(np.float32)
+  return np.sqrt(np.sum(np.square(np.asarray(w, np.float64)), axis=axes, keepdims=True)).astype(
+    np.float32
+  )

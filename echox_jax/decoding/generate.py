@@ -1,7 +1,9 @@
-"""KV-cached greedy decoding: unit words of slices, and text. Everything runs inside jit with static shapes.
+"""KV-cached greedy decoding: unit words of slices, and text. Everything runs inside jit with static
+shapes.
 
-`decode_unit_words` serves the frozen T2C that makes pseudo-labels during training and the echo decoder that speaks.
-`prefill` and `decode_step` are the text side one token at a time (streaming); `generate_text` is the batched loop.
+`decode_unit_words` serves the frozen T2C that makes pseudo-labels during training and the echo
+decoder that speaks. `prefill` and `decode_step` are the text side one token at a time (streaming);
+`generate_text` is the batched loop.
 """
 
 import functools
@@ -12,18 +14,21 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import prompts
-from echox_jax.parallel import sharding
 from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Cache, Llama, init_cache
 from echox_jax.models.unit_decoder import UnitDecoder
+from echox_jax.parallel import sharding
 
 Array = jax.Array
 
 
 class UnitWords(NamedTuple):
-  """ids int32[B,max_words] from 0, filled up to lengths int32[B]; overflow int32[B], 1 where the budget ended the row."""
+  """ids int32[B,max_words] from 0, filled up to lengths int32[B]; overflow int32[B], 1 where the
+  budget ended the row.
+  """
+
   ids: Array
   lengths: Array
   overflow: Array
@@ -33,11 +38,13 @@ class Generated(NamedTuple):
   """Text that the model made.
 
   Attributes:
-    ids: int32[B,A] as the model said them: BOS first where the profile's answers have one, EOT left out.
+    ids: int32[B,A] as the model said them: BOS first where the profile's answers have one, EOT left
+      out.
     lengths: int32[B].
     hidden: float[B,A,D]; hidden[b,i] is the state that predicted ids[b,i].
     overflow: int32[B], 1 where the budget ended the answer.
   """
+
   ids: Array
   lengths: Array
   hidden: Array
@@ -56,6 +63,7 @@ class TextState:
     hidden: float[B,D], after the final norm.
     logits: float32[B,V].
   """
+
   cache: Cache
   keys: Array
   slot: Array
@@ -64,8 +72,14 @@ class TextState:
   logits: Array
 
 
-def decode_unit_words(params: dict, text_table: Array, cfg: EchoXConfig, text_part: Array, text_lengths: Array,
-                      max_words: int) -> UnitWords:
+def decode_unit_words(
+  params: dict,
+  text_table: Array,
+  cfg: EchoXConfig,
+  text_part: Array,
+  text_lengths: Array,
+  max_words: int,
+) -> UnitWords:
   """Greedy unit words of a batch of slices.
 
   Args:
@@ -74,24 +88,40 @@ def decode_unit_words(params: dict, text_table: Array, cfg: EchoXConfig, text_pa
     cfg: its profile decides what can be said, see `decode_unit_tokens`.
     text_part: float[B,N,D], text embeddings or adapted states at the LLM's width.
     text_lengths: int[B]; rows of length 0 are skipped and say nothing.
-    max_words: static budget; a row that does not end within it counts as overflow and keeps what it has.
+    max_words: static budget; a row that does not end within it counts as overflow and keeps what it
+      has.
   """
   steps = max_words + 2 if prompts.get_profile(cfg.profile).free_unit_ids else max_words + 1
-  tokens, counts, ended = decode_unit_tokens(params, text_table, cfg, text_part, text_lengths, steps)
+  tokens, counts, ended = decode_unit_tokens(
+    params, text_table, cfg, text_part, text_lengths, steps
+  )
   spoken = (tokens >= cfg.llm.vocab_size) & (jnp.arange(steps) < counts[:, None])
   place = jnp.where(spoken, jnp.cumsum(spoken, axis=1) - 1, max_words)
   rows = jnp.arange(tokens.shape[0])[:, None]
-  ids = jnp.zeros((tokens.shape[0], max_words), jnp.int32).at[rows, place].set(tokens - cfg.llm.vocab_size, mode='drop')
+  ids = (
+    jnp.zeros((tokens.shape[0], max_words), jnp.int32)
+    .at[rows, place]
+    .set(tokens - cfg.llm.vocab_size, mode='drop')
+  )
   total = spoken.sum(axis=1)
-  return UnitWords(ids, jnp.minimum(total, max_words), (~ended | (total > max_words)).astype(jnp.int32))
+  return UnitWords(
+    ids, jnp.minimum(total, max_words), (~ended | (total > max_words)).astype(jnp.int32)
+  )
 
 
-def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_part: Array, text_lengths: Array,
-                       steps: int) -> tuple[Array, Array, Array]:
+def decode_unit_tokens(
+  params: dict,
+  text_table: Array,
+  cfg: EchoXConfig,
+  text_part: Array,
+  text_lengths: Array,
+  steps: int,
+) -> tuple[Array, Array, Array]:
   """What the decoder says, token by token.
 
-  BOS is given, and only EOT and unit words can follow, so that only their rows of the head are read.
-  Profile `released`: BOS is decoded too, and any text id can be; such ids are fed back like the rest (facts 8).
+  BOS is given, and only EOT and unit words can follow, so that only their rows of the head are
+  read. Profile `released`: BOS is decoded too, and any text id can be; such ids are fed back like
+  the rest (facts 8).
 
   Args:
     params: as in `decode_unit_words`, as are the other arguments.
@@ -107,16 +137,24 @@ def decode_unit_tokens(params: dict, text_table: Array, cfg: EchoXConfig, text_p
     bos = unit_decoder.embed_text(text_table, jnp.full((text_part.shape[0], 1), special.bos))
     prompt = unit_decoder.extend(prompt, bos.astype(cfg.unit_decoder.trunk.dtype))
     eot, vocab = special.eot, cfg.llm.vocab_size
-    head = jnp.concatenate([head[eot:eot + 1], head[vocab:]])
+    head = jnp.concatenate([head[eot : eot + 1], head[vocab:]])
     rows = unit_decoder.embed_text(text_table, jnp.asarray([eot]))
   inner = {name: group for name, group in params.items() if name != 'lm_head'}
   loop = functools.partial(_say_units, cfg, steps, free)
   return sharding.by_rows(loop, (prompt, text_lengths), inner, head, rows, differentiable=False)
 
 
-def _say_units(cfg: EchoXConfig, steps: int, free: bool, rows: tuple[unit_decoder.Prompt, Array], params: dict, head: Array,
-               text_rows: Array) -> tuple[Array, Array, Array]:
-  """The loop of `decode_unit_tokens`; on a mesh each device runs it on its own rows, until these have ended.
+def _say_units(
+  cfg: EchoXConfig,
+  steps: int,
+  free: bool,
+  rows: tuple[unit_decoder.Prompt, Array],
+  params: dict,
+  head: Array,
+  text_rows: Array,
+) -> tuple[Array, Array, Array]:
+  """The loop of `decode_unit_tokens`; on a mesh each device runs it on its own rows, until these
+  have ended.
 
   Args:
     cfg: the model.
@@ -133,18 +171,29 @@ def _say_units(cfg: EchoXConfig, steps: int, free: bool, rows: tuple[unit_decode
   head = head.astype(cfg.unit_decoder.trunk.dtype)
 
   def best(hidden: Array) -> Array:
-    choice = jnp.argmax(jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32), axis=-1).astype(jnp.int32)
+    choice = jnp.argmax(
+      jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32), axis=-1
+    ).astype(jnp.int32)
     return choice if free else jnp.where(choice == 0, eot, vocab - 1 + choice)
 
   def embed(token: Array) -> Array:
     words = apply(token - vocab, method='embed_units')
-    text = unit_decoder.embed_text(text_rows, jnp.minimum(token, vocab - 1) if free else jnp.zeros_like(token))
+    text = unit_decoder.embed_text(
+      text_rows, jnp.minimum(token, vocab - 1) if free else jnp.zeros_like(token)
+    )
     return jnp.where((token < vocab)[:, None], text.astype(words.dtype), words)[:, None]
 
   batch, width = prompt.valid.shape
   slots = width + steps
   cache = init_cache(cfg.unit_decoder.trunk, batch, slots)
-  hidden, cache = apply(prompt.embeddings, prompt.positions, Mask(prompt.valid, causal=True), cache, jnp.int32(0), method='hidden')
+  hidden, cache = apply(
+    prompt.embeddings,
+    prompt.positions,
+    Mask(prompt.valid, causal=True),
+    cache,
+    jnp.int32(0),
+    method='hidden',
+  )
   keys = jnp.pad(prompt.valid, ((0, 0), (0, steps)), constant_values=True)
 
   def step(state):
@@ -159,8 +208,14 @@ def _say_units(cfg: EchoXConfig, steps: int, free: bool, rows: tuple[unit_decode
   def goes_on(state):
     return (state[0] < steps) & ~state[-1].all()
 
-  start = (jnp.int32(0), best(hidden[:, -1]), cache, jnp.zeros((batch, steps), jnp.int32),
-           jnp.zeros(batch, jnp.int32), text_lengths == 0)
+  start = (
+    jnp.int32(0),
+    best(hidden[:, -1]),
+    cache,
+    jnp.zeros((batch, steps), jnp.int32),
+    jnp.zeros(batch, jnp.int32),
+    text_lengths == 0,
+  )
   *_, tokens, counts, ended = jax.lax.while_loop(goes_on, step, start)
   return tokens, counts, ended
 
@@ -171,29 +226,65 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
   Args:
     params: with group `llm`.
     cfg: the model.
-    spliced: prompts with speech in place, padded at the right; later positions see its `prompt_keys`.
+    spliced: prompts with speech in place, padded at the right; later positions see its
+      `prompt_keys`.
     new_tokens: static room for tokens to come.
   """
   keys = spliced.prompt_keys
   batch, width = keys.shape
-  hidden, cache = _llm(params, cfg, 'hidden', spliced.inputs, spliced.positions, Mask(keys, causal=True),
-                       init_cache(cfg.llm, batch, width + new_tokens), jnp.int32(0))
+  hidden, cache = _llm(
+    params,
+    cfg,
+    'hidden',
+    spliced.inputs,
+    spliced.positions,
+    Mask(keys, causal=True),
+    init_cache(cfg.llm, batch, width + new_tokens),
+    jnp.int32(0),
+  )
   lengths = spliced.valid.sum(axis=1).astype(jnp.int32)
   hidden = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-  return TextState(cache, jnp.pad(keys, ((0, 0), (0, new_tokens))), jnp.int32(width), lengths, hidden,
-                   _llm(params, cfg, 'logits', hidden))
+  return TextState(
+    cache,
+    jnp.pad(keys, ((0, 0), (0, new_tokens))),
+    jnp.int32(width),
+    lengths,
+    hidden,
+    _llm(params, cfg, 'logits', hidden),
+  )
 
 
 def decode_step(params: dict, cfg: EchoXConfig, state: TextState, token: Array) -> TextState:
   """Takes the next token int32[B] of every row."""
   keys = state.keys.at[:, state.slot].set(True)
-  hidden, cache = _llm(params, cfg, 'hidden', _llm(params, cfg, 'embed', token[:, None]), state.positions[:, None],
-                       Mask(keys), state.cache, state.slot)
-  return TextState(cache, keys, state.slot + 1, state.positions + 1, hidden[:, 0], _llm(params, cfg, 'logits', hidden[:, 0]))
+  hidden, cache = _llm(
+    params,
+    cfg,
+    'hidden',
+    _llm(params, cfg, 'embed', token[:, None]),
+    state.positions[:, None],
+    Mask(keys),
+    state.cache,
+    state.slot,
+  )
+  return TextState(
+    cache,
+    keys,
+    state.slot + 1,
+    state.positions + 1,
+    hidden[:, 0],
+    _llm(params, cfg, 'logits', hidden[:, 0]),
+  )
 
 
-def generate_text(params: dict, cfg: EchoXConfig, ids: Array, states: Array | None, state_lengths: Array | None,
-                  max_tokens: int) -> Generated:
+def generate_text(
+  params: dict,
+  cfg: EchoXConfig,
+  ids: Array,
+  states: Array | None,
+  state_lengths: Array | None,
+  max_tokens: int,
+) -> Generated:
   """Greedy answers to a batch of prompts.
 
   Args:
@@ -216,10 +307,17 @@ def generate_text(params: dict, cfg: EchoXConfig, ids: Array, states: Array | No
     tokens, hidden = tokens.at[:, i].set(token), hidden.at[:, i].set(state.hidden)
     return i + 1, decode_step(params, cfg, state, token), tokens, hidden, counts + ~ended, ended
 
-  start = (jnp.int32(0), prefill(params, cfg, spliced, max_tokens), jnp.zeros((batch, max_tokens), jnp.int32),
-           jnp.zeros((batch, max_tokens, width), cfg.llm.dtype), jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool))
+  start = (
+    jnp.int32(0),
+    prefill(params, cfg, spliced, max_tokens),
+    jnp.zeros((batch, max_tokens), jnp.int32),
+    jnp.zeros((batch, max_tokens, width), cfg.llm.dtype),
+    jnp.zeros(batch, jnp.int32),
+    jnp.zeros(batch, bool),
+  )
   *_, tokens, hidden, counts, ended = jax.lax.while_loop(
-      lambda carry: (carry[0] < max_tokens) & ~carry[-1].all(), step, start)
+    lambda carry: (carry[0] < max_tokens) & ~carry[-1].all(), step, start
+  )
   return Generated(tokens, counts, hidden, (~ended).astype(jnp.int32))
 
 

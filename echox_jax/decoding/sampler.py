@@ -13,16 +13,21 @@ Array = jax.Array
 def check(temperature: float, top_p: float) -> None:
   """Raises EchoXError if the temperature is negative or not finite, or `top_p` outside (0, 1]."""
   if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
-    raise errors.EchoXError(f'temperature {temperature} or top-p {top_p} is out of range: '
-                            'give a temperature of 0 or more and a top-p above 0, at most 1.')
+    raise errors.EchoXError(
+      f'temperature {temperature} or top-p {top_p} is out of range: '
+      'give a temperature of 0 or more and a top-p above 0, at most 1.'
+    )
 
 
-def sample(logits: Array, key: Array | None, temperature: float | Array = 0.0, top_p: float | Array = 1.0) -> Array:
+def sample(
+  logits: Array, key: Array | None, temperature: float | Array = 0.0, top_p: float | Array = 1.0
+) -> Array:
   """Next ids from float32[...,V] logits -> int32[...].
 
-  Nucleus sampling as released (facts 8: temperature 0.2, top_p 0.9): a token is dropped when the probabilities of the
-  more likely ones already exceed `top_p`, so the first is never dropped. The number 0 as temperature is greedy; a temperature
-  that is traced, so that one program serves them all, must be above 0.
+  Nucleus sampling as released (facts 8: temperature 0.2, top_p 0.9): a token is dropped when the
+  probabilities of the more likely ones already exceed `top_p`, so the first is never dropped. The
+  number 0 as temperature is greedy; a temperature that is traced, so that one program serves them
+  all, must be above 0.
   """
   if not isinstance(temperature, jax.core.Tracer) and temperature == 0:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -1,9 +1,10 @@
 """Where an answer is cut into slices that are spoken while the rest is still being thought of.
 
-score = cosine(state that predicts a token, head row of "."): high where the model is about to end a phrase (paper,
-"Streaming"). A token is a cut when its score is a local maximum and the slice is long enough, or long enough and above
-the threshold (facts 8). A candidate is judged `look_ahead` tokens late, so that the last tokens of an answer never cut;
-what is left at the end is one last slice.
+score = cosine(state that predicts a token, head row of "."): high where the model is about to end a
+phrase (paper, "Streaming"). A token is a cut when its score is a local maximum and the slice is
+long enough, or long enough and above the threshold (facts 8). A candidate is judged `look_ahead`
+tokens late, so that the last tokens of an answer never cut; what is left at the end is one last
+slice.
 
 The rule stands here twice, for whole answers inside jit (training) and token by token (streaming).
 """
@@ -39,13 +40,21 @@ def cut_slices(token_scores: Array, lengths: Array, cfg: StreamingConfig) -> Arr
   shown = jnp.where(jnp.arange(t) < lengths[:, None], token_scores, -jnp.inf)
   ahead = min(cfg.look_ahead, cfg.peak_window)
   around = jax.lax.reduce_window(
-      shown, -jnp.inf, jax.lax.max, (1, cfg.peak_window + 1 + ahead), (1, 1), ((0, 0), (cfg.peak_window, ahead)))
+    shown,
+    -jnp.inf,
+    jax.lax.max,
+    (1, cfg.peak_window + 1 + ahead),
+    (1, 1),
+    ((0, 0), (cfg.peak_window, ahead)),
+  )
   peaks = (shown == around) & (jnp.arange(t) + cfg.look_ahead < lengths[:, None])
 
   def step(start: Array, candidate: tuple[Array, Array, Array]) -> tuple[Array, Array]:
     position, peak, score = candidate
     before = position - start
-    long_enough = (before >= cfg.min_tokens) | ((score > cfg.threshold) & (before >= cfg.min_tokens_above_threshold))
+    long_enough = (before >= cfg.min_tokens) | (
+      (score > cfg.threshold) & (before >= cfg.min_tokens_above_threshold)
+    )
     cut = peak & long_enough
     return jnp.where(cut, position + 1, start), cut
 
@@ -63,16 +72,20 @@ class SliceCutter:
     self._start = 0
 
   def push(self, score: float) -> tuple[int, int] | None:
-    """Takes the score of the next token; returns (start, stop) of the slice of tokens that is now ready, if any."""
+    """Takes the score of the next token; returns (start, stop) of the slice of tokens that is now
+    ready, if any.
+    """
     cfg = self._cfg
     self._scores.append(np.float32(score))
     candidate = len(self._scores) - 1 - cfg.look_ahead
     if candidate < 0:
       return None
     here = self._scores[candidate]
-    around = self._scores[max(0, candidate - cfg.peak_window):candidate + cfg.peak_window + 1]
+    around = self._scores[max(0, candidate - cfg.peak_window) : candidate + cfg.peak_window + 1]
     before = candidate - self._start
-    long_enough = before >= cfg.min_tokens or (here > cfg.threshold and before >= cfg.min_tokens_above_threshold)
+    long_enough = before >= cfg.min_tokens or (
+      here > cfg.threshold and before >= cfg.min_tokens_above_threshold
+    )
     if here < max(around) or not long_enough:
       return None
     ready = (self._start, candidate + 1)

@@ -1,11 +1,15 @@
-"""exist-match: an answer is right if it contains one of the accepted answers word for word (paper: scoring as in UltraEval-Audio)."""
+"""exist-match: an answer is right if it contains one of the accepted answers word for word (paper:
+scoring as in UltraEval-Audio).
+"""
 
 from collections.abc import Iterable, Sequence
 import unicodedata
 
 
 def tokenise(text: str) -> list[str]:
-  """Lower-case tokens of NFD-normalised text: runs of letters, digits and marks, or single other characters that are no space."""
+  """Lower-case tokens of NFD-normalised text: runs of letters, digits and marks, or single other
+  characters that are no space.
+  """
   tokens, run = [], ''
   for char in unicodedata.normalize('NFD', text):
     kind = unicodedata.category(char)[0]
@@ -23,10 +27,14 @@ def tokenise(text: str) -> list[str]:
 
 
 def exist_match(answer: str, references: Iterable[str]) -> bool:
-  """Whether the token list of any reference occurs contiguously in the answer's; a reference without tokens never does."""
+  """Whether the token list of any reference occurs contiguously in the answer's; a reference
+  without tokens never does.
+  """
   tokens = tokenise(answer)
   return any(_contains(tokens, tokenise(reference)) for reference in references)
 
 
 def _contains(tokens: Sequence[str], part: Sequence[str]) -> bool:
-  return bool(part) and any(tokens[i:i + len(part)] == part for i in range(len(tokens) - len(part) + 1))
+  return bool(part) and any(
+    tokens[i : i + len(part)] == part for i in range(len(tokens) - len(part) + 1)
+  )

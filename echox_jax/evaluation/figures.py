@@ -1,26 +1,39 @@
-"""The pictures of a report (matplotlib, extra `demo`): each function draws one and returns it as PNG bytes."""
+"""The pictures of a report (matplotlib, extra `demo`): each function draws one and returns it as
+PNG bytes.
+"""
 
 from collections.abc import Mapping, Sequence
 import io
 from typing import Any
 
+import numpy as np
+
 from echox_jax import rates
 from echox_jax.errors import require
-import numpy as np
 
 INK, GREY, GRID = '#222222', '#8a8a8a', '#e6e6e6'
 BLUE, ORANGE, GREEN, RED = '#2f6db3', '#e08a2b', '#3f8f5b', '#c0443c'
 _CURVES = {  # metric -> (colour, what it is called in the picture)
-    'text_ce': (BLUE, 'text'), 'ctc': (ORANGE, 'CTC'), 'unit_ce': (BLUE, 'unit words'), 'echo_ce': (GREEN, 'echo'),
-    'denoising': (RED, 'denoising'), 'mel_loss': (BLUE, 'mel'), 'stft_loss': (GREY, 'STFT'),
-    'duration_loss': (ORANGE, 'durations'),
-    'feature_loss': (GREEN, 'features'), 'adversarial_loss': (RED, 'adversarial'), 'discriminator_loss': (INK, 'discriminators')}
+  'text_ce': (BLUE, 'text'),
+  'ctc': (ORANGE, 'CTC'),
+  'unit_ce': (BLUE, 'unit words'),
+  'echo_ce': (GREEN, 'echo'),
+  'denoising': (RED, 'denoising'),
+  'mel_loss': (BLUE, 'mel'),
+  'stft_loss': (GREY, 'STFT'),
+  'duration_loss': (ORANGE, 'durations'),
+  'feature_loss': (GREEN, 'features'),
+  'adversarial_loss': (RED, 'adversarial'),
+  'discriminator_loss': (INK, 'discriminators'),
+}
 
 _HELD_OUT = dict(lw=1, ls='--', marker='o', markersize=2.5)
 
 
 def loss_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-  """One panel a stage: loss parts over steps, logarithmic, from the records of its metrics file; dashed on held-out rows."""
+  """One panel a stage: loss parts over steps, logarithmic, from the records of its metrics file;
+  dashed on held-out rows.
+  """
   figure = _figure(2.4 * len(stages), 2.3)
   for i, (stage, records) in enumerate(stages.items()):
     axes = _axes(figure, 1, len(stages), i + 1, stage)
@@ -42,11 +55,23 @@ def loss_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 
 def scores(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]]) -> bytes:
-  """Two panels of bars, what should be high and what should be low, each with a mark at its target."""
-  high = [n for n in ('text_exact_match', 's2t_exact_match', 's2s_exact_match') if metrics.get(n) is not None]
-  low = [n for n in ('reply_wer', 'resynthesis_wer', 'resynthesis_wer_true_durations', 'natural_wer') if metrics.get(n) is not None]
+  """Two panels of bars, what should be high and what should be low, each with a mark at its
+  target.
+  """
+  high = [
+    n
+    for n in ('text_exact_match', 's2t_exact_match', 's2s_exact_match')
+    if metrics.get(n) is not None
+  ]
+  low = [
+    n
+    for n in ('reply_wer', 'resynthesis_wer', 'resynthesis_wer_true_durations', 'natural_wer')
+    if metrics.get(n) is not None
+  ]
   figure = _figure(9.6, 2.2)
-  for place, (names, title) in enumerate(((high, 'exact match (higher is better)'), (low, 'word error rate (lower is better)')), 1):
+  for place, (names, title) in enumerate(
+    ((high, 'exact match (higher is better)'), (low, 'word error rate (lower is better)')), 1
+  ):
     axes = _axes(figure, 1, 2, place, title)
     values = [metrics[name] for name in names]
     goals = [targets[name][1] if name in targets else None for name in names]
@@ -55,26 +80,45 @@ def scores(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]])
       good = goal is None or (value >= goal if place == 1 else value <= goal)
       axes.barh(y, value, color=GREY if goal is None else GREEN if good else ORANGE, height=0.6)
       inside = value > 0.2 * most
-      axes.text(value - 0.02 * most if inside else value + 0.01 * most, y, f'{value:.3f}', va='center', fontsize=8,
-                ha='right' if inside else 'left', color='white' if inside else INK)
+      axes.text(
+        value - 0.02 * most if inside else value + 0.01 * most,
+        y,
+        f'{value:.3f}',
+        va='center',
+        fontsize=8,
+        ha='right' if inside else 'left',
+        color='white' if inside else INK,
+      )
       if goal is not None:
         axes.plot([goal, goal], [y - 0.42, y + 0.42], color=INK, lw=1.6)
-    axes.set_yticks(range(len(names)), [n.replace('_', ' ').replace(' exact match', '').replace(' wer', '') for n in names])
+    axes.set_yticks(
+      range(len(names)),
+      [n.replace('_', ' ').replace(' exact match', '').replace(' wer', '') for n in names],
+    )
     axes.set_xlim(0, 1.12 * most)
     axes.invert_yaxis()
   return _png(figure)
 
 
 def groups(metrics: Mapping[str, Any]) -> bytes:
-  """Exact match by category and by voice: bars for the text of the answer, and for what the judge heard of it."""
-  panels = [(title, metrics[key]) for key, title in (('by_category', 'by category'), ('by_voice', 'by voice')) if metrics.get(key)]
+  """Exact match by category and by voice: bars for the text of the answer, and for what the judge
+  heard of it.
+  """
+  panels = [
+    (title, metrics[key])
+    for key, title in (('by_category', 'by category'), ('by_voice', 'by voice'))
+    if metrics.get(key)
+  ]
   widths = [len(values) + 1 for _, values in panels]
   figure = _figure(9.6, 2.4)
   grid = figure.add_gridspec(1, len(panels), width_ratios=widths)
   for i, (title, values) in enumerate(panels):
     axes = _styled(figure.add_subplot(grid[0, i]), title)
     x = np.arange(len(values))
-    for shift, key, colour, label in ((-0.2, 's2t_exact_match', BLUE, 'text of the answer'), (0.2, 's2s_exact_match', ORANGE, 'heard in the answer')):
+    for shift, key, colour, label in (
+      (-0.2, 's2t_exact_match', BLUE, 'text of the answer'),
+      (0.2, 's2s_exact_match', ORANGE, 'heard in the answer'),
+    ):
       axes.bar(x + shift, [v[key] for v in values.values()], width=0.38, color=colour, label=label)
     axes.set_xticks(x, [f'{name}\n({v["questions"]})' for name, v in values.items()], fontsize=7)
     axes.set_ylim(0, 1.25)
@@ -85,11 +129,21 @@ def groups(metrics: Mapping[str, Any]) -> bytes:
 
 
 def timeline(reply: Mapping[str, Any]) -> bytes:
-  """How one answer streamed: tokens and their trigger scores, cuts, when each slice was turned into sound and when it is heard."""
+  """How one answer streamed: tokens and their trigger scores, cuts, when each slice was turned into
+  sound and when it is heard.
+  """
   figure = _figure(9.6, 3.4)
   grid = figure.add_gridspec(3, 1, height_ratios=[1.5, 1, 0.8])
-  score, work, sound = (_styled(figure.add_subplot(grid[i, 0]), title) for i, title in enumerate(
-      ('trigger score of each text token; dashed: the slice before is complete', 'computing', 'listening')))
+  score, work, sound = (
+    _styled(figure.add_subplot(grid[i, 0]), title)
+    for i, title in enumerate(
+      (
+        'trigger score of each text token; dashed: the slice before is complete',
+        'computing',
+        'listening',
+      )
+    )
+  )
   colours = [(ORANGE, GREEN, RED)[i % 3] for i in range(len(reply['slices']))]
   times, first, done = reply['token_times_s'], reply['first_audio_s'], reply['finished_s']
   score.plot(times, reply['scores'], color=BLUE, lw=1, marker='o', markersize=3)
@@ -101,17 +155,34 @@ def timeline(reply: Mapping[str, Any]) -> bytes:
   end = 1.02 * max(until, done, 0.01)
   for part, colour, start in zip(reply['slices'], colours, starts):
     score.axvline(part['cut_at_s'], color=colour, lw=1.2, ls='--')
-    work.broken_barh([(part['cut_at_s'], part['ready_at_s'] - part['cut_at_s'])], (0, 0.7), facecolors=colour)
+    work.broken_barh(
+      [(part['cut_at_s'], part['ready_at_s'] - part['cut_at_s'])], (0, 0.7), facecolors=colour
+    )
     sound.broken_barh([(start, part['audio_s'])], (0, 0.7), facecolors=colour, alpha=0.6)
-    sound.text(start + part['audio_s'] / 2, 0.35, _shorten(part['text'], part['audio_s'], end), ha='center', va='center', fontsize=7.5,
-               color=INK, parse_math=False)
+    sound.text(
+      start + part['audio_s'] / 2,
+      0.35,
+      _shorten(part['text'], part['audio_s'], end),
+      ha='center',
+      va='center',
+      fontsize=7.5,
+      color=INK,
+      parse_math=False,
+    )
   for axes in (score, work):
     axes.set_xlim(0, 1.02 * max(done, 0.01))
     if first is not None:
       axes.axvline(first, color=INK, lw=1.2)
   if first is not None:
-    score.text(first, 1.04, f' first sound {first:.2f} s', fontsize=8, color=INK, ha='right' if first > 0.7 * done else 'left',
-               transform=score.get_xaxis_transform())
+    score.text(
+      first,
+      1.04,
+      f' first sound {first:.2f} s',
+      fontsize=8,
+      color=INK,
+      ha='right' if first > 0.7 * done else 'left',
+      transform=score.get_xaxis_transform(),
+    )
   score.tick_params(labelbottom=False)
   work.set_yticks([1.35, 0.35], ['text', 'speech'])
   sound.set_xlim(0, end)
@@ -130,8 +201,16 @@ def spectrograms(waves: Mapping[str, np.ndarray], rate: int = rates.SAMPLE_RATE)
     padded = np.pad(wave, (0, max(0, n_fft - len(wave))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop] * np.hanning(n_fft)
     power = 20 * np.log10(np.abs(np.fft.rfft(frames)) + 1e-5).T
-    axes.imshow(power, origin='lower', aspect='auto', cmap='magma', extent=(0, len(frames) * hop / rate, 0, rate / 2000),
-                vmin=power.max() - 75, vmax=power.max(), interpolation='nearest')
+    axes.imshow(
+      power,
+      origin='lower',
+      aspect='auto',
+      cmap='magma',
+      extent=(0, len(frames) * hop / rate, 0, rate / 2000),
+      vmin=power.max() - 75,
+      vmax=power.max(),
+      interpolation='nearest',
+    )
     axes.set_xlim(0, longest)
     axes.grid(False)
     axes.set_ylabel('kHz', color=GREY)
@@ -143,20 +222,42 @@ def spectrograms(waves: Mapping[str, np.ndarray], rate: int = rates.SAMPLE_RATE)
 
 
 def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
-  """What each unit language leaves of the reduced units, as `launch.bench unit_language` measured it: over the longest word, and over the vocabulary."""
+  """What each unit language leaves of the reduced units, as `launch.bench unit_language` measured
+  it: over the longest word, and over the vocabulary.
+  """
   figure = _figure(9.6, 3.2)
   share = lambda row: row['held_out']['share']
   sizes, longest = sorted({row['asked'] for row in rows}), sorted({row['k'] for row in rows})
   colours = (GREY, ORANGE, GREEN, BLUE, RED, INK)
-  for place, (over, lines, title) in enumerate((('k', 'asked', 'longest word (units), a line a vocabulary'),
-                                               ('asked', 'k', 'vocabulary (words), a line a longest word')), 1):
+  for place, (over, lines, title) in enumerate(
+    (
+      ('k', 'asked', 'longest word (units), a line a vocabulary'),
+      ('asked', 'k', 'vocabulary (words), a line a longest word'),
+    ),
+    1,
+  ):
     axes = _axes(figure, 1, 2, place, 'unit words a reduced unit, held-out speech')
     for i, value in enumerate(sizes if lines == 'asked' else longest):
-      points = sorted((row[over], share(row)) for row in rows if row[lines] == value and row['kind'] == 'ngram')
-      axes.plot(*zip(*points), color=colours[i % len(colours)], lw=1.4, marker='o', markersize=3, label=f'{value:,}')
+      points = sorted(
+        (row[over], share(row)) for row in rows if row[lines] == value and row['kind'] == 'ngram'
+      )
+      axes.plot(
+        *zip(*points),
+        color=colours[i % len(colours)],
+        lw=1.4,
+        marker='o',
+        markersize=3,
+        label=f'{value:,}',
+      )
     axes.set_xlabel(title, color=GREY)
     if over == 'asked':
-      axes.plot(*zip(*sorted((row['asked'], share(row)) for row in rows if row['kind'] == 'bpe')), color=INK, lw=1, ls='--', label='BPE')
+      axes.plot(
+        *zip(*sorted((row['asked'], share(row)) for row in rows if row['kind'] == 'bpe')),
+        color=INK,
+        lw=1,
+        ls='--',
+        label='BPE',
+      )
       axes.set_xscale('log')
       axes.set_xticks(sizes, [f'{size:,}' for size in sizes])
       axes.minorticks_off()
@@ -167,7 +268,7 @@ def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _shorten(text: str, seconds: float, whole: float) -> str:
   """As much of `text` as fits a bar of `seconds` in a picture of `whole` seconds."""
   room = int(115 * seconds / whole)
-  return text if len(text) <= room else text[:room - 1] + '…' if room > 3 else ''
+  return text if len(text) <= room else text[: room - 1] + '…' if room > 3 else ''
 
 
 def check_installed() -> None:
@@ -178,6 +279,7 @@ def check_installed() -> None:
 def _figure(width: float, height: float):
   check_installed()
   from matplotlib.figure import Figure
+
   return Figure(figsize=(width, height), layout='constrained')
 
 

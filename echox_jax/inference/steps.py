@@ -1,7 +1,9 @@
-"""What answering a question computes: pure functions of (config, params, arrays), for any batch size.
+"""What answering a question computes: pure functions of (config, params, arrays), for any batch
+size.
 
-The engine compiles them, and `launch.convert export --to stablehlo` writes the same ones out. Shapes below: B questions or
-slices, T prompt ids, S shrink budget, D width of the LLM, V its vocabulary.
+The engine compiles them, and `launch.convert export --to stablehlo` writes the same ones out.
+Shapes below: B questions or slices, T prompt ids, S shrink budget, D width of the LLM, V its
+vocabulary.
 """
 
 from collections.abc import Sequence
@@ -10,12 +12,9 @@ from typing import NamedTuple
 import jax
 
 from echox_jax import rates
-from echox_jax.models import positions
 from echox_jax.config import EchoXConfig
-from echox_jax.decoding import generate
-from echox_jax.decoding import sampler
-from echox_jax.decoding import trigger
-from echox_jax.models import echox
+from echox_jax.decoding import generate, sampler, trigger
+from echox_jax.models import echox, positions
 from echox_jax.models.llama import Llama, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
@@ -27,14 +26,20 @@ _FRAME_STEP = 100  # 2 s of speech
 
 
 class Ladders(NamedTuple):
-  """Static sizes that inputs are padded to, short to long: samples of a question, ids of a prompt, frames of speech."""
+  """Static sizes that inputs are padded to, short to long: samples of a question, ids of a prompt,
+  frames of speech.
+  """
+
   samples: Sequence[int]
   prompt: Sequence[int]
   frames: Sequence[int]
 
 
 class Heard(NamedTuple):
-  """A question as the LLM hears it: embeddings float[B,S,D], kept int[B] of them real, overflow int[B] left out."""
+  """A question as the LLM hears it: embeddings float[B,S,D], kept int[B] of them real, overflow
+  int[B] left out.
+  """
+
   embeddings: Array
   kept: Array
   overflow: Array
@@ -42,14 +47,20 @@ class Heard(NamedTuple):
 
 def ladders(cfg: EchoXConfig) -> Ladders:
   """The sizes that a config allows; the last of each is its budget."""
-  longest = min(cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds)
-  return Ladders([round(s * rates.SAMPLE_RATE) for s in _ladder(_AUDIO_STEP, longest)],
-                 [int(n) for n in _ladder(_PROMPT_STEP, cfg.max_prompt_tokens)],
-                 [int(n) for n in _ladder(_FRAME_STEP, cfg.streaming.max_frames)])
+  longest = min(
+    cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds
+  )
+  return Ladders(
+    [round(s * rates.SAMPLE_RATE) for s in _ladder(_AUDIO_STEP, longest)],
+    [int(n) for n in _ladder(_PROMPT_STEP, cfg.max_prompt_tokens)],
+    [int(n) for n in _ladder(_FRAME_STEP, cfg.streaming.max_frames)],
+  )
 
 
 def encode(cfg: EchoXConfig, params: dict, audio: Array, lengths: Array) -> tuple[Array, Array]:
-  """float[B,samples] at 16 kHz, int[B] -> states of the speech encoder float[B,E,Dw] and their lengths int[B]."""
+  """float[B,samples] at 16 kHz, int[B] -> states of the speech encoder float[B,E,Dw] and their
+  lengths int[B].
+  """
   return echox.encode_speech(params, cfg, audio, lengths)
 
 
@@ -60,38 +71,65 @@ def embed(cfg: EchoXConfig, params: dict, states: Array, lengths: Array) -> Hear
 
 
 def read(cfg: EchoXConfig, params: dict, ids: Array, heard: Heard | None) -> generate.TextState:
-  """Prompts int[B,T], padded at the right, and what stands for their AUDIO ids -> the LLM behind them."""
+  """Prompts int[B,T], padded at the right, and what stands for their AUDIO ids -> the LLM behind
+  them.
+  """
   embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
-  return generate.prefill(params, cfg, echox.splice(cfg, ids, embeddings, heard), cfg.streaming.max_new_tokens)
+  return generate.prefill(
+    params, cfg, echox.splice(cfg, ids, embeddings, heard), cfg.streaming.max_new_tokens
+  )
 
 
-def choose(cfg: EchoXConfig, params: dict, hidden: Array, logits: Array, key: Array | None = None, temperature: float = 0.0,
-           top_p: float = 1.0) -> tuple[Array, Array]:
-  """States float[B,D] and logits float[B,V] -> (next ids int32[B], trigger scores float32[B]); temperature 0 needs no key."""
+def choose(
+  cfg: EchoXConfig,
+  params: dict,
+  hidden: Array,
+  logits: Array,
+  key: Array | None = None,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+) -> tuple[Array, Array]:
+  """States float[B,D] and logits float[B,V] -> (next ids int32[B], trigger scores float32[B]);
+  temperature 0 needs no key.
+  """
   period = head_embedding(params['llm'])[cfg.special_ids.period]
   return sampler.sample(logits, key, temperature, top_p), trigger.scores(hidden, period)
 
 
-def advance(cfg: EchoXConfig, params: dict, state: generate.TextState, token: Array) -> generate.TextState:
+def advance(
+  cfg: EchoXConfig, params: dict, state: generate.TextState, token: Array
+) -> generate.TextState:
   """Feeds one id int32[B]."""
   return generate.decode_step(params, cfg, state, token)
 
 
 def speak(cfg: EchoXConfig, params: dict, hidden: Array, lengths: Array) -> generate.UnitWords:
-  """States of slices float[B,max_slice_tokens,D], int[B] of them real -> unit words, as many as the decoder has positions for."""
+  """States of slices float[B,max_slice_tokens,D], int[B] of them real -> unit words, as many as the
+  decoder has positions for.
+  """
   adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
-  return generate.decode_unit_words(params['echo'], params['unit_text_embedding']['embedding'], cfg, adapted, lengths,
-                                    positions.max_unit_words(cfg))
+  return generate.decode_unit_words(
+    params['echo'],
+    params['unit_text_embedding']['embedding'],
+    cfg,
+    adapted,
+    lengths,
+    positions.max_unit_words(cfg),
+  )
 
 
 def durations(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
   """Reduced units int32[B,R], bool[B,R] -> frames of each int32[B,R]."""
-  return UnitVocoder(cfg.vocoder).apply({'params': params['vocoder']}, units, mask, method='durations')
+  return UnitVocoder(cfg.vocoder).apply(
+    {'params': params['vocoder']}, units, mask, method='durations'
+  )
 
 
 def wave(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
   """Units at 50 Hz int32[B,F], bool[B,F] -> float32[B,F*hop]."""
-  return UnitVocoder(cfg.vocoder).apply({'params': params['vocoder']}, units, mask, method='generate')
+  return UnitVocoder(cfg.vocoder).apply(
+    {'params': params['vocoder']}, units, mask, method='generate'
+  )
 
 
 def _ladder(first: float, last: float) -> list[float]:

@@ -1,10 +1,13 @@
-"""Soundwave adapter (facts 3): Whisper states -> a short sequence of vectors that stand in the LLM's input for the speech.
+"""Soundwave adapter (facts 3): Whisper states -> a short sequence of vectors that stand in the
+LLM's input for the speech.
 
-Pairs of states are projected, aligned with text by CTC, shrunk to the first frame of each run of equal CTC labels, and look
-back at the frames. Parameters: `projection`, `alignment/{self_attn,norm1,norm2,linear1,linear2}`, `out_norm`,
-`ctc_head/embedding` [V,D], `look_back/{attention,norm}`.
+Pairs of states are projected, aligned with text by CTC, shrunk to the first frame of each run of
+equal CTC labels, and look back at the frames. Parameters: `projection`,
+`alignment/{self_attn,norm1,norm2,linear1,linear2}`, `out_norm`, `ctc_head/embedding` [V,D],
+`look_back/{attention,norm}`.
 
-Several clips of one conversation may be given on a turn axis: shapes below have leading axes [B] or [B,turns].
+Several clips of one conversation may be given on a turn axis: shapes below have leading axes [B] or
+[B,turns].
 """
 
 from typing import NamedTuple
@@ -14,9 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import errors
-from echox_jax.models import chunked_head
 from echox_jax.config import AdapterConfig, EchoXConfig
-from echox_jax.models import layers
+from echox_jax.models import chunked_head, layers
 from echox_jax.models.attention import Mask
 
 Array = jax.Array
@@ -32,6 +34,7 @@ class Speech(NamedTuple):
     frames: float[...,F,D], what the CTC head reads.
     frame_lengths: int[...], frames of each clip.
   """
+
   embeddings: Array
   kept: Array
   overflow: Array
@@ -40,7 +43,10 @@ class Speech(NamedTuple):
 
 
 class AlignmentLayer(nn.Module):
-  """One pre-norm ReLU transformer layer (facts 3.3): float[N,T,D], keys bool[N,T] -> float[N,T,D]."""
+  """One pre-norm ReLU transformer layer (facts 3.3): float[N,T,D], keys bool[N,T] ->
+  float[N,T,D].
+  """
+
   cfg: AdapterConfig
 
   @nn.compact
@@ -48,27 +54,39 @@ class AlignmentLayer(nn.Module):
     cfg = self.cfg
     norm = lambda name: layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name=name)
     drop = nn.Dropout(cfg.dropout, deterministic=deterministic)
-    attend = layers.MultiHeadAttention(cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='self_attn')
+    attend = layers.MultiHeadAttention(
+      cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='self_attn'
+    )
     x = x + drop(attend(norm('norm1')(x), mask=Mask(keys), deterministic=deterministic))
-    y = layers.Dense(cfg.intermediate_size, ('embed', 'mlp'), use_bias=True, dtype=cfg.dtype, name='linear1')(norm('norm2')(x))
-    y = layers.Dense(x.shape[-1], ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype, name='linear2')(drop(nn.relu(y)))
+    y = layers.Dense(
+      cfg.intermediate_size, ('embed', 'mlp'), use_bias=True, dtype=cfg.dtype, name='linear1'
+    )(norm('norm2')(x))
+    y = layers.Dense(x.shape[-1], ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype, name='linear2')(
+      drop(nn.relu(y))
+    )
     return x + drop(y)
 
 
 class LookBack(nn.Module):
-  """LN(S + attention of S over the frames) (facts 3.7): float[N,S,D], float[N,F,D], keys bool[N,F] -> float[N,S,D]."""
+  """LN(S + attention of S over the frames) (facts 3.7): float[N,S,D], float[N,F,D], keys bool[N,F]
+  -> float[N,S,D].
+  """
+
   cfg: AdapterConfig
 
   @nn.compact
   def __call__(self, kept: Array, frames: Array, keys: Array, deterministic: bool) -> Array:
     cfg = self.cfg
-    attend = layers.MultiHeadAttention(cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='attention')
+    attend = layers.MultiHeadAttention(
+      cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='attention'
+    )
     seen = attend(kept, frames, mask=Mask(keys), deterministic=deterministic)
     return layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name='norm')(kept + seen)
 
 
 class SoundwaveAdapter(nn.Module):
   """Whisper states -> `Speech`."""
+
   cfg: EchoXConfig
 
   def setup(self):
@@ -76,8 +94,11 @@ class SoundwaveAdapter(nn.Module):
     if cfg.variant not in ('paper', 'released'):
       raise errors.ConfigError(f'adapter.variant is {cfg.variant!r}: use paper or released.')
     self.projection = layers.Dense(width, ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype)
-    # Attention weights [clips,heads,frames,frames] are the largest arrays of a step: where the LLM saves memory, so do these layers.
-    lean = lambda layer, deterministic: layer if self.cfg.llm.remat == 'none' else nn.remat(layer, static_argnums=deterministic)
+    # Attention weights [clips,heads,frames,frames] are the largest arrays of a step: where the LLM
+    # saves memory, so do these layers.
+    lean = lambda layer, deterministic: (
+      layer if self.cfg.llm.remat == 'none' else nn.remat(layer, static_argnums=deterministic)
+    )
     self.alignment = lean(AlignmentLayer, 3)(cfg)
     self.out_norm = layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype)
     self.ctc_head = layers.Embed(self.cfg.llm.vocab_size, width, dtype=cfg.dtype)
@@ -86,7 +107,8 @@ class SoundwaveAdapter(nn.Module):
   def __call__(self, states: Array, state_lengths: Array, deterministic: bool = True) -> Speech:
     """float[...,E,Dw] states at 50 Hz, int[...] lengths -> `Speech`; an odd last state is left out.
 
-    Everything but the selection carries gradients. What lies beyond a clip's length has no influence on it.
+    Everything but the selection carries gradients. What lies beyond a clip's length has no
+    influence on it.
     """
     released = self.cfg.adapter.variant == 'released'
     lead, width = states.shape[:-2], self.cfg.llm.hidden_size
@@ -100,11 +122,17 @@ class SoundwaveAdapter(nn.Module):
     keep = kept_frames(labels, real, self._dropped_label())
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)
-    # The released look-back hides exactly the dropped frames; Soundwave's idea is to look back at all of them.
+    # The released look-back hides exactly the dropped frames; Soundwave's idea is to look back at
+    # all of them.
     out = self.look_back(shrunk, flat, keep if released else real, deterministic)
     out = jnp.where(valid[..., None], out, 0)
-    return Speech(out.reshape(*lead, -1, width), jnp.sum(valid, axis=-1).reshape(lead), overflow.reshape(lead), frames,
-                  frame_lengths)
+    return Speech(
+      out.reshape(*lead, -1, width),
+      jnp.sum(valid, axis=-1).reshape(lead),
+      overflow.reshape(lead),
+      frames,
+      frame_lengths,
+    )
 
   def ctc_logits(self, frames: Array) -> Array:
     """float[...,F,D] -> float32[...,F,V]."""
@@ -113,12 +141,16 @@ class SoundwaveAdapter(nn.Module):
   def _align(self, x: Array, real: Array, deterministic: bool) -> Array:
     """The alignment layer over time, or in `released` over turns, frame by frame (facts 3.3)."""
     if self.cfg.adapter.variant == 'paper':
-      flat = self.alignment(x.reshape(-1, *x.shape[-2:]), real.reshape(-1, real.shape[-1]), deterministic)
+      flat = self.alignment(
+        x.reshape(-1, *x.shape[-2:]), real.reshape(-1, real.shape[-1]), deterministic
+      )
       return flat.reshape(x.shape)
     turns = x if x.ndim == 4 else x[:, None]
     by_frame = turns.swapaxes(1, 2)
     keys = real.reshape(turns.shape[:-1]).swapaxes(1, 2)
-    flat = self.alignment(by_frame.reshape(-1, *by_frame.shape[2:]), keys.reshape(-1, keys.shape[-1]), deterministic)
+    flat = self.alignment(
+      by_frame.reshape(-1, *by_frame.shape[2:]), keys.reshape(-1, keys.shape[-1]), deterministic
+    )
     return flat.reshape(by_frame.shape).swapaxes(1, 2).reshape(x.shape)
 
   def _dropped_label(self) -> int | None:
@@ -128,13 +160,15 @@ class SoundwaveAdapter(nn.Module):
 def pair_frames(states: Array) -> Array:
   """float[...,E,Dw] -> float[...,E//2,2 Dw]: states 2t and 2t + 1 side by side (facts 3.1)."""
   pairs = states.shape[-2] // 2
-  return states[..., :2 * pairs, :].reshape(*states.shape[:-2], pairs, 2 * states.shape[-1])
+  return states[..., : 2 * pairs, :].reshape(*states.shape[:-2], pairs, 2 * states.shape[-1])
 
 
 def kept_frames(labels: Array, real: Array, dropped: int | None = None) -> Array:
-  """bool[B,F]: the first frame of each run of equal CTC labels int[B,F] among the real frames bool[B,F] (facts 3.6).
+  """bool[B,F]: the first frame of each run of equal CTC labels int[B,F] among the real frames
+  bool[B,F] (facts 3.6).
 
-  Runs of blanks are kept like others, as released, unless the blank is given as `dropped`; the first frame always stays.
+  Runs of blanks are kept like others, as released, unless the blank is given as `dropped`; the
+  first frame always stays.
   """
   changed = labels[:, 1:] != labels[:, :-1]
   if dropped is not None:
@@ -152,7 +186,11 @@ def select(keep: Array, budget: int) -> tuple[Array, Array, Array]:
   slots = jnp.arange(1, budget + 1)
   index = jax.vmap(lambda row: jnp.searchsorted(row, slots))(counts)
   total = counts[:, -1:]
-  return (jnp.minimum(index, keep.shape[1] - 1), slots <= total, jnp.maximum(total[:, 0] - budget, 0))
+  return (
+    jnp.minimum(index, keep.shape[1] - 1),
+    slots <= total,
+    jnp.maximum(total[:, 0] - budget, 0),
+  )
 
 
 def init_adapter(key: Array, cfg: EchoXConfig) -> dict:

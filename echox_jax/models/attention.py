@@ -1,7 +1,8 @@
-"""Scaled dot-product attention, by what the platform is best at: plain products, splash attention (TPU) or cuDNN (GPU).
+"""Scaled dot-product attention, by what the platform is best at: plain products, splash attention
+(TPU) or cuDNN (GPU).
 
-All give the same up to rounding wherever a result means something; what a position that is no real key itself (padding) gets is
-finite, and differs between them.
+All give the same up to rounding wherever a result means something; what a position that is no real
+key itself (padding) gets is finite, and differs between them.
 """
 
 from collections.abc import Callable
@@ -32,6 +33,7 @@ class Mask:
     allowed: bool, broadcastable to [B,1,T,S], for what the rest cannot say.
     causal: no position sees later ones; each sees itself, real or not.
   """
+
   keys: Array | None = None
   segments: Array | None = None
   allowed: Array | None = None
@@ -58,8 +60,14 @@ def segment_positions(segments: Array) -> Array:
   return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 
 
-def attention(query: Array, key: Array, value: Array, mask: Mask = Mask(), dropout: Callable[[Array], Array] | None = None,
-              backend: str = 'xla') -> Array:
+def attention(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Mask = Mask(),
+  dropout: Callable[[Array], Array] | None = None,
+  backend: str = 'xla',
+) -> Array:
   """Attention with grouped key/value heads; softmax in float32.
 
   Args:
@@ -68,7 +76,8 @@ def attention(query: Array, key: Array, value: Array, mask: Mask = Mask(), dropo
     value: float[B,S,K,H].
     mask: what may be seen.
     dropout: applied to the attention weights.
-    backend: `xla`, `splash`, `cudnn`, or `auto`: the best of the platform. Where it cannot be had it is `xla`; the log says why.
+    backend: `xla`, `splash`, `cudnn`, or `auto`: the best of the platform. Where it cannot be had
+      it is `xla`; the log says why.
 
   Returns:
     float[B,T,N,H] in the dtype of `value`.
@@ -84,15 +93,24 @@ def attention(query: Array, key: Array, value: Array, mask: Mask = Mask(), dropo
     if why_not is None:
       compute = functools.partial({'splash': splash, 'cudnn': cudnn}[chosen], causal=mask.causal)
       return _by_rows_and_heads(compute, query, key, value, mask.keys, mask.segments)
-    _say(logging.INFO if backend == 'auto' else logging.WARNING, f'attention {chosen!r} cannot be had here, {why_not}: xla takes its place.')
+    _say(
+      logging.INFO if backend == 'auto' else logging.WARNING,
+      f'attention {chosen!r} cannot be had here, {why_not}: xla takes its place.',
+    )
   return xla(query, key, value, mask, dropout)
 
 
-def xla(query: Array, key: Array, value: Array, mask: Mask = Mask(), dropout: Callable[[Array], Array] | None = None) -> Array:
+def xla(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Mask = Mask(),
+  dropout: Callable[[Array], Array] | None = None,
+) -> Array:
   """`attention` as two products around a softmax: on every platform, for every mask."""
   b, t, n, h = query.shape
   k = key.shape[2]
-  query = query.reshape(b, t, k, n // k, h) * h ** -0.5
+  query = query.reshape(b, t, k, n // k, h) * h**-0.5
   scores = jnp.einsum('BTKGH,BSKH->BKGTS', query, key, preferred_element_type=jnp.float32)
   seen = mask.dense(t, key.shape[1])
   if seen is not None:
@@ -104,9 +122,17 @@ def xla(query: Array, key: Array, value: Array, mask: Mask = Mask(), dropout: Ca
   return out.reshape(b, t, n, h)
 
 
-def splash(query: Array, key: Array, value: Array, keys: Array | None, segments: Array | None, causal: bool,
-           interpret: bool = False) -> Array:
-  """`attention` by JAX's Pallas kernel for TPUs: scores are never in memory, blocks that nobody sees are skipped.
+def splash(
+  query: Array,
+  key: Array,
+  value: Array,
+  keys: Array | None,
+  segments: Array | None,
+  causal: bool,
+  interpret: bool = False,
+) -> Array:
+  """`attention` by JAX's Pallas kernel for TPUs: scores are never in memory, blocks that nobody
+  sees are skipped.
 
   Args:
     query, key, value: as in `attention`, S = T; any T, filled up to whole blocks here.
@@ -118,27 +144,52 @@ def splash(query: Array, key: Array, value: Array, keys: Array | None, segments:
 
   b, t, n, h = query.shape
   size = -(-t // _LANES) * _LANES
-  fill = lambda x, value=0: jnp.pad(x, ((0, 0), (0, size - t)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
+  fill = lambda x, value=0: jnp.pad(
+    x, ((0, 0), (0, size - t)) + ((0, 0),) * (x.ndim - 2), constant_values=value
+  )
   segments = jnp.zeros((b, t), jnp.int32) if segments is None else segments.astype(jnp.int32)
   nobody = -1  # the segment of keys that are not real, and of the filling
-  ids = kernels.SegmentIds(fill(segments, nobody), fill(segments if keys is None else jnp.where(keys, segments, nobody), nobody))
+  ids = kernels.SegmentIds(
+    fill(segments, nobody),
+    fill(segments if keys is None else jnp.where(keys, segments, nobody), nobody),
+  )
 
   block = max(x for x in range(_LANES, _MAX_BLOCK + 1, _LANES) if size % x == 0)
-  names = ('block_q', 'block_kv', 'block_kv_compute', 'block_q_dkv', 'block_kv_dkv', 'block_kv_dkv_compute', 'block_q_dq', 'block_kv_dq')
+  names = (
+    'block_q',
+    'block_kv',
+    'block_kv_compute',
+    'block_q_dkv',
+    'block_kv_dkv',
+    'block_kv_dkv_compute',
+    'block_q_dq',
+    'block_kv_dq',
+  )
   of_head = (masks.CausalMask if causal else masks.FullMask)((size, size))
-  kernel = kernels.make_splash_mha(masks.MultiHeadMask([of_head] * n), head_shards=1, q_seq_shards=1,
-                                   block_sizes=kernels.BlockSizes(**dict.fromkeys(names, block)), interpret=interpret)
+  kernel = kernels.make_splash_mha(
+    masks.MultiHeadMask([of_head] * n),
+    head_shards=1,
+    q_seq_shards=1,
+    block_sizes=kernels.BlockSizes(**dict.fromkeys(names, block)),
+    interpret=interpret,
+  )
   heads_first = lambda x: jnp.swapaxes(fill(x), 1, 2)
-  out = jax.vmap(kernel)(heads_first(query * h ** -0.5), heads_first(key), heads_first(value), ids)
+  out = jax.vmap(kernel)(heads_first(query * h**-0.5), heads_first(key), heads_first(value), ids)
   return jnp.swapaxes(out, 1, 2)[:, :t].astype(value.dtype)
 
 
-def cudnn(query: Array, key: Array, value: Array, keys: Array | None, segments: Array | None, causal: bool) -> Array:
-  """`attention` by cuDNN's flash attention; arguments as `splash`. Keys and segments go in as a dense mask, `causal` does not."""
+def cudnn(
+  query: Array, key: Array, value: Array, keys: Array | None, segments: Array | None, causal: bool
+) -> Array:
+  """`attention` by cuDNN's flash attention; arguments as `splash`. Keys and segments go in as a
+  dense mask, `causal` does not.
+  """
   seen = Mask(keys, segments).dense(query.shape[1], key.shape[1])
   if causal and seen is not None:
     seen |= jnp.eye(query.shape[1], dtype=bool)
-  return jax.nn.dot_product_attention(query, key, value, mask=seen, is_causal=causal, implementation='cudnn')
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=seen, is_causal=causal, implementation='cudnn'
+  )
 
 
 def obstacle(backend: str, query: Array, key: Array, mask: Mask, dropout: bool) -> str | None:
@@ -146,30 +197,46 @@ def obstacle(backend: str, query: Array, key: Array, mask: Mask, dropout: bool) 
   platform, home = _platform(), {made_for: name for name, made_for in _BEST.items()}[backend]
   head_dim = query.shape[3]
   reasons = (
-      (platform != home, f'as this runs on {platform}, not {home}'),
-      (dropout, 'as it drops weights'),
-      (mask.allowed is not None, 'as the mask is an irregular one'),
-      (query.shape[1] != key.shape[1], 'as the keys are those of a cache'),
-      (sharding.axis_size('sequence') > 1, "as mesh axis 'sequence' splits the positions"),
-      (not sharding.is_even(query.shape, _HEADS) or not sharding.is_even(key.shape, _KEY_HEADS),
-       f'as the mesh does not divide {query.shape[0]} rows or {key.shape[2]} key/value heads'),
-      (backend == 'cudnn' and query.dtype not in (jnp.bfloat16, jnp.float16), f'as it takes bfloat16 or float16, not {query.dtype}'),
-      (backend == 'cudnn' and (head_dim > 128 or head_dim % 8), f'as it takes heads of 8, 16 ... 128, not {head_dim}'))
+    (platform != home, f'as this runs on {platform}, not {home}'),
+    (dropout, 'as it drops weights'),
+    (mask.allowed is not None, 'as the mask is an irregular one'),
+    (query.shape[1] != key.shape[1], 'as the keys are those of a cache'),
+    (sharding.axis_size('sequence') > 1, "as mesh axis 'sequence' splits the positions"),
+    (
+      not sharding.is_even(query.shape, _HEADS) or not sharding.is_even(key.shape, _KEY_HEADS),
+      f'as the mesh does not divide {query.shape[0]} rows or {key.shape[2]} key/value heads',
+    ),
+    (
+      backend == 'cudnn' and query.dtype not in (jnp.bfloat16, jnp.float16),
+      f'as it takes bfloat16 or float16, not {query.dtype}',
+    ),
+    (
+      backend == 'cudnn' and (head_dim > 128 or head_dim % 8),
+      f'as it takes heads of 8, 16 ... 128, not {head_dim}',
+    ),
+  )
   return next((text for holds, text in reasons if holds), None)
 
 
 _HEADS, _KEY_HEADS = ('batch', None, 'heads', None), ('batch', None, 'kv_heads', None)
 
 
-def _by_rows_and_heads(compute, query: Array, key: Array, value: Array, *of_rows: Array | None) -> Array:
+def _by_rows_and_heads(
+  compute, query: Array, key: Array, value: Array, *of_rows: Array | None
+) -> Array:
   """The compiler cannot split kernels: each device computes its own rows and heads."""
   mesh = sharding.current_mesh()
   if mesh is None:
     return compute(query, key, value, *of_rows)
   heads, key_heads = (sharding.spec(names) for names in (_HEADS, _KEY_HEADS))
   rows = tuple(None if x is None else sharding.spec(('batch', None)) for x in of_rows)
-  return jax.shard_map(compute, mesh=mesh, in_specs=(heads, key_heads, key_heads, *rows), out_specs=heads, check_vma=False)(
-      query, key, value, *of_rows)
+  return jax.shard_map(
+    compute,
+    mesh=mesh,
+    in_specs=(heads, key_heads, key_heads, *rows),
+    out_specs=heads,
+    check_vma=False,
+  )(query, key, value, *of_rows)
 
 
 def _platform() -> str:

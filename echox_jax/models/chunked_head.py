@@ -1,14 +1,17 @@
 """Output heads over a large vocabulary, without their logits [B,T,V] in memory.
 
-A head is a table float[V,D] and states float[B,T,D]; the compute dtype is that of the states, sums are float32. With
-`chunk` = 0 the logits are made whole. With `chunk` > 0 they exist for about `chunk` positions at a time of the rows that a device
-has of the batch (at least one of each row), are reduced to what the loss needs, and are made again for the gradient. Values and gradients are the same.
+A head is a table float[V,D] and states float[B,T,D]; the compute dtype is that of the states, sums
+are float32. With `chunk` = 0 the logits are made whole. With `chunk` > 0 they exist for about
+`chunk` positions at a time of the rows that a device has of the batch (at least one of each row),
+are reduced to what the loss needs, and are made again for the gradient. Values and gradients are
+the same.
 
-Chunks are cut along time, so that rows stay split over devices, and take every n-th position, so that a split time axis does
-too. The rows of a chunk and the table rest on different devices, so one of them has to travel. Where a row group has fewer
-positions than the vocabulary has ids, its states are gathered and its devices split the vocabulary: none holds the table or its
-gradient. Where it has more, the table is gathered once, before the first chunk, and rows stay where they are: what a device
-receives does not grow with the number of devices.
+Chunks are cut along time, so that rows stay split over devices, and take every n-th position, so
+that a split time axis does too. The rows of a chunk and the table rest on different devices, so one
+of them has to travel. Where a row group has fewer positions than the vocabulary has ids, its states
+are gathered and its devices split the vocabulary: none holds the table or its gradient. Where it
+has more, the table is gathered once, before the first chunk, and rows stay where they are: what a
+device receives does not grow with the number of devices.
 """
 
 from typing import NamedTuple
@@ -24,7 +27,7 @@ Array = jax.Array
 
 def logits(states: Array, table: Array) -> Array:
   """All logits at once: float[...,D], float[V,D] -> float32[...,V]."""
-  lead = ('batch', *(None,) * (states.ndim - 3), 'length')[:states.ndim - 1]
+  lead = ('batch', *(None,) * (states.ndim - 3), 'length')[: states.ndim - 1]
   return constrain(_logits(states, table), *lead, 'act_vocab')
 
 
@@ -36,7 +39,8 @@ def argmax(states: Array, table: Array, chunk: int) -> Array:
   layout = choose_layout(states, table)
   split = placed_table(table, states.dtype, layout)
 
-  def best(_, part):  # as jnp.argmax, in two reductions: a vocabulary that is split stays where it is
+  # as jnp.argmax, in two reductions: a vocabulary that is split stays where it is
+  def best(_, part):
     values = chunk_logits(part, split, layout)
     largest = values == jnp.max(values, axis=-1, keepdims=True)
     return None, jnp.min(jnp.where(largest, ids_of(values), table.shape[0] - 1), axis=-1)
@@ -46,6 +50,7 @@ def argmax(states: Array, table: Array, chunk: int) -> Array:
 
 class Layout(NamedTuple):
   """Logical axes of the rows and the vocabulary of a chunk's logits."""
+
   rows: str
   vocabulary: str
 
@@ -80,7 +85,8 @@ def placed_table(table: Array, dtype, layout: Layout) -> Array:
 
 
 def split_chunks(x: Array, chunk: int) -> Array:
-  """[B,T,...] -> [n,B,t,...], filled up with zeros; rows of a device x t are at most `chunk`, or t = 1.
+  """[B,T,...] -> [n,B,t,...], filled up with zeros; rows of a device x t are at most `chunk`, or t
+  = 1.
 
   Chunk i holds positions i, i + n...
   """
@@ -89,7 +95,9 @@ def split_chunks(x: Array, chunk: int) -> Array:
   count = -(-length // max(1, chunk // rows))
   width = -(-length // count)
   x = jnp.pad(x, ((0, 0), (0, count * width - length)) + ((0, 0),) * (x.ndim - 2))
-  x = constrain(x.reshape(batch, width, count, *x.shape[2:]), 'batch', 'length', *(None,) * (x.ndim - 1))
+  x = constrain(
+    x.reshape(batch, width, count, *x.shape[2:]), 'batch', 'length', *(None,) * (x.ndim - 1)
+  )
   return jnp.moveaxis(x, 2, 0)
 
 

@@ -1,9 +1,10 @@
 """One-dimensional convolutions over [B,T,C] arrays, for the vocoder and its discriminators.
 
-Measured on 2 CPU cores, forward and backward, 8 rows of 250 x 128 channels, kernel 7, dilation 3: `lax.conv` 149 GFLOP/s,
-the same as a sum of shifted matrix products 126, as one product over gathered windows 141; at 1,000 x 64 channels 108,
-73 and 98, at 4,000 x 32 channels 68, 27 and 29. So `lax.conv` is used throughout, channels last. A transposed convolution
-is one matrix product followed by overlap-add, which costs no products with inserted zeros.
+Measured on 2 CPU cores, forward and backward, 8 rows of 250 x 128 channels, kernel 7, dilation 3:
+`lax.conv` 149 GFLOP/s, the same as a sum of shifted matrix products 126, as one product over
+gathered windows 141; at 1,000 x 64 channels 108, 73 and 98, at 4,000 x 32 channels 68, 27 and 29.
+So `lax.conv` is used throughout, channels last. A transposed convolution is one matrix product
+followed by overlap-add, which costs no products with inserted zeros.
 """
 
 import functools
@@ -20,12 +21,17 @@ _init = nn.initializers.lecun_normal()
 
 
 def overlap_add(frames: Array, hop: int) -> Array:
-  """Adds frames that start `hop` samples apart: float[B,T,K,C] -> float[B,(T-1)*hop+K',C], K' = K rounded up to hops."""
+  """Adds frames that start `hop` samples apart: float[B,T,K,C] -> float[B,(T-1)*hop+K',C], K' = K
+  rounded up to hops.
+  """
   b, t, k, c = frames.shape
   parts = -(-k // hop)
-  frames = jnp.pad(frames, ((0, 0), (0, 0), (0, parts * hop - k), (0, 0))).reshape(b, t, parts, hop, c)
+  frames = jnp.pad(frames, ((0, 0), (0, 0), (0, parts * hop - k), (0, 0))).reshape(
+    b, t, parts, hop, c
+  )
   total = sum(
-      jnp.pad(frames[:, :, i], ((0, 0), (i, parts - 1 - i), (0, 0), (0, 0))) for i in range(parts))
+    jnp.pad(frames[:, :, i], ((0, 0), (i, parts - 1 - i), (0, 0), (0, 0))) for i in range(parts)
+  )
   return total.reshape(b, (t + parts - 1) * hop, c)
 
 
@@ -40,6 +46,7 @@ class Conv(nn.Module):
     groups: channel groups.
     padding: zeros on each side; None = (kernel_size - 1) * dilation // 2.
   """
+
   features: int
   kernel_size: int
   stride: int = 1
@@ -52,21 +59,32 @@ class Conv(nn.Module):
   def __call__(self, x: Array) -> Array:
     """float[B,T,in] -> float[B,T',features]."""
     shape = (self.kernel_size, x.shape[-1] // self.groups, self.features)
-    kernel = self.param('kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape)
-    bias = self.param('bias', nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)), (self.features,))
+    kernel = self.param(
+      'kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape
+    )
+    bias = self.param(
+      'bias', nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)), (self.features,)
+    )
     padding = (self.kernel_size - 1) * self.dilation // 2 if self.padding is None else self.padding
     convolve = functools.partial(
-        jax.lax.conv_general_dilated, window_strides=(self.stride,), padding=[(padding, padding)],
-        rhs_dilation=(self.dilation,), dimension_numbers=('NWC', 'WIO', 'NWC'), feature_group_count=self.groups)
+      jax.lax.conv_general_dilated,
+      window_strides=(self.stride,),
+      padding=[(padding, padding)],
+      rhs_dilation=(self.dilation,),
+      dimension_numbers=('NWC', 'WIO', 'NWC'),
+      feature_group_count=self.groups,
+    )
     y = by_rows(convolve, x.astype(self.dtype), kernel.astype(self.dtype))
     return y + bias.astype(self.dtype)
 
 
 class ConvTranspose(nn.Module):
-  """Transposed convolution that lengthens by exactly `stride`; kernel [k, in, features] (released code: padding (k - r) / 2).
+  """Transposed convolution that lengthens by exactly `stride`; kernel [k, in, features] (released
+  code: padding (k - r) / 2).
 
   `kernel_size - stride` must be even and not negative.
   """
+
   features: int
   kernel_size: int
   stride: int
@@ -77,9 +95,13 @@ class ConvTranspose(nn.Module):
     """float[B,T,in] -> float[B,T*stride,features]."""
     b, t, width = x.shape
     shape = (self.kernel_size, width, self.features)
-    kernel = self.param('kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape)
-    bias = self.param('bias', nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)), (self.features,))
+    kernel = self.param(
+      'kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape
+    )
+    bias = self.param(
+      'bias', nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)), (self.features,)
+    )
     frames = x.astype(self.dtype) @ kernel.astype(self.dtype).transpose(1, 0, 2).reshape(width, -1)
     y = overlap_add(frames.reshape(b, t, self.kernel_size, self.features), self.stride)
     start = (self.kernel_size - self.stride) // 2
-    return y[:, start:start + t * self.stride] + bias.astype(self.dtype)
+    return y[:, start : start + t * self.stride] + bias.astype(self.dtype)

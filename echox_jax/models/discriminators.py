@@ -1,8 +1,10 @@
-"""HiFi-GAN discriminators, used in vocoder training only: multi-period and multi-scale (HiFi-GAN, section 2.3).
+"""HiFi-GAN discriminators, used in vocoder training only: multi-period and multi-scale (HiFi-GAN,
+section 2.3).
 
-A period discriminator sees every p-th sample as a row of its own, so that its two-dimensional (k x 1) convolutions are
-one-dimensional ones over [B * p, T / p]. Kernels are plain: the published models add weight norm, and spectral norm to the
-first scale, which change the optimisation and not what can be expressed.
+A period discriminator sees every p-th sample as a row of its own, so that its two-dimensional (k x
+1) convolutions are one-dimensional ones over [B * p, T / p]. Kernels are plain: the published
+models add weight norm, and spectral norm to the first scale, which change the optimisation and not
+what can be expressed.
 """
 
 from typing import NamedTuple
@@ -19,12 +21,14 @@ Array = jax.Array
 
 class Verdict(NamedTuple):
   """Of one discriminator: logits float32[B,N] and its feature maps, each float[B or B*p,T,C]."""
+
   logits: Array
   features: list[Array]
 
 
 class PeriodDiscriminator(nn.Module):
   """Judges the waveform folded to rows of period `period`."""
+
   period: int
   config: DiscriminatorConfig
 
@@ -38,7 +42,9 @@ class PeriodDiscriminator(nn.Module):
     features = []
     for i, channels in enumerate(cfg.period_channels):
       stride = 3 if i < len(cfg.period_channels) - 1 else 1
-      x = nn.leaky_relu(Conv(channels, 5, stride, dtype=jnp.dtype(cfg.dtype), name=f'convs_{i}')(x), 0.1)
+      x = nn.leaky_relu(
+        Conv(channels, 5, stride, dtype=jnp.dtype(cfg.dtype), name=f'convs_{i}')(x), 0.1
+      )
       features.append(x)
     x = Conv(1, 3, dtype=jnp.dtype(cfg.dtype), name='conv_post')(x)
     return Verdict(x.reshape(b, -1).astype(jnp.float32), [*features, x])
@@ -46,6 +52,7 @@ class PeriodDiscriminator(nn.Module):
 
 class ScaleDiscriminator(nn.Module):
   """Judges the waveform at one rate with long strided convolutions."""
+
   config: DiscriminatorConfig
 
   @nn.compact
@@ -53,9 +60,13 @@ class ScaleDiscriminator(nn.Module):
     """float[B,T] -> Verdict."""
     cfg = self.config
     x, features = wave[..., None], []
-    layers = zip(cfg.scale_channels, cfg.scale_kernel_sizes, cfg.scale_strides, cfg.scale_groups, strict=True)
+    layers = zip(
+      cfg.scale_channels, cfg.scale_kernel_sizes, cfg.scale_strides, cfg.scale_groups, strict=True
+    )
     for i, (channels, kernel, stride, groups) in enumerate(layers):
-      x = Conv(channels, kernel, stride, groups=groups, dtype=jnp.dtype(cfg.dtype), name=f'convs_{i}')(x)
+      x = Conv(
+        channels, kernel, stride, groups=groups, dtype=jnp.dtype(cfg.dtype), name=f'convs_{i}'
+      )(x)
       x = nn.leaky_relu(x, 0.1)
       features.append(x)
     x = Conv(1, 3, dtype=jnp.dtype(cfg.dtype), name='conv_post')(x)
@@ -63,7 +74,10 @@ class ScaleDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-  """All period discriminators, then the scale discriminators on the waveform averaged down by 1, 2, 4, ..."""
+  """All period discriminators, then the scale discriminators on the waveform averaged down by 1, 2,
+  4, ...
+  """
+
   config: DiscriminatorConfig
 
   @nn.compact

@@ -1,6 +1,8 @@
-"""Speech-to-text half of EchoX: speech is encoded, shrunk, put in the place of the AUDIO id, and read by the LLM.
+"""Speech-to-text half of EchoX: speech is encoded, shrunk, put in the place of the AUDIO id, and
+read by the LLM.
 
-Pure functions on `params`, a dict of the groups `whisper`, `adapter` and `llm` (only those that a call needs).
+Pure functions on `params`, a dict of the groups `whisper`, `adapter` and `llm` (only those that a
+call needs).
 """
 
 from collections.abc import Callable
@@ -23,20 +25,24 @@ STATES_PER_SECOND = 50
 
 
 class Spliced(NamedTuple):
-  """LLM input rows of T' = T + turns * (budget - 1) positions, padded at the right (T' = T without speech).
+  """LLM input rows of T' = T + turns * (budget - 1) positions, padded at the right (T' = T without
+  speech).
 
-  Packed rows have T' = T + budget - 1, whatever number of clips is in them: few clips use their whole budget.
+  Packed rows have T' = T + budget - 1, whatever number of clips is in them: few clips use their
+  whole budget.
 
   Attributes:
     inputs: float[B,T',D] embeddings, zero beyond the row.
     valid: bool[B,T'], positions of the row.
     positions: int[B,T'], 0, 1, 2..., anew in each segment.
     labels: int[B,T'], the token at each position where it counts, else IGNORE.
-    prompt_keys: bool[B,T'], what may be seen at *inference*: `valid`, in the profile `released` without EOTs of rows
-      with audio (facts 3, "Inference mask").
-    segments: int[B,T'], which of the rows packed into this one, 1, 2...; 0 = padding. None: not packed.
+    prompt_keys: bool[B,T'], what may be seen at *inference*: `valid`, in the profile `released`
+      without EOTs of rows with audio (facts 3, "Inference mask").
+    segments: int[B,T'], which of the rows packed into this one, 1, 2...; 0 = padding. None: not
+      packed.
     overflow: int[B], positions at the end of a packed row that found no room.
   """
+
   inputs: Array
   valid: Array
   positions: Array
@@ -47,7 +53,10 @@ class Spliced(NamedTuple):
 
 
 class S2TOutput(NamedTuple):
-  """What `s2t_forward` gives: LLM states after the final norm, and the rows that they belong to (see `Spliced`)."""
+  """What `s2t_forward` gives: LLM states after the final norm, and the rows that they belong to
+  (see `Spliced`).
+  """
+
   hidden: Array
   labels: Array
   valid: Array
@@ -58,13 +67,19 @@ class S2TOutput(NamedTuple):
   overflow: Array | None = None
 
 
-def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: Array,
-                  mask: Callable[[Array, Array], Array] | None = None) -> tuple[Array, Array]:
+def encode_speech(
+  params: dict,
+  cfg: EchoXConfig,
+  audio: Array,
+  audio_lengths: Array,
+  mask: Callable[[Array, Array], Array] | None = None,
+) -> tuple[Array, Array]:
   """Waveforms -> frozen Whisper states; a clip gives the same states alone and beside longer ones.
 
   Args:
     params: with the group `whisper`.
-    cfg: `audio_padding_seconds` of silence are encoded behind each clip, or `pad_audio_to_30_s` fills Whisper's window.
+    cfg: `audio_padding_seconds` of silence are encoded behind each clip, or `pad_audio_to_30_s`
+      fills Whisper's window.
     audio: float[...,samples], 16 kHz mono.
     audio_lengths: int[...], samples of each clip; 0 = no speech.
     mask: hides parts of log-mel float[B,T,M] of int[B] frames, in training.
@@ -79,24 +94,43 @@ def encode_speech(params: dict, cfg: EchoXConfig, audio: Array, audio_lengths: A
   audio, audio_lengths = audio.reshape(-1, audio.shape[-1]), audio_lengths.reshape(-1)
   window = 2 * cfg.whisper.max_positions * rates.MEL_HOP
   if audio.shape[1] > window:
-    raise errors.AudioError(f'{audio.shape[1] / rates.SAMPLE_RATE:.1f} s of audio are more than the '
-                            f'{window / rates.SAMPLE_RATE:.0f} s that the speech encoder takes: split it.')
+    raise errors.AudioError(
+      f'{audio.shape[1] / rates.SAMPLE_RATE:.1f} s of audio are more than '
+      'the '
+      f'{window / rates.SAMPLE_RATE:.0f} s that the speech encoder takes: '
+      'split it.'
+    )
   silence = round(cfg.audio_padding_seconds * rates.SAMPLE_RATE)
   step = 4 * rates.MEL_HOP  # four mel frames make two states make one adapter frame
-  samples = window if cfg.pad_audio_to_30_s else min(window, -(-(audio.shape[1] + silence) // step) * step)
+  samples = (
+    window if cfg.pad_audio_to_30_s else min(window, -(-(audio.shape[1] + silence) // step) * step)
+  )
   audio = jnp.where(jnp.arange(audio.shape[1]) < audio_lengths[:, None], audio, 0)
-  mel = log_mel.log_mel(jnp.pad(audio, ((0, 0), (0, samples - audio.shape[1]))), cfg.whisper.num_mel_bins)
+  mel = log_mel.log_mel(
+    jnp.pad(audio, ((0, 0), (0, samples - audio.shape[1]))), cfg.whisper.num_mel_bins
+  )
   covered = samples if cfg.pad_audio_to_30_s else jnp.minimum(audio_lengths + silence, samples)
   mel_lengths = jnp.where(audio_lengths > 0, covered // rates.MEL_HOP, 0)
   mel = mel if mask is None else mask(mel, mel_lengths)
   states = WhisperEncoder(cfg.whisper).apply({'params': params['whisper']}, mel, mel_lengths)
-  return jax.lax.stop_gradient(states).reshape(*clips, *states.shape[1:]), num_states(mel_lengths).reshape(clips)
+  return jax.lax.stop_gradient(states).reshape(*clips, *states.shape[1:]), num_states(
+    mel_lengths
+  ).reshape(clips)
 
 
-def embed_speech(params: dict, cfg: EchoXConfig, states: Array, state_lengths: Array, *, deterministic: bool = True,
-                 rngs: dict | None = None) -> Speech:
+def embed_speech(
+  params: dict,
+  cfg: EchoXConfig,
+  states: Array,
+  state_lengths: Array,
+  *,
+  deterministic: bool = True,
+  rngs: dict | None = None,
+) -> Speech:
   """float[B,E,Dw] states, int[B] lengths -> `Speech`; a turn axis after B is allowed."""
-  return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, states, state_lengths, deterministic, rngs=rngs)
+  return SoundwaveAdapter(cfg).apply(
+    {'params': params['adapter']}, states, state_lengths, deterministic, rngs=rngs
+  )
 
 
 def ctc_logits(params: dict, cfg: EchoXConfig, frames: Array) -> Array:
@@ -104,17 +138,26 @@ def ctc_logits(params: dict, cfg: EchoXConfig, frames: Array) -> Array:
   return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, frames, method='ctc_logits')
 
 
-def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech | None, labels: Array | None = None,
-           segments: Array | None = None) -> Spliced:
+def splice(
+  cfg: EchoXConfig,
+  ids: Array,
+  token_embeddings: Array,
+  speech: Speech | None,
+  labels: Array | None = None,
+  segments: Array | None = None,
+) -> Spliced:
   """Puts speech in the place of the AUDIO ids, with static shapes.
 
   Args:
     cfg: ids and profile.
-    ids: int[B,T], padded with the pad id at the right. One AUDIO id for each turn of `speech`, or none.
+    ids: int[B,T], padded with the pad id at the right. One AUDIO id for each turn of `speech`, or
+      none.
     token_embeddings: float[B,T,D].
-    speech: of the rows, its n-th turn for the n-th AUDIO id (only `embeddings` and `kept` are read); None = rows stay as they are.
+    speech: of the rows, its n-th turn for the n-th AUDIO id (only `embeddings` and `kept` are
+      read); None = rows stay as they are.
     labels: int[B,T], labels[b,t] is the token at t or IGNORE; None = all IGNORE.
-    segments: int[B,T] of packed rows, 0 = padding; `speech` then has an axis of clips, those of a row in their order.
+    segments: int[B,T] of packed rows, 0 = padding; `speech` then has an axis of clips, those of a
+      row in their order.
 
   Returns:
     `Spliced`; each AUDIO id has become `kept` positions, everything contiguous.
@@ -122,7 +165,8 @@ def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech
   special = cfg.special_ids
   batch, length = ids.shape
   labels = jnp.full_like(ids, IGNORE) if labels is None else labels
-  used = (ids != special.pad) | (labels != IGNORE)  # pad and EOT may be one id: a supervised EOT is no padding
+  # pad and EOT may be one id: a supervised EOT is no padding
+  used = (ids != special.pad) | (labels != IGNORE)
   row_length = jnp.max(jnp.where(used, jnp.arange(1, length + 1), 0), axis=1)
   in_row = jnp.arange(length) < row_length[:, None] if segments is None else segments > 0
   is_audio = ids == special.audio
@@ -156,28 +200,43 @@ def splice(cfg: EchoXConfig, ids: Array, token_embeddings: Array, speech: Speech
     positions = segment_positions(segments)
   hidden_eot = get_profile(cfg.profile).mask_prompt_eot & jnp.any(is_audio, axis=1, keepdims=True)
   return Spliced(
-      inputs, valid, positions,
-      labels=jnp.where(valid & ~speaking, take(labels), IGNORE),
-      prompt_keys=valid & ~(hidden_eot & ~speaking & (take(ids) == special.eot)),
-      segments=segments, overflow=None if segments is None else jnp.maximum(ends[:, -1] - length - extra, 0))
+    inputs,
+    valid,
+    positions,
+    labels=jnp.where(valid & ~speaking, take(labels), IGNORE),
+    prompt_keys=valid & ~(hidden_eot & ~speaking & (take(ids) == special.eot)),
+    segments=segments,
+    overflow=None if segments is None else jnp.maximum(ends[:, -1] - length - extra, 0),
+  )
 
 
-def s2t_forward(params: dict, cfg: EchoXConfig, batch: dict, *, deterministic: bool = True,
-                rngs: dict | None = None) -> S2TOutput:
-  """One teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal (facts 3), within each segment.
+def s2t_forward(
+  params: dict,
+  cfg: EchoXConfig,
+  batch: dict,
+  *,
+  deterministic: bool = True,
+  rngs: dict | None = None,
+) -> S2TOutput:
+  """One teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal
+  (facts 3), within each segment.
 
   Args:
     params: groups `llm`, for speech `adapter`, for waveforms `whisper`.
     cfg: the model.
-    batch: `input_ids` int[B,T]; `labels` int[B,T] or absent; `states` + `state_lengths`, or `audio` + `audio_lengths`, or
-      neither (text only); `segments` int[B,T] of packed rows, whose speech has an axis of clips after B.
+    batch: `input_ids` int[B,T]; `labels` int[B,T] or absent; `states` + `state_lengths`, or `audio`
+      + `audio_lengths`, or neither (text only); `segments` int[B,T] of packed rows, whose speech
+        has an axis of clips after B.
     deterministic: no dropout.
     rngs: {'dropout': key} where not deterministic.
   """
   speech = None
   if 'states' in batch or 'audio' in batch:
-    states, lengths = ((batch['states'], batch['state_lengths']) if 'states' in batch
-                       else encode_speech(params, cfg, batch['audio'], batch['audio_lengths']))
+    states, lengths = (
+      (batch['states'], batch['state_lengths'])
+      if 'states' in batch
+      else encode_speech(params, cfg, batch['audio'], batch['audio_lengths'])
+    )
     clips = lengths.shape
     if 'segments' in batch:  # clips of one row are no turns of one conversation
       states, lengths = states.reshape(-1, *states.shape[-2:]), lengths.reshape(-1)
@@ -186,11 +245,22 @@ def s2t_forward(params: dict, cfg: EchoXConfig, batch: dict, *, deterministic: b
       speech = Speech(*(x.reshape(*clips, *x.shape[1:]) for x in speech))
   llm, variables = Llama(cfg.llm), {'params': params['llm']}
   embeddings = llm.apply(variables, batch['input_ids'], method='embed')
-  row = splice(cfg, batch['input_ids'], embeddings, speech, batch.get('labels'), batch.get('segments'))
+  row = splice(
+    cfg, batch['input_ids'], embeddings, speech, batch.get('labels'), batch.get('segments')
+  )
   # Padding stands at the right, where no real position sees it.
-  hidden, _ = llm.apply(variables, row.inputs, row.positions, Mask(segments=row.segments, causal=True),
-                        deterministic=deterministic, rngs=rngs, method='hidden')
-  return S2TOutput(hidden, row.labels, row.valid, row.positions, row.inputs, speech, row.segments, row.overflow)
+  hidden, _ = llm.apply(
+    variables,
+    row.inputs,
+    row.positions,
+    Mask(segments=row.segments, causal=True),
+    deterministic=deterministic,
+    rngs=rngs,
+    method='hidden',
+  )
+  return S2TOutput(
+    hidden, row.labels, row.valid, row.positions, row.inputs, speech, row.segments, row.overflow
+  )
 
 
 def lm_logits(params: dict, cfg: EchoXConfig, hidden: Array) -> Array:

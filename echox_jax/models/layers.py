@@ -1,6 +1,7 @@
 """Layers shared by every model part, each with logical axis names on its parameters.
 
-Matrix products run in the module's `dtype`; parameters stay float32; norms and softmax are computed in float32.
+Matrix products run in the module's `dtype`; parameters stay float32; norms and softmax are computed
+in float32.
 """
 
 from collections.abc import Callable
@@ -11,14 +12,15 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax.models import chunked_head
 from echox_jax.config import LoraConfig
-from echox_jax.models.attention import attention, Mask
+from echox_jax.models import chunked_head
+from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
 Array = jax.Array
 default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
-# PEFT starts A of LoRA as torch starts a Linear, kaiming_uniform(a=sqrt(5)): uniform within 1 / sqrt(inputs).
+# PEFT starts A of LoRA as torch starts a Linear, kaiming_uniform(a=sqrt(5)): uniform within 1 /
+# sqrt(inputs).
 lora_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
@@ -29,8 +31,10 @@ class Dense(nn.Module):
     features: output width.
     axes: logical names of the kernel's input and output axes.
     use_bias: adds a bias.
-    lora: with rank > 0, adds alpha / rank * (dropout(x) A) B; B starts at zero, so the start is the plain layer.
+    lora: with rank > 0, adds alpha / rank * (dropout(x) A) B; B starts at zero, so the start is the
+      plain layer.
   """
+
   features: int
   axes: tuple[str, str]
   use_bias: bool = False
@@ -50,7 +54,9 @@ class Dense(nn.Module):
     if self.lora.rank:
       a = param('lora_a', lora_init, (self.axes[0], 'lora_rank'), (width, self.lora.rank))
       out = self.axes[1] if self.axes[1] == 'embed' else 'lora_out'
-      b = param('lora_b', nn.initializers.zeros, ('lora_rank', out), (self.lora.rank, self.features))
+      b = param(
+        'lora_b', nn.initializers.zeros, ('lora_rank', out), (self.lora.rank, self.features)
+      )
       low = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic) @ a.astype(self.dtype)
       y += (low @ b.astype(self.dtype)) * (self.lora.alpha / self.lora.rank)
     return y
@@ -58,6 +64,7 @@ class Dense(nn.Module):
 
 class Embed(nn.Module):
   """A table of vectors, parameter `embedding` [num, features]."""
+
   num: int
   features: int
   axes: tuple[str, str] = ('vocab', 'table_embed')
@@ -65,7 +72,9 @@ class Embed(nn.Module):
   embedding_init: Callable[..., Array] = default_init
 
   def setup(self):
-    self.embedding = _param(self, 'embedding', self.embedding_init, self.axes, (self.num, self.features))
+    self.embedding = _param(
+      self, 'embedding', self.embedding_init, self.axes, (self.num, self.features)
+    )
 
   def __call__(self, ids: Array) -> Array:
     """int[...] -> float[..., features]."""
@@ -78,6 +87,7 @@ class Embed(nn.Module):
 
 class RMSNorm(nn.Module):
   """x * rsqrt(mean(x^2) + eps) * scale, in float32 (facts 4)."""
+
   epsilon: float = 1e-5
   dtype: Any = jnp.float32
 
@@ -91,6 +101,7 @@ class RMSNorm(nn.Module):
 
 class LayerNorm(nn.Module):
   """LayerNorm with scale and bias, in float32."""
+
   epsilon: float = 1e-5
   dtype: Any = jnp.float32
 
@@ -113,6 +124,7 @@ class MultiHeadAttention(nn.Module):
     dropout: rate on the attention weights.
     backend: as in `attention`.
   """
+
   num_heads: int
   key_bias: bool = True
   dropout: float = 0.0
@@ -120,8 +132,9 @@ class MultiHeadAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, key_value: Array | None = None, mask: Mask = Mask(),
-               deterministic: bool = True) -> Array:
+  def __call__(
+    self, x: Array, key_value: Array | None = None, mask: Mask = Mask(), deterministic: bool = True
+  ) -> Array:
     """float[B,T,D] (attending to float[B,S,D], itself by default) -> float[B,T,D]."""
     source = x if key_value is None else key_value
     width = x.shape[-1]
@@ -130,14 +143,27 @@ class MultiHeadAttention(nn.Module):
     q = dense(use_bias=True, name='q_proj')(x)
     k = dense(use_bias=self.key_bias, name='k_proj')(source)
     v = dense(use_bias=True, name='v_proj')(source)
-    dropout = functools.partial(nn.Dropout(self.dropout), deterministic=False) if self.dropout and not deterministic else None
-    q, k, v = (constrain(y.reshape(*y.shape[:-1], *heads), 'batch', length, 'heads', None)
-               for y, length in ((q, 'length'), (k, 'key_length'), (v, 'key_length')))
+    dropout = (
+      functools.partial(nn.Dropout(self.dropout), deterministic=False)
+      if self.dropout and not deterministic
+      else None
+    )
+    q, k, v = (
+      constrain(y.reshape(*y.shape[:-1], *heads), 'batch', length, 'heads', None)
+      for y, length in ((q, 'length'), (k, 'key_length'), (v, 'key_length'))
+    )
     out = attention(q, k, v, mask, dropout, self.backend)
     return Dense(width, ('heads', 'embed'), use_bias=True, dtype=self.dtype, name='out_proj')(
-        out.reshape(*out.shape[:-2], width))
+      out.reshape(*out.shape[:-2], width)
+    )
 
 
-def _param(module: nn.Module, name: str, init: Callable[..., Array], axes: tuple[str, ...], shape: tuple[int, ...]) -> Array:
+def _param(
+  module: nn.Module,
+  name: str,
+  init: Callable[..., Array],
+  axes: tuple[str, ...],
+  shape: tuple[int, ...],
+) -> Array:
   """Creates a float32 parameter with logical axis names."""
   return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)

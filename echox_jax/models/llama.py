@@ -1,8 +1,12 @@
-"""Llama decoder: grouped-query attention, rotary positions with llama3 scaling, SwiGLU, RMSNorm, LoRA, KV cache (facts 4).
+"""Llama decoder: grouped-query attention, rotary positions with llama3 scaling, SwiGLU, RMSNorm,
+LoRA, KV cache (facts 4).
 
-Parameters: `embed_tokens/embedding` [V,D], `trunk/layers/{self_attn/{q,k,v,o}_proj, mlp/{gate,up,down}_proj,
-input_layernorm, post_attention_layernorm}` with a leading layer axis, `trunk/norm/scale`, `lm_head/embedding` [V,D]
-(absent when tied). "Hidden" below is always after the final norm.
+Parameters: `embed_tokens/embedding` [V,D],
+`trunk/layers/{self_attn/{q,k,v,o}_proj,
+mlp/{gate,up,down}_proj, input_layernorm,
+post_attention_layernorm}`
+with a leading layer axis, `trunk/norm/scale`, `lm_head/embedding` [V,D] (absent when tied).
+"Hidden" below is always after the final norm.
 """
 
 import functools
@@ -15,18 +19,19 @@ import numpy as np
 from echox_jax import errors
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
-from echox_jax.models.attention import attention, Mask
+from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
 Array = jax.Array
 ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
 Cache = dict[str, Array]  # {'key','value'}: float[layers,B,slots,K,H]
 
-# What a layer keeps for the backward pass; the rest is computed again. `dots` keeps the products with weights.
+# What a layer keeps for the backward pass; the rest is computed again. `dots` keeps the products
+# with weights.
 REMAT_POLICIES = {
-    'none': None,
-    'full': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'none': None,
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -53,28 +58,49 @@ def apply_rope(x: Array, positions: Array, freqs: np.ndarray) -> Array:
   angles = positions[..., None].astype(jnp.float32) * freqs
   sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(
+    x.dtype
+  )
 
 
 class Attention(nn.Module):
   """Grouped-query self-attention, optionally through a cache."""
+
   cfg: LlamaConfig
 
   @nn.compact
-  def __call__(self, x: Array, positions: Array, mask: Mask, cache: Cache | None, index: Array | None,
-               deterministic: bool) -> tuple[Array, Cache | None]:
+  def __call__(
+    self,
+    x: Array,
+    positions: Array,
+    mask: Mask,
+    cache: Cache | None,
+    index: Array | None,
+    deterministic: bool,
+  ) -> tuple[Array, Cache | None]:
     cfg = self.cfg
     freqs = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
     project = functools.partial(_projection, cfg)
     heads = lambda y: y.reshape(*y.shape[:2], -1, cfg.head_dim)
     q = heads(project('q_proj', cfg.num_heads * cfg.head_dim, ('embed', 'heads'))(x, deterministic))
-    k = heads(project('k_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
-    v = heads(project('v_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic))
+    k = heads(
+      project('k_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic)
+    )
+    v = heads(
+      project('v_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic)
+    )
     q = constrain(apply_rope(q, positions, freqs), 'batch', 'length', 'heads', None)
-    k, v = (constrain(y, 'batch', 'key_length', 'kv_heads', None) for y in (apply_rope(k, positions, freqs), v))
+    k, v = (
+      constrain(y, 'batch', 'key_length', 'kv_heads', None)
+      for y in (apply_rope(k, positions, freqs), v)
+    )
     if cache is not None:
-      k = jax.lax.dynamic_update_slice_in_dim(cache['key'], k.astype(cache['key'].dtype), index, axis=1)
-      v = jax.lax.dynamic_update_slice_in_dim(cache['value'], v.astype(cache['value'].dtype), index, axis=1)
+      k = jax.lax.dynamic_update_slice_in_dim(
+        cache['key'], k.astype(cache['key'].dtype), index, axis=1
+      )
+      v = jax.lax.dynamic_update_slice_in_dim(
+        cache['value'], v.astype(cache['value'].dtype), index, axis=1
+      )
       cache = {'key': k, 'value': v}
     out = attention(q, k, v, mask, backend=cfg.attention)
     out = out.reshape(*out.shape[:2], -1)
@@ -83,6 +109,7 @@ class Attention(nn.Module):
 
 class Mlp(nn.Module):
   """SwiGLU feed-forward."""
+
   cfg: LlamaConfig
 
   @nn.compact
@@ -96,51 +123,78 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
   """Pre-norm attention and feed-forward with residuals: the body of the scan over layers."""
+
   cfg: LlamaConfig
   deterministic: bool = True
 
   @nn.compact
-  def __call__(self, x: Array, cache: Cache | None, positions: Array, mask: Mask, index: Array | None):
+  def __call__(
+    self, x: Array, cache: Cache | None, positions: Array, mask: Mask, index: Array | None
+  ):
     norm = functools.partial(layers.RMSNorm, self.cfg.rms_norm_eps, self.cfg.dtype)
     out, cache = Attention(self.cfg, name='self_attn')(
-        norm(name='input_layernorm')(x), positions, mask, cache, index, self.deterministic)
+      norm(name='input_layernorm')(x), positions, mask, cache, index, self.deterministic
+    )
     x = x + out
     x = x + Mlp(self.cfg, name='mlp')(norm(name='post_attention_layernorm')(x), self.deterministic)
     return constrain(x, *ACTIVATION), cache
 
 
 class Trunk(nn.Module):
-  """All layers and the final norm, from embeddings to hidden states: shared by the LLM and the unit decoder."""
+  """All layers and the final norm, from embeddings to hidden states: shared by the LLM and the unit
+  decoder.
+  """
+
   cfg: LlamaConfig
 
   @nn.compact
-  def __call__(self, inputs: Array, positions: Array, mask: Mask, cache: Cache | None = None,
-               index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
+  def __call__(
+    self,
+    inputs: Array,
+    positions: Array,
+    mask: Mask,
+    cache: Cache | None = None,
+    index: Array | None = None,
+    deterministic: bool = True,
+  ) -> tuple[Array, Cache | None]:
     """float[B,T,D] -> (hidden float[B,T,D] after the final norm, cache).
 
     Args:
       inputs: float[B,T,D] embeddings.
       positions: int[B,T] rotary positions.
       mask: what may be seen of the T positions, or of the cache's slots.
-      cache: keys and values of earlier calls; this call's are written at slots index .. index + T - 1.
+      cache: keys and values of earlier calls; this call's are written at slots index .. index + T -
+        1.
       index: int scalar, first slot to write.
       deterministic: no LoRA dropout.
     """
     cfg = self.cfg
     if cfg.remat not in REMAT_POLICIES:
       raise errors.ConfigError(f'remat is {cfg.remat!r}: use one of {", ".join(REMAT_POLICIES)}.')
-    body = Block if cfg.remat == 'none' else nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[cfg.remat])
+    body = (
+      Block
+      if cfg.remat == 'none'
+      else nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[cfg.remat])
+    )
     scanned = nn.scan(
-        body, length=cfg.num_layers, variable_axes={'params': 0}, split_rngs={'params': True, 'dropout': True},
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast), out_axes=0,
-        metadata_params={nn.PARTITION_NAME: 'layers'})
+      body,
+      length=cfg.num_layers,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      out_axes=0,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )
     inputs = constrain(inputs.astype(cfg.dtype), *ACTIVATION)
     x, cache = scanned(cfg, deterministic, name='layers')(inputs, cache, positions, mask, index)
     return layers.RMSNorm(cfg.rms_norm_eps, cfg.dtype, name='norm')(x), cache
 
 
 class Llama(nn.Module):
-  """The LLM: token embeddings, trunk, head. Methods are separate so that speech can be spliced in between."""
+  """The LLM: token embeddings, trunk, head. Methods are separate so that speech can be spliced in
+  between.
+  """
+
   cfg: LlamaConfig
 
   def setup(self):
@@ -154,8 +208,15 @@ class Llama(nn.Module):
     """int[B,T] -> float[B,T,D]."""
     return constrain(self.embed_tokens(ids), *ACTIVATION)
 
-  def hidden(self, inputs: Array, positions: Array, mask: Mask, cache: Cache | None = None,
-             index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
+  def hidden(
+    self,
+    inputs: Array,
+    positions: Array,
+    mask: Mask,
+    cache: Cache | None = None,
+    index: Array | None = None,
+    deterministic: bool = True,
+  ) -> tuple[Array, Cache | None]:
     """As `Trunk`."""
     return self.trunk(inputs, positions, mask, cache, index, deterministic)
 
@@ -164,13 +225,19 @@ class Llama(nn.Module):
     return (self.embed_tokens if self.cfg.tie_embeddings else self.lm_head).attend(hidden)
 
   def __call__(self, ids: Array, deterministic: bool = True) -> Array:
-    """int[B,T] -> float32 logits [B,T,V], plain causal: the text-only forward pass, also used to create parameters."""
+    """int[B,T] -> float32 logits [B,T,V], plain causal: the text-only forward pass, also used to
+    create parameters.
+    """
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    return self.logits(self.hidden(self.embed(ids), positions, Mask(causal=True), deterministic=deterministic)[0])
+    return self.logits(
+      self.hidden(self.embed(ids), positions, Mask(causal=True), deterministic=deterministic)[0]
+    )
 
 
 def head_embedding(params: dict) -> Array:
-  """float[V,D]: the rows of the output head, from the params of `Llama` (the trigger score needs the row of ".")."""
+  """float[V,D]: the rows of the output head, from the params of `Llama` (the trigger score needs
+  the row of ".").
+  """
   return params['lm_head' if 'lm_head' in params else 'embed_tokens']['embedding']
 
 

@@ -1,8 +1,9 @@
 """Whisper's log-mel spectrogram in JAX (released Whisper front end; facts 2).
 
-16 kHz mono, 25 ms periodic Hann window, 10 ms hop, centred frames with reflected edges, power spectrum, Slaney mel filters,
-log10 with a floor 8 below the clip's maximum, scaled by (x + 4) / 4. The Fourier transform is two matrix products, which is
-fast on every accelerator and exact enough in float32 (the window is folded into the matrices).
+16 kHz mono, 25 ms periodic Hann window, 10 ms hop, centred frames with reflected edges, power
+spectrum, Slaney mel filters, log10 with a floor 8 below the clip's maximum, scaled by (x + 4) / 4.
+The Fourier transform is two matrix products, which is fast on every accelerator and exact enough in
+float32 (the window is folded into the matrices).
 """
 
 import functools
@@ -18,21 +19,26 @@ CLIP_SAMPLES = 30 * rates.SAMPLE_RATE
 
 
 def pad_or_trim(audio: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
-  """Zero-pads or cuts the last axis of `audio` to `samples` (30 s: what Whisper was trained with)."""
+  """Zero-pads or cuts the last axis of `audio` to `samples` (30 s: what Whisper was trained
+  with).
+  """
   audio = np.asarray(audio)[..., :samples]
   return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, samples - audio.shape[-1])])
 
 
 def num_frames(samples: int) -> int:
-  """Mel frames of a clip of `samples` (the last, half-empty frame of the centred transform is dropped)."""
+  """Mel frames of a clip of `samples` (the last, half-empty frame of the centred transform is
+  dropped).
+  """
   return samples // rates.MEL_HOP
 
 
 def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
   """Log-mel frames of a batch of clips.
 
-  Clips of different lengths may be zero-padded to one length: the frames of a clip do not depend on how much padding
-  follows, provided that at least 400 zeros end it (else the reflected edge is seen by its last two frames).
+  Clips of different lengths may be zero-padded to one length: the frames of a clip do not depend on
+  how much padding follows, provided that at least 400 zeros end it (else the reflected edge is seen
+  by its last two frames).
 
   Args:
     audio: float[B,S], 16 kHz, in [-1, 1]; S > 200.
@@ -48,10 +54,14 @@ def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
   padded = jnp.pad(padded, ((0, 0), (0, max(0, needed - padded.shape[1]))))[:, :needed]
   blocks = padded.reshape(padded.shape[0], frames + 2, rates.MEL_HOP)
   # A frame is two and a half hops long: two whole blocks and the first half of the third.
-  windows = jnp.concatenate([blocks[:, :-2], blocks[:, 1:-1], blocks[:, 2:, :N_FFT - 2 * rates.MEL_HOP]], axis=-1)
+  windows = jnp.concatenate(
+    [blocks[:, :-2], blocks[:, 1:-1], blocks[:, 2:, : N_FFT - 2 * rates.MEL_HOP]], axis=-1
+  )
   cosine, sine = _fourier_matrices()
   dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-  power = jnp.square(dot('BTN,NK->BTK', windows, cosine)) + jnp.square(dot('BTN,NK->BTK', windows, sine))
+  power = jnp.square(dot('BTN,NK->BTK', windows, cosine)) + jnp.square(
+    dot('BTN,NK->BTK', windows, sine)
+  )
   mel = dot('BTK,KM->BTM', power, mel_filters(num_mel_bins))
   logs = jnp.log10(jnp.maximum(mel, 1e-10))
   floor = jnp.max(logs, axis=(1, 2), keepdims=True) - 8.0
@@ -59,8 +69,15 @@ def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
 
 
 @functools.lru_cache
-def mel_filters(num_mel_bins: int, n_fft: int = N_FFT, f_max: float = rates.SAMPLE_RATE / 2, sample_rate: int = rates.SAMPLE_RATE) -> np.ndarray:
-  """Slaney mel filters of unit area from 0 to f_max Hz: float32[n_fft/2+1, M]; the defaults are Whisper's."""
+def mel_filters(
+  num_mel_bins: int,
+  n_fft: int = N_FFT,
+  f_max: float = rates.SAMPLE_RATE / 2,
+  sample_rate: int = rates.SAMPLE_RATE,
+) -> np.ndarray:
+  """Slaney mel filters of unit area from 0 to f_max Hz: float32[n_fft/2+1, M]; the defaults are
+  Whisper's.
+  """
   frequencies = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
   edges = _mel_to_hz(np.linspace(0, _hz_to_mel(f_max), num_mel_bins + 2))
   widths = np.diff(edges)
@@ -71,7 +88,8 @@ def mel_filters(num_mel_bins: int, n_fft: int = N_FFT, f_max: float = rates.SAMP
   return (triangles * 2.0 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
-# Slaney's scale: linear below 1 kHz (3 mels every 200 Hz), logarithmic above (27 mels for a factor of 6.4).
+# Slaney's scale: linear below 1 kHz (3 mels every 200 Hz), logarithmic above (27 mels for a factor
+# of 6.4).
 _MELS_AT_1_KHZ = 15.0
 _LOG_STEP = np.log(6.4) / 27.0
 
@@ -81,7 +99,9 @@ def _hz_to_mel(hz: float) -> float:
 
 
 def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
-  return np.where(mels < _MELS_AT_1_KHZ, 200.0 * mels / 3.0, 1000.0 * np.exp(_LOG_STEP * (mels - _MELS_AT_1_KHZ)))
+  return np.where(
+    mels < _MELS_AT_1_KHZ, 200.0 * mels / 3.0, 1000.0 * np.exp(_LOG_STEP * (mels - _MELS_AT_1_KHZ))
+  )
 
 
 @functools.lru_cache

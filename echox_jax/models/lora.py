@@ -1,4 +1,6 @@
-"""Low-rank adapters as leaves `lora_a`, `lora_b` beside a `kernel`: which they are, and folding them in."""
+"""Low-rank adapters as leaves `lora_a`, `lora_b` beside a `kernel`: which they are, and folding
+them in.
+"""
 
 import dataclasses
 
@@ -16,12 +18,18 @@ def mask(params: dict) -> dict:
 
 
 def merge(params: dict, cfg: LoraConfig) -> dict:
-  """The tree without LoRA leaves, each kernel [..., in, out] + alpha / rank * lora_a lora_b (computed in float32)."""
-  merged = {k: merge(v, cfg) if isinstance(v, dict) else v for k, v in params.items() if k not in LEAVES}
+  """The tree without LoRA leaves, each kernel [..., in, out] + alpha / rank * lora_a lora_b
+  (computed in float32).
+  """
+  merged = {
+    k: merge(v, cfg) if isinstance(v, dict) else v for k, v in params.items() if k not in LEAVES
+  }
   if 'lora_a' in params:
     a, b = (params[leaf].astype(jnp.float32) for leaf in LEAVES)
     kernel = params['kernel']
-    merged['kernel'] = (kernel + jnp.matmul(a, b, precision='highest') * (cfg.alpha / a.shape[-1])).astype(kernel.dtype)
+    merged['kernel'] = (
+      kernel + jnp.matmul(a, b, precision='highest') * (cfg.alpha / a.shape[-1])
+    ).astype(kernel.dtype)
   return merged
 
 

@@ -27,16 +27,16 @@ def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]
 
 # Group -> function `(key, cfg) -> boxed params`. The place of a group in the table gives its key.
 _INITS: dict[str, Callable[[jax.Array, EchoXConfig], dict[str, Any]]] = {
-    'unit_text_embedding': init_unit_text_embedding,
-    'whisper': init_whisper,
-    'adapter': init_adapter,
-    'llm': init_llm,
-    't2c': init_unit_decoder,
-    'echo': init_unit_decoder,
-    'denoising_adapter': init_denoising_adapter,
-    'vocoder': init_vocoder,
-    'discriminators': init_discriminators,
-    'hubert': init_hubert,
+  'unit_text_embedding': init_unit_text_embedding,
+  'whisper': init_whisper,
+  'adapter': init_adapter,
+  'llm': init_llm,
+  't2c': init_unit_decoder,
+  'echo': init_unit_decoder,
+  'denoising_adapter': init_denoising_adapter,
+  'vocoder': init_vocoder,
+  'discriminators': init_discriminators,
+  'hubert': init_hubert,
 }
 GROUPS = tuple(_INITS)
 _LISTED = 20  # tensors of one kind of problem that an error names
@@ -45,9 +45,12 @@ _LISTED = 20  # tensors of one kind of problem that an error names
 def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, Any]:
   """Dict of boxed parameter trees, one a group.
 
-  The key of a group depends on its name alone, so that a group starts from the same values in every stage.
+  The key of a group depends on its name alone, so that a group starts from the same values in every
+  stage.
   """
-  return {group: _INITS[group](jax.random.fold_in(key, GROUPS.index(group)), cfg) for group in groups}
+  return {
+    group: _INITS[group](jax.random.fold_in(key, GROUPS.index(group)), cfg) for group in groups
+  }
 
 
 def param_shapes(cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -61,21 +64,32 @@ def _param_shapes(cfg: EchoXConfig, groups: tuple[str, ...]) -> dict[str, tuple[
   return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
 
 
-def check_shapes(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str) -> None:
+def check_shapes(
+  found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str
+) -> None:
   """Compares the tensors of a checkpoint with those it must have, by name and shape.
 
   Raises:
-    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all counted and the first of each
-      kind listed.
+    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all counted
+      and the first of each kind listed.
   """
   problems = {
-      'missing': sorted(wanted.keys() - found.keys()),
-      'not used': sorted(found.keys() - wanted.keys()),
-      'wrong shape': [f'{name} {list(found[name])} for {list(shape)}' for name, shape in sorted(wanted.items())
-                      if name in found and tuple(found[name]) != tuple(shape)],
+    'missing': sorted(wanted.keys() - found.keys()),
+    'not used': sorted(found.keys() - wanted.keys()),
+    'wrong shape': [
+      f'{name} {list(found[name])} for {list(shape)}'
+      for name, shape in sorted(wanted.items())
+      if name in found and tuple(found[name]) != tuple(shape)
+    ],
   }
-  listed = [f'{label}: {", ".join(names[:_LISTED])}' + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')
-            for label, names in problems.items() if names]
+  listed = [
+    f'{label}: {", ".join(names[:_LISTED])}'
+    + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')
+    for label, names in problems.items()
+    if names
+  ]
   if listed:
     raise errors.CheckpointError(
-        f'These tensors are not those of {what} ({"; ".join(listed)}): give the checkpoint that fits the config.')
+      f'These tensors are not those of {what} ({"; ".join(listed)}): give the checkpoint that '
+      'fits the config.'
+    )

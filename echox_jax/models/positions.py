@@ -21,7 +21,9 @@ def question_room(cfg: EchoXConfig, audio: bool) -> int:
 
 
 def slice_row(cfg: EchoXConfig, words: int) -> int:
-  """Positions of the unit decoder that the longest slice takes with `words` unit words, BOS and EOT."""
+  """Positions of the unit decoder that the longest slice takes with `words` unit words, BOS and
+  EOT.
+  """
   profile = prompts.get_profile(cfg.profile)
   prefix = prompts.slice_prefix(cfg.special_ids, profile)
   suffix = prompts.slice_suffix(cfg.special_ids, profile)
@@ -52,11 +54,13 @@ def check(cfg: EchoXConfig, groups: Container[str]) -> None:
   if 'llm' in groups and question_room(cfg, hears) < 1:
     beside = f' and adapter.shrink_budget {cfg.adapter.shrink_budget}' if hears else ''
     raise errors.ConfigError(
-        f'the model has no position for a question beside streaming.max_new_tokens '
-        f'{rule.max_new_tokens}{beside}, since llm.max_positions is {cfg.llm.max_positions}: '
-        'lower the budgets in the config of the model.')
+      f'the model has no position for a question beside streaming.max_new_tokens '
+      f'{rule.max_new_tokens}{beside}, since llm.max_positions is {cfg.llm.max_positions}: '
+      'lower the budgets in the config of the model.'
+    )
   if 'echo' in groups and max_unit_words(cfg) < 1:
     raise errors.ConfigError(
-        'the model has no position for a unit word beside streaming.max_slice_tokens '
-        f'{rule.max_slice_tokens}, since unit_decoder.trunk.max_positions is '
-        f'{trunk.max_positions}: lower the budget in the config of the model.')
+      'the model has no position for a unit word beside streaming.max_slice_tokens '
+      f'{rule.max_slice_tokens}, since unit_decoder.trunk.max_positions is '
+      f'{trunk.max_positions}: lower the budget in the config of the model.'
+    )

@@ -1,12 +1,16 @@
-"""Unit decoder: text embeddings or adapted LLM states in, unit words out. One module, used as T2C and as echo decoder.
+"""Unit decoder: text embeddings or adapted LLM states in, unit words out. One module, used as T2C
+and as echo decoder.
 
-Parameters (facts 6): `unit_embedding/embedding` [U,D], `adapter` {kernel [D,h], bias} (width projection), `trunk/...` as in
-Llama at width h, `lm_head/embedding` [V+U,h], not tied. Token ids: 0 .. V-1 are text, V .. V+U-1 unit words. The text
-table [V,D] is the LLM's, frozen, and passed in by the caller: T2C and echo decoder share it.
+Parameters (facts 6): `unit_embedding/embedding` [U,D], `adapter` {kernel [D,h], bias} (width
+projection), `trunk/...` as in Llama at width h, `lm_head/embedding` [V+U,h], not tied. Token ids: 0
+.. V-1 are text, V .. V+U-1 unit words. The text table [V,D] is the LLM's, frozen, and passed in by
+the caller: T2C and echo decoder share it.
 
-A slice stands in the decoder's input as `[slice prefix] text or states [slice suffix] BOS unit words EOT`. The part before
-BOS is right-aligned: padding stands on the left, is invisible as key and not counted in positions. So the unit words
-begin in the same static column for every row, whatever its length, and rotary positions are those of a contiguous row.
+A slice stands in the decoder's input as
+`[slice prefix] text or states [slice suffix] BOS unit words EOT`. The part before BOS is
+right-aligned: padding stands on the left, is invisible as key and not counted in positions. So the
+unit words begin in the same static column for every row, whatever its length, and rotary positions
+are those of a contiguous row.
 """
 
 from collections.abc import Sequence
@@ -27,29 +31,49 @@ Array = jax.Array
 
 class UnitDecoder(nn.Module):
   """Text-to-codec model or echo decoder (paper, stages 2 and 3)."""
+
   cfg: EchoXConfig
 
   def setup(self):
     cfg, trunk = self.cfg, self.cfg.unit_decoder.trunk
     units = cfg.unit_decoder.unit_vocab_size
-    self.unit_embedding = layers.Embed(units, cfg.llm.hidden_size, ('unit_vocab', 'table_embed'), trunk.dtype)
-    self.adapter = layers.Dense(trunk.hidden_size, ('embed', 'mlp'), use_bias=True, dtype=trunk.dtype)
+    self.unit_embedding = layers.Embed(
+      units, cfg.llm.hidden_size, ('unit_vocab', 'table_embed'), trunk.dtype
+    )
+    self.adapter = layers.Dense(
+      trunk.hidden_size, ('embed', 'mlp'), use_bias=True, dtype=trunk.dtype
+    )
     self.trunk = Trunk(trunk)
     self.lm_head = layers.Embed(cfg.llm.vocab_size + units, trunk.hidden_size, dtype=trunk.dtype)
 
   def embed(self, text_table: Array, ids: Array) -> Array:
-    """int[...] ids of text and unit words -> float[...,D]; the text table float[V,D] gets no gradient (facts 6)."""
+    """int[...] ids of text and unit words -> float[...,D]; the text table float[V,D] gets no
+    gradient (facts 6).
+    """
     vocab = self.cfg.llm.vocab_size
     words = self.embed_units(ids - vocab)
-    return jnp.where((ids < vocab)[..., None], embed_text(text_table, jnp.minimum(ids, vocab - 1)).astype(words.dtype), words)
+    return jnp.where(
+      (ids < vocab)[..., None],
+      embed_text(text_table, jnp.minimum(ids, vocab - 1)).astype(words.dtype),
+      words,
+    )
 
   def embed_units(self, words: Array) -> Array:
     """int[...] unit words from 0 -> float[...,D]; numbers out of range give any row."""
     return self.unit_embedding(jnp.clip(words, 0, self.cfg.unit_decoder.unit_vocab_size - 1))
 
-  def hidden(self, embeddings: Array, positions: Array, mask: Mask, cache: Cache | None = None,
-             index: Array | None = None, deterministic: bool = True) -> tuple[Array, Cache | None]:
-    """float[B,T,D] at the LLM's width -> (float[B,T,h] after the final norm, cache); the rest as `Trunk`."""
+  def hidden(
+    self,
+    embeddings: Array,
+    positions: Array,
+    mask: Mask,
+    cache: Cache | None = None,
+    index: Array | None = None,
+    deterministic: bool = True,
+  ) -> tuple[Array, Cache | None]:
+    """float[B,T,D] at the LLM's width -> (float[B,T,h] after the final norm, cache); the rest as
+    `Trunk`.
+    """
     return self.trunk(self.adapter(embeddings), positions, mask, cache, index, deterministic)
 
   def project(self, embeddings: Array) -> Array:
@@ -60,33 +84,54 @@ class UnitDecoder(nn.Module):
     """float[...,h] -> float32[...,V+U]."""
     return self.lm_head.attend(hidden)
 
-  def __call__(self, text_table: Array, ids: Array, valid: Array | None = None, segments: Array | None = None,
-               deterministic: bool = True) -> Array:
-    """int[B,T] -> hidden float[B,T,h]: causal, `valid` bool[B,T] tells which positions may be seen by later ones.
+  def __call__(
+    self,
+    text_table: Array,
+    ids: Array,
+    valid: Array | None = None,
+    segments: Array | None = None,
+    deterministic: bool = True,
+  ) -> Array:
+    """int[B,T] -> hidden float[B,T,h]: causal, `valid` bool[B,T] tells which positions may be seen
+    by later ones.
 
     `segments` int[B,T] of packed rows: each sees only itself and has positions of its own.
     """
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape) if segments is None else segment_positions(segments)
+    positions = (
+      jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+      if segments is None
+      else segment_positions(segments)
+    )
     mask = Mask(valid, segments, causal=True)
     return self.hidden(self.embed(text_table, ids), positions, mask, deterministic=deterministic)[0]
 
 
 class DenoisingAdapter(nn.Module):
-  """Maps LLM states towards the embeddings of the tokens they predict: Linear, ReLU, dropout, Linear (facts 6)."""
+  """Maps LLM states towards the embeddings of the tokens they predict: Linear, ReLU, dropout,
+  Linear (facts 6).
+  """
+
   cfg: EchoXConfig
 
   @nn.compact
   def __call__(self, states: Array, deterministic: bool = True) -> Array:
     """float[...,D] -> float[...,D]."""
     cfg = self.cfg
-    dense = lambda features, axes, name: layers.Dense(features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name)
-    x = nn.relu(dense(cfg.unit_decoder.denoising_intermediate_size, ('embed', 'mlp'), 'fc1')(states))
+    dense = lambda features, axes, name: layers.Dense(
+      features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name
+    )
+    x = nn.relu(
+      dense(cfg.unit_decoder.denoising_intermediate_size, ('embed', 'mlp'), 'fc1')(states)
+    )
     x = nn.Dropout(cfg.unit_decoder.denoising_dropout)(x, deterministic=deterministic)
     return dense(cfg.llm.hidden_size, ('mlp', 'embed'), 'fc2')(x)
 
 
 class Prompt(NamedTuple):
-  """The part of the decoder's input before BOS: embeddings float[B,P,D], valid bool[B,P], positions int32[B,P]."""
+  """The part of the decoder's input before BOS: embeddings float[B,P,D], valid bool[B,P], positions
+  int32[B,P].
+  """
+
   embeddings: Array
   valid: Array
   positions: Array
@@ -103,7 +148,8 @@ def slice_prompt(cfg: EchoXConfig, text_table: Array, text: Array, lengths: Arra
   Args:
     cfg: gives the profile's prefix and suffix.
     text_table: float[V,D].
-    text: float[B,N,D], embeddings or adapted states at the LLM's width, row b filled up to lengths[b].
+    text: float[B,N,D], embeddings or adapted states at the LLM's width, row b filled up to
+      lengths[b].
     lengths: int[B], at most N.
 
   Returns:
@@ -142,16 +188,19 @@ def extend(prompt: Prompt, embeddings: Array) -> Prompt:
   """Appends unit word embeddings float[B,W,D] behind a prompt, all of them valid."""
   after = prompt.positions[:, -1:] + 1 + jnp.arange(embeddings.shape[1])
   return Prompt(
-      jnp.concatenate([prompt.embeddings, embeddings.astype(prompt.embeddings.dtype)], axis=1),
-      jnp.concatenate([prompt.valid, jnp.ones(after.shape, bool)], axis=1),
-      jnp.concatenate([prompt.positions, after], axis=1))
+    jnp.concatenate([prompt.embeddings, embeddings.astype(prompt.embeddings.dtype)], axis=1),
+    jnp.concatenate([prompt.valid, jnp.ones(after.shape, bool)], axis=1),
+    jnp.concatenate([prompt.positions, after], axis=1),
+  )
 
 
 def init_unit_decoder(key: Array, cfg: EchoXConfig) -> dict:
   """Boxed parameters of a `UnitDecoder`."""
   module = UnitDecoder(cfg)
   create = lambda m, table, ids: m.logits(m(table, ids))
-  return module.init(key, jnp.zeros((1, cfg.llm.hidden_size)), jnp.zeros((1, 1), jnp.int32), method=create)['params']
+  return module.init(
+    key, jnp.zeros((1, cfg.llm.hidden_size)), jnp.zeros((1, 1), jnp.int32), method=create
+  )['params']
 
 
 def init_denoising_adapter(key: Array, cfg: EchoXConfig) -> dict:

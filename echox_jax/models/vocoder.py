@@ -1,12 +1,14 @@
-"""Unit vocoder: code HiFi-GAN with a duration predictor (released code: fairseq's CodeHiFiGANVocoder; facts 10).
+"""Unit vocoder: code HiFi-GAN with a duration predictor (released code: fairseq's
+CodeHiFiGANVocoder; facts 10).
 
-Units at 50 Hz go through an embedding, a convolution and stages of transposed convolutions with residual blocks up to the
-waveform. With `istft_hop` > 0 the last stages are replaced by an inverse STFT (iSTFTNet), several times cheaper on CPU; the
-waveform has the same length. `context_dilations` adds a residual block at 50 Hz, a cheap way to see more neighbours.
+Units at 50 Hz go through an embedding, a convolution and stages of transposed convolutions with
+residual blocks up to the waveform. With `istft_hop` > 0 the last stages are replaced by an inverse
+STFT (iSTFTNet), several times cheaper on CPU; the waveform has the same length. `context_dilations`
+adds a residual block at 50 Hz, a cheap way to see more neighbours.
 
-Weight norm is not part of the module: conversion folds it into the kernels (echox_jax/conversion/unit_vocoder.py), and
-training works on plain kernels. Padded frames are zeroed before every convolution, so that a clip sounds the same under any
-static budget.
+Weight norm is not part of the module: conversion folds it into the kernels
+(echox_jax/conversion/unit_vocoder.py), and training works on plain kernels. Padded frames are
+zeroed before every convolution, so that a clip sounds the same under any static budget.
 """
 
 from typing import Any, NamedTuple
@@ -34,6 +36,7 @@ class Speech(NamedTuple):
     num_frames: int32[B] frames spoken, at most the budget.
     overflow: int32[B] frames that did not fit into the budget.
   """
+
   waveform: Array
   durations: Array
   num_frames: Array
@@ -45,17 +48,27 @@ def check_config(cfg: VocoderConfig) -> None:
   hop = int(np.prod(cfg.upsample_rates)) * max(cfg.istft_hop, 1)
   if hop != cfg.code_hop_size:
     raise errors.ConfigError(
-        f'vocoder upsampling gives {hop} samples a unit instead of {cfg.code_hop_size}: '
-        'make upsample_rates times istft_hop equal code_hop_size.')
+      f'vocoder upsampling gives {hop} samples a unit instead of {cfg.code_hop_size}: '
+      'make upsample_rates times istft_hop equal code_hop_size.'
+    )
   if len(cfg.upsample_rates) != len(cfg.upsample_kernel_sizes) or any(
-      k < r or (k - r) % 2 for k, r in zip(cfg.upsample_kernel_sizes, cfg.upsample_rates)):
+    k < r or (k - r) % 2 for k, r in zip(cfg.upsample_kernel_sizes, cfg.upsample_rates)
+  ):
     raise errors.ConfigError(
-        'vocoder upsample_kernel_sizes must hold one kernel a rate, longer than it by an even number: correct them.')
-  if cfg.istft_hop and (cfg.istft_n_fft % 2 or cfg.istft_n_fft % cfg.istft_hop or cfg.istft_n_fft < 2 * cfg.istft_hop):
-    raise errors.ConfigError('vocoder istft_n_fft must be even and a multiple of istft_hop, at least twice: correct it.')
+      'vocoder upsample_kernel_sizes must hold one kernel a rate, longer than it by an even '
+      'number: correct them.'
+    )
+  if cfg.istft_hop and (
+    cfg.istft_n_fft % 2 or cfg.istft_n_fft % cfg.istft_hop or cfg.istft_n_fft < 2 * cfg.istft_hop
+  ):
+    raise errors.ConfigError(
+      'vocoder istft_n_fft must be even and a multiple of istft_hop, at least twice: correct it.'
+    )
   width = cfg.embedding_dim * (2 if cfg.num_speakers else 1)
   if cfg.model_in_dim != width:
-    raise errors.ConfigError(f'vocoder model_in_dim is {cfg.model_in_dim}: it must be {width} with this embedding_dim.')
+    raise errors.ConfigError(
+      f'vocoder model_in_dim is {cfg.model_in_dim}: it must be {width} with this embedding_dim.'
+    )
 
 
 def repeat_units(units: Array, durations: Array, budget: int) -> tuple[Array, Array, Array]:
@@ -83,7 +96,8 @@ def inverse_stft(spectrum: tuple[Array, Array], mask: Array | None, n_fft: int, 
   """Inverse STFT with a periodic Hann window, as one product with the windowed Fourier basis.
 
   Args:
-    spectrum: real and imaginary parts, float[B,T+1,n_fft/2+1]; frame t is centred on sample t * hop.
+    spectrum: real and imaginary parts, float[B,T+1,n_fft/2+1]; frame t is centred on sample t *
+      hop.
     mask: bool[B,T+1], frames that count; None = all.
     n_fft: window length.
     hop: samples between frames.
@@ -99,15 +113,18 @@ def inverse_stft(spectrum: tuple[Array, Array], mask: Array | None, n_fft: int, 
   basis = lambda wave: jnp.asarray(weight * wave * window / n_fft, real.dtype)
   frames = real @ basis(np.cos(angle)) - imaginary @ basis(np.sin(angle))
   shown = jnp.ones((1, real.shape[1]), jnp.float32) if mask is None else mask.astype(jnp.float32)
-  envelope = shown[:, :, None] * jnp.asarray(window ** 2, jnp.float32)
+  envelope = shown[:, :, None] * jnp.asarray(window**2, jnp.float32)
   length = (real.shape[1] - 1) * hop
   signal, envelope = (
-      overlap_add(x.astype(jnp.float32)[..., None], hop)[:, n_fft // 2:n_fft // 2 + length, 0] for x in (frames, envelope))
+    overlap_add(x.astype(jnp.float32)[..., None], hop)[:, n_fft // 2 : n_fft // 2 + length, 0]
+    for x in (frames, envelope)
+  )
   return signal / jnp.maximum(envelope, 1e-4)
 
 
 class ResBlock(nn.Module):
   """For each dilation: x += conv(lrelu(conv_dilated(lrelu(x)))), slope 0.1."""
+
   kernel_size: int
   dilations: tuple[int, ...]
   dtype: Any = jnp.float32
@@ -117,14 +134,19 @@ class ResBlock(nn.Module):
     """float[B,T,C] -> float[B,T,C]."""
     for i, dilation in enumerate(self.dilations):
       y = _hide(nn.leaky_relu(x, 0.1), mask)
-      y = Conv(x.shape[-1], self.kernel_size, dilation=dilation, dtype=self.dtype, name=f'convs1_{i}')(y)
+      y = Conv(
+        x.shape[-1], self.kernel_size, dilation=dilation, dtype=self.dtype, name=f'convs1_{i}'
+      )(y)
       y = _hide(nn.leaky_relu(y, 0.1), mask)
       x += Conv(x.shape[-1], self.kernel_size, dtype=self.dtype, name=f'convs2_{i}')(y)
     return x
 
 
 class DurationPredictor(nn.Module):
-  """Predicts log(duration + 1) of each reduced unit from its embedding and its neighbours' (released code: VariancePredictor)."""
+  """Predicts log(duration + 1) of each reduced unit from its embedding and its neighbours'
+  (released code: VariancePredictor).
+  """
+
   config: DurationPredictorConfig
   dtype: Any = jnp.float32
 
@@ -132,14 +154,19 @@ class DurationPredictor(nn.Module):
   def __call__(self, x: Array, mask: Array, deterministic: bool = True) -> Array:
     """float[B,R,E], bool[B,R] -> float32[B,R]."""
     for i in (1, 2):
-      x = Conv(self.config.hidden_size, self.config.kernel_size, dtype=self.dtype, name=f'conv{i}')(_hide(x, mask))
+      x = Conv(self.config.hidden_size, self.config.kernel_size, dtype=self.dtype, name=f'conv{i}')(
+        _hide(x, mask)
+      )
       x = LayerNorm(dtype=self.dtype, name=f'ln{i}')(nn.relu(x))
       x = nn.Dropout(self.config.dropout)(x, deterministic=deterministic)
-    return Dense(1, ('conv_in', 'conv_out'), use_bias=True, dtype=self.dtype, name='proj')(x)[..., 0].astype(jnp.float32)
+    return Dense(1, ('conv_in', 'conv_out'), use_bias=True, dtype=self.dtype, name='proj')(x)[
+      ..., 0
+    ].astype(jnp.float32)
 
 
 class UnitVocoder(nn.Module):
   """Code HiFi-GAN generator and duration predictor; sizes from the config."""
+
   config: VocoderConfig
 
   def setup(self):
@@ -149,32 +176,49 @@ class UnitVocoder(nn.Module):
     init = nn.initializers.normal(1.0)
     self.unit_embedding = Embed(cfg.num_units, cfg.embedding_dim, ('codes', 'embed'), dtype, init)
     if cfg.num_speakers:
-      self.speaker_embedding = Embed(cfg.num_speakers, cfg.embedding_dim, ('codes', 'embed'), dtype, init)
+      self.speaker_embedding = Embed(
+        cfg.num_speakers, cfg.embedding_dim, ('codes', 'embed'), dtype, init
+      )
     self.duration_predictor = DurationPredictor(cfg.duration, dtype)
     self.conv_pre = Conv(cfg.upsample_initial_channel, 7, dtype=dtype)
     if cfg.context_dilations:
       self.context = ResBlock(cfg.context_kernel_size, cfg.context_dilations, dtype)
     channels = [cfg.upsample_initial_channel >> (i + 1) for i in range(len(cfg.upsample_rates))]
     self.ups = [
-        ConvTranspose(c, k, r, dtype) for c, k, r in zip(channels, cfg.upsample_kernel_sizes, cfg.upsample_rates)]
+      ConvTranspose(c, k, r, dtype)
+      for c, k, r in zip(channels, cfg.upsample_kernel_sizes, cfg.upsample_rates)
+    ]
     self.resblocks = [
-        [ResBlock(k, d, dtype) for k, d in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)] for _ in channels]
+      [
+        ResBlock(k, d, dtype)
+        for k, d in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)
+      ]
+      for _ in channels
+    ]
     self.conv_post = Conv(cfg.istft_n_fft + 2 if cfg.istft_hop else 1, 7, dtype=dtype)
 
   def __call__(self, units: Array, reduced: Array, mask: Array) -> tuple[Array, Array]:
-    """Every parameter once, for initialisation: (waveform of units int32[B,F], log durations of int32[B,R])."""
+    """Every parameter once, for initialisation: (waveform of units int32[B,F], log durations of
+    int32[B,R]).
+    """
     return self.generate(units), self.log_durations(reduced, mask)
 
   def log_durations(self, reduced: Array, mask: Array, deterministic: bool = True) -> Array:
-    """Predicted log(duration + 1) of reduced units int32[B,R] with mask bool[B,R] -> float32[B,R]."""
+    """Predicted log(duration + 1) of reduced units int32[B,R] with mask bool[B,R] ->
+    float32[B,R].
+    """
     return self.duration_predictor(self.unit_embedding(reduced), mask, deterministic)
 
   def durations(self, reduced: Array, mask: Array) -> Array:
-    """Predicted durations in frames, at least 1, 0 for padding (released code: half-even rounding) -> int32[B,R]."""
+    """Predicted durations in frames, at least 1, 0 for padding (released code: half-even rounding)
+    -> int32[B,R].
+    """
     frames = jnp.maximum(jnp.round(jnp.exp(self.log_durations(reduced, mask)) - 1), 1)
     return jnp.where(mask, frames, 0).astype(jnp.int32)
 
-  def generate(self, units: Array, mask: Array | None = None, speaker: Array | None = None) -> Array:
+  def generate(
+    self, units: Array, mask: Array | None = None, speaker: Array | None = None
+  ) -> Array:
     """Units at 50 Hz to a waveform, without duration prediction.
 
     Args:
@@ -194,7 +238,9 @@ class UnitVocoder(nn.Module):
     return self.from_features(x, mask)
 
   def from_features(self, x: Array, mask: Array | None = None) -> Array:
-    """What stands behind the embeddings, a plain HiFi-GAN generator: float[B,F,model_in_dim] -> float32[B,F*hop], mask as above."""
+    """What stands behind the embeddings, a plain HiFi-GAN generator: float[B,F,model_in_dim] ->
+    float32[B,F*hop], mask as above.
+    """
     cfg = self.config
     x = self.conv_pre(_hide(x, mask))
     if cfg.context_dilations:
@@ -210,16 +256,25 @@ class UnitVocoder(nn.Module):
     return wave if mask is None else jnp.where(mask, wave, 0)
 
   def _from_spectrum(self, x: Array, mask: Array | None) -> Array:
-    """float[B,T,C] -> float32[B,T*istft_hop]: one frame more than T (the second, mirrored), so that the length is exact."""
+    """float[B,T,C] -> float32[B,T*istft_hop]: one frame more than T (the second, mirrored), so that
+    the length is exact.
+    """
     cfg = self.config
     shown = None if mask is None else jnp.concatenate([mask[:, :1], mask], axis=1)
     x = self.conv_post(jnp.concatenate([x[:, 1:2], x], axis=1))
     log_magnitude, phase = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     magnitude = _hide(jnp.exp(jnp.minimum(log_magnitude, _MAX_LOG_MAGNITUDE)), shown)
-    wave = inverse_stft((magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)), shown, cfg.istft_n_fft, cfg.istft_hop)
+    wave = inverse_stft(
+      (magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)),
+      shown,
+      cfg.istft_n_fft,
+      cfg.istft_hop,
+    )
     return wave if mask is None else jnp.where(jnp.repeat(mask, cfg.istft_hop, axis=1), wave, 0)
 
-  def synthesise(self, reduced: Array, mask: Array, frame_budget: int, speaker: Array | None = None) -> Speech:
+  def synthesise(
+    self, reduced: Array, mask: Array, frame_budget: int, speaker: Array | None = None
+  ) -> Speech:
     """Reduced units to speech with predicted durations.
 
     Args:

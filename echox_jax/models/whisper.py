@@ -1,11 +1,14 @@
-"""Whisper encoder (facts 2): two convolutions, learned positions, pre-norm transformer layers, final LayerNorm.
+"""Whisper encoder (facts 2): two convolutions, learned positions, pre-norm transformer layers,
+final LayerNorm.
 
-Parameters: `conv1`, `conv2` {kernel [3,in,out], bias}; `embed_positions` [positions,D]; `layers/{self_attn_layer_norm,
-self_attn/{q,k,v,out}_proj, final_layer_norm, fc1, fc2}` with a leading layer axis (the key projection has no bias);
-`layer_norm` {scale, bias}. Dense kernels are [in, out].
+Parameters: `conv1`, `conv2` {kernel [3,in,out], bias}; `embed_positions` [positions,D];
+`layers/{self_attn_layer_norm, self_attn/{q,k,v,out}_proj, final_layer_norm, fc1, fc2}` with a
+leading layer axis (the key projection has no bias); `layer_norm` {scale, bias}. Dense kernels are
+[in, out].
 
-Whisper was trained on 30 s windows. Shorter inputs use the first positions only: the silence that would fill the window is
-never computed. The states differ a little from the padded ones; half a second of zeros after the speech keeps them good.
+Whisper was trained on 30 s windows. Shorter inputs use the first positions only: the silence that
+would fill the window is never computed. The states differ a little from the padded ones; half a
+second of zeros after the speech keeps them good.
 """
 
 import functools
@@ -29,6 +32,7 @@ def num_states(mel_frames: Array | int) -> Array | int:
 
 class EncoderLayer(nn.Module):
   """x += attn(LN x); x += fc2(GELU(fc1(LN x))): the body of the scan over layers."""
+
   cfg: WhisperConfig
 
   @nn.compact
@@ -37,25 +41,32 @@ class EncoderLayer(nn.Module):
     x, tapped = carry
     norm = functools.partial(layers.LayerNorm, cfg.layer_norm_eps, cfg.dtype)
     dense = functools.partial(layers.Dense, use_bias=True, dtype=cfg.dtype)
-    attend = layers.MultiHeadAttention(cfg.num_heads, key_bias=False, backend=cfg.attention, dtype=cfg.dtype, name='self_attn')
+    attend = layers.MultiHeadAttention(
+      cfg.num_heads, key_bias=False, backend=cfg.attention, dtype=cfg.dtype, name='self_attn'
+    )
     x = x + attend(norm(name='self_attn_layer_norm')(x), mask=mask)
     y = dense(cfg.intermediate_size, ('embed', 'mlp'), name='fc1')(norm(name='final_layer_norm')(x))
     y = constrain(nn.gelu(y, approximate=False), 'batch', 'length', 'mlp')
-    x = constrain(x + dense(cfg.hidden_size, ('mlp', 'embed'), name='fc2')(y), 'batch', 'length', 'act_embed')
+    x = constrain(
+      x + dense(cfg.hidden_size, ('mlp', 'embed'), name='fc2')(y), 'batch', 'length', 'act_embed'
+    )
     return (x, jnp.where(number == tap, x, tapped)), None
 
 
 class WhisperEncoder(nn.Module):
   """Log-mel frames -> encoder states."""
+
   cfg: WhisperConfig
 
-  def __call__(self, mel: Array, lengths: Array | None = None, output_layer: int | None = None) -> Array:
+  def __call__(
+    self, mel: Array, lengths: Array | None = None, output_layer: int | None = None
+  ) -> Array:
     """States after `output_layer`.
 
     Args:
       mel: float[B,T,M], T <= 2 * max_positions.
-      lengths: int[B], mel frames of each clip; what lies beyond is hidden from the clip, so that clips batched with
-        padding give the states that they give alone. None: all T frames count.
+      lengths: int[B], mel frames of each clip; what lies beyond is hidden from the clip, so that
+        clips batched with padding give the states that they give alone. None: all T frames count.
       output_layer: 1-based; None = the last layer followed by the final LayerNorm.
 
     Returns:
@@ -65,38 +76,70 @@ class WhisperEncoder(nn.Module):
     return final if output_layer is None else layer
 
   @nn.compact
-  def final_and_layer(self, mel: Array, lengths: Array | None, output_layer: int) -> tuple[Array, Array]:
-    """As `__call__`, giving the final states and those after `output_layer` (1-based) in one pass."""
+  def final_and_layer(
+    self, mel: Array, lengths: Array | None, output_layer: int
+  ) -> tuple[Array, Array]:
+    """As `__call__`, giving the final states and those after `output_layer` (1-based) in one
+    pass.
+    """
     cfg = self.cfg
     if not 1 <= output_layer <= cfg.num_layers:
-      raise ValueError(f'output_layer is {output_layer}, the encoder has layers 1 to {cfg.num_layers}.')
+      raise ValueError(
+        f'output_layer is {output_layer}, the encoder has layers 1 to {cfg.num_layers}.'
+      )
     conv = functools.partial(
-        nn.Conv, cfg.hidden_size, (3,), padding=1, dtype=cfg.dtype,
-        kernel_init=nn.with_logical_partitioning(layers.default_init, ('conv_kernel', 'conv_in', 'conv_out')),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)))
+      nn.Conv,
+      cfg.hidden_size,
+      (3,),
+      padding=1,
+      dtype=cfg.dtype,
+      kernel_init=nn.with_logical_partitioning(
+        layers.default_init, ('conv_kernel', 'conv_in', 'conv_out')
+      ),
+      bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ('conv_out',)),
+    )
     x = nn.gelu(conv(name='conv1')(_hide(mel, lengths)), approximate=False)
     x = nn.gelu(conv(strides=2, name='conv2')(_hide(x, lengths)), approximate=False)
     positions = self.param(
-        'embed_positions', nn.with_logical_partitioning(layers.default_init, ('positions', 'embed')),
-        (cfg.max_positions, cfg.hidden_size), jnp.float32)
+      'embed_positions',
+      nn.with_logical_partitioning(layers.default_init, ('positions', 'embed')),
+      (cfg.max_positions, cfg.hidden_size),
+      jnp.float32,
+    )
     t = x.shape[1]
     if t > cfg.max_positions:
-      raise ValueError(f'{t} states, but the encoder has {cfg.max_positions} positions: cut the audio.')
+      raise ValueError(
+        f'{t} states, but the encoder has {cfg.max_positions} positions: cut the audio.'
+      )
     x = x + positions[:t].astype(x.dtype)
     mask = Mask(None if lengths is None else jnp.arange(t) < num_states(lengths)[:, None])
     scanned = nn.scan(
-        EncoderLayer, length=cfg.num_layers, variable_axes={'params': 0}, split_rngs={'params': True},
-        in_axes=(0, nn.broadcast, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'})
+      EncoderLayer,
+      length=cfg.num_layers,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, nn.broadcast, nn.broadcast),
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )
     (x, tapped), _ = scanned(cfg, name='layers')(
-        (x, jnp.zeros_like(x)), jnp.arange(1, cfg.num_layers + 1), mask, jnp.asarray(output_layer))
+      (x, jnp.zeros_like(x)), jnp.arange(1, cfg.num_layers + 1), mask, jnp.asarray(output_layer)
+    )
     return layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name='layer_norm')(x), tapped
 
 
 def init_whisper(key: Array, cfg: EchoXConfig) -> dict:
   """Boxed parameters of the encoder."""
-  return WhisperEncoder(cfg.whisper).init(key, jnp.zeros((1, 4, cfg.whisper.num_mel_bins)))['params']
+  return WhisperEncoder(cfg.whisper).init(key, jnp.zeros((1, 4, cfg.whisper.num_mel_bins)))[
+    'params'
+  ]
 
 
 def _hide(x: Array, lengths: Array | None) -> Array:
-  """Zeroes the frames beyond `lengths`: what a convolution would see beyond the end of the clip alone."""
-  return x if lengths is None else jnp.where((jnp.arange(x.shape[1]) < lengths[:, None])[..., None], x, 0)
+  """Zeroes the frames beyond `lengths`: what a convolution would see beyond the end of the clip
+  alone.
+  """
+  return (
+    x
+    if lengths is None
+    else jnp.where((jnp.arange(x.shape[1]) < lengths[:, None])[..., None], x, 0)
+  )

@@ -1,11 +1,14 @@
 """What chips can do: published peaks of dense bfloat16 products, memory, and links.
 
-Sources. TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Google Cloud documentation (peak compute, HBM capacity and
-bandwidth, interchip interconnect bandwidth of a chip and its ports, network cards of a host); v4 and v5p share a host among 4 chips,
-v5e and v6e among 8. Network between slices: v5e 2 x 100 Gbit/s a host, v5p 50 Gbit/s a chip, v6e 4 x 200 Gbit/s a host (same pages);
-v4 25 GB/s a host ("How to Scale Your Model", part 2, the JAX scaling book). The bandwidth of a link is that of the chip, both
-directions together, over its ports and by two: v5e 400 GB/s, 4 ports, 50 GB/s one way; the scaling book has the same, and for v4
-45 GB/s. Which axes are rings is told there too: of v5e and v6e those of 16 chips; of v4 and v5p all, in slices of whole cubes 4x4x4.
+Sources. TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Google Cloud
+documentation (peak compute, HBM capacity and bandwidth, interchip interconnect bandwidth of a chip
+and its ports, network cards of a host); v4 and v5p share a host among 4 chips, v5e and v6e among 8.
+Network between slices: v5e 2 x 100 Gbit/s a host, v5p 50 Gbit/s a chip, v6e 4 x 200 Gbit/s a host
+(same pages); v4 25 GB/s a host ("How to Scale Your Model", part 2, the JAX scaling book). The
+bandwidth of a link is that of the chip, both directions together, over its ports and by two: v5e
+400 GB/s, 4 ports, 50 GB/s one way; the scaling book has the same, and for v4 45 GB/s. Which axes
+are rings is told there too: of v5e and v6e those of 16 chips; of v4 and v5p all, in slices of whole
+cubes 4x4x4.
 GPUs: NVIDIA's data sheets.
 """
 
@@ -25,10 +28,14 @@ class Chip:
     peak_flops: dense bfloat16 FLOP/s.
     hbm_bytes: memory.
     hbm_bytes_per_s: its bandwidth.
-    link_bytes_per_s: of one link to a neighbour, one way; of a GPU, of all its NVLinks (PCIe where it has none), one way.
-    ring: an axis of the torus is closed to a ring where its extent is a multiple of this (of three axes: if all are); 0 = no torus.
-    dcn_bytes_per_s: a chip's share of its host's network; 0 = not known (it depends on the cluster).
+    link_bytes_per_s: of one link to a neighbour, one way; of a GPU, of all its NVLinks (PCIe where
+      it has none), one way.
+    ring: an axis of the torus is closed to a ring where its extent is a multiple of this (of three
+      axes: if all are); 0 = no torus.
+    dcn_bytes_per_s: a chip's share of its host's network; 0 = not known (it depends on the
+      cluster).
   """
+
   name: str
   kinds: tuple[str, ...]
   peak_flops: float
@@ -41,17 +48,44 @@ class Chip:
 
 # The first that fits counts, so that longer names stand before their beginnings.
 CHIPS = (
-    Chip('v4', ('tpu v4',), 275 * _TERA, 32 * _GIB, 1200 * _GIGA, 45 * _GIGA, 4, 6.25 * _GIGA),
-    Chip('v5e', ('tpu v5 lite', 'tpu v5e'), 197 * _TERA, 16 * _GIB, 819 * _GIGA, 50 * _GIGA, 16, 3.125 * _GIGA),
-    Chip('v5p', ('tpu v5p', 'tpu v5'), 459 * _TERA, 95 * _GIB, 2765 * _GIGA, 100 * _GIGA, 4, 6.25 * _GIGA),
-    Chip('v6e', ('tpu v6 lite', 'tpu v6e'), 918 * _TERA, 32 * _GIB, 1600 * _GIGA, 100 * _GIGA, 16, 12.5 * _GIGA),
-    Chip('A100 80 GB', ('nvidia a100-sxm4-80gb', 'nvidia a100 80gb'), 312 * _TERA, 80 * _GIB, 2039 * _GIGA, 300 * _GIGA),
-    Chip('A100 40 GB', ('nvidia a100',), 312 * _TERA, 40 * _GIB, 1555 * _GIGA, 300 * _GIGA),
-    Chip('L4', ('nvidia l4',), 121 * _TERA, 24 * _GIB, 300 * _GIGA, 32 * _GIGA),
-    Chip('H200', ('nvidia h200',), 989 * _TERA, 141 * 10**9, 4800 * _GIGA, 450 * _GIGA),
-    Chip('H100 PCIe', ('nvidia h100 pcie',), 756 * _TERA, 80 * _GIB, 2000 * _GIGA, 64 * _GIGA),
-    Chip('H100', ('nvidia h100',), 989 * _TERA, 80 * _GIB, 3350 * _GIGA, 450 * _GIGA),
-    Chip('B200', ('nvidia b200',), 2250 * _TERA, 180 * 10**9, 8000 * _GIGA, 900 * _GIGA),
+  Chip('v4', ('tpu v4',), 275 * _TERA, 32 * _GIB, 1200 * _GIGA, 45 * _GIGA, 4, 6.25 * _GIGA),
+  Chip(
+    'v5e',
+    ('tpu v5 lite', 'tpu v5e'),
+    197 * _TERA,
+    16 * _GIB,
+    819 * _GIGA,
+    50 * _GIGA,
+    16,
+    3.125 * _GIGA,
+  ),
+  Chip(
+    'v5p', ('tpu v5p', 'tpu v5'), 459 * _TERA, 95 * _GIB, 2765 * _GIGA, 100 * _GIGA, 4, 6.25 * _GIGA
+  ),
+  Chip(
+    'v6e',
+    ('tpu v6 lite', 'tpu v6e'),
+    918 * _TERA,
+    32 * _GIB,
+    1600 * _GIGA,
+    100 * _GIGA,
+    16,
+    12.5 * _GIGA,
+  ),
+  Chip(
+    'A100 80 GB',
+    ('nvidia a100-sxm4-80gb', 'nvidia a100 80gb'),
+    312 * _TERA,
+    80 * _GIB,
+    2039 * _GIGA,
+    300 * _GIGA,
+  ),
+  Chip('A100 40 GB', ('nvidia a100',), 312 * _TERA, 40 * _GIB, 1555 * _GIGA, 300 * _GIGA),
+  Chip('L4', ('nvidia l4',), 121 * _TERA, 24 * _GIB, 300 * _GIGA, 32 * _GIGA),
+  Chip('H200', ('nvidia h200',), 989 * _TERA, 141 * 10**9, 4800 * _GIGA, 450 * _GIGA),
+  Chip('H100 PCIe', ('nvidia h100 pcie',), 756 * _TERA, 80 * _GIB, 2000 * _GIGA, 64 * _GIGA),
+  Chip('H100', ('nvidia h100',), 989 * _TERA, 80 * _GIB, 3350 * _GIGA, 450 * _GIGA),
+  Chip('B200', ('nvidia b200',), 2250 * _TERA, 180 * 10**9, 8000 * _GIGA, 900 * _GIGA),
 )
 
 

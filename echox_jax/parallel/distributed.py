@@ -1,4 +1,5 @@
-"""Several processes as one job: how they find one another, what part of a batch each feeds, how they end.
+"""Several processes as one job: how they find one another, what part of a batch each feeds, how
+they end.
 
 Nothing here knows of training: whatever runs on several hosts starts with `initialise`.
 """
@@ -22,7 +23,8 @@ from jax.experimental import multihost_utils
 from echox_jax import errors
 
 MODES = ('auto', 'none', 'slurm', 'mpi')
-STOPPED = 143  # exit code of a run that was told to stop and saved: that of a process ended by SIGTERM
+# exit code of a run that was told to stop and saved: that of a process ended by SIGTERM
+STOPPED = 143
 _METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/attributes/'
 
 
@@ -36,19 +38,28 @@ class Plan:
     process_id: of this process, from 0.
     local_device: the one GPU of this process; None = all that it sees.
   """
+
   coordinator: str | None = None
   num_processes: int | None = None
   process_id: int | None = None
   local_device: int | None = None
 
 
-def initialise(mode: str = 'auto', coordinator: str | None = None, num_processes: int | None = None,
-               process_id: int | None = None, timeout_seconds: float = 300.0) -> None:
-  """Joins the processes of the job, before anything else is asked of JAX; does nothing for a job of one process.
+def initialise(
+  mode: str = 'auto',
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  timeout_seconds: float = 300.0,
+) -> None:
+  """Joins the processes of the job, before anything else is asked of JAX; does nothing for a job of
+  one process.
 
   Args:
-    mode: `auto` (TPU pod, Slurm or Open MPI where the environment says so), `none`, `slurm` or `mpi`.
-    coordinator, num_processes, process_id: together in place of a scheduler; `coordinator` alone beside `slurm` or `mpi`.
+    mode: `auto` (TPU pod, Slurm or Open MPI where the environment says so), `none`, `slurm` or
+      `mpi`.
+    coordinator, num_processes, process_id: together in place of a scheduler; `coordinator` alone
+      beside `slurm` or `mpi`.
     timeout_seconds: how long to wait for the others.
 
   Raises:
@@ -64,14 +75,20 @@ def initialise(mode: str = 'auto', coordinator: str | None = None, num_processes
   arguments = {}
   if plan.coordinator:
     arguments = dict(
-        coordinator_address=plan.coordinator, num_processes=plan.num_processes, process_id=plan.process_id,
-        local_device_ids=None if plan.local_device is None else [plan.local_device], cluster_detection_method='deactivate')
+      coordinator_address=plan.coordinator,
+      num_processes=plan.num_processes,
+      process_id=plan.process_id,
+      local_device_ids=None if plan.local_device is None else [plan.local_device],
+      cluster_detection_method='deactivate',
+    )
   failure = []
 
   def join():
     try:
       # JAX's own time limit kills the process with a stack trace, so ours comes first.
-      jax.distributed.initialize(**arguments, initialization_timeout=round(timeout_seconds) + 60, shutdown_timeout_seconds=60)
+      jax.distributed.initialize(
+        **arguments, initialization_timeout=round(timeout_seconds) + 60, shutdown_timeout_seconds=60
+      )
     except Exception as error:
       failure.append(error)
 
@@ -80,17 +97,25 @@ def initialise(mode: str = 'auto', coordinator: str | None = None, num_processes
   thread.join(max(deadline - time.monotonic(), 1.0))
   if thread.is_alive():
     raise errors.EchoXError(
-        f'not all of the {plan.num_processes or "hosts"} processes came within {timeout_seconds:.0f} s: start the same command on every '
-        'host, each with a process id of its own.')
+      f'not all of the {plan.num_processes or "hosts"} processes came within '
+      f'{timeout_seconds:.0f} s: start the same command on every '
+      'host, each with a process id of its own.'
+    )
   if failure:
     reason = (str(failure[0]).strip() or type(failure[0]).__name__).splitlines()[0]
     raise errors.EchoXError(
-        f'the processes of the job could not be joined ({reason}): check --coordinator, or use --distributed=none for a single process.'
+      f'the processes of the job could not be joined ({reason}): check --coordinator, or use '
+      '--distributed=none for a single process.'
     ) from failure[0]
 
 
-def make_plan(mode: str, coordinator: str | None, num_processes: int | None, process_id: int | None,
-              environ: Mapping[str, str]) -> Plan | None:
+def make_plan(
+  mode: str,
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  environ: Mapping[str, str],
+) -> Plan | None:
   """How to join, from the flags and the environment; None = a single process.
 
   Raises:
@@ -98,19 +123,31 @@ def make_plan(mode: str, coordinator: str | None, num_processes: int | None, pro
   """
   if mode not in MODES:
     raise errors.ConfigError(f'--distributed is {mode!r}: use one of {", ".join(MODES)}.')
-  flags = {'--coordinator': coordinator, '--num_processes': num_processes, '--process_id': process_id}
+  flags = {
+    '--coordinator': coordinator,
+    '--num_processes': num_processes,
+    '--process_id': process_id,
+  }
   given = [name for name, value in flags.items() if value is not None]
   if coordinator is not None and not re.fullmatch(r'.+:\d+', coordinator):
     raise errors.ConfigError(f'--coordinator is {coordinator!r}: write it as HOST:PORT.')
   if mode in ('slurm', 'mpi'):
     if set(given) - {'--coordinator'}:
-      raise errors.ConfigError(f'{given[-1]} is given beside --distributed={mode}, which knows it: leave it out.')
+      raise errors.ConfigError(
+        f'{given[-1]} is given beside --distributed={mode}, which knows it: leave it out.'
+      )
     plan = (_slurm if mode == 'slurm' else _open_mpi)(environ, coordinator)
   elif given and mode == 'none':
-    raise errors.ConfigError(f'{given[0]} is given beside --distributed=none: leave one of them out.')
+    raise errors.ConfigError(
+      f'{given[0]} is given beside --distributed=none: leave one of them out.'
+    )
   elif given:
     if len(given) < len(flags):
-      raise errors.ConfigError(f'{given[0]} is given without {", ".join(sorted(flags.keys() - set(given)))}: give all three of them.')
+      raise errors.ConfigError(
+        f'{given[0]} is given without '
+        f'{", ".join(sorted(flags.keys() - set(given)))}: give all three of '
+        'them.'
+      )
     plan = Plan(coordinator, num_processes, process_id)
   elif mode == 'auto' and _tpu_hosts(environ) > 1:
     return Plan()
@@ -122,7 +159,9 @@ def make_plan(mode: str, coordinator: str | None, num_processes: int | None, pro
     return None
   if plan.num_processes < 1 or not 0 <= plan.process_id < plan.num_processes:
     raise errors.ConfigError(
-        f'process id {plan.process_id} is out of range for {plan.num_processes} processes: number them from 0 to {max(plan.num_processes - 1, 0)}.')
+      f'process id {plan.process_id} is out of range for {plan.num_processes} processes: number '
+      f'them from 0 to {max(plan.num_processes - 1, 0)}.'
+    )
   return plan if plan.num_processes > 1 else None
 
 
@@ -147,11 +186,14 @@ def rows_of_process(where: jax.sharding.Sharding, batch_size: int) -> tuple[int,
 
 
 def leave(code: int) -> None:
-  """Exits. After an error one of several processes goes at once: the others wait for it, so it must not wait for them."""
+  """Exits. After an error one of several processes goes at once: the others wait for it, so it must
+  not wait for them.
+  """
   if code not in (0, STOPPED) and jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(2)  # when process 0 is gone JAX ends the others: those that failed alike may say so before
+    # when process 0 is gone JAX ends the others: those that failed alike may say so before
+    time.sleep(2)
     os._exit(code)
   sys.exit(code)
 
@@ -168,8 +210,10 @@ def _await_coordinator(plan: Plan, deadline: float, timeout_seconds: float) -> N
       reason = error.strerror or str(error)
       time.sleep(0.2)
   raise errors.EchoXError(
-      f'the coordinator {plan.coordinator} could not be reached within {timeout_seconds:.0f} s ({reason}): check the address, that process 0 '
-      'runs there, and that no firewall stands between.')
+    f'the coordinator {plan.coordinator} could not be reached within {timeout_seconds:.0f} s '
+    f'({reason}): check the address, that process 0 '
+    'runs there, and that no firewall stands between.'
+  )
 
 
 def _slurm_tasks(environ: Mapping[str, str]) -> int:
@@ -181,36 +225,55 @@ def _slurm(environ: Mapping[str, str], coordinator: str | None) -> Plan:
   need = ('SLURM_JOB_ID', 'SLURM_PROCID', 'SLURM_STEP_NODELIST')
   _require(environ, need, '--distributed=slurm', 'start the processes with srun')
   nodes = environ['SLURM_STEP_NODELIST']  # node7 or node7,other or node[007-015,20],other
-  first = re.sub(r'\[([^-,\]]+)[^\]]*\]', r'\1', re.match(r'[^,\[]+(\[[^\]]*\])?[^,\[]*', nodes).group())
+  first = re.sub(
+    r'\[([^-,\]]+)[^\]]*\]', r'\1', re.match(r'[^,\[]+(\[[^\]]*\])?[^,\[]*', nodes).group()
+  )
   here = []  # tasks on each node, written as 2(x3),1
   for part in environ.get('SLURM_STEP_TASKS_PER_NODE', '1').split(','):
     count, times = re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', part).groups()
     here += [int(count)] * int(times or 1)
   node = int(environ.get('SLURM_NODEID', 0))
   alone = here[min(node, len(here) - 1)] == 1
-  return Plan(coordinator or f'{first}:{_port(environ["SLURM_JOB_ID"])}', _slurm_tasks(environ), int(environ['SLURM_PROCID']),
-              _local_device(environ, alone, environ.get('SLURM_LOCALID')))
+  return Plan(
+    coordinator or f'{first}:{_port(environ["SLURM_JOB_ID"])}',
+    _slurm_tasks(environ),
+    int(environ['SLURM_PROCID']),
+    _local_device(environ, alone, environ.get('SLURM_LOCALID')),
+  )
 
 
 def _open_mpi(environ: Mapping[str, str], coordinator: str | None) -> Plan:
-  """The ranks of mpirun; rank 0 is where mpirun was started, unless `coordinator` says otherwise."""
+  """The ranks of mpirun; rank 0 is where mpirun was started, unless `coordinator` says
+  otherwise.
+  """
   need = ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK')
   _require(environ, need, '--distributed=mpi', 'start the processes with mpirun')
   count, rank = (int(environ[name]) for name in need)
   local = int(environ.get('OMPI_COMM_WORLD_LOCAL_SIZE', 1))
-  uri = environ.get('OMPI_MCA_orte_hnp_uri', '')  # Open MPI up to 4: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
+  # Open MPI up to 4: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
+  uri = environ.get('OMPI_MCA_orte_hnp_uri', '')
   found = re.search(r'tcp://([^,:]+)|tcp6://\[([^,\]]+)', uri)
   if coordinator is None and local == count:
     coordinator = f'localhost:{_port(uri or environ.get("PMIX_NAMESPACE", ""))}'
   elif coordinator is None and found:
     coordinator = f'{found[1] or f"[{found[2]}]"}:{_port(uri)}'
   elif coordinator is None:
-    raise errors.ConfigError('this Open MPI does not tell where rank 0 runs: give --distributed=mpi --coordinator=HOST:PORT of that host.')
-  return Plan(coordinator, count, rank, _local_device(environ, local == 1, environ.get('OMPI_COMM_WORLD_LOCAL_RANK')))
+    raise errors.ConfigError(
+      'this Open MPI does not tell where rank 0 runs: give '
+      '--distributed=mpi --coordinator=HOST:PORT of that host.'
+    )
+  return Plan(
+    coordinator,
+    count,
+    rank,
+    _local_device(environ, local == 1, environ.get('OMPI_COMM_WORLD_LOCAL_RANK')),
+  )
 
 
 def _local_device(environ: Mapping[str, str], alone: bool, local_rank: str | None) -> int | None:
-  """One GPU a process where processes share a host, unless the scheduler shows each process its own GPU only."""
+  """One GPU a process where processes share a host, unless the scheduler shows each process its own
+  GPU only.
+  """
   visible = environ.get('CUDA_VISIBLE_DEVICES')
   bound = visible is not None and ',' not in visible
   return None if alone or bound or local_rank is None else int(local_rank)
@@ -224,17 +287,25 @@ def _port(job: str) -> int:
 def _require(environ: Mapping[str, str], names: tuple[str, ...], flag: str, remedy: str) -> None:
   missing = [name for name in names if name not in environ]
   if missing:
-    raise errors.ConfigError(f'{flag} needs the environment variable {missing[0]}, which is not set: {remedy}.')
+    raise errors.ConfigError(
+      f'{flag} needs the environment variable {missing[0]}, which is not set: {remedy}.'
+    )
 
 
 def _tpu_hosts(environ: Mapping[str, str]) -> int:
-  """Number of hosts of the TPU job that this host is in, as GKE (environment) or Compute Engine (metadata) tell; else 1."""
+  """Number of hosts of the TPU job that this host is in, as GKE (environment) or Compute Engine
+  (metadata) tell; else 1.
+  """
   platforms = environ.get('JAX_PLATFORMS', '')
   if (platforms and 'tpu' not in platforms) or importlib.util.find_spec('libtpu') is None:
     return 1
   slices = int(environ.get('MEGASCALE_NUM_SLICES') or 1)
   names = environ.get('TPU_PROCESS_ADDRESSES') or environ.get('TPU_WORKER_HOSTNAMES')
-  if not names and not environ.get('TPU_SKIP_MDS_QUERY') and (glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*')):
+  if (
+    not names
+    and not environ.get('TPU_SKIP_MDS_QUERY')
+    and (glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*'))
+  ):
     names = _metadata('worker-network-endpoints')
     told = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata('tpu-env'))
     slices = max(slices, int(told[1])) if told else slices
@@ -244,7 +315,9 @@ def _tpu_hosts(environ: Mapping[str, str]) -> int:
 def _metadata(key: str) -> str:
   """What Compute Engine tells its machine about itself; empty elsewhere."""
   try:
-    with urllib.request.urlopen(urllib.request.Request(_METADATA + key, headers={'Metadata-Flavor': 'Google'}), timeout=5) as answer:
+    with urllib.request.urlopen(
+      urllib.request.Request(_METADATA + key, headers={'Metadata-Flavor': 'Google'}), timeout=5
+    ) as answer:
       return answer.read().decode()
   except OSError:
     return ''

@@ -1,4 +1,6 @@
-"""Host arrays onto shardings, row by row: no more of a parameter is in host memory than the devices of this process hold."""
+"""Host arrays onto shardings, row by row: no more of a parameter is in host memory than the devices
+of this process hold.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 import itertools
@@ -7,24 +9,34 @@ import jax
 import numpy as np
 
 
-def place(rows: Iterable[tuple[str, int | None, np.ndarray]], specs: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[tuple[str, jax.Array]]:
+def place(
+  rows: Iterable[tuple[str, int | None, np.ndarray]], specs: Mapping[str, jax.ShapeDtypeStruct]
+) -> Iterator[tuple[str, jax.Array]]:
   """Parameters, each as soon as all of it has come.
 
   Args:
-    rows: (name, row of its first axis or None = all of it, values); those of one parameter one after another.
+    rows: (name, row of its first axis or None = all of it, values); those of one parameter one
+      after another.
     specs: name -> shape, dtype and sharding.
   """
   for name, own in itertools.groupby(rows, lambda item: item[0]):
     spec = specs[name]
-    parts = {_key(index): np.empty([len(range(size)[s]) for size, s in zip(spec.shape, index)], spec.dtype)
-             for index in spec.sharding.addressable_devices_indices_map(spec.shape).values()}
+    parts = {
+      _key(index): np.empty([len(range(size)[s]) for size, s in zip(spec.shape, index)], spec.dtype)
+      for index in spec.sharding.addressable_devices_indices_map(spec.shape).values()
+    }
     for _, row, value in own:
       for key, part in parts.items():
         if row is None:
           part[...] = value[_slices(key)]
         elif row in range(spec.shape[0])[_slices(key)[0]]:
           part[row - (key[0][0] or 0)] = value[_slices(key)[1:]]
-    yield name, jax.make_array_from_callback(spec.shape, spec.sharding, lambda index, parts=parts: parts[_key(index)])
+    yield (
+      name,
+      jax.make_array_from_callback(
+        spec.shape, spec.sharding, lambda index, parts=parts: parts[_key(index)]
+      ),
+    )
 
 
 def _key(index: tuple[slice, ...]) -> tuple[tuple[int | None, int | None], ...]:

@@ -11,11 +11,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from echox_jax import errors
-from echox_jax.models.trees import flatten, Tree, unflatten
+from echox_jax.models.trees import Tree, flatten, unflatten
 
 
 def write(path: Path, tree: Tree) -> None:
-  """Writes a tree of arrays as the folder `path`, whole or not at all; all processes of a job together.
+  """Writes a tree of arrays as the folder `path`, whole or not at all; all processes of a job
+  together.
 
   Raises:
     CheckpointError: it cannot be written.
@@ -25,7 +26,9 @@ def write(path: Path, tree: Tree) -> None:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(tree))
   except Exception as error:  # the storage layer reports a full disk in several ways
-    raise errors.CheckpointError(f'{path} cannot be written ({reason(error)}): make room there or make it writable.') from error
+    raise errors.CheckpointError(
+      f'{path} cannot be written ({reason(error)}): make room there or make it writable.'
+    ) from error
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -39,14 +42,17 @@ def read(path: Path, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax
   Raises:
     CheckpointError: the folder is missing or damaged.
   """
-  return flatten(_restore(path, restore_args(unflatten(dict(specs)), partial=True))) if specs else {}
+  return (
+    flatten(_restore(path, restore_args(unflatten(dict(specs)), partial=True))) if specs else {}
+  )
 
 
 def read_on_host(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-  """The named arrays as numpy arrays in the dtype that they are stored in; no device holds any of them.
+  """The named arrays as numpy arrays in the dtype that they are stored in; no device holds any of
+  them.
 
-  Reading an array takes its size twice for a moment. They are read one after the other, the largest first, so that all of
-  them together take little more than their own size.
+  Reading an array takes its size twice for a moment. They are read one after the other, the largest
+  first, so that all of them together take little more than their own size.
 
   Raises:
     CheckpointError: as `read`.
@@ -55,26 +61,36 @@ def read_on_host(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
   for name in sorted(names, key=lambda name: -math.prod(stored[name].shape)):
     tree = unflatten({name: jax.ShapeDtypeStruct(tuple(stored[name].shape), stored[name].dtype)})
     as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    found |= flatten(_restore(path, ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)))
+    found |= flatten(
+      _restore(path, ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True))
+    )
   return found
 
 
 def restore_args(tree: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
-  """What Orbax is asked for to restore `tree`, of jax.ShapeDtypeStruct with shardings; `partial`: the folder may hold more."""
+  """What Orbax is asked for to restore `tree`, of jax.ShapeDtypeStruct with shardings; `partial`:
+  the folder may hold more.
+  """
   return ocp.args.PyTreeRestore(
-      tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=partial)
+    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=partial
+  )
 
 
 def reason(error: Exception) -> str:
   """What an error of the storage layer says, on one line."""
-  return (getattr(error, 'strerror', None) or f'{type(error).__name__}: {str(error).strip()}'.splitlines()[0])[:200]
+  return (
+    getattr(error, 'strerror', None)
+    or f'{type(error).__name__}: {str(error).strip()}'.splitlines()[0]
+  )[:200]
 
 
 def damaged(path: Path, error: Exception) -> errors.CheckpointError:
   """The error for what cannot be read."""
   return errors.CheckpointError(
-      f'the checkpoint {path} cannot be read ({reason(error)}): remove this folder and run the same command again, '
-      'which goes on from the checkpoint before it or starts anew.')
+    f'the checkpoint {path} cannot be read ({reason(error)}): remove this folder and run the '
+    'same command again, '
+    'which goes on from the checkpoint before it or starts anew.'
+  )
 
 
 def _metadata(path: Path) -> dict[str, Any]:

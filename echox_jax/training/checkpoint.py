@@ -1,10 +1,12 @@
-"""Checkpoints of a stage: what its training resumes from, and where other stages and exports find its parameters.
+"""Checkpoints of a stage: what its training resumes from, and where other stages and exports find
+its parameters.
 
-A stage's folder holds `checkpoints/STEP/{params,opt_state,meta}`: separate items, so that the next stage or another mesh
-reads parameters alone. `params` are those that the stage trains; the frozen ones are written once (see `frozen`), and `meta`
-refers to them. Checkpoints of before there were references hold all of them in `params`, and are read as well.
-All processes of a job save and restore together, each its part; another number of them, on another mesh, restores what they
-saved. `finished.json` appears when the last step is saved; until then the stage can only be resumed.
+A stage's folder holds `checkpoints/STEP/{params,opt_state,meta}`: separate items, so that the next
+stage or another mesh reads parameters alone. `params` are those that the stage trains; the frozen
+ones are written once (see `frozen`), and `meta` refers to them. Checkpoints of before there were
+references hold all of them in `params`, and are read as well. All processes of a job save and
+restore together, each its part; another number of them, on another mesh, restores what they saved.
+`finished.json` appears when the last step is saved; until then the stage can only be resumed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,8 +20,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
-from echox_jax.training import arrays, frozen as frozen_lib
 from echox_jax.models.trees import Tree, flatten, unflatten
+from echox_jax.training import arrays
+from echox_jax.training import frozen as frozen_lib
 
 FOLDER = 'checkpoints'
 FINISHED = 'finished.json'
@@ -37,15 +40,22 @@ class Checkpoints:
   def __init__(self, folder: Path, keep: int):
     self._folder = Path(folder).absolute() / FOLDER
     self._manager = _manager(
-        self._folder, max_to_keep=max(keep, 1), cleanup_tmp_directories=True,  # what a killed run left
-        # On CPU host copies may share memory with buffers that the next step overwrites, so saving waits there.
-        enable_async_checkpointing=jax.default_backend() != 'cpu')
+      # what a killed run left
+      self._folder,
+      max_to_keep=max(keep, 1),
+      cleanup_tmp_directories=True,
+      # On CPU host copies may share memory with buffers that the next step overwrites, so saving
+      # waits there.
+      enable_async_checkpointing=jax.default_backend() != 'cpu',
+    )
 
   def latest_step(self) -> int | None:
     """The newest step that is saved whole."""
     return self._manager.latest_step()
 
-  def save(self, step: int, params: Tree, opt_state: Any, iterator: Any, meta: dict[str, Any]) -> None:
+  def save(
+    self, step: int, params: Tree, opt_state: Any, iterator: Any, meta: dict[str, Any]
+  ) -> None:
     """Saves everything that a resumed run needs; does nothing if the step is saved already.
 
     Args:
@@ -61,14 +71,22 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     try:
-      self._manager.save(step, args=ocp.args.Composite(
-          params=ocp.args.PyTreeSave(params), opt_state=ocp.args.PyTreeSave(opt_state),
-          meta=ocp.args.JsonSave(meta | {'data': iterator.get_state()})))
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.PyTreeSave(params),
+          opt_state=ocp.args.PyTreeSave(opt_state),
+          meta=ocp.args.JsonSave(meta | {'data': iterator.get_state()}),
+        ),
+      )
     except Exception as error:  # the storage layer reports a full disk in several ways
       raise self._unwritable(step, error) from error
 
-  def restore(self, step: int, trainable: Tree, frozen: Tree, opt_state: Any, iterator: Any) -> tuple[Tree, Tree, Any, dict[str, Any]]:
-    """(trainable, frozen, opt_state, meta) of `step` on the given shardings; the iterator is set to where it was.
+  def restore(
+    self, step: int, trainable: Tree, frozen: Tree, opt_state: Any, iterator: Any
+  ) -> tuple[Tree, Tree, Any, dict[str, Any]]:
+    """(trainable, frozen, opt_state, meta) of `step` on the given shardings; the iterator is set to
+    where it was.
 
     Args:
       step: a saved step.
@@ -76,15 +94,24 @@ class Checkpoints:
       iterator: over the same data.
 
     Raises:
-      CheckpointError: the checkpoint or the frozen parameters that it refers to are missing, damaged or of another config.
+      CheckpointError: the checkpoint or the frozen parameters that it refers to are missing,
+        damaged or of another config.
     """
     saved = _open(self._folder.parent, self._folder / str(step))
     wanted = flatten(trainable) | flatten(frozen)
-    check_shapes(str(saved.folder), saved.shapes, {path: leaf.shape for path, leaf in wanted.items()})
+    check_shapes(
+      str(saved.folder), saved.shapes, {path: leaf.shape for path, leaf in wanted.items()}
+    )
     own, kept = saved.parted(wanted)
     try:
-      restored = self._manager.restore(step, args=ocp.args.Composite(
-          params=arrays.restore_args(unflatten(own)), opt_state=arrays.restore_args(opt_state), meta=ocp.args.JsonRestore()))
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          params=arrays.restore_args(unflatten(own)),
+          opt_state=arrays.restore_args(opt_state),
+          meta=ocp.args.JsonRestore(),
+        ),
+      )
       iterator.set_state(restored['meta']['data'])
     except Exception as error:
       raise arrays.damaged(saved.folder, error) from error
@@ -107,8 +134,11 @@ class Checkpoints:
 
   def _unwritable(self, step: int | None, error: Exception) -> errors.CheckpointError:
     return errors.CheckpointError(
-        f'the checkpoint of step {step} could not be written to {self._folder} ({arrays.reason(error)}): '
-        'make room there or make it writable, and run the same command again; earlier checkpoints are kept.')
+      f'the checkpoint of step {step} could not be written to {self._folder} '
+      f'({arrays.reason(error)}): '
+      'make room there or make it writable, and run the same command again; earlier checkpoints '
+      'are kept.'
+    )
 
 
 def save_params(folder: Path, params: Tree) -> None:
@@ -121,7 +151,9 @@ def save_params(folder: Path, params: Tree) -> None:
 
 
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
-  """Marks the stage in `folder` as finished, under a new `id`: what starts from it can tell whether it was trained again."""
+  """Marks the stage in `folder` as finished, under a new `id`: what starts from it can tell whether
+  it was trained again.
+  """
   files.atomic_write_json(Path(folder) / FINISHED, summary | {'id': uuid.uuid4().hex})
 
 
@@ -141,19 +173,24 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
 
 
 def param_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-  """`group/path` -> shape of the parameters in the newest checkpoint of the stage in `folder`, frozen ones included."""
+  """`group/path` -> shape of the parameters in the newest checkpoint of the stage in `folder`,
+  frozen ones included.
+  """
   return _open(folder, _latest(folder)).shapes
 
 
 def load_params(folder: Path, specs: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-  """The named parameters (`group/path`) of the newest checkpoint in `folder`, on the shardings of their specs."""
+  """The named parameters (`group/path`) of the newest checkpoint in `folder`, on the shardings of
+  their specs.
+  """
   saved = _open(folder, _latest(folder))
   own, kept = saved.parted(specs)
   return arrays.read(saved.params, own) | frozen_lib.read(folder, saved.reference, kept)
 
 
 def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
-  """Whole parameter groups of the newest checkpoint of the stage in `folder`, as numpy arrays in the dtypes that they are stored in.
+  """Whole parameter groups of the newest checkpoint of the stage in `folder`, as numpy arrays in
+  the dtypes that they are stored in.
 
   Raises:
     CheckpointError: there is no checkpoint, it is damaged, or it lacks a group.
@@ -163,19 +200,28 @@ def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
   missing = set(groups) - {path.split('/')[0] for path in wanted}
   if missing:
     raise errors.CheckpointError(
-        f'{saved.folder.parent} has no parameters of {", ".join(sorted(missing))}: give the folder of a stage that holds them.')
+      f'{saved.folder.parent} has no parameters of {", ".join(sorted(missing))}: give the folder '
+      'of a stage that holds them.'
+    )
   own, kept = saved.parted(wanted)
-  return unflatten(arrays.read_on_host(saved.params, own) | frozen_lib.read_on_host(folder, saved.reference, kept))
+  return unflatten(
+    arrays.read_on_host(saved.params, own) | frozen_lib.read_on_host(folder, saved.reference, kept)
+  )
 
 
-def check_shapes(name: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
-  """Raises CheckpointError naming the first of the `wanted` parameters that `found` lacks or has in another shape."""
+def check_shapes(
+  name: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
+  """Raises CheckpointError naming the first of the `wanted` parameters that `found` lacks or has in
+  another shape.
+  """
   for path, shape in wanted.items():
     if found.get(path) != tuple(shape):
       has = f'as {found[path]}' if path in found else 'not at all'
       raise errors.CheckpointError(
-          f'{name} is of another config: it has {path} {has}, the config asks for {tuple(shape)}; '
-          'use the config that it was made with, or another --workdir.')
+        f'{name} is of another config: it has {path} {has}, the config asks for {tuple(shape)}; '
+        'use the config that it was made with, or another --workdir.'
+      )
 
 
 class _Saved(NamedTuple):
@@ -186,6 +232,7 @@ class _Saved(NamedTuple):
     reference: to the frozen ones; None where `params` holds all there are.
     own, kept: `group/path` -> shape of those in `params`, and of the frozen ones.
   """
+
   stage: Path
   folder: Path
   reference: dict[str, str] | None
@@ -202,15 +249,25 @@ class _Saved(NamedTuple):
     return self.own | self.kept
 
   def parted(self, wanted: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
-    """Entries by `group/path` -> (those of the checkpoint itself, those of the frozen parameters)."""
-    return ({path: value for path, value in wanted.items() if path not in self.kept},
-            {path: value for path, value in wanted.items() if path in self.kept})
+    """Entries by `group/path` -> (those of the checkpoint itself, those of the frozen
+    parameters).
+    """
+    return (
+      {path: value for path, value in wanted.items() if path not in self.kept},
+      {path: value for path, value in wanted.items() if path in self.kept},
+    )
 
 
 def _open(stage: Path, folder: Path) -> _Saved:
   """The checkpoint in `folder`; what is large is not read."""
   reference = _reference(folder)
-  return _Saved(Path(stage), folder, reference, arrays.shapes(folder / 'params'), frozen_lib.shapes(stage, reference))
+  return _Saved(
+    Path(stage),
+    folder,
+    reference,
+    arrays.shapes(folder / 'params'),
+    frozen_lib.shapes(stage, reference),
+  )
 
 
 def _manager(folder: Path, **options) -> ocp.CheckpointManager:
@@ -218,7 +275,9 @@ def _manager(folder: Path, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
   except OSError as error:
     raise errors.CheckpointError(
-        f'{folder} cannot be used for checkpoints ({arrays.reason(error)}): make it writable or give another --workdir.') from error
+      f'{folder} cannot be used for checkpoints ({arrays.reason(error)}): make it writable or '
+      'give another --workdir.'
+    ) from error
 
 
 def _latest(folder: Path) -> Path:
@@ -231,10 +290,16 @@ def _latest(folder: Path) -> Path:
 
 
 def _reference(step: Path) -> dict[str, str] | None:
-  """What the checkpoint in the folder `step` says of its frozen parameters; None where it holds all there are."""
+  """What the checkpoint in the folder `step` says of its frozen parameters; None where it holds all
+  there are.
+  """
   if not (step / 'meta').is_dir():
     return None
   try:
-    return ocp.JsonCheckpointHandler().restore(epath.Path(step / 'meta'), args=ocp.args.JsonRestore()).get('frozen')
+    return (
+      ocp.JsonCheckpointHandler()
+      .restore(epath.Path(step / 'meta'), args=ocp.args.JsonRestore())
+      .get('frozen')
+    )
   except Exception as error:
     raise arrays.damaged(step, error) from error

@@ -1,6 +1,8 @@
-"""Losses of output heads over a large vocabulary, without their logits [B,T,V] in memory (see `models.chunked_head`).
+"""Losses of output heads over a large vocabulary, without their logits [B,T,V] in memory (see
+`models.chunked_head`).
 
-Values and gradients are those of `losses` on whole logits. A table that is not differentiated has no gradient buffer at all.
+Values and gradients are those of `losses` on whole logits. A table that is not differentiated has
+no gradient buffer at all.
 """
 
 import functools
@@ -19,13 +21,17 @@ Array = jax.Array
 
 
 def cross_entropy(states: Array, table: Array, labels: Array, chunk: int) -> losses.Mean:
-  """`losses.cross_entropy` of a head: float[B,T,D], float[V,D], labels int[B,T], IGNORE where they do not count."""
+  """`losses.cross_entropy` of a head: float[B,T,D], float[V,D], labels int[B,T], IGNORE where they
+  do not count.
+  """
   if not chunk:
     return losses.cross_entropy(chunked_head.logits(states, table), labels)
   return losses.masked_mean(_scores(states, table, labels, None, chunk)[0], labels != IGNORE)
 
 
-def ctc_loss(frames: Array, table: Array, frame_lengths: Array, labels: Array, blank: int, chunk: int) -> tuple[Array, Array]:
+def ctc_loss(
+  frames: Array, table: Array, frame_lengths: Array, labels: Array, blank: int, chunk: int
+) -> tuple[Array, Array]:
   """`losses.ctc_loss` of a head: float[B,T,D], float[V,D], int[B], labels int[B,C].
 
   CTC needs the logits of a row's labels and of the blank alone, and each frame's normaliser.
@@ -39,7 +45,9 @@ def ctc_loss(frames: Array, table: Array, frame_lengths: Array, labels: Array, b
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _scores(states: Array, table: Array, labels: Array, ids: Array | None, chunk: int) -> tuple[Array, Array | None]:
+def _scores(
+  states: Array, table: Array, labels: Array, ids: Array | None, chunk: int
+) -> tuple[Array, Array | None]:
   """What losses need of the logits.
 
   Args:
@@ -68,22 +76,33 @@ def _scores_forward(states, table, labels, ids, chunk):
     return None, (normaliser, label)
 
   parts = chunked_head.split_chunks(states, chunk), chunked_head.split_chunks(labels, chunk)
-  normaliser, label = (chunked_head.join_chunks(x, states.shape[1]) for x in jax.lax.scan(one, None, parts)[1])
-  picked = None if ids is None else _products('BTD,BCD->BTC', states, _rows(table, ids, states.dtype))
+  normaliser, label = (
+    chunked_head.join_chunks(x, states.shape[1]) for x in jax.lax.scan(one, None, parts)[1]
+  )
+  picked = (
+    None if ids is None else _products('BTD,BCD->BTC', states, _rows(table, ids, states.dtype))
+  )
   return (normaliser - label, picked), (states, table, labels, ids, normaliser)
 
 
 def _forward_rule(states, table, labels, ids, chunk):
-  out, residuals = _scores_forward(states.value, table.value, labels.value, None if ids is None else ids.value, chunk)
-  return out, (residuals, () if table.perturbed else None)  # the structure tells the backward pass, being static
+  out, residuals = _scores_forward(
+    states.value, table.value, labels.value, None if ids is None else ids.value, chunk
+  )
+  # the structure tells the backward pass, being static
+  return out, (residuals, () if table.perturbed else None)
 
 
 def _backward_rule(chunk, residuals, cotangents):
   (states, table, labels, ids, normaliser), trained = residuals
   d_scores, d_picked = cotangents
   layout = chunked_head.choose_layout(states, table)
-  split, groups = chunked_head.placed_table(table, states.dtype, layout), sharding.parts(layout.rows, states.shape[0])
-  # Each row group adds up a gradient of its own, float32[groups,V,D]; they become one after the last chunk.
+  split, groups = (
+    chunked_head.placed_table(table, states.dtype, layout),
+    sharding.parts(layout.rows, states.shape[0]),
+  )
+  # Each row group adds up a gradient of its own, float32[groups,V,D]; they become one after the
+  # last chunk.
   by_group = (layout.rows, layout.vocabulary, None)
   grouped = lambda x: x.reshape(groups, -1, *x.shape[1:])
 
@@ -93,24 +112,44 @@ def _backward_rule(chunk, residuals, cotangents):
     share = jnp.exp(values - part_normaliser[..., None]) - _is_label(part_labels, values)
     d_values = (share * weight[..., None]).astype(states.dtype)
     if d_table is not None:
-      d_table = constrain(d_table + _products('GBTV,GBTD->GVD', grouped(d_values), grouped(part_states)), *by_group)
+      d_table = constrain(
+        d_table + _products('GBTV,GBTD->GVD', grouped(d_values), grouped(part_states)), *by_group
+      )
     d_states = _products('BTV,VD->BTD', d_values, split).astype(states.dtype)
     return d_table, constrain(d_states, 'batch', 'length', None)
 
-  d_table = None if trained is None else constrain(jnp.zeros((groups, *table.shape), jnp.float32), *by_group)
+  d_table = (
+    None
+    if trained is None
+    else constrain(jnp.zeros((groups, *table.shape), jnp.float32), *by_group)
+  )
   d_scores = jnp.zeros(normaliser.shape) if isinstance(d_scores, SymbolicZero) else d_scores
   parts = tuple(chunked_head.split_chunks(x, chunk) for x in (states, labels, normaliser, d_scores))
   d_table, d_states = jax.lax.scan(one, d_table, parts)
   d_states = chunked_head.join_chunks(d_states, states.shape[1])
   if d_table is not None:
-    rests = (layout.vocabulary, None) if layout is chunked_head.STATES_TRAVEL else ('vocab', 'table_embed')
+    rests = (
+      (layout.vocabulary, None)
+      if layout is chunked_head.STATES_TRAVEL
+      else ('vocab', 'table_embed')
+    )
     d_table = constrain(jnp.sum(d_table, axis=0), *rests)
   if not (ids is None or isinstance(d_picked, SymbolicZero)):
     d_picked = d_picked.astype(states.dtype)
-    d_states += _products('BTC,BCD->BTD', d_picked, _rows(table, ids, states.dtype)).astype(states.dtype)
+    d_states += _products('BTC,BCD->BTD', d_picked, _rows(table, ids, states.dtype)).astype(
+      states.dtype
+    )
     if d_table is not None:
-      d_rows = constrain(_products('BTC,BTD->BCD', d_picked, states), 'head_batch', None, 'table_embed')
-      d_table = constrain(constrain(d_table, 'vocab', 'table_embed').at[constrain(ids, 'head_batch', None)].add(d_rows), 'vocab', 'table_embed')
+      d_rows = constrain(
+        _products('BTC,BTD->BCD', d_picked, states), 'head_batch', None, 'table_embed'
+      )
+      d_table = constrain(
+        constrain(d_table, 'vocab', 'table_embed')
+        .at[constrain(ids, 'head_batch', None)]
+        .add(d_rows),
+        'vocab',
+        'table_embed',
+      )
   if d_table is not None:
     d_table = constrain(d_table.astype(table.dtype), 'vocab', 'table_embed')
   return d_states, d_table, None, None
@@ -125,12 +164,14 @@ def _is_label(labels: Array, values: Array) -> Array:
 
 
 def _rows(table: Array, ids: Array, dtype) -> Array:
-  """float[B,C,D]: the rows of int[B,C], taken where the table rests, split along its width: only what is taken is sent."""
-  rows = constrain(jnp.asarray(table), 'vocab', 'table_embed')[constrain(ids, 'head_batch', None)].astype(dtype)
+  """float[B,C,D]: the rows of int[B,C], taken where the table rests, split along its width: only
+  what is taken is sent.
+  """
+  rows = constrain(jnp.asarray(table), 'vocab', 'table_embed')[
+    constrain(ids, 'head_batch', None)
+  ].astype(dtype)
   return constrain(constrain(rows, 'head_batch', None, 'table_embed'), 'batch', None, None)
 
 
 def _products(subscripts: str, a: Array, b: Array) -> Array:
   return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
-
-

@@ -1,9 +1,12 @@
-"""Losses of the stages `t2c` (text to unit words) and `echo` (LLM states to the unit words of their own text).
+"""Losses of the stages `t2c` (text to unit words) and `echo` (LLM states to the unit words of their
+own text).
 
-Echo training (paper, stage 3): the S2T model's answer states H go through the denoising adapter into the echo decoder. The
-text X' that H stands for is given to the *frozen* T2C, which decodes pseudo-labels Y' inside the step.
-  L = CE(echo decoder on BOS Y' EOT, given adapter(H)) + lambda * mean_i (1 - cos(adapter(H_i), Emb(X'_i))) + w * L_s2t
-The paper sums the cosine term over tokens; here it is their mean, so that lambda does not depend on batch or length.
+Echo training (paper, stage 3): the S2T model's answer states H go through the denoising adapter
+into the echo decoder. The text X' that H stands for is given to the *frozen* T2C, which decodes
+  pseudo-labels Y' inside the step. L = CE(echo decoder on BOS Y' EOT, given adapter(H)) + lambda *
+  mean_i (1 - cos(adapter(H_i), Emb(X'_i))) + w * L_s2t
+The paper sums the cosine term over tokens; here it is their mean, so that lambda does not depend on
+batch or length.
 """
 
 import functools
@@ -13,19 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import errors, prompts
-from echox_jax.models import chunked_head
-from echox_jax.training import chunked_losses
-from echox_jax.training import losses
-from echox_jax.parallel import sharding
 from echox_jax.config import EchoXConfig, StreamingConfig
-from echox_jax.decoding import generate
-from echox_jax.decoding import trigger
-from echox_jax.models import echox, unit_decoder
+from echox_jax.decoding import generate, trigger
+from echox_jax.models import chunked_head, echox, unit_decoder
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
+from echox_jax.parallel import sharding
 from echox_jax.prompts import IGNORE
-from echox_jax.training import s2t_step
+from echox_jax.training import chunked_losses, losses, s2t_step
 from echox_jax.training.experiment import ExperimentConfig
 
 Array = jax.Array
@@ -34,23 +33,29 @@ ECHO_TEXTS = ('gold', 'argmax', 'generate')
 
 
 class Answers(NamedTuple):
-  """The spoken part of each answer, filled up at the left: states float[B,A,D] that predict ids int[B,A]; lengths int[B]."""
+  """The spoken part of each answer, filled up at the left: states float[B,A,D] that predict ids
+  int[B,A]; lengths int[B].
+  """
+
   states: Array
   ids: Array
   lengths: Array
 
 
 class Slices(NamedTuple):
-  """The slices of a batch, one a row. Each row group of the mesh has M / groups rows, filled from the first on.
+  """The slices of a batch, one a row. Each row group of the mesh has M / groups rows, filled from
+  the first on.
 
   Attributes:
     states: float[M,N,D].
     ids: int[M,N], the tokens that the states predict.
     lengths: int[M], 0 = no slice.
     number: int[M], which slice of the batch it is, by row and place in it: the same on every mesh.
-    overflow_slices: int32, slices without room: beyond a row's `max_slices` or a row group's share of M.
+    overflow_slices: int32, slices without room: beyond a row's `max_slices` or a row group's share
+      of M.
     overflow_slice_tokens: int32, slices longer than `max_slice_tokens`, left out.
   """
+
   states: Array
   ids: Array
   lengths: Array
@@ -60,7 +65,10 @@ class Slices(NamedTuple):
 
 
 class _Places(NamedTuple):
-  """Where the slices of some rows are: row int[m], columns int[m,N]; the rest as in `Slices`, counts int[1]."""
+  """Where the slices of some rows are: row int[m], columns int[m,N]; the rest as in `Slices`,
+  counts int[1].
+  """
+
   row: Array
   columns: Array
   lengths: Array
@@ -69,14 +77,18 @@ class _Places(NamedTuple):
   overflow_slice_tokens: Array
 
 
-def t2c_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def t2c_loss(
+  params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
+) -> tuple[Array, Metrics]:
   """Cross-entropy of unit words given their text (paper, stage 2).
 
   Args:
     params: groups `unit_text_embedding` and `t2c`.
-    batch: `input_ids`, `labels` int[B,T], the labels of a row in one piece; or packed rows, with `segments` int[B,T].
+    batch: `input_ids`, `labels` int[B,T], the labels of a row in one piece; or packed rows, with
+      `segments` int[B,T].
     rng: dropout key; None = deterministic.
-    experiment: its `data.max_unit_words` (+ BOS and EOT) is the room for labels of a row that is not packed, so that logits exist only there.
+    experiment: its `data.max_unit_words` (+ BOS and EOT) is the room for labels of a row that is
+      not packed, so that logits exist only there.
 
   Returns:
     (loss, metrics `unit_ce`, `tokens`, `overflow_unit_words`).
@@ -84,35 +96,52 @@ def t2c_loss(params: dict, batch: dict, rng: Array | None, experiment: Experimen
   cfg, ids = experiment.model, batch['input_ids']
   hides_eot = prompts.get_profile(cfg.profile).mask_unit_eot
   valid = ids != cfg.special_ids.eot if hides_eot else None
-  hidden = UnitDecoder(cfg).apply({'params': params['t2c']}, params['unit_text_embedding']['embedding'], ids, valid,
-                                  batch.get('segments'), **s2t_step.dropout(rng))
-  room = ids.shape[1] - 1 if 'segments' in batch else min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
+  hidden = UnitDecoder(cfg).apply(
+    {'params': params['t2c']},
+    params['unit_text_embedding']['embedding'],
+    ids,
+    valid,
+    batch.get('segments'),
+    **s2t_step.dropout(rng),
+  )
+  room = (
+    ids.shape[1] - 1
+    if 'segments' in batch
+    else min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
+  )
   hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
-  ce = chunked_losses.cross_entropy(hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens)
+  ce = chunked_losses.cross_entropy(
+    hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens
+  )
   return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
 
 
-def echo_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def echo_loss(
+  params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
+) -> tuple[Array, Metrics]:
   """Echo training on one batch.
 
   Args:
-    params: groups `llm`, `adapter`, `unit_text_embedding`, `t2c` (frozen), `echo`, `denoising_adapter`, and `whisper`
-      where states are not cached.
+    params: groups `llm`, `adapter`, `unit_text_embedding`, `t2c` (frozen), `echo`,
+      `denoising_adapter`, and `whisper` where states are not cached.
     batch: as `s2t_step.s2t_loss`, one answer a row.
     rng: dropout key; None = deterministic.
     experiment: the job; `train.loss` holds weights, the source of X' and the room for slices.
 
   Returns:
-    (loss, metrics of `s2t_loss` and `echo_ce`, `denoising`, `slices`, `unit_words`, `replaced_text` (see `spoken_text`),
-    `silent_slices` (nothing decoded),
-    `overflow_slices`, `overflow_slice_tokens`, `overflow_unit_words`, and with `generate` `overflow_answers`).
+    (loss, metrics of `s2t_loss` and `echo_ce`, `denoising`, `slices`, `unit_words`, `replaced_text`
+    (see `spoken_text`), `silent_slices` (nothing decoded),
+    `overflow_slices`, `overflow_slice_tokens`, `overflow_unit_words`, and with `generate`
+    `overflow_answers`).
 
   Raises:
     ConfigError: an unknown `echo_text`.
   """
   cfg, choices = experiment.model, experiment.train.loss
   if choices.echo_text not in ECHO_TEXTS:
-    raise errors.ConfigError(f'train.loss.echo_text is {choices.echo_text!r}: use one of {", ".join(ECHO_TEXTS)}.')
+    raise errors.ConfigError(
+      f'train.loss.echo_text is {choices.echo_text!r}: use one of {", ".join(ECHO_TEXTS)}.'
+    )
   s2t_rng, generate_rng, echo_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
   batch = s2t_step.with_states(params, batch, rng, experiment)
   output = echox.s2t_forward(params, cfg, batch, **s2t_step.dropout(s2t_rng))
@@ -120,20 +149,33 @@ def echo_loss(params: dict, batch: dict, rng: Array | None, experiment: Experime
   if choices.echo_text == 'generate':
     own, metrics['overflow_answers'] = _own_answers(params, cfg, batch)
     output = echox.s2t_forward(params, cfg, own, **s2t_step.dropout(generate_rng))
-  slices = batch_slices(params, cfg, answers(cfg, output, batch['input_ids'].shape[1]),
-                        choices.slices_per_batch // experiment.train.accumulate_steps)
+  slices = batch_slices(
+    params,
+    cfg,
+    answers(cfg, output, batch['input_ids'].shape[1]),
+    choices.slices_per_batch // experiment.train.accumulate_steps,
+  )
   text, replaced = slices.ids, jnp.int32(0)
   if choices.echo_text == 'argmax':
-    likeliest = chunked_head.argmax(slices.states, head_embedding(params['llm']), choices.chunk_tokens)
+    likeliest = chunked_head.argmax(
+      slices.states, head_embedding(params['llm']), choices.chunk_tokens
+    )
     text, replaced = spoken_text(cfg, likeliest, slices)
   words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
   ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices.chunk_tokens)
   count = lambda x: jnp.sum(x).astype(jnp.float32)
   real = slices.lengths > 0
   metrics |= {
-      'echo_ce': ce.mean, 'denoising': denoising.mean, 'slices': count(real), 'unit_words': count(words.lengths),
-      'replaced_text': count(replaced), 'silent_slices': count(real & (words.lengths == 0)), 'overflow_slices': count(slices.overflow_slices),
-      'overflow_slice_tokens': count(slices.overflow_slice_tokens), 'overflow_unit_words': count(words.overflow)}
+    'echo_ce': ce.mean,
+    'denoising': denoising.mean,
+    'slices': count(real),
+    'unit_words': count(words.lengths),
+    'replaced_text': count(replaced),
+    'silent_slices': count(real & (words.lengths == 0)),
+    'overflow_slices': count(slices.overflow_slices),
+    'overflow_slice_tokens': count(slices.overflow_slice_tokens),
+    'overflow_unit_words': count(words.overflow),
+  }
   return ce.mean + choices.denoising_weight * denoising.mean + choices.s2t_weight * s2t, metrics
 
 
@@ -173,12 +215,23 @@ def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, places: int) -
   share = (places or batch * rule.max_slices) // sharding.parts('batch', batch)
   find = functools.partial(_find_slices, rule, share)
   found = sharding.by_rows(find, (scores, spoken.lengths, jnp.arange(batch)), differentiable=False)
-  states, ids = sharding.by_rows(_take_slices, (spoken.states, spoken.ids, found.row, found.columns))
-  return Slices(states, ids, found.lengths, found.number, found.overflow_slices.sum(), found.overflow_slice_tokens.sum())
+  states, ids = sharding.by_rows(
+    _take_slices, (spoken.states, spoken.ids, found.row, found.columns)
+  )
+  return Slices(
+    states,
+    ids,
+    found.lengths,
+    found.number,
+    found.overflow_slices.sum(),
+    found.overflow_slice_tokens.sum(),
+  )
 
 
 def _find_slices(rule: StreamingConfig, places: int, rows: tuple[Array, Array, Array]) -> _Places:
-  """The places of the slices of rows (scores float[b,A], lengths int[b], numbers int[b]), m = `places` of them at most."""
+  """The places of the slices of rows (scores float[b,A], lengths int[b], numbers int[b]), m =
+  `places` of them at most.
+  """
   scores, lengths, rows_of_batch = rows
   room = scores.shape[1]
   number = trigger.cut_slices(scores, lengths, rule)
@@ -188,16 +241,26 @@ def _find_slices(rule: StreamingConfig, places: int, rows: tuple[Array, Array, A
   fits = (counts > 0) & (counts <= rule.max_slice_tokens)
   (chosen,) = jnp.nonzero(fits.reshape(-1), size=places, fill_value=0)
   filled = jnp.where(jnp.arange(places) < fits.sum(), counts.reshape(-1)[chosen], 0)
-  columns = jnp.minimum(starts.reshape(-1)[chosen, None] + jnp.arange(rule.max_slice_tokens), room - 1)
+  columns = jnp.minimum(
+    starts.reshape(-1)[chosen, None] + jnp.arange(rule.max_slice_tokens), room - 1
+  )
   beyond = jnp.max(jnp.where(inside, number + 1 - rule.max_slices, 0), axis=1, initial=0).sum()
   row = chosen // rule.max_slices
   number = rows_of_batch[row] * rule.max_slices + chosen % rule.max_slices
-  return _Places(row, columns, filled, number, (beyond + jnp.maximum(fits.sum() - places, 0))[None],
-                 jnp.sum(counts > rule.max_slice_tokens)[None])
+  return _Places(
+    row,
+    columns,
+    filled,
+    number,
+    (beyond + jnp.maximum(fits.sum() - places, 0))[None],
+    jnp.sum(counts > rule.max_slice_tokens)[None],
+  )
 
 
 def _take_slices(rows: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-  """States float[b,A,D], ids int[b,A], and places in them int[m], int[m,N] -> float[m,N,D], int[m,N]."""
+  """States float[b,A,D], ids int[b,A], and places in them int[m], int[m,N] -> float[m,N,D],
+  int[m,N].
+  """
   states, ids, row, columns = rows
   return states[row[:, None], columns], ids[row[:, None], columns]
 
@@ -205,8 +268,9 @@ def _take_slices(rows: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]
 def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: Slices) -> tuple[Array, Array]:
   """X' of the slices: the likeliest ids, but no id that is never spoken.
 
-  The likeliest id of a state inside an answer can be EOT, BOS or AUDIO. Inside a slice such an id would put the end-of-text
-  marker, or a state that inference never speaks, into what the T2C reads; the gold id takes its place.
+  The likeliest id of a state inside an answer can be EOT, BOS or AUDIO. Inside a slice such an id
+  would put the end-of-text marker, or a state that inference never speaks, into what the T2C reads;
+  the gold id takes its place.
 
   Args:
     cfg: names the special ids.
@@ -222,15 +286,27 @@ def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: Slices) -> tuple[Arr
   return jnp.where(wrong, slices.ids, likeliest), jnp.sum(wrong)
 
 
-def pseudo_labels(params: dict, cfg: EchoXConfig, text: Array, lengths: Array, max_words: int) -> generate.UnitWords:
+def pseudo_labels(
+  params: dict, cfg: EchoXConfig, text: Array, lengths: Array, max_words: int
+) -> generate.UnitWords:
   """Unit words that the frozen T2C says for text int[M,N]; no gradient."""
   frozen = jax.lax.stop_gradient((params['t2c'], params['unit_text_embedding']['embedding']))
-  return generate.decode_unit_words(frozen[0], frozen[1], cfg, unit_decoder.embed_text(frozen[1], text), lengths, max_words)
+  return generate.decode_unit_words(
+    frozen[0], frozen[1], cfg, unit_decoder.embed_text(frozen[1], text), lengths, max_words
+  )
 
 
-def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, words: generate.UnitWords,
-               rng: Array | None, chunk: int = 0) -> tuple[losses.Mean, losses.Mean]:
-  """(cross-entropy of the echo decoder on Y', cosine distance of adapted states from text embeddings).
+def echo_terms(
+  params: dict,
+  cfg: EchoXConfig,
+  slices: Slices,
+  text: Array,
+  words: generate.UnitWords,
+  rng: Array | None,
+  chunk: int = 0,
+) -> tuple[losses.Mean, losses.Mean]:
+  """(cross-entropy of the echo decoder on Y', cosine distance of adapted states from text
+  embeddings).
 
   Slices without words, or whose words did not end within the budget, count in the second only.
 
@@ -259,13 +335,24 @@ def echo_terms(params: dict, cfg: EchoXConfig, slices: Slices, text: Array, word
   model, variables = UnitDecoder(cfg), {'params': params['echo']}
   prompt = unit_decoder.slice_prompt(cfg, table, adapted, slices.lengths)
   row = unit_decoder.extend(prompt, model.apply(variables, table, target[:, :-1], method='embed'))
-  hidden, _ = model.apply(variables, row.embeddings, row.positions, Mask(row.valid, causal=True), **dropout, method='hidden')
-  states = hidden[:, prompt.valid.shape[1] - 1:]
-  return chunked_losses.cross_entropy(states, head_embedding(params['echo']), labels, chunk), denoising
+  hidden, _ = model.apply(
+    variables,
+    row.embeddings,
+    row.positions,
+    Mask(row.valid, causal=True),
+    **dropout,
+    method='hidden',
+  )
+  states = hidden[:, prompt.valid.shape[1] - 1 :]
+  return chunked_losses.cross_entropy(
+    states, head_embedding(params['echo']), labels, chunk
+  ), denoising
 
 
 def _adapted(params: dict, cfg: EchoXConfig, slices: Slices, rng: Array | None) -> Array:
-  """Adapted states float[M,N,D]. What dropout hides follows from a slice's number, not from where it stands in M."""
+  """Adapted states float[M,N,D]. What dropout hides follows from a slice's number, not from where
+  it stands in M.
+  """
   adapter = functools.partial(DenoisingAdapter(cfg).apply, {'params': params['denoising_adapter']})
   if rng is None:
     return adapter(slices.states)
@@ -277,7 +364,9 @@ def _adapted(params: dict, cfg: EchoXConfig, slices: Slices, rng: Array | None) 
 
 
 def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Array]:
-  """The `room` columns from each row's first label on: (hidden float[B,room,h], labels int[B,room], labels missed)."""
+  """The `room` columns from each row's first label on: (hidden float[B,room,h], labels int[B,room],
+  labels missed).
+  """
   counted = labels != IGNORE
   columns = jnp.argmax(counted, axis=1)[:, None] + jnp.arange(room)
   inside = columns < labels.shape[1]
@@ -288,21 +377,31 @@ def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Ar
 
 
 def _own_answers(params: dict, cfg: EchoXConfig, batch: dict) -> tuple[dict, Array]:
-  """The batch with the model's own greedy answers in place of the gold ones, and how many did not fit or end."""
+  """The batch with the model's own greedy answers in place of the gold ones, and how many did not
+  fit or end.
+  """
   ids, labels = batch['input_ids'], batch['labels']
   room = ids.shape[1]
   before = jnp.argmax(labels != IGNORE, axis=1)[:, None]
   prompt = jnp.where(jnp.arange(room) < before, ids, cfg.special_ids.pad)
   frozen = {group: jax.lax.stop_gradient(params[group]) for group in ('llm', 'adapter')}
   answer = functools.partial(_answer, cfg, min(room, cfg.streaming.max_new_tokens))
-  made = sharding.by_rows(answer, (prompt, batch['states'], batch['state_lengths']), frozen, differentiable=False)
+  made = sharding.by_rows(
+    answer, (prompt, batch['states'], batch['state_lengths']), frozen, differentiable=False
+  )
   offset = jnp.arange(room) - before
   said = (offset >= 0) & (offset < made.lengths[:, None])
   own = jnp.take_along_axis(made.ids, jnp.clip(offset, 0, made.ids.shape[1] - 1), axis=1)
   cut = (made.overflow > 0) | (made.lengths + before[:, 0] > room)
-  return {**batch, 'input_ids': jnp.where(said, own, prompt), 'labels': jnp.where(said, own, IGNORE)}, cut.sum().astype(jnp.float32)
+  return {
+    **batch,
+    'input_ids': jnp.where(said, own, prompt),
+    'labels': jnp.where(said, own, IGNORE),
+  }, cut.sum().astype(jnp.float32)
 
 
-def _answer(cfg: EchoXConfig, max_tokens: int, rows: tuple[Array, Array, Array], params: dict) -> generate.Generated:
+def _answer(
+  cfg: EchoXConfig, max_tokens: int, rows: tuple[Array, Array, Array], params: dict
+) -> generate.Generated:
   """Greedy answers to rows of prompts and speech."""
   return generate.generate_text(params, cfg, *rows, max_tokens)

@@ -1,8 +1,9 @@
-"""The metrics of a run for TensorBoard (`train.tensorboard`): event files, written by tensorboardX (extra `tensorboard`).
+"""The metrics of a run for TensorBoard (`train.tensorboard`): event files, written by tensorboardX
+(extra `tensorboard`).
 
-An event file holds what `metrics.jsonl` holds, as scalars `train/NAME` and `eval/NAME` over steps. When
-a run goes on, it is written anew from the kept records: steps that are made again are not there
-twice, and a run that had no event file so far gets a whole one.
+An event file holds what `metrics.jsonl` holds, as scalars `train/NAME` and `eval/NAME` over steps.
+When a run goes on, it is written anew from the kept records: steps that are made again are not
+there twice, and a run that had no event file so far gets a whole one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,8 @@ class EventFiles:
 
     for old in Path(folder).glob('events.out.tfevents.*'):
       old.unlink()
-    # A TensorBoard that is looking at the folder just now forgets what it has read from this step on: all.
+    # A TensorBoard that is looking at the folder just now forgets what it has read from this step
+    # on: all.
     self._writer = SummaryWriter(str(folder), purge_step=0, flush_secs=_FLUSH_SECONDS)
     for record in records:
       self.add(record)
@@ -54,4 +56,6 @@ class EventFiles:
 
 def check_installed() -> None:
   """Raises MissingExtraError where tensorboardX is not installed: ask before long work."""
-  errors.require('tensorboardX', 'tensorboard', 'Writing TensorBoard event files (train.tensorboard)')
+  errors.require(
+    'tensorboardX', 'tensorboard', 'Writing TensorBoard event files (train.tensorboard)'
+  )

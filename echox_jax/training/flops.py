@@ -1,16 +1,18 @@
 """FLOPs that a step of each stage takes, counted from the config: what `mfu` is measured against.
 
-Counted are products of matrices and convolutions, two FLOPs a multiplication; not norms, softmax and other work on single
-numbers (a few percent), nor anything that is computed a second time to save memory. With F the FLOPs of a product forward:
+Counted are products of matrices and convolutions, two FLOPs a multiplication; not norms, softmax
+and other work on single numbers (a few percent), nor anything that is computed a second time to
+save memory. With F the FLOPs of a product forward:
 
-  frozen, no gradient goes through it (Whisper, the T2C that makes pseudo-labels)   F
-  frozen, gradients go through it (the LLM under LoRA)                              2 F   forward, gradient of the input
-  trained                                                                           3 F   and gradient of the weights
-  attention: two products without weights                                          3 F where gradients go through, else F
+  F    frozen, no gradient goes through it (Whisper, the T2C that makes pseudo-labels)
+  2 F  frozen, gradients go through it (the LLM under LoRA): forward and gradient of the input
+  3 F  trained: gradient of the weights as well
+  3 F  attention (two products without weights) where gradients go through it, else F
 
-So an LLM under LoRA takes 4 FLOPs a parameter and position, not the 6 of full training. Causal attention counts only what may be
-seen, half of the square. Rows count with all positions of their static shape, padding included; decoding loops as if they took their
-whole budget, which they seldom do (pseudo-labels are about 1 % of a step of echo training).
+So an LLM under LoRA takes 4 FLOPs a parameter and position, not the 6 of full training. Causal
+attention counts only what may be seen, half of the square. Rows count with all positions of their
+static shape, padding included; decoding loops as if they took their whole budget, which they seldom
+do (pseudo-labels are about 1 % of a step of echo training).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,13 @@ import math
 from typing import Any, NamedTuple
 
 from echox_jax import prompts, rates
-from echox_jax.config import DiscriminatorConfig, EchoXConfig, LlamaConfig, VocoderConfig, WhisperConfig
+from echox_jax.config import (
+  DiscriminatorConfig,
+  EchoXConfig,
+  LlamaConfig,
+  VocoderConfig,
+  WhisperConfig,
+)
 from echox_jax.models import log_mel
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -27,12 +35,15 @@ Parts = dict[str, float]
 
 class Clips(NamedTuple):
   """Clips of a batch, and their length in states."""
+
   number: int
   states: int
 
 
 def step_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> float:
-  """FLOPs of a step of the stage, over all devices; packed rows and buckets differ, so that they depend on the (global) batch."""
+  """FLOPs of a step of the stage, over all devices; packed rows and buckets differ, so that they
+  depend on the (global) batch.
+  """
   return sum(stage_flops(experiment, batch).values())
 
 
@@ -45,19 +56,26 @@ def stage_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = 
 
 
 def prefill_flops(experiment: ExperimentConfig) -> float:
-  """Reading a batch of the longest questions: Whisper, adapter, LLM, and the head at one position."""
+  """Reading a batch of the longest questions: Whisper, adapter, LLM, and the head at one
+  position.
+  """
   cfg, rows, data = experiment.model, experiment.train.batch_size, experiment.data
   length = data.max_tokens + cfg.adapter.shrink_budget - 1
-  return (_heard(experiment, _clips(experiment)) + adapter_forward(cfg, rows, data.max_states // 2)['layers']
-          + sum(llama_forward(cfg.llm, rows, length).values()) + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows))
+  return (
+    _heard(experiment, _clips(experiment))
+    + adapter_forward(cfg, rows, data.max_states // 2)['layers']
+    + sum(llama_forward(cfg.llm, rows, length).values())
+    + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows)
+  )
 
 
 def decode_flops(experiment: ExperimentConfig) -> float:
   """One more token for each of a batch of such questions; attention over all slots of the cache."""
   cfg, rows = experiment.model, experiment.train.batch_size
   slots = experiment.data.max_tokens + cfg.adapter.shrink_budget - 1 + cfg.streaming.max_new_tokens
-  return (rows * (2 * sum(_weights(cfg.llm)) + _attention(cfg.llm.num_heads * cfg.llm.head_dim, slots))
-          + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows))
+  return rows * (
+    2 * sum(_weights(cfg.llm)) + _attention(cfg.llm.num_heads * cfg.llm.head_dim, slots)
+  ) + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows)
 
 
 def log_mel_forward(num_mel_bins: int, rows: int, frames: int) -> float:
@@ -75,22 +93,33 @@ def whisper_forward(cfg: WhisperConfig, rows: int, states: int) -> float:
 
 
 def adapter_forward(cfg: EchoXConfig, rows: int, frames: int) -> Parts:
-  """`projection`, which no gradient leaves; `layers`; `attention`; and the CTC `head`, on frames at 25 Hz."""
+  """`projection`, which no gradient leaves; `layers`; `attention`; and the CTC `head`, on frames at
+  25 Hz.
+  """
   width, slots, all_frames = cfg.llm.hidden_size, cfg.adapter.shrink_budget, rows * frames
   square = 2 * width * width
   return {
-      'projection': all_frames * 2 * 2 * cfg.whisper.hidden_size * width,
-      'layers': (all_frames * (4 * square + 4 * width * cfg.adapter.intermediate_size)  # alignment
-                 + all_frames * 2 * square + rows * slots * 2 * square),  # look-back: keys and values; queries and output
-      'attention': all_frames * _attention(width, frames) + rows * slots * _attention(width, frames),
-      'head': head_forward(width, cfg.llm.vocab_size, all_frames)}
+    'projection': all_frames * 2 * 2 * cfg.whisper.hidden_size * width,
+    'layers': (
+      all_frames * (4 * square + 4 * width * cfg.adapter.intermediate_size)  # alignment
+      # look-back: keys and values; queries and output
+      + all_frames * 2 * square
+      + rows * slots * 2 * square
+    ),
+    'attention': all_frames * _attention(width, frames) + rows * slots * _attention(width, frames),
+    'head': head_forward(width, cfg.llm.vocab_size, all_frames),
+  }
 
 
 def llama_forward(cfg: LlamaConfig, rows: int, length: int) -> Parts:
   """`base` products, `lora` and causal `attention` of all layers; no head."""
   base, lora = _weights(cfg)
   attention = cfg.num_layers * _attention(cfg.num_heads * cfg.head_dim, (length + 1) / 2)
-  return {'base': rows * length * 2 * base, 'lora': rows * length * 2 * lora, 'attention': rows * length * attention}
+  return {
+    'base': rows * length * 2 * base,
+    'lora': rows * length * 2 * lora,
+    'attention': rows * length * attention,
+  }
 
 
 def head_forward(width: int, vocabulary: int, positions: int) -> float:
@@ -100,14 +129,17 @@ def head_forward(width: int, vocabulary: int, positions: int) -> float:
 
 def vocoder_forward(cfg: VocoderConfig, rows: int, frames: int) -> float:
   """The generator."""
-  blocks = sum(2 * kernel * len(dilations) for kernel, dilations in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes))
+  blocks = sum(
+    2 * kernel * len(dilations)
+    for kernel, dilations in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)
+  )
   channels, length = cfg.upsample_initial_channel, frames
   macs = length * 7 * cfg.model_in_dim * channels
-  macs += length * 2 * len(cfg.context_dilations) * cfg.context_kernel_size * channels ** 2
+  macs += length * 2 * len(cfg.context_dilations) * cfg.context_kernel_size * channels**2
   for rate, kernel in zip(cfg.upsample_rates, cfg.upsample_kernel_sizes):
     macs += length * kernel * channels * (channels // 2)
     channels, length = channels // 2, length * rate
-    macs += length * blocks * channels ** 2
+    macs += length * blocks * channels**2
   macs += length * 7 * channels * (cfg.istft_n_fft + 2 if cfg.istft_hop else 1)
   macs += length * 2 * (cfg.istft_n_fft // 2 + 1) * cfg.istft_n_fft if cfg.istft_hop else 0
   return 2 * rows * macs
@@ -124,9 +156,13 @@ def discriminators_forward(cfg: DiscriminatorConfig, rows: int, samples: int) ->
   macs = 0
   for period in cfg.periods:
     strides = [3] * (len(cfg.period_channels) - 1) + [1]
-    macs += period * _convolutions(-(-samples // period), cfg.period_channels, [5] * len(strides), strides, [1] * len(strides))
+    macs += period * _convolutions(
+      -(-samples // period), cfg.period_channels, [5] * len(strides), strides, [1] * len(strides)
+    )
   for _ in range(cfg.num_scales):
-    macs += _convolutions(samples, cfg.scale_channels, cfg.scale_kernel_sizes, cfg.scale_strides, cfg.scale_groups)
+    macs += _convolutions(
+      samples, cfg.scale_channels, cfg.scale_kernel_sizes, cfg.scale_strides, cfg.scale_groups
+    )
     samples = samples // 2 + 1
   return 2 * rows * macs
 
@@ -135,7 +171,10 @@ def _text(experiment: ExperimentConfig) -> Parts:
   cfg, rows, length = experiment.model.llm, experiment.train.batch_size, experiment.data.max_tokens
   forward = llama_forward(cfg, rows, length)
   head = head_forward(cfg.hidden_size, cfg.vocab_size, rows * (length - 1))
-  return {'llm': 3 * (forward['base'] + forward['attention']) + 2 * forward['lora'], 'lm_head': 3 * head}
+  return {
+    'llm': 3 * (forward['base'] + forward['attention']) + 2 * forward['lora'],
+    'lm_head': 3 * head,
+  }
 
 
 def _clips(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> Clips:
@@ -146,7 +185,10 @@ def _clips(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None)
   if 'states' in batch:
     return Clips(math.prod(batch['state_lengths'].shape), batch['states'].shape[-2])
   silence = experiment.model.audio_padding_seconds * rates.SAMPLE_RATE
-  return Clips(math.prod(batch['audio_lengths'].shape), round((batch['audio'].shape[-1] + silence) / (2 * rates.MEL_HOP)))
+  return Clips(
+    math.prod(batch['audio_lengths'].shape),
+    round((batch['audio'].shape[-1] + silence) / (2 * rates.MEL_HOP)),
+  )
 
 
 def _s2t(experiment: ExperimentConfig, clips: Clips) -> Parts:
@@ -154,41 +196,72 @@ def _s2t(experiment: ExperimentConfig, clips: Clips) -> Parts:
   length = data.max_tokens + cfg.adapter.shrink_budget - 1
   adapter = adapter_forward(cfg, clips.number, clips.states // 2)
   return {
-      'whisper': 0.0 if data.cached_states else _heard(experiment, clips),
-      'adapter': 2 * adapter['projection'] + 3 * (adapter['layers'] + adapter['attention']),
-      'ctc_head': 3 * adapter['head'],
-      'llm': _under_lora(cfg.llm, rows, length),
-      'lm_head': 2 * head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows * (length - 1))}
+    'whisper': 0.0 if data.cached_states else _heard(experiment, clips),
+    'adapter': 2 * adapter['projection'] + 3 * (adapter['layers'] + adapter['attention']),
+    'ctc_head': 3 * adapter['head'],
+    'llm': _under_lora(cfg.llm, rows, length),
+    'lm_head': 2 * head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows * (length - 1)),
+  }
 
 
 def _t2c(experiment: ExperimentConfig) -> Parts:
   cfg, data, rows = experiment.model, experiment.data, experiment.train.batch_size
   room = data.max_tokens - 1 if data.packing else min(data.max_tokens - 1, data.max_unit_words + 2)
-  return {'t2c': 3 * _unit_decoder(cfg, rows, data.max_tokens), 't2c_head': 3 * _unit_head(cfg, rows * room)}
+  return {
+    't2c': 3 * _unit_decoder(cfg, rows, data.max_tokens),
+    't2c_head': 3 * _unit_head(cfg, rows * room),
+  }
 
 
 def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
-  cfg, data, rows, choices = experiment.model, experiment.data, experiment.train.batch_size, experiment.train.loss
+  cfg, data, rows, choices = (
+    experiment.model,
+    experiment.data,
+    experiment.train.batch_size,
+    experiment.train.loss,
+  )
   width, vocabulary = cfg.llm.hidden_size, cfg.llm.vocab_size
-  slices, tokens, words = choices.slices_per_batch or rows * cfg.streaming.max_slices, cfg.streaming.max_slice_tokens, data.max_unit_words
+  slices, tokens, words = (
+    choices.slices_per_batch or rows * cfg.streaming.max_slices,
+    cfg.streaming.max_slice_tokens,
+    data.max_unit_words,
+  )
   # BOS is given, and only EOT and unit words can follow (paper), or any id (released).
   profile = prompts.get_profile(cfg.profile)
   free = profile.free_unit_ids
-  said, choices_of_each = words + (2 if free else 1), cfg.unit_decoder.unit_vocab_size + (vocabulary if free else 1)
+  said, choices_of_each = (
+    words + (2 if free else 1),
+    cfg.unit_decoder.unit_vocab_size + (vocabulary if free else 1),
+  )
   around = (prompts.slice_prefix, prompts.slice_suffix)
   prompt = tokens + sum(len(part(cfg.special_ids, profile)) for part in around)
   parts = _s2t(experiment, clips) | {
-      'pseudo_labels': (_unit_decoder(cfg, slices, prompt + said)
-                        + head_forward(cfg.unit_decoder.trunk.hidden_size, choices_of_each, slices * said)),
-      'denoising_adapter': 3 * slices * tokens * 4 * width * cfg.unit_decoder.denoising_intermediate_size,
-      'echo': 3 * _unit_decoder(cfg, slices, prompt + words + 1),
-      'echo_head': 3 * _unit_head(cfg, slices * (words + 2))}
+    'pseudo_labels': (
+      _unit_decoder(cfg, slices, prompt + said)
+      + head_forward(cfg.unit_decoder.trunk.hidden_size, choices_of_each, slices * said)
+    ),
+    'denoising_adapter': 3
+    * slices
+    * tokens
+    * 4
+    * width
+    * cfg.unit_decoder.denoising_intermediate_size,
+    'echo': 3 * _unit_decoder(cfg, slices, prompt + words + 1),
+    'echo_head': 3 * _unit_head(cfg, slices * (words + 2)),
+  }
   if choices.echo_text == 'argmax':
     parts['own_text'] = head_forward(width, vocabulary, slices * tokens)
-  if choices.echo_text == 'generate':  # answers, then one more pass over them in place of the gold ones
-    length, answer = data.max_tokens + cfg.adapter.shrink_budget - 1, min(data.max_tokens, cfg.streaming.max_new_tokens)
-    parts['own_text'] = (sum(llama_forward(cfg.llm, rows, length + answer).values()) + head_forward(width, vocabulary, rows * answer)
-                         + _under_lora(cfg.llm, rows, length))
+  # answers, then one more pass over them in place of the gold ones
+  if choices.echo_text == 'generate':
+    length, answer = (
+      data.max_tokens + cfg.adapter.shrink_budget - 1,
+      min(data.max_tokens, cfg.streaming.max_new_tokens),
+    )
+    parts['own_text'] = (
+      sum(llama_forward(cfg.llm, rows, length + answer).values())
+      + head_forward(width, vocabulary, rows * answer)
+      + _under_lora(cfg.llm, rows, length)
+    )
   return parts
 
 
@@ -196,17 +269,21 @@ def _vocoder(experiment: ExperimentConfig) -> Parts:
   cfg, rows, frames = experiment.model, experiment.train.batch_size, experiment.data.segment_frames
   judged = discriminators_forward(cfg.discriminators, rows, frames * cfg.vocoder.code_hop_size)
   return {
-      'generator': 3 * vocoder_forward(cfg.vocoder, rows, frames),
-      'durations': 3 * duration_forward(cfg.vocoder, rows, experiment.data.max_reduced_units),
-      # For the generator: real speech without gradient, made speech with that of the input; for themselves: both, trained.
-      'discriminators': (1 + 2 + 3 + 3) * judged}
+    'generator': 3 * vocoder_forward(cfg.vocoder, rows, frames),
+    'durations': 3 * duration_forward(cfg.vocoder, rows, experiment.data.max_reduced_units),
+    # For the generator: real speech without gradient, made speech with that of the input; for
+    # themselves: both, trained.
+    'discriminators': (1 + 2 + 3 + 3) * judged,
+  }
 
 
 def _heard(experiment: ExperimentConfig, clips: Clips) -> float:
   """Log-mel and Whisper."""
   cfg = experiment.model
   states = cfg.whisper.max_positions if cfg.pad_audio_to_30_s else clips.states
-  return log_mel_forward(cfg.whisper.num_mel_bins, clips.number, 2 * states) + whisper_forward(cfg.whisper, clips.number, states)
+  return log_mel_forward(cfg.whisper.num_mel_bins, clips.number, 2 * states) + whisper_forward(
+    cfg.whisper, clips.number, states
+  )
 
 
 def _under_lora(cfg: LlamaConfig, rows: int, length: int) -> float:
@@ -217,11 +294,17 @@ def _under_lora(cfg: LlamaConfig, rows: int, length: int) -> float:
 def _unit_decoder(cfg: EchoXConfig, rows: int, length: int) -> float:
   """A unit decoder with its width projection, forward; no head."""
   trunk = cfg.unit_decoder.trunk
-  return rows * length * 2 * cfg.llm.hidden_size * trunk.hidden_size + sum(llama_forward(trunk, rows, length).values())
+  return rows * length * 2 * cfg.llm.hidden_size * trunk.hidden_size + sum(
+    llama_forward(trunk, rows, length).values()
+  )
 
 
 def _unit_head(cfg: EchoXConfig, positions: int) -> float:
-  return head_forward(cfg.unit_decoder.trunk.hidden_size, cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size, positions)
+  return head_forward(
+    cfg.unit_decoder.trunk.hidden_size,
+    cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size,
+    positions,
+  )
 
 
 def _attention(width: int, keys: float) -> float:
@@ -232,16 +315,30 @@ def _attention(width: int, keys: float) -> float:
 def _weights(cfg: LlamaConfig) -> tuple[int, int]:
   """Parameters of the products of all layers: (base, LoRA)."""
   queries, values = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
-  shapes = {'q_proj': (cfg.hidden_size, queries), 'k_proj': (cfg.hidden_size, values), 'v_proj': (cfg.hidden_size, values),
-            'o_proj': (queries, cfg.hidden_size), 'gate_proj': (cfg.hidden_size, cfg.intermediate_size),
-            'up_proj': (cfg.hidden_size, cfg.intermediate_size), 'down_proj': (cfg.intermediate_size, cfg.hidden_size)}
+  shapes = {
+    'q_proj': (cfg.hidden_size, queries),
+    'k_proj': (cfg.hidden_size, values),
+    'v_proj': (cfg.hidden_size, values),
+    'o_proj': (queries, cfg.hidden_size),
+    'gate_proj': (cfg.hidden_size, cfg.intermediate_size),
+    'up_proj': (cfg.hidden_size, cfg.intermediate_size),
+    'down_proj': (cfg.intermediate_size, cfg.hidden_size),
+  }
   base = sum(rows * columns for rows, columns in shapes.values())
   lora = sum(cfg.lora.rank * sum(shapes[name]) for name in cfg.lora.targets if name in shapes)
   return cfg.num_layers * base, cfg.num_layers * lora
 
 
-def _convolutions(length: int, channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int], groups: Sequence[int]) -> int:
-  """Multiplications of a stack of "same" convolutions on one channel, and of the last one of kernel 3 to one channel."""
+def _convolutions(
+  length: int,
+  channels: Sequence[int],
+  kernels: Sequence[int],
+  strides: Sequence[int],
+  groups: Sequence[int],
+) -> int:
+  """Multiplications of a stack of "same" convolutions on one channel, and of the last one of kernel
+  3 to one channel.
+  """
   macs, before = 0, 1
   for width, kernel, stride, group in zip(channels, kernels, strides, groups):
     length = (length - 1) // stride + 1

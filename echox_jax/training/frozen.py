@@ -1,10 +1,12 @@
 """Frozen parameters of a run: written once, beside its checkpoints, which hold a reference to them.
 
   STAGE/frozen/ID/params           through Orbax, in the dtype and on the shards that they rest in
-  STAGE/frozen/ID/checksums.json   shape, dtype and sum of every array; written last, so that it marks a whole folder
+  STAGE/frozen/ID/checksums.json   shape, dtype and sum of every array; written last, so that it
+                                   marks a whole folder
 
-ID is a digest of checksums.json. The sum of an array is one of integers that depends on every bit and its place, and neither
-on the mesh nor on the number of processes: devices compute it where the array rests, hosts on numpy arrays.
+ID is a digest of checksums.json. The sum of an array is one of integers that depends on every bit
+and its place, and neither on the mesh nor on the number of processes: devices compute it where the
+array rests, hosts on numpy arrays.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,15 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, files
-from echox_jax.training import arrays
+from echox_jax.models.trees import Tree, flatten
 from echox_jax.parallel import distributed
-from echox_jax.models.trees import flatten, Tree
+from echox_jax.training import arrays
 
 FOLDER, PARAMS, SUMS = 'frozen', 'params', 'checksums.json'
 _ELEMENTS = 1 << 18  # of an array that a host looks at at a time
 _FACTOR = 0x9E3779B1  # odd: places get distinct weights
 
-Reference = Mapping[str, str]  # what a checkpoint says: `folder`, relative to the stage's, and `checksum`
+# what a checkpoint says: `folder`, relative to the stage's, and `checksum`
+Reference = Mapping[str, str]
 Entries = Mapping[str, Any]  # what checksums.json holds
 
 
@@ -40,7 +43,8 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
     frozen: arrays on their shardings.
 
   Returns:
-    The reference that checkpoints keep: `folder`, relative to the stage's, and `checksum`. None where nothing is frozen.
+    The reference that checkpoints keep: `folder`, relative to the stage's, and `checksum`. None
+    where nothing is frozen.
 
   Raises:
     CheckpointError: they cannot be written.
@@ -54,7 +58,8 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
   folder = Path(stage).absolute() / FOLDER / identity
   if not (folder / SUMS).is_file():
     if distributed.is_first():
-      shutil.rmtree(folder.parent, ignore_errors=True)  # of a run that never got to its first checkpoint
+      # of a run that never got to its first checkpoint
+      shutil.rmtree(folder.parent, ignore_errors=True)
     distributed.barrier('frozen')
     arrays.write(folder / PARAMS, frozen)
     if distributed.is_first():
@@ -65,11 +70,18 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
 
 def shapes(stage: Path, reference: Reference | None) -> dict[str, tuple[int, ...]]:
   """`group/path` -> shape; {} without a reference; errors as `read`."""
-  return {path: tuple(entry['shape']) for path, entry in _entries(stage, reference).items()} if reference else {}
+  return (
+    {path: tuple(entry['shape']) for path, entry in _entries(stage, reference).items()}
+    if reference
+    else {}
+  )
 
 
-def read(stage: Path, reference: Reference | None, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-  """Those of `specs` (`group/path`) on their shardings and in their dtypes, each checked against its sum.
+def read(
+  stage: Path, reference: Reference | None, specs: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+  """Those of `specs` (`group/path`) on their shardings and in their dtypes, each checked against
+  its sum.
 
   Args:
     stage: its folder.
@@ -77,18 +89,28 @@ def read(stage: Path, reference: Reference | None, specs: Mapping[str, jax.Shape
     specs: of any of the arrays that are there.
 
   Raises:
-    CheckpointError: the folder was moved, is damaged, or is not the one that the checkpoint refers to.
+    CheckpointError: the folder was moved, is damaged, or is not the one that the checkpoint refers
+      to.
   """
+
   def load(file: Path, entries: Entries) -> dict[str, jax.Array]:
-    return arrays.read(file, {path: spec.update(dtype=entries[path]['dtype']) for path, spec in specs.items()})
+    return arrays.read(
+      file, {path: spec.update(dtype=entries[path]['dtype']) for path, spec in specs.items()}
+    )
 
   found = _checked(stage, reference, load, _device_sum) if specs else {}
   return {path: leaf.astype(specs[path].dtype) for path, leaf in found.items()}
 
 
-def read_on_host(stage: Path, reference: Reference | None, paths: Collection[str]) -> dict[str, np.ndarray]:
+def read_on_host(
+  stage: Path, reference: Reference | None, paths: Collection[str]
+) -> dict[str, np.ndarray]:
   """Those of `paths` as numpy arrays in the dtype that they are stored in; otherwise as `read`."""
-  return _checked(stage, reference, lambda file, _: arrays.read_on_host(file, paths), host_sum) if paths else {}
+  return (
+    _checked(stage, reference, lambda file, _: arrays.read_on_host(file, paths), host_sum)
+    if paths
+    else {}
+  )
 
 
 def host_sum(array: np.ndarray) -> int:
@@ -96,7 +118,7 @@ def host_sum(array: np.ndarray) -> int:
   flat, total = np.ascontiguousarray(array).reshape(-1), 0
   bits = flat.view(f'u{array.dtype.itemsize}')
   for start in range(0, len(bits), _ELEMENTS):
-    part = bits[start:start + _ELEMENTS].astype(np.uint32)
+    part = bits[start : start + _ELEMENTS].astype(np.uint32)
     place = np.arange(start, start + len(part), dtype=np.uint64).astype(np.uint32)
     total += int(np.sum(part * (place * np.uint32(_FACTOR) | np.uint32(1)), dtype=np.uint32))
   return total % 2**32
@@ -108,7 +130,7 @@ def _device_sum(array: jax.Array) -> jax.Array:
   bits = jax.lax.bitcast_convert_type(array, f'uint{8 * array.dtype.itemsize}').astype(jnp.uint32)
   place = jnp.zeros(array.shape, jnp.uint32)
   for axis in range(array.ndim):
-    stride = math.prod(array.shape[axis + 1:]) % 2**32
+    stride = math.prod(array.shape[axis + 1 :]) % 2**32
     place += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride)
   return jnp.sum(bits * (place * jnp.uint32(_FACTOR) | jnp.uint32(1)), dtype=jnp.uint32)
 
@@ -132,8 +154,10 @@ def _entries(stage: Path, reference: Reference) -> Entries:
     entries = json.loads(file.read_text('utf-8'))
   except FileNotFoundError:
     raise errors.CheckpointError(
-        f'the checkpoints in {stage} refer to frozen parameters in {file.parent}, which are not there: move that folder back '
-        'to its place beside the checkpoints.') from None
+      f'the checkpoints in {stage} refer to frozen parameters in {file.parent}, which are not '
+      'there: move that folder back '
+      'to its place beside the checkpoints.'
+    ) from None
   except ValueError:
     entries = None
   if entries is None or _digest(entries) != reference['checksum']:
@@ -141,8 +165,12 @@ def _entries(stage: Path, reference: Reference) -> Entries:
   return entries
 
 
-def _checked(stage: Path, reference: Reference, load: Callable[[Path, Entries], dict[str, Any]],
-             sum_of: Callable[[Any], Any]) -> dict[str, Any]:
+def _checked(
+  stage: Path,
+  reference: Reference,
+  load: Callable[[Path, Entries], dict[str, Any]],
+  sum_of: Callable[[Any], Any],
+) -> dict[str, Any]:
   """What `load` reads, once every array has its sum."""
   entries, file = _entries(stage, reference), _folder(stage, reference) / PARAMS
   try:
@@ -158,5 +186,8 @@ def _checked(stage: Path, reference: Reference, load: Callable[[Path, Entries], 
 
 def _mismatch(stage: Path, where: Path, detail: str = '') -> errors.CheckpointError:
   return errors.CheckpointError(
-      f'the frozen parameters in {where}{detail} do not match the checksum in the checkpoints of {stage}: they are damaged or of '
-      'another run, so copy that folder again from where the stage was trained, or train the stage again.')
+    f'the frozen parameters in {where}{detail} do not match the checksum in the checkpoints of '
+    f'{stage}: they are damaged or of '
+    'another run, so copy that folder again from where the stage was trained, or train the stage '
+    'again.'
+  )

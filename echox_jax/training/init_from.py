@@ -1,4 +1,6 @@
-"""What a stage starts from: parameters of earlier stages, of other checkpoints, and copies between groups."""
+"""What a stage starts from: parameters of earlier stages, of other checkpoints, and copies between
+groups.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
@@ -10,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, tensor_files
+from echox_jax.models.trees import flatten
 from echox_jax.parallel import placing
 from echox_jax.training import checkpoint, stages
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.models.trees import flatten
 
 SCRATCH = 'scratch'  # as the one entry of init_from: start from nothing, whatever the stage
 WEIGHTS = 'model.safetensors'
 _TABLES = ('llm/embed_tokens/embedding', 'llm/lm_head/embedding')  # float[V,D], a row for each id
 Specs = dict[str, jax.ShapeDtypeStruct]  # `group/path` -> shape, dtype and sharding
-PackagedEncoder = Callable[[str], dict]  # size such as `tiny.en` -> parameters of the speech encoder that a package carries
+# size such as `tiny.en` -> parameters of the speech encoder that a package carries
+PackagedEncoder = Callable[[str], dict]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Source:
     shapes: `group/path` -> shape of all that it has.
     read: gives the asked-for paths as arrays on the shardings of their specs.
   """
+
   name: str
   shapes: dict[str, tuple[int, ...]]
   read: Callable[[Specs], dict[str, jax.Array]]
@@ -40,8 +44,11 @@ class Source:
     return any(path.startswith(prefix + '/') for path in self.shapes)
 
 
-def open_sources(stage: stages.Stage, experiment: ExperimentConfig, workdir: str | os.PathLike[str]) -> list[Source] | None:
-  """What `train.init_from` names (default: the stage's predecessors), in order; None = from scratch.
+def open_sources(
+  stage: stages.Stage, experiment: ExperimentConfig, workdir: str | os.PathLike[str]
+) -> list[Source] | None:
+  """What `train.init_from` names (default: the stage's predecessors), in order; None = from
+  scratch.
 
   Raises:
     CheckpointError: a predecessor is not finished, or a folder holds nothing to start from.
@@ -50,14 +57,20 @@ def open_sources(stage: stages.Stage, experiment: ExperimentConfig, workdir: str
   return None if init == (SCRATCH,) else [_open(entry, stage, Path(workdir)) for entry in init]
 
 
-def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: list[Source] | None, wanted: Specs,
-                 packaged_encoder: PackagedEncoder | None = None) -> dict[str, jax.Array]:
+def load_initial(
+  stage: stages.Stage,
+  experiment: ExperimentConfig,
+  sources: list[Source] | None,
+  wanted: Specs,
+  packaged_encoder: PackagedEncoder | None = None,
+) -> dict[str, jax.Array]:
   """Those of the `wanted` parameters that do not start fresh, each on its sharding.
 
-  Every group is taken whole from the first source that has it; failing that it is a copy where the table of stages says so.
-  The speech
-  encoder that no source has is `packaged_encoder`'s. LoRA leaves that the source lacks start fresh. Rows of added special ids that its tables lack start as the mean of the others, as
-  likely as an average id: a base Llama 3 has 128,256 rows, and AUDIO is id 128,256 of the config.
+  Every group is taken whole from the first source that has it; failing that it is a copy where the
+  table of stages says so. The speech
+  encoder that no source has is `packaged_encoder`'s. LoRA leaves that the source lacks start fresh.
+  Rows of added special ids that its tables lack start as the mean of the others, as likely as an
+  average id: a base Llama 3 has 128,256 rows, and AUDIO is id 128,256 of the config.
 
   Raises:
     CheckpointError: a group that must come from a source is nowhere, or shapes differ.
@@ -67,48 +80,82 @@ def load_initial(stage: stages.Stage, experiment: ExperimentConfig, sources: lis
   loaded, pending = {}, []
   for group in stage.groups_for(experiment):
     specs = {path: spec for path, spec in wanted.items() if path.startswith(group + '/')}
-    origin = next((o for o in (group, copies.get(group)) if o and any(s.has(o) for s in sources)), None)
+    origin = next(
+      (o for o in (group, copies.get(group)) if o and any(s.has(o) for s in sources)), None
+    )
     if origin is None and group == 'whisper' and packaged_encoder is not None:
       loaded |= _from_package(packaged_encoder, experiment.speech_encoder, specs)
     elif origin is not None:
       source = next(s for s in sources if s.has(origin))
       pending.append((source, {path: origin + path.removeprefix(group) for path in specs}))
-    elif group == 'whisper' or group in stage.inherits and not scratch:
+    elif group == 'whisper' or (group in stage.inherits and not scratch):
       names = 'none of ' + ', '.join(source.name for source in sources) if sources else 'nothing'
       raise errors.CheckpointError(
-          f'stage {stage.name!r} needs the parameters of {group!r}, which {names} has: add a checkpoint that has them to train.init_from.')
+        f'stage {stage.name!r} needs the parameters of {group!r}, which {names} has: add a '
+        'checkpoint that has them to train.init_from.'
+      )
   for source in sources:
-    names = {path: origin for where, pairs in pending if where is source for path, origin in pairs.items()}
+    names = {
+      path: origin for where, pairs in pending if where is source for path, origin in pairs.items()
+    }
     loaded |= _read(source, names, wanted, experiment.model.special_ids.all())
   return loaded
 
 
-def _read(source: Source, names: dict[str, str], wanted: Specs, special_ids: set[int]) -> dict[str, jax.Array]:
+def _read(
+  source: Source, names: dict[str, str], wanted: Specs, special_ids: set[int]
+) -> dict[str, jax.Array]:
   """Reads {our path: path in the source}; two of ours may be one of the source's."""
-  names = {path: origin for path, origin in names.items()
-           if origin in source.shapes or not path.endswith(('/lora_a', '/lora_b'))}
-  # Where one of two users is trained, the other frozen in a narrower type, it is read for the trained one.
-  specs = {names[path]: wanted[path] for path in sorted(names, key=lambda path: wanted[path].dtype.itemsize)}
-  stored = {origin: _stored(origin, spec, source.shapes.get(origin), special_ids) for origin, spec in specs.items()}
-  checkpoint.check_shapes(source.name, source.shapes, {origin: spec.shape for origin, spec in stored.items()})
+  names = {
+    path: origin
+    for path, origin in names.items()
+    if origin in source.shapes or not path.endswith(('/lora_a', '/lora_b'))
+  }
+  # Where one of two users is trained, the other frozen in a narrower type, it is read for the
+  # trained one.
+  specs = {
+    names[path]: wanted[path]
+    for path in sorted(names, key=lambda path: wanted[path].dtype.itemsize)
+  }
+  stored = {
+    origin: _stored(origin, spec, source.shapes.get(origin), special_ids)
+    for origin, spec in specs.items()
+  }
+  checkpoint.check_shapes(
+    source.name, source.shapes, {origin: spec.shape for origin, spec in stored.items()}
+  )
   arrays = source.read(stored) if stored else {}
-  arrays |= {origin: _with_added_rows(arrays[origin], spec) for origin, spec in specs.items() if spec is not stored[origin]}
+  arrays |= {
+    origin: _with_added_rows(arrays[origin], spec)
+    for origin, spec in specs.items()
+    if spec is not stored[origin]
+  }
   first_user = {}
   for path, origin in names.items():
     first_user.setdefault(origin, path)
-  # A second user gets a buffer of its own: trained parameters are donated to the step, frozen ones are not.
+  # A second user gets a buffer of its own: trained parameters are donated to the step, frozen ones
+  # are not.
   own = lambda path, origin: arrays[origin] if first_user[origin] == path else arrays[origin].copy()
   return {path: own(path, origin).astype(wanted[path].dtype) for path, origin in names.items()}
 
 
-def _stored(origin: str, spec: jax.ShapeDtypeStruct, found: tuple[int, ...] | None, special_ids: set[int]) -> jax.ShapeDtypeStruct:
-  """`spec`, without the rows of special ids that the source's table, of shape `found`, is lacking."""
+def _stored(
+  origin: str, spec: jax.ShapeDtypeStruct, found: tuple[int, ...] | None, special_ids: set[int]
+) -> jax.ShapeDtypeStruct:
+  """`spec`, without the rows of special ids that the source's table, of shape `found`, is
+  lacking.
+  """
   added = range(found[0], spec.shape[0]) if origin in _TABLES and found else ()
-  return spec.update(shape=(found[0], *spec.shape[1:])) if added and special_ids.issuperset(added) else spec
+  return (
+    spec.update(shape=(found[0], *spec.shape[1:]))
+    if added and special_ids.issuperset(added)
+    else spec
+  )
 
 
 def _with_added_rows(table: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
   """The table at the length of `spec`: what is new are means of the rest."""
+
   def lengthen(table):
     mean = jnp.mean(table, axis=0, keepdims=True, dtype=jnp.float32).astype(table.dtype)
     return jnp.concatenate([table, jnp.repeat(mean, spec.shape[0] - len(table), axis=0)])
@@ -117,19 +164,29 @@ def _with_added_rows(table: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:
-  """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an exported or imported model."""
+  """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an
+  exported or imported model.
+  """
   folder = workdir / entry if entry in stages.STAGES else Path(entry)
   if entry in stages.STAGES and checkpoint.read_finished(folder) is None:
     raise errors.CheckpointError(
-        f'stage `{stage.name}` starts from `{entry}`, but {workdir} has no finished checkpoint of it: '
-        f'run `python -m launch.train --config=...:{entry} --workdir={workdir}` first.')
+      f'stage `{stage.name}` starts from `{entry}`, but {workdir} has no finished checkpoint of '
+      'it: '
+      f'run `python -m launch.train --config=...:{entry} --workdir={workdir}` first.'
+    )
   if (folder / WEIGHTS).is_file():
     return _safetensors(folder / WEIGHTS)
   if not (folder / checkpoint.FOLDER).is_dir():
     raise errors.CheckpointError(
-        f'train.init_from names {entry!r}, which is no stage and no folder of a trained stage or exported model: '
-        f'use one of {", ".join(stages.STAGES)}, a folder, or {SCRATCH}.')
-  return Source(str(folder), checkpoint.param_shapes(folder), lambda specs: checkpoint.load_params(folder, specs))
+      f'train.init_from names {entry!r}, which is no stage and no folder of a trained stage or '
+      'exported model: '
+      f'use one of {", ".join(stages.STAGES)}, a folder, or {SCRATCH}.'
+    )
+  return Source(
+    str(folder),
+    checkpoint.param_shapes(folder),
+    lambda specs: checkpoint.load_params(folder, specs),
+  )
 
 
 def _safetensors(file: Path) -> Source:
@@ -141,14 +198,21 @@ def _safetensors(file: Path) -> Source:
       if len(tensors.shapes[path]) < 3:
         yield path, None, tensors[path]
       else:  # one of many layers at a time
-        yield from ((path, row, tensors.rows(path, row, row + 1)[0]) for row in range(tensors.shapes[path][0]))
+        yield from (
+          (path, row, tensors.rows(path, row, row + 1)[0]) for row in range(tensors.shapes[path][0])
+        )
 
   return Source(str(file), tensors.shapes, lambda specs: dict(placing.place(rows(specs), specs)))
 
 
-def _from_package(packaged_encoder: PackagedEncoder, size: str, specs: Specs) -> dict[str, jax.Array]:
+def _from_package(
+  packaged_encoder: PackagedEncoder, size: str, specs: Specs
+) -> dict[str, jax.Array]:
   """The speech encoder that a package carries."""
   flat = flatten({'whisper': packaged_encoder(size)})
   checkpoint.check_shapes(
-      f'the packaged encoder {size!r}', {path: leaf.shape for path, leaf in flat.items()}, {path: s.shape for path, s in specs.items()})
+    f'the packaged encoder {size!r}',
+    {path: leaf.shape for path, leaf in flat.items()},
+    {path: s.shape for path, s in specs.items()},
+  )
   return dict(placing.place(((path, None, flat[path]) for path in specs), specs))

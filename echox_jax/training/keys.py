@@ -13,5 +13,7 @@ def init_key(seed: int) -> jax.Array:
 
 
 def step_key(seed: int, step: jax.Array | int) -> jax.Array:
-  """The key of a step, from its number alone: a resumed run draws what an uninterrupted one draws."""
+  """The key of a step, from its number alone: a resumed run draws what an uninterrupted one
+  draws.
+  """
   return jax.random.fold_in(jax.random.fold_in(init_key(seed), _STEPS), step)

@@ -4,18 +4,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 import sys
 
-from echox_jax.training import checkpoint, stages
 from echox_jax.parallel import distributed
+from echox_jax.training import checkpoint, stages
 
 
 def sources(entries: tuple[str, ...], workdir: str | Path) -> dict[str, str]:
   """Entry of `init_from` -> id of the finished training there, for those that have one."""
-  ids = {entry: (checkpoint.read_finished(_folder(workdir, entry)) or {}).get('id') for entry in entries}
+  ids = {
+    entry: (checkpoint.read_finished(_folder(workdir, entry)) or {}).get('id') for entry in entries
+  }
   return {entry: identity for entry, identity in ids.items() if identity}
 
 
-def outdated(workdir: str | Path, stage: str, trained_from: Mapping[str, str] | None = None) -> list[str]:
-  """One sentence for each stage, from `stage` back to the first, whose source has been trained again since.
+def outdated(
+  workdir: str | Path, stage: str, trained_from: Mapping[str, str] | None = None
+) -> list[str]:
+  """One sentence for each stage, from `stage` back to the first, whose source has been trained
+  again since.
 
   Args:
     workdir: of the stages.
@@ -38,8 +43,11 @@ def _outdated(workdir: Path, stage: str, trained_from: Mapping[str, str]) -> Ite
   for entry, identity in trained_from.items():
     now = checkpoint.read_finished(_folder(workdir, entry)) or {}
     if now.get('id', identity) != identity:
-      yield (f'stage {stage!r} was trained from an earlier {entry!r}, which has been trained again since: '
-             f'remove {workdir / stage} and train it again to start from the newer one.')
+      yield (
+        f'stage {stage!r} was trained from an earlier {entry!r}, which has been trained again '
+        'since: '
+        f'remove {workdir / stage} and train it again to start from the newer one.'
+      )
     if entry in stages.STAGES:
       yield from _outdated(workdir, entry, now.get('sources', {}))
 

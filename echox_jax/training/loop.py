@@ -12,31 +12,60 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax import errors, files
-from echox_jax.parallel import chips
-from echox_jax.parallel import sharding
 from echox_jax import config as config_lib
-from echox_jax.training import checkpoint, event_files, flops, frozen, init_from, lineage, metrics, preemption, profiling, stages, state, step, validation
-from echox_jax.parallel import distributed
+from echox_jax import errors, files
+from echox_jax.parallel import chips, distributed, sharding
+from echox_jax.training import (
+  checkpoint,
+  event_files,
+  flops,
+  frozen,
+  init_from,
+  lineage,
+  metrics,
+  preemption,
+  profiling,
+  stages,
+  state,
+  step,
+  validation,
+)
 from echox_jax.training.experiment import ExperimentConfig
 
-# `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds, with `get_state` and
-# `set_state` that count for all processes alike; of held-out sets with `distinct` too (see `validation.read_batches`).
+# `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds,
+# with `get_state` and `set_state` that count for all processes alike; of held-out sets with
+# `distinct` too (see `validation.read_batches`).
 IteratorFactory = Callable[[ExperimentConfig, Path, Sequence[int]], Iterator[dict[str, Any]]]
 
 CONFIG, METRICS, PROFILE = 'config.json', 'metrics.jsonl', 'profile'
 # Fields that may differ between a run and its continuation: they change no parameter.
-_FREE = ('data_dir', 'data.workers', 'data.eval_sets', 'train.eval_every', 'train.eval_batches',
-         'train.log_every', 'train.tensorboard', 'train.checkpoint_every', 'train.keep_checkpoints', 'mesh')
+_FREE = (
+  'data_dir',
+  'data.workers',
+  'data.eval_sets',
+  'train.eval_every',
+  'train.eval_batches',
+  'train.log_every',
+  'train.tensorboard',
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+  'mesh',
+)
 
 
-def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: IteratorFactory,
-          profile: tuple[int, int] | None = None,
-          packaged_encoder: init_from.PackagedEncoder | None = None) -> dict[str, Any]:
-  """Trains the stage of `experiment` under `workdir`, going on from its newest checkpoint if there is one.
+def train(
+  experiment: ExperimentConfig,
+  workdir: str | Path,
+  iterator_factory: IteratorFactory,
+  profile: tuple[int, int] | None = None,
+  packaged_encoder: init_from.PackagedEncoder | None = None,
+) -> dict[str, Any]:
+  """Trains the stage of `experiment` under `workdir`, going on from its newest checkpoint if there
+  is one.
 
-  SIGTERM and Ctrl-C end the run after a step, saved; the same command goes on from there, on whatever number of processes
-  and devices. All processes see the same `workdir`; what is written once the first of them writes.
+  SIGTERM and Ctrl-C end the run after a step, saved; the same command goes on from there, on
+  whatever number of processes and devices. All processes see the same `workdir`; what is written
+  once the first of them writes.
 
   Args:
     experiment: the job.
@@ -46,12 +75,13 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     packaged_encoder: gives the speech encoder where a stage holds one and no checkpoint has it.
 
   Returns:
-    `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window, `evaluation`, the newest record of
-    one (empty = none); `already_finished` if there was nothing to do.
+    `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window,
+    `evaluation`, the newest record of one (empty = none); `already_finished` if there was nothing
+    to do.
 
   Raises:
-    EchoXError: what the user can put right: a missing predecessor, held-out set or package, another config, a damaged
-      checkpoint, a full disk, a loss that is not finite.
+    EchoXError: what the user can put right: a missing predecessor, held-out set or package, another
+      config, a damaged checkpoint, a full disk, a loss that is not finite.
   """
   started, steps = time.time(), experiment.train.steps
   stage = stages.get_stage(experiment.stage)
@@ -83,9 +113,15 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
     held_out = validation.read_batches(experiment, mesh, Path(workdir), iterator_factory)
     if done is None:
       trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
-      current, done, kept = state.create_state(stage, experiment, mesh, sources, packaged_encoder), 0, None
+      current, done, kept = (
+        state.create_state(stage, experiment, mesh, sources, packaged_encoder),
+        0,
+        None,
+      )
     else:
-      current, noted = _restore(checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator)
+      current, noted = _restore(
+        checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator
+      )
       trained_from, kept = noted.get('sources', {}), noted.get('frozen')
     lineage.warn(workdir, stage.name, trained_from)
     distributed.barrier('read')  # nothing is written before all have read
@@ -94,12 +130,26 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
       checkpoint.unmark_finished(folder)
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
-    meta = {'stage': stage.name, 'model': config_lib.to_dict(experiment.model), 'sources': trained_from}
+    meta = {
+      'stage': stage.name,
+      'model': config_lib.to_dict(experiment.model),
+      'sources': trained_from,
+    }
     meta['frozen'] = kept or frozen.write(folder, current.frozen)
-    save = lambda: checkpoints.save(done, current.trainable, current.opt_state, iterator, meta | {'step': done})
+    save = lambda: checkpoints.save(
+      done, current.trainable, current.opt_state, iterator, meta | {'step': done}
+    )
     evaluate = validation.Evaluation(stage, experiment, mesh, held_out)
     events = folder / event_files.FOLDER if experiment.train.tensorboard else None
-    log = metrics.Metrics(folder / METRICS, stage.name, done, steps, chips.peak_flops(mesh.devices.flat), started, events)
+    log = metrics.Metrics(
+      folder / METRICS,
+      stage.name,
+      done,
+      steps,
+      chips.peak_flops(mesh.devices.flat),
+      started,
+      events,
+    )
     stack.callback(log.close)
     trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
     stop = stack.enter_context(preemption.watch())
@@ -114,7 +164,10 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
       if form not in compiled:
         before = time.perf_counter()
         arguments = (current.step, current.trainable, current.opt_state, current.frozen, batch)
-        compiled[form] = train_step.functions[variant].lower(*arguments).compile(), flops.step_flops(experiment, batch)
+        compiled[form] = (
+          train_step.functions[variant].lower(*arguments).compile(),
+          flops.step_flops(experiment, batch),
+        )
         log.compiled(done, variant, time.perf_counter() - before)
       function, cost = compiled[form]
       trace.before(done)
@@ -127,21 +180,29 @@ def train(experiment: ExperimentConfig, workdir: str | Path, iterator_factory: I
       if saving or evaluate.due(done) or done % experiment.train.log_every == 0:
         log.flush(done)  # also before saving: a state that is not finite must not be saved
       if evaluate.due(done):
-        evaluate(done, current, log)  # before saving: what goes on from a checkpoint has its evaluation
+        # before saving: what goes on from a checkpoint has its evaluation
+        evaluate(done, current, log)
       if saving:
         before = time.perf_counter()
         save()
         log.exclude(time.perf_counter() - before)
 
-  summary = {'stage': stage.name, 'steps': done, 'finished': done >= steps, 'seconds': time.time() - started,
-             'metrics': log.last, 'evaluation': log.last_evaluation}
+  summary = {
+    'stage': stage.name,
+    'steps': done,
+    'finished': done >= steps,
+    'seconds': time.time() - started,
+    'metrics': log.last,
+    'evaluation': log.last_evaluation,
+  }
   if summary['finished'] and distributed.is_first():
     checkpoint.mark_finished(folder, summary | {'sources': trained_from})
   return summary
 
 
 def check_config(file: Path, experiment: ExperimentConfig) -> None:
-  """Compares the config of the run in `file` with `experiment`; more steps, and what changes no parameter, may differ.
+  """Compares the config of the run in `file` with `experiment`; more steps, and what changes no
+  parameter, may differ.
 
   Raises:
     CheckpointError: another field differs, or the file is damaged.
@@ -149,22 +210,30 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
   try:
     before = _flatten(json.loads(file.read_text('utf-8')))
   except (FileNotFoundError, ValueError) as error:
-    raise errors.CheckpointError(f'{file} is missing or damaged, so its checkpoints cannot be used: give another --workdir.') from error
+    raise errors.CheckpointError(
+      f'{file} is missing or damaged, so its checkpoints cannot be used: give another --workdir.'
+    ) from error
   plain = lambda job: _flatten(json.loads(json.dumps(config_lib.to_dict(job))))
-  after, defaults = plain(experiment), plain(ExperimentConfig())  # a field that is newer than the run had its default
+  # a field that is newer than the run had its default
+  after, defaults = plain(experiment), plain(ExperimentConfig())
   for name in sorted(before.keys() | after.keys()):
     free = any(name == field or name.startswith(field + '.') for field in _FREE)
     old, new = before.get(name, defaults.get(name)), after.get(name)
     if old == new or free or (name == 'train.steps' and new > old):
       continue
     raise errors.CheckpointError(
-        f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: set it back, or give another --workdir.')
+      f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: set it '
+      'back, or give another --workdir.'
+    )
 
 
-def _restore(checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState,
-             iterator) -> tuple[state.TrainState, dict[str, Any]]:
+def _restore(
+  checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState, iterator
+) -> tuple[state.TrainState, dict[str, Any]]:
   """The state of step `done` and what was noted beside it; the iterator is set to where it was."""
-  *trees, meta = checkpoints.restore(done, abstract.trainable, abstract.frozen, abstract.opt_state, iterator)
+  *trees, meta = checkpoints.restore(
+    done, abstract.trainable, abstract.frozen, abstract.opt_state, iterator
+  )
   return state.TrainState(jax.device_put(jnp.int32(done), abstract.step.sharding), *trees), meta
 
 
@@ -173,7 +242,9 @@ def _next(iterator: Iterator[dict[str, Any]], stage: stages.Stage, done: int) ->
     return next(iterator)
   except StopIteration:
     raise errors.DataError(
-        f'the data of stage {stage.name!r} ended after step {done}: lower train.steps or train.batch_size, or give more data.') from None
+      f'the data of stage {stage.name!r} ended after step {done}: lower train.steps or '
+      'train.batch_size, or give more data.'
+    ) from None
 
 
 def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:

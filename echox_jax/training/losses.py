@@ -13,6 +13,7 @@ _IMPOSSIBLE = -1e30  # log-probability; finite, so that gradients stay finite
 
 class Mean(NamedTuple):
   """A mean with the sum and the count that it is made of: float32 scalars."""
+
   mean: Array
   total: Array
   count: Array
@@ -41,14 +42,16 @@ def denoising_cosine(a: Array, b: Array, mask: Array, epsilon: float = 1e-8) -> 
   Vectors shorter than `epsilon` are divided by it, as in torch's cosine_similarity.
   """
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-  inverse = lambda x: jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), epsilon ** 2))
+  inverse = lambda x: jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), epsilon**2))
   return masked_mean(1.0 - jnp.sum(a * b, axis=-1) * inverse(a) * inverse(b), mask)
 
 
 def ctc_loss(logits: Array, frame_lengths: Array, labels: Array, blank: int) -> tuple[Array, Array]:
-  """CTC with the released reduction: each row over max(1, its labels), then the mean over rows (facts 5).
+  """CTC with the released reduction: each row over max(1, its labels), then the mean over rows
+  (facts 5).
 
-  A row whose labels do not fit into its frames counts as 0 with no gradient (torch's zero_infinity).
+  A row whose labels do not fit into its frames counts as 0 with no gradient (torch's
+  zero_infinity).
 
   Args:
     logits: float[B,T,V], not normalised.
@@ -67,13 +70,18 @@ def ctc_loss(logits: Array, frame_lengths: Array, labels: Array, blank: int) -> 
   return ctc_of_scores(logits[..., blank] - normaliser, label_scores, frame_lengths, labels)
 
 
-def ctc_of_scores(blank_scores: Array, label_scores: Array, frame_lengths: Array, labels: Array) -> tuple[Array, Array]:
-  """`ctc_loss` from the log-probabilities that it needs: blank float[B,T] and labels float[B,T,C] (any where IGNORE)."""
+def ctc_of_scores(
+  blank_scores: Array, label_scores: Array, frame_lengths: Array, labels: Array
+) -> tuple[Array, Array]:
+  """`ctc_loss` from the log-probabilities that it needs: blank float[B,T] and labels float[B,T,C]
+  (any where IGNORE).
+  """
   counted = labels != IGNORE
   label_lengths = jnp.sum(counted, axis=-1)
   repeated = (labels[:, 1:] == labels[:, :-1]) & counted[:, 1:]
   each = _ctc_forward(blank_scores, label_scores, repeated, frame_lengths, label_lengths)
-  feasible = label_lengths + jnp.sum(repeated, axis=-1) <= frame_lengths  # a repeat needs a blank in between
+  # a repeat needs a blank in between
+  feasible = label_lengths + jnp.sum(repeated, axis=-1) <= frame_lengths
   each = jnp.where(feasible, each, 0.0)
   return jnp.mean(each / jnp.maximum(label_lengths, 1)), each
 
@@ -85,12 +93,17 @@ def masked_mean(values: Array, mask: Array) -> Mean:
   return Mean(total / jnp.maximum(count, 1.0), total, count)
 
 
-def _ctc_forward(blank_scores: Array, label_scores: Array, repeated: Array, frame_lengths: Array,
-                 label_lengths: Array) -> Array:
+def _ctc_forward(
+  blank_scores: Array,
+  label_scores: Array,
+  repeated: Array,
+  frame_lengths: Array,
+  label_lengths: Array,
+) -> Array:
   """Negative log-likelihoods float[B]: the forward algorithm with blanks and labels kept apart.
 
-  The best path's score is taken out after each frame: scores of hundreds of frames would leave too few digits for the
-  differences that the gradient is made of.
+  The best path's score is taken out after each frame: scores of hundreds of frames would leave too
+  few digits for the differences that the gradient is made of.
 
   Args:
     blank_scores: float[B,T] log-probabilities of the blank.
@@ -111,13 +124,20 @@ def _ctc_forward(blank_scores: Array, label_scores: Array, repeated: Array, fram
     skipping = jnp.where(repeated, _IMPOSSIBLE, ends[:, :-1])
     arriving = jnp.logaddexp(blanks[:, :-1], jnp.concatenate([first, skipping], axis=1))
     new_ends = scores + jnp.logaddexp(ends, arriving)
-    new_blanks = blank_score[:, None] + jnp.logaddexp(blanks, jnp.concatenate([first, ends], axis=1))
-    best = jax.lax.stop_gradient(jnp.maximum(jnp.max(new_blanks, axis=1), jnp.max(new_ends, axis=1, initial=_IMPOSSIBLE)))
+    new_blanks = blank_score[:, None] + jnp.logaddexp(
+      blanks, jnp.concatenate([first, ends], axis=1)
+    )
+    best = jax.lax.stop_gradient(
+      jnp.maximum(jnp.max(new_blanks, axis=1), jnp.max(new_ends, axis=1, initial=_IMPOSSIBLE))
+    )
     real = number < frame_lengths
     choose = lambda new, old: jnp.where(real[:, None], new - best[:, None], old)
     return (choose(new_blanks, blanks), choose(new_ends, ends)), jnp.where(real, best, 0.0)
 
   (blanks, ends), taken = jax.lax.scan(
-      step, (blanks, ends), (blank_scores.T, label_scores.swapaxes(0, 1), jnp.arange(frames)))
+    step, (blanks, ends), (blank_scores.T, label_scores.swapaxes(0, 1), jnp.arange(frames))
+  )
   pick = lambda x: jnp.take_along_axis(x, label_lengths[:, None], axis=1)[:, 0]
-  return -jnp.sum(taken, axis=0) - jnp.logaddexp(pick(blanks), pick(jnp.concatenate([first, ends], axis=1)))
+  return -jnp.sum(taken, axis=0) - jnp.logaddexp(
+    pick(blanks), pick(jnp.concatenate([first, ends], axis=1))
+  )

@@ -1,31 +1,38 @@
-"""AdamW with warm-up and cosine decay, clipped, without decay of norms and biases (paper, training settings known)."""
+"""AdamW with warm-up and cosine decay, clipped, without decay of norms and biases (paper, training
+settings known).
+"""
 
 import jax
 import optax
 
 from echox_jax.training.experiment import OptimizerConfig
 
-_NOT_DECAYED = ('scale', 'bias')  # names of norm scales and of biases; layers are stacked, so ranks do not tell them apart
+# names of norm scales and of biases; layers are stacked, so ranks do not tell them apart
+_NOT_DECAYED = ('scale', 'bias')
 
 
 def make_schedule(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
   """Learning rate by step: linear warm-up, then a cosine from the peak to `end_fraction` of it.
 
-  The warm-up takes at most half of the run, so that a shortened run still reaches the peak and decays.
+  The warm-up takes at most half of the run, so that a shortened run still reaches the peak and
+  decays.
   """
   warmup = min(cfg.warmup_steps, steps // 2)
   start = cfg.learning_rate / (warmup + 1) if warmup else cfg.learning_rate
-  return optax.warmup_cosine_decay_schedule(start, cfg.learning_rate, warmup, max(steps, 1), cfg.learning_rate * cfg.end_fraction)
+  return optax.warmup_cosine_decay_schedule(
+    start, cfg.learning_rate, warmup, max(steps, 1), cfg.learning_rate * cfg.end_fraction
+  )
 
 
 def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
   """The optimizer of a run of `steps` steps; `clip_norm` 0 = no clipping."""
   clip = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm > 0 else []
   return optax.chain(
-      *clip,
-      optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
-      optax.add_decayed_weights(cfg.weight_decay, mask=decayed),
-      optax.scale_by_learning_rate(make_schedule(cfg, steps)))
+    *clip,
+    optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
+    optax.add_decayed_weights(cfg.weight_decay, mask=decayed),
+    optax.scale_by_learning_rate(make_schedule(cfg, steps)),
+  )
 
 
 def decayed(params):

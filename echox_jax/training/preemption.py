@@ -14,9 +14,9 @@ from jax.experimental import multihost_utils
 def watch() -> Iterator[Callable[[int], bool]]:
   """Yields `stop(step)`: whether to stop after `step`, because of SIGTERM or Ctrl-C.
 
-  It must be called after every step. With several processes JAX takes the signal (since `jax.distributed.initialize`), tells
-  the others, and all hear True at one and the same later step. In a single process a second signal acts as it would without
-  us.
+  It must be called after every step. With several processes JAX takes the signal (since
+  `jax.distributed.initialize`), tells the others, and all hear True at one and the same later step.
+  In a single process a second signal acts as it would without us.
   """
   if jax.process_count() > 1:
     with _handlers({signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}):

@@ -19,7 +19,9 @@ def parse(text: str | None) -> tuple[int, int] | None:
     return None
   start, _, stop = text.partition(':')
   if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-    raise errors.ConfigError(f'--profile is {text!r}: write START:STOP, two numbers of steps, the first below the second.')
+    raise errors.ConfigError(
+      f'--profile is {text!r}: write START:STOP, two numbers of steps, the first below the second.'
+    )
   return int(start), int(stop)
 
 
@@ -43,7 +45,9 @@ class Trace:
       jax.profiler.stop_trace()
 
   def before(self, step: int) -> None:
-    """Before the step that follows `step` steps done; a resumed run may come in inside the window."""
+    """Before the step that follows `step` steps done; a resumed run may come in inside the
+    window.
+    """
     if self._start <= step < self._stop and not self._on:
       jax.profiler.start_trace(self._folder)
       self._on = True

@@ -1,4 +1,6 @@
-"""Losses of the stages `text` (the LLM alone) and `s2t` (speech in, text out): CE + 0.3 CTC (facts 5)."""
+"""Losses of the stages `text` (the LLM alone) and `s2t` (speech in, text out): CE + 0.3 CTC (facts
+5).
+"""
 
 import functools
 
@@ -6,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import rates
-from echox_jax.training import chunked_losses
-from echox_jax.training import losses
 from echox_jax.models import echox, spec_augment
 from echox_jax.models.llama import head_embedding
+from echox_jax.training import chunked_losses, losses
 from echox_jax.training.experiment import ExperimentConfig
 
 Array = jax.Array
@@ -17,7 +18,9 @@ Metrics = dict[str, Array]
 _MASKS = 7  # what tells their random numbers from those of dropout
 
 
-def text_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def text_loss(
+  params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
+) -> tuple[Array, Metrics]:
   """Next-token cross-entropy of text rows.
 
   Args:
@@ -34,20 +37,23 @@ def text_loss(params: dict, batch: dict, rng: Array | None, experiment: Experime
   return ce.mean, {'text_ce': ce.mean, 'tokens': ce.count}
 
 
-def s2t_loss(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> tuple[Array, Metrics]:
+def s2t_loss(
+  params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
+) -> tuple[Array, Metrics]:
   """Cross-entropy of the answer plus `ctc_weight` times CTC of the transcript.
 
   Args:
     params: groups `llm`, `adapter` (and `whisper` where states are not cached).
-    batch: `input_ids`, `labels` int[B,T], `ctc_labels` int[B,C], `states` float[B,E,Dw] + `state_lengths` int[B] or
-      `audio` float[B,samples] + `audio_lengths` int[B]; speech and `ctc_labels` may have a turn axis after B. Packed rows
-      have `segments` int[B,T], and an axis of clips in its place.
+    batch: `input_ids`, `labels` int[B,T], `ctc_labels` int[B,C], `states` float[B,E,Dw] +
+      `state_lengths` int[B] or `audio` float[B,samples] + `audio_lengths` int[B]; speech and
+      `ctc_labels` may have a turn axis after B. Packed rows have `segments` int[B,T], and an axis
+      of clips in its place.
     rng: dropout key; None = deterministic.
     experiment: the job.
 
   Returns:
-    (loss, metrics `text_ce`, `ctc`, `tokens`, `audio_seconds`, `kept_frames`, `overflow_shrink`, and of packed rows
-      `overflow_positions`).
+    (loss, metrics `text_ce`, `ctc`, `tokens`, `audio_seconds`, `kept_frames`, `overflow_shrink`,
+      and of packed rows `overflow_positions`).
   """
   batch = with_states(params, batch, rng, experiment)
   output = echox.s2t_forward(params, experiment.model, batch, **dropout(rng))
@@ -55,36 +61,63 @@ def s2t_loss(params: dict, batch: dict, rng: Array | None, experiment: Experimen
 
 
 def with_states(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> dict:
-  """The batch with the states of its waveforms, if it has any; given a key, `data.augment` may hide parts of their log-mels."""
+  """The batch with the states of its waveforms, if it has any; given a key, `data.augment` may hide
+  parts of their log-mels.
+  """
   if 'audio' not in batch:
     return batch
   augment, mask = experiment.data.augment, None
   if rng is not None and (augment.time_mask or augment.feature_mask):
-    mask = functools.partial(spec_augment.spec_augment, key=jax.random.fold_in(rng, _MASKS), time=augment.time_mask, bands=augment.feature_mask)
-  states, lengths = echox.encode_speech(params, experiment.model, batch['audio'], batch['audio_lengths'], mask)
+    mask = functools.partial(
+      spec_augment.spec_augment,
+      key=jax.random.fold_in(rng, _MASKS),
+      time=augment.time_mask,
+      bands=augment.feature_mask,
+    )
+  states, lengths = echox.encode_speech(
+    params, experiment.model, batch['audio'], batch['audio_lengths'], mask
+  )
   return {**batch, 'states': states, 'state_lengths': lengths}
 
 
-def loss_of_output(params: dict, batch: dict, output: echox.S2TOutput,
-                   experiment: ExperimentConfig) -> tuple[Array, Metrics]:
-  """As `s2t_loss`, for a forward pass that is there already (echo training needs its states as well)."""
+def loss_of_output(
+  params: dict, batch: dict, output: echox.S2TOutput, experiment: ExperimentConfig
+) -> tuple[Array, Metrics]:
+  """As `s2t_loss`, for a forward pass that is there already (echo training needs its states as
+  well).
+  """
   choices = experiment.train.loss
   ce = next_token_loss(params, output, choices.chunk_tokens)
   speech = output.speech
   frames = speech.frames.reshape(-1, *speech.frames.shape[-2:])
   ctc_labels = batch['ctc_labels'].reshape(len(frames), -1)
-  ctc, _ = chunked_losses.ctc_loss(frames, params['adapter']['ctc_head']['embedding'], speech.frame_lengths.reshape(-1), ctc_labels,
-                            experiment.model.special_ids.audio, choices.chunk_tokens)
+  ctc, _ = chunked_losses.ctc_loss(
+    frames,
+    params['adapter']['ctc_head']['embedding'],
+    speech.frame_lengths.reshape(-1),
+    ctc_labels,
+    experiment.model.special_ids.audio,
+    choices.chunk_tokens,
+  )
   count = lambda x: jnp.sum(x).astype(jnp.float32)
   more = {}
-  if 'segments' in batch:  # the mean is one over dialogues, not over the clips that there is room for
+  # the mean is one over dialogues, not over the clips that there is room for
+  if 'segments' in batch:
     ctc *= len(frames) / jnp.maximum(count(jnp.max(batch['segments'], axis=1)), 1.0)
     more['overflow_positions'] = count(output.overflow)
-  seconds = (count(batch['audio_lengths']) / rates.SAMPLE_RATE if 'audio_lengths' in batch
-             else count(batch['state_lengths']) / echox.STATES_PER_SECOND)
+  seconds = (
+    count(batch['audio_lengths']) / rates.SAMPLE_RATE
+    if 'audio_lengths' in batch
+    else count(batch['state_lengths']) / echox.STATES_PER_SECOND
+  )
   return ce.mean + choices.ctc_weight * ctc, {
-      'text_ce': ce.mean, 'ctc': ctc, 'tokens': ce.count, 'audio_seconds': seconds, 'kept_frames': count(speech.kept),
-      'overflow_shrink': count(speech.overflow)} | more
+    'text_ce': ce.mean,
+    'ctc': ctc,
+    'tokens': ce.count,
+    'audio_seconds': seconds,
+    'kept_frames': count(speech.kept),
+    'overflow_shrink': count(speech.overflow),
+  } | more
 
 
 def dropout(rng: Array | None) -> dict:
@@ -94,4 +127,6 @@ def dropout(rng: Array | None) -> dict:
 
 def next_token_loss(params: dict, output: echox.S2TOutput, chunk: int = 0) -> losses.Mean:
   """Cross-entropy of each counted label given the state before it; `chunk` as in `chunked`."""
-  return chunked_losses.cross_entropy(output.hidden[:, :-1], head_embedding(params['llm']), output.labels[:, 1:], chunk)
+  return chunked_losses.cross_entropy(
+    output.hidden[:, :-1], head_embedding(params['llm']), output.labels[:, 1:], chunk
+  )

@@ -1,8 +1,10 @@
-"""The stages of training: what each holds, trains, keeps frozen, starts from and minimises, in one table.
+"""The stages of training: what each holds, trains, keeps frozen, starts from and minimises, in one
+table.
 
-Paper, three stages: S2T trains the adapter and LoRA; T2C trains the unit decoder on frozen text embeddings; echo training
-trains adapter, LoRA, echo decoder and denoising adapter against the frozen T2C. `text` exists for models that are small
-enough to have learned nothing yet; `vocoder` stands by itself.
+Paper, three stages: S2T trains the adapter and LoRA; T2C trains the unit decoder on frozen text
+embeddings; echo training trains adapter, LoRA, echo decoder and denoising adapter against the
+frozen T2C. `text` exists for models that are small enough to have learned nothing yet; `vocoder`
+stands by itself.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,19 +24,25 @@ TEXT_TABLES = ('embed_tokens', 'lm_head')
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One row of the table. Patterns are regular expressions that match a whole path such as `llm/trunk/norm/scale`.
+  """One row of the table. Patterns are regular expressions that match a whole path such as
+  `llm/trunk/norm/scale`.
 
   Attributes:
     name: what configs and folders call it.
     groups: parameter groups that the stage holds.
-    trainable: patterns of what is trained; everything else is frozen: no gradient, no optimizer state.
+    trainable: patterns of what is trained; everything else is frozen: no gradient, no optimizer
+      state.
     starts_from: stages whose checkpoints it starts from (default of `init_from`).
-    inherits: groups that must come from there; other groups start fresh where no predecessor has them.
-    copies: (group, source path) pairs: the group starts as a copy; for `TEXT_TABLE` the config names the path.
+    inherits: groups that must come from there; other groups start fresh where no predecessor has
+      them.
+    copies: (group, source path) pairs: the group starts as a copy; for `TEXT_TABLE` the config
+      names the path.
     hears: holds the speech encoder too, unless its states are cached.
     loss: (params, batch, dropout key, experiment) -> (loss, metrics).
-    players: groups trained against each other, each with an optimizer of its own; empty = one optimizer for all.
+    players: groups trained against each other, each with an optimizer of its own; empty = one
+      optimizer for all.
   """
+
   name: str
   groups: tuple[str, ...]
   trainable: tuple[str, ...]
@@ -57,29 +65,56 @@ class Stage:
     """
     table = experiment.model.unit_decoder.text_table
     if table not in TEXT_TABLES:
-      raise errors.ConfigError(f'model.unit_decoder.text_table is {table!r}: use one of {", ".join(TEXT_TABLES)}.')
+      raise errors.ConfigError(
+        f'model.unit_decoder.text_table is {table!r}: use one of {", ".join(TEXT_TABLES)}.'
+      )
     found = 'embed_tokens' if experiment.model.llm.tie_embeddings else table
-    return {group: f'llm/{found}' if origin == TEXT_TABLE else origin for group, origin in self.copies}
+    return {
+      group: f'llm/{found}' if origin == TEXT_TABLE else origin for group, origin in self.copies
+    }
 
 
-STAGES = {stage.name: stage for stage in (
+STAGES = {
+  stage.name: stage
+  for stage in (
+    Stage('text', groups=('llm',), trainable=(_LLM_BASE,), loss=s2t_step.text_loss),
     Stage(
-        'text', groups=('llm',), trainable=(_LLM_BASE,), loss=s2t_step.text_loss),
+      's2t',
+      groups=('llm', 'adapter'),
+      trainable=('adapter/.*', _LORA),
+      loss=s2t_step.s2t_loss,
+      starts_from=('text',),
+      inherits=('llm',),
+      hears=True,
+    ),
     Stage(
-        's2t', groups=('llm', 'adapter'), trainable=('adapter/.*', _LORA), loss=s2t_step.s2t_loss,
-        starts_from=('text',), inherits=('llm',), hears=True),
+      't2c',
+      groups=('unit_text_embedding', 't2c'),
+      trainable=('t2c/.*',),
+      loss=echo_step.t2c_loss,
+      starts_from=('text',),
+      inherits=('unit_text_embedding',),
+      copies=(('unit_text_embedding', TEXT_TABLE),),
+    ),
     Stage(
-        't2c', groups=('unit_text_embedding', 't2c'), trainable=('t2c/.*',), loss=echo_step.t2c_loss,
-        starts_from=('text',), inherits=('unit_text_embedding',), copies=(('unit_text_embedding', TEXT_TABLE),)),
+      'echo',
+      groups=('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter'),
+      trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'),
+      loss=echo_step.echo_loss,
+      starts_from=('s2t', 't2c'),
+      inherits=('llm', 'adapter', 'unit_text_embedding', 't2c'),
+      copies=(('echo', 't2c'),),
+      hears=True,
+    ),
     Stage(
-        'echo', groups=('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter'),
-        trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'), loss=echo_step.echo_loss,
-        starts_from=('s2t', 't2c'), inherits=('llm', 'adapter', 'unit_text_embedding', 't2c'),
-        copies=(('echo', 't2c'),), hears=True),
-    Stage(
-        'vocoder', groups=('vocoder', 'discriminators'), trainable=('vocoder/.*', 'discriminators/.*'),
-        loss=vocoder_step.generator_loss, players=('vocoder', 'discriminators')),
-)}
+      'vocoder',
+      groups=('vocoder', 'discriminators'),
+      trainable=('vocoder/.*', 'discriminators/.*'),
+      loss=vocoder_step.generator_loss,
+      players=('vocoder', 'discriminators'),
+    ),
+  )
+}
 
 
 def get_stage(name: str) -> Stage:
@@ -106,7 +141,8 @@ def trainable_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
     if not matched:
       hint = ' (set model.llm.lora.rank above 0)' if pattern == _LORA else ''
       raise errors.ConfigError(
-          f'stage {stage.name!r} trains the parameters {pattern!r}, but this model has none: change the model config{hint}.')
+        f'stage {stage.name!r} trains the parameters {pattern!r}, but this model has none: '
+        f'change the model config{hint}.'
+      )
     found |= matched
   return found
-

@@ -7,11 +7,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
 from echox_jax import errors
-from echox_jax.parallel import sharding
 from echox_jax.models import params as params_lib
+from echox_jax.models.trees import Tree, flatten, merge, unflatten
+from echox_jax.parallel import sharding
 from echox_jax.training import init_from, keys, optimizer, stages
 from echox_jax.training.experiment import ExperimentConfig
-from echox_jax.models.trees import Tree, flatten, merge, unflatten
 
 FROZEN_DTYPES = ('float32', 'bfloat16')
 
@@ -24,8 +24,10 @@ class TrainState:
     step: int32 scalar, steps done.
     trainable: dict of groups with the trained leaves alone.
     frozen: dict of groups with the leaves that never change, in `train.frozen_dtype`.
-    opt_state: player -> optimizer state over the trained leaves, float32 as they are (see `players`).
+    opt_state: player -> optimizer state over the trained leaves, float32 as they are (see
+      `players`).
   """
+
   step: jax.Array
   trainable: Tree
   frozen: Tree
@@ -40,12 +42,16 @@ def split(stage: stages.Stage, params: Tree) -> tuple[Tree, Tree]:
   """(trainable, frozen) halves of the parameters, by the stage's patterns."""
   flat = flatten(params)
   chosen = stages.trainable_paths(stage, flat)
-  return (unflatten({p: v for p, v in flat.items() if p in chosen}),
-          unflatten({p: v for p, v in flat.items() if p not in chosen}))
+  return (
+    unflatten({p: v for p, v in flat.items() if p in chosen}),
+    unflatten({p: v for p, v in flat.items() if p not in chosen}),
+  )
 
 
 def players(stage: stages.Stage, trainable: Tree) -> dict[str, Tree]:
-  """The trained leaves by optimizer: one for all, or one for each group of groups trained against each other."""
+  """The trained leaves by optimizer: one for all, or one for each group of groups trained against
+  each other.
+  """
   return {name: trainable[name] for name in stage.players} or {'model': trainable}
 
 
@@ -63,26 +69,44 @@ def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
   """
   dtype = experiment.train.frozen_dtype
   if dtype not in FROZEN_DTYPES:
-    raise errors.ConfigError(f'train.frozen_dtype is {dtype!r}: use one of {", ".join(FROZEN_DTYPES)}.')
-  trainable, frozen = split(stage, abstract_params(experiment.model, stage.groups_for(experiment), mesh))
+    raise errors.ConfigError(
+      f'train.frozen_dtype is {dtype!r}: use one of {", ".join(FROZEN_DTYPES)}.'
+    )
+  trainable, frozen = split(
+    stage, abstract_params(experiment.model, stage.groups_for(experiment), mesh)
+  )
   frozen = jax.tree.map(lambda leaf: leaf.update(dtype=dtype), frozen)
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   replicated = NamedSharding(mesh, PartitionSpec())
 
   def opt_state(tree):
     return optax.tree_map_params(
-        tx, lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
-        jax.eval_shape(tx.init, tree), tree,
-        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated))
+      tx,
+      lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
+      jax.eval_shape(tx.init, tree),
+      tree,
+      transform_non_params=lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=replicated
+      ),
+    )
 
   return TrainState(
-      jax.ShapeDtypeStruct((), 'int32', sharding=replicated), trainable, frozen,
-      {name: opt_state(tree) for name, tree in players(stage, trainable).items()})
+    jax.ShapeDtypeStruct((), 'int32', sharding=replicated),
+    trainable,
+    frozen,
+    {name: opt_state(tree) for name, tree in players(stage, trainable).items()},
+  )
 
 
-def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, sources: list[init_from.Source] | None,
-                 packaged_encoder: init_from.PackagedEncoder | None = None) -> TrainState:
-  """The state before the first step: parameters of the sources (see `init_from`), copies, fresh values; built on their shardings.
+def create_state(
+  stage: stages.Stage,
+  experiment: ExperimentConfig,
+  mesh: Mesh,
+  sources: list[init_from.Source] | None,
+  packaged_encoder: init_from.PackagedEncoder | None = None,
+) -> TrainState:
+  """The state before the first step: parameters of the sources (see `init_from`), copies, fresh
+  values; built on their shardings.
 
   Raises:
     CheckpointError: a source is damaged, of another config, or lacks what the stage must inherit.
@@ -92,19 +116,33 @@ def create_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, 
   loaded = init_from.load_initial(stage, experiment, sources, wanted, packaged_encoder)
 
   def fresh(key):
-    params = sharding.unbox(params_lib.init_groups(key, experiment.model, stage.groups_for(experiment)))
-    return {path: leaf.astype(wanted[path].dtype) for path, leaf in flatten(params).items() if path not in loaded}
+    params = sharding.unbox(
+      params_lib.init_groups(key, experiment.model, stage.groups_for(experiment))
+    )
+    return {
+      path: leaf.astype(wanted[path].dtype)
+      for path, leaf in flatten(params).items()
+      if path not in loaded
+    }
 
   shardings = {path: leaf.sharding for path, leaf in wanted.items() if path not in loaded}
-  made = jax.jit(fresh, out_shardings=shardings)(keys.init_key(experiment.seed)) if shardings else {}
+  made = (
+    jax.jit(fresh, out_shardings=shardings)(keys.init_key(experiment.seed)) if shardings else {}
+  )
   trainable, frozen = split(stage, unflatten(loaded | made))
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   rest = jax.jit(
-      lambda tree: (jnp.zeros((), 'int32'), {name: tx.init(t) for name, t in players(stage, tree).items()}),
-      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state)))
+    lambda tree: (
+      jnp.zeros((), 'int32'),
+      {name: tx.init(t) for name, t in players(stage, tree).items()},
+    ),
+    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state)),
+  )
   step, opt_state = rest(trainable)
   return TrainState(step, trainable, frozen, opt_state)
 
 
 def _with_shardings(shapes, shardings):
-  return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)
+  return jax.tree.map(
+    lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings
+  )

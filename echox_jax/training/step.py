@@ -1,9 +1,12 @@
-"""One optimizer step as a jitted function: a loss with one optimizer, or generator and discriminators with two.
+"""One optimizer step as a jitted function: a loss with one optimizer, or generator and
+discriminators with two.
 
-With `train.accumulate_steps` the rows of a batch are computed in so many parts, one after another, and the update is made
-once. Every part counts by its supervised tokens: a loss that is a mean over tokens, its gradient and its metrics are those of
-the whole batch. Terms that are means over something else (CTC over rows, the echo decoder's over unit words) are weighted
-by tokens as well, so theirs are equal only where the parts are alike. Counts (tokens, seconds, overflows...) are summed.
+With `train.accumulate_steps` the rows of a batch are computed in so many parts, one after another,
+and the update is made once. Every part counts by its supervised tokens: a loss that is a mean over
+tokens, its gradient and its metrics are those of the whole batch. Terms that are means over
+something else (CTC over rows, the echo decoder's over unit words) are weighted by tokens as well,
+so theirs are equal only where the parts are alike. Counts (tokens, seconds, overflows...) are
+summed.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,20 +20,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
 from echox_jax import errors
-from echox_jax.models import positions
-from echox_jax.parallel import sharding
 from echox_jax.models import params as params_lib
+from echox_jax.models import positions
+from echox_jax.models.trees import Tree, merge
+from echox_jax.parallel import sharding
 from echox_jax.training import keys, optimizer, stages
 from echox_jax.training import state as state_lib
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.training.state import TrainState
-from echox_jax.models.trees import Tree, merge
 
 Metrics = dict[str, jax.Array]
 Carry = tuple[jax.Array, Any, Any]  # step, trainable, opt_state
 
 # Metrics that are counts, as are all `overflow_*`; the others are means.
-_COUNTS = ('tokens', 'audio_seconds', 'kept_frames', 'slices', 'unit_words', 'replaced_text', 'silent_slices')
+_COUNTS = (
+  'tokens',
+  'audio_seconds',
+  'kept_frames',
+  'slices',
+  'unit_words',
+  'replaced_text',
+  'silent_slices',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,30 +49,50 @@ class TrainStep:
   """The step of a stage.
 
   Attributes:
-    functions: jitted `(step, trainable, opt_state, frozen, batch) -> ((step, trainable, opt_state), metrics)`, by variant;
-      the first three arguments are donated.
+    functions: jitted
+      `(step, trainable, opt_state, frozen, batch) -> ((step, trainable, opt_state), metrics)`, by
+      variant; the first three arguments are donated.
     variant: which of them does a step, by its number alone, so that a resumed run takes the same.
   """
+
   functions: Mapping[str, Any]
   variant: Callable[[int], str]
 
-  def __call__(self, function: Callable[..., Any], state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-    """One step with `function`, a (compiled) one of `functions`; the arrays of `state` other than frozen are used up."""
-    (step, trainable, opt_state), metrics = function(state.step, state.trainable, state.opt_state, state.frozen, batch)
+  def __call__(
+    self, function: Callable[..., Any], state: TrainState, batch: Mapping[str, jax.Array]
+  ) -> tuple[TrainState, Metrics]:
+    """One step with `function`, a (compiled) one of `functions`; the arrays of `state` other than
+    frozen are used up.
+    """
+    (step, trainable, opt_state), metrics = function(
+      state.step, state.trainable, state.opt_state, state.frozen, batch
+    )
     return state.replace(step=step, trainable=trainable, opt_state=opt_state), metrics
 
 
 def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None:
-  """Raises ConfigError where the batch, or its slices, cannot be split over the mesh or into `accumulate_steps` parts."""
+  """Raises ConfigError where the batch, or its slices, cannot be split over the mesh or into
+  `accumulate_steps` parts.
+  """
   _check_positions(stage, experiment)
   parts, rows = experiment.train.accumulate_steps, experiment.train.batch_size
   if parts < 1 or rows % parts:
-    raise errors.ConfigError(f'train.batch_size {rows} is not a multiple of train.accumulate_steps {parts}: change one of them.')
+    raise errors.ConfigError(
+      f'train.batch_size {rows} is not a multiple of train.accumulate_steps '
+      f'{parts}: change one of them.'
+    )
   if parts > 1 and stage.players:
-    raise errors.ConfigError(f'stage {stage.name!r} trains two players at once and takes whole batches: set train.accumulate_steps to 1.')
+    raise errors.ConfigError(
+      f'stage {stage.name!r} trains two players at once and takes whole '
+      'batches: set train.accumulate_steps to 1.'
+    )
   if 'echo' in stage.groups:
     _check_echo(experiment, mesh)
-  what = 'train.batch_size' if parts == 1 else f'train.batch_size {rows} / train.accumulate_steps {parts} ='
+  what = (
+    'train.batch_size'
+    if parts == 1
+    else f'train.batch_size {rows} / train.accumulate_steps {parts} ='
+  )
   sharding.check_rows(rows // parts, mesh, what)
 
 
@@ -71,23 +102,31 @@ def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mes
   The metrics are those of the loss, `loss`, `grad_norm` (of each player) and `learning_rate`.
   """
   abstract = state_lib.abstract_state(stage, experiment, mesh)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.trainable, abstract.opt_state))
-  jit = lambda f: jax.jit(f, donate_argnums=(0, 1, 2), out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())))
+  shardings = jax.tree.map(
+    lambda leaf: leaf.sharding, (abstract.step, abstract.trainable, abstract.opt_state)
+  )
+  jit = lambda f: jax.jit(
+    f, donate_argnums=(0, 1, 2), out_shardings=(shardings, NamedSharding(mesh, PartitionSpec()))
+  )
   if not stage.players:
     return TrainStep({'step': jit(_single(stage, experiment, shardings[1]))}, lambda step: 'step')
   start = experiment.train.loss.adversarial_start
   return TrainStep(
-      {'plain': jit(_against(experiment, False)), 'adversarial': jit(_against(experiment, True))},
-      lambda step: 'adversarial' if step >= start else 'plain')
+    {'plain': jit(_against(experiment, False)), 'adversarial': jit(_against(experiment, True))},
+    lambda step: 'adversarial' if step >= start else 'plain',
+  )
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
   """This process's rows (numpy) -> global arrays, split over the data axes of the mesh.
 
-  Nothing waits for the transfer: steps are dispatched ahead of the devices, so a batch is on its way while earlier steps run.
+  Nothing waits for the transfer: steps are dispatched ahead of the devices, so a batch is on its
+  way while earlier steps run.
   """
   where = sharding.batch_sharding(mesh)
-  return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}
+  return {
+    name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()
+  }
 
 
 def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
@@ -101,8 +140,10 @@ def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
   elif 'llm' in stage.groups:
     rows.append((data.max_tokens, row, 'llm', model.llm))
   if 'echo' in stage.groups:
-    both = (f'streaming.max_slice_tokens {model.streaming.max_slice_tokens} '
-            f'and data.max_unit_words {data.max_unit_words}')
+    both = (
+      f'streaming.max_slice_tokens {model.streaming.max_slice_tokens} '
+      f'and data.max_unit_words {data.max_unit_words}'
+    )
     length = positions.slice_row(model, data.max_unit_words)
     rows.append((length, both, 'unit_decoder.trunk', model.unit_decoder.trunk))
   elif 't2c' in stage.groups:
@@ -110,31 +151,45 @@ def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
   for length, why, name, part in rows:
     if length > part.max_positions:
       raise errors.ConfigError(
-          f'rows of stage {stage.name!r} take up to {length} positions ({why}), but '
-          f'model.{name}.max_positions is {part.max_positions}: '
-          'shorten the rows, or use a model that was trained for more positions.')
+        f'rows of stage {stage.name!r} take up to {length} positions ({why}), but '
+        f'model.{name}.max_positions is {part.max_positions}: '
+        'shorten the rows, or use a model that was trained for more positions.'
+      )
 
 
 def _check_echo(experiment: ExperimentConfig, mesh: Mesh) -> None:
-  """Raises ConfigError where row groups cannot share the slices, or a device cannot hold the LLM that is to make answers."""
+  """Raises ConfigError where row groups cannot share the slices, or a device cannot hold the LLM
+  that is to make answers.
+  """
   model, choices, parts = experiment.model, experiment.train.loss, experiment.train.accumulate_steps
   groups = sharding.row_groups(mesh)
   if choices.slices_per_batch % (groups * parts):
     of_parts = f' x train.accumulate_steps {parts}' if parts > 1 else ''
     raise errors.ConfigError(
-        f'train.loss.slices_per_batch {choices.slices_per_batch} is not a multiple of the {groups} row groups that mesh axes '
-        f'data={mesh.shape["data"]} and fsdp={mesh.shape["fsdp"]} make{of_parts}: make it a multiple of {groups * parts}.')
+      f'train.loss.slices_per_batch {choices.slices_per_batch} is not a multiple of the {groups} '
+      'row groups that mesh axes '
+      f'data={mesh.shape["data"]} and fsdp={mesh.shape["fsdp"]} make{of_parts}: make it a '
+      f'multiple of {groups * parts}.'
+    )
   if choices.echo_text == 'generate' and mesh.size > 1:
     width = 2 if experiment.train.frozen_dtype == 'bfloat16' else 4
-    gib = width * sum(map(math.prod, params_lib.param_shapes(model, ('llm', 'adapter')).values())) / 2**30
+    gib = (
+      width
+      * sum(map(math.prod, params_lib.param_shapes(model, ('llm', 'adapter')).values()))
+      / 2**30
+    )
     if gib > choices.generate_gib:
       raise errors.ConfigError(
-          f"train.loss.echo_text 'generate' holds the LLM and the adapter whole on every device, {gib:.1f} GiB, but "
-          f"train.loss.generate_gib is {choices.generate_gib:g}: use 'argmax' or 'gold', or raise it where memory allows.")
+        "train.loss.echo_text 'generate' holds the LLM and the adapter whole on every device, "
+        f'{gib:.1f} GiB, but '
+        f"train.loss.generate_gib is {choices.generate_gib:g}: use 'argmax' or 'gold', or raise "
+        'it where memory allows.'
+      )
 
 
 def combine(metrics: Metrics) -> Metrics:
-  """The metrics of a whole from those of its parts, float[parts] each (of numpy or JAX): counts are summed, means
+  """The metrics of a whole from those of its parts, float[parts] each (of numpy or JAX): counts are
+  summed, means
   are weighted by supervised tokens.
 
   In stages without tokens (the vocoder) all parts count alike.
@@ -142,7 +197,9 @@ def combine(metrics: Metrics) -> Metrics:
   weights = metrics.get('tokens', 0 * metrics['loss'] + 1)
   whole = weights.sum().clip(1.0)
   is_count = lambda name: name in _COUNTS or name.startswith('overflow_')
-  return {name: x.sum() if is_count(name) else (x * weights).sum() / whole for name, x in metrics.items()}
+  return {
+    name: x.sum() if is_count(name) else (x * weights).sum() / whole for name, x in metrics.items()
+  }
 
 
 def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
@@ -179,7 +236,9 @@ def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
 
 
 def _against(experiment: ExperimentConfig, adversarial: bool):
-  """The step of the vocoder: generator and discriminators move at once, judged on the same generated waveform."""
+  """The step of the vocoder: generator and discriminators move at once, judged on the same
+  generated waveform.
+  """
   from echox_jax.training import vocoder_step  # stages import their losses only when they run
 
   update = _updater(experiment)
@@ -189,27 +248,51 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
     del frozen
     judges = trainable['discriminators']
     of_generator = lambda tree: vocoder_step.generator_loss(
-        tree, judges, batch, model.vocoder, model.discriminators, weights, keys.step_key(experiment.seed, step), adversarial)
-    (loss, (metrics, wave)), grads = jax.value_and_grad(of_generator, has_aux=True)(trainable['vocoder'])
+      tree,
+      judges,
+      batch,
+      model.vocoder,
+      model.discriminators,
+      weights,
+      keys.step_key(experiment.seed, step),
+      adversarial,
+    )
+    (loss, (metrics, wave)), grads = jax.value_and_grad(of_generator, has_aux=True)(
+      trainable['vocoder']
+    )
     generator, generator_state, norm = update(grads, opt_state['vocoder'], trainable['vocoder'])
-    metrics = metrics | {'loss': loss, 'grad_norm': norm, 'learning_rate': _rate(experiment, step),
-                         'audio_seconds': jnp.float32(batch['audio'].size / model.vocoder.sample_rate)}
+    metrics = metrics | {
+      'loss': loss,
+      'grad_norm': norm,
+      'learning_rate': _rate(experiment, step),
+      'audio_seconds': jnp.float32(batch['audio'].size / model.vocoder.sample_rate),
+    }
     judges_state = opt_state['discriminators']
     if adversarial:
-      of_judges = lambda tree: vocoder_step.discriminator_loss(tree, wave, batch['audio'], model.discriminators)
+      of_judges = lambda tree: vocoder_step.discriminator_loss(
+        tree, wave, batch['audio'], model.discriminators
+      )
       (_, more), grads = jax.value_and_grad(of_judges, has_aux=True)(judges)
       judges, judges_state, norm = update(grads, judges_state, judges)
       metrics |= more | {'grad_norm_discriminators': norm}
-    return (step + 1, {'vocoder': generator, 'discriminators': judges},
-            {'vocoder': generator_state, 'discriminators': judges_state}), metrics
+    return (
+      step + 1,
+      {'vocoder': generator, 'discriminators': judges},
+      {'vocoder': generator_state, 'discriminators': judges_state},
+    ), metrics
 
   return train_step
 
 
 def _parts(batch: Mapping[str, jax.Array], parts: int) -> dict[str, jax.Array]:
-  """Arrays [B, ...] -> [parts, B / parts, ...]; a part takes every `parts`-th row, so that rows stay on their devices."""
+  """Arrays [B, ...] -> [parts, B / parts, ...]; a part takes every `parts`-th row, so that rows
+  stay on their devices.
+  """
   take = lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
-  return {name: sharding.constrain(take(x), None, 'batch', *(None,) * (x.ndim - 1)) for name, x in batch.items()}
+  return {
+    name: sharding.constrain(take(x), None, 'batch', *(None,) * (x.ndim - 1))
+    for name, x in batch.items()
+  }
 
 
 def _updater(experiment: ExperimentConfig):

@@ -1,17 +1,18 @@
-"""Held-out losses while a stage trains: `data.eval_sets`, every `train.eval_every` steps and after the last.
+"""Held-out losses while a stage trains: `data.eval_sets`, every `train.eval_every` steps and after
+the last.
 
 The batches are the first `train.eval_batches` of each set, in an order that follows from the seed.
-They are read once, before the first step, and kept in host memory, so that every evaluation sees the
-same rows, in a resumed run too. A batch has as many rows as training computes at a time
-(`train.batch_size` / `train.accumulate_steps`), split over the same mesh. No row counts twice: a set
-with fewer rows gives fewer batches. Only a set with too few rows for a single batch fills it with
-some of them again. Both are told at the start.
+They are read once, before the first step, and kept in host memory, so that every evaluation sees
+the same rows, in a resumed run too. A batch has as many rows as training computes at a time
+(`train.batch_size` / `train.accumulate_steps`), split over the same mesh. No row counts twice: a
+set with fewer rows gives fewer batches. Only a set with too few rows for a single batch fills it
+with some of them again. Both are told at the start.
 
 The loss is that of training without what is random there: no dropout and no augmentation. Clips of
-all lengths share a batch (`data.buckets` are not used: a small set would not fill them). Stages that
-hear take spoken questions only, whatever `data.written_fraction` is. The vocoder is measured by what
-compares it with the recording; what its discriminators think of it changes as they learn, and is
-left out.
+all lengths share a batch (`data.buckets` are not used: a small set would not fill them). Stages
+that hear take spoken questions only, whatever `data.written_fraction` is. The vocoder is measured
+by what compares it with the recording; what its discriminators think of it changes as they learn,
+and is left out.
 
 Losses are means weighted by tokens and counts are sums, as in training (see `step.combine`).
 """
@@ -24,17 +25,16 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from echox_jax import errors
-from echox_jax.parallel import sharding
+from echox_jax.models.trees import merge
+from echox_jax.parallel import distributed, sharding
 from echox_jax.training import metrics, stages, step
-from echox_jax.parallel import distributed
 from echox_jax.training.experiment import AugmentConfig, ExperimentConfig
 from echox_jax.training.state import TrainState
-from echox_jax.models.trees import merge
 
 VARIANT = 'eval'  # what its compilations are called in the metrics
 
@@ -46,36 +46,54 @@ def check(experiment: ExperimentConfig) -> None:
   data, train = experiment.data, experiment.train
   if train.eval_every < 0 or train.eval_batches < 1:
     raise errors.ConfigError(
-        f'train.eval_every is {train.eval_every} and train.eval_batches is {train.eval_batches}: '
-        'the first must be at least 0, the second at least 1.')
+      f'train.eval_every is {train.eval_every} and train.eval_batches is {train.eval_batches}: '
+      'the first must be at least 0, the second at least 1.'
+    )
   if train.eval_every and not data.eval_sets:
     raise errors.ConfigError(
-        f'train.eval_every is {train.eval_every}, but data.eval_sets is empty: '
-        'name held-out data sets there, or set train.eval_every to 0.')
+      f'train.eval_every is {train.eval_every}, but data.eval_sets is empty: '
+      'name held-out data sets there, or set train.eval_every to 0.'
+    )
   if data.eval_sets and not train.eval_every:
     raise errors.ConfigError(
-        f'data.eval_sets names {", ".join(data.eval_sets)}, but train.eval_every is 0: '
-        'set it to a number of steps, or leave data.eval_sets empty.')
+      f'data.eval_sets names {", ".join(data.eval_sets)}, but train.eval_every is 0: '
+      'set it to a number of steps, or leave data.eval_sets empty.'
+    )
   named = (*data.sets, *data.eval_sets)
   again = next((name for name in data.eval_sets if named.count(name) > 1), None)
   if again:
-    where = 'is among the data.sets that the stage trains on' if again in data.sets else 'stands there twice'
+    where = (
+      'is among the data.sets that the stage trains on'
+      if again in data.sets
+      else 'stands there twice'
+    )
     raise errors.ConfigError(
-        f'data.eval_sets names {again!r}, which {where}: take it out, or name a set that is held out.')
+      f'data.eval_sets names {again!r}, which {where}: take it out, or name a set that is held out.'
+    )
 
 
 def held_out(experiment: ExperimentConfig, name: str) -> ExperimentConfig:
   """The job whose batches are those of the held-out set `name`."""
   data = dataclasses.replace(
-      experiment.data, sets=(name,), weights=(), written_fraction=0.0, buckets=(),
-      augment=AugmentConfig(), workers=0)
+    experiment.data,
+    sets=(name,),
+    weights=(),
+    written_fraction=0.0,
+    buckets=(),
+    augment=AugmentConfig(),
+    workers=0,
+  )
   rows = experiment.train.batch_size // experiment.train.accumulate_steps
   train = dataclasses.replace(experiment.train, batch_size=rows)
   return dataclasses.replace(experiment, data=data, train=train)
 
 
-def read_batches(experiment: ExperimentConfig, mesh: Mesh, workdir: Path,
-                 iterator_factory: Callable[..., Iterator[Batch]]) -> list[Batch]:
+def read_batches(
+  experiment: ExperimentConfig,
+  mesh: Mesh,
+  workdir: Path,
+  iterator_factory: Callable[..., Iterator[Batch]],
+) -> list[Batch]:
   """This process's rows of all batches that are evaluated; empty where nothing is.
 
   Args:
@@ -100,8 +118,11 @@ def read_batches(experiment: ExperimentConfig, mesh: Mesh, workdir: Path,
     except (errors.ConfigError, errors.DataError) as error:
       raise type(error)(f'data.eval_sets: {error}') from error
     if count < most and distributed.is_first():
-      what = (f'{count} of the {most} batches (train.eval_batches), and no more are evaluated' if count
-              else 'not even one batch, so that some rows count more than once in its losses')
+      what = (
+        f'{count} of the {most} batches (train.eval_batches), and no more are evaluated'
+        if count
+        else 'not even one batch, so that some rows count more than once in its losses'
+      )
       print(f'stage {experiment.stage}: {name} fills {what}.', file=sys.stderr)
   return batches
 
@@ -114,8 +135,9 @@ class Evaluation:
     batches: of `read_batches`; without any, no evaluation is ever due.
   """
 
-  def __init__(self, stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh,
-               batches: list[Batch]):
+  def __init__(
+    self, stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh, batches: list[Batch]
+  ):
     self._every, self._steps = experiment.train.eval_every, experiment.train.steps
     self._mesh, self._batches = mesh, batches
     self._function, self._compiled = make_eval_step(stage, experiment, mesh), {}
@@ -149,7 +171,8 @@ class Evaluation:
 
 
 def make_eval_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> Any:
-  """The jitted `(trainable, frozen, batch) -> metrics`: those of the stage's loss, and `loss`; nothing
+  """The jitted `(trainable, frozen, batch) -> metrics`: those of the stage's loss, and `loss`;
+  nothing
   in it is random."""
   evaluate = _of_vocoder(experiment) if stage.players else _of_stage(stage, experiment)
   return jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -173,7 +196,8 @@ def _of_vocoder(experiment: ExperimentConfig):
   def evaluate(trainable, frozen, batch) -> step.Metrics:
     del frozen
     loss, (values, _) = vocoder_step.generator_loss(
-        trainable['vocoder'], None, batch, model.vocoder, model.discriminators, weights, None, False)
+      trainable['vocoder'], None, batch, model.vocoder, model.discriminators, weights, None, False
+    )
     seconds = jnp.float32(batch['audio'].size / model.vocoder.sample_rate)
     return values | {'loss': loss, 'audio_seconds': seconds}
 

@@ -15,19 +15,25 @@ Array = jax.Array
 
 
 def magnitude(wave: Array, window: int) -> Array:
-  """Magnitudes of the centred (mirrored) Hann STFT: float[B,S] -> float32[B,S/hop+1,window/2+1], hop = window / 4."""
+  """Magnitudes of the centred (mirrored) Hann STFT: float[B,S] -> float32[B,S/hop+1,window/2+1],
+  hop = window / 4.
+  """
   hop = window // 4
   wave = jnp.pad(wave.astype(jnp.float32), ((0, 0), (window // 2, window // 2)), mode='reflect')
   count = (wave.shape[1] - window) // hop + 1
-  quarters = wave[:, :(count + 3) * hop].reshape(wave.shape[0], count + 3, hop)
-  frames = jnp.concatenate([quarters[:, i:i + count] for i in range(4)], axis=-1)
+  quarters = wave[:, : (count + 3) * hop].reshape(wave.shape[0], count + 3, hop)
+  frames = jnp.concatenate([quarters[:, i : i + count] for i in range(4)], axis=-1)
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
   spectrum = by_rows(jnp.fft.rfft, frames * jnp.asarray(hann, jnp.float32))
-  return jnp.sqrt(spectrum.real ** 2 + spectrum.imag ** 2 + 1e-9)
+  return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
 
 
-def spectral_losses(generated: Array, real: Array, cfg: VocoderLossConfig, sample_rate: int) -> dict[str, Array]:
-  """Mel L1 and multi-resolution STFT loss of waveforms float[B,S]: {'mel_loss', 'stft_loss'}, each a mean over resolutions."""
+def spectral_losses(
+  generated: Array, real: Array, cfg: VocoderLossConfig, sample_rate: int
+) -> dict[str, Array]:
+  """Mel L1 and multi-resolution STFT loss of waveforms float[B,S]: {'mel_loss', 'stft_loss'}, each
+  a mean over resolutions.
+  """
   windows = sorted({*cfg.mel_windows, *cfg.stft_windows})
   magnitudes = {w: (magnitude(generated, w), magnitude(real, w)) for w in windows}
   mel, stft = jnp.zeros(()), jnp.zeros(())
@@ -37,14 +43,17 @@ def spectral_losses(generated: Array, real: Array, cfg: VocoderLossConfig, sampl
     mel += jnp.mean(jnp.abs(ours - theirs)) / len(cfg.mel_windows)
   for window in cfg.stft_windows:
     ours, theirs = magnitudes[window]
-    log_distance = jnp.mean(jnp.abs(jnp.log(jnp.maximum(ours, 1e-5)) - jnp.log(jnp.maximum(theirs, 1e-5))))
-    convergence = jnp.sqrt(jnp.sum((ours - theirs) ** 2) / jnp.maximum(jnp.sum(theirs ** 2), 1e-5))
+    log_distance = jnp.mean(
+      jnp.abs(jnp.log(jnp.maximum(ours, 1e-5)) - jnp.log(jnp.maximum(theirs, 1e-5)))
+    )
+    convergence = jnp.sqrt(jnp.sum((ours - theirs) ** 2) / jnp.maximum(jnp.sum(theirs**2), 1e-5))
     stft += (log_distance + convergence) / len(cfg.stft_windows)
   return {'mel_loss': mel, 'stft_loss': stft}
 
 
 def duration_loss(log_durations: Array, durations: Array) -> Array:
-  """MSE against log(count + 1) of the runs, without each row's first and last, which a cut may have shortened.
+  """MSE against log(count + 1) of the runs, without each row's first and last, which a cut may have
+  shortened.
 
   Args:
     log_durations: float32[B,R], predicted.
@@ -59,13 +68,20 @@ def duration_loss(log_durations: Array, durations: Array) -> Array:
 
 def discriminator_loss(real: Sequence[Verdict], generated: Sequence[Verdict]) -> Array:
   """Least squares: real to 1, generated to 0, summed over the discriminators."""
-  return sum(jnp.mean((r.logits - 1) ** 2) + jnp.mean(g.logits ** 2) for r, g in zip(real, generated, strict=True))
+  return sum(
+    jnp.mean((r.logits - 1) ** 2) + jnp.mean(g.logits**2)
+    for r, g in zip(real, generated, strict=True)
+  )
 
 
 def generator_losses(real: Sequence[Verdict], generated: Sequence[Verdict]) -> dict[str, Array]:
-  """{'adversarial_loss': generated to 1, 'feature_loss': L1 of the feature maps}, summed over the discriminators."""
+  """{'adversarial_loss': generated to 1, 'feature_loss': L1 of the feature maps}, summed over the
+  discriminators.
+  """
   adversarial = sum(jnp.mean((g.logits - 1) ** 2) for g in generated)
   feature = sum(
-      jnp.mean(jnp.abs(r.astype(jnp.float32) - g.astype(jnp.float32)))
-      for a, b in zip(real, generated, strict=True) for r, g in zip(a.features, b.features, strict=True))
+    jnp.mean(jnp.abs(r.astype(jnp.float32) - g.astype(jnp.float32)))
+    for a, b in zip(real, generated, strict=True)
+    for r, g in zip(a.features, b.features, strict=True)
+  )
   return {'adversarial_loss': adversarial, 'feature_loss': feature}

@@ -1,4 +1,6 @@
-"""The vocoder stage as pure functions; the training loop turns them into one jitted step for generator and discriminators."""
+"""The vocoder stage as pure functions; the training loop turns them into one jitted step for
+generator and discriminators.
+"""
 
 from typing import Any
 
@@ -22,46 +24,70 @@ def generate(params: Params, units: Array, cfg: VocoderConfig, mask: Array | Non
 
 
 def generator_loss(
-    params: Params, disc_params: Params | None, batch: dict[str, Array], cfg: VocoderConfig,
-    disc_cfg: DiscriminatorConfig, losses: VocoderLossConfig, rng: Array | None, adversarial: bool,
+  params: Params,
+  disc_params: Params | None,
+  batch: dict[str, Array],
+  cfg: VocoderConfig,
+  disc_cfg: DiscriminatorConfig,
+  losses: VocoderLossConfig,
+  rng: Array | None,
+  adversarial: bool,
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
   """Loss of generator and duration predictor.
 
   Args:
     params: vocoder parameters.
     disc_params: discriminator parameters; not used unless `adversarial`.
-    batch: units int32[B,F], audio float32[B,F*hop] (or int16), real_frames int32[B] (those behind are padding),
-      reduced_units int32[B,R], durations int32[B,R] (0 = padding).
+    batch: units int32[B,F], audio float32[B,F*hop] (or int16), real_frames int32[B] (those behind
+      are padding), reduced_units int32[B,R], durations int32[B,R] (0 = padding).
     cfg, disc_cfg, losses: sizes and weights.
     rng: dropout of the duration predictor; None = deterministic.
     adversarial: adds adversarial and feature matching loss (static).
 
   Returns:
-    (loss, (metrics, generated waveform float32[B,F*hop])); the waveform is for the discriminators' turn.
+    (loss, (metrics, generated waveform float32[B,F*hop])); the waveform is for the discriminators'
+    turn.
   """
   audio = as_float(batch['audio'])
   frames = batch['units'].shape[1]
-  # Beyond a short clip's end the audio is zero: unmasked, the generator would learn to fall silent on a repeated unit.
+  # Beyond a short clip's end the audio is zero: unmasked, the generator would learn to fall silent
+  # on a repeated unit.
   real = jnp.arange(frames) < batch['real_frames'][:, None]
   wave = generate(params, batch['units'], cfg, real)
   parts = vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
   log_durations = UnitVocoder(cfg).apply(
-      {'params': params}, batch['reduced_units'], batch['durations'] > 0, method='log_durations', **dropout(rng))
+    {'params': params},
+    batch['reduced_units'],
+    batch['durations'] > 0,
+    method='log_durations',
+    **dropout(rng),
+  )
   parts['duration_loss'] = vocoder_losses.duration_loss(log_durations, batch['durations'])
-  loss = losses.mel * parts['mel_loss'] + losses.stft * parts['stft_loss'] + losses.duration * parts['duration_loss']
+  loss = (
+    losses.mel * parts['mel_loss']
+    + losses.stft * parts['stft_loss']
+    + losses.duration * parts['duration_loss']
+  )
   if adversarial:
     judge = lambda x: Discriminators(disc_cfg).apply({'params': disc_params}, x)
     parts |= vocoder_losses.generator_losses(jax.lax.stop_gradient(judge(audio)), judge(wave))
-    loss += losses.adversarial * parts['adversarial_loss'] + losses.feature_matching * parts['feature_loss']
+    loss += (
+      losses.adversarial * parts['adversarial_loss']
+      + losses.feature_matching * parts['feature_loss']
+    )
   return loss, (parts, wave)
 
 
 def discriminator_loss(
-    disc_params: Params, generated: Array, audio: Array, disc_cfg: DiscriminatorConfig,
+  disc_params: Params, generated: Array, audio: Array, disc_cfg: DiscriminatorConfig
 ) -> tuple[Array, dict[str, Array]]:
-  """Loss of the discriminators on generated and real waveforms, float[B,S]; no gradient reaches the generator."""
+  """Loss of the discriminators on generated and real waveforms, float[B,S]; no gradient reaches the
+  generator.
+  """
   judge = lambda x: Discriminators(disc_cfg).apply({'params': disc_params}, x)
-  loss = vocoder_losses.discriminator_loss(judge(as_float(audio)), judge(jax.lax.stop_gradient(generated)))
+  loss = vocoder_losses.discriminator_loss(
+    judge(as_float(audio)), judge(jax.lax.stop_gradient(generated))
+  )
   return loss, {'discriminator_loss': loss}
 
 

@@ -1,4 +1,6 @@
-"""SentencePiece BPE over units, each written as one private-use character: the alternative to the n-gram unit language."""
+"""SentencePiece BPE over units, each written as one private-use character: the alternative to the
+n-gram unit language.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -27,15 +29,33 @@ class BpeModel:
 
   @classmethod
   def fit(cls, sequences: Sequence[Sequence[int]], cfg: UnitsConfig) -> 'BpeModel':
-    """Merges units up to `cfg.vocab_size` words of at most `cfg.max_word_units` units, or as far as the data goes."""
+    """Merges units up to `cfg.vocab_size` words of at most `cfg.max_word_units` units, or as far as
+    the data goes.
+    """
     proto = io.BytesIO()
-    alphabet = [[u] for u in range(cfg.num_units)]  # every unit once by itself, or unseen ones would be unknown
+    # every unit once by itself, or unseen ones would be unknown
+    alphabet = [[u] for u in range(cfg.num_units)]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=map(_text, [*sequences, *alphabet]), model_writer=proto, model_type='bpe',
-        vocab_size=cfg.vocab_size + _UNKNOWN, hard_vocab_limit=False, character_coverage=1.0,
-        max_sentencepiece_length=cfg.max_word_units, max_sentence_length=1 << 24, normalization_rule_name='identity',
-        add_dummy_prefix=False, remove_extra_whitespaces=False, split_by_unicode_script=False, split_by_whitespace=False,
-        split_by_number=False, bos_id=-1, eos_id=-1, pad_id=-1, num_threads=1, minloglevel=2)
+      sentence_iterator=map(_text, [*sequences, *alphabet]),
+      model_writer=proto,
+      model_type='bpe',
+      vocab_size=cfg.vocab_size + _UNKNOWN,
+      hard_vocab_limit=False,
+      character_coverage=1.0,
+      max_sentencepiece_length=cfg.max_word_units,
+      max_sentence_length=1 << 24,
+      normalization_rule_name='identity',
+      add_dummy_prefix=False,
+      remove_extra_whitespaces=False,
+      split_by_unicode_script=False,
+      split_by_whitespace=False,
+      split_by_number=False,
+      bos_id=-1,
+      eos_id=-1,
+      pad_id=-1,
+      num_threads=1,
+      minloglevel=2,
+    )
     processor = sentencepiece.SentencePieceProcessor(model_proto=proto.getvalue())
     longer = [word for word in _pieces(processor) if len(word) > 1]
     return cls((*((u,) for u in range(cfg.num_units)), *longer), proto.getvalue())
@@ -59,4 +79,6 @@ def _text(units: Sequence[int]) -> str:
 def _pieces(processor: sentencepiece.SentencePieceProcessor) -> list[Word]:
   """The units of every piece; the unknown piece has none."""
   pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
-  return [tuple(ord(c) - _FIRST_CHARACTER for c in piece) if i else () for i, piece in enumerate(pieces)]
+  return [
+    tuple(ord(c) - _FIRST_CHARACTER for c in piece) if i else () for i, piece in enumerate(pieces)
+  ]

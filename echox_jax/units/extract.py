@@ -1,8 +1,9 @@
 """Speech -> encoder states -> units, in batches of clips of like length.
 
-At full size the units come from layer 11 of mHuBERT (facts 11). No package carries HuBERT weights, so at nano size the states of
-a middle layer of Whisper's encoder stand in for them: they too carry what is said rather than who says it, but they were
-learned from transcribed speech, which HuBERT's were not.
+At full size the units come from layer 11 of mHuBERT (facts 11). No package carries HuBERT weights,
+so at nano size the states of a middle layer of Whisper's encoder stand in for them: they too carry
+what is said rather than who says it, but they were learned from transcribed speech, which HuBERT's
+were not.
 """
 
 import collections
@@ -20,9 +21,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from echox_jax import errors, rates
-from echox_jax.parallel import sharding
 from echox_jax.config import HubertConfig, UnitsConfig, WhisperConfig
 from echox_jax.models import hubert, log_mel, whisper
+from echox_jax.parallel import sharding
 
 Array = jax.Array
 
@@ -37,13 +38,15 @@ class SpeechEncoder:
   """What `encode_clips` needs to know of an encoder.
 
   Attributes:
-    apply: (float[B,S] audio, int[B] samples, names) -> the fields of `ClipStates` that are named, [B,T,D] each.
+    apply: (float[B,S] audio, int[B] samples, names) -> the fields of `ClipStates` that are named,
+      [B,T,D] each.
     num_states: samples -> states of the clip and its padding.
     padding: zeros (samples) that follow every clip.
     max_samples: longest clip in one piece, padding included; longer ones are encoded in chunks.
     width: D of the states.
     devices: B is a multiple of it: the rows are split over so many devices of this process.
   """
+
   apply: Callable[[Array, Array, tuple[str, ...]], tuple[Array, ...]]
   num_states: Callable[[int], int]
   padding: int
@@ -54,33 +57,68 @@ class SpeechEncoder:
 
 class ClipStates(NamedTuple):
   """States of one clip at 50 Hz; None = not asked for."""
-  layer: np.ndarray | None  # float32[T,D] after the chosen layer, T = whole units of 320 samples that the clip itself fills
-  final: np.ndarray | None  # float16[T2,D] of the last layer, the padding's states included: what the LLM's adapter is given
+
+  # float32[T,D] after the chosen layer, T = whole units of 320 samples that the clip itself fills
+  layer: np.ndarray | None
+  # float16[T2,D] of the last layer, the padding's states included: what the LLM's adapter is given
+  final: np.ndarray | None
 
 
-def whisper_encoder(cfg: WhisperConfig, params: dict, layer: int, padding_seconds: float = 0.5) -> SpeechEncoder:
-  """Whisper, un-padded: each clip followed by `padding_seconds` of silence instead of filled up to 30 s."""
+def whisper_encoder(
+  cfg: WhisperConfig, params: dict, layer: int, padding_seconds: float = 0.5
+) -> SpeechEncoder:
+  """Whisper, un-padded: each clip followed by `padding_seconds` of silence instead of filled up to
+  30 s.
+  """
 
-  def forward(cfg: WhisperConfig, params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
+  def forward(
+    cfg: WhisperConfig, params: dict, audio: Array, samples: Array
+  ) -> tuple[Array, Array]:
     mel = log_mel.log_mel(audio, cfg.num_mel_bins)
-    return whisper.WhisperEncoder(cfg).apply({'params': params}, mel, log_mel.num_frames(samples), layer, method='final_and_layer')
+    return whisper.WhisperEncoder(cfg).apply(
+      {'params': params}, mel, log_mel.num_frames(samples), layer, method='final_and_layer'
+    )
 
   return _encoder(
-      forward, cfg, params, layer, num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
-      padding=round(padding_seconds * rates.SAMPLE_RATE), max_samples=2 * cfg.max_positions * rates.MEL_HOP)
+    forward,
+    cfg,
+    params,
+    layer,
+    num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
+    padding=round(padding_seconds * rates.SAMPLE_RATE),
+    max_samples=2 * cfg.max_positions * rates.MEL_HOP,
+  )
 
 
 def hubert_encoder(cfg: HubertConfig, params: dict, layer: int) -> SpeechEncoder:
   """HuBERT; clips over 100 s in chunks, as the released units were made (facts 11)."""
 
   def forward(cfg: HubertConfig, params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
-    return hubert.HubertEncoder(cfg).apply({'params': params}, audio, samples, layer, method='final_and_layer')
+    return hubert.HubertEncoder(cfg).apply(
+      {'params': params}, audio, samples, layer, method='final_and_layer'
+    )
 
-  return _encoder(forward, cfg, params, layer, num_states=functools.partial(hubert.num_states, cfg), padding=0, max_samples=1_600_000)
+  return _encoder(
+    forward,
+    cfg,
+    params,
+    layer,
+    num_states=functools.partial(hubert.num_states, cfg),
+    padding=0,
+    max_samples=1_600_000,
+  )
 
 
-def _encoder(forward: Callable[..., tuple[Array, Array]], cfg: WhisperConfig | HubertConfig, params: dict, layer: int, **sizes) -> SpeechEncoder:
-  """The encoder that computes `forward`, rows split over the devices of this process; layers that are not asked for are left off."""
+def _encoder(
+  forward: Callable[..., tuple[Array, Array]],
+  cfg: WhisperConfig | HubertConfig,
+  params: dict,
+  layer: int,
+  **sizes,
+) -> SpeechEncoder:
+  """The encoder that computes `forward`, rows split over the devices of this process; layers that
+  are not asked for are left off.
+  """
   mesh = sharding.make_mesh({'data': -1}, jax.local_devices())
   rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
@@ -88,7 +126,9 @@ def _encoder(forward: Callable[..., tuple[Array, Array]], cfg: WhisperConfig | H
   def program(names: tuple[str, ...]) -> Callable[[Array, Array], tuple[Array, ...]]:
     depth = cfg.num_layers if 'final' in names else layer
     cut = dataclasses.replace(cfg, num_layers=depth)
-    used = jax.device_put({**params, 'layers': jax.tree.map(lambda x: x[:depth], params['layers'])}, whole)
+    used = jax.device_put(
+      {**params, 'layers': jax.tree.map(lambda x: x[:depth], params['layers'])}, whole
+    )
 
     @functools.partial(jax.jit, in_shardings=(whole, rows, rows), out_shardings=rows)
     def encode(params: dict, audio: Array, samples: Array) -> tuple[Array, ...]:
@@ -105,14 +145,18 @@ def _encoder(forward: Callable[..., tuple[Array, Array]], cfg: WhisperConfig | H
   return SpeechEncoder(apply, width=cfg.hidden_size, devices=mesh.size, **sizes)
 
 
-def speech_encoder(cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, params: dict) -> SpeechEncoder:
+def speech_encoder(
+  cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, params: dict
+) -> SpeechEncoder:
   """The encoder that `cfg.encoder` names, tapped after `cfg.layer`.
 
   Raises:
     ConfigError: an encoder that is neither `whisper` nor `hubert`, or that does not have the layer.
   """
   if not 1 <= cfg.layer <= encoder_cfg.num_layers:
-    raise errors.ConfigError(f'units.layer is {cfg.layer}: the encoder has layers 1 to {encoder_cfg.num_layers}.')
+    raise errors.ConfigError(
+      f'units.layer is {cfg.layer}: the encoder has layers 1 to {encoder_cfg.num_layers}.'
+    )
   if cfg.encoder == 'whisper':
     return whisper_encoder(encoder_cfg, params, cfg.layer, cfg.padding_seconds)
   if cfg.encoder == 'hubert':
@@ -120,15 +164,21 @@ def speech_encoder(cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, 
   raise errors.ConfigError(f'units.encoder is {cfg.encoder!r}: use whisper or hubert.')
 
 
-def encode_clips(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_seconds: float = 12.0,
-                 names: tuple[str, ...] = ClipStates._fields) -> Iterator[ClipStates]:
-  """Yields the states of every clip, in order, a window of clips after another; the next is read meanwhile, in a thread.
+def encode_clips(
+  encoder: SpeechEncoder,
+  clips: Iterable[np.ndarray],
+  batch_seconds: float = 12.0,
+  names: tuple[str, ...] = ClipStates._fields,
+) -> Iterator[ClipStates]:
+  """Yields the states of every clip, in order, a window of clips after another; the next is read
+  meanwhile, in a thread.
 
   Args:
     encoder: from `speech_encoder`.
     clips: float[samples] at 16 kHz.
-    batch_seconds: of clips of like length that are encoded at a time, padding included, by each device; at least one clip. CPUs are
-      fastest with 12 (tiny.en on clips of 2 to 12 s); an accelerator wants more.
+    batch_seconds: of clips of like length that are encoded at a time, padding included, by each
+      device; at least one clip. CPUs are fastest with 12 (tiny.en on clips of 2 to 12 s); an
+      accelerator wants more.
     names: the fields that are wanted.
 
   Raises:
@@ -150,15 +200,21 @@ def encode_clips(encoder: SpeechEncoder, clips: Iterable[np.ndarray], batch_seco
       yield from _encode_window(encoder, window, batch_seconds, names)
 
 
-def _encode_window(encoder: SpeechEncoder, window: Sequence[np.ndarray], batch_seconds: float, names: tuple[str, ...]) -> Iterator[ClipStates]:
-  """Batches are of neighbours in the order of length, the longest first, so that only the last and shortest may lack rows."""
+def _encode_window(
+  encoder: SpeechEncoder, window: Sequence[np.ndarray], batch_seconds: float, names: tuple[str, ...]
+) -> Iterator[ClipStates]:
+  """Batches are of neighbours in the order of length, the longest first, so that only the last and
+  shortest may lack rows.
+  """
   pieces = [(i, piece) for i, clip in enumerate(window) for piece in _pieces(encoder, clip)]
   order = sorted(range(len(pieces)), key=lambda n: -len(pieces[n][1]))
   encoded, running = {}, collections.deque()
 
   def fetch() -> None:
     batch, states = running.popleft()
-    encoded.update(zip(batch, _fetch(encoder, [pieces[n][1] for n in batch], states, names), strict=True))
+    encoded.update(
+      zip(batch, _fetch(encoder, [pieces[n][1] for n in batch], states, names), strict=True)
+    )
 
   while order:
     bucket = _bucket(encoder, len(pieces[order[0]][1]))
@@ -176,35 +232,58 @@ def _encode_window(encoder: SpeechEncoder, window: Sequence[np.ndarray], batch_s
 
 
 def _pieces(encoder: SpeechEncoder, clip: np.ndarray) -> list[np.ndarray]:
-  """Cuts a clip that is too long for the encoder into chunks; a rest too short for a state is dropped."""
+  """Cuts a clip that is too long for the encoder into chunks; a rest too short for a state is
+  dropped.
+  """
   if encoder.num_states(len(clip)) < 1 or len(clip) < rates.UNIT_HOP:
-    raise errors.AudioError(f'A clip of {len(clip)} samples is too short for a single unit: remove it.')
+    raise errors.AudioError(
+      f'A clip of {len(clip)} samples is too short for a single unit: remove it.'
+    )
   longest = encoder.max_samples - encoder.padding
-  pieces = [clip[start:start + longest] for start in range(0, len(clip), longest)]
+  pieces = [clip[start : start + longest] for start in range(0, len(clip), longest)]
   return [p for p in pieces if len(p) >= rates.UNIT_HOP and encoder.num_states(len(p)) >= 1]
 
 
 def _bucket(encoder: SpeechEncoder, samples: int) -> int:
-  """The padded length (samples, a whole number of units) of the batch that a clip goes into: a geometric ladder."""
-  step = math.ceil(_BUCKETS_AN_OCTAVE * math.log2(max(1.0, (samples + encoder.padding) / _SHORTEST_BUCKET)))
-  length = math.ceil(_SHORTEST_BUCKET * 2 ** (step / _BUCKETS_AN_OCTAVE) / rates.UNIT_HOP) * rates.UNIT_HOP
+  """The padded length (samples, a whole number of units) of the batch that a clip goes into: a
+  geometric ladder.
+  """
+  step = math.ceil(
+    _BUCKETS_AN_OCTAVE * math.log2(max(1.0, (samples + encoder.padding) / _SHORTEST_BUCKET))
+  )
+  length = (
+    math.ceil(_SHORTEST_BUCKET * 2 ** (step / _BUCKETS_AN_OCTAVE) / rates.UNIT_HOP) * rates.UNIT_HOP
+  )
   return min(length, encoder.max_samples)
 
 
-def _start(encoder: SpeechEncoder, clips: Sequence[np.ndarray], rows: int, bucket: int, names: tuple[str, ...]) -> tuple[Array, ...]:
-  """Starts to encode a batch of `rows` times `bucket` samples; clips that are missing are silence."""
+def _start(
+  encoder: SpeechEncoder,
+  clips: Sequence[np.ndarray],
+  rows: int,
+  bucket: int,
+  names: tuple[str, ...],
+) -> tuple[Array, ...]:
+  """Starts to encode a batch of `rows` times `bucket` samples; clips that are missing are
+  silence.
+  """
   audio = np.zeros((rows, bucket), np.float32)
   lengths = np.full(rows, bucket, np.int32)
   for row, clip in enumerate(clips):
-    audio[row, :len(clip)] = clip
+    audio[row, : len(clip)] = clip
     lengths[row] = len(clip) + encoder.padding
   return encoder.apply(audio, lengths, names)
 
 
-def _fetch(encoder: SpeechEncoder, clips: Sequence[np.ndarray], encoded: Sequence[Array], names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+def _fetch(
+  encoder: SpeechEncoder,
+  clips: Sequence[np.ndarray],
+  encoded: Sequence[Array],
+  names: tuple[str, ...],
+) -> Iterator[tuple[np.ndarray, ...]]:
   """The states of each clip of a batch that has been started, its own only."""
   encoded = [np.asarray(states) for states in encoded]
   for row, clip in enumerate(clips):
     states = encoder.num_states(len(clip) + encoder.padding)
     kept = {'layer': min(states, len(clip) // rates.UNIT_HOP), 'final': states}
-    yield tuple(values[row, :kept[name]] for name, values in zip(names, encoded))
+    yield tuple(values[row, : kept[name]] for name, values in zip(names, encoded))

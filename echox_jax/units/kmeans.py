@@ -1,6 +1,7 @@
 """k-means over speech states, and the units it gives: one cluster id a state (50 Hz).
 
-A unit is the nearest centroid by Euclidean distance, with no normalisation of the states (facts 11).
+A unit is the nearest centroid by Euclidean distance, with no normalisation of the states (facts
+11).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,17 +24,23 @@ _SEEDING_STATES = 20  # states a cluster that k-means++ looks at
 _FRACTIONS = (8, 4, 2, 1)  # Lloyd's iterations go over 1/8, 1/4, 1/2 and all of the states in turn
 
 
-def fit(states: np.ndarray | Sequence[np.ndarray], num_units: int, iterations: int = 30, seed: int = 0) -> np.ndarray:
-  """k-means++ on a sample, then Lloyd's iterations over mini-batches that grow: deterministic for one seed.
+def fit(
+  states: np.ndarray | Sequence[np.ndarray], num_units: int, iterations: int = 30, seed: int = 0
+) -> np.ndarray:
+  """k-means++ on a sample, then Lloyd's iterations over mini-batches that grow: deterministic for
+  one seed.
 
-  A quarter of the iterations goes over each of 1/8, 1/4, 1/2 and all of the states (shuffled), which moves the centroids most
-  of the way at a fraction of the cost. A cluster that loses all its states is set on one of the states that lie farthest off.
+  A quarter of the iterations goes over each of 1/8, 1/4, 1/2 and all of the states (shuffled),
+  which moves the centroids most of the way at a fraction of the cost. A cluster that loses all its
+  states is set on one of the states that lie farthest off.
 
-  The states rest on all devices of all processes, each of which calls this alike, a part on each. The sums of the parts are
-  added in one order, so that the result does not depend on how many devices there are.
+  The states rest on all devices of all processes, each of which calls this alike, a part on each.
+  The sums of the parts are added in one order, so that the result does not depend on how many
+  devices there are.
 
   Args:
-    states: float[N,D]; or several such arrays, anything with `shape` and `dtype` that `np.asarray` reads, one after another.
+    states: float[N,D]; or several such arrays, anything with `shape` and `dtype` that `np.asarray`
+      reads, one after another.
     num_units: clusters, K <= N.
     iterations: Lloyd's iterations in all.
     seed: of the shuffle and the first centroids.
@@ -47,9 +54,13 @@ def fit(states: np.ndarray | Sequence[np.ndarray], num_units: int, iterations: i
   arrays = [states] if isinstance(states, np.ndarray) else states
   n = sum(array.shape[0] for array in arrays)
   if n < num_units:
-    raise errors.DataError(f'{n} speech states cannot make {num_units} units: give more speech or ask for fewer units.')
+    raise errors.DataError(
+      f'{n} speech states cannot make {num_units} units: give more speech or ask for fewer units.'
+    )
   mesh = Mesh(np.asarray(jax.devices()), ('data',), axis_types=(AxisType.Auto,))
-  chunks, sample = _place(arrays, np.random.default_rng(seed).permutation(n), _SEEDING_STATES * num_units, mesh)
+  chunks, sample = _place(
+    arrays, np.random.default_rng(seed).permutation(n), _SEEDING_STATES * num_units, mesh
+  )
   centroids = np.asarray(_plus_plus(jnp.asarray(sample), num_units, jax.random.key(seed)))
   if jax.process_count() > 1:
     centroids = multihost_utils.broadcast_one_to_all(centroids)
@@ -61,12 +72,18 @@ def fit(states: np.ndarray | Sequence[np.ndarray], num_units: int, iterations: i
 
 
 def assign(states: Array, centroids: Array) -> Array:
-  """float[...,D] states and float[K,D] centroids -> int32[...] units: the argmin of ||x||^2 - 2 x.c + ||c||^2."""
-  return jnp.argmin(_relative_distances(states.astype(jnp.float32), centroids), axis=-1).astype(jnp.int32)
+  """float[...,D] states and float[K,D] centroids -> int32[...] units: the argmin of ||x||^2 - 2 x.c
+  + ||c||^2.
+  """
+  return jnp.argmin(_relative_distances(states.astype(jnp.float32), centroids), axis=-1).astype(
+    jnp.int32
+  )
 
 
 def assign_clips(clips: Iterable[np.ndarray], centroids: np.ndarray) -> Iterator[np.ndarray]:
-  """float[T,D] states of clips -> the units of each, int32[T]. Clips are taken together, so that all steps are alike."""
+  """float[T,D] states of clips -> the units of each, int32[T]. Clips are taken together, so that
+  all steps are alike.
+  """
   held, count = [], 0
   for clip in clips:
     held.append(clip)
@@ -81,8 +98,10 @@ def assign_clips(clips: Iterable[np.ndarray], centroids: np.ndarray) -> Iterator
 def _assign_together(clips: Sequence[np.ndarray], centroids: np.ndarray) -> list[np.ndarray]:
   states = np.concatenate(clips).astype(np.float32)
   padded = np.pad(states, ((0, -len(states) % _CHUNK), (0, 0)))
-  units = np.concatenate([np.asarray(_assign(padded[i:i + _CHUNK], centroids)) for i in range(0, len(padded), _CHUNK)])
-  return np.split(units[:len(states)], np.cumsum([len(clip) for clip in clips])[:-1])
+  units = np.concatenate(
+    [np.asarray(_assign(padded[i : i + _CHUNK], centroids)) for i in range(0, len(padded), _CHUNK)]
+  )
+  return np.split(units[: len(states)], np.cumsum([len(clip) for clip in clips])[:-1])
 
 
 def save(path: str | os.PathLike[str], centroids: np.ndarray) -> None:
@@ -100,11 +119,15 @@ def load(path: str | os.PathLike[str]) -> np.ndarray:
   try:
     return tensor_files.open_tensors(path)[_NAME]
   except (errors.CheckpointError, KeyError) as error:
-    raise errors.CheckpointError(f'{path} holds no k-means centroids: run launch.precompute again.') from error
+    raise errors.CheckpointError(
+      f'{path} holds no k-means centroids: run launch.precompute again.'
+    ) from error
 
 
 def reduce_units(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """int[T] units -> (reduced int32[R], durations int32[R]): consecutive repeats dropped, and how long each run was."""
+  """int[T] units -> (reduced int32[R], durations int32[R]): consecutive repeats dropped, and how
+  long each run was.
+  """
   units = np.asarray(units, np.int32)
   starts = np.flatnonzero(np.diff(units, prepend=units[:1] - 1))
   return units[starts], np.diff(starts, append=len(units)).astype(np.int32)
@@ -117,13 +140,17 @@ def expand_units(reduced: np.ndarray, durations: np.ndarray) -> np.ndarray:
 
 def _relative_distances(states: Array, centroids: Array) -> Array:
   """float[...,K]: squared distances less ||x||^2, which no choice of centroid changes."""
-  return jnp.sum(centroids * centroids, axis=-1) - 2 * jnp.einsum('...D,KD->...K', states, centroids)
+  return jnp.sum(centroids * centroids, axis=-1) - 2 * jnp.einsum(
+    '...D,KD->...K', states, centroids
+  )
 
 
 _assign = jax.jit(assign)
 
 
-def _place(arrays: Sequence[np.ndarray], order: np.ndarray, sample_size: int, mesh: Mesh) -> tuple[Array, np.ndarray]:
+def _place(
+  arrays: Sequence[np.ndarray], order: np.ndarray, sample_size: int, mesh: Mesh
+) -> tuple[Array, np.ndarray]:
   """Shuffles the states, and puts them on the devices.
 
   Args:
@@ -133,7 +160,8 @@ def _place(arrays: Sequence[np.ndarray], order: np.ndarray, sample_size: int, me
     mesh: of all devices.
 
   Returns:
-    (float[G,d,C,D] of chunks of C states, the second axis split over d devices: chunk G, 0 comes before chunk G, 1; float32[S,D]).
+    (float[G,d,C,D] of chunks of C states, the second axis split over d devices: chunk G, 0 comes
+    before chunk G, 1; float32[S,D]).
   """
   n, d, devices = len(order), arrays[0].shape[1], mesh.size
   size = min(_CHUNK, n)
@@ -141,14 +169,16 @@ def _place(arrays: Sequence[np.ndarray], order: np.ndarray, sample_size: int, me
   rank = np.empty(n, np.int64)  # new place of every state
   rank[order] = np.arange(n)
   sample = np.empty((min(sample_size, n), d), np.float32)
-  mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+  mine = [
+    i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()
+  ]
   slot = np.full(devices, -1)
   slot[mine] = np.arange(len(mine))
   own = np.zeros((groups, len(mine), size, d), arrays[0].dtype)
   start = 0
   for array in arrays:
     values = np.asarray(array)
-    place = rank[start:start + len(values)]
+    place = rank[start : start + len(values)]
     sample[place[place < len(sample)]] = values[place < len(sample)]
     chunk = place // size
     here = slot[chunk % devices] >= 0
@@ -160,7 +190,9 @@ def _place(arrays: Sequence[np.ndarray], order: np.ndarray, sample_size: int, me
 
 @functools.partial(jax.jit, static_argnames='num_units')
 def _plus_plus(states: Array, num_units: int, key: Array) -> Array:
-  """k-means++: each new centroid is a state drawn with probability proportional to its squared distance to the chosen."""
+  """k-means++: each new centroid is a state drawn with probability proportional to its squared
+  distance to the chosen.
+  """
   n = len(states)
   squares = jnp.sum(states * states, axis=-1)
   first, rest = jax.random.split(key)
@@ -169,7 +201,8 @@ def _plus_plus(states: Array, num_units: int, key: Array) -> Array:
     nearest, chosen = carry
     distance = jnp.maximum(squares - 2 * states @ states[chosen] + squares[chosen], 0)
     nearest = jnp.minimum(nearest, distance).at[chosen].set(0)
-    # log 0 = -inf rules out chosen states and their copies; where only copies are left, any state will do.
+    # log 0 = -inf rules out chosen states and their copies; where only copies are left, any state
+    # will do.
     logits = jnp.where(jnp.any(nearest > 0), jnp.log(nearest), 0.0)
     return (nearest, jax.random.categorical(key, logits)), chosen
 
@@ -180,13 +213,16 @@ def _plus_plus(states: Array, num_units: int, key: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames=('share', 'iterations', 'mesh'))
 def _lloyd(chunks: Array, centroids: Array, share: int, iterations: int, mesh: Mesh) -> Array:
-  """`iterations` of: assign each of the first `share` states to its centroid, move every centroid to the mean of its states."""
+  """`iterations` of: assign each of the first `share` states to its centroid, move every centroid
+  to the mean of its states.
+  """
   k, (_, devices, size, _) = len(centroids), chunks.shape
   groups = -(-share // (size * devices))
 
   def on_each_device(own: Array, centroids: Array) -> Array:
     own, device = own[:groups, 0], jax.lax.axis_index('data')  # [groups,C,D]
-    place = (jnp.arange(groups)[:, None] * devices + device) * size + jnp.arange(size)  # of each state in the order of all
+    # of each state in the order of all
+    place = (jnp.arange(groups)[:, None] * devices + device) * size + jnp.arange(size)
 
     def iteration(_, centroids):
       def one(carry, chunk_and_place):
@@ -194,11 +230,22 @@ def _lloyd(chunks: Array, centroids: Array, share: int, iterations: int, mesh: M
         chunk, weight = chunk.astype(jnp.float32), (place < share).astype(jnp.float32)
         distances = _relative_distances(chunk, centroids)
         units = jnp.argmin(distances, axis=-1)
-        far = jnp.where(weight > 0, jnp.min(distances, axis=-1) + jnp.sum(chunk * chunk, axis=-1), -1.0)
-        sums = jax.ops.segment_sum(chunk * weight[:, None], units, k), jax.ops.segment_sum(weight, units, k)
-        return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, part), None), carry, jax.lax.all_gather(sums, 'data'))[0], far
+        far = jnp.where(
+          weight > 0, jnp.min(distances, axis=-1) + jnp.sum(chunk * chunk, axis=-1), -1.0
+        )
+        sums = (
+          jax.ops.segment_sum(chunk * weight[:, None], units, k),
+          jax.ops.segment_sum(weight, units, k),
+        )
+        return jax.lax.scan(
+          lambda total, part: (jax.tree.map(jnp.add, total, part), None),
+          carry,
+          jax.lax.all_gather(sums, 'data'),
+        )[0], far
 
-      (sums, counts), far = jax.lax.scan(one, (jnp.zeros_like(centroids), jnp.zeros(k)), (own, place))
+      (sums, counts), far = jax.lax.scan(
+        one, (jnp.zeros_like(centroids), jnp.zeros(k)), (own, place)
+      )
       empty = counts == 0
       spare = _farthest(own, far, place, k)[jnp.cumsum(empty) - 1]
       return jnp.where(empty[:, None], spare, sums / jnp.maximum(counts, 1)[:, None])
@@ -206,14 +253,24 @@ def _lloyd(chunks: Array, centroids: Array, share: int, iterations: int, mesh: M
     return jax.lax.fori_loop(0, iterations, iteration, centroids)
 
   whole = PartitionSpec()
-  return jax.shard_map(on_each_device, mesh=mesh, in_specs=(PartitionSpec(None, 'data'), whole), out_specs=whole, check_vma=False)(chunks, centroids)
+  return jax.shard_map(
+    on_each_device,
+    mesh=mesh,
+    in_specs=(PartitionSpec(None, 'data'), whole),
+    out_specs=whole,
+    check_vma=False,
+  )(chunks, centroids)
 
 
 def _farthest(own: Array, far: Array, place: Array, k: int) -> Array:
-  """float32[k,D]: the states of all devices for which `far` is greatest; of equal ones those that come first in the order of all."""
+  """float32[k,D]: the states of all devices for which `far` is greatest; of equal ones those that
+  come first in the order of all.
+  """
   values, at = jax.lax.top_k(far.reshape(-1), min(k, far.size))
   device = jax.lax.axis_index('data')
-  best = jax.lax.all_gather((-values, place.reshape(-1)[at], jnp.full_like(at, device), at), 'data', tiled=True)
+  best = jax.lax.all_gather(
+    (-values, place.reshape(-1)[at], jnp.full_like(at, device), at), 'data', tiled=True
+  )
   _, _, owners, at = (x[:k] for x in jax.lax.sort(best, num_keys=2))
   found = own.reshape(-1, own.shape[-1])[at].astype(jnp.float32)
   return jax.lax.psum(jnp.where((owners == device)[:, None], found, 0.0), 'data')

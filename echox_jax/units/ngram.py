@@ -1,7 +1,9 @@
-"""The paper's unit language: words of at most K units under an n-gram model, segmented by dynamic programming.
+"""The paper's unit language: words of at most K units under an n-gram model, segmented by dynamic
+programming.
 
-The paper (arXiv 2505.15333) gives the segmentation, best(i) = max_{1<=k<=K} best(i-k) + log P(u_{i-k+1..i}). Order 2 looks at pairs
-of words (state: position and length of the last word). How the words are found is in `ngram_fit`.
+The paper (arXiv 2505.15333) gives the segmentation, best(i) = max_{1<=k<=K} best(i-k) + log
+P(u_{i-k+1..i}). Order 2 looks at pairs of words (state: position and length of the last word). How
+the words are found is in `ngram_fit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,10 @@ _FLOOR = 0.01  # expected count that every single unit keeps, seen or not
 
 @dataclasses.dataclass(frozen=True)
 class NgramModel:
-  """Words with log probabilities; `pairs` (log of the mixed P(word | last), for pairs seen in fitting) makes it order 2."""
+  """Words with log probabilities; `pairs` (log of the mixed P(word | last), for pairs seen in
+  fitting) makes it order 2.
+  """
+
   words: tuple[Word, ...]
   log_probs: tuple[float, ...]
   pairs: Mapping[tuple[int, int], float] = dataclasses.field(default_factory=dict)
@@ -57,7 +62,8 @@ class NgramModel:
   def _segment_by_pairs(self, units: Sequence[int]) -> list[int]:
     """States are (position, last word); a word is its length, given the position."""
     units = tuple(units)
-    states: list[dict[int, tuple[float, int]]] = [{-1: (0.0, -1)}]  # at each position: last word -> (score, word before)
+    # at each position: last word -> (score, word before)
+    states: list[dict[int, tuple[float, int]]] = [{-1: (0.0, -1)}]
     backoff = math.log(1 - PAIR_WEIGHT)
     for i in range(1, len(units) + 1):
       here = {}
@@ -65,8 +71,10 @@ class NgramModel:
         word = self._ids.get(units[start:i])
         if word is not None:
           alone = backoff + self.log_probs[word]
-          here[word] = max((score + self.pairs.get((before, word), alone), before)
-                           for before, (score, _) in states[start].items())
+          here[word] = max(
+            (score + self.pairs.get((before, word), alone), before)
+            for before, (score, _) in states[start].items()
+          )
       states.append(here)
     ids, i = [], len(units)
     word = max(states[-1], key=lambda w: states[-1][w])
@@ -83,7 +91,9 @@ class NgramModel:
 
   @classmethod
   def from_json(cls, words: tuple[Word, ...], values: Mapping[str, Any]) -> 'NgramModel':
-    return cls(words, tuple(values['log_probs']), {(before, word): p for before, word, p in values['pairs']})
+    return cls(
+      words, tuple(values['log_probs']), {(before, word): p for before, word, p in values['pairs']}
+    )
 
 
 def normalised(counts: np.ndarray) -> np.ndarray:

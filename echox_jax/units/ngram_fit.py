@@ -1,15 +1,18 @@
 """How the words of the n-gram unit language are found, from sequences that lie in shards.
 
-The paper (arXiv 2505.15333) says that the statistics are unsupervised; how they are counted, smoothed and pruned is published
-nowhere. What follows is our own choice: all substrings of up to K units that occur twice are candidates, their probabilities are
-re-estimated by EM (forward-backward over all segmentations), and the words whose loss would cost the likelihood least are
-dropped, step by step, down to the vocabulary size. Single units are never dropped, so that everything can be segmented.
+The paper (arXiv 2505.15333) says that the statistics are unsupervised; how they are counted,
+smoothed and pruned is published nowhere. What follows is our own choice: all substrings of up to K
+units that occur twice are candidates, their probabilities are re-estimated by EM (forward-backward
+over all segmentations), and the words whose loss would cost the likelihood least are dropped, step
+by step, down to the vocabulary size. Single units are never dropped, so that everything can be
+segmented.
 
 Order 2 re-estimates word pairs on its own best segmentations, mixed with the 1-gram probabilities.
 
-Every pass over the sequences is a function of one shard, and what it gives is added up in the order of the shards, in float64: the
-result does not depend on who computes which. What a shard counts is bounded: of each length the most frequent candidates that
-occur twice in that shard, and the most frequent pairs. With one shard nothing is lost but what one would drop anyway.
+Every pass over the sequences is a function of one shard, and what it gives is added up in the order
+of the shards, in float64: the result does not depend on who computes which. What a shard counts is
+bounded: of each length the most frequent candidates that occur twice in that shard, and the most
+frequent pairs. With one shard nothing is lost but what one would drop anyway.
 """
 
 from collections import Counter
@@ -22,12 +25,15 @@ from typing import Protocol
 import numpy as np
 
 from echox_jax.config import UnitsConfig
-from echox_jax.units.ngram import NgramModel, PAIR_WEIGHT, Word, normalised
+from echox_jax.units.ngram import PAIR_WEIGHT, NgramModel, Word, normalised
 
 Arrays = Mapping[str, np.ndarray]
 
-_CHUNK = 256  # units; longer sequences are cut for counting, so that they can be treated side by side
-_DISCOUNT = 3.0  # occurrences that do not speak for a word: else long words seen twice or thrice win, which new speech lacks
+# units; longer sequences are cut for counting, so that they can be treated side by side
+_CHUNK = 256
+# occurrences that do not speak for a word: else long words seen twice or thrice win, which new
+# speech lacks
+_DISCOUNT = 3.0
 _SEED_FACTOR = 20  # candidates of each length at the start, in vocabularies
 _FINAL_ITERATIONS = 2  # of EM after the last pruning
 _PAIR_ITERATIONS = 3  # of segmenting and counting for order 2
@@ -55,11 +61,15 @@ class InMemory(tuple):
 def make_shard(sequences: Iterable[Sequence[int]]) -> Arrays:
   """One shard of sequences: all `units` one after another, and the `lengths`."""
   sequences = [np.asarray(sequence, np.int32) for sequence in sequences]
-  return {'units': np.concatenate([np.zeros(0, np.int32), *sequences]), 'lengths': np.asarray([len(s) for s in sequences], np.int64)}
+  return {
+    'units': np.concatenate([np.zeros(0, np.int32), *sequences]),
+    'lengths': np.asarray([len(s) for s in sequences], np.int64),
+  }
 
 
 def fit(shards: Shards, cfg: UnitsConfig) -> NgramModel:
-  """Estimates words and probabilities; every unit below `cfg.num_units` becomes a word, with the unit as its id.
+  """Estimates words and probabilities; every unit below `cfg.num_units` becomes a word, with the
+  unit as its id.
 
   Args:
     shards: from `make_shard`.
@@ -69,19 +79,30 @@ def fit(shards: Shards, cfg: UnitsConfig) -> NgramModel:
   if cfg.ngram_order == 1:
     return model
   for i in range(_PAIR_ITERATIONS):
-    model = dataclasses.replace(model, pairs=_mix(shards.map(f'pairs-{i}', functools.partial(_count_pairs, model)), model.log_probs))
+    model = dataclasses.replace(
+      model,
+      pairs=_mix(shards.map(f'pairs-{i}', functools.partial(_count_pairs, model)), model.log_probs),
+    )
   return model
 
 
 def _fit_unigram(shards: Shards, cfg: UnitsConfig) -> NgramModel:
   limit = _SEED_FACTOR * cfg.vocab_size
-  counted = shards.map('candidates', functools.partial(_count_candidates, num_units=cfg.num_units, longest=cfg.max_word_units, limit=limit))
+  counted = shards.map(
+    'candidates',
+    functools.partial(
+      _count_candidates, num_units=cfg.num_units, longest=cfg.max_word_units, limit=limit
+    ),
+  )
   candidates, counts = _merge(list(counted), limit)
   lattices = shards.map('lattices', functools.partial(_make_lattice, candidates))
 
   def expect(step: int) -> np.ndarray:
     """How often each candidate is expected over all segmentations."""
-    found = lattices.map(f'expected-{step}', lambda lattice: {'counts': _expected_counts(lattice['spans'], lattice['ends'], log_probs)})
+    found = lattices.map(
+      f'expected-{step}',
+      lambda lattice: {'counts': _expected_counts(lattice['spans'], lattice['ends'], log_probs)},
+    )
     return functools.reduce(np.add, (shard['counts'] for shard in found))
 
   log_probs = normalised(counts)
@@ -91,7 +112,7 @@ def _fit_unigram(shards: Shards, cfg: UnitsConfig) -> NgramModel:
   for step in range(1, cfg.em_iterations + 1):
     counts = expect(step)
     log_probs = normalised(counts)
-    size = target if step == cfg.em_iterations else max(target, round(len(longer) * shrink ** step))
+    size = target if step == cfg.em_iterations else max(target, round(len(longer) * shrink**step))
     alive = longer[np.isfinite(log_probs[longer])]
     without = _best_scores(candidates.alternatives[alive], candidates.lengths[alive], log_probs)
     loss = (counts[alive] - _DISCOUNT) * (log_probs[alive] - without)
@@ -101,8 +122,12 @@ def _fit_unigram(shards: Shards, cfg: UnitsConfig) -> NgramModel:
     counts = expect(cfg.em_iterations + 1 + step)
     log_probs = normalised(np.where(np.isfinite(log_probs), counts, -np.inf))
   alive = longer[np.isfinite(log_probs[longer])]
-  kept = np.concatenate([np.arange(cfg.num_units), alive[np.argsort(-log_probs[alive], kind='stable')]])
-  return NgramModel(tuple(candidates.word(c) for c in kept.tolist()), tuple(log_probs[kept].tolist()))
+  kept = np.concatenate(
+    [np.arange(cfg.num_units), alive[np.argsort(-log_probs[alive], kind='stable')]]
+  )
+  return NgramModel(
+    tuple(candidates.word(c) for c in kept.tolist()), tuple(log_probs[kept].tolist())
+  )
 
 
 class _Candidates:
@@ -121,7 +146,7 @@ class _Candidates:
     self._starts = np.cumsum([0, *map(len, words)])
     rows = np.full((len(self.lengths), len(words)), -1, np.int64)
     for k, some in enumerate(words):
-      rows[self._starts[k]:self._starts[k + 1], :k + 1] = some
+      rows[self._starts[k] : self._starts[k + 1], : k + 1] = some
     self.alternatives = self.spans(rows)
     self.alternatives[np.arange(len(rows)), self.lengths - 1, self.lengths - 1] = -1
 
@@ -131,7 +156,9 @@ class _Candidates:
     return tuple(self.words[k][number - self._starts[k]].tolist())
 
   def spans(self, rows: np.ndarray) -> np.ndarray:
-    """int32[S,L,K]: the candidate that ends at a position of int[S,L] `rows` with length k + 1; -1 = none. -1 fills rows up."""
+    """int32[S,L,K]: the candidate that ends at a position of int[S,L] `rows` with length k + 1; -1
+    = none. -1 fills rows up.
+    """
     spans = np.full((*rows.shape, len(self.words)), -1, np.int32)
     spans[:, :, 0] = rows
     for k in range(1, min(len(self.words), rows.shape[1])):
@@ -153,23 +180,37 @@ def _keys(words: np.ndarray) -> np.ndarray:
 def _rows(shard: Arrays) -> np.ndarray:
   """The sequences cut into rows: int64[S,L], -1 beyond the end."""
   ends = np.cumsum(shard['lengths'])
-  pieces = [shard['units'][i:min(i + _CHUNK, end)] for end, length in zip(ends.tolist(), shard['lengths'].tolist())
-            for i in range(end - length, end, _CHUNK)]
+  pieces = [
+    shard['units'][i : min(i + _CHUNK, end)]
+    for end, length in zip(ends.tolist(), shard['lengths'].tolist())
+    for i in range(end - length, end, _CHUNK)
+  ]
   rows = np.full((max(1, len(pieces)), max([1, *map(len, pieces)])), -1, np.int64)
   for row, piece in zip(rows, pieces):
-    row[:len(piece)] = piece
+    row[: len(piece)] = piece
   return rows
 
 
 def _count_candidates(shard: Arrays, num_units: int, longest: int, limit: int) -> Arrays:
-  """How often each unit occurs, and for k = 2 .. longest the substrings that occur twice, sorted, the `limit` most frequent of them."""
+  """How often each unit occurs, and for k = 2 .. longest the substrings that occur twice, sorted,
+  the `limit` most frequent of them.
+  """
   rows = _rows(shard)
-  found = {'words1': np.arange(num_units)[:, None], 'times1': np.bincount(rows[rows >= 0], minlength=num_units)}
+  found = {
+    'words1': np.arange(num_units)[:, None],
+    'times1': np.bincount(rows[rows >= 0], minlength=num_units),
+  }
   shorter = rows  # number of the substring of the last length that ends here; -1 = none
   for k in range(1, longest):
     keys = np.full(rows.shape, -1, np.int64)
-    keys[:, k:] = np.where((shorter[:, k - 1:-1] >= 0) & (rows[:, k:] >= 0), shorter[:, k - 1:-1] * num_units + rows[:, k:], -1)
-    unique, first, inverse, times = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    keys[:, k:] = np.where(
+      (shorter[:, k - 1 : -1] >= 0) & (rows[:, k:] >= 0),
+      shorter[:, k - 1 : -1] * num_units + rows[:, k:],
+      -1,
+    )
+    unique, first, inverse, times = np.unique(
+      keys, return_index=True, return_inverse=True, return_counts=True
+    )
     again = (times >= 2) & (unique >= 0)
     order = _most_frequent(np.flatnonzero(again), times, limit)
     row, last = np.unravel_index(first[order], rows.shape)
@@ -185,12 +226,18 @@ def _most_frequent(numbers: np.ndarray, times: np.ndarray, limit: int) -> np.nda
 
 
 def _merge(counted: Sequence[Arrays], limit: int) -> tuple[_Candidates, np.ndarray]:
-  """The candidates of all shards, again the `limit` most frequent of each length, and float[W] how often they occur."""
+  """The candidates of all shards, again the `limit` most frequent of each length, and float[W] how
+  often they occur.
+  """
   words, counts = [], []
   for k in range(1, len(counted[0]) // 2 + 1):
     some = np.concatenate([shard[f'words{k}'] for shard in counted])
     _, first, inverse = np.unique(_keys(some), return_index=True, return_inverse=True)
-    times = np.bincount(inverse.reshape(-1), np.concatenate([shard[f'times{k}'] for shard in counted]), minlength=len(first))
+    times = np.bincount(
+      inverse.reshape(-1),
+      np.concatenate([shard[f'times{k}'] for shard in counted]),
+      minlength=len(first),
+    )
     order = np.arange(len(first)) if k == 1 else _most_frequent(np.arange(len(first)), times, limit)
     words.append(some[first[order]].reshape(-1, k))
     counts.append(times[order])
@@ -238,14 +285,16 @@ def _expected_counts(spans: np.ndarray, ends: np.ndarray, log_probs: np.ndarray)
   total = forward[np.arange(rows), ends]
   counts = np.zeros(len(log_probs))
   for k in range(min(longest, length)):
-    here = forward[:, :length - k] + scores[:, k:, k] + backward[:, k + 1:] - total[:, None]
+    here = forward[:, : length - k] + scores[:, k:, k] + backward[:, k + 1 :] - total[:, None]
     at = np.isfinite(here)
     counts += np.bincount(spans[:, k:, k][at], np.exp(here[at]), minlength=len(log_probs))
   return counts
 
 
 def _count_pairs(model: NgramModel, shard: Arrays) -> Arrays:
-  """The pairs of words in the best segmentations, in the order in which they are first seen; -1 stands before the first word."""
+  """The pairs of words in the best segmentations, in the order in which they are first seen; -1
+  stands before the first word.
+  """
   pairs = Counter()
   for sequence in np.split(shard['units'], np.cumsum(shard['lengths'])[:-1]):
     ids = model.segment(sequence.tolist())
@@ -255,7 +304,10 @@ def _count_pairs(model: NgramModel, shard: Arrays) -> Arrays:
 
 def _bounded(pairs: Mapping[tuple[int, int], int]) -> Arrays:
   """The most frequent of the counted `pairs`, in their order."""
-  words, times = np.asarray(list(pairs), np.int64).reshape(-1, 2), np.asarray(list(pairs.values()), np.int64)
+  words, times = (
+    np.asarray(list(pairs), np.int64).reshape(-1, 2),
+    np.asarray(list(pairs.values()), np.int64),
+  )
   kept = _most_frequent(np.arange(len(times)), times, _MAX_PAIRS)
   return {'words': words[kept], 'times': times[kept]}
 
@@ -271,5 +323,9 @@ def _mix(counted: Shards, log_probs: Sequence[float]) -> dict[tuple[int, int], f
   before = Counter()
   for (last, _), count in zip(words, times):
     before[last] += count
-  return {(last, word): math.log(PAIR_WEIGHT * count / before[last] + (1 - PAIR_WEIGHT) * math.exp(log_probs[word]))
-          for (last, word), count in zip(words, times)}
+  return {
+    (last, word): math.log(
+      PAIR_WEIGHT * count / before[last] + (1 - PAIR_WEIGHT) * math.exp(log_probs[word])
+    )
+    for (last, word), count in zip(words, times)
+  }

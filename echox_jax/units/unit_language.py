@@ -1,8 +1,9 @@
 """Unit language: reduced units <-> unit words of at most K units, lossless both ways.
 
-Three kinds by config: `ngram` (the paper's), `bpe` (SentencePiece) and `plain` (one word a unit, the baseline). In each that is
-fitted here, words 0 .. num_units - 1 are the single units themselves, so any sequence can be written, seen in fitting or not. A
-vocabulary made elsewhere (`from_words`) may have its words in any order and lack some.
+Three kinds by config: `ngram` (the paper's), `bpe` (SentencePiece) and `plain` (one word a unit,
+the baseline). In each that is fitted here, words 0 .. num_units - 1 are the single units
+themselves, so any sequence can be written, seen in fitting or not. A vocabulary made elsewhere
+(`from_words`) may have its words in any order and lack some.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ SEPARATOR = '\u2581'  # before every unit of a written word: the released layout
 
 class Segmenter(Protocol):
   """How one kind of language cuts units into words."""
+
   words: tuple[Word, ...]
 
   def segment(self, units: Sequence[int]) -> list[int]:
@@ -39,6 +41,7 @@ class Segmenter(Protocol):
 @dataclasses.dataclass(frozen=True)
 class PlainModel:
   """One word a unit."""
+
   words: tuple[Word, ...]
 
   @classmethod
@@ -64,6 +67,7 @@ _KINDS = {'ngram': ngram.NgramModel, 'bpe': bpe.BpeModel, 'plain': PlainModel}
 @dataclasses.dataclass(frozen=True)
 class UnitLanguage:
   """A fitted language: `encode` and `decode` are inverses of each other on units."""
+
   kind: str
   num_units: int
   model: Segmenter
@@ -82,14 +86,21 @@ class UnitLanguage:
     """int[R] reduced units -> int32[W] word ids.
 
     Raises:
-      DataError: a unit that the k-means does not have, or that a vocabulary made elsewhere cannot write.
+      DataError: a unit that the k-means does not have, or that a vocabulary made elsewhere cannot
+        write.
     """
     units = np.asarray(reduced, np.int64).tolist()
-    if units and not (0 <= min(units) and max(units) < self.num_units):
-      raise errors.DataError(f'Units must lie in 0 to {self.num_units - 1}: use the k-means that the language was made with.')
+    if units and not (min(units) >= 0 and max(units) < self.num_units):
+      raise errors.DataError(
+        f'Units must lie in 0 to {self.num_units - 1}: use the k-means that '
+        'the language was made with.'
+      )
     absent = set(units) - self._single_units
     if absent:
-      raise errors.DataError(f'the unit language has no word for the unit {min(absent)} alone: use one that has all single units.')
+      raise errors.DataError(
+        f'the unit language has no word for the unit {min(absent)} alone: use '
+        'one that has all single units.'
+      )
     return np.array(self.model.segment(units), np.int32)
 
   def decode(self, ids: Iterable[int]) -> np.ndarray:
@@ -99,8 +110,10 @@ class UnitLanguage:
       DataError: an id outside the vocabulary.
     """
     ids = np.asarray(ids, np.int64).tolist()
-    if ids and not (0 <= min(ids) and max(ids) < self.vocab_size):
-      raise errors.DataError(f'Unit words must lie in 0 to {self.vocab_size - 1}: use the language they were made with.')
+    if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+      raise errors.DataError(
+        f'Unit words must lie in 0 to {self.vocab_size - 1}: use the language they were made with.'
+      )
     return np.array([u for i in ids for u in self.model.words[i]], np.int32)
 
   @functools.cached_property
@@ -116,8 +129,15 @@ class UnitLanguage:
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes one JSON file."""
-    files.atomic_write_json(path, {
-        'kind': self.kind, 'num_units': self.num_units, 'vocabulary': self.vocabulary, 'model': self.model.to_json()})
+    files.atomic_write_json(
+      path,
+      {
+        'kind': self.kind,
+        'num_units': self.num_units,
+        'vocabulary': self.vocabulary,
+        'model': self.model.to_json(),
+      },
+    )
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> 'UnitLanguage':
@@ -129,13 +149,20 @@ class UnitLanguage:
     try:
       saved = json.loads(Path(path).read_text('utf-8'))
       words = tuple(tuple(map(int, word.split(SEPARATOR)[1:])) for word in saved['vocabulary'])
-      return cls(saved['kind'], saved['num_units'], _KINDS[saved['kind']].from_json(words, saved['model']))
+      return cls(
+        saved['kind'], saved['num_units'], _KINDS[saved['kind']].from_json(words, saved['model'])
+      )
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-      raise errors.CheckpointError(f'{path} holds no unit language: run launch.precompute again.') from error
+      raise errors.CheckpointError(
+        f'{path} holds no unit language: run launch.precompute again.'
+      ) from error
 
 
-def from_words(words: Sequence[str], counts: Sequence[float] | None, num_units: int) -> UnitLanguage:
-  """A vocabulary made elsewhere, words written as `▁837▁81▁194` or `837_81_194`; its order gives the ids.
+def from_words(
+  words: Sequence[str], counts: Sequence[float] | None, num_units: int
+) -> UnitLanguage:
+  """A vocabulary made elsewhere, words written as `▁837▁81▁194` or `837_81_194`; its order gives
+  the ids.
 
   Args:
     words: may hold words without units, which stand for no sound.
@@ -150,16 +177,23 @@ def from_words(words: Sequence[str], counts: Sequence[float] | None, num_units: 
   for text, word in zip(words, parsed):
     if word and (word in seen or max(word) >= num_units):
       raise errors.DataError(
-          f'the unit word {text!r} occurs twice or holds a unit beyond {num_units - 1}: give the vocabulary of the checkpoint.')
+        f'the unit word {text!r} occurs twice or holds a unit beyond {num_units - 1}: give the '
+        'vocabulary of the checkpoint.'
+      )
     seen.add(word)
-  return UnitLanguage('ngram', num_units, ngram.NgramModel.from_counts(parsed, [1.0] * len(parsed) if counts is None else counts))
+  return UnitLanguage(
+    'ngram',
+    num_units,
+    ngram.NgramModel.from_counts(parsed, [1.0] * len(parsed) if counts is None else counts),
+  )
 
 
 def fit(sequences: Iterable[Sequence[int]], cfg: UnitsConfig) -> UnitLanguage:
   """Fits the language that `cfg.language` names on reduced units.
 
-  The vocabulary may come out smaller than `cfg.vocab_size` where the sequences hold too few repeated words. All sequences are
-  held in memory: fit a large corpus on a sample of some million units, or with `fit_shards`.
+  The vocabulary may come out smaller than `cfg.vocab_size` where the sequences hold too few
+  repeated words. All sequences are held in memory: fit a large corpus on a sample of some million
+  units, or with `fit_shards`.
 
   Raises:
     ConfigError: as `check`.
@@ -167,15 +201,18 @@ def fit(sequences: Iterable[Sequence[int]], cfg: UnitsConfig) -> UnitLanguage:
   """
   check(cfg)
   sequences = [np.asarray(s, np.int64).tolist() for s in sequences]
-  if any(s and not (0 <= min(s) and max(s) < cfg.num_units) for s in sequences):
-    raise errors.DataError(f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.')
+  if any(s and not (min(s) >= 0 and max(s) < cfg.num_units) for s in sequences):
+    raise errors.DataError(
+      f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.'
+    )
   if cfg.language == 'ngram':
     return fit_shards(ngram_fit.InMemory([ngram_fit.make_shard(sequences)]), cfg)
   return UnitLanguage(cfg.language, cfg.num_units, _KINDS[cfg.language].fit(sequences, cfg))
 
 
 def fit_shards(shards: ngram_fit.Shards, cfg: UnitsConfig) -> UnitLanguage:
-  """Fits an n-gram language on shards of reduced units, of which only what is counted is held in memory.
+  """Fits an n-gram language on shards of reduced units, of which only what is counted is held in
+  memory.
 
   Raises:
     ConfigError: as `check`.
@@ -188,11 +225,16 @@ def check(cfg: UnitsConfig) -> None:
   """Whether such a language can be.
 
   Raises:
-    ConfigError: an unknown kind, a vocabulary smaller than the number of units, K < 1 or an order other than 1 and 2.
+    ConfigError: an unknown kind, a vocabulary smaller than the number of units, K < 1 or an order
+      other than 1 and 2.
   """
   if cfg.language not in _KINDS:
     raise errors.ConfigError(f'units.language is {cfg.language!r}: use one of {", ".join(_KINDS)}.')
   if cfg.language != 'plain' and cfg.vocab_size < cfg.num_units:
-    raise errors.ConfigError(f'units.vocab_size is {cfg.vocab_size}: it must hold the {cfg.num_units} single units.')
+    raise errors.ConfigError(
+      f'units.vocab_size is {cfg.vocab_size}: it must hold the {cfg.num_units} single units.'
+    )
   if cfg.max_word_units < 1 or cfg.ngram_order not in (1, 2):
-    raise errors.ConfigError('units.max_word_units must be at least 1 and units.ngram_order 1 or 2: change the config.')
+    raise errors.ConfigError(
+      'units.max_word_units must be at least 1 and units.ngram_order 1 or 2: change the config.'
+    )

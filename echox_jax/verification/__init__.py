@@ -1,1 +1,3 @@
-"""Checks of this code against golden sets: arrays that the released code computed, with the weights it had."""
+"""Checks of this code against golden sets: arrays that the released code computed, with the weights
+it had.
+"""

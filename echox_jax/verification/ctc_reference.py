@@ -1,10 +1,13 @@
-"""CTC gradient by the alpha-beta recursion in NumPy: exact in float64, and in float32 rounded as torch's kernel rounds.
+"""CTC gradient by the alpha-beta recursion in NumPy: exact in float64, and in float32 rounded as
+torch's kernel rounds.
 
-torch on a CPU, which made the golden gradients, keeps log-probabilities of whole paths in float32. They reach thousands, where a
-float32 has steps of 2e-4 to 5e-4; the steps of hundreds of frames add up, so that whole rows of torch's CTC gradient come out
-0.05 to 0.3 % too large or too small. Ours takes the best path's score out after each frame (`losses.ctc_loss`) and has no such
-error. So the two are compared in two steps: ours with the exact gradient, and the golden norms with the exact gradient rounded
-as torch does. The order of operations below is that of torch's LossCTC.cpp; exp and log are rounded correctly, as libm's are.
+torch on a CPU, which made the golden gradients, keeps log-probabilities of whole paths in float32.
+They reach thousands, where a float32 has steps of 2e-4 to 5e-4; the steps of hundreds of frames add
+up, so that whole rows of torch's CTC gradient come out 0.05 to 0.3 % too large or too small. Ours
+takes the best path's score out after each frame (`losses.ctc_loss`) and has no such error. So the
+two are compared in two steps: ours with the exact gradient, and the golden norms with the exact
+gradient rounded as torch does. The order of operations below is that of torch's LossCTC.cpp; exp
+and log are rounded correctly, as libm's are.
 """
 
 from collections.abc import Sequence
@@ -35,8 +38,11 @@ def ctc_gradient(logits: Array, labels: Sequence[Array], blank: int, dtype: type
   return made
 
 
-def _alpha_beta(scores: Array, labels: Sequence[Array], blank: int) -> tuple[list[Array], list[Array], list[Array]]:
-  """Of each row: the path int[S] (labels with blanks around them), and log-probabilities [T,S] of all beginnings that end in
+def _alpha_beta(
+  scores: Array, labels: Sequence[Array], blank: int
+) -> tuple[list[Array], list[Array], list[Array]]:
+  """Of each row: the path int[S] (labels with blanks around them), and log-probabilities [T,S] of
+  all beginnings that end in
   each step of it, and of all endings that begin there."""
   paths = [np.full(2 * len(ids) + 1, blank) for ids in labels]
   for path, ids in zip(paths, labels):
@@ -44,15 +50,22 @@ def _alpha_beta(scores: Array, labels: Sequence[Array], blank: int) -> tuple[lis
   forward = _recursion(scores, paths)
   backward = _recursion(scores[:, ::-1], [path[::-1] for path in paths])
   sizes = [len(path) for path in paths]
-  return (paths, [row[:, :size] for row, size in zip(forward, sizes)],
-          [row[::-1, :size][:, ::-1] for row, size in zip(backward, sizes)])
+  return (
+    paths,
+    [row[:, :size] for row, size in zip(forward, sizes)],
+    [row[::-1, :size][:, ::-1] for row, size in zip(backward, sizes)],
+  )
 
 
 def _recursion(scores: Array, paths: Sequence[Array]) -> Array:
-  """[N,T,S]: log-probabilities of all beginnings that end at each step of the rows' paths; shorter paths end in junk."""
+  """[N,T,S]: log-probabilities of all beginnings that end at each step of the rows' paths; shorter
+  paths end in junk.
+  """
   dtype, longest = scores.dtype, max(map(len, paths))
   path = np.stack([np.pad(row, (0, longest - len(row)), mode='edge') for row in paths])
-  steps = np.take_along_axis(scores, np.broadcast_to(path[:, None], (*scores.shape[:2], longest)), axis=2)
+  steps = np.take_along_axis(
+    scores, np.broadcast_to(path[:, None], (*scores.shape[:2], longest)), axis=2
+  )
   skips = np.zeros(path.shape, bool)
   skips[:, 2:] = path[:, 2:] != path[:, :-2]
   alpha = np.full((len(path), longest + 2), -np.inf, dtype)  # two columns before the path's first
@@ -74,7 +87,9 @@ def _row_gradient(scores: Array, path: Array, alpha: Array, beta: Array) -> Arra
   ids, column = np.unique(path, return_inverse=True)
   through = np.full((len(scores), len(ids)), -np.inf, scores.dtype)
   for at in reversed(range(len(path))):
-    through[:, column[at]] = _log_sum(np.stack([through[:, column[at]], alpha[:, at] + beta[:, at]]))
+    through[:, column[at]] = _log_sum(
+      np.stack([through[:, column[at]], alpha[:, at] + beta[:, at]])
+    )
   by_score = softmax.copy()
   by_score[:, ids] -= _exp(through - likelihood - scores[:, ids])
   return by_score - softmax * by_score.sum(-1, keepdims=True)

@@ -1,4 +1,5 @@
-"""Opens a golden set: a folder of `golden_*.npz` and the `config.json` that gives their sizes and ids.
+"""Opens a golden set: a folder of `golden_*.npz` and the `config.json` that gives their sizes and
+ids.
 
 Weights come in under the keys of real checkpoints and go through the same import functions.
 """
@@ -77,7 +78,8 @@ class Golden:
       self._config: dict[str, Any] = json.loads((self.folder / 'config.json').read_text('utf-8'))
     except (OSError, ValueError) as error:
       raise errors.DataError(
-          f'{self.folder} is no golden set, it has no readable config.json: give the folder of one.') from error
+        f'{self.folder} is no golden set, it has no readable config.json: give the folder of one.'
+      ) from error
     self._files: dict[str, Arrays] = {}
 
   def config(self, section: str) -> dict[str, Any]:
@@ -87,7 +89,9 @@ class Golden:
       ConfigError: there is none.
     """
     if section not in self._config:
-      raise errors.ConfigError(f'{self.folder}/config.json has no {section!r}: give the complete file.')
+      raise errors.ConfigError(
+        f'{self.folder}/config.json has no {section!r}: give the complete file.'
+      )
     return self._config[section]
 
   def missing(self, names: tuple[str, ...]) -> list[str]:
@@ -104,8 +108,11 @@ class Golden:
   def cfg(self) -> EchoXConfig:
     """The model without dropout, in float32; every frame has a slot (see `fitted`)."""
     made = released_config.config_from_json(self._config)
-    return dataclasses.replace(made, adapter=dataclasses.replace(made.adapter, dropout=0.0),
-                               unit_decoder=dataclasses.replace(made.unit_decoder, denoising_dropout=0.0))
+    return dataclasses.replace(
+      made,
+      adapter=dataclasses.replace(made.adapter, dropout=0.0),
+      unit_decoder=dataclasses.replace(made.unit_decoder, denoising_dropout=0.0),
+    )
 
   @functools.cached_property
   def echox_weights(self) -> dict[str, np.ndarray]:
@@ -116,19 +123,25 @@ class Golden:
   def params(self) -> dict[str, Any]:
     """All groups of the model but the vocoder."""
     cfg = self.cfg
-    groups = released.import_s2t(self.echox_weights, cfg) | released_units.import_units(self.echox_weights, cfg)
+    groups = released.import_s2t(self.echox_weights, cfg) | released_units.import_units(
+      self.echox_weights, cfg
+    )
     whisper = whisper_hf.encoder_params(self['weights'].under('whisper/'), cfg.whisper)
     return jax.tree.map(jnp.asarray, groups | {'whisper': whisper})
 
   def trained(self) -> dict[str, Any]:
-    """The groups that the released code trains or passes gradients through (the encoder it never does)."""
+    """The groups that the released code trains or passes gradients through (the encoder it never
+    does).
+    """
     return {name: group for name, group in self.params.items() if name != 'whisper'}
 
   def speech(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Encoder states of clips, as a batch has them: `states` float[...,E,Dw], `state_lengths` int[...].
+    """Encoder states of clips, as a batch has them: `states` float[...,E,Dw], `state_lengths`
+    int[...].
 
     Args:
-      index: int[...], numbers of log-mels: 0 lies in golden_stage1, the others in golden_stage1_loss.
+      index: int[...], numbers of log-mels: 0 lies in golden_stage1, the others in
+        golden_stage1_loss.
     """
     flat = [self._states[int(i)] for i in np.ravel(index)]
     states = np.stack(flat).reshape(*np.shape(index), *flat[0].shape)
@@ -137,17 +150,24 @@ class Golden:
   def fitted(self, speech: Mapping[str, np.ndarray]) -> EchoXConfig:
     """`cfg` with the shrink budget that these clips need: the released code has none."""
     frames = self.cfg.whisper.max_positions // 2
+
     def kept(params: dict, states: Any, lengths: Any) -> Any:
       return echox.embed_speech(params, with_budget(self.cfg, frames), states, lengths).kept
-    return with_budget(self.cfg, int(jax.jit(kept)(self.params, speech['states'], speech['state_lengths']).max()))
+
+    return with_budget(
+      self.cfg, int(jax.jit(kept)(self.params, speech['states'], speech['state_lengths']).max())
+    )
 
   @functools.cached_property
   def _states(self) -> dict[int, np.ndarray]:
     """Encoder states float[E,Dw] of every clip of the set, all encoded at once."""
     mels = {0: self['stage1']['mel']} if not self.missing(('stage1',)) else {}
     if not self.missing(('stage1_loss',)):
-      mels |= {int(name.removeprefix('mel')): self['stage1_loss'][name]
-               for name in self['stage1_loss'] if name.startswith('mel')}
+      mels |= {
+        int(name.removeprefix('mel')): self['stage1_loss'][name]
+        for name in self['stage1_loss']
+        if name.startswith('mel')
+      }
     stacked = np.stack(list(mels.values())).swapaxes(1, 2)
     encode = jax.jit(WhisperEncoder(self.cfg.whisper).apply)
     return dict(zip(mels, np.asarray(encode({'params': self.params['whisper']}, stacked))))
@@ -162,12 +182,21 @@ def with_budget(cfg: EchoXConfig, budget: int) -> EchoXConfig:
 
 
 def in_bfloat16(cfg: EchoXConfig, adapter: bool = True) -> EchoXConfig:
-  """`cfg` computing in bfloat16, with room for every frame, since rounding may make the adapter keep others.
+  """`cfg` computing in bfloat16, with room for every frame, since rounding may make the adapter
+  keep others.
 
-  `adapter`: the speech adapter too. Which frames it keeps is discrete: one more or less moves the states of all later tokens,
-  and with random weights a loss of some dozen tokens by up to 2 %, which says nothing about precision.
+  `adapter`: the speech adapter too. Which frames it keeps is discrete: one more or less moves the
+  states of all later tokens, and with random weights a loss of some dozen tokens by up to 2 %,
+  which says nothing about precision.
   """
   lower = lambda part: dataclasses.replace(part, dtype='bfloat16')
   units = dataclasses.replace(cfg.unit_decoder, trunk=lower(cfg.unit_decoder.trunk))
-  return with_budget(dataclasses.replace(cfg, adapter=lower(cfg.adapter) if adapter else cfg.adapter, llm=lower(cfg.llm),
-                                         unit_decoder=units), cfg.whisper.max_positions // 2)
+  return with_budget(
+    dataclasses.replace(
+      cfg,
+      adapter=lower(cfg.adapter) if adapter else cfg.adapter,
+      llm=lower(cfg.llm),
+      unit_decoder=units,
+    ),
+    cfg.whisper.max_positions // 2,
+  )

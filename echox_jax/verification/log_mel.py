@@ -1,4 +1,6 @@
-"""Whisper's log-mel spectrogram, with every number of bands that the set has, and the filters alone."""
+"""Whisper's log-mel spectrogram, with every number of bands that the set has, and the filters
+alone.
+"""
 
 import functools
 import re

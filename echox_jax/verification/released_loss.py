@@ -1,8 +1,10 @@
-"""The echo losses exactly as released (facts 5 and 6), to check these modules against the released code.
+"""The echo losses exactly as released (facts 5 and 6), to check these modules against the released
+code.
 
-`finetune_kd` is what the released weights were trained with, `finetune` an older form that trains the LLM too. They differ from
-echo_step in everything but the networks: unit targets are data, slices come as lengths, text parts are left-aligned with a gap
-before the targets, pads count in positions, and the cosine weight follows the cross-entropy.
+`finetune_kd` is what the released weights were trained with, `finetune` an older form that trains
+the LLM too. They differ from echo_step in everything but the networks: unit targets are data,
+slices come as lengths, text parts are left-aligned with a gap before the targets, pads count in
+positions, and the cosine weight follows the cross-entropy.
 """
 
 from typing import NamedTuple
@@ -11,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import prompts
-from echox_jax.training import losses
 from echox_jax.config import EchoXConfig
 from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from echox_jax.prompts import IGNORE
+from echox_jax.training import losses
 from echox_jax.training.s2t_step import dropout
 
 Array = jax.Array
@@ -30,6 +32,7 @@ class TextPart(NamedTuple):
     state: int[R,P], at text positions the index of the LLM state that takes its place, else -1.
     valid: bool[R,P].
   """
+
   ids: Array
   state: Array
   valid: Array
@@ -48,6 +51,7 @@ class ReleasedLoss(NamedTuple):
     valid: bool[R,T], what may be seen as key.
     logits: float32[R,T,V+U].
   """
+
   loss: Array
   unit_ce: Array
   cosine: Array
@@ -58,7 +62,9 @@ class ReleasedLoss(NamedTuple):
   logits: Array
 
 
-def text_part(cfg: EchoXConfig, words: Array, starts: Array, sub_lengths: Array, longest: int) -> TextPart:
+def text_part(
+  cfg: EchoXConfig, words: Array, starts: Array, sub_lengths: Array, longest: int
+) -> TextPart:
   """Lays out the slices of a batch.
 
   Args:
@@ -81,15 +87,27 @@ def text_part(cfg: EchoXConfig, words: Array, starts: Array, sub_lengths: Array,
   spoken = jnp.take_along_axis(words[:, None], word, axis=2)
   valid = (sub_lengths >= 0)[..., None] & (offset <= lengths[..., None])
   opened = (offset < 0) & valid
-  ids = jnp.where(in_text, spoken, jnp.where(opened, prefix[jnp.minimum(columns, len(prefix) - 1)], special.eot))
+  ids = jnp.where(
+    in_text, spoken, jnp.where(opened, prefix[jnp.minimum(columns, len(prefix) - 1)], special.eot)
+  )
   state = jnp.where(in_text, starts[:, None, None] + word, -1)
   rows = lambda x: x.reshape(-1, len(columns))
   return TextPart(rows(ids), rows(state), rows(valid))
 
 
-def finetune_kd(params: dict, cfg: EchoXConfig, hidden: Array, words: Array, starts: Array, sub_lengths: Array,
-                unit_targets: Array, longest: int, rng: Array | None = None) -> ReleasedLoss:
-  """Released stage 3 loss: CE of the unit targets + w * cosine, with w = 0.2 CE / cosine where the cosine is larger.
+def finetune_kd(
+  params: dict,
+  cfg: EchoXConfig,
+  hidden: Array,
+  words: Array,
+  starts: Array,
+  sub_lengths: Array,
+  unit_targets: Array,
+  longest: int,
+  rng: Array | None = None,
+) -> ReleasedLoss:
+  """Released stage 3 loss: CE of the unit targets + w * cosine, with w = 0.2 CE / cosine where the
+  cosine is larger.
 
   In evaluation the released code leaves the cosine term out: its loss is `unit_ce` then.
 
@@ -117,13 +135,24 @@ def finetune_kd(params: dict, cfg: EchoXConfig, hidden: Array, words: Array, sta
   return _unit_loss(params, cfg, embeddings, valid, labels, text, clean, rng)
 
 
-def finetune(params: dict, cfg: EchoXConfig, hidden: Array, expanded_labels: Array, labels: Array, unit_ids: Array,
-             unit_labels: Array, s2t_loss: Array, rng: Array | None = None) -> ReleasedLoss:
-  """Released older stage 3 loss: L1 + L2, or 0.2 L1 + 2 L2 once L1 < 1, with L1 of speech to text and L2 = CE + w * cosine.
+def finetune(
+  params: dict,
+  cfg: EchoXConfig,
+  hidden: Array,
+  expanded_labels: Array,
+  labels: Array,
+  unit_ids: Array,
+  unit_labels: Array,
+  s2t_loss: Array,
+  rng: Array | None = None,
+) -> ReleasedLoss:
+  """Released older stage 3 loss: L1 + L2, or 0.2 L1 + 2 L2 once L1 < 1, with L1 of speech to text
+  and L2 = CE + w * cosine.
 
-  The answer stands at the same positions in the row of the unit decoder as in that of the LLM before speech is put in. Each of
-  its embeddings there gives way to the adapted LLM state *at* that token (not the one before it, which predicts it).
-  All other embeddings are detached; the cosine goes over whole rows.
+  The answer stands at the same positions in the row of the unit decoder as in that of the LLM
+  before speech is put in. Each of its embeddings there gives way to the adapted LLM state *at* that
+  token (not the one before it, which predicts it). All other embeddings are detached; the cosine
+  goes over whole rows.
 
   Args:
     params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
@@ -136,8 +165,14 @@ def finetune(params: dict, cfg: EchoXConfig, hidden: Array, expanded_labels: Arr
     s2t_loss: L1.
     rng: dropout key; None = no dropout.
   """
-  clean = jax.lax.stop_gradient(UnitDecoder(cfg).apply(
-      {'params': params['echo']}, params['unit_text_embedding']['embedding'], unit_ids, method='embed'))
+  clean = jax.lax.stop_gradient(
+    UnitDecoder(cfg).apply(
+      {'params': params['echo']},
+      params['unit_text_embedding']['embedding'],
+      unit_ids,
+      method='embed',
+    )
+  )
   width = unit_ids.shape[1]
   said = jnp.pad(labels[:, :width] != IGNORE, ((0, 0), (0, max(0, width - labels.shape[1]))))
   # The n-th supervised token of the one row is the n-th of the other.
@@ -145,26 +180,47 @@ def finetune(params: dict, cfg: EchoXConfig, hidden: Array, expanded_labels: Arr
   state = jnp.take_along_axis(state, jnp.maximum(jnp.cumsum(said, axis=1) - 1, 0), axis=1)
   adapted = jnp.take_along_axis(_adapt(params, cfg, hidden, rng), state[..., None], axis=1)
   text = jnp.where(said[..., None], adapted, clean)
-  found = _unit_loss(params, cfg, text, unit_ids != cfg.special_ids.eot, unit_labels, text, clean, rng)
-  return found._replace(loss=jnp.where(s2t_loss < 1, 0.2 * s2t_loss + 2 * found.loss, s2t_loss + found.loss))
+  found = _unit_loss(
+    params, cfg, text, unit_ids != cfg.special_ids.eot, unit_labels, text, clean, rng
+  )
+  return found._replace(
+    loss=jnp.where(s2t_loss < 1, 0.2 * s2t_loss + 2 * found.loss, s2t_loss + found.loss)
+  )
 
 
 def _adapt(params: dict, cfg: EchoXConfig, hidden: Array, rng: Array | None) -> Array:
   """LLM states float[B,T,D] through the denoising adapter."""
-  return DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden, **dropout(rng))
+  return DenoisingAdapter(cfg).apply(
+    {'params': params['denoising_adapter']}, hidden, **dropout(rng)
+  )
 
 
-def _unit_loss(params: dict, cfg: EchoXConfig, embeddings: Array, valid: Array, labels: Array, noisy: Array, clean: Array,
-               rng: Array | None) -> ReleasedLoss:
-  """CE + w * cosine of rows of embeddings float[R,T,D]; the cosine is between `noisy` and `clean` float[R,P,D]."""
+def _unit_loss(
+  params: dict,
+  cfg: EchoXConfig,
+  embeddings: Array,
+  valid: Array,
+  labels: Array,
+  noisy: Array,
+  clean: Array,
+  rng: Array | None,
+) -> ReleasedLoss:
+  """CE + w * cosine of rows of embeddings float[R,T,D]; the cosine is between `noisy` and `clean`
+  float[R,P,D].
+  """
   model, variables = UnitDecoder(cfg), {'params': params['echo']}
   positions = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
-  # A masked position does not even see itself: the first unit of a short slice is predicted from a pad.
+  # A masked position does not even see itself: the first unit of a short slice is predicted from a
+  # pad.
   mask = Mask(allowed=valid[:, None, None], causal=True)
   states, _ = model.apply(variables, embeddings, positions, mask, **dropout(rng), method='hidden')
   logits = model.apply(variables, states, method='logits')
   ce = losses.cross_entropy(logits[:, :-1], labels[:, 1:]).mean
-  distance = losses.denoising_cosine(noisy, jax.lax.stop_gradient(clean), jnp.ones(noisy.shape[:-1], bool)).total / len(noisy)
-  weight = jax.lax.stop_gradient(jnp.where(distance > COSINE_SHARE * ce, COSINE_SHARE * ce / distance, 1.0))
+  distance = losses.denoising_cosine(
+    noisy, jax.lax.stop_gradient(clean), jnp.ones(noisy.shape[:-1], bool)
+  ).total / len(noisy)
+  weight = jax.lax.stop_gradient(
+    jnp.where(distance > COSINE_SHARE * ce, COSINE_SHARE * ce / distance, 1.0)
+  )
   inputs = model.apply(variables, embeddings, method='project')
   return ReleasedLoss(ce + weight * distance, ce, distance, weight, inputs, labels, valid, logits)

@@ -1,8 +1,9 @@
 """One row per golden array: how far ours is from it, and whether that is near enough.
 
-Tolerances: activations, logits and waveforms 1e-4 in absolute terms (they are of order 1; where the root mean square of the
-golden values is above 1, the error is divided by it), losses 1e-5 relative, gradient norms 1e-3 relative, full gradients 1e-3 of
-their largest value; ids, masks, units, segments and durations must be identical.
+Tolerances: activations, logits and waveforms 1e-4 in absolute terms (they are of order 1; where the
+root mean square of the golden values is above 1, the error is divided by it), losses 1e-5 relative,
+gradient norms 1e-3 relative, full gradients 1e-3 of their largest value; ids, masks, units,
+segments and durations must be identical.
 """
 
 from collections.abc import Sequence
@@ -25,13 +26,15 @@ class Row:
     name: `section/array`.
     shape: of the golden array.
     max_abs_error: largest difference; infinite where the shapes differ.
-    relative_error: largest difference over the largest golden value; of kind `relative`, largest relative difference.
+    relative_error: largest difference over the largest golden value; of kind `relative`, largest
+      relative difference.
     tolerance: of the error that the kind is about.
-    kind: `identical`; `absolute` (max_abs_error over max(1, root mean square) counts); `relative` or `of max`
-      (relative_error counts).
+    kind: `identical`; `absolute` (max_abs_error over max(1, root mean square) counts); `relative`
+      or `of max` (relative_error counts).
     passed: within the tolerance.
     note: what else is to be known.
   """
+
   name: str
   shape: tuple[int, ...]
   max_abs_error: float
@@ -44,9 +47,16 @@ class Row:
   def to_json(self) -> dict[str, Any]:
     """JSON-ready; errors that are not finite become null."""
     finite = lambda x: x if np.isfinite(x) else None
-    return {'name': self.name, 'shape': list(self.shape), 'max_abs_error': finite(self.max_abs_error),
-            'relative_error': finite(self.relative_error), 'tolerance': self.tolerance, 'kind': self.kind, 'pass': self.passed,
-            'note': self.note}
+    return {
+      'name': self.name,
+      'shape': list(self.shape),
+      'max_abs_error': finite(self.max_abs_error),
+      'relative_error': finite(self.relative_error),
+      'tolerance': self.tolerance,
+      'kind': self.kind,
+      'pass': self.passed,
+      'note': self.note,
+    }
 
 
 def identical(name: str, ours: Any, golden: Any) -> Row:
@@ -55,7 +65,9 @@ def identical(name: str, ours: Any, golden: Any) -> Row:
 
 
 def close(name: str, ours: Any, golden: Any, tolerance: float = ACTIVATION) -> Row:
-  """Activations, logits, waveforms: largest absolute difference, over max(1, golden root mean square)."""
+  """Activations, logits, waveforms: largest absolute difference, over max(1, golden root mean
+  square).
+  """
   return _row(name, ours, golden, tolerance, 'absolute')
 
 
@@ -74,17 +86,33 @@ def table(rows: Sequence[Row]) -> str:
   width = max(len('name'), *(len(row.name) for row in rows))
   shapes = [str(list(row.shape)) for row in rows]
   shape_width = max(len('shape'), *map(len, shapes))
-  lines = [f'{"name":<{width}}  {"shape":<{shape_width}}  max abs err  rel err    tolerance  kind       pass']
+  lines = [
+    f'{"name":<{width}}  {"shape":<{shape_width}}  max abs err  rel err    tolerance  kind  '
+    '     pass'
+  ]
   for row, shape in zip(rows, shapes):
-    lines.append(f'{row.name:<{width}}  {shape:<{shape_width}}  {row.max_abs_error:<11.2e}  {row.relative_error:<9.2e}  '
-                 f'{row.tolerance:<9.0e}  {row.kind:<9}  {"ok" if row.passed else "FAILED"}{row.note and f"  ({row.note})"}')
+    lines.append(
+      f'{row.name:<{width}}  {shape:<{shape_width}}  {row.max_abs_error:<11.2e}  '
+      f'{row.relative_error:<9.2e}  '
+      f'{row.tolerance:<9.0e}  {row.kind:<9}  '
+      f'{"ok" if row.passed else "FAILED"}{row.note and f"  ({row.note})"}'
+    )
   return '\n'.join(lines)
 
 
 def _row(name: str, ours: Any, golden: Any, tolerance: float, kind: str, note: str = '') -> Row:
   ours, golden = np.asarray(ours), np.asarray(golden)
   if ours.shape != golden.shape:
-    return Row(name, golden.shape, np.inf, np.inf, tolerance, kind, False, f'ours has shape {list(ours.shape)}')
+    return Row(
+      name,
+      golden.shape,
+      np.inf,
+      np.inf,
+      tolerance,
+      kind,
+      False,
+      f'ours has shape {list(ours.shape)}',
+    )
   if not golden.size:
     return Row(name, golden.shape, 0.0, 0.0, tolerance, kind, True, note)
   difference = np.abs(ours.astype(np.float64) - golden.astype(np.float64))
@@ -94,6 +122,9 @@ def _row(name: str, ours: Any, golden: Any, tolerance: float, kind: str, note: s
     ratio = float(np.max(difference / np.maximum(size, np.finfo(np.float32).tiny)))
   else:
     ratio = worst / float(size.max()) if size.max() else worst
-  scale = max(1.0, float(np.sqrt(np.mean(size ** 2))))
+  scale = max(1.0, float(np.sqrt(np.mean(size**2))))
   judged = {'identical': worst, 'absolute': worst / scale, 'relative': ratio, 'of max': ratio}
-  return Row(name, golden.shape, worst, ratio, tolerance, kind, bool(judged[kind] <= tolerance), note)  # a NaN does not pass
+  # a NaN does not pass
+  return Row(
+    name, golden.shape, worst, ratio, tolerance, kind, bool(judged[kind] <= tolerance), note
+  )

@@ -5,7 +5,16 @@ import dataclasses
 
 import jax
 
-from echox_jax.verification import hubert, log_mel, stage1, stage1_loss, stage2, stage3, stream, vocoder
+from echox_jax.verification import (
+  hubert,
+  log_mel,
+  stage1,
+  stage1_loss,
+  stage2,
+  stage3,
+  stream,
+  vocoder,
+)
 from echox_jax.verification.golden import Golden
 from echox_jax.verification.rows import Row
 
@@ -13,12 +22,15 @@ from echox_jax.verification.rows import Row
 @dataclasses.dataclass(frozen=True)
 class Section:
   """`rows` compares the arrays of `files` (golden_NAME.npz) with ours."""
+
   files: tuple[str, ...]
   rows: Callable[[Golden], list[Row]]
 
 
-SECTIONS = {module.__name__.rpartition('.')[2]: Section(module.FILES, module.rows)
-            for module in (log_mel, hubert, stage1, stage1_loss, stage2, stage3, stream, vocoder)}
+SECTIONS = {
+  module.__name__.rpartition('.')[2]: Section(module.FILES, module.rows)
+  for module in (log_mel, hubert, stage1, stage1_loss, stage2, stage3, stream, vocoder)
+}
 
 
 def check(golden: Golden, name: str) -> list[Row]:
@@ -29,5 +41,8 @@ def check(golden: Golden, name: str) -> list[Row]:
     CheckpointError: weights that do not fit the config.
     ConfigError: the config lacks a field.
   """
-  with jax.default_device(jax.local_devices(backend='cpu')[0]), jax.default_matmul_precision('highest'):
+  with (
+    jax.default_device(jax.local_devices(backend='cpu')[0]),
+    jax.default_matmul_precision('highest'),
+  ):
     return SECTIONS[name].rows(golden)

@@ -18,7 +18,9 @@ FILES = ('weights', 'stage2')
 
 
 def rows(golden: Golden) -> list[Row]:
-  """Rows of the forward pass (at the positions that are no padding), the loss, the gradients, the loss in bfloat16."""
+  """Rows of the forward pass (at the positions that are no padding), the loss, the gradients, the
+  loss in bfloat16.
+  """
   arrays, cfg = golden['stage2'], golden.cfg
   ids, labels = arrays['t2u_input_ids'], arrays['t2u_labels']
   real = arrays['t2u_attention_mask']
@@ -28,18 +30,27 @@ def rows(golden: Golden) -> list[Row]:
   def forward(held):
     model = functools.partial(UnitDecoder(cfg).apply, {'params': held})
     hidden = model(table, ids, ids != cfg.special_ids.eot)
-    return model(model(table, ids, method='embed'), method='project'), hidden, model(hidden, method='logits')
+    return (
+      model(model(table, ids, method='embed'), method='project'),
+      hidden,
+      model(hidden, method='logits'),
+    )
 
   projected, hidden, logits = forward(golden.params['echo'])
-  found = [identical('stage2/t2u_attention_mask', ids != cfg.special_ids.eot, real),
-           close('stage2/adapter_out', projected, arrays['adapter_out']),
-           close('stage2/t2u_hidden', hidden[real], arrays['t2u_hidden'][real]),
-           close('stage2/t2u_logits', logits[real], arrays['t2u_logits'][real])]
+  found = [
+    identical('stage2/t2u_attention_mask', ids != cfg.special_ids.eot, real),
+    close('stage2/adapter_out', projected, arrays['adapter_out']),
+    close('stage2/t2u_hidden', hidden[real], arrays['t2u_hidden'][real]),
+    close('stage2/t2u_logits', logits[real], arrays['t2u_logits'][real]),
+  ]
 
   held = {'t2c': golden.params['echo'], 'unit_text_embedding': golden.params['unit_text_embedding']}
   data = DataConfig(max_unit_words=int((labels != IGNORE).sum(axis=1).max()))
-  loss_of = lambda model: lambda held, batch: echo_step.t2c_loss(
-      held, batch, jax.random.key(0), ExperimentConfig(model=model, data=data))
+  loss_of = lambda model: (
+    lambda held, batch: echo_step.t2c_loss(
+      held, batch, jax.random.key(0), ExperimentConfig(model=model, data=data)
+    )
+  )
   batch = {'input_ids': ids, 'labels': labels}
   (loss, _), gradients = jax.jit(jax.value_and_grad(loss_of(cfg), has_aux=True))(held, batch)
   found.append(relative('stage2/loss', loss, arrays['loss']))

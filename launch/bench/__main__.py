@@ -2,29 +2,46 @@
 
   python -m launch.bench MEASURE [--json FILE] [options]
 
-`python -m launch.bench MEASURE --help` says what is measured, how, and what the figures in FILE are called.
+`python -m launch.bench MEASURE --help` says what is measured, how, and what the figures in FILE are
+called.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from echox_jax import errors, files
-from launch.bench import loader, losses, padding, precompute, pseudo_labels, unit_language
+from echox_jax import files
 from launch import cli
+from launch.bench import loader, losses, padding, precompute, pseudo_labels, unit_language
 
-MEASURES = {'loader': loader, 'losses': losses, 'padding': padding, 'precompute': precompute,
-            'pseudo_labels': pseudo_labels, 'unit_language': unit_language}
+MEASURES = {
+  'loader': loader,
+  'losses': losses,
+  'padding': padding,
+  'precompute': precompute,
+  'pseudo_labels': pseudo_labels,
+  'unit_language': unit_language,
+}
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(prog='python -m launch.bench', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.bench',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   commands = parser.add_subparsers(required=True, metavar='MEASURE')
   for name, module in MEASURES.items():
-    command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    command = commands.add_parser(
+      name,
+      help=module.__doc__.splitlines()[0],
+      description=module.__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.set_defaults(measure=module.measure)
-    command.add_argument('--json', type=Path, metavar='FILE', help='also writes the figures to this file')
+    command.add_argument(
+      '--json', type=Path, metavar='FILE', help='also writes the figures to this file'
+    )
     module.add_options(command)
   options = parser.parse_args()
   figures = options.measure(options)

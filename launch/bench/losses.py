@@ -1,11 +1,12 @@
-"""Memory and time of CTC + cross-entropy and their gradients, logits in chunks (lean) against whole (plain).
+"""Memory and time of CTC + cross-entropy and their gradients, logits in chunks (lean) against whole
+(plain).
 
-Each form runs in a process of its own, one after the other. As in stage s2t: the CTC head is trained, the LM head is frozen.
-Both heads are float32.
+Each form runs in a process of its own, one after the other. As in stage s2t: the CTC head is
+trained, the LM head is frozen. Both heads are float32.
 
-Figures: `lean_peak_bytes`, `plain_peak_bytes` (what the process grew by, gradients included) and their `ratio`,
-`lean_seconds`, `plain_seconds`, `lean_temp_bytes`, `plain_temp_bytes` (the compiler's count, without gradients),
-`loss_difference` (relative), and the sizes.
+Figures: `lean_peak_bytes`, `plain_peak_bytes` (what the process grew by, gradients included) and
+their `ratio`, `lean_seconds`, `plain_seconds`, `lean_temp_bytes`, `plain_temp_bytes` (the
+compiler's count, without gradients), `loss_difference` (relative), and the sizes.
 """
 
 import argparse
@@ -18,8 +19,14 @@ from echox_jax import errors
 from launch.bench.process import in_new_process
 
 BLANK = 5
-SIZES = {'vocab': (128256, 'rows of both heads'), 'rows': (3, 'batch size'), 'frames': (750, 'CTC frames a row'),
-         'tokens': (1024, 'text positions a row'), 'width': (512, 'width of both heads'), 'chunk': (48, 'positions at a time')}
+SIZES = {
+  'vocab': (128256, 'rows of both heads'),
+  'rows': (3, 'batch size'),
+  'frames': (750, 'CTC frames a row'),
+  'tokens': (1024, 'text positions a row'),
+  'width': (512, 'width of both heads'),
+  'chunk': (48, 'positions at a time'),
+}
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -31,14 +38,25 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
   sizes = {name: getattr(options, name) for name in SIZES}
-  lean, plain = (in_new_process(_measure, **sizes | {'chunk': chunk}) for chunk in (options.chunk, 0))
-  found = {f'{form}_{name}': values[name] for form, values in (('lean', lean), ('plain', plain))
-           for name in ('peak_bytes', 'seconds', 'temp_bytes')}
+  lean, plain = (
+    in_new_process(_measure, **sizes | {'chunk': chunk}) for chunk in (options.chunk, 0)
+  )
+  found = {
+    f'{form}_{name}': values[name]
+    for form, values in (('lean', lean), ('plain', plain))
+    for name in ('peak_bytes', 'seconds', 'temp_bytes')
+  }
   difference = abs(lean['loss'] - plain['loss']) / abs(plain['loss'])
-  return found | {'ratio': plain['peak_bytes'] / lean['peak_bytes'], 'loss_difference': difference} | sizes
+  return (
+    found
+    | {'ratio': plain['peak_bytes'] / lean['peak_bytes'], 'loss_difference': difference}
+    | sizes
+  )
 
 
-def _measure(vocab: int, rows: int, frames: int, tokens: int, width: int, chunk: int) -> dict[str, float]:
+def _measure(
+  vocab: int, rows: int, frames: int, tokens: int, width: int, chunk: int
+) -> dict[str, float]:
   """One form, in this process."""
   import jax
   import jax.numpy as jnp
@@ -58,8 +76,12 @@ def _measure(vocab: int, rows: int, frames: int, tokens: int, width: int, chunk:
   compiled = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
   started = time.monotonic()
   (value, _), peak = _growth(lambda: jax.block_until_ready(compiled(*arguments)))
-  return {'loss': float(value), 'peak_bytes': peak, 'seconds': time.monotonic() - started,
-          'temp_bytes': compiled.memory_analysis().temp_size_in_bytes}
+  return {
+    'loss': float(value),
+    'peak_bytes': peak,
+    'seconds': time.monotonic() - started,
+    'temp_bytes': compiled.memory_analysis().temp_size_in_bytes,
+  }
 
 
 def _growth(run: Callable[[], Any]) -> tuple[Any, int]:
@@ -70,7 +92,9 @@ def _growth(run: Callable[[], Any]) -> tuple[Any, int]:
   """
   memory = Path('/proc/self')
   if not (memory / 'clear_refs').exists():
-    raise errors.EchoXError('Memory is measured through /proc, which this system lacks: run the benchmark on Linux.')
+    raise errors.EchoXError(
+      'Memory is measured through /proc, which this system lacks: run the benchmark on Linux.'
+    )
   held = lambda name: 1024 * int((memory / 'status').read_text().split(name + ':')[1].split()[0])
   (memory / 'clear_refs').write_text('5')  # the peak starts anew
   before = held('VmRSS')

@@ -1,13 +1,16 @@
-"""The work of precompute as a user of transformers and torch writes it: what `launch.bench precompute` compares with (extra `crosscheck`)."""
+"""The work of precompute as a user of transformers and torch writes it: what
+`launch.bench precompute` compares with (extra `crosscheck`).
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from echox_jax.conversion import whisper_ct2
-from echox_jax.units import kmeans
 import numpy as np
 import soundfile
+
+from echox_jax.conversion import whisper_ct2
+from echox_jax.units import kmeans
 
 _SHARD = 256  # clips a file
 
@@ -20,8 +23,8 @@ class Peer:
     centroids: file of a k-means.
     layer: whose states get units.
     threads: of torch.
-    padded: to 30 s, which is what WhisperEncoder takes; else its modules are called one by one, up to `layer`, on clips sorted by
-      length and no longer padded than their batch takes.
+    padded: to 30 s, which is what WhisperEncoder takes; else its modules are called one by one, up
+      to `layer`, on clips sorted by length and no longer padded than their batch takes.
   """
 
   def __init__(self, size: str, centroids: str, layer: int, threads: int, padded: bool):
@@ -33,15 +36,28 @@ class Peer:
     tensors, cfg = whisper_ct2.packaged_tensors(size)
     self._torch, self._layer, self._padded = torch, layer, padded
     self._extractor = transformers.WhisperFeatureExtractor(feature_size=cfg.num_mel_bins)
-    self._encoder = WhisperEncoder(transformers.WhisperConfig(
-        d_model=cfg.hidden_size, encoder_layers=cfg.num_layers, encoder_attention_heads=cfg.num_heads, encoder_ffn_dim=cfg.intermediate_size,
-        num_mel_bins=cfg.num_mel_bins, max_source_positions=cfg.max_positions)).eval()
-    self._encoder.load_state_dict({name.removeprefix('encoder.'): torch.tensor(np.asarray(value, np.float32))
-                                   for name, value in tensors.items()})
+    self._encoder = WhisperEncoder(
+      transformers.WhisperConfig(
+        d_model=cfg.hidden_size,
+        encoder_layers=cfg.num_layers,
+        encoder_attention_heads=cfg.num_heads,
+        encoder_ffn_dim=cfg.intermediate_size,
+        num_mel_bins=cfg.num_mel_bins,
+        max_source_positions=cfg.max_positions,
+      )
+    ).eval()
+    self._encoder.load_state_dict(
+      {
+        name.removeprefix('encoder.'): torch.tensor(np.asarray(value, np.float32))
+        for name, value in tensors.items()
+      }
+    )
     self._centroids = torch.tensor(np.asarray(kmeans.load(centroids)))
 
   def run(self, files: Sequence[Path], out: Path, batch_size: int) -> dict[str, np.ndarray]:
-    """Units of every file, written to `out` with the samples, some hundred clips a file; returns the units by name."""
+    """Units of every file, written to `out` with the samples, some hundred clips a file; returns
+    the units by name.
+    """
     out.mkdir(parents=True)
     if not self._padded:
       files = sorted(files, key=lambda file: soundfile.info(file).frames)
@@ -54,17 +70,23 @@ class Peer:
         shard = {}
     return found
 
-  def _clips(self, files: Sequence[Path], batch_size: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  def _clips(
+    self, files: Sequence[Path], batch_size: int
+  ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     for start in range(0, len(files), batch_size):
-      batch = files[start:start + batch_size]
+      batch = files[start : start + batch_size]
       waves = [soundfile.read(file, dtype='float32')[0] for file in batch]
       padding = 'max_length' if self._padded else 'longest'
-      features = self._extractor(waves, sampling_rate=16000, padding=padding, return_tensors='pt').input_features
+      features = self._extractor(
+        waves, sampling_rate=16000, padding=padding, return_tensors='pt'
+      ).input_features
       with self._torch.inference_mode():
         states = (self._whole if self._padded else self._cut)(features)
-        squares = (self._centroids ** 2).sum(-1)
+        squares = (self._centroids**2).sum(-1)
         units = (squares - 2 * states @ self._centroids.T).argmin(-1).numpy().astype(np.int32)
-      yield from ((file.stem, wave, row[:len(wave) // 320]) for file, wave, row in zip(batch, waves, units))
+      yield from (
+        (file.stem, wave, row[: len(wave) // 320]) for file, wave, row in zip(batch, waves, units)
+      )
 
   def _whole(self, features: Any) -> Any:
     return self._encoder(features, output_hidden_states=True).hidden_states[self._layer]
@@ -72,7 +94,7 @@ class Peer:
   def _cut(self, features: Any) -> Any:
     encoder, gelu = self._encoder, self._torch.nn.functional.gelu
     x = gelu(encoder.conv2(gelu(encoder.conv1(features)))).permute(0, 2, 1)
-    x = x + encoder.embed_positions.weight[:x.shape[1]]
-    for layer in encoder.layers[:self._layer]:
+    x = x + encoder.embed_positions.weight[: x.shape[1]]
+    for layer in encoder.layers[: self._layer]:
       x = layer(x, None)
     return x

@@ -3,19 +3,33 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from data_pipeline import dataset
 from data_pipeline.selection import split_name
 from echox_jax import audio, errors, rates
-import numpy as np
 
 
-def add_options(command: argparse.ArgumentParser, name: str, minutes: float, clip_seconds: float) -> None:
+def add_options(
+  command: argparse.ArgumentParser, name: str, minutes: float, clip_seconds: float
+) -> None:
   """Where the speech comes from, and how much of it."""
-  command.add_argument('--data', type=Path, default=Path('out/demo/data'), help='folder of data sets (default %(default)s, of `make demo`)')
+  command.add_argument(
+    '--data',
+    type=Path,
+    default=Path('out/demo/data'),
+    help='folder of data sets (default %(default)s, of `make demo`)',
+  )
   command.add_argument('--set', default=name, help='data set and split (default %(default)s)')
-  command.add_argument('--minutes', type=float, default=minutes, help='speech to measure with (default %(default)s)')
-  command.add_argument('--clip_seconds', type=float, default=clip_seconds,
-                       help='clips are joined until they are that long; 0 = as they are (default %(default)s)')
+  command.add_argument(
+    '--minutes', type=float, default=minutes, help='speech to measure with (default %(default)s)'
+  )
+  command.add_argument(
+    '--clip_seconds',
+    type=float,
+    default=clip_seconds,
+    help='clips are joined until they are that long; 0 = as they are (default %(default)s)',
+  )
 
 
 def passages(options: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
@@ -36,4 +50,7 @@ def passages(options: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
       texts, waves, total = [], [], total + length
     if total >= 60 * options.minutes * rates.SAMPLE_RATE:
       return found
-  raise errors.DataError(f'{options.data} holds less than {options.minutes:g} minutes of {options.set}: lower --minutes or name another --set.')
+  raise errors.DataError(
+    f'{options.data} holds less than {options.minutes:g} minutes of '
+    f'{options.set}: lower --minutes or name another --set.'
+  )

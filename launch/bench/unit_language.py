@@ -1,11 +1,14 @@
-"""How much shorter the unit language makes speech: words a second over the longest word (K units) and the size of the vocabulary.
+"""How much shorter the unit language makes speech: words a second over the longest word (K units)
+and the size of the vocabulary.
 
-Fitted on one split of a data set with units, measured on another that was not seen. Shares are of the rate of reduced units (repeats
-dropped): 0.5 = half as many tokens. `--figure` draws the curves.
+Fitted on one split of a data set with units, measured on another that was not seen. Shares are of
+the rate of reduced units (repeats dropped): 0.5 = half as many tokens. `--figure` draws the curves.
 
-Figures: `units_per_second` (reduced); `curve`: for each kind, K and size asked for, the words that were found (`vocabulary`), and of the
-fitted and the held-out speech `words_per_second` and `share`; `chosen`: the row of --chosen_k and the largest vocabulary; `lossless`: of
-how many random and real sequences units -> words -> units gave the same in that language; `hours` of each split; `fit_seconds`.
+Figures: `units_per_second` (reduced); `curve`: for each kind, K and size asked for, the words that
+were found (`vocabulary`), and of the fitted and the held-out speech `words_per_second` and `share`;
+`chosen`: the row of --chosen_k and the largest vocabulary; `lossless`: of how many random and real
+sequences units -> words -> units gave the same in that language; `hours` of each split;
+`fit_seconds`.
 """
 
 import argparse
@@ -13,6 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 import time
 from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from data_pipeline import dataset
 from data_pipeline.selection import split_name
@@ -22,24 +28,52 @@ from echox_jax.errors import DataError
 from echox_jax.evaluation import figures
 from echox_jax.units import unit_language
 from echox_jax.units.kmeans import reduce_units
-import numpy as np
-from tqdm import tqdm
 
 UNITS_A_SECOND = rates.SAMPLE_RATE / rates.UNIT_HOP
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
   """What the command line may change."""
-  command.add_argument('--units', type=Path, required=True, metavar='DIR',
-                       help='folder that `python -m launch.precompute` wrote (out/demo/precomputed)')
-  command.add_argument('--fitted', default='answers/train', help='split to fit on (default %(default)s)')
-  command.add_argument('--held_out', default='answers/holdout', help='split to measure on (default %(default)s)')
-  command.add_argument('--num_units', type=int, default=500, help='of the k-means (default %(default)s)')
-  command.add_argument('--k', type=_numbers, default=(2, 3, 4, 5, 6, 8), help='longest words (default 2,3,4,5,6,8)')
-  command.add_argument('--vocabulary', type=_numbers, default=(1000, 2000, 4000, 8000), help='sizes (default 1000,2000,4000,8000)')
-  command.add_argument('--chosen_k', type=int, default=5, help='K of the language that is checked (default %(default)s)')
-  command.add_argument('--sequences', type=int, default=10_000, help='random ones, and real ones, that are checked (default %(default)s)')
-  command.add_argument('--figure', type=Path, metavar='FILE.png', help='draws the curves (needs the extra `demo`)')
+  command.add_argument(
+    '--units',
+    type=Path,
+    required=True,
+    metavar='DIR',
+    help='folder that `python -m launch.precompute` wrote (out/demo/precomputed)',
+  )
+  command.add_argument(
+    '--fitted', default='answers/train', help='split to fit on (default %(default)s)'
+  )
+  command.add_argument(
+    '--held_out', default='answers/holdout', help='split to measure on (default %(default)s)'
+  )
+  command.add_argument(
+    '--num_units', type=int, default=500, help='of the k-means (default %(default)s)'
+  )
+  command.add_argument(
+    '--k', type=_numbers, default=(2, 3, 4, 5, 6, 8), help='longest words (default 2,3,4,5,6,8)'
+  )
+  command.add_argument(
+    '--vocabulary',
+    type=_numbers,
+    default=(1000, 2000, 4000, 8000),
+    help='sizes (default 1000,2000,4000,8000)',
+  )
+  command.add_argument(
+    '--chosen_k',
+    type=int,
+    default=5,
+    help='K of the language that is checked (default %(default)s)',
+  )
+  command.add_argument(
+    '--sequences',
+    type=int,
+    default=10_000,
+    help='random ones, and real ones, that are checked (default %(default)s)',
+  )
+  command.add_argument(
+    '--figure', type=Path, metavar='FILE.png', help='draws the curves (needs the extra `demo`)'
+  )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -55,7 +89,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   reduced = {name: [reduce_units(units)[0] for units in clips] for name, clips in splits.items()}
   rate = {name: sum(map(len, reduced[name])) / seconds[name] for name in splits}
   started, rows, chosen = time.monotonic(), [], None
-  sizes = [('ngram', k, size) for k in sorted({*options.k, options.chosen_k}) for size in options.vocabulary]
+  sizes = [
+    ('ngram', k, size)
+    for k in sorted({*options.k, options.chosen_k})
+    for size in options.vocabulary
+  ]
   sizes += [('bpe', options.chosen_k, size) for size in options.vocabulary]
   for kind, k, size in tqdm(sizes, desc='fitting', unit='language'):
     cfg = UnitsConfig(num_units=options.num_units, language=kind, max_word_units=k, vocab_size=size)
@@ -70,21 +108,38 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   language, row = chosen
   if options.figure:
     files.atomic_write_bytes(options.figure, figures.unit_languages(rows))
-  return {'units_per_second': round(rate[options.fitted], 2), 'hours': {name: round(value / 3600, 3) for name, value in seconds.items()},
-          'chosen': row, 'lossless': _lossless(language, reduced[options.fitted], options.sequences), 'curve': rows,
-          'fit_seconds': round(time.monotonic() - started, 1)}
+  return {
+    'units_per_second': round(rate[options.fitted], 2),
+    'hours': {name: round(value / 3600, 3) for name, value in seconds.items()},
+    'chosen': row,
+    'lossless': _lossless(language, reduced[options.fitted], options.sequences),
+    'curve': rows,
+    'fit_seconds': round(time.monotonic() - started, 1),
+  }
 
 
 def _units(folder: Path, name: str) -> list[np.ndarray]:
   """int32[frames] of every turn that has units."""
-  found = [turn.units for example in dataset.read_examples(folder, *split_name(name)) for turn in example.turns if len(turn.units)]
+  found = [
+    turn.units
+    for example in dataset.read_examples(folder, *split_name(name))
+    for turn in example.turns
+    if len(turn.units)
+  ]
   if not found:
-    raise DataError(f'{folder} has no units in {name}: name a folder that `python -m launch.precompute` wrote, and its sets.')
+    raise DataError(
+      f'{folder} has no units in {name}: name a folder that `python -m '
+      'launch.precompute` wrote, and its sets.'
+    )
   return found
 
 
-def _lossless(language: unit_language.UnitLanguage, real: Sequence[np.ndarray], count: int) -> dict[str, str]:
-  """Of how many sequences the way there and back gave the same: random ones, and random stretches of real ones."""
+def _lossless(
+  language: unit_language.UnitLanguage, real: Sequence[np.ndarray], count: int
+) -> dict[str, str]:
+  """Of how many sequences the way there and back gave the same: random ones, and random stretches
+  of real ones.
+  """
   rng = np.random.default_rng(0)
   made = (rng.integers(language.num_units, size=rng.integers(1, 200)) for _ in range(count))
 
@@ -94,5 +149,7 @@ def _lossless(language: unit_language.UnitLanguage, real: Sequence[np.ndarray], 
       start, stop = np.sort(rng.integers(len(clip) + 1, size=2))
       yield clip[start:stop]
 
-  same = lambda sequences: sum(np.array_equal(language.decode(language.encode(units)), units) for units in sequences)
+  same = lambda sequences: sum(
+    np.array_equal(language.decode(language.encode(units)), units) for units in sequences
+  )
   return {'random': f'{same(made)} of {count}', 'real': f'{same(stretches())} of {count}'}

@@ -1,0 +1,101 @@
+"""A corpus of a million examples: how soon the first batch is there, and how much memory a process
+takes.
+
+Making it and its table takes most of the time: `python -m pytest -m slow -s tests/data_pipeline/test_million.py`
+prints the figures.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from data_pipeline import batches, dataset
+from data_pipeline.schema import Example, Turn
+from echox_jax.tokenizer import train_tokenizer
+from tests.helpers.batch_jobs import experiment
+from tests.helpers.paths import ROOT
+
+ITEMS = 1_000_000
+SETTINGS = dict(max_tokens=64, max_states=8, max_ctc_labels=20)
+OPEN = """
+import json, multiprocessing, os, sys, time
+from pathlib import Path
+started = time.monotonic()
+from data_pipeline import batches
+from tests.data_pipeline.test_million import SETTINGS
+from tests.helpers.batch_jobs import experiment
+data = json.loads(sys.argv[2])
+imported, cpu = time.monotonic(), time.process_time()
+iterator = batches.make_iterator(experiment('s2t', batch_size=32, **SETTINGS, **data), sys.argv[1])
+next(iterator)
+seconds, cpu = time.monotonic() - imported, time.process_time() - cpu
+for _ in range(200):
+  next(iterator)
+
+def peak(pid):
+  return int(Path(f'/proc/{pid}/status').read_text().split('VmHWM:')[1].split()[0]) / 2 ** 20
+
+workers = multiprocessing.active_children()
+print(json.dumps({'import_seconds': imported - started, 'seconds': seconds, 'cpu_seconds': cpu,
+                  'gib': peak(os.getpid()),
+                  'worker_gib': max((peak(worker.pid) for worker in workers), default=0.0)}),
+      flush=True)
+for worker in workers:  # what reads ahead does not end by itself
+  worker.kill()
+os._exit(0)
+"""
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A million questions of one state to seven."""
+  folder = tmp_path_factory.mktemp('million')
+  train_tokenizer(
+    [f'Number {i}? It is {i}.' for i in range(200)], folder / 'precomputed' / 'tokenizer.model', 290
+  )
+  examples = (
+    Example(
+      str(i),
+      (
+        Turn('user', f'Number {i}?', states=np.full((1 + i % 7, 4), i % 1000, np.float16)),
+        Turn('assistant', f'It is {i}.'),
+      ),
+    )
+    for i in range(ITEMS)
+  )
+  dataset.write_dataset(folder / 'precomputed', 'questions', {'train': examples})
+  started = time.monotonic()
+  assert batches.describe(experiment('s2t', workers=2, **SETTINGS), folder) == {
+    'stage': 's2t',
+    'sets': ['questions/train'],
+    'rows': ITEMS,
+    'left_out': {},
+  }
+  print(f'the table was made in {time.monotonic() - started:.0f} s')
+  return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'data',
+  [{}, dict(workers=2), dict(packing=True, buckets=(4,)), dict(packing=True, weights=(1.0,))],
+)
+def test_the_first_batch_of_a_million_is_there_at_once(workdir, data):
+  done = subprocess.run(
+    [sys.executable, '-c', OPEN, str(workdir), json.dumps(data)],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    check=True,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  found = json.loads(done.stdout.splitlines()[-1])
+  print(data, found)
+  assert found['gib'] <= 1 and found['worker_gib'] <= 1
+  assert found['seconds'] <= 10

@@ -1,0 +1,26 @@
+"""Measures of `launch.bench`, run in this process."""
+
+import argparse
+
+from launch.bench import __main__
+
+PLACES = [
+  'house',
+  'river',
+  'mountain',
+  'garden',
+  'school',
+  'market',
+  'bridge',
+  'island',
+  'castle',
+  'valley',
+  'harbor',
+]
+
+
+def measure(name, *arguments):
+  """The figures of a measure with the options of its command line."""
+  module, parser = __main__.MEASURES[name], argparse.ArgumentParser()
+  module.add_options(parser)
+  return module.measure(parser.parse_args(list(map(str, arguments))))

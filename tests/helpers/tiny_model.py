@@ -1,0 +1,139 @@
+"""A tiny random model in the shape of a loaded bundle, for tests of answering."""
+
+import types
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from echox_jax import config as config_lib
+from echox_jax import model_folder
+from echox_jax.config import EchoXConfig
+from echox_jax.models import params as params_lib
+from echox_jax.models import trees
+from echox_jax.prompts import NANO_IDS
+from echox_jax.tokenizer import train_tokenizer
+
+TRUNK = dict(
+  hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16
+)
+GROUPS = (
+  'whisper',
+  'adapter',
+  'llm',
+  'unit_text_embedding',
+  'echo',
+  'denoising_adapter',
+  'vocoder',
+)
+WORDS = (
+  'Capitals of countries are asked for here, one after another. Paris lies in France. '
+  'What is two plus two?'
+)
+
+
+def tiny_config(**streaming) -> EchoXConfig:
+  """Everything small; `streaming` overrides the streaming rule."""
+  rule = dict(
+    look_ahead=1,
+    peak_window=1,
+    min_tokens=6,
+    min_tokens_above_threshold=3,
+    max_new_tokens=20,
+    max_unit_words=12,
+    max_slice_tokens=6,
+    max_frames=160,
+  )
+  return config_lib.build(
+    EchoXConfig,
+    dict(
+      special_ids=NANO_IDS,
+      max_prompt_tokens=48,
+      max_audio_seconds=3.0,
+      whisper=dict(
+        num_mel_bins=16,
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=1,
+        num_heads=2,
+        max_positions=1500,
+      ),
+      adapter=dict(num_heads=2, intermediate_size=32, shrink_budget=12),
+      llm=dict(TRUNK, vocab_size=320),
+      unit_decoder=dict(unit_vocab_size=40, trunk=TRUNK, denoising_intermediate_size=32),
+      vocoder=dict(
+        num_units=20,
+        embedding_dim=16,
+        model_in_dim=16,
+        upsample_initial_channel=32,
+        upsample_rates=(5, 4),
+        upsample_kernel_sizes=(9, 8),
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1,),),
+        istft_n_fft=64,
+        istft_hop=16,
+        duration=dict(hidden_size=16),
+      ),
+      units=dict(num_units=20),
+      streaming=rule | streaming,
+    ),
+  )
+
+
+class PlainPairs:
+  """Unit language of the tests: each word stands for two units."""
+
+  vocab_size = 39
+
+  def decode(self, words) -> np.ndarray:
+    return np.asarray([u for w in words for u in (w % 20, (w + 7) % 20)], np.int32)
+
+
+def tiny_params(cfg: EchoXConfig) -> dict:
+  """Random parameters, larger than at the start of training: greedy choices are far apart and
+  depend on the question.
+  """
+  shapes = jax.eval_shape(
+    lambda: nn.meta.unbox(params_lib.init_groups(jax.random.key(0), cfg, GROUPS))
+  )
+  rng = np.random.default_rng(3)  # its answers depend on the question and it overflows some budgets
+
+  def fill(path, leaf):
+    if path[-1].key == 'scale':
+      return np.ones(leaf.shape, np.float32)
+    if leaf.ndim == 1:
+      return np.zeros(leaf.shape, np.float32)
+    scale = 1.0 if path[-1].key == 'embedding' else leaf.shape[-2] ** -0.5
+    return (scale * rng.normal(size=leaf.shape)).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def tiny_bundle(folder, **streaming):
+  """What `echox_jax.load` returns, in miniature."""
+  config = tiny_config(**streaming)
+  tokenizer = train_tokenizer([WORDS] * 3, folder / 'tokenizer.model', 320)
+  return types.SimpleNamespace(
+    config=config, params=tiny_params(config), tokenizer=tokenizer, unit_language=PlainPairs()
+  )
+
+
+def write_model(folder, cfg: EchoXConfig, copies=None):
+  """A model folder with random parameters; `copies`: name in it -> file."""
+  flat = trees.flatten(tiny_params(cfg))
+  with model_folder.writing(folder) as beside:
+    model_folder.write_params(
+      beside,
+      {path: (value.shape, value.dtype) for path, value in flat.items()},
+      ((path, None, value) for path, value in flat.items()),
+    )
+    model_folder.write_rest(beside, cfg, copies or {})
+
+
+def question(seconds: float = 1.5, seed: int = 0) -> np.ndarray:
+  """A noisy tone, float32 at 16 kHz."""
+  t = np.arange(round(16000 * seconds)) / 16000
+  return (
+    0.3 * np.sin(2 * np.pi * (300 + 50 * seed) * t)
+    + 0.05 * np.random.default_rng(seed).normal(size=len(t))
+  ).astype(np.float32)

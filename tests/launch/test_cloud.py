@@ -1,0 +1,146 @@
+"""Launch recipes: what they would run, and that the commands in them are ones that exist."""
+
+import os
+import re
+import shlex
+import string
+import subprocess
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+CLOUD = ROOT / 'launch' / 'cloud'
+VALUES = dict(
+  NAME='echox',
+  IMAGE='registry/echox:1',
+  CONFIG='configs/echox_nano.py:s2t',
+  BUCKET='bucket',
+  ACCELERATOR='tpu-v5-lite-podslice',
+  TOPOLOGY='4x4',
+  HOSTS='4',
+  CHIPS_PER_HOST='4',
+  SLICES='2',
+)
+
+
+def run(*command):
+  """Exit code, standard output, standard error; with no cloud tool on the path."""
+  done = subprocess.run(
+    [str(word) for word in command],
+    capture_output=True,
+    text=True,
+    cwd=CLOUD.parents[1],
+    env={'PATH': os.defpath},
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def tpu_vm(*more):
+  return run(
+    CLOUD / 'tpu_vm.sh',
+    '--name',
+    'job',
+    '--type',
+    'v5litepod-16',
+    '--zone',
+    'zone',
+    '--project',
+    'project',
+    '--bucket',
+    'bucket',
+    '--config',
+    'configs/echox_8b.py:s2t',
+    '--dry-run',
+    *more,
+  )
+
+
+def test_one_slice():
+  code, printed, _ = tpu_vm('--spot', '--', '--config.train.steps=7')
+  lines = [shlex.split(line[2:]) for line in printed.splitlines()]
+  assert code == 0 and all(line.startswith('+ ') for line in printed.splitlines())
+  create = lines[0]
+  assert (
+    create[:5] == ['gcloud', 'compute', 'tpus', 'queued-resources', 'create'] and '--spot' in create
+  )
+  assert (
+    create[create.index('--node-id') + 1] == 'job'
+    and create[create.index('--accelerator-type') + 1] == 'v5litepod-16'
+  )
+  train = shlex.split(lines[-1][-1])
+  assert train[3:] == [
+    'python3.11',
+    '-m',
+    'launch.train',
+    '--config=configs/echox_8b.py:s2t',
+    '--workdir=/mnt/echox/work',
+    '--config.train.steps=7',
+  ]
+
+
+def test_several_slices_start_together():
+  _, printed, _ = tpu_vm('--slices', '3')
+  assert '--node-count 3 --node-prefix job' in printed.splitlines()[0]
+  trains = [line for line in printed.splitlines() if 'launch.train' in line]
+  assert sorted(re.search(r'ssh (\S+)', line)[1] for line in trains) == ['job-0', 'job-1', 'job-2']
+  assert all('--config.mesh.dcn_data=3' in line for line in trains)
+
+
+@pytest.mark.parametrize(
+  'command, sentence',
+  [
+    (('tpu_vm.sh', '--name', 'x'), '--type is missing'),
+    (('tpu_vm.sh', '--chips', '4'), '--chips is no option'),
+    (('train.sbatch', '--workdir=/x'), '--config= is missing'),
+  ],
+)
+def test_incomplete_commands_are_refused(command, sentence):
+  code, _, said = run(CLOUD / command[0], *command[1:])
+  assert code == 2 and sentence in said and len(said.strip().splitlines()) == 1
+
+
+def test_slurm_task():
+  code, printed, _ = run(
+    CLOUD / 'train.sbatch',
+    '--dry-run',
+    '--config=configs/echox_8b.py:echo',
+    '--workdir=/shared/work',
+  )
+  assert code == 0
+  assert shlex.split(printed)[-5:] == [
+    '-m',
+    'launch.train',
+    '--distributed=slurm',
+    '--config=configs/echox_8b.py:echo',
+    '--workdir=/shared/work',
+  ]
+
+
+def test_jobset_is_whole_and_well_formed():
+  yaml = pytest.importorskip('yaml')
+  text = string.Template((CLOUD / 'jobset.yaml').read_text())
+  used = {
+    name
+    for found in text.pattern.finditer(text.template.split('apiVersion', 1)[1])
+    if (name := found['braced'])
+  }
+  assert used == VALUES.keys()
+  job = yaml.safe_load(text.safe_substitute(VALUES))
+  assert (job['apiVersion'], job['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
+  (replicated,) = job['spec']['replicatedJobs']
+  inner = replicated['template']['spec']
+  assert replicated['replicas'] == 2 and inner['parallelism'] == inner['completions'] == 4
+  pod = inner['template']['spec']
+  (container,) = pod['containers']
+  assert (
+    container['command'] == ['python', '-m', 'launch.train']
+    and '--config=configs/echox_nano.py:s2t' in container['args']
+  )
+  assert (
+    container['resources']['limits'] == container['resources']['requests'] == {'google.com/tpu': 4}
+  )
+  assert {mount['name'] for mount in container['volumeMounts']} == {
+    volume['name'] for volume in pod['volumes']
+  }
+  assert pod['nodeSelector']['cloud.google.com/gke-tpu-topology'] == '4x4'
