@@ -1,8 +1,9 @@
 """EchoX-8B: Llama-3.1-8B, Whisper large-v3, the released `medium` unit decoder, the public unit
 vocoder.
 
-  python -m launch.train --config=configs/echox_8b.py:STAGE --workdir=DIR      STAGE: s2t t2c echo
-  vocoder
+  python -m launch.train --config=configs/echox_8b.py:STAGE --workdir=DIR
+
+STAGE is s2t, t2c, echo or vocoder.
 
 Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; t2c takes v5e:2x2, 64
 rows a chip. Larger slices: 8 rows a chip more in `train.batch_size`, and `mesh.dcn_data` slices.

@@ -163,7 +163,7 @@ def check_augment(experiment: ExperimentConfig) -> None:
     )
 
 
-def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Plan:
+def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.BatchPlan:
   """Which rows stand in which batch. A batch's bucket is the length of its clips in states, 0 in
   stages that do not hear.
 
@@ -178,7 +178,7 @@ def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Plan:
   """
   data, budget = experiment.data, experiment.model.adapter.shrink_budget
   plan = functools.partial(
-    packing.Plan,
+    packing.BatchPlan,
     batch_size=experiment.train.batch_size,
     seed=experiment.seed,
     order=mixing.mixture(experiment, chosen) if data.weights else None,
@@ -296,7 +296,7 @@ class GatherPlanned:
   """The wanted rows of a batch that a plan tells, by its number."""
 
   chosen: selection.Selection
-  plan: packing.Plan
+  plan: packing.BatchPlan
   finish: 'Finish'
   share: tuple[int, ...]
 

@@ -47,7 +47,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PlannedExample:
   """An example to be: its turns and the recording of each, empty = none."""
 
   id: str
@@ -55,7 +55,7 @@ class Plan:
   recordings: tuple[str, ...]
 
 
-Plans = dict[str, dict[str, list[Plan]]]  # by set and split
+Plans = dict[str, dict[str, list[PlannedExample]]]  # by set and split
 
 
 def build(
@@ -213,26 +213,26 @@ def _exchanges(items: list[Item]) -> Plans:
   }
 
 
-def _question(item: Item) -> Plan:
+def _question(item: Item) -> PlannedExample:
   recordings = tuple(
     file if turn.role == 'user' else '' for turn, file in zip(item.turns, item.recordings)
   )
-  return Plan(item.id, item.turns, recordings)
+  return PlannedExample(item.id, item.turns, recordings)
 
 
-def _answer(item: Item) -> Plan:
+def _answer(item: Item) -> PlannedExample:
   spoken = [
     (turn, file)
     for turn, file in zip(item.turns, item.recordings)
     if turn.role == 'assistant' and file
   ]
-  return Plan(item.id, *map(tuple, zip(*spoken)))
+  return PlannedExample(item.id, *map(tuple, zip(*spoken)))
 
 
 def _transcripts(items: list[Item]) -> Plans:
-  splits: dict[str, list[Plan]] = {}
+  splits: dict[str, list[PlannedExample]] = {}
   for item in items:
-    splits.setdefault(item.split, []).append(Plan(item.id, item.turns, item.recordings))
+    splits.setdefault(item.split, []).append(PlannedExample(item.id, item.turns, item.recordings))
   return {'transcripts': splits} if splits else {}
 
 
@@ -264,7 +264,7 @@ def _write(
 
       def examples(
         split: str,
-        chosen: list[Plan],
+        chosen: list[PlannedExample],
         name: str = name,
         counts: dict = counts,
         digest: Any = digest,

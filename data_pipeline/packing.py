@@ -26,7 +26,7 @@ class Batch:
   rows: tuple[Row, ...]
 
 
-class Plan:
+class BatchPlan:
   """Batches by number, without end.
 
   Args:

@@ -25,7 +25,7 @@ from data_pipeline import (
   dataset,
   index,
   language_shards,
-  manifest,
+  provenance,
   parts,
   record_files,
   schema,
@@ -161,17 +161,18 @@ def pretrained_encoders(experiment: ExperimentConfig) -> Encoders:
         f'make them those of {cfg}.'
       )
     return extract.speech_encoder(
+      params,
+      model.whisper,
       dataclasses.replace(
         model.units, encoder='whisper', layer=layer, padding_seconds=padding_seconds
       ),
-      model.whisper,
-      params,
     )
 
   def units() -> SpeechEncoder:
     if model.units.encoder != 'hubert':
       return whisper(model.units.layer, model.units.padding_seconds)
-    return extract.speech_encoder(model.units, *_load_hubert(experiment.precompute.hubert))
+    cfg, params = _load_hubert(experiment.precompute.hubert)
+    return extract.speech_encoder(params, cfg, model.units)
 
   return Encoders(
     units, speech=lambda: whisper(model.whisper.num_layers, model.audio_padding_seconds)
@@ -628,11 +629,11 @@ class _Job:
         self.folder / REPORT,
         {'steps': {k: {'seconds': v} for k, v in self.work.seconds.items()}, 'report': report},
       )
-    content = manifest.describe(self.work, self.products, self.experiment)
+    content = provenance.describe(self.work, self.products, self.experiment)
     self.work.run(
       'manifest',
       {self.folder / MANIFEST: fingerprint(content)},
-      lambda _, beside: manifest.write(beside, content),
+      lambda _, beside: provenance.write(beside, content),
     )
     return {
       **report,

@@ -37,6 +37,7 @@ import numpy as np
 from data_pipeline import batches, rows
 from echox_jax import errors, files
 from echox_jax.compiled import collectives, costs, hlo, topologies
+from echox_jax.decoding import generate
 from echox_jax.inference import steps
 from echox_jax.parallel import chips, sharding
 from echox_jax.training import flops, stages, state, step
@@ -245,10 +246,10 @@ def _decode(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
   token = jax.ShapeDtypeStruct(
     (experiment.train.batch_size,), 'int32', sharding=sharding.batch_sharding(mesh)
   )
-  advance = lambda params, text, token: steps.advance(experiment.model, params, text, token)
+  step = lambda params, text, token: generate.decode_step(params, experiment.model, text, token)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     lowered = jax.jit(
-      advance, donate_argnums=1, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)
+      step, donate_argnums=1, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)
     ).lower({'llm': params['llm']}, shapes, token)
   return lowered, {'llm': params['llm']}, flops.decode_flops(experiment)
 
@@ -258,8 +259,10 @@ def _reader(experiment: ExperimentConfig):
   cfg = experiment.model
 
   def read(params, arrays):
-    states, lengths = steps.encode(cfg, params, arrays['audio'], arrays['audio_lengths'])
-    return steps.read(cfg, params, arrays['input_ids'], steps.embed(cfg, params, states, lengths))
+    states, lengths = steps.encode(params, cfg, arrays['audio'], arrays['audio_lengths'])
+    return steps.prefill(
+      params, cfg, arrays['input_ids'], steps.embed(params, cfg, states, lengths)
+    )
 
   return read
 

@@ -192,7 +192,7 @@ def written_answers(engine, questions: Sequence[Any]) -> list[str]:
 def reply(engine, example) -> dict[str, Any]:
   """Has one spoken question answered by the streaming engine."""
   from echox_jax import audio
-  from echox_jax.inference.engine import Slice
+  from echox_jax.inference.engine import SpokenSlice
 
   question, answer = example.turns
   events = list(engine.answer(audio.from_int16(question.audio)))
@@ -204,7 +204,7 @@ def reply(engine, example) -> dict[str, Any]:
     question=question.text,
     references=answer.references,
     answer=done.text,
-    slices=sum(isinstance(e, Slice) for e in events),
+    slices=sum(isinstance(e, SpokenSlice) for e in events),
     audio_s=len(done.waveform) / rates.SAMPLE_RATE,
     first_audio_s=done.first_audio_at,
     finished_s=done.finished_at,

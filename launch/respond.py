@@ -106,13 +106,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def _tell(events) -> dict[str, Any]:
   """Prints an answer as it comes; returns what `--json` writes, and the waveform."""
-  from echox_jax.inference.engine import LEFT_OUT, Slice, TextPiece
+  from echox_jax.inference.engine import LEFT_OUT, SpokenSlice, TextPiece
 
   slices, lines = [], []
   for event in events:
     if isinstance(event, TextPiece):
       print(event.text, end='', flush=True)
-    elif isinstance(event, Slice):
+    elif isinstance(event, SpokenSlice):
       seconds = len(event.waveform) / rates.SAMPLE_RATE
       slices.append(
         {

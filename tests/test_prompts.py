@@ -52,7 +52,7 @@ def model(request, tmp_path):
 
 
 def configured(folder, chosen=None):
-  speech = hf_folder.speech(hf_folder.tokenizer_files([folder]), 'the tokenizer')
+  speech = hf_folder.foreign_tokenizer(hf_folder.tokenizer_files([folder]), 'the tokenizer')
   return chat_template.configured(EchoXConfig(), speech, chosen)
 
 

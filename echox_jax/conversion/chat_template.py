@@ -17,7 +17,7 @@ _TRAINED_HERE = ('paper', 'released')  # of EchoX: any vocabulary will do; the f
 
 
 @dataclasses.dataclass(frozen=True)
-class Speech:
+class ForeignTokenizer:
   """What a foreign tokenizer says about how its model is spoken to.
 
   Attributes:
@@ -53,13 +53,13 @@ class Chat(NamedTuple):
 
 
 def configured(
-  cfg: EchoXConfig, speech: Speech, chosen: str | None
+  cfg: EchoXConfig, tokenizer: ForeignTokenizer, chosen: str | None
 ) -> tuple[EchoXConfig, tuple[str, ...]]:
   """A config with the profile, special ids and system message of a model, and notes for the user.
 
   Args:
     cfg: of the model, otherwise.
-    speech: of its tokenizer.
+    tokenizer: of its tokenizer.
     chosen: name of the profile that the user wants; None = the one that writes what the template
       writes, and where there is no template `paper`.
 
@@ -68,27 +68,31 @@ def configured(
     CheckpointError: a template that no profile knows, or a vocabulary that lacks a token of it.
     MissingExtraError: a package is not installed.
   """
-  chat = _choose(speech, chosen)
+  chat = _choose(tokenizer, chosen)
   profile = prompts.get_profile(chat.profile)
   if chat.profile in _TRAINED_HERE and not chat.taught:
-    own = (speech.tokens.get(token) for token in (speech.bos, speech.eos))
-    ids = special_tokens.as_far_as_found(speech.tokens, *own) if speech.tokens else cfg.special_ids
+    own = (tokenizer.tokens.get(token) for token in (tokenizer.bos, tokenizer.eos))
+    ids = (
+      special_tokens.as_far_as_found(tokenizer.tokens, *own)
+      if tokenizer.tokens
+      else cfg.special_ids
+    )
   else:
-    ids = special_tokens.of_template(profile, speech.tokens, speech.encoder(), speech.what)
+    ids = special_tokens.of_template(profile, tokenizer.tokens, tokenizer.encoder(), tokenizer.what)
   made = dataclasses.replace(
     cfg, profile=chat.profile, special_ids=ids, system_message=chat.system_message
   )
   return made, chat.notes
 
 
-def _choose(speech: Speech, chosen: str | None) -> Chat:
+def _choose(tokenizer: ForeignTokenizer, chosen: str | None) -> Chat:
   profiles = prompts.PROFILES if chosen is None else {chosen: prompts.get_profile(chosen)}
-  if speech.template is not None:
-    variables = {'bos_token': speech.bos or '', 'eos_token': speech.eos or ''}
-    found = recognise(speech.template, variables, profiles.values())
+  if tokenizer.template is not None:
+    variables = {'bos_token': tokenizer.bos or '', 'eos_token': tokenizer.eos or ''}
+    found = recognise(tokenizer.template, variables, profiles.values())
     if found is None and chosen is None:
       raise errors.CheckpointError(
-        f'{speech.what} has a chat template that no profile knows: '
+        f'{tokenizer.what} has a chat template that no profile knows: '
         f'choose one of {", ".join(profiles)} with --profile.'
       )
     if found is not None:
@@ -99,7 +103,7 @@ def _choose(speech: Speech, chosen: str | None) -> Chat:
   return Chat(
     default,
     notes=(
-      f'{speech.what} has no chat template: prompts are laid out in the profile {default!r}, '
+      f'{tokenizer.what} has no chat template: prompts are laid out in the profile {default!r}, '
       'which the model has to be trained on (--profile chooses another).',
     ),
   )

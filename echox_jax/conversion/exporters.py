@@ -9,7 +9,7 @@ from echox_jax import errors, files, model_folder
 from echox_jax.conversion import released_export, stablehlo
 from echox_jax.conversion import source as source_lib
 from echox_jax.conversion.echox_hf import OWN_CONFIG
-from echox_jax.conversion.source import Source
+from echox_jax.conversion.source import ModelSource
 
 MAX_SHARD_BYTES = 5 * 10**9
 # The released files hold 2 bytes a value (their sizes tell); which of the two formats is not known.
@@ -58,14 +58,14 @@ def export(
   return [f'{out}: {", ".join(source.groups)}; {size / 1e6:.1f} MB.', *notes]
 
 
-def to_safetensors(folder: Path, source: Source) -> list[str]:
+def to_safetensors(folder: Path, source: ModelSource) -> list[str]:
   """Our own tree with its config: `echox_jax.load` opens it."""
   model_folder.write_params(folder, source.specs, source.rows())
   model_folder.write_rest(folder, source.config, source.files)
   return []
 
 
-def to_stablehlo(folder: Path, source: Source) -> list[str]:
+def to_stablehlo(folder: Path, source: ModelSource) -> list[str]:
   """The inference functions for cpu, cuda and tpu beside the model itself."""
   to_safetensors(folder, source)
   left_out = stablehlo.write(folder, source.config, source.specs)
@@ -73,7 +73,7 @@ def to_stablehlo(folder: Path, source: Source) -> list[str]:
 
 
 def to_echox(
-  folder: Path, source: Source, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES
+  folder: Path, source: ModelSource, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> list[str]:
   """The layout of the released checkpoints."""
   if dtype not in released_export.DTYPES:

@@ -127,12 +127,12 @@ def to_json(vocabulary: Vocabulary) -> bytes:
   return json.dumps(values, ensure_ascii=False).encode('utf-8')
 
 
-def speech(vocabulary: Vocabulary, what: str) -> chat_template.Speech:
+def foreign_tokenizer(vocabulary: Vocabulary, what: str) -> chat_template.ForeignTokenizer:
   """What the tokenizer says about how its model is spoken to; `what` names it in messages."""
   named = [None if i is None else vocabulary.tokens[i] for i in (vocabulary.bos, vocabulary.eos)]
   tokens = {token: i for i, token in enumerate(vocabulary.tokens)}
   encoder = lambda: tokenizer.BpeTokenizer(what, to_json(vocabulary)).encode
-  return chat_template.Speech(what, tokens, encoder, vocabulary.template, *named)
+  return chat_template.ForeignTokenizer(what, tokens, encoder, vocabulary.template, *named)
 
 
 def _added_token(token: int, content: str, special: bool) -> dict[str, Any]:

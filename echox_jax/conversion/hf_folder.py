@@ -94,7 +94,7 @@ def read_tokens(files: dict[str, Path]) -> dict[str, int]:
   return tokens
 
 
-def speech(files: dict[str, Path], what: str) -> chat_template.Speech:
+def foreign_tokenizer(files: dict[str, Path], what: str) -> chat_template.ForeignTokenizer:
   """What the tokenizer in `files` says about how its model is spoken to.
 
   `what` names it in messages.
@@ -102,7 +102,7 @@ def speech(files: dict[str, Path], what: str) -> chat_template.Speech:
   config = read_json(files['tokenizer_config.json']) if 'tokenizer_config.json' in files else {}
   bos, eos = (_content(config.get(name)) for name in ('bos_token', 'eos_token'))
   encoder, template = (lambda: _encoder(files, what)), _template(files, config)
-  return chat_template.Speech(what, read_tokens(files), encoder, template, bos, eos)
+  return chat_template.ForeignTokenizer(what, read_tokens(files), encoder, template, bos, eos)
 
 
 def special_ids(files: dict[str, Path], tokens: dict[str, int]) -> dict[str, int]:

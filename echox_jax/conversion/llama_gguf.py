@@ -76,8 +76,8 @@ def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
       entries[name] = _half_split(tensor, heads[part])
   what = f'the tokenizer in {source}'
   vocabulary = gguf_tokenizer.Vocabulary.read(field, what)
-  speech = gguf_tokenizer.speech(vocabulary, what)
-  cfg, notes = chat_template.configured(EchoXConfig(llm=llm), speech, profile)
+  foreign = gguf_tokenizer.foreign_tokenizer(vocabulary, what)
+  cfg, notes = chat_template.configured(EchoXConfig(llm=llm), foreign, profile)
   own_rules = [
     dataclasses.replace(rule, name=_own_name(rule.name)) for rule in released.llm_rules(cfg)
   ]

@@ -40,8 +40,8 @@ def open_llama(
       'config.json of the model.'
     ) from error
   files = hf_folder.tokenizer_files(folders)
-  speech = hf_folder.speech(files, f'the tokenizer in {source}')
-  cfg, notes = chat_template.configured(EchoXConfig(llm=llm), speech, profile)
+  foreign = hf_folder.foreign_tokenizer(files, f'the tokenizer in {source}')
+  cfg, notes = chat_template.configured(EchoXConfig(llm=llm), foreign, profile)
   return Imported(
     f'the Llama in {source}',
     cfg,

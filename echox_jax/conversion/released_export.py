@@ -32,7 +32,7 @@ from echox_jax.conversion import (
   whisper_hf,
 )
 from echox_jax.conversion.echox_hf import OWN_CONFIG
-from echox_jax.conversion.source import Source
+from echox_jax.conversion.source import ModelSource
 from echox_jax.models import lora, trees
 from echox_jax.models.params import param_shapes
 from echox_jax.units.unit_language import UnitLanguage
@@ -49,7 +49,7 @@ _SPEECH_MODEL = {
 }
 
 
-def write(folder: Path, source: Source, dtype: str, max_shard_bytes: int) -> list[str]:
+def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -> list[str]:
   """Writes all files.
 
   Args:
@@ -171,7 +171,7 @@ def unit_vocabulary(language: UnitLanguage, size: int) -> str:
   )
 
 
-def _layout(source: Source, cfg: EchoXConfig) -> tuple[str | None, list[rules.Rule]]:
+def _layout(source: ModelSource, cfg: EchoXConfig) -> tuple[str | None, list[rules.Rule]]:
   """(group of the unit decoder, what each tensor of the main files is)."""
   source.require(('llm', 'adapter'), 'the released layout')
   decoder = next((group for group in ('echo', 't2c') if group in source.groups), None)
@@ -187,7 +187,7 @@ def _layout(source: Source, cfg: EchoXConfig) -> tuple[str | None, list[rules.Ru
 
 def _write_tensors(
   folder: Path,
-  source: Source,
+  source: ModelSource,
   cfg: EchoXConfig,
   own: list[rules.Rule],
   dtype: str,
@@ -220,7 +220,7 @@ def _in_range(
 
 
 def _write_whisper(
-  folder: Path, source: Source, cfg: EchoXConfig, dtype: str, max_shard_bytes: int
+  folder: Path, source: ModelSource, cfg: EchoXConfig, dtype: str, max_shard_bytes: int
 ) -> None:
   folder.mkdir()
   encoder = cfg.whisper
@@ -248,7 +248,7 @@ def _write_whisper(
   )
 
 
-def _write_vocoder(folder: Path, source: Source, cfg: EchoXConfig) -> list[str]:
+def _write_vocoder(folder: Path, source: ModelSource, cfg: EchoXConfig) -> list[str]:
   folder.mkdir()
   paths = [path for path in source.tensors if path.startswith('vocoder/')]
   try:
@@ -305,7 +305,7 @@ class _Parameters(Mapping[str, '_Parameter']):
   one.
   """
 
-  def __init__(self, source: Source):
+  def __init__(self, source: ModelSource):
     self._source = source
 
   def __getitem__(self, path: str) -> '_Parameter':
@@ -321,7 +321,7 @@ class _Parameters(Mapping[str, '_Parameter']):
 class _Parameter:
   """One parameter; read when it is indexed or made an array."""
 
-  def __init__(self, source: Source, path: str):
+  def __init__(self, source: ModelSource, path: str):
     self._source, self._path = source, path
 
   def __getitem__(self, layer: int) -> np.ndarray:

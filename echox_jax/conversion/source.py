@@ -26,7 +26,7 @@ _FILES = (*TOKENIZER_FILES, model_folder.UNIT_LANGUAGE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ModelSource:
   """A model to export.
 
   Attributes:
@@ -86,7 +86,7 @@ class Source:
     return rows(path, layer, layer + 1)[0] if rows else self.tensors[path][layer]
 
 
-def open_source(folder: Path) -> Source:
+def open_source(folder: Path) -> ModelSource:
   """Opens a model folder (exported or imported) or a working folder of training.
 
   Raises:
@@ -99,7 +99,7 @@ def open_source(folder: Path) -> Source:
   if model_folder.is_model(folder):
     config, tensors = model_folder.read_config(folder), tensor_files.open_tensors(folder)
     model_folder.check_shapes(config, tensors.shapes, str(folder))
-    return Source(
+    return ModelSource(
       str(folder),
       config,
       tensors,
@@ -110,7 +110,7 @@ def open_source(folder: Path) -> Source:
     from echox_jax.conversion import assemble
 
     config, params, tokenizer, language = assemble.assemble(folder)
-    return Source(
+    return ModelSource(
       str(folder),
       config,
       trees.flatten(params),

@@ -21,9 +21,9 @@ takes to call a function:
   states = call('encode_speech', audio=audio, audio_lengths=lengths)
 
 `audio` is float32[b, 16000 * seconds], padded to the size in the manifest. A question goes through
-encode_speech, embed_speech and prefill_speech (a written one through prefill_text); then choose,
-decode_step, choose, ... until EOT. The states that predicted the tokens of a slice go through
-speak, its unit words through the unit language to units, these through durations and, each repeated
+encode_speech, embed_speech and prefill_speech (a written one through prefill_text); then sample,
+decode_step, sample, ... until EOT. The states that predicted the tokens of a slice go through
+generate_units, its unit words through the unit language to units, these through durations and, each repeated
 that often, through waveform. Flat order for other runtimes: `params` as listed, then `inputs`.
 """
 
@@ -59,7 +59,7 @@ class Function:
     params: the parameters that it reads: paths or the beginnings of paths.
     inputs: names of its inputs.
     outputs: names of its outputs, in the order in which `run` gives them.
-    run: (config, nested parameters, *inputs) -> outputs.
+    run: (nested parameters, config, *inputs) -> outputs.
   """
 
   params: Sequence[str]
@@ -77,17 +77,17 @@ def functions(cfg: EchoXConfig) -> dict[str, Function]:
       ('whisper',), ('audio', 'audio_lengths'), ('states', 'state_lengths'), steps.encode
     ),
     'embed_speech': Function(
-      ('adapter',), ('states', 'state_lengths'), steps.Heard._fields, steps.embed
+      ('adapter',), ('states', 'state_lengths'), steps.EmbeddedSpeech._fields, steps.embed
     ),
     'prefill_speech': Function(('llm',), ('ids', 'embeddings', 'kept'), _STATE, _prefill),
     'prefill_text': Function(('llm',), ('ids',), _STATE, _prefill),
-    'choose': Function((head,), ('hidden', 'logits'), ('token', 'score'), steps.choose),
+    'sample': Function((head,), ('hidden', 'logits'), ('token', 'score'), steps.sample),
     'decode_step': Function(('llm',), (*_PAST, 'token'), _STATE, _decode_step),
-    'speak': Function(
+    'generate_units': Function(
       ('denoising_adapter', 'echo', 'unit_text_embedding'),
       ('slice_states', 'slice_lengths'),
       ('unit_words', 'unit_word_lengths', 'overflow'),
-      steps.speak,
+      steps.generate_units,
     ),
     'durations': Function(
       ('vocoder/unit_embedding', 'vocoder/duration_predictor'),
@@ -163,7 +163,7 @@ def export_function(cfg: EchoXConfig, name: str, params: Specs, inputs: Specs) -
   cfg, function = _portable(cfg), functions(cfg)[name]
 
   def call(params: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    made = function.run(cfg, trees.unflatten(params), *(inputs[name] for name in function.inputs))
+    made = function.run(trees.unflatten(params), cfg, *(inputs[name] for name in function.inputs))
     return dict(zip(function.outputs, made, strict=True))
 
   call.__name__ = name  # what the module in the artefact is called
@@ -188,12 +188,12 @@ def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
   """
   batch, slots = export.symbolic_shape('b, slots')
   spec = lambda dtype, *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
-  budget, streaming = steps.ladders(cfg), cfg.streaming
+  budget, streaming = steps.buckets(cfg), cfg.streaming
   params = nn.meta.unbox(
     jax.eval_shape(lambda: init_groups(jax.random.key(0), cfg, ('whisper', 'adapter', 'llm')))
   )
   shapes = lambda run, *inputs: jax.eval_shape(
-    lambda params, *inputs: run(cfg, params, *inputs), params, *inputs
+    lambda params, *inputs: run(params, cfg, *inputs), params, *inputs
   )
   known = {
     'audio': spec('float32', budget.samples[-1]),
@@ -221,27 +221,27 @@ def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _prefill(
-  cfg: EchoXConfig,
   params: dict,
+  cfg: EchoXConfig,
   ids: jax.Array,
   embeddings: jax.Array | None = None,
   kept: jax.Array | None = None,
 ) -> Sequence[jax.Array]:
   return _flat(
-    steps.read(
-      cfg, params, ids, None if embeddings is None else steps.Heard(embeddings, kept, None)
+    steps.prefill(
+      params, cfg, ids, None if embeddings is None else steps.EmbeddedSpeech(embeddings, kept, None)
     )
   )
 
 
 def _decode_step(
-  cfg: EchoXConfig, params: dict, key: jax.Array, value: jax.Array, *rest: jax.Array
+  params: dict, cfg: EchoXConfig, key: jax.Array, value: jax.Array, *rest: jax.Array
 ) -> Sequence[jax.Array]:
   *past, token = rest
   return _flat(
-    steps.advance(
-      cfg,
+    generate.decode_step(
       params,
+      cfg,
       generate.TextState({'key': key, 'value': value}, *past, hidden=None, logits=None),
       token,
     )

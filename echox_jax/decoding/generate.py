@@ -74,8 +74,8 @@ class TextState:
 
 def decode_unit_words(
   params: dict,
-  text_table: Array,
   cfg: EchoXConfig,
+  text_table: Array,
   text_part: Array,
   text_lengths: Array,
   max_words: int,
@@ -93,7 +93,7 @@ def decode_unit_words(
   """
   steps = max_words + 2 if prompts.get_profile(cfg.profile).free_unit_ids else max_words + 1
   tokens, counts, ended = decode_unit_tokens(
-    params, text_table, cfg, text_part, text_lengths, steps
+    params, cfg, text_table, text_part, text_lengths, steps
   )
   spoken = (tokens >= cfg.llm.vocab_size) & (jnp.arange(steps) < counts[:, None])
   place = jnp.where(spoken, jnp.cumsum(spoken, axis=1) - 1, max_words)
@@ -111,8 +111,8 @@ def decode_unit_words(
 
 def decode_unit_tokens(
   params: dict,
-  text_table: Array,
   cfg: EchoXConfig,
+  text_table: Array,
   text_part: Array,
   text_lengths: Array,
   steps: int,

@@ -1,19 +1,17 @@
 """Answers questions in text and speech, slice by slice, while the answer is still being thought of.
 
-  understand   encode the question, prefill the LLM                                     (once a
-  question) next token   one decode step and the trigger score of its state
-                         (once a token)
-  speak        states of a slice -> denoising adapter -> echo decoder -> units -> sound (once a
-  slice)
+  prefill          encode the question, prefill the LLM (once a question)
+  sample           the next token, and the trigger score of the state that predicts it
+  decode_step      feeds the token to the LLM
+  generate_units   states of a slice -> denoising adapter -> echo decoder -> units -> sound
 
-The three are separate, so that a server can interleave questions. Every shape is taken from a short
-ladder of static sizes: after `warm_up` nothing is compiled any more. What does not fit a budget is
+They are separate, so that a server can interleave questions. Every shape is taken from a few
+buckets: after `warm_up` nothing is compiled any more. What does not fit a budget is
 counted, never lost in silence.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -22,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import audio as audio_lib
-from echox_jax import errors, prompts, rates
-from echox_jax import model_folder as bundle_lib
+from echox_jax import errors, model_folder, prompts, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.inference import steps
@@ -46,7 +43,7 @@ class TextPiece:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Slice:
+class SpokenSlice:
   """A part of the answer that has been spoken.
 
   Attributes:
@@ -96,14 +93,14 @@ class Done:
   finished_at: float
 
 
-Event = TextPiece | Slice | Done
+Event = TextPiece | SpokenSlice | Done
 
 
 class Engine:
   """A loaded model, ready to answer.
 
   Args:
-    bundle: of `echox_jax.load`.
+    model: of `echox_jax.load`.
     hears: whether questions are spoken; a model without the parts for it answers written ones.
     speaks: whether answers are; otherwise they are text alone, without slices and waveform.
 
@@ -112,30 +109,34 @@ class Engine:
     ConfigError: its budgets leave no positions for a question.
   """
 
-  def __init__(self, bundle: Any, *, hears: bool = True, speaks: bool = True):
+  def __init__(self, model: Any, *, hears: bool = True, speaks: bool = True):
     wanted = (
-      *bundle_lib.TEXT,
-      *(bundle_lib.HEARING if hears else ()),
-      *(bundle_lib.SPEAKING if speaks else ()),
+      *model_folder.TEXT,
+      *(model_folder.HEARING if hears else ()),
+      *(model_folder.SPEAKING if speaks else ()),
     )
-    bundle_lib.require(bundle, wanted)
-    positions.check(bundle.config, wanted)
+    model_folder.require(model, wanted)
+    positions.check(model.config, wanted)
     self.hears, self.speaks = hears, speaks
-    self.config: EchoXConfig = bundle.config
-    self.tokenizer = bundle.tokenizer
-    self.unit_language = bundle.unit_language
-    self.params = jax.tree.map(jnp.asarray, dict(bundle.params))
+    self.config: EchoXConfig = model.config
+    self.tokenizer = model.tokenizer
+    self.unit_language = model.unit_language
+    self.params = jax.tree.map(jnp.asarray, dict(model.params))
     cfg = self.config
-    jitted = lambda f, **kw: jax.jit(functools.partial(f, cfg), **kw)
-    self._encode, self._embed, self._read = (
+
+    def jitted(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+      """`function(params, cfg, ...)` compiled as a function of (params, ...)."""
+      return jax.jit(lambda params, *args: function(params, cfg, *args), **options)
+
+    self._encode, self._embed, self._prefill = (
       jitted(steps.encode),
       jitted(steps.embed),
-      jitted(steps.read),
+      jitted(steps.prefill),
     )
-    self._advance = jitted(steps.advance, donate_argnums=1)
-    self._likeliest, self._sample = jitted(_likeliest), jitted(_sample)
-    self._speak, self._durations, self._wave = (
-      jitted(steps.speak),
+    self._decode_step = jitted(generate.decode_step, donate_argnums=1)
+    self._likeliest, self._sample_at = jitted(_likeliest), jitted(_sample)
+    self._generate_units, self._durations, self._wave = (
+      jitted(steps.generate_units),
       jitted(steps.durations),
       jitted(steps.wave),
     )
@@ -143,10 +144,10 @@ class Engine:
     self._profile = prompts.get_profile(cfg.profile)
     self._system = prompts.encode_system(self._profile, self.tokenizer.encode, cfg.system_message)
     self._unspoken = prompts.unspoken_ids(cfg.special_ids, self._profile)
-    self._audio_ladder, self._prompt_ladder, self._frame_ladder = steps.ladders(cfg)
+    self._audio_buckets, self._prompt_buckets, self._frame_buckets = steps.buckets(cfg)
     if hears:
       longest_clip = (
-        jax.ShapeDtypeStruct((1, self._audio_ladder[-1]), jnp.float32),
+        jax.ShapeDtypeStruct((1, self._audio_buckets[-1]), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.int32),
       )
       self._max_states = jax.eval_shape(self._encode, self.params, *longest_clip)[0].shape[1]
@@ -165,7 +166,7 @@ class Engine:
         'a question must be one channel of samples, not an array of shape '
         f'{wave.shape}: mix it down.'
       )
-    seconds, longest = len(wave) / rates.SAMPLE_RATE, self._audio_ladder[-1] / rates.SAMPLE_RATE
+    seconds, longest = len(wave) / rates.SAMPLE_RATE, self._audio_buckets[-1] / rates.SAMPLE_RATE
     if seconds < _SHORTEST_AUDIO:
       raise errors.AudioError(
         f'the question lasts only {seconds:.2f} s: record at least {_SHORTEST_AUDIO} s.'
@@ -213,18 +214,18 @@ class Engine:
 
   # Steps
 
-  def understand(self, wave: np.ndarray | None, text: str = '') -> tuple[generate.TextState, int]:
+  def prefill(self, wave: np.ndarray | None, text: str = '') -> tuple[generate.TextState, int]:
     """Encodes and reads one question -> (state of the LLM, speech positions that did not fit);
     errors as above.
     """
     wave = None if wave is None else self.check_wave(wave)
     rows = self._rows([self.prompt(text, wave is not None)])
     heard = None if wave is None else self._embed(self.params, *self._states([wave]))
-    return self._read(self.params, rows, heard), 0 if heard is None else int(
+    return self._prefill(self.params, rows, heard), 0 if heard is None else int(
       jax.device_get(heard.overflow)[0]
     )
 
-  def choose(
+  def sample(
     self,
     state: generate.TextState,
     temperature: float = 0.0,
@@ -237,23 +238,27 @@ class Engine:
     """
     if temperature:  # as arrays, so that 1 and 1.0 are one program
       how = np.float32(temperature), np.float32(top_p), np.uint32(seed % 2**32), np.uint32(step)
-      chosen = self._sample(self.params, state, *how)
+      chosen = self._sample_at(self.params, state, *how)
     else:
       chosen = self._likeliest(self.params, state)
     token, score, hidden = jax.device_get(chosen)
     return int(token), float(score), hidden
 
-  def advance(self, state: generate.TextState, token: int) -> generate.TextState:
+  def decode_step(self, state: generate.TextState, token: int) -> generate.TextState:
     """Feeds one token; the state given is used up."""
-    return self._advance(self.params, state, jnp.asarray([token], jnp.int32))
+    return self._decode_step(self.params, state, jnp.asarray([token], jnp.int32))
 
-  def speak(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
+  def generate_units(
+    self, hidden: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
     """States float[n,D] of one slice, n <= `max_slice_tokens` -> (unit words, reduced units, wave,
     overflow counters).
     """
     rows = np.zeros((1, self.config.streaming.max_slice_tokens, hidden.shape[1]), hidden.dtype)
     rows[0, : len(hidden)] = hidden
-    words = jax.device_get(self._speak(self.params, rows, np.asarray([len(hidden)], np.int32)))
+    words = jax.device_get(
+      self._generate_units(self.params, rows, np.asarray([len(hidden)], np.int32))
+    )
     said = words.ids[0, : int(words.lengths[0])]
     # the language may have fewer words than the decoder has room for
     ids = said[said < self.unit_language.vocab_size]
@@ -284,7 +289,7 @@ class Engine:
       durations: int[R] frames of each unit; None = predicted.
     """
     cfg = self.config
-    budget = self._frame_ladder[-1]
+    budget = self._frame_buckets[-1]
     lost = max(0, len(units) - budget)  # every unit takes a frame or more
     units = np.asarray(units[:budget], np.int32)
     if not len(units):
@@ -296,7 +301,7 @@ class Engine:
     durations = np.asarray(durations[: len(units)], np.int64)
     lost += max(0, int(durations.sum()) - budget)
     frames = np.repeat(units, np.minimum(durations, budget))[:budget]
-    size = _rung(self._frame_ladder, len(frames))
+    size = _bucket(self._frame_buckets, len(frames))
     wave = self._wave(
       self.params,
       np.pad(frames, (0, size - len(frames)))[None],
@@ -332,23 +337,25 @@ class Engine:
     start = time.perf_counter()
     now = lambda: time.perf_counter() - start
     ids, hidden, scores, times, slices, shown = [], [], [], [], [], ''
-    state, lost = self.understand(audio, text)
+    state, lost = self.prefill(audio, text)
     overflow = dict.fromkeys((*_BUDGETS, *LEFT_OUT), 0) | {'speech_positions': lost}
     cutter, special = trigger.SliceCutter(self.config.streaming), self.config.special_ids
 
-    def spoken(cut: tuple[int, int] | None) -> Iterator[Slice]:
+    def spoken(cut: tuple[int, int] | None) -> Iterator[SpokenSlice]:
       for begin, end in self._fitting(cut if self.speaks else None, overflow):
         cut_at = now()
-        words, units, wave, more = self.speak(np.stack(hidden[begin:end]))
+        words, units, wave, more = self.generate_units(np.stack(hidden[begin:end]))
         for name, value in more.items():
           overflow[name] += value
         said = self.tokenizer.decode(ids) if end == len(ids) else self._whole_text(ids[:end])
         said = said[len(self._whole_text(ids[:begin])) :].strip()
-        slices.append(Slice(len(slices), said, (begin, end), words, units, wave, cut_at, now()))
+        slices.append(
+          SpokenSlice(len(slices), said, (begin, end), words, units, wave, cut_at, now())
+        )
         yield slices[-1]
 
     for step in range(self.config.streaming.max_new_tokens):
-      token, score, predicting = self.choose(state, temperature, top_p, seed, step)
+      token, score, predicting = self.sample(state, temperature, top_p, seed, step)
       if token == special.eot:
         break
       if token not in self._unspoken:
@@ -361,7 +368,7 @@ class Engine:
           yield TextPiece(whole[len(shown) :], now())
           shown = whole
         yield from spoken(cutter.push(score))
-      state = self.advance(state, token)
+      state = self.decode_step(state, token)
     else:
       overflow['answer_tokens'] = 1
     yield from spoken(cutter.finish())
@@ -418,23 +425,26 @@ class Engine:
     start = time.perf_counter()
     starts = []
     if audio and self.hears:
-      noise = np.random.default_rng(0).normal(0, 0.1, self._audio_ladder[-1])
+      noise = np.random.default_rng(0).normal(0, 0.1, self._audio_buckets[-1])
       heard = [
-        self._embed(self.params, *self._states([noise[:samples]])) for samples in self._audio_ladder
+        self._embed(self.params, *self._states([noise[:samples]]))
+        for samples in self._audio_buckets
       ][-1]
       shortest = self._rows([self.prompt('', audio=True)]).shape[1]
-      sizes = [size for size in self._prompt_ladder if size >= shortest] if both else [shortest]
-      starts += [self._read(self.params, self._blank(size, audio=True), heard) for size in sizes]
+      sizes = [size for size in self._prompt_buckets if size >= shortest] if both else [shortest]
+      starts += [self._prefill(self.params, self._blank(size, audio=True), heard) for size in sizes]
     if text:
-      starts += [self._read(self.params, self._blank(size), None) for size in self._prompt_ladder]
+      starts += [
+        self._prefill(self.params, self._blank(size), None) for size in self._prompt_buckets
+      ]
     for state in starts:
-      self.choose(state, temperature=1.0)
-      hidden = self.choose(state)[2]
-      self.advance(state, self.config.special_ids.bos)
+      self.sample(state, temperature=1.0)
+      hidden = self.sample(state)[2]
+      self.decode_step(state, self.config.special_ids.bos)
     if self.speaks:
-      self.speak(hidden[None])
+      self.generate_units(hidden[None])
       self.vocode(np.zeros(1, np.int32))
-      for size in self._frame_ladder:
+      for size in self._frame_buckets:
         self.vocode(np.zeros(1, np.int32), np.asarray([size]))
     return time.perf_counter() - start
 
@@ -461,8 +471,8 @@ class Engine:
       yield begin, min(begin + most, cut[1])
 
   def _rows(self, questions: Sequence[Sequence[int]]) -> np.ndarray:
-    """int32[B,T], padded to a rung."""
-    size = _rung(self._prompt_ladder, max(map(len, questions)))
+    """int32[B,T], padded to a bucket."""
+    size = _bucket(self._prompt_buckets, max(map(len, questions)))
     rows = np.full((len(questions), size), self.config.special_ids.pad, np.int32)
     for row, ids in zip(rows, questions):
       row[: len(ids)] = ids
@@ -473,23 +483,23 @@ class Engine:
     once.
     """
     lengths = np.asarray([len(w) for w in waves], np.int32)
-    samples = _rung(self._audio_ladder, int(lengths.max()))
+    samples = _bucket(self._audio_buckets, int(lengths.max()))
     batch = np.stack([np.pad(w, (0, samples - len(w))) for w in waves])
     states, state_lengths = self._encode(self.params, batch, lengths)
     return jnp.pad(states, ((0, 0), (0, self._max_states - states.shape[1]), (0, 0))), state_lengths
 
 
 def _likeliest(
-  cfg: EchoXConfig, params: dict, state: generate.TextState
+  params: dict, cfg: EchoXConfig, state: generate.TextState
 ) -> tuple[Array, Array, Array]:
   """(next id, trigger score, state that predicts it) of a batch of one."""
-  token, score = steps.choose(cfg, params, state.hidden, state.logits)
+  token, score = steps.sample(params, cfg, state.hidden, state.logits)
   return token[0], score[0], state.hidden[0]
 
 
 def _sample(
-  cfg: EchoXConfig,
   params: dict,
+  cfg: EchoXConfig,
   state: generate.TextState,
   temperature: Array,
   top_p: Array,
@@ -500,16 +510,16 @@ def _sample(
   temperatures.
   """
   key = jax.random.fold_in(jax.random.key(seed), step)
-  token, score = steps.choose(cfg, params, state.hidden, state.logits, key, temperature, top_p)
+  token, score = steps.sample(params, cfg, state.hidden, state.logits, key, temperature, top_p)
   return token[0], score[0], state.hidden[0]
 
 
 def _generate(
-  cfg: EchoXConfig, params: dict, ids: Array, states: Array | None, lengths: Array | None
+  params: dict, cfg: EchoXConfig, ids: Array, states: Array | None, lengths: Array | None
 ) -> generate.Generated:
   return generate.generate_text(params, cfg, ids, states, lengths, cfg.streaming.max_new_tokens)
 
 
-def _rung(ladder: Sequence[int], size: int) -> int:
-  """The shortest rung that holds `size`."""
-  return next(rung for rung in ladder if rung >= size)
+def _bucket(buckets: Sequence[int], size: int) -> int:
+  """The smallest bucket that holds `size`."""
+  return next(bucket for bucket in buckets if bucket >= size)

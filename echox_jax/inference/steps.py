@@ -1,4 +1,4 @@
-"""What answering a question computes: pure functions of (config, params, arrays), for any batch
+"""What answering a question computes: pure functions of (params, config, arrays), for any batch
 size.
 
 The engine compiles them, and `launch.convert export --to stablehlo` writes the same ones out.
@@ -20,12 +20,12 @@ from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
 
 Array = jax.Array
-_AUDIO_STEP = 2.0  # seconds, first rung of the ladder of question lengths
+_AUDIO_STEP = 2.0  # seconds, the first bucket of question lengths
 _PROMPT_STEP = 32  # tokens
 _FRAME_STEP = 100  # 2 s of speech
 
 
-class Ladders(NamedTuple):
+class Buckets(NamedTuple):
   """Static sizes that inputs are padded to, short to long: samples of a question, ids of a prompt,
   frames of speech.
   """
@@ -35,7 +35,7 @@ class Ladders(NamedTuple):
   frames: Sequence[int]
 
 
-class Heard(NamedTuple):
+class EmbeddedSpeech(NamedTuple):
   """A question as the LLM hears it: embeddings float[B,S,D], kept int[B] of them real, overflow
   int[B] left out.
   """
@@ -45,44 +45,46 @@ class Heard(NamedTuple):
   overflow: Array
 
 
-def ladders(cfg: EchoXConfig) -> Ladders:
+def buckets(cfg: EchoXConfig) -> Buckets:
   """The sizes that a config allows; the last of each is its budget."""
   longest = min(
     cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds
   )
-  return Ladders(
-    [round(s * rates.SAMPLE_RATE) for s in _ladder(_AUDIO_STEP, longest)],
-    [int(n) for n in _ladder(_PROMPT_STEP, cfg.max_prompt_tokens)],
-    [int(n) for n in _ladder(_FRAME_STEP, cfg.streaming.max_frames)],
+  return Buckets(
+    [round(s * rates.SAMPLE_RATE) for s in _doubling(_AUDIO_STEP, longest)],
+    [int(n) for n in _doubling(_PROMPT_STEP, cfg.max_prompt_tokens)],
+    [int(n) for n in _doubling(_FRAME_STEP, cfg.streaming.max_frames)],
   )
 
 
-def encode(cfg: EchoXConfig, params: dict, audio: Array, lengths: Array) -> tuple[Array, Array]:
+def encode(params: dict, cfg: EchoXConfig, audio: Array, lengths: Array) -> tuple[Array, Array]:
   """float[B,samples] at 16 kHz, int[B] -> states of the speech encoder float[B,E,Dw] and their
   lengths int[B].
   """
   return echox.encode_speech(params, cfg, audio, lengths)
 
 
-def embed(cfg: EchoXConfig, params: dict, states: Array, lengths: Array) -> Heard:
+def embed(params: dict, cfg: EchoXConfig, states: Array, lengths: Array) -> EmbeddedSpeech:
   """States float[B,E,Dw] and lengths int[B] -> what the LLM hears."""
   speech = echox.embed_speech(params, cfg, states, lengths)
-  return Heard(speech.embeddings, speech.kept, speech.overflow)
+  return EmbeddedSpeech(speech.embeddings, speech.kept, speech.overflow)
 
 
-def read(cfg: EchoXConfig, params: dict, ids: Array, heard: Heard | None) -> generate.TextState:
+def prefill(
+  params: dict, cfg: EchoXConfig, ids: Array, speech: EmbeddedSpeech | None
+) -> generate.TextState:
   """Prompts int[B,T], padded at the right, and what stands for their AUDIO ids -> the LLM behind
   them.
   """
   embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
   return generate.prefill(
-    params, cfg, echox.splice(cfg, ids, embeddings, heard), cfg.streaming.max_new_tokens
+    params, cfg, echox.splice(cfg, ids, embeddings, speech), cfg.streaming.max_new_tokens
   )
 
 
-def choose(
-  cfg: EchoXConfig,
+def sample(
   params: dict,
+  cfg: EchoXConfig,
   hidden: Array,
   logits: Array,
   key: Array | None = None,
@@ -96,46 +98,41 @@ def choose(
   return sampler.sample(logits, key, temperature, top_p), trigger.scores(hidden, period)
 
 
-def advance(
-  cfg: EchoXConfig, params: dict, state: generate.TextState, token: Array
-) -> generate.TextState:
-  """Feeds one id int32[B]."""
-  return generate.decode_step(params, cfg, state, token)
-
-
-def speak(cfg: EchoXConfig, params: dict, hidden: Array, lengths: Array) -> generate.UnitWords:
+def generate_units(
+  params: dict, cfg: EchoXConfig, hidden: Array, lengths: Array
+) -> generate.UnitWords:
   """States of slices float[B,max_slice_tokens,D], int[B] of them real -> unit words, as many as the
   decoder has positions for.
   """
   adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
   return generate.decode_unit_words(
     params['echo'],
-    params['unit_text_embedding']['embedding'],
     cfg,
+    params['unit_text_embedding']['embedding'],
     adapted,
     lengths,
     positions.max_unit_words(cfg),
   )
 
 
-def durations(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
+def durations(params: dict, cfg: EchoXConfig, units: Array, mask: Array) -> Array:
   """Reduced units int32[B,R], bool[B,R] -> frames of each int32[B,R]."""
   return UnitVocoder(cfg.vocoder).apply(
     {'params': params['vocoder']}, units, mask, method='durations'
   )
 
 
-def wave(cfg: EchoXConfig, params: dict, units: Array, mask: Array) -> Array:
+def wave(params: dict, cfg: EchoXConfig, units: Array, mask: Array) -> Array:
   """Units at 50 Hz int32[B,F], bool[B,F] -> float32[B,F*hop]."""
   return UnitVocoder(cfg.vocoder).apply(
     {'params': params['vocoder']}, units, mask, method='generate'
   )
 
 
-def _ladder(first: float, last: float) -> list[float]:
+def _doubling(first: float, last: float) -> list[float]:
   """`first`, twice it, four times it ... up to `last`, which is always the end."""
-  rungs = []
+  sizes = []
   while first < last:
-    rungs.append(first)
+    sizes.append(first)
     first *= 2
-  return [*rungs, last]
+  return [*sizes, last]

@@ -19,7 +19,7 @@ from echox_jax.models.convolution import Conv
 Array = jax.Array
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
   """Of one discriminator: logits float32[B,N] and its feature maps, each float[B or B*p,T,C]."""
 
   logits: Array
@@ -33,8 +33,8 @@ class PeriodDiscriminator(nn.Module):
   config: DiscriminatorConfig
 
   @nn.compact
-  def __call__(self, wave: Array) -> Verdict:
-    """float[B,T] -> Verdict."""
+  def __call__(self, wave: Array) -> DiscriminatorOutput:
+    """float[B,T] -> DiscriminatorOutput."""
     cfg, p = self.config, self.period
     b, t = wave.shape
     wave = jnp.pad(wave, ((0, 0), (0, -t % p)), mode='reflect')
@@ -47,7 +47,7 @@ class PeriodDiscriminator(nn.Module):
       )
       features.append(x)
     x = Conv(1, 3, dtype=jnp.dtype(cfg.dtype), name='conv_post')(x)
-    return Verdict(x.reshape(b, -1).astype(jnp.float32), [*features, x])
+    return DiscriminatorOutput(x.reshape(b, -1).astype(jnp.float32), [*features, x])
 
 
 class ScaleDiscriminator(nn.Module):
@@ -56,8 +56,8 @@ class ScaleDiscriminator(nn.Module):
   config: DiscriminatorConfig
 
   @nn.compact
-  def __call__(self, wave: Array) -> Verdict:
-    """float[B,T] -> Verdict."""
+  def __call__(self, wave: Array) -> DiscriminatorOutput:
+    """float[B,T] -> DiscriminatorOutput."""
     cfg = self.config
     x, features = wave[..., None], []
     layers = zip(
@@ -70,7 +70,7 @@ class ScaleDiscriminator(nn.Module):
       x = nn.leaky_relu(x, 0.1)
       features.append(x)
     x = Conv(1, 3, dtype=jnp.dtype(cfg.dtype), name='conv_post')(x)
-    return Verdict(x[..., 0].astype(jnp.float32), [*features, x])
+    return DiscriminatorOutput(x[..., 0].astype(jnp.float32), [*features, x])
 
 
 class Discriminators(nn.Module):
@@ -81,8 +81,8 @@ class Discriminators(nn.Module):
   config: DiscriminatorConfig
 
   @nn.compact
-  def __call__(self, wave: Array) -> list[Verdict]:
-    """float[B,T] -> one Verdict a discriminator."""
+  def __call__(self, wave: Array) -> list[DiscriminatorOutput]:
+    """float[B,T] -> one DiscriminatorOutput a discriminator."""
     cfg = self.config
     verdicts = [PeriodDiscriminator(p, cfg, name=f'period_{p}')(wave) for p in cfg.periods]
     for i in range(cfg.num_scales):

@@ -27,7 +27,7 @@ Array = jax.Array
 _MAX_LOG_MAGNITUDE = 5.0  # keeps exp finite at the start of training
 
 
-class Speech(NamedTuple):
+class Synthesis(NamedTuple):
   """What synthesis returns.
 
   Attributes:
@@ -274,7 +274,7 @@ class UnitVocoder(nn.Module):
 
   def synthesise(
     self, reduced: Array, mask: Array, frame_budget: int, speaker: Array | None = None
-  ) -> Speech:
+  ) -> Synthesis:
     """Reduced units to speech with predicted durations.
 
     Args:
@@ -285,7 +285,7 @@ class UnitVocoder(nn.Module):
     """
     durations = self.durations(reduced, mask)
     units, shown, overflow = repeat_units(reduced, durations, frame_budget)
-    return Speech(self.generate(units, shown, speaker), durations, shown.sum(1), overflow)
+    return Synthesis(self.generate(units, shown, speaker), durations, shown.sum(1), overflow)
 
 
 def init_vocoder(key: Array, cfg: EchoXConfig) -> dict:

@@ -29,7 +29,7 @@ _METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/attribu
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Join:
   """How this process joins the others. All None: a TPU pod, whose hosts JAX finds by itself.
 
   Attributes:
@@ -115,7 +115,7 @@ def make_plan(
   num_processes: int | None,
   process_id: int | None,
   environ: Mapping[str, str],
-) -> Plan | None:
+) -> Join | None:
   """How to join, from the flags and the environment; None = a single process.
 
   Raises:
@@ -148,9 +148,9 @@ def make_plan(
         f'{", ".join(sorted(flags.keys() - set(given)))}: give all three of '
         'them.'
       )
-    plan = Plan(coordinator, num_processes, process_id)
+    plan = Join(coordinator, num_processes, process_id)
   elif mode == 'auto' and _tpu_hosts(environ) > 1:
-    return Plan()
+    return Join()
   elif mode == 'auto' and 'SLURM_STEP_NODELIST' in environ and _slurm_tasks(environ) > 1:
     plan = _slurm(environ, None)
   elif mode == 'auto' and int(environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1:
@@ -198,7 +198,7 @@ def leave(code: int) -> None:
   sys.exit(code)
 
 
-def _await_coordinator(plan: Plan, deadline: float, timeout_seconds: float) -> None:
+def _await_coordinator(plan: Join, deadline: float, timeout_seconds: float) -> None:
   """Returns when somebody listens at the coordinator's address."""
   host, port = plan.coordinator.rsplit(':', 1)
   reason = ''
@@ -220,7 +220,7 @@ def _slurm_tasks(environ: Mapping[str, str]) -> int:
   return int(environ.get('SLURM_STEP_NUM_TASKS') or environ.get('SLURM_NTASKS') or 1)
 
 
-def _slurm(environ: Mapping[str, str], coordinator: str | None) -> Plan:
+def _slurm(environ: Mapping[str, str], coordinator: str | None) -> Join:
   """The tasks of a Slurm step; process 0 is on the first node."""
   need = ('SLURM_JOB_ID', 'SLURM_PROCID', 'SLURM_STEP_NODELIST')
   _require(environ, need, '--distributed=slurm', 'start the processes with srun')
@@ -234,7 +234,7 @@ def _slurm(environ: Mapping[str, str], coordinator: str | None) -> Plan:
     here += [int(count)] * int(times or 1)
   node = int(environ.get('SLURM_NODEID', 0))
   alone = here[min(node, len(here) - 1)] == 1
-  return Plan(
+  return Join(
     coordinator or f'{first}:{_port(environ["SLURM_JOB_ID"])}',
     _slurm_tasks(environ),
     int(environ['SLURM_PROCID']),
@@ -242,7 +242,7 @@ def _slurm(environ: Mapping[str, str], coordinator: str | None) -> Plan:
   )
 
 
-def _open_mpi(environ: Mapping[str, str], coordinator: str | None) -> Plan:
+def _open_mpi(environ: Mapping[str, str], coordinator: str | None) -> Join:
   """The ranks of mpirun; rank 0 is where mpirun was started, unless `coordinator` says
   otherwise.
   """
@@ -262,7 +262,7 @@ def _open_mpi(environ: Mapping[str, str], coordinator: str | None) -> Plan:
       'this Open MPI does not tell where rank 0 runs: give '
       '--distributed=mpi --coordinator=HOST:PORT of that host.'
     )
-  return Plan(
+  return Join(
     coordinator,
     count,
     rank,

@@ -42,7 +42,7 @@ class Answers(NamedTuple):
   lengths: Array
 
 
-class Slices(NamedTuple):
+class SliceBatch(NamedTuple):
   """The slices of a batch, one a row. Each row group of the mesh has M / groups rows, filled from
   the first on.
 
@@ -65,7 +65,7 @@ class Slices(NamedTuple):
 
 
 class _Places(NamedTuple):
-  """Where the slices of some rows are: row int[m], columns int[m,N]; the rest as in `Slices`,
+  """Where the slices of some rows are: row int[m], columns int[m,N]; the rest as in `SliceBatch`,
   counts int[1].
   """
 
@@ -198,7 +198,7 @@ def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
   return Answers(states, ids, jnp.minimum(spoken.sum(axis=1), room).astype(jnp.int32))
 
 
-def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, places: int) -> Slices:
+def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, places: int) -> SliceBatch:
   """Cuts answers where streaming would cut them and gathers the slices that there are into M rows.
 
   Every device gathers the slices of its own rows, so that no state leaves its device.
@@ -218,7 +218,7 @@ def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, places: int) -
   states, ids = sharding.by_rows(
     _take_slices, (spoken.states, spoken.ids, found.row, found.columns)
   )
-  return Slices(
+  return SliceBatch(
     states,
     ids,
     found.lengths,
@@ -265,7 +265,7 @@ def _take_slices(rows: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]
   return states[row[:, None], columns], ids[row[:, None], columns]
 
 
-def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: Slices) -> tuple[Array, Array]:
+def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: SliceBatch) -> tuple[Array, Array]:
   """X' of the slices: the likeliest ids, but no id that is never spoken.
 
   The likeliest id of a state inside an answer can be EOT, BOS or AUDIO. Inside a slice such an id
@@ -292,14 +292,14 @@ def pseudo_labels(
   """Unit words that the frozen T2C says for text int[M,N]; no gradient."""
   frozen = jax.lax.stop_gradient((params['t2c'], params['unit_text_embedding']['embedding']))
   return generate.decode_unit_words(
-    frozen[0], frozen[1], cfg, unit_decoder.embed_text(frozen[1], text), lengths, max_words
+    frozen[0], cfg, frozen[1], unit_decoder.embed_text(frozen[1], text), lengths, max_words
   )
 
 
 def echo_terms(
   params: dict,
   cfg: EchoXConfig,
-  slices: Slices,
+  slices: SliceBatch,
   text: Array,
   words: generate.UnitWords,
   rng: Array | None,
@@ -308,7 +308,7 @@ def echo_terms(
   """(cross-entropy of the echo decoder on Y', cosine distance of adapted states from text
   embeddings).
 
-  Slices without words, or whose words did not end within the budget, count in the second only.
+  SliceBatch without words, or whose words did not end within the budget, count in the second only.
 
   Args:
     params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
@@ -349,7 +349,7 @@ def echo_terms(
   ), denoising
 
 
-def _adapted(params: dict, cfg: EchoXConfig, slices: Slices, rng: Array | None) -> Array:
+def _adapted(params: dict, cfg: EchoXConfig, slices: SliceBatch, rng: Array | None) -> Array:
   """Adapted states float[M,N,D]. What dropout hides follows from a slice's number, not from where
   it stands in M.
   """

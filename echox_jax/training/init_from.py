@@ -26,7 +26,7 @@ PackagedEncoder = Callable[[str], dict]
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ParamSource:
   """Somewhere that parameters come from.
 
   Attributes:
@@ -46,7 +46,7 @@ class Source:
 
 def open_sources(
   stage: stages.Stage, experiment: ExperimentConfig, workdir: str | os.PathLike[str]
-) -> list[Source] | None:
+) -> list[ParamSource] | None:
   """What `train.init_from` names (default: the stage's predecessors), in order; None = from
   scratch.
 
@@ -60,7 +60,7 @@ def open_sources(
 def load_initial(
   stage: stages.Stage,
   experiment: ExperimentConfig,
-  sources: list[Source] | None,
+  sources: list[ParamSource] | None,
   wanted: Specs,
   packaged_encoder: PackagedEncoder | None = None,
 ) -> dict[str, jax.Array]:
@@ -103,7 +103,7 @@ def load_initial(
 
 
 def _read(
-  source: Source, names: dict[str, str], wanted: Specs, special_ids: set[int]
+  source: ParamSource, names: dict[str, str], wanted: Specs, special_ids: set[int]
 ) -> dict[str, jax.Array]:
   """Reads {our path: path in the source}; two of ours may be one of the source's."""
   names = {
@@ -163,7 +163,7 @@ def _with_added_rows(table: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
   return jax.jit(lengthen, out_shardings=spec.sharding)(table)
 
 
-def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:
+def _open(entry: str, stage: stages.Stage, workdir: Path) -> ParamSource:
   """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an
   exported or imported model.
   """
@@ -182,14 +182,14 @@ def _open(entry: str, stage: stages.Stage, workdir: Path) -> Source:
       'exported model: '
       f'use one of {", ".join(stages.STAGES)}, a folder, or {SCRATCH}.'
     )
-  return Source(
+  return ParamSource(
     str(folder),
     checkpoint.param_shapes(folder),
     lambda specs: checkpoint.load_params(folder, specs),
   )
 
 
-def _safetensors(file: Path) -> Source:
+def _safetensors(file: Path) -> ParamSource:
   """Parameters of a model folder, exported or imported."""
   tensors = tensor_files.open_tensors(file)
 
@@ -202,7 +202,9 @@ def _safetensors(file: Path) -> Source:
           (path, row, tensors.rows(path, row, row + 1)[0]) for row in range(tensors.shapes[path][0])
         )
 
-  return Source(str(file), tensors.shapes, lambda specs: dict(placing.place(rows(specs), specs)))
+  return ParamSource(
+    str(file), tensors.shapes, lambda specs: dict(placing.place(rows(specs), specs))
+  )
 
 
 def _from_package(

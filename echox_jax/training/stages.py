@@ -37,9 +37,9 @@ class Stage:
       them.
     copies: (group, source path) pairs: the group starts as a copy; for `TEXT_TABLE` the config
       names the path.
-    hears: holds the speech encoder too, unless its states are cached.
+    uses_speech: holds the speech encoder too, unless its states are cached.
     loss: (params, batch, dropout key, experiment) -> (loss, metrics).
-    players: groups trained against each other, each with an optimizer of its own; empty = one
+    optimizers: groups trained against each other, each with an optimizer of its own; empty = one
       optimizer for all.
   """
 
@@ -50,12 +50,14 @@ class Stage:
   starts_from: tuple[str, ...] = ()
   inherits: tuple[str, ...] = ()
   copies: tuple[tuple[str, str], ...] = ()
-  hears: bool = False
-  players: tuple[str, ...] = ()
+  uses_speech: bool = False
+  optimizers: tuple[str, ...] = ()
 
   def groups_for(self, experiment: ExperimentConfig) -> tuple[str, ...]:
     """The groups held under this config."""
-    return self.groups + (('whisper',) if self.hears and not experiment.data.cached_states else ())
+    return self.groups + (
+      ('whisper',) if self.uses_speech and not experiment.data.cached_states else ()
+    )
 
   def copies_for(self, experiment: ExperimentConfig) -> dict[str, str]:
     """Group -> path that it starts as a copy of, under this config.
@@ -85,7 +87,7 @@ STAGES = {
       loss=s2t_step.s2t_loss,
       starts_from=('text',),
       inherits=('llm',),
-      hears=True,
+      uses_speech=True,
     ),
     Stage(
       't2c',
@@ -104,14 +106,14 @@ STAGES = {
       starts_from=('s2t', 't2c'),
       inherits=('llm', 'adapter', 'unit_text_embedding', 't2c'),
       copies=(('echo', 't2c'),),
-      hears=True,
+      uses_speech=True,
     ),
     Stage(
       'vocoder',
       groups=('vocoder', 'discriminators'),
       trainable=('vocoder/.*', 'discriminators/.*'),
       loss=vocoder_step.generator_loss,
-      players=('vocoder', 'discriminators'),
+      optimizers=('vocoder', 'discriminators'),
     ),
   )
 }

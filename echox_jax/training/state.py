@@ -25,7 +25,7 @@ class TrainState:
     trainable: dict of groups with the trained leaves alone.
     frozen: dict of groups with the leaves that never change, in `train.frozen_dtype`.
     opt_state: player -> optimizer state over the trained leaves, float32 as they are (see
-      `players`).
+      `by_optimizer`).
   """
 
   step: jax.Array
@@ -48,11 +48,11 @@ def split(stage: stages.Stage, params: Tree) -> tuple[Tree, Tree]:
   )
 
 
-def players(stage: stages.Stage, trainable: Tree) -> dict[str, Tree]:
+def by_optimizer(stage: stages.Stage, trainable: Tree) -> dict[str, Tree]:
   """The trained leaves by optimizer: one for all, or one for each group of groups trained against
   each other.
   """
-  return {name: trainable[name] for name in stage.players} or {'model': trainable}
+  return {name: trainable[name] for name in stage.optimizers} or {'model': trainable}
 
 
 def abstract_params(cfg, groups, mesh: Mesh) -> Tree:
@@ -94,7 +94,7 @@ def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
     jax.ShapeDtypeStruct((), 'int32', sharding=replicated),
     trainable,
     frozen,
-    {name: opt_state(tree) for name, tree in players(stage, trainable).items()},
+    {name: opt_state(tree) for name, tree in by_optimizer(stage, trainable).items()},
   )
 
 
@@ -102,7 +102,7 @@ def create_state(
   stage: stages.Stage,
   experiment: ExperimentConfig,
   mesh: Mesh,
-  sources: list[init_from.Source] | None,
+  sources: list[init_from.ParamSource] | None,
   packaged_encoder: init_from.PackagedEncoder | None = None,
 ) -> TrainState:
   """The state before the first step: parameters of the sources (see `init_from`), copies, fresh
@@ -134,7 +134,7 @@ def create_state(
   rest = jax.jit(
     lambda tree: (
       jnp.zeros((), 'int32'),
-      {name: tx.init(t) for name, t in players(stage, tree).items()},
+      {name: tx.init(t) for name, t in by_optimizer(stage, tree).items()},
     ),
     out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state)),
   )

@@ -81,9 +81,9 @@ def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None
       f'train.batch_size {rows} is not a multiple of train.accumulate_steps '
       f'{parts}: change one of them.'
     )
-  if parts > 1 and stage.players:
+  if parts > 1 and stage.optimizers:
     raise errors.ConfigError(
-      f'stage {stage.name!r} trains two players at once and takes whole '
+      f'stage {stage.name!r} trains two parts against each other and takes whole '
       'batches: set train.accumulate_steps to 1.'
     )
   if 'echo' in stage.groups:
@@ -108,7 +108,7 @@ def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mes
   jit = lambda f: jax.jit(
     f, donate_argnums=(0, 1, 2), out_shardings=(shardings, NamedSharding(mesh, PartitionSpec()))
   )
-  if not stage.players:
+  if not stage.optimizers:
     return TrainStep({'step': jit(_single(stage, experiment, shardings[1]))}, lambda step: 'step')
   start = experiment.train.loss.adversarial_start
   return TrainStep(
@@ -134,7 +134,7 @@ def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
   model, data = experiment.model, experiment.data
   row = f'data.max_tokens {data.max_tokens}'
   rows = []  # (positions of a row, the fields that say so, the part of the model and its config)
-  if 'llm' in stage.groups and stage.hears:
+  if 'llm' in stage.groups and stage.uses_speech:
     both = f'{row} and adapter.shrink_budget {model.adapter.shrink_budget}'
     rows.append((data.max_tokens + positions.speech(model), both, 'llm', model.llm))
   elif 'llm' in stage.groups:
@@ -204,7 +204,7 @@ def combine(metrics: Metrics) -> Metrics:
 
 def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
   """The step of a stage with one loss; `shardings` of the trained parameters."""
-  loss_fn, update = stages.loss_function(stage), _updater(experiment)
+  loss_fn, update = stage.loss, _updater(experiment)
   parts = experiment.train.accumulate_steps
 
   def gradients(trainable, frozen, batch, rng) -> tuple[Metrics, Tree]:

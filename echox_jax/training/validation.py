@@ -174,12 +174,12 @@ def make_eval_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
   """The jitted `(trainable, frozen, batch) -> metrics`: those of the stage's loss, and `loss`;
   nothing
   in it is random."""
-  evaluate = _of_vocoder(experiment) if stage.players else _of_stage(stage, experiment)
+  evaluate = _of_vocoder(experiment) if stage.optimizers else _of_stage(stage, experiment)
   return jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _of_stage(stage: stages.Stage, experiment: ExperimentConfig):
-  loss_fn = stages.loss_function(stage)
+  loss_fn = stage.loss
 
   def evaluate(trainable, frozen, batch) -> step.Metrics:
     loss, values = loss_fn(merge(trainable, frozen), batch, None, experiment)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax.models.discriminators import Verdict
+from echox_jax.models.discriminators import DiscriminatorOutput
 from echox_jax.models.log_mel import mel_filters
 from echox_jax.parallel.sharding import by_rows
 from echox_jax.training.experiment import VocoderLossConfig
@@ -66,7 +66,9 @@ def duration_loss(log_durations: Array, durations: Array) -> Array:
   return jnp.sum(error * inner) / jnp.maximum(jnp.sum(inner), 1)
 
 
-def discriminator_loss(real: Sequence[Verdict], generated: Sequence[Verdict]) -> Array:
+def discriminator_loss(
+  real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]
+) -> Array:
   """Least squares: real to 1, generated to 0, summed over the discriminators."""
   return sum(
     jnp.mean((r.logits - 1) ** 2) + jnp.mean(g.logits**2)
@@ -74,7 +76,9 @@ def discriminator_loss(real: Sequence[Verdict], generated: Sequence[Verdict]) ->
   )
 
 
-def generator_losses(real: Sequence[Verdict], generated: Sequence[Verdict]) -> dict[str, Array]:
+def generator_losses(
+  real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]
+) -> dict[str, Array]:
   """{'adversarial_loss': generated to 1, 'feature_loss': L1 of the feature maps}, summed over the
   discriminators.
   """

@@ -18,7 +18,7 @@ Array = jax.Array
 Params = Any
 
 
-def generate(params: Params, units: Array, cfg: VocoderConfig, mask: Array | None = None) -> Array:
+def generate(params: Params, cfg: VocoderConfig, units: Array, mask: Array | None = None) -> Array:
   """Units int32[B,F] at 50 Hz -> waveform float32[B,F*hop]."""
   return UnitVocoder(cfg).apply({'params': params}, units, mask, method='generate')
 
@@ -53,7 +53,7 @@ def generator_loss(
   # Beyond a short clip's end the audio is zero: unmasked, the generator would learn to fall silent
   # on a repeated unit.
   real = jnp.arange(frames) < batch['real_frames'][:, None]
-  wave = generate(params, batch['units'], cfg, real)
+  wave = generate(params, cfg, batch['units'], real)
   parts = vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
   log_durations = UnitVocoder(cfg).apply(
     {'params': params},

@@ -65,14 +65,14 @@ class ClipStates(NamedTuple):
 
 
 def whisper_encoder(
-  cfg: WhisperConfig, params: dict, layer: int, padding_seconds: float = 0.5
+  params: dict, cfg: WhisperConfig, layer: int, padding_seconds: float = 0.5
 ) -> SpeechEncoder:
   """Whisper, un-padded: each clip followed by `padding_seconds` of silence instead of filled up to
   30 s.
   """
 
   def forward(
-    cfg: WhisperConfig, params: dict, audio: Array, samples: Array
+    params: dict, cfg: WhisperConfig, audio: Array, samples: Array
   ) -> tuple[Array, Array]:
     mel = log_mel.log_mel(audio, cfg.num_mel_bins)
     return whisper.WhisperEncoder(cfg).apply(
@@ -81,8 +81,8 @@ def whisper_encoder(
 
   return _encoder(
     forward,
-    cfg,
     params,
+    cfg,
     layer,
     num_states=lambda samples: whisper.num_states(log_mel.num_frames(samples)),
     padding=round(padding_seconds * rates.SAMPLE_RATE),
@@ -90,18 +90,18 @@ def whisper_encoder(
   )
 
 
-def hubert_encoder(cfg: HubertConfig, params: dict, layer: int) -> SpeechEncoder:
+def hubert_encoder(params: dict, cfg: HubertConfig, layer: int) -> SpeechEncoder:
   """HuBERT; clips over 100 s in chunks, as the released units were made (facts 11)."""
 
-  def forward(cfg: HubertConfig, params: dict, audio: Array, samples: Array) -> tuple[Array, Array]:
+  def forward(params: dict, cfg: HubertConfig, audio: Array, samples: Array) -> tuple[Array, Array]:
     return hubert.HubertEncoder(cfg).apply(
       {'params': params}, audio, samples, layer, method='final_and_layer'
     )
 
   return _encoder(
     forward,
-    cfg,
     params,
+    cfg,
     layer,
     num_states=functools.partial(hubert.num_states, cfg),
     padding=0,
@@ -111,8 +111,8 @@ def hubert_encoder(cfg: HubertConfig, params: dict, layer: int) -> SpeechEncoder
 
 def _encoder(
   forward: Callable[..., tuple[Array, Array]],
-  cfg: WhisperConfig | HubertConfig,
   params: dict,
+  cfg: WhisperConfig | HubertConfig,
   layer: int,
   **sizes,
 ) -> SpeechEncoder:
@@ -132,7 +132,7 @@ def _encoder(
 
     @functools.partial(jax.jit, in_shardings=(whole, rows, rows), out_shardings=rows)
     def encode(params: dict, audio: Array, samples: Array) -> tuple[Array, ...]:
-      final, tapped = forward(cut, params, audio, samples)
+      final, tapped = forward(params, cut, audio, samples)
       states = {'layer': tapped.astype(jnp.float32), 'final': final.astype(jnp.float16)}
       return tuple(states[name] for name in names)
 
@@ -146,7 +146,7 @@ def _encoder(
 
 
 def speech_encoder(
-  cfg: UnitsConfig, encoder_cfg: WhisperConfig | HubertConfig, params: dict
+  params: dict, encoder_cfg: WhisperConfig | HubertConfig, cfg: UnitsConfig
 ) -> SpeechEncoder:
   """The encoder that `cfg.encoder` names, tapped after `cfg.layer`.
 
@@ -158,9 +158,9 @@ def speech_encoder(
       f'units.layer is {cfg.layer}: the encoder has layers 1 to {encoder_cfg.num_layers}.'
     )
   if cfg.encoder == 'whisper':
-    return whisper_encoder(encoder_cfg, params, cfg.layer, cfg.padding_seconds)
+    return whisper_encoder(params, encoder_cfg, cfg.layer, cfg.padding_seconds)
   if cfg.encoder == 'hubert':
-    return hubert_encoder(encoder_cfg, params, cfg.layer)
+    return hubert_encoder(params, encoder_cfg, cfg.layer)
   raise errors.ConfigError(f'units.encoder is {cfg.encoder!r}: use whisper or hubert.')
 
 

@@ -92,7 +92,7 @@ def _unit_rows(golden: Golden, arrays: Arrays, segments: np.ndarray) -> list[Row
     return (
       given,
       prompt.valid,
-      *generate.decode_unit_tokens(params['echo'], table, cfg, text, segments, cap),
+      *generate.decode_unit_tokens(params['echo'], cfg, table, text, segments, cap),
     )
 
   given, valid, tokens, counts, _ = speak(params, arrays['hidden'][columns])

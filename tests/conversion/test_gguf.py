@@ -210,7 +210,9 @@ def test_tokenizer_cuts_text_as_the_file_says(tmp_path, pre, pieces):
 def configured(tokens, merges, bos, eos, pre='smollm', template=None, profile=None):
   kinds = [3 if token.startswith('<|') else 1 for token in tokens]
   vocabulary = gguf_tokenizer.Vocabulary(tokens, kinds, merges, pre, bos, eos, template)
-  return chat_template.configured(EchoXConfig(), gguf_tokenizer.speech(vocabulary, 'it'), profile)
+  return chat_template.configured(
+    EchoXConfig(), gguf_tokenizer.foreign_tokenizer(vocabulary, 'it'), profile
+  )
 
 
 def test_ids_of_a_vocabulary_without_a_template_are_those_that_it_has():

@@ -96,7 +96,7 @@ def some_inputs(entry, cfg, batch):
   'name, profile, batch',
   [
     *((name, 'paper', batch) for name in NAMES for batch in (1, 3)),
-    *((name, 'released', 3) for name in ('embed_speech', 'prefill_speech', 'speak')),
+    *((name, 'released', 3) for name in ('embed_speech', 'prefill_speech', 'generate_units')),
   ],
 )
 def test_the_artefact_computes_what_the_engine_computes(models, name, profile, batch):
@@ -171,12 +171,12 @@ def test_a_question_passes_through_the_functions(models):
   state = call('prefill_speech', ids=ids, **heard)
   said = []
   for _ in range(5):
-    token = call('choose', **state)['token']
+    token = call('sample', **state)['token']
     said.append(token)
     state = call('decode_step', token=token, **state)
 
   tree = trees.unflatten(model.weights)
-  encode = jax.jit(functools.partial(steps.encode, cfg))
+  encode = jax.jit(lambda params, *inputs: steps.encode(params, cfg, *inputs))
   states, lengths = encode(tree, audio, np.asarray([24000, 48000]))
   ours = jax.jit(functools.partial(generate.generate_text, cfg=cfg, max_tokens=20))(
     tree, ids=ids, states=states, state_lengths=lengths
@@ -198,7 +198,7 @@ def test_what_a_part_of_a_model_cannot_do_is_listed(tmp_path):
     'waveform.stablehlo',
   ]
   assert left_out[
-    'speak'
+    'generate_units'
   ] == 'denoising_adapter, echo, unit_text_embedding' and left_out.keys() == set(NAMES) - {
     'durations',
     'waveform',

@@ -27,7 +27,7 @@ CLIPS, LENGTH = 4, 20  # the last example is written
 def plan():
   rng = np.random.default_rng(0)
   tokens = rng.integers(1, 60, 300)
-  return packing.Plan(
+  return packing.BatchPlan(
     rng.choice([10, 20], 300),
     np.stack([np.ones(300, int), tokens], axis=1),
     {10: (4, 100), 20: (2, 100)},
@@ -89,7 +89,7 @@ def test_clips_of_a_row_are_bounded():
 def test_little_of_packed_rows_is_left_empty():
   rng = np.random.default_rng(0)
   tokens = np.clip(rng.lognormal(5, 0.6, 4000), 20, 1024).astype(int)
-  plan = packing.Plan(np.zeros(4000, int), tokens[:, None], {0: (1024,)}, 16, 0)
+  plan = packing.BatchPlan(np.zeros(4000, int), tokens[:, None], {0: (1024,)}, 16, 0)
   used = [tokens[index] for number in range(40) for row in plan[number].rows for _, index in row]
   assert sum(used) > 0.95 * 40 * 16 * 1024
 

@@ -76,8 +76,8 @@ def test_unit_tokens_are_those_of_whole_passes(params):
   decode = jax.jit(
     lambda held, text: generate.decode_unit_tokens(
       held,
-      table,
       CFG,
+      table,
       unit_decoder.embed_text(table, text),
       jnp.array([len(t) for t in texts]),
       steps,
@@ -105,7 +105,7 @@ def test_unit_words_keep_words_only_and_count_overflow(params, cfg, monkeypatch)
     return jnp.array(rows), jnp.array([len(r) for r in said[cfg.profile]]), jnp.array([True, False])
 
   monkeypatch.setattr(generate, 'decode_unit_tokens', decoded)
-  words = generate.decode_unit_words(params['t2c'], None, cfg, None, None, 4)
+  words = generate.decode_unit_words(params['t2c'], cfg, None, None, None, 4)
   assert words.ids.tolist() == [[0, 7, 0, 0], [1, 1, 1, 1]]
   assert words.lengths.tolist() == [2, 4] and words.overflow.tolist() == [0, 1]
 

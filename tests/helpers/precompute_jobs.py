@@ -52,7 +52,7 @@ def make_encoders():
     'params'
   ]
   params = jax.tree.map(lambda x: 10 * x, params)  # states that differ
-  units, speech = (extract.whisper_encoder(SMALL, params, layer, 0.1) for layer in (1, 2))
+  units, speech = (extract.whisper_encoder(params, SMALL, layer, 0.1) for layer in (1, 2))
   return precompute.Encoders(lambda: units, lambda: speech)  # the same each time: compiled once
 
 

@@ -210,7 +210,7 @@ def run(
   return values, current
 
 
-def fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.Source:
+def fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.ParamSource:
   """Fresh parameters as a source: s2t would take a pretrained encoder, and a fresh T2C says one
   word for ever.
   """
@@ -229,7 +229,7 @@ def fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.Source:
     path: jax.device_put(flat[path].astype(spec.dtype), spec.sharding)
     for path, spec in specs.items()
   }
-  return init_from.Source('fresh', {path: leaf.shape for path, leaf in flat.items()}, read)
+  return init_from.ParamSource('fresh', {path: leaf.shape for path, leaf in flat.items()}, read)
 
 
 def one_device() -> jax.sharding.Mesh:

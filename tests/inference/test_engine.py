@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echox_jax import errors, model_folder, prompts
-from echox_jax.inference.engine import Done, Engine, Slice, TextPiece
+from echox_jax.inference.engine import Done, Engine, SpokenSlice, TextPiece
 from echox_jax.models import positions
 from tests.helpers import tiny_model
 
@@ -37,7 +37,7 @@ def parts(events):
   assert isinstance(events[-1], Done)
   return (
     [e for e in events if isinstance(e, TextPiece)],
-    [e for e in events if isinstance(e, Slice)],
+    [e for e in events if isinstance(e, SpokenSlice)],
     events[-1],
   )
 
@@ -131,7 +131,7 @@ def test_slices_cover_the_answer_in_order_and_give_the_waveform(engine):
 
 def test_the_first_sound_is_ready_before_the_text_is_finished(engine):
   events = list(engine.answer(tiny_model.question()))
-  first = next(i for i, e in enumerate(events) if isinstance(e, Slice) and len(e.waveform))
+  first = next(i for i, e in enumerate(events) if isinstance(e, SpokenSlice) and len(e.waveform))
   assert any(isinstance(e, TextPiece) for e in events[first:])
   assert (
     events[first].ready_at

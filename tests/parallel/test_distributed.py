@@ -19,7 +19,7 @@ import pytest
 
 from echox_jax import errors
 from echox_jax.parallel import distributed
-from echox_jax.parallel.distributed import Plan
+from echox_jax.parallel.distributed import Join
 from echox_jax.training import checkpoint, metrics, profiling
 from tests.helpers.paths import ROOT
 
@@ -65,8 +65,8 @@ def test_nothing_said_is_one_process():
 
 
 def test_flags():
-  assert _plan(coordinator='host:1234', num_processes=3, process_id=2) == Plan('host:1234', 3, 2)
-  assert _plan(environ=SLURM, coordinator='host:1234', num_processes=3, process_id=2) == Plan(
+  assert _plan(coordinator='host:1234', num_processes=3, process_id=2) == Join('host:1234', 3, 2)
+  assert _plan(environ=SLURM, coordinator='host:1234', num_processes=3, process_id=2) == Join(
     'host:1234', 3, 2
   )
 
@@ -110,7 +110,7 @@ def test_open_mpi():
     == 1
   )
   newer = {name: value for name, value in OPEN_MPI.items() if 'uri' not in name}
-  assert _plan('mpi', newer, coordinator='x:5') == Plan('x:5', 2, 1)
+  assert _plan('mpi', newer, coordinator='x:5') == Join('x:5', 2, 1)
   with pytest.raises(
     errors.ConfigError,
     match='does not tell where rank 0 runs: give --distributed=mpi --coordinator',
@@ -121,15 +121,15 @@ def test_open_mpi():
 def test_tpu_pods_find_themselves(monkeypatch):
   monkeypatch.setattr(distributed.importlib.util, 'find_spec', lambda name: object())
   assert _plan(environ={'TPU_WORKER_HOSTNAMES': 'localhost'}) is None
-  assert _plan(environ={'TPU_WORKER_HOSTNAMES': 'a,b'}) == Plan()
-  assert _plan(environ={'TPU_WORKER_HOSTNAMES': 'a', 'MEGASCALE_NUM_SLICES': '2'}) == Plan()
+  assert _plan(environ={'TPU_WORKER_HOSTNAMES': 'a,b'}) == Join()
+  assert _plan(environ={'TPU_WORKER_HOSTNAMES': 'a', 'MEGASCALE_NUM_SLICES': '2'}) == Join()
   assert _plan(environ={'TPU_WORKER_HOSTNAMES': 'a,b', 'JAX_PLATFORMS': 'cpu'}) is None
   monkeypatch.setattr(distributed.glob, 'glob', lambda pattern: ['/dev/accel0'])
   told = {'worker-network-endpoints': 'w0:8470:10.0.0.1,w1:8470:10.0.0.2', 'tpu-env': ''}
   monkeypatch.setattr(distributed, '_metadata', told.get)
-  assert _plan() == Plan()
+  assert _plan() == Join()
   told.update({'worker-network-endpoints': 'one', 'tpu-env': "A: 'b'\nMEGASCALE_NUM_SLICES: '2'\n"})
-  assert _plan() == Plan()
+  assert _plan() == Join()
   told['tpu-env'] = ''
   assert _plan() is None
 

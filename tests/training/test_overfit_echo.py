@@ -101,7 +101,7 @@ def test_echo_decoder_says_the_pseudo_labels(t2c):
     spoken = echo_step.answers(CFG, echox.s2t_forward(params, CFG, batch), 20)
     adapted = DenoisingAdapter(CFG).apply({'params': params['denoising_adapter']}, spoken.states)
     return generate.decode_unit_words(
-      params['echo'], params['unit_text_embedding']['embedding'], CFG, adapted, spoken.lengths, 10
+      params['echo'], CFG, params['unit_text_embedding']['embedding'], adapted, spoken.lengths, 10
     )
 
   words = speak(params)

@@ -44,7 +44,7 @@ def test_the_stage_starts_with_the_chosen_table(golden, choice):
   read = lambda specs: {
     path: jax.device_put(np.asarray(flat[path]), spec.sharding) for path, spec in specs.items()
   }
-  source = init_from.Source('golden', {path: leaf.shape for path, leaf in flat.items()}, read)
+  source = init_from.ParamSource('golden', {path: leaf.shape for path, leaf in flat.items()}, read)
   wanted = flatten(state.abstract_state(stage, job, mesh).params())
   table = init_from.load_initial(stage, job, [source], wanted)['unit_text_embedding/embedding']
   expected = weights[TENSORS[choice]]

@@ -42,7 +42,7 @@ def make_encoder(kind):
       np.zeros((1, 4000), np.float32),
     )
   params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), example))['params']
-  return extract.speech_encoder(cfg, model_cfg, params)
+  return extract.speech_encoder(params, model_cfg, cfg)
 
 
 @pytest.fixture(scope='module')
@@ -136,4 +136,4 @@ def test_too_short_a_clip():
 @pytest.mark.parametrize('cfg', [UnitsConfig(layer=3), UnitsConfig(encoder='other', layer=1)])
 def test_unknown_layer_or_encoder(cfg):
   with pytest.raises(errors.ConfigError):
-    extract.speech_encoder(cfg, WHISPER, {})
+    extract.speech_encoder({}, WHISPER, cfg)
