@@ -79,13 +79,17 @@ def make_iterator(
     batches = grain.MapDataset.range(mixing.ENDLESS).map(
       GatherPlanned(chosen, plan, Finish(experiment), share)
     )
-    is_first_pass = lambda number: not any(turn for row in plan[number].rows for turn, _ in row)
+
+    def is_first_pass(number):
+      return not any(turn for row in plan[number].rows for turn, _ in row)
+
     return BatchIterator(batches, batch_size, experiment.data.workers, is_first_pass)
   stream = ordered(chosen, experiment).random_map(Finish(experiment))
   dataset = grain.MapDataset.range(len(stream) // batch_size).map(Gather(stream, batch_size, share))
-  is_first_pass = lambda number: (
-    not experiment.data.weights and (number + 1) * batch_size <= len(chosen)
-  )
+
+  def is_first_pass(number):
+    return not experiment.data.weights and (number + 1) * batch_size <= len(chosen)
+
   return BatchIterator(dataset, batch_size, experiment.data.workers, is_first_pass)
 
 
@@ -200,7 +204,10 @@ def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Batch
     length, positions = data.max_tokens + budget - 1, tokens + kept
     clips = {int(b): positions[heard & (buckets == b)] for b in ladder}
     sizes = np.stack([heard, tokens, positions], axis=1).astype(int)
-    fill = lambda b, x: min(most_clips(data, b), max(1, round(length / x.mean()))) if len(x) else 1
+
+    def fill(b, x):
+      return min(most_clips(data, b), max(1, round(length / x.mean()))) if len(x) else 1
+
     room = {b: (fill(b, x), data.max_tokens, length) for b, x in clips.items()}
   return plan(buckets, sizes, room)
 
@@ -302,10 +309,10 @@ class GatherPlanned:
 
   def __call__(self, number: int) -> selection.Arrays:
     batch, experiment = self.plan[number], self.finish.experiment
-    example = lambda epoch, index: (
-      self.chosen[index],
-      np.random.default_rng((experiment.seed, epoch, index)),
-    )
+
+    def example(epoch, index):
+      return (self.chosen[index], np.random.default_rng((experiment.seed, epoch, index)))
+
     examples = ([example(*place) for place in batch.rows[row]] for row in self.share)
     if experiment.data.packing:
       clips = self.plan.room[batch.bucket][0]

@@ -246,7 +246,10 @@ def _decode(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
   token = jax.ShapeDtypeStruct(
     (experiment.train.batch_size,), 'int32', sharding=sharding.batch_sharding(mesh)
   )
-  step = lambda params, text, token: generate.decode_step(params, experiment.model, text, token)
+
+  def step(params, text, token):
+    return generate.decode_step(params, experiment.model, text, token)
+
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     lowered = jax.jit(
       step, donate_argnums=1, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -289,9 +292,14 @@ def _answering(experiment: ExperimentConfig, mesh: Mesh):
   }
   text = jax.eval_shape(_reader(experiment), params, arrays)
   cache = NamedSharding(mesh, sharding.spec((None, 'batch', None, 'kv_heads', None)))
-  by_rows = lambda leaf: leaf.update(
-    sharding=sharding.batch_sharding(mesh) if leaf.ndim else NamedSharding(mesh, sharding.spec(()))
-  )
+
+  def by_rows(leaf):
+    return leaf.update(
+      sharding=sharding.batch_sharding(mesh)
+      if leaf.ndim
+      else NamedSharding(mesh, sharding.spec(()))
+    )
+
   shapes = jax.tree.map(by_rows, text)
   return (
     params,
@@ -316,7 +324,10 @@ def _bytes_per_chip(tree) -> int:
 
 def show(report: dict[str, Any]) -> str:
   """The report for people."""
-  gib = lambda n: f'{n / 2**30:.2f} GiB'
+
+  def gib(n):
+    return f'{n / 2**30:.2f} GiB'
+
   lines = [
     f'{report["config"]} on {report["slices"]} x {report["topology"]} ({report["chips"]} '
     f'chips), step {report["step"]}, '

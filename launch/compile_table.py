@@ -94,11 +94,17 @@ ROWS = (
 
 def line(name: str, report: dict[str, Any]) -> str:
   """A row of the printed table."""
-  gib = lambda n: f'{n / 2**30:.1f}'
+
+  def gib(n):
+    return f'{n / 2**30:.1f}'
+
   if 'error' in report:
     job = f'{name} | {report["chips"]} | {report["batch_size"]}'
     return f'| {job} | does not fit | | | | | | | {report["compile_s"]:.0f} |'
-  seconds = lambda term: '–' if report[term] is None else f'{report[term]:.2f}'
+
+  def seconds(term):
+    return '–' if report[term] is None else f'{report[term]:.2f}'
+
   received = '–' if report['ici_bytes_per_chip'] is None else gib(report['ici_bytes_per_chip'])
   bound = (
     '–' if report['mfu_bound'] is None else f'{report["mfu_bound"]:.2f} ({report["slowest_term"]})'

@@ -192,7 +192,7 @@ def written_answers(engine, questions: Sequence[Any]) -> list[str]:
 def reply(engine, example) -> dict[str, Any]:
   """Has one spoken question answered by the streaming engine."""
   from echox_jax import audio
-  from echox_jax.inference.engine import SpokenSlice
+  from echox_jax.inference.events import SpokenSlice
 
   question, answer = example.turns
   events = list(engine.answer(audio.from_int16(question.audio)))

@@ -41,12 +41,10 @@ def steps(
   config: str, workdir: Path, names: Sequence[str] = tuple(_STAGES), options: Sequence[str] = ()
 ) -> list[Step]:
   """All parts in order, from data sets to `workdir/model`."""
-  job = lambda module, stage: (
-    f'launch.{module}',
-    f'--config={config}:{stage}',
-    f'--workdir={workdir}',
-    *options,
-  )
+
+  def job(module, stage):
+    return (f'launch.{module}', f'--config={config}:{stage}', f'--workdir={workdir}', *options)
+
   return [
     Step('precompute', 'speech becomes units and unit words', job('precompute', names[0])),
     *(Step(name, _STAGES[name], job('train', name)) for name in names),

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _tell(events) -> dict[str, Any]:
   """Prints an answer as it comes; returns what `--json` writes, and the waveform."""
-  from echox_jax.inference.engine import LEFT_OUT, SpokenSlice, TextPiece
+  from echox_jax.inference.events import LEFT_OUT, SpokenSlice, TextPiece
 
   slices, lines = [], []
   for event in events:

@@ -200,9 +200,10 @@ def _plan_answers(
   facts: Sequence[facts_lib.Fact], holdout: int, extra: Sequence[str], seed: int
 ) -> dict[str, list[Line]]:
   held = {fact.id for fact in balanced_sample(facts, holdout, np.random.default_rng([seed, 2]))}
-  line = lambda name, text, fact=None: Line(
-    Clip(name, text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact
-  )
+
+  def line(name, text, fact=None):
+    return Line(Clip(name, text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
+
   learned = [fact for fact in facts if fact.id not in held]
   parts = [_SENTENCE_END.split(fact.answer) for fact in learned]
   singles = dict.fromkeys(part for answer in parts if len(answer) > 1 for part in answer)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import dataclasses
 
 from data_pipeline.corpus import facts_tables as tables
+from data_pipeline.corpus import general_facts
 
 _ONES = [
   'zero',
@@ -199,7 +200,7 @@ def _baby_animals() -> Iterator[Fact]:
 
 
 def _general() -> Iterator[Fact]:
-  for name, questions, answer, references in tables.GENERAL:
+  for name, questions, answer, references in general_facts.GENERAL:
     yield Fact(_name('general', name), 'general', questions, answer, references)
 
 

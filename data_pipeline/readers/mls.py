@@ -3,10 +3,9 @@
   SOURCE/train/transcripts.txt
   SOURCE/train/audio/4800/10003/4800_10003_000000.flac, or .opus
 
-The first holds lines `4800_10003_000000<TAB>and there they lay`. `train`, `dev` and `test` beside it
-become the splits of the set `transcripts`. SOURCE is such a folder,
-mls_english say, or one that holds several; the language follows from its name (mls_german,
-mls_german_opus).
+The first holds lines `4800_10003_000000<TAB>and there they lay`. `train`, `dev` and `test` beside
+it become the splits of the set `transcripts`. SOURCE is such a folder, mls_english say, or one that
+holds several; the language follows from its name (mls_german, mls_german_opus).
 """
 
 from collections.abc import Iterator

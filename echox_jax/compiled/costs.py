@@ -131,7 +131,10 @@ def largest(
     )
     for c in collectives.read(program)
   ]
-  take = lambda pairs: sorted(pairs, reverse=True)[:number]
+
+  def take(pairs):
+    return sorted(pairs, reverse=True)[:number]
+
   return {
     'compute_s': take((cost.flops / chip.peak_flops, cost.what) for cost in each if cost.flops),
     'hbm_s': take((cost.bytes / chip.hbm_bytes_per_s, cost.what) for cost in each if cost.bytes),
@@ -165,18 +168,19 @@ def _convolution_flops(
       (re.search(r'window=\{([^}]*)\}', instruction.rest) or ('', ''))[1],
     )
   )
+
+  def part(axis: int, name: str, default: int) -> int:
+    return int(window[name].split('x')[axis].split('_')[0]) if name in window else default
+
   taps = 1
   for i, size in enumerate(int(n) for n in window.get('size', '').split('x') if n):
-    part = lambda name, default: (
-      int(window[name].split('x')[i].split('_')[0]) if name in window else default
-    )
     length = given[labels[1].index(str(i))]
     place = (
-      np.arange(out[labels[3].index(str(i))])[:, None] * part('stride', 1)
-      + np.arange(size) * part('rhs_dilate', 1)
-      - part('pad', 0)
+      np.arange(out[labels[3].index(str(i))])[:, None] * part(i, 'stride', 1)
+      + np.arange(size) * part(i, 'rhs_dilate', 1)
+      - part(i, 'pad', 0)
     )
-    apart = part('lhs_dilate', 1)
+    apart = part(i, 'lhs_dilate', 1)
     taps *= int(np.sum((place >= 0) & (place % apart == 0) & (place // apart < length)))
   batch, features = out[labels[3].index('b')], out[labels[3].index('f')]
   return 2.0 * taps * batch * features * kernel[labels[2].index('i')]

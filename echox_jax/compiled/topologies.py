@@ -3,6 +3,7 @@ CPUs.
 """
 
 from collections.abc import Sequence
+import contextlib
 import os
 import re
 
@@ -59,10 +60,8 @@ def _cpus(name: str) -> Sequence[jax.Device]:
   number = name.removeprefix('cpu:')
   if not number.isdigit() or not int(number):
     raise errors.ConfigError(f'{name!r} is no number of virtual CPUs: use cpu:8.')
-  try:
+  with contextlib.suppress(RuntimeError):  # JAX has started
     jax.config.update('jax_num_cpu_devices', int(number))
-  except RuntimeError:  # JAX has started
-    pass
   found = jax.devices('cpu')
   if len(found) < int(number):
     raise errors.ConfigError(

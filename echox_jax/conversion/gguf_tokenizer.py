@@ -131,7 +131,10 @@ def foreign_tokenizer(vocabulary: Vocabulary, what: str) -> chat_template.Foreig
   """What the tokenizer says about how its model is spoken to; `what` names it in messages."""
   named = [None if i is None else vocabulary.tokens[i] for i in (vocabulary.bos, vocabulary.eos)]
   tokens = {token: i for i, token in enumerate(vocabulary.tokens)}
-  encoder = lambda: tokenizer.BpeTokenizer(what, to_json(vocabulary)).encode
+
+  def encoder():
+    return tokenizer.BpeTokenizer(what, to_json(vocabulary)).encode
+
   return chat_template.ForeignTokenizer(what, tokens, encoder, vocabulary.template, *named)
 
 

@@ -133,7 +133,10 @@ def _config(
       f'{source} is of architecture {field("general.architecture")!r}: '
       f'only {_ARCHITECTURE!r} is supported.'
     )
-  own = lambda name, *default: field(f'{_ARCHITECTURE}.{name}', *default)
+
+  def own(name, *default):
+    return field(f'{_ARCHITECTURE}.{name}', *default)
+
   heads, width = own('attention.head_count'), own('embedding_length')
   head_dim = own('attention.key_length', width // heads)
   for name, value, known in (

@@ -23,8 +23,9 @@ takes to call a function:
 `audio` is float32[b, 16000 * seconds], padded to the size in the manifest. A question goes through
 encode_speech, embed_speech and prefill_speech (a written one through prefill_text); then sample,
 decode_step, sample, ... until EOT. The states that predicted the tokens of a slice go through
-generate_units, its unit words through the unit language to units, these through durations and, each repeated
-that often, through waveform. Flat order for other runtimes: `params` as listed, then `inputs`.
+generate_units, its unit words through the unit language to units, these through durations and, each
+repeated that often, through waveform. Flat order for other runtimes: `params` as listed, then
+`inputs`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,10 @@ class Function:
 def functions(cfg: EchoXConfig) -> dict[str, Function]:
   """All functions by name, in the order in which a question passes through them."""
   head = 'llm/embed_tokens' if cfg.llm.tie_embeddings else 'llm/lm_head'
-  one = lambda run: lambda *args: (run(*args),)
+
+  def one(run):
+    return lambda *args: (run(*args),)
+
   return {
     'encode_speech': Function(
       ('whisper',), ('audio', 'audio_lengths'), ('states', 'state_lengths'), steps.encode
@@ -175,7 +179,10 @@ def export_function(cfg: EchoXConfig, name: str, params: Specs, inputs: Specs) -
 
 def _portable(cfg: EchoXConfig) -> EchoXConfig:
   """The model with attention that every platform has, whichever makes the artefact."""
-  plain = lambda part: dataclasses.replace(part, attention='xla')
+
+  def plain(part):
+    return dataclasses.replace(part, attention='xla')
+
   decoder = dataclasses.replace(cfg.unit_decoder, trunk=plain(cfg.unit_decoder.trunk))
   return dataclasses.replace(
     cfg, whisper=plain(cfg.whisper), llm=plain(cfg.llm), unit_decoder=decoder
@@ -187,14 +194,18 @@ def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
   step, are symbolic.
   """
   batch, slots = export.symbolic_shape('b, slots')
-  spec = lambda dtype, *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
+
+  def spec(dtype, *shape):
+    return jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
+
   budget, streaming = steps.buckets(cfg), cfg.streaming
   params = nn.meta.unbox(
     jax.eval_shape(lambda: init_groups(jax.random.key(0), cfg, ('whisper', 'adapter', 'llm')))
   )
-  shapes = lambda run, *inputs: jax.eval_shape(
-    lambda params, *inputs: run(params, cfg, *inputs), params, *inputs
-  )
+
+  def shapes(run, *inputs):
+    return jax.eval_shape(lambda params, *inputs: run(params, cfg, *inputs), params, *inputs)
+
   known = {
     'audio': spec('float32', budget.samples[-1]),
     'audio_lengths': spec('int32'),
@@ -273,11 +284,14 @@ def _describe(function: Function, exported: export.Exported, params: Specs) -> d
   convention.
   """
   paths = _own_params(function, params)
-  label = lambda name, aval: {
-    'name': name,
-    'shape': [d if isinstance(d, int) else str(d) for d in aval.shape],
-    'dtype': aval.dtype.name,
-  }
+
+  def label(name, aval):
+    return {
+      'name': name,
+      'shape': [d if isinstance(d, int) else str(d) for d in aval.shape],
+      'dtype': aval.dtype.name,
+    }
+
   return {
     'file': f'{exported.fun_name}.stablehlo',
     'platforms': exported.platforms,

@@ -197,7 +197,10 @@ def _renamed(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
   prefix = f'layers.{layer.removeprefix("layer_")}.'
   if part == _FUSED:
     split = zip('qkv', np.split(value, 3))
-    absent = lambda key, v: (key, leaf) == ('k', 'bias') and not v.any()
+
+    def absent(key, v):
+      return (key, leaf) == ('k', 'bias') and not v.any()
+
     return {f'{prefix}self_attn.{key}_proj.{leaf}': v for key, v in split if not absent(key, v)}
   return {f'{prefix}{_LAYER_NAMES.get(part, part)}.{leaf}': value}
 

@@ -226,7 +226,10 @@ def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
   it: over the longest word, and over the vocabulary.
   """
   figure = _figure(9.6, 3.2)
-  share = lambda row: row['held_out']['share']
+
+  def share(row):
+    return row['held_out']['share']
+
   sizes, longest = sorted({row['asked'] for row in rows}), sorted({row['k'] for row in rows})
   colours = (GREY, ORANGE, GREEN, BLUE, RED, INK)
   for place, (over, lines, title) in enumerate(

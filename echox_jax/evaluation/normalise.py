@@ -93,8 +93,13 @@ def _read_number(tokens: list[str], start: int) -> tuple[int, int]:
   `tokens` alternate between words and what stands between them; a phrase is joined by spaces, or by
   a hyphen as in "twenty-one".
   """
-  word = lambda i: tokens[i].lower() if i < len(tokens) else ''
-  gap = lambda i: i < len(tokens) and (tokens[i].isspace() or tokens[i] == '-')
+
+  def word(i):
+    return tokens[i].lower() if i < len(tokens) else ''
+
+  def gap(i):
+    return i < len(tokens) and (tokens[i].isspace() or tokens[i] == '-')
+
   total, part, smallest, end, i = 0, 0, None, start, start
   if word(i) == 'a' and gap(i + 1) and word(i + 2) in _LARGE:
     part, end, i = 1, start, i + 2

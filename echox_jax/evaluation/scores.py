@@ -88,7 +88,10 @@ def summarise(asked: Sequence[Asked]) -> dict[str, Any]:
 
 def _scores(asked: Sequence[Asked]) -> dict[str, Any]:
   marks = [a.marks() for a in asked]
-  share = lambda kind: round(float(np.mean([m[kind] for m in marks])), 4)
+
+  def share(kind):
+    return round(float(np.mean([m[kind] for m in marks])), 4)
+
   return {
     'questions': len(asked),
     'text_exact_match': share('text'),

@@ -11,7 +11,6 @@ counted, never lost in silence.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
 import time
 from typing import Any
 
@@ -24,76 +23,11 @@ from echox_jax import errors, model_folder, prompts, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.inference import steps
+from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, SpokenSlice, TextPiece
 from echox_jax.models import positions
 
 Array = jax.Array
 _SHORTEST_AUDIO = 0.1  # seconds
-_BUDGETS = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames')
-LEFT_OUT = ('unknown_unit_words', 'dropped_units')  # counters of `Done.overflow` without a budget
-
-
-@dataclasses.dataclass(frozen=True)
-class TextPiece:
-  """A few more letters of the answer; `at` is in seconds since the question was given, as are all
-  times below.
-  """
-
-  text: str
-  at: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SpokenSlice:
-  """A part of the answer that has been spoken.
-
-  Attributes:
-    index: 0, 1, 2...
-    text: its words.
-    tokens: (start, stop) among the spoken tokens of the answer.
-    unit_words: int32[words].
-    units: int32[units], reduced.
-    waveform: float32[samples], 16 kHz; empty where the echo decoder said nothing.
-    cut_at: when the slice was complete as text.
-    ready_at: when it was sound.
-  """
-
-  index: int
-  text: str
-  tokens: tuple[int, int]
-  unit_words: np.ndarray
-  units: np.ndarray
-  waveform: np.ndarray
-  cut_at: float
-  ready_at: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Done:
-  """The end of the answer.
-
-  Attributes:
-    text: all of it.
-    waveform: float32[samples], 16 kHz, all slices one after the other.
-    scores: trigger score of each spoken token.
-    token_times: when each spoken token came.
-    overflow: counters of what did not fit a static budget: `speech_positions` of the question,
-      `answer_tokens` (1 = cut off), `slice_tokens` (slices split for length), `unit_words` (slices
-      cut off), `frames`; and what was left out: `unknown_unit_words`, which the unit language does
-      not have, and `dropped_units`, which the profile's `unit_id_limit` drops.
-    first_audio_at: when the first sound was ready; None without sound.
-    finished_at: when all was done.
-  """
-
-  text: str
-  waveform: np.ndarray
-  scores: tuple[float, ...]
-  token_times: tuple[float, ...]
-  overflow: dict[str, int]
-  first_audio_at: float | None
-  finished_at: float
-
-
-Event = TextPiece | SpokenSlice | Done
 
 
 class Engine:
@@ -335,10 +269,13 @@ class Engine:
     """
     sampler.check(temperature, top_p)
     start = time.perf_counter()
-    now = lambda: time.perf_counter() - start
+
+    def now():
+      return time.perf_counter() - start
+
     ids, hidden, scores, times, slices, shown = [], [], [], [], [], ''
     state, lost = self.prefill(audio, text)
-    overflow = dict.fromkeys((*_BUDGETS, *LEFT_OUT), 0) | {'speech_positions': lost}
+    overflow = dict.fromkeys((*BUDGETS, *LEFT_OUT), 0) | {'speech_positions': lost}
     cutter, special = trigger.SliceCutter(self.config.streaming), self.config.special_ids
 
     def spoken(cut: tuple[int, int] | None) -> Iterator[SpokenSlice]:

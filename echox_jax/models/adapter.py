@@ -52,7 +52,10 @@ class AlignmentLayer(nn.Module):
   @nn.compact
   def __call__(self, x: Array, keys: Array, deterministic: bool) -> Array:
     cfg = self.cfg
-    norm = lambda name: layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name=name)
+
+    def norm(name):
+      return layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype, name=name)
+
     drop = nn.Dropout(cfg.dropout, deterministic=deterministic)
     attend = layers.MultiHeadAttention(
       cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='self_attn'
@@ -94,11 +97,14 @@ class SoundwaveAdapter(nn.Module):
     if cfg.variant not in ('paper', 'released'):
       raise errors.ConfigError(f'adapter.variant is {cfg.variant!r}: use paper or released.')
     self.projection = layers.Dense(width, ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype)
+
     # Attention weights [clips,heads,frames,frames] are the largest arrays of a step: where the LLM
     # saves memory, so do these layers.
-    lean = lambda layer, deterministic: (
-      layer if self.cfg.llm.remat == 'none' else nn.remat(layer, static_argnums=deterministic)
-    )
+    def lean(layer, deterministic):
+      return (
+        layer if self.cfg.llm.remat == 'none' else nn.remat(layer, static_argnums=deterministic)
+      )
+
     self.alignment = lean(AlignmentLayer, 3)(cfg)
     self.out_norm = layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype)
     self.ctc_head = layers.Embed(self.cfg.llm.vocab_size, width, dtype=cfg.dtype)

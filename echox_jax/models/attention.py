@@ -144,9 +144,10 @@ def splash(
 
   b, t, n, h = query.shape
   size = -(-t // _LANES) * _LANES
-  fill = lambda x, value=0: jnp.pad(
-    x, ((0, 0), (0, size - t)) + ((0, 0),) * (x.ndim - 2), constant_values=value
-  )
+
+  def fill(x, value=0):
+    return jnp.pad(x, ((0, 0), (0, size - t)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
+
   segments = jnp.zeros((b, t), jnp.int32) if segments is None else segments.astype(jnp.int32)
   nobody = -1  # the segment of keys that are not real, and of the filling
   ids = kernels.SegmentIds(
@@ -173,7 +174,10 @@ def splash(
     block_sizes=kernels.BlockSizes(**dict.fromkeys(names, block)),
     interpret=interpret,
   )
-  heads_first = lambda x: jnp.swapaxes(fill(x), 1, 2)
+
+  def heads_first(x):
+    return jnp.swapaxes(fill(x), 1, 2)
+
   out = jax.vmap(kernel)(heads_first(query * h**-0.5), heads_first(key), heads_first(value), ids)
   return jnp.swapaxes(out, 1, 2)[:, :t].astype(value.dtype)
 

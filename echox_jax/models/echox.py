@@ -187,7 +187,10 @@ def splice(
   # The input position that each output position comes from, and how far into it.
   source = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right'))(ends, positions)
   source = jnp.minimum(source, length - 1)
-  take = lambda x: jnp.take_along_axis(x, source, axis=1)
+
+  def take(x):
+    return jnp.take_along_axis(x, source, axis=1)
+
   offset = positions - take(ends - widths)
   valid = positions < ends[:, -1:]
   speaking = take(is_audio) & valid

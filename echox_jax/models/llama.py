@@ -81,7 +81,10 @@ class Attention(nn.Module):
     cfg = self.cfg
     freqs = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
     project = functools.partial(_projection, cfg)
-    heads = lambda y: y.reshape(*y.shape[:2], -1, cfg.head_dim)
+
+    def heads(y):
+      return y.reshape(*y.shape[:2], -1, cfg.head_dim)
+
     q = heads(project('q_proj', cfg.num_heads * cfg.head_dim, ('embed', 'heads'))(x, deterministic))
     k = heads(
       project('k_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic)

@@ -32,9 +32,10 @@ def spec_augment(mel: Array, lengths: Array, key: Array, time: float, bands: flo
 def _spans(key: Array, lengths: Array, size: int, fraction: float) -> Array:
   """bool[B,size]: random spans within the first lengths[b] places."""
   size_key, start_key = jax.random.split(key)
-  below = lambda key, limit: jnp.floor(
-    jax.random.uniform(key, (len(lengths), _SPANS)) * limit
-  ).astype(jnp.int32)
+
+  def below(key, limit):
+    return jnp.floor(jax.random.uniform(key, (len(lengths), _SPANS)) * limit).astype(jnp.int32)
+
   sizes = below(size_key, jnp.floor(lengths * (fraction / _SPANS))[:, None] + 1)
   starts = below(start_key, lengths[:, None] - sizes + 1)
   at = jnp.arange(size)[None, None]

@@ -117,9 +117,10 @@ class DenoisingAdapter(nn.Module):
   def __call__(self, states: Array, deterministic: bool = True) -> Array:
     """float[...,D] -> float[...,D]."""
     cfg = self.cfg
-    dense = lambda features, axes, name: layers.Dense(
-      features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name
-    )
+
+    def dense(features, axes, name):
+      return layers.Dense(features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name)
+
     x = nn.relu(
       dense(cfg.unit_decoder.denoising_intermediate_size, ('embed', 'mlp'), 'fc1')(states)
     )
@@ -197,7 +198,10 @@ def extend(prompt: Prompt, embeddings: Array) -> Prompt:
 def init_unit_decoder(key: Array, cfg: EchoXConfig) -> dict:
   """Boxed parameters of a `UnitDecoder`."""
   module = UnitDecoder(cfg)
-  create = lambda m, table, ids: m.logits(m(table, ids))
+
+  def create(m, table, ids):
+    return m.logits(m(table, ids))
+
   return module.init(
     key, jnp.zeros((1, cfg.llm.hidden_size)), jnp.zeros((1, 1), jnp.int32), method=create
   )['params']

@@ -110,7 +110,10 @@ def inverse_stft(spectrum: tuple[Array, Array], mask: Array | None, n_fft: int, 
   angle = 2 * np.pi * np.outer(np.arange(n_fft // 2 + 1), np.arange(n_fft)) / n_fft
   weight = np.full((n_fft // 2 + 1, 1), 2.0)
   weight[0] = weight[-1] = 1.0  # the other bins stand for themselves and their conjugates
-  basis = lambda wave: jnp.asarray(weight * wave * window / n_fft, real.dtype)
+
+  def basis(wave):
+    return jnp.asarray(weight * wave * window / n_fft, real.dtype)
+
   frames = real @ basis(np.cos(angle)) - imaginary @ basis(np.sin(angle))
   shown = jnp.ones((1, real.shape[1]), jnp.float32) if mask is None else mask.astype(jnp.float32)
   envelope = shown[:, :, None] * jnp.asarray(window**2, jnp.float32)

@@ -253,7 +253,10 @@ def unbox(boxed):
   """The bare arrays or shapes; unlike `nn.meta.unbox` it adds no sharding constraints, so that
   shapes may pass under a mesh.
   """
-  is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+
+  def is_box(x):
+    return isinstance(x, nn.meta.AxisMetadata)
+
   return jax.tree.map(lambda x: x.value if is_box(x) else x, boxed, is_leaf=is_box)
 
 

@@ -116,7 +116,10 @@ class Checkpoints:
     except Exception as error:
       raise arrays.damaged(saved.folder, error) from error
     found = flatten(restored['params']) | frozen_lib.read(saved.stage, saved.reference, kept)
-    part = lambda tree: unflatten({path: found[path] for path in flatten(tree)})
+
+    def part(tree):
+      return unflatten({path: found[path] for path in flatten(tree)})
+
     return part(trainable), part(frozen), restored['opt_state'], restored['meta']
 
   def close(self) -> None:

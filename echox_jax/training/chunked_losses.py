@@ -104,7 +104,9 @@ def _backward_rule(chunk, residuals, cotangents):
   # Each row group adds up a gradient of its own, float32[groups,V,D]; they become one after the
   # last chunk.
   by_group = (layout.rows, layout.vocabulary, None)
-  grouped = lambda x: x.reshape(groups, -1, *x.shape[1:])
+
+  def grouped(x):
+    return x.reshape(groups, -1, *x.shape[1:])
 
   def one(d_table, part):
     part_states, part_labels, part_normaliser, weight = part

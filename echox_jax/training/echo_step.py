@@ -163,7 +163,10 @@ def echo_loss(
     text, replaced = spoken_text(cfg, likeliest, slices)
   words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
   ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices.chunk_tokens)
-  count = lambda x: jnp.sum(x).astype(jnp.float32)
+
+  def count(x):
+    return jnp.sum(x).astype(jnp.float32)
+
   real = slices.lengths > 0
   metrics |= {
     'echo_ce': ce.mean,

@@ -133,9 +133,12 @@ def _read(
   first_user = {}
   for path, origin in names.items():
     first_user.setdefault(origin, path)
+
   # A second user gets a buffer of its own: trained parameters are donated to the step, frozen ones
   # are not.
-  own = lambda path, origin: arrays[origin] if first_user[origin] == path else arrays[origin].copy()
+  def own(path, origin):
+    return arrays[origin] if first_user[origin] == path else arrays[origin].copy()
+
   return {path: own(path, origin).astype(wanted[path].dtype) for path, origin in names.items()}
 
 

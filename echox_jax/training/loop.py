@@ -136,9 +136,12 @@ def train(
       'sources': trained_from,
     }
     meta['frozen'] = kept or frozen.write(folder, current.frozen)
-    save = lambda: checkpoints.save(
-      done, current.trainable, current.opt_state, iterator, meta | {'step': done}
-    )
+
+    def save():
+      return checkpoints.save(
+        done, current.trainable, current.opt_state, iterator, meta | {'step': done}
+      )
+
     evaluate = validation.Evaluation(stage, experiment, mesh, held_out)
     events = folder / event_files.FOLDER if experiment.train.tensorboard else None
     log = metrics.Metrics(
@@ -213,7 +216,10 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
     raise errors.CheckpointError(
       f'{file} is missing or damaged, so its checkpoints cannot be used: give another --workdir.'
     ) from error
-  plain = lambda job: _flatten(json.loads(json.dumps(config_lib.to_dict(job))))
+
+  def plain(job):
+    return _flatten(json.loads(json.dumps(config_lib.to_dict(job))))
+
   # a field that is newer than the run had its default
   after, defaults = plain(experiment), plain(ExperimentConfig())
   for name in sorted(before.keys() | after.keys()):

@@ -42,7 +42,10 @@ def denoising_cosine(a: Array, b: Array, mask: Array, epsilon: float = 1e-8) -> 
   Vectors shorter than `epsilon` are divided by it, as in torch's cosine_similarity.
   """
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-  inverse = lambda x: jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), epsilon**2))
+
+  def inverse(x):
+    return jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), epsilon**2))
+
   return masked_mean(1.0 - jnp.sum(a * b, axis=-1) * inverse(a) * inverse(b), mask)
 
 
@@ -131,13 +134,19 @@ def _ctc_forward(
       jnp.maximum(jnp.max(new_blanks, axis=1), jnp.max(new_ends, axis=1, initial=_IMPOSSIBLE))
     )
     real = number < frame_lengths
-    choose = lambda new, old: jnp.where(real[:, None], new - best[:, None], old)
+
+    def choose(new, old):
+      return jnp.where(real[:, None], new - best[:, None], old)
+
     return (choose(new_blanks, blanks), choose(new_ends, ends)), jnp.where(real, best, 0.0)
 
   (blanks, ends), taken = jax.lax.scan(
     step, (blanks, ends), (blank_scores.T, label_scores.swapaxes(0, 1), jnp.arange(frames))
   )
-  pick = lambda x: jnp.take_along_axis(x, label_lengths[:, None], axis=1)[:, 0]
+
+  def pick(x):
+    return jnp.take_along_axis(x, label_lengths[:, None], axis=1)[:, 0]
+
   return -jnp.sum(taken, axis=0) - jnp.logaddexp(
     pick(blanks), pick(jnp.concatenate([first, ends], axis=1))
   )

@@ -99,7 +99,10 @@ def loss_of_output(
     experiment.model.special_ids.audio,
     choices.chunk_tokens,
   )
-  count = lambda x: jnp.sum(x).astype(jnp.float32)
+
+  def count(x):
+    return jnp.sum(x).astype(jnp.float32)
+
   more = {}
   # the mean is one over dialogues, not over the clips that there is room for
   if 'segments' in batch:

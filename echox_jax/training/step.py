@@ -105,9 +105,12 @@ def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mes
   shardings = jax.tree.map(
     lambda leaf: leaf.sharding, (abstract.step, abstract.trainable, abstract.opt_state)
   )
-  jit = lambda f: jax.jit(
-    f, donate_argnums=(0, 1, 2), out_shardings=(shardings, NamedSharding(mesh, PartitionSpec()))
-  )
+
+  def jit(f):
+    return jax.jit(
+      f, donate_argnums=(0, 1, 2), out_shardings=(shardings, NamedSharding(mesh, PartitionSpec()))
+    )
+
   if not stage.optimizers:
     return TrainStep({'step': jit(_single(stage, experiment, shardings[1]))}, lambda step: 'step')
   start = experiment.train.loss.adversarial_start
@@ -196,7 +199,10 @@ def combine(metrics: Metrics) -> Metrics:
   """
   weights = metrics.get('tokens', 0 * metrics['loss'] + 1)
   whole = weights.sum().clip(1.0)
-  is_count = lambda name: name in _COUNTS or name.startswith('overflow_')
+
+  def is_count(name):
+    return name in _COUNTS or name.startswith('overflow_')
+
   return {
     name: x.sum() if is_count(name) else (x * weights).sum() / whole for name, x in metrics.items()
   }
@@ -208,7 +214,9 @@ def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
   parts = experiment.train.accumulate_steps
 
   def gradients(trainable, frozen, batch, rng) -> tuple[Metrics, Tree]:
-    of_trained = lambda tree: loss_fn(merge(tree, frozen), batch, rng, experiment)
+    def of_trained(tree):
+      return loss_fn(merge(tree, frozen), batch, rng, experiment)
+
     (loss, metrics), grads = jax.value_and_grad(of_trained, has_aux=True)(trainable)
     return metrics | {'loss': loss}, grads
 
@@ -247,16 +255,19 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
   def train_step(step, trainable, opt_state, frozen, batch) -> tuple[Carry, Metrics]:
     del frozen
     judges = trainable['discriminators']
-    of_generator = lambda tree: vocoder_step.generator_loss(
-      tree,
-      judges,
-      batch,
-      model.vocoder,
-      model.discriminators,
-      weights,
-      keys.step_key(experiment.seed, step),
-      adversarial,
-    )
+
+    def of_generator(tree):
+      return vocoder_step.generator_loss(
+        tree,
+        judges,
+        batch,
+        model.vocoder,
+        model.discriminators,
+        weights,
+        keys.step_key(experiment.seed, step),
+        adversarial,
+      )
+
     (loss, (metrics, wave)), grads = jax.value_and_grad(of_generator, has_aux=True)(
       trainable['vocoder']
     )
@@ -269,9 +280,10 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
     }
     judges_state = opt_state['discriminators']
     if adversarial:
-      of_judges = lambda tree: vocoder_step.discriminator_loss(
-        tree, wave, batch['audio'], model.discriminators
-      )
+
+      def of_judges(tree):
+        return vocoder_step.discriminator_loss(tree, wave, batch['audio'], model.discriminators)
+
       (_, more), grads = jax.value_and_grad(of_judges, has_aux=True)(judges)
       judges, judges_state, norm = update(grads, judges_state, judges)
       metrics |= more | {'grad_norm_discriminators': norm}
@@ -288,7 +300,10 @@ def _parts(batch: Mapping[str, jax.Array], parts: int) -> dict[str, jax.Array]:
   """Arrays [B, ...] -> [parts, B / parts, ...]; a part takes every `parts`-th row, so that rows
   stay on their devices.
   """
-  take = lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+
+  def take(x):
+    return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+
   return {
     name: sharding.constrain(take(x), None, 'batch', *(None,) * (x.ndim - 1))
     for name, x in batch.items()

@@ -69,7 +69,10 @@ def generator_loss(
     + losses.duration * parts['duration_loss']
   )
   if adversarial:
-    judge = lambda x: Discriminators(disc_cfg).apply({'params': disc_params}, x)
+
+    def judge(x):
+      return Discriminators(disc_cfg).apply({'params': disc_params}, x)
+
     parts |= vocoder_losses.generator_losses(jax.lax.stop_gradient(judge(audio)), judge(wave))
     loss += (
       losses.adversarial * parts['adversarial_loss']
@@ -84,7 +87,10 @@ def discriminator_loss(
   """Loss of the discriminators on generated and real waveforms, float[B,S]; no gradient reaches the
   generator.
   """
-  judge = lambda x: Discriminators(disc_cfg).apply({'params': disc_params}, x)
+
+  def judge(x):
+    return Discriminators(disc_cfg).apply({'params': disc_params}, x)
+
   loss = vocoder_losses.discriminator_loss(
     judge(as_float(audio)), judge(jax.lax.stop_gradient(generated))
   )

@@ -189,7 +189,10 @@ def in_bfloat16(cfg: EchoXConfig, adapter: bool = True) -> EchoXConfig:
   states of all later tokens, and with random weights a loss of some dozen tokens by up to 2 %,
   which says nothing about precision.
   """
-  lower = lambda part: dataclasses.replace(part, dtype='bfloat16')
+
+  def lower(part):
+    return dataclasses.replace(part, dtype='bfloat16')
+
   units = dataclasses.replace(cfg.unit_decoder, trunk=lower(cfg.unit_decoder.trunk))
   return with_budget(
     dataclasses.replace(

@@ -91,7 +91,10 @@ def text_part(
     in_text, spoken, jnp.where(opened, prefix[jnp.minimum(columns, len(prefix) - 1)], special.eot)
   )
   state = jnp.where(in_text, starts[:, None, None] + word, -1)
-  rows = lambda x: x.reshape(-1, len(columns))
+
+  def rows(x):
+    return x.reshape(-1, len(columns))
+
   return TextPart(rows(ids), rows(state), rows(valid))
 
 

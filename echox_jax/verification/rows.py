@@ -46,7 +46,10 @@ class Row:
 
   def to_json(self) -> dict[str, Any]:
     """JSON-ready; errors that are not finite become null."""
-    finite = lambda x: x if np.isfinite(x) else None
+
+    def finite(x):
+      return x if np.isfinite(x) else None
+
     return {
       'name': self.name,
       'shape': list(self.shape),

@@ -78,7 +78,10 @@ def rows(golden: Golden) -> list[Row]:
     'step2_hidden': state.hidden[:, None],
     'step2_logits': state.logits[:, None],
   }
-  judge = lambda name: identical if name in ('ctc_argmax', 'keep_mask', 'llm_key_mask') else close
+
+  def judge(name):
+    return identical if name in ('ctc_argmax', 'keep_mask', 'llm_key_mask') else close
+
   return [judge(name)(f'stage1/{name}', ours, arrays[name]) for name, ours in found.items()]
 
 

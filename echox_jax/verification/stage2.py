@@ -46,11 +46,12 @@ def rows(golden: Golden) -> list[Row]:
 
   held = {'t2c': golden.params['echo'], 'unit_text_embedding': golden.params['unit_text_embedding']}
   data = DataConfig(max_unit_words=int((labels != IGNORE).sum(axis=1).max()))
-  loss_of = lambda model: (
-    lambda held, batch: echo_step.t2c_loss(
+
+  def loss_of(model):
+    return lambda held, batch: echo_step.t2c_loss(
       held, batch, jax.random.key(0), ExperimentConfig(model=model, data=data)
     )
-  )
+
   batch = {'input_ids': ids, 'labels': labels}
   (loss, _), gradients = jax.jit(jax.value_and_grad(loss_of(cfg), has_aux=True))(held, batch)
   found.append(relative('stage2/loss', loss, arrays['loss']))

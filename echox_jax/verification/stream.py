@@ -141,7 +141,10 @@ def _sound_rows(golden: Golden, arrays: Arrays, count: int) -> list[Row]:
     i: np.asarray(speech.waveform[i, : int(speech.num_frames[i]) * cfg.code_hop_size])
     for i in waves
   }
-  as_int16 = lambda wave: (wave * _INT16).astype(np.int16) / _INT16
+
+  def as_int16(wave):
+    return (wave * _INT16).astype(np.int16) / _INT16
+
   return [
     close(f'stream/seg{i}/wav_int16', as_int16(sounds[i]), wave / _INT16)
     for i, wave in waves.items()

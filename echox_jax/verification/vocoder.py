@@ -50,7 +50,9 @@ def _vocoder_rows(golden: Golden, prefix: str) -> list[Row]:
 
   @jax.jit
   def run(params, code):
-    apply = lambda *args, method: UnitVocoder(cfg).apply({'params': params}, *args, method=method)
+    def apply(*args, method):
+      return UnitVocoder(cfg).apply({'params': params}, *args, method=method)
+
     mask = jnp.ones(code.shape, bool)
     return (
       apply(code, mask, method='log_durations'),

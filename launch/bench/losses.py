@@ -69,8 +69,13 @@ def _measure(
     return ctc + chunked_losses.cross_entropy(states, head, labels, chunk).mean
 
   keys = iter(jax.random.split(jax.random.key(0), 6))
-  normal = lambda *shape: 0.05 * jax.random.normal(next(keys), shape)
-  ids = lambda length: jax.random.randint(next(keys), (rows, length), BLANK + 1, vocab)
+
+  def normal(*shape):
+    return 0.05 * jax.random.normal(next(keys), shape)
+
+  def ids(length):
+    return jax.random.randint(next(keys), (rows, length), BLANK + 1, vocab)
+
   trained = (normal(rows, frames, width), normal(rows, tokens, width), normal(vocab, width))
   arguments = trained, normal(vocab, width), ids(tokens), ids(frames // 8), jnp.full(rows, frames)
   compiled = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
@@ -95,7 +100,10 @@ def _growth(run: Callable[[], Any]) -> tuple[Any, int]:
     raise errors.EchoXError(
       'Memory is measured through /proc, which this system lacks: run the benchmark on Linux.'
     )
-  held = lambda name: 1024 * int((memory / 'status').read_text().split(name + ':')[1].split()[0])
+
+  def held(name):
+    return 1024 * int((memory / 'status').read_text().split(name + ':')[1].split()[0])
+
   (memory / 'clear_refs').write_text('5')  # the peak starts anew
   before = held('VmRSS')
   result = run()

@@ -63,8 +63,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
   dialogues = selection.rows_of(count, tokens=tokens, said=said, states=states)
   speeches = selection.rows_of(count, tokens=spoken)
-  s2t = lambda **data: shares('s2t', lengths - budget + 1, dialogues, tokens - 1 + kept, **data)
-  t2c = lambda **data: shares('t2c', lengths, speeches, spoken, **data)
+
+  def s2t(**data):
+    return shares('s2t', lengths - budget + 1, dialogues, tokens - 1 + kept, **data)
+
+  def t2c(**data):
+    return shares('t2c', lengths, speeches, spoken, **data)
+
   return {
     's2t': {
       'plain': s2t(),

@@ -70,7 +70,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
       name: run(_theirs, out=Path(folder) / name, padded=padded, threads=options.threads)
       for name, padded in (('peer', True), ('peer_unpadded', False))
     }
-  speed = lambda costs: round(hours * 3600 / costs['seconds'], 1)
+
+  def speed(costs):
+    return round(hours * 3600 / costs['seconds'], 1)
+
   found = {'audio_hours_per_hour': speed(ours), 'ours': ours}
   for name, (costs, others) in theirs.items():
     found |= {

@@ -82,9 +82,9 @@ def _batch(job: ExperimentConfig) -> dict[str, np.ndarray]:
   """Rows of random ids and states, of lengths as in the demo's corpus."""
   rng, finish, model = np.random.default_rng(0), batches.Finish(job), job.model
   profile = prompts.get_profile(model.profile)
-  ids = lambda low, high: rng.integers(20, model.llm.vocab_size, rng.integers(low, high)).astype(
-    np.int32
-  )
+
+  def ids(low, high):
+    return rng.integers(20, model.llm.vocab_size, rng.integers(low, high)).astype(np.int32)
 
   def row():
     speech = rng.normal(size=(rng.integers(80, 180), model.whisper.hidden_size)).astype(np.float16)

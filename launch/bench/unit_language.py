@@ -149,7 +149,9 @@ def _lossless(
       start, stop = np.sort(rng.integers(len(clip) + 1, size=2))
       yield clip[start:stop]
 
-  same = lambda sequences: sum(
-    np.array_equal(language.decode(language.encode(units)), units) for units in sequences
-  )
+  def same(sequences):
+    return sum(
+      np.array_equal(language.decode(language.encode(units)), units) for units in sequences
+    )
+
   return {'random': f'{same(made)} of {count}', 'real': f'{same(stretches())} of {count}'}

@@ -294,7 +294,8 @@ def test_loading_needs_neither_training_packages_nor_other_folders(trained):
   code = f"""
 import sys
 for name in ('launch', 'data_pipeline', 'configs', 'optax', 'orbax', 'grain', 'ml_collections',
-             'tensorflow_datasets', 'array_record', 'librosa', 'torch', 'transformers', 'tensorflow'):
+             'tensorflow_datasets', 'array_record', 'librosa', 'torch', 'transformers',
+             'tensorflow'):
   sys.modules[name] = None
 import echox_jax
 model = echox_jax.load({str(trained / 'copy')!r})

@@ -34,10 +34,13 @@ class Exported:
     self.folder, self.config = folder, cfg
     self.functions = json.loads((folder / 'manifest.json').read_text())['functions']
     self.weights = safetensors.numpy.load_file(folder / 'model.safetensors')
+    self.artefacts = {}
 
-  @functools.cache
   def artefact(self, name):
-    return export.deserialize((self.folder / f'{name}.stablehlo').read_bytes())
+    if name not in self.artefacts:
+      file = self.folder / f'{name}.stablehlo'
+      self.artefacts[name] = export.deserialize(file.read_bytes())
+    return self.artefacts[name]
 
   def call(self, name, **inputs):
     return self.artefact(name).call(

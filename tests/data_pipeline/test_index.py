@@ -33,7 +33,10 @@ def workdir(tmp_path_factory):
 
   def dialogues():
     for i, ((question, answer), (other, reply)) in enumerate(itertools.pairwise(FACTS)):
-      heard = lambda n: np.full((n, 4), i, np.float16)
+
+      def heard(n, value=i):
+        return np.full((n, 4), value, np.float16)
+
       yield Example(
         f'd{i}',
         (

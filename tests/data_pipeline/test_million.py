@@ -1,8 +1,8 @@
 """A corpus of a million examples: how soon the first batch is there, and how much memory a process
 takes.
 
-Making it and its table takes most of the time: `python -m pytest -m slow -s tests/data_pipeline/test_million.py`
-prints the figures.
+Making it and its table takes most of the time. The figures are printed by
+`python -m pytest -m slow -s tests/data_pipeline/test_million.py`.
 """
 
 import json

@@ -63,7 +63,7 @@ def test_every_stretch_has_the_shares_and_every_pass_all_rows(written, shares):
 
 
 @pytest.mark.parametrize('data', [{}, dict(packing=True, max_tokens=200), dict(buckets=(20, 40))])
-def test_batches_of_mixed_sets_resume_and_are_shared(workdir, data):  # noqa: F811
+def test_batches_of_mixed_sets_resume_and_are_shared(workdir, data):
   settings = experiment(
     's2t',
     batch_size=4,

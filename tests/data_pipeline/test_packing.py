@@ -95,7 +95,7 @@ def test_little_of_packed_rows_is_left_empty():
 
 
 @pytest.mark.parametrize('stage', ['text', 't2c'])
-def test_packed_rows_hold_the_rows(workdir, stage):  # noqa: F811
+def test_packed_rows_hold_the_rows(workdir, stage):
   settings = experiment(stage, batch_size=2, packing=True, max_tokens=128)
   chosen = selection.select(settings, workdir)
   expected = collections.Counter((tuple(row['input_ids']), tuple(row['labels'])) for row in chosen)
@@ -123,7 +123,7 @@ def test_packed_rows_hold_the_rows(workdir, stage):  # noqa: F811
   'data', [dict(buckets=(16, 24)), dict(buckets=(16, 24), packing=True, max_tokens=200)]
 )
 @pytest.mark.parametrize('cached', [True, False])
-def test_clips_of_a_batch_are_of_one_bucket(workdir, data, cached):  # noqa: F811
+def test_clips_of_a_batch_are_of_one_bucket(workdir, data, cached):
   settings = experiment('s2t', batch_size=2, cached_states=cached, written_fraction=0.1, **data)
   lengths = 'state_lengths' if cached else 'audio_lengths'
   seen = set()
@@ -151,7 +151,7 @@ def test_clips_of_a_batch_are_of_one_bucket(workdir, data, cached):  # noqa: F81
     ('echo', dict(buckets=(16, 30))),
   ],
 )
-def test_resume_and_sharing_are_exact(workdir, stage, data):  # noqa: F811
+def test_resume_and_sharing_are_exact(workdir, stage, data):
   settings = experiment(stage, batch_size=4, augment=dict(time_warp=0.2, noise=0.1), **data)
   whole = take(batches.make_iterator(settings, workdir), 12)
   parts = [batches.make_iterator(settings, workdir, share) for share in ([0, 2], [1, 3])]
@@ -168,7 +168,7 @@ def test_resume_and_sharing_are_exact(workdir, stage, data):  # noqa: F811
     same(next(resumed), expected)
 
 
-def test_reading_processes_make_the_same_batches(workdir):  # noqa: F811
+def test_reading_processes_make_the_same_batches(workdir):
   settings = lambda workers: experiment(
     's2t', batch_size=2, packing=True, buckets=(16, 30), workers=workers
   )
@@ -186,7 +186,7 @@ def test_reading_processes_make_the_same_batches(workdir):  # noqa: F811
     ('s2t', dict(buckets=(10, 70)), 'not all from 1 to data.max_states = 60'),
   ],
 )
-def test_what_cannot_be_packed_is_said(workdir, stage, data, words):  # noqa: F811
+def test_what_cannot_be_packed_is_said(workdir, stage, data, words):
   with pytest.raises(errors.ConfigError, match=words):
     batches.make_iterator(experiment(stage, **data), workdir)
 

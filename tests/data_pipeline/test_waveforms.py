@@ -73,7 +73,7 @@ def test_a_room_holds_the_sound_for_a_while():
   assert waveforms.reverberate(click, 0.0, np.random.default_rng(0)) is click
 
 
-def test_batches_of_waveforms_vary_and_fit(workdir):  # noqa: F811
+def test_batches_of_waveforms_vary_and_fit(workdir):
   settings = lambda **augment: experiment('s2t', batch_size=8, cached_states=False, augment=augment)
   plain, varied, again = (
     next(batches.make_iterator(settings(**augment), workdir))
@@ -102,7 +102,7 @@ def test_batches_of_waveforms_vary_and_fit(workdir):  # noqa: F811
     (False, dict(snr_db=(9.0, 5.0)), 'give the lowest and the highest'),
   ],
 )
-def test_variations_that_make_no_sense_are_refused(workdir, cached, augment, words):  # noqa: F811
+def test_variations_that_make_no_sense_are_refused(workdir, cached, augment, words):
   with pytest.raises(errors.ConfigError, match=words):
     batches.make_iterator(experiment('s2t', cached_states=cached, augment=augment), workdir)
 

@@ -284,14 +284,13 @@ def rows_distance() -> float:
   ]
   worst = 0.0
   for function, arguments in functions:
-    compute = lambda: jax.device_get(
-      jax.jit(jax.value_and_grad(function, argnums=tuple(range(len(arguments)))))(*arguments)
-    )
-    expected = compute()
+    compute = jax.jit(jax.value_and_grad(function, argnums=tuple(range(len(arguments)))))
+    expected = jax.device_get(compute(*arguments))
     mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
     arguments = (*arguments[:-1], jax.device_put(arguments[-1], sharding.batch_sharding(mesh)))
     with jax.set_mesh(mesh):
-      pairs = zip(jax.tree.leaves(compute()), jax.tree.leaves(expected), strict=True)
+      found = jax.device_get(compute(*arguments))
+      pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
       worst = max(worst, *(float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in pairs))
   return worst
 

@@ -1,7 +1,7 @@
 """Held-out losses of the jobs of `sharded_jobs` on any mesh, and lines of JSON that compare them.
 
-`python -m tests.helpers.validation_jobs STAGE MESH` prints {'one': metrics on one device, 'mesh': on
-eight}.
+`python -m tests.helpers.validation_jobs STAGE MESH` prints `one`: metrics on one device, and
+`mesh`: those on eight.
 """
 
 import json

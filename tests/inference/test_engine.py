@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from echox_jax import errors, model_folder, prompts
-from echox_jax.inference.engine import Done, Engine, SpokenSlice, TextPiece
+from echox_jax.inference.engine import Engine
+from echox_jax.inference.events import Done, SpokenSlice, TextPiece
 from echox_jax.models import positions
 from tests.helpers import tiny_model
 

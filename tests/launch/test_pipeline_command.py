@@ -32,23 +32,21 @@ COLOURS = [
   'golden',
   'silver',
 ]
-PLACES = tuple(
-  [
-    'house',
-    'river',
-    'mountain',
-    'garden',
-    'school',
-    'market',
-    'bridge',
-    'island',
-    'castle',
-    'valley',
-    'harbor',
-    'forest',
-    'village',
-    'museum',
-  ]
+PLACES = (
+  'house',
+  'river',
+  'mountain',
+  'garden',
+  'school',
+  'market',
+  'bridge',
+  'island',
+  'castle',
+  'valley',
+  'harbor',
+  'forest',
+  'village',
+  'museum',
 )
 
 

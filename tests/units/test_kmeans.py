@@ -18,7 +18,7 @@ def blobs():
 def test_separated_blobs_become_the_units(blobs):
   states, labels = blobs
   units = np.asarray(kmeans.assign(states, kmeans.fit(states, 20, iterations=8)))
-  assert len({(u, l) for u, l in zip(units, labels)}) == 20
+  assert len(set(zip(units, labels))) == 20
 
 
 def test_one_seed_gives_one_result(blobs):

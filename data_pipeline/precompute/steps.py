@@ -1,0 +1,101 @@
+"""Precompute as one function: the steps in their order."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data_pipeline.precompute import records, report, text, units
+from data_pipeline.precompute.encoders import Encoders, pretrained_encoders
+from data_pipeline.precompute.job import Job
+from data_pipeline.shards import Process
+from echox_jax import errors
+from echox_jax.parallel import distributed
+from echox_jax.training.experiment import ExperimentConfig
+
+
+def run(
+  experiment: ExperimentConfig,
+  workdir: str | Path,
+  encoders: Encoders | None = None,
+  *,
+  progress: bool = True,
+  process: Process | None = None,
+) -> dict[str, Any]:
+  """Does everything of `experiment.precompute` that is not finished.
+
+  Args:
+    experiment: the job; its stage does not matter.
+    workdir: working folder, the same for all processes; the raw data sets are in
+      `experiment.data_dir`, or in `data` there.
+    encoders: in place of the pretrained ones.
+    progress: whether to show bars with the time left.
+    process: one of several; that of `jax.distributed` by default.
+
+  Returns:
+    The report: `clips` and `seconds` of speech of each set, `units_per_second` (reduced units),
+    `unit_words_per_second` of speech, `compression` of each kind of unit language (`vocab_size`,
+    reduced `units_per_word` on what it was fitted on, and `units_per_word_held_out` on the other
+    unit sets), `tokenizer_vocab_size`, `step_seconds` of all processes together, `ran` (the steps
+    that this process had a part in now).
+
+  Raises:
+    EchoXError: missing raw data, sizes that do not fit each other, missing weights.
+  """
+  check_sizes(experiment)
+  process = process or Process(jax.process_index(), jax.process_count(), distributed.barrier)
+  job = Job(
+    experiment, Path(workdir), encoders or pretrained_encoders(experiment), progress, process
+  )
+  text.make_tokenizer(job)
+  if experiment.precompute.unit_sets:
+    units.make_units(job, units.make_centroids(job))
+    units.make_language(job)
+  records.make_datasets(job)
+  records.make_tables(job)
+  return report.write_report(job)
+
+
+def check_sizes(experiment: ExperimentConfig) -> None:
+  """Whether the sizes of the config fit each other.
+
+  Raises:
+    ConfigError: they do not, or nothing is to be computed.
+  """
+  model, jobs = experiment.model, experiment.precompute
+  words = model.units.num_units if model.units.language == 'plain' else model.units.vocab_size
+  if words > model.unit_decoder.unit_vocab_size:
+    raise errors.ConfigError(
+      f'the unit language has up to {words} words, more than the '
+      f'{model.unit_decoder.unit_vocab_size} of the '
+      'unit decoder: raise model.unit_decoder.unit_vocab_size or lower model.units.vocab_size.'
+    )
+  if model.units.num_units > model.vocoder.num_units:
+    raise errors.ConfigError(
+      f'model.units.num_units is {model.units.num_units}, but the vocoder '
+      f'knows {model.vocoder.num_units} '
+      'units: make model.vocoder.num_units the same.'
+    )
+  if jobs.shard_examples < 1:
+    raise errors.ConfigError(
+      f'precompute.shard_examples is {jobs.shard_examples}: make it at least 1.'
+    )
+  if not jobs.unit_sets and not jobs.state_sets:
+    raise errors.ConfigError(
+      'precompute has nothing to do: name data sets in precompute.unit_sets '
+      'or precompute.state_sets.'
+    )
+  if jobs.state_sets and model.pad_audio_to_30_s:
+    raise errors.ConfigError(
+      'states of audio padded to 30 s are not cached: set '
+      'precompute.state_sets to () and data.cached_states to False.'
+    )
+  fitted_on = (*(() if jobs.kmeans else jobs.kmeans_sets), *jobs.language_sets)
+  stray = [name for name in fitted_on if name not in jobs.unit_sets]
+  if jobs.unit_sets and (stray or not jobs.language_sets or not (jobs.kmeans or jobs.kmeans_sets)):
+    raise errors.ConfigError(
+      'k-means and unit language are fitted on sets that get units, not on '
+      f'{", ".join(stray) or "none"}: '
+      'name sets of precompute.unit_sets in precompute.kmeans_sets and '
+      'precompute.language_sets.'
+    )

@@ -1,0 +1,47 @@
+"""The tokenizer of the working folder."""
+
+from pathlib import Path
+
+from data_pipeline import schema, selection
+from data_pipeline.fingerprints import file_fingerprint, fingerprint
+from data_pipeline.precompute.job import Job
+from echox_jax import errors, files, tokenizer
+
+
+def make_tokenizer(job: Job) -> None:
+  """Copies the tokenizer, or trains it on the texts of the training splits."""
+  own = job.experiment.tokenizer
+  target = job.folder / tokenizer.file_name(own.model)
+  learn_from = [name for name in job.sets if selection.split_name(name)[1] == 'train']
+  inputs = (
+    fingerprint(file_fingerprint(own.model))
+    if own.model
+    else fingerprint(own.vocab_size, [job.raw_inputs(name) for name in learn_from])
+  )
+
+  def make(beside: Path) -> None:
+    if own.model:
+      files.atomic_write_bytes(beside, Path(own.model).read_bytes())
+      return
+    texts = dict.fromkeys(
+      turn['text']
+      for name in learn_from
+      for i in range(len(job.sources[name]))
+      for turn in schema.text_turns(job.sources[name][i])
+      if turn['text']
+    )
+    tokenizer.train_tokenizer(texts, beside, own.vocab_size)
+
+  if target.name != tokenizer.BPE_FILE:
+    # of an earlier config: it would go first
+    (job.folder / tokenizer.BPE_FILE).unlink(missing_ok=True)
+  job.make('tokenizer', target, inputs, make)
+  size, limit = (
+    tokenizer.precomputed_tokenizer(job.folder).vocab_size,
+    job.experiment.model.llm.vocab_size,
+  )
+  if size > limit:
+    raise errors.ConfigError(
+      f'the tokenizer has {size} ids, the LLM only {limit}: raise '
+      'model.llm.vocab_size or lower tokenizer.vocab_size.'
+    )

@@ -1,0 +1,154 @@
+"""Units: k-means over encoder states, the unit of every state, and the unit language."""
+
+from collections.abc import Callable, Iterable, Iterator
+import functools
+from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import language_shards, parts
+from data_pipeline.precompute.job import KMEANS, LANGUAGE, Job
+from data_pipeline.precompute.progress import Bar
+from data_pipeline.shards import SCRATCH
+from echox_jax import errors, rates
+from echox_jax.units import extract, kmeans
+
+_MEASURED_EXAMPLES = 256  # of a set, from which its hours are estimated
+
+
+def make_centroids(job: Job) -> np.ndarray:
+  """Centroids float32[K,D]: the given ones, or fitted, by all processes together."""
+  target, inputs, seconds = job.folder / KMEANS, job.kmeans_inputs(), 0.0
+  centroids = None
+  if not job.choices.kmeans and not job.work.finished(target, inputs):
+    stored = [values for values in map(parts.StoredValues, _sample(job)) if values.shape[0]]
+    if job.progress:
+      states = sum(values.shape[0] for values in stored)
+      print(f'fitting {job.cfg.num_units} units on {states} states', flush=True)
+    started = time.monotonic()
+    centroids = kmeans.fit(stored, job.cfg.num_units, job.cfg.kmeans_iterations, job.cfg.seed)
+    seconds = time.monotonic() - started
+
+  def make(beside: Path) -> None:
+    kmeans.save(beside, kmeans.load(job.choices.kmeans) if centroids is None else centroids)
+
+  job.make('kmeans', target, inputs, make)
+  job.work.seconds['kmeans'] = round(job.work.seconds['kmeans'] + seconds, 1)
+  found = kmeans.load(target)
+  if len(found) != job.cfg.num_units:
+    raise errors.ConfigError(
+      f'{job.choices.kmeans or target} has {len(found)} units, the config {job.cfg.num_units}: '
+      'make model.units.num_units the same.'
+    )
+  return found
+
+
+def _sample(job: Job) -> list[Path]:
+  """The states that k-means is fitted on."""
+  share, paths = _share(job), []
+  for name in job.choices.kmeans_sets:
+    outputs = job.sample_parts(name, share)
+    with job.bar(f'states of {name}', name, outputs) as bar:
+      job.work.run(
+        f'states:{name}', outputs, functools.partial(_write_states, job, name, share, bar)
+      )
+    paths += outputs
+  return paths
+
+
+def _share(job: Job) -> float:
+  """The share of the examples of `kmeans_sets` that k-means sees."""
+  seconds = 0.0
+  for name in job.choices.kmeans_sets if job.choices.kmeans_hours else ():
+    source, looked_at = job.sources[name], min(_MEASURED_EXAMPLES, len(job.sources[name]))
+    clips = parts.Clips(
+      source, 'assistant', (i * len(source) // looked_at for i in range(looked_at))
+    )
+    seconds += sum(map(len, clips)) / rates.SAMPLE_RATE * len(source) / looked_at
+  return min(1.0, job.choices.kmeans_hours * 3600 / seconds) if seconds else 1.0
+
+
+def _write_states(
+  job: Job, name: str, share: float, bar: Bar, i: int, beside: Path
+) -> dict[str, Any]:
+  """The states of one shard of a set, or of a share of its examples."""
+  chosen = (record for record in bar.watch(job.records[name][i]) if parts.is_chosen(record, share))
+  clips = parts.Clips(job.sources[name], 'assistant', chosen)
+  frames = parts.write_part(beside, list(_layer_states(job, clips)), np.float16)
+  return {**bar.heard(clips), 'frames': frames}
+
+
+def _layer_states(job: Job, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+  """float16[T,D] of each clip, from the layer that units are made of."""
+  encoded = extract.encode_clips(job.encoder('units'), clips, job.choices.batch_seconds, ('layer',))
+  return (clip.layer.astype(np.float16) for clip in encoded)
+
+
+def make_units(job: Job, centroids: np.ndarray) -> None:
+  """The unit of every state of every unit set.
+
+  States are not kept; where k-means has seen all of them, they are there already.
+  """
+  for name in job.choices.unit_sets:
+    outputs = job.unit_parts(name)
+    with job.bar(f'units of {name}', name, outputs) as bar:
+      job.work.run(
+        f'units:{name}', outputs, functools.partial(_write_units, job, name, centroids, bar)
+      )
+    job.check_heard(name, 'assistant', outputs)
+    job.work.keep_only(outputs)
+  job.work.remove(job.folder / SCRATCH / 'sample')
+
+
+def _write_units(
+  job: Job, name: str, centroids: np.ndarray, bar: Bar, i: int, beside: Path
+) -> dict[str, Any]:
+  """The units of one shard of a set."""
+  states, heard = _states_of_shard(job, name, centroids, bar, i)
+  units = list(kmeans.assign_clips(states, centroids))
+  frames = parts.write_part(beside, units, np.int32)
+  reduced = sum(len(kmeans.reduce_units(clip)[0]) for clip in units)
+  return {**heard(), 'frames': frames, 'reduced': reduced}
+
+
+def _states_of_shard(
+  job: Job, name: str, centroids: np.ndarray, bar: Bar, i: int
+) -> tuple[Iterable[np.ndarray], Callable[[], dict[str, Any]]]:
+  """The states of each clip, and what will have been heard: stored for k-means, or encoded now."""
+  stored, inputs = list(job.sample_parts(name, 1.0).items())[i]
+  if job.work.finished(stored, inputs):
+    return parts.read_part(stored), lambda: job.work.note(stored)['measured']
+  if job.encoder('units').width != centroids.shape[1]:
+    raise errors.ConfigError(
+      f'the k-means is for states of width {centroids.shape[1]}, the encoder gives '
+      f'{job.encoder("units").width}: use the encoder and layer it was fitted on, or fit another '
+      '(precompute.kmeans empty).'
+    )
+  clips = parts.Clips(job.sources[name], 'assistant', bar.watch(job.records[name][i]))
+  return _layer_states(job, clips), lambda: bar.heard(clips)
+
+
+def make_language(job: Job) -> None:
+  """Fits the unit language of the config, and measures what each kind would compress."""
+  target, inputs, step = job.folder / LANGUAGE, job.language_inputs(), 'unit language'
+  counts, own = job.folder / SCRATCH / 'language', None
+  chosen = job.choices.language_sets
+  fitted_on = list(job.unit_parts(*chosen))
+  others = list(job.unit_parts(*(name for name in job.choices.unit_sets if name not in chosen)))
+  if job.cfg.language == 'ngram' and not job.work.finished(target, inputs):
+    own = language_shards.fit_stored(job.work, step, counts, fitted_on, inputs, job.cfg)
+    job.work.meet('the counts have been read')
+
+  def make(beside: Path) -> dict[str, Any]:
+    samples = (
+      language_shards.sample(paths, job.work.measured(paths, 'reduced'))
+      for paths in (fitted_on, others)
+    )
+    language, compression = language_shards.compare(own, job.cfg, *samples)
+    language.save(beside)
+    return {'compression': compression}
+
+  job.make(step, target, inputs, make)
+  job.work.remove(counts)
