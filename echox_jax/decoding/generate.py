@@ -16,12 +16,11 @@ import jax.numpy as jnp
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Cache, Llama, init_cache
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
-
-Array = jax.Array
 
 
 class UnitWords(NamedTuple):

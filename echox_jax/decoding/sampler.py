@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import errors
-
-Array = jax.Array
+from echox_jax.models.arrays import Array
 
 
 def check(temperature: float, top_p: float) -> None:

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.config import StreamingConfig
-
-Array = jax.Array
+from echox_jax.models.arrays import Array
 
 
 def scores(hidden: Array, period_row: Array) -> Array:

@@ -25,8 +25,8 @@ from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.inference import steps
 from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, SpokenSlice, TextPiece
 from echox_jax.models import positions
+from echox_jax.models.arrays import Array
 
-Array = jax.Array
 _SHORTEST_AUDIO = 0.1  # seconds
 
 

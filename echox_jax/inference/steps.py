@@ -9,17 +9,15 @@ vocabulary.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-
 from echox_jax import rates
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.models import echox, positions
+from echox_jax.models.arrays import Array
 from echox_jax.models.llama import Llama, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
 
-Array = jax.Array
 _AUDIO_STEP = 2.0  # seconds, the first bucket of question lengths
 _PROMPT_STEP = 32  # tokens
 _FRAME_STEP = 100  # 2 s of speech

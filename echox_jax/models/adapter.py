@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from echox_jax import errors
 from echox_jax.config import AdapterConfig, EchoXConfig
 from echox_jax.models import chunked_head, layers
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask
-
-Array = jax.Array
 
 
 class Speech(NamedTuple):

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import errors
+from echox_jax.models.arrays import Array
 from echox_jax.parallel import sharding
 
-Array = jax.Array
 BACKENDS = ('xla', 'splash', 'cudnn', 'auto')
 _BEST = {'tpu': 'splash', 'gpu': 'cudnn'}  # others: xla
 _MASKED = -1e30  # finite, so that a row with nothing to see stays finite as well

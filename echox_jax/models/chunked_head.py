@@ -19,10 +19,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from echox_jax.models.arrays import Array
 from echox_jax.parallel import sharding
 from echox_jax.parallel.sharding import constrain
-
-Array = jax.Array
 
 
 def logits(states: Array, table: Array) -> Array:

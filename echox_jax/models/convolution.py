@@ -14,9 +14,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from echox_jax.models.arrays import Array
 from echox_jax.parallel.sharding import by_rows
 
-Array = jax.Array
 _init = nn.initializers.lecun_normal()
 
 

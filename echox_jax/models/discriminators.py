@@ -10,13 +10,11 @@ what can be expressed.
 from typing import NamedTuple
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from echox_jax.config import DiscriminatorConfig, EchoXConfig
+from echox_jax.models.arrays import Array
 from echox_jax.models.convolution import Conv
-
-Array = jax.Array
 
 
 class DiscriminatorOutput(NamedTuple):

@@ -15,12 +15,12 @@ from echox_jax import errors, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.models import log_mel
 from echox_jax.models.adapter import SoundwaveAdapter, Speech
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask, segment_positions
 from echox_jax.models.llama import Llama
 from echox_jax.models.whisper import WhisperEncoder, num_states
 from echox_jax.prompts import IGNORE, get_profile
 
-Array = jax.Array
 STATES_PER_SECOND = 50
 
 

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 
 from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.models import layers
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask
-
-Array = jax.Array
 
 
 def num_states(cfg: HubertConfig, samples: Array | int) -> Array | int:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from echox_jax.config import LoraConfig
 from echox_jax.models import chunked_head
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
-Array = jax.Array
 default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
 # PEFT starts A of LoRA as torch starts a Linear, kaiming_uniform(a=sqrt(5)): uniform within 1 /
 # sqrt(inputs).

@@ -19,10 +19,10 @@ import numpy as np
 from echox_jax import errors
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
-Array = jax.Array
 ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
 Cache = dict[str, Array]  # {'key','value'}: float[layers,B,slots,K,H]
 

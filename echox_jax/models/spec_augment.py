@@ -5,7 +5,8 @@ hidden. In training only.
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from echox_jax.models.arrays import Array
+
 _SPANS = 2  # of each kind
 _HIDDEN = 0.0  # what is put there; Whisper's log-mels are about -1 to 1
 

@@ -23,10 +23,9 @@ import jax.numpy as jnp
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import layers
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask, segment_positions
 from echox_jax.models.llama import Cache, Trunk
-
-Array = jax.Array
 
 
 class UnitDecoder(nn.Module):

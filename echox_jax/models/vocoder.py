@@ -20,10 +20,10 @@ import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
+from echox_jax.models.arrays import Array
 from echox_jax.models.convolution import Conv, ConvTranspose, overlap_add
 from echox_jax.models.layers import Dense, Embed, LayerNorm
 
-Array = jax.Array
 _MAX_LOG_MAGNITUDE = 5.0  # keeps exp finite at the start of training
 
 

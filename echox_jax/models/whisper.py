@@ -14,15 +14,13 @@ second of zeros after the speech keeps them good.
 import functools
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from echox_jax.config import EchoXConfig, WhisperConfig
 from echox_jax.models import layers
+from echox_jax.models.arrays import Array
 from echox_jax.models.attention import Mask
 from echox_jax.parallel.sharding import constrain
-
-Array = jax.Array
 
 
 def num_states(mel_frames: Array | int) -> Array | int:

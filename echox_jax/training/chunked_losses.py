@@ -12,12 +12,11 @@ from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 
 from echox_jax.models import chunked_head
+from echox_jax.models.arrays import Array
 from echox_jax.parallel import sharding
 from echox_jax.parallel.sharding import constrain
 from echox_jax.prompts import IGNORE
 from echox_jax.training import losses
-
-Array = jax.Array
 
 
 def cross_entropy(states: Array, table: Array, labels: Array, chunk: int) -> losses.Mean:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.prompts import IGNORE
 
-Array = jax.Array
 _IMPOSSIBLE = -1e30  # log-probability; finite, so that gradients stay finite
 
 
@@ -19,7 +19,9 @@ class Mean(NamedTuple):
   count: Array
 
 
-def cross_entropy(logits: Array, labels: Array, ignore: int = IGNORE) -> Mean:
+def cross_entropy(
+  logits: Float[Array, '*b V'], labels: Int[Array, '*b'], ignore: int = IGNORE
+) -> Mean:
   """Cross-entropy over the labels that count.
 
   Args:
@@ -36,7 +38,9 @@ def cross_entropy(logits: Array, labels: Array, ignore: int = IGNORE) -> Mean:
   return masked_mean(jax.nn.logsumexp(logits, axis=-1) - picked, counted)
 
 
-def denoising_cosine(a: Array, b: Array, mask: Array, epsilon: float = 1e-8) -> Mean:
+def denoising_cosine(
+  a: Float[Array, '*b D'], b: Float[Array, '*b D'], mask: Bool[Array, '*b'], epsilon: float = 1e-8
+) -> Mean:
   """1 - cosine of float[...,D] and float[...,D] over the positions of bool[...] (paper, L_denoise).
 
   Vectors shorter than `epsilon` are divided by it, as in torch's cosine_similarity.

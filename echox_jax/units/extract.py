@@ -23,9 +23,8 @@ import numpy as np
 from echox_jax import errors, rates
 from echox_jax.config import HubertConfig, UnitsConfig, WhisperConfig
 from echox_jax.models import hubert, log_mel, whisper
+from echox_jax.models.arrays import Array
 from echox_jax.parallel import sharding
-
-Array = jax.Array
 
 _SHORTEST_BUCKET = rates.SAMPLE_RATE  # samples
 _BUCKETS_AN_OCTAVE = 4

@@ -15,8 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from echox_jax import errors, tensor_files
-
-Array = jax.Array
+from echox_jax.models.arrays import Array
 
 _NAME = 'centroids'  # of the one tensor in a file
 _CHUNK = 8192  # states whose distances to all centroids are held at a time

@@ -8,7 +8,7 @@ import pytest
 from echox_jax import errors
 from launch import cli
 from tests.helpers import released_folder
-from tests.helpers.imports import WEIGHTS, run
+from tests.helpers.imports import WEIGHTS, lora, run
 
 
 def second_shard(folder):

@@ -1,46 +1,11 @@
 """LoRA adapters of PEFT, merged into the dense model."""
 
-import json
-
-import numpy as np
 import pytest
 
-from echox_jax import errors, model_folder, tensor_files
+from echox_jax import errors, model_folder
 from echox_jax.conversion import released, released_config, released_units
-from tests.helpers.imports import WEIGHTS, run, same
+from tests.helpers.imports import WEIGHTS, lora, run, same
 from tests.helpers.released_folder import CONFIG
-
-
-def lora(folder, rank=4, settings=None, width=64):
-  """A LoRA on two projections, with one module saved whole."""
-  rng = np.random.default_rng(0)
-  names = [
-    'model.layers.0.self_attn.q_proj',
-    'model.layers.1.self_attn.k_proj',
-    'unit_translator.model.layers.1.self_attn.q_proj',
-  ]
-  tensors = {}
-  for name in names:
-    out, inside = WEIGHTS[f'{name}.weight'].shape
-    inside = width if inside == 64 else inside
-    tensors[f'base_model.model.{name}.lora_A.weight'] = rng.normal(size=(rank, inside)).astype(
-      np.float32
-    )
-    tensors[f'base_model.model.{name}.lora_B.weight'] = rng.normal(size=(out, rank)).astype(
-      np.float32
-    )
-  tensors['base_model.model.model.mm_projector1.weight'] = WEIGHTS['model.mm_projector1.weight'] + 1
-  folder.mkdir()
-  tensor_files.write_sharded(
-    folder,
-    {n: (v.shape, v.dtype) for n, v in tensors.items()},
-    tensors.items(),
-    prefix='adapter_model',
-  )
-  (folder / 'adapter_config.json').write_text(
-    json.dumps({'peft_type': 'LORA', 'r': rank, 'lora_alpha': 16} | (settings or {}))
-  )
-  return names, tensors
 
 
 @pytest.mark.parametrize(
