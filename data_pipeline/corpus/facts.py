@@ -11,30 +11,7 @@ import dataclasses
 
 from data_pipeline.corpus import facts_tables as tables
 from data_pipeline.corpus import general_facts
-
-_ONES = [
-  'zero',
-  'one',
-  'two',
-  'three',
-  'four',
-  'five',
-  'six',
-  'seven',
-  'eight',
-  'nine',
-  'ten',
-  'eleven',
-  'twelve',
-  'thirteen',
-  'fourteen',
-  'fifteen',
-  'sixteen',
-  'seventeen',
-  'eighteen',
-  'nineteen',
-]
-_TENS = ['-', '-', 'twenty', 'thirty', 'forty', 'fifty', 'sixty', 'seventy', 'eighty', 'ninety']
+from echox_jax.evaluation.normalise import ONES, TENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +36,9 @@ class Fact:
 def in_words(number: int) -> str:
   """Number from 0 to 99 -> English words."""
   if number < 20:
-    return _ONES[number]
+    return ONES[number]
   tens, ones = divmod(number, 10)
-  return _TENS[tens] + (f' {_ONES[ones]}' if ones else '')
+  return TENS[tens - 2] + (f' {ONES[ones]}' if ones else '')
 
 
 def all_facts() -> tuple[Fact, ...]:

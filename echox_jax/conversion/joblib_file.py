@@ -95,7 +95,7 @@ def load_joblib(path: str | os.PathLike[str]) -> Any:
   path = Path(path)
   with open(path, 'rb') as f:
     file = _decompressed(path, f)
-    return _JoblibUnpickler(pickles.Stream(file), path, pickles.PLAIN, _RECORDS).load()
+    return _JoblibUnpickler(file, path, pickles.PLAIN, _RECORDS).load()
 
 
 class _JoblibUnpickler(pickles.SafeUnpickler):
@@ -109,12 +109,12 @@ class _JoblibUnpickler(pickles.SafeUnpickler):
     return target
 
   def _array(self, state: dict[str, Any]) -> np.ndarray:
-    dtype, shape = pickles.DType.of(state['dtype']), pickles.check_sizes(state['shape'])
+    dtype, shape = pickles.dtype_of(state['dtype']), pickles.check_sizes(state['shape'])
     if state['order'] not in ('C', 'F'):
       raise pickle.UnpicklingError('an array of no order')
     # since joblib 1.2: one byte that counts the padding behind it
     if state.get('numpy_array_alignment_bytes') is not None:
-      self.stream.skip(self.stream.read(1)[0])
+      self.stream.read(self.stream.read(1)[0])
     data = self.stream.read(math.prod(shape) * dtype.itemsize)
     return (
       np.frombuffer(data, dtype)

@@ -6,15 +6,19 @@ system, the objects, the storage keys) and then, for each key, the number of ele
 the bytes. In both a tensor is a call that names its storage by a persistent id.
 """
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import io
 import math
 import os
 from pathlib import Path
 import pickle
+import re
 import struct
 import sys
+import types
 from typing import Any
 import zipfile
 
@@ -24,34 +28,23 @@ import numpy as np
 from echox_jax import errors, files
 from echox_jax.conversion import lazy, pickles
 
-_DTYPES = {
-  'float64': np.dtype('<f8'),
-  'float32': np.dtype('<f4'),
-  'float16': np.dtype('<f2'),
-  'bfloat16': np.dtype(ml_dtypes.bfloat16),
-  'int64': np.dtype('<i8'),
-  'int32': np.dtype('<i4'),
-  'int16': np.dtype('<i2'),
-  'int8': np.dtype('i1'),
-  'uint8': np.dtype('u1'),
-  'bool': np.dtype('?'),
+# Type of torch -> (its storage class, type of numpy).
+_TYPES = {
+  'float64': ('DoubleStorage', np.dtype('<f8')),
+  'float32': ('FloatStorage', np.dtype('<f4')),
+  'float16': ('HalfStorage', np.dtype('<f2')),
+  'bfloat16': ('BFloat16Storage', np.dtype(ml_dtypes.bfloat16)),
+  'int64': ('LongStorage', np.dtype('<i8')),
+  'int32': ('IntStorage', np.dtype('<i4')),
+  'int16': ('ShortStorage', np.dtype('<i2')),
+  'int8': ('CharStorage', np.dtype('i1')),
+  'uint8': ('ByteStorage', np.dtype('u1')),
+  'bool': ('BoolStorage', np.dtype('?')),
 }
-_STORAGES = {
-  'FloatStorage': 'float32',
-  'DoubleStorage': 'float64',
-  'HalfStorage': 'float16',
-  'BFloat16Storage': 'bfloat16',
-  'LongStorage': 'int64',
-  'IntStorage': 'int32',
-  'ShortStorage': 'int16',
-  'CharStorage': 'int8',
-  'ByteStorage': 'uint8',
-  'BoolStorage': 'bool',
-  'UntypedStorage': 'uint8',
-}
-_STORAGE_DTYPES = {f'torch.{name}': _DTYPES[dtype] for name, dtype in _STORAGES.items()} | {
-  'torch.storage.UntypedStorage': _DTYPES['uint8']
-}
+_DTYPES = {f'torch.{name}': dtype for name, (_, dtype) in _TYPES.items()}
+_STORAGES = {f'torch.{storage}': dtype for storage, dtype in _TYPES.values()} | dict.fromkeys(
+  ('torch.UntypedStorage', 'torch.storage.UntypedStorage'), np.dtype('u1')
+)
 
 # What stands beside the tensors in checkpoints of fairseq: configs, vocabularies, meters. Only
 # recorded.
@@ -64,8 +57,7 @@ FAIRSEQ_RECORDS = (
   'pathlib.PosixPath',
   'collections.Counter',
   *(
-    f'builtins.{name}'
-    for name in ('bool', 'bytes', 'dict', 'float', 'int', 'list', 'object', 'str', 'tuple')
+    f'builtins.{cls.__name__}' for cls in (bool, bytes, dict, float, int, list, object, str, tuple)
   ),
 )
 
@@ -82,6 +74,7 @@ class _Root:
 
   size: int
   start: int | None = None
+  width: int = 1  # bytes of an element, in which older files count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,26 +142,27 @@ def write_torch(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> Path:
   Raises:
     CheckpointError: an array of a type that torch has no storage for.
   """
-  storages: list[np.ndarray] = []
-  program = b'\x80\x02' + _pickled(tree, '', storages) + pickle.STOP
-  file = io.BytesIO()
+  program, file = io.BytesIO(), io.BytesIO()
+  pickler = _Pickler(program)
+  with _names_of_torch():
+    pickler.dump(_writable(tree, ''))
   with zipfile.ZipFile(file, 'w') as archive:
     for name, data in [
-      ('data.pkl', program),
+      ('data.pkl', program.getvalue()),
       ('byteorder', b'little'),
-      *((f'data/{i}', array) for i, array in enumerate(storages)),
+      *((f'data/{i}', array.tobytes()) for i, array in enumerate(pickler.storages)),
       ('version', b'3\n'),
     ]:
       info = zipfile.ZipInfo(f'archive/{name}')
       start = file.tell() + 30 + len(info.filename) + 4
       padding = -start % _ALIGNMENT  # as torch does, so that it can map the file
       info.extra = b'FB' + struct.pack('<H', padding) + bytes(padding)
-      archive.writestr(info, data if isinstance(data, bytes) else data.tobytes())
+      archive.writestr(info, data)
   return files.atomic_write_bytes(path, file.getbuffer())
 
 
 class _TorchUnpickler(pickles.SafeUnpickler):
-  """Reads the objects; `root` tells where the bytes of a storage are: (key, bytes) -> _Root."""
+  """Reads the objects; `root` tells where a storage lies: (key, elements, width) -> _Root."""
 
   def __init__(self, stream, path, records, root):
     makers = dict(pickles.PLAIN) | {
@@ -179,8 +173,7 @@ class _TorchUnpickler(pickles.SafeUnpickler):
       'torch._utils._rebuild_parameter_with_state': lambda data, *_: data,
       'torch.Size': pickles.check_sizes,
     }
-    known = ['torch.device', *_STORAGE_DTYPES, *(f'torch.{name}' for name in _DTYPES)]
-    super().__init__(stream, path, makers, (*records, *known))
+    super().__init__(stream, path, makers, (*records, 'torch.device', *_STORAGES, *_DTYPES))
     self._root = root
 
   def persistent_load(self, pid: Any) -> _Storage:
@@ -188,52 +181,45 @@ class _TorchUnpickler(pickles.SafeUnpickler):
     if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != 'storage':
       raise pickle.UnpicklingError('a persistent id that is no storage')
     _, cls, key, _, elements, *view = pid
-    dtype = _STORAGE_DTYPES.get(cls.name) if isinstance(cls, pickles.Global) else None
+    dtype = _STORAGES.get(cls.name) if isinstance(cls, pickles.Global) else None
     if dtype is None or type(key) not in (str, int) or type(elements) is not int or elements < 0:
       raise pickle.UnpicklingError('a storage of no known type')
-    first = (
-      pickles.check_sizes(view[0][1:])[0] * dtype.itemsize if view and view[0] is not None else 0
-    )
-    return _Storage(self._root(str(key), elements * dtype.itemsize), dtype, first)
+    first = pickles.check_sizes(view[0][1:])[0] if view and view[0] is not None else 0
+    return _Storage(self._root(str(key), elements, dtype.itemsize), dtype, first * dtype.itemsize)
 
   def _tensor(
-    self, storage, offset, shape, strides, requires_grad=False, hooks=None, bits=None, dtype=None
+    self, storage, offset, shape, strides, requires_grad=False, hooks=None, bits=None
   ) -> lazy.Tensor:
     del requires_grad, hooks
     if not isinstance(storage, _Storage) or bits:
       raise pickle.UnpicklingError('a tensor of no plain storage')
-    dtype = dtype or storage.dtype
+    dtype, width = storage.dtype, storage.dtype.itemsize
     offset, *_ = pickles.check_sizes((offset,))
     shape, strides = pickles.check_sizes(shape), pickles.check_sizes(strides)
-    if len(shape) != len(strides) or math.prod(shape) * dtype.itemsize > sys.maxsize:
+    if len(shape) != len(strides) or math.prod(shape) * width > sys.maxsize:
       raise pickle.UnpicklingError('a tensor whose sizes cannot be')
     # Bytes from the first value of the tensor to behind its last.
-    span = (
-      0 if 0 in shape else dtype.itemsize * (1 + sum((n - 1) * s for n, s in zip(shape, strides)))
-    )
-    first = storage.first + offset * dtype.itemsize
+    span = 0 if 0 in shape else width * (1 + sum((n - 1) * s for n, s in zip(shape, strides)))
+    first = storage.first + offset * width
     if first + span > storage.root.size:
       raise pickle.UnpicklingError('a tensor that is larger than its storage')
-    strides = tuple(s * dtype.itemsize for s in strides)
 
     def read() -> np.ndarray:
       if not span:
         return np.zeros(shape, dtype)
-      return np.ndarray(
-        shape, dtype, _bytes(self.where, storage.root.start + first, span), strides=strides
-      )
+      data = _bytes(self.where, storage.root.start + first, span)
+      return np.ndarray(shape, dtype, data, strides=tuple(s * width for s in strides))
 
     return lazy.Tensor(shape, dtype, read)
 
   def _typed_tensor(
     self, storage, offset, shape, strides, requires_grad, hooks, dtype, bits=None
   ) -> lazy.Tensor:
-    known = (
-      _DTYPES.get(dtype.name.removeprefix('torch.')) if isinstance(dtype, pickles.Global) else None
-    )
-    if known is None:
+    known = _DTYPES.get(dtype.name) if isinstance(dtype, pickles.Global) else None
+    if known is None or not isinstance(storage, _Storage):
       raise pickle.UnpicklingError('a tensor of no known type')
-    return self._tensor(storage, offset, shape, strides, requires_grad, hooks, bits, known)
+    storage = dataclasses.replace(storage, dtype=known)
+    return self._tensor(storage, offset, shape, strides, requires_grad, hooks, bits)
 
 
 def _bytes(path: Path, start: int, size: int) -> bytes:
@@ -252,9 +238,7 @@ def _load_zip(path: Path, records: Sequence[str]) -> Any:
   except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError) as error:
     raise _truncated(path) from error
   folders = [
-    name.removesuffix('data.pkl')
-    for name in infos
-    if name.endswith('/data.pkl') and name.count('/') == 1
+    name.removesuffix('data.pkl') for name in infos if re.fullmatch('[^/]*/data.pkl', name)
   ]
   if len(folders) != 1:
     raise errors.CheckpointError(
@@ -266,25 +250,20 @@ def _load_zip(path: Path, records: Sequence[str]) -> Any:
       for name, info in infos.items()
       if name.startswith(folders[0])
     }
-  contents = {
-    name: _bytes(path, roots[name].start, roots[name].size)
-    for name in ('data.pkl', 'byteorder')
-    if name in roots
-  }
-  if contents.get('byteorder', b'little') != b'little':
-    raise errors.CheckpointError(
-      f'{path} was written on a big-endian machine: write it again on another.'
-    )
 
-  def root(key: str, size: int) -> _Root:
+  def content(name: str) -> bytes:
+    return _bytes(path, roots[name].start, roots[name].size)
+
+  def root(key: str, elements: int, width: int) -> _Root:
     found = roots.get(f'data/{key}')
-    if found is None or found.size < size:
+    if found is None or found.size < elements * width:
       raise pickle.UnpicklingError(f'storage {key:.40} is missing or too short')
     return found
 
-  return _TorchUnpickler(
-    pickles.Stream(io.BytesIO(contents['data.pkl'])), path, records, root
-  ).load()
+  if 'byteorder' in roots and content('byteorder') != b'little':
+    raise _big_endian(path)
+  stream = io.BytesIO(content('data.pkl'))
+  return _TorchUnpickler(stream, path, records, root).load()
 
 
 def _entry(path: Path, f: io.BufferedIOBase, info: zipfile.ZipInfo) -> _Root:
@@ -305,23 +284,14 @@ def _entry(path: Path, f: io.BufferedIOBase, info: zipfile.ZipInfo) -> _Root:
 
 
 def _load_legacy(path: Path, f: io.BufferedIOBase, records: Sequence[str]) -> Any:
-  stream = pickles.Stream(f)
+  size = os.fstat(f.fileno()).st_size
   roots: dict[str, _Root] = {}
-  widths: dict[str, int] = {}
 
-  def root(key: str, size: int) -> _Root:
-    return roots.setdefault(key, _Root(size))
-
-  class Unpickler(_TorchUnpickler):
-    """Notes the element size of each storage, which its length in the file counts."""
-
-    def persistent_load(self, pid: Any) -> _Storage:
-      storage = super().persistent_load(pid)
-      widths[str(pid[2])] = storage.dtype.itemsize
-      return storage
+  def root(key: str, elements: int, width: int) -> _Root:
+    return roots.setdefault(key, _Root(elements * width, width=width))
 
   def load() -> Any:
-    return Unpickler(stream, path, records, root).load()
+    return _TorchUnpickler(f, path, records, root).load()
 
   if load() != _LEGACY_MAGIC or load() != _LEGACY_VERSION:
     raise errors.CheckpointError(
@@ -329,17 +299,17 @@ def _load_legacy(path: Path, f: io.BufferedIOBase, records: Sequence[str]) -> An
     )
   system, tree, keys = load(), load(), load()
   if not isinstance(system, dict) or not system.get('little_endian'):
-    raise errors.CheckpointError(
-      f'{path} was written on a big-endian machine: write it again on another.'
-    )
+    raise _big_endian(path)
   try:
     for key in keys:
-      (elements,) = struct.unpack('<q', stream.read(8))
-      if elements * widths[key] != roots[key].size:
-        raise ValueError(key)
-      roots[key].start = stream.tell()
-      stream.skip(roots[key].size)
-  except (EOFError, KeyError, TypeError, ValueError) as error:
+      (elements,) = struct.unpack('<q', f.read(8))
+      if type(key) is not str:  # hashing it may never end
+        raise ValueError
+      found = roots[key]
+      found.start = f.tell()
+      if elements * found.width != found.size or f.seek(found.size, os.SEEK_CUR) > size:
+        raise ValueError
+  except (struct.error, KeyError, OverflowError, OSError, TypeError, ValueError) as error:
     raise _truncated(path) from error
   if any(found.start is None for found in roots.values()):
     raise _truncated(path)
@@ -350,67 +320,68 @@ def _truncated(path: Path) -> errors.CheckpointError:
   return errors.CheckpointError(f'{path} is truncated or damaged: get the checkpoint again.')
 
 
-def _pickled(value: Any, where: str, storages: list[np.ndarray]) -> bytes:
-  """The steps that make a dict or a tensor; `storages` takes the arrays up, the index is the
-  storage's key.
-  """
+def _big_endian(path: Path) -> errors.CheckpointError:
+  return errors.CheckpointError(
+    f'{path} was written on a big-endian machine: write it again on another.'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+  """An array that is pickled as the call which makes a tensor of its bytes."""
+
+  array: np.ndarray
+
+  def __reduce__(self) -> tuple:
+    shape = self.array.shape
+    strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    rebuild = sys.modules['torch._utils']._rebuild_tensor_v2
+    return rebuild, (self.array, 0, shape, strides, False, collections.OrderedDict())
+
+
+class _Pickler(pickle.Pickler):
+  """Collects the arrays in `storages` and writes the index of each in its place."""
+
+  def __init__(self, file: io.BytesIO):
+    super().__init__(file, protocol=2)
+    self.storages: list[np.ndarray] = []
+
+  def persistent_id(self, value: Any) -> tuple | None:
+    """Overrides what arrays are written as: ids of storages."""
+    if not isinstance(value, np.ndarray):
+      return None
+    self.storages.append(value)
+    name = next(storage for storage, dtype in _TYPES.values() if dtype == value.dtype)
+    key = str(len(self.storages) - 1)
+    return 'storage', getattr(sys.modules['torch'], name), key, 'cpu', value.size
+
+
+def _writable(value: Any, where: str) -> Any:
+  """The tree with each array as it will lie in the file."""
   if isinstance(value, Mapping):
-    pairs = b''.join(
-      _text(name) + _pickled(part, f'{where}{name}/', storages) for name, part in value.items()
-    )
-    return pickle.EMPTY_DICT + pickle.MARK + pairs + pickle.SETITEMS
+    return {name: _writable(part, f'{where}{name}/') for name, part in value.items()}
   array = np.asarray(value)
-  names = {dtype: name for name, dtype in _DTYPES.items()}
-  name = names.get(array.dtype.newbyteorder('<'))
-  if name is None:
+  dtype = array.dtype.newbyteorder('<')
+  if dtype not in _DTYPES.values():
     raise errors.CheckpointError(
       f'{where.rstrip("/")} is of type {array.dtype}, which torch files cannot hold: convert it.'
     )
-  storage = next(cls for cls, dtype in _STORAGES.items() if dtype == name)
-  array = np.asarray(array, _DTYPES[name], order='C')
-  strides = [math.prod(array.shape[i + 1 :]) for i in range(array.ndim)]
-  key = _text(str(len(storages)))
-  storages.append(array)
-  pid = (
-    pickle.MARK
-    + _text('storage')
-    + _name('torch', storage)
-    + key
-    + _text('cpu')
-    + _integer(array.size)
-    + pickle.TUPLE
-  )
-  return (
-    _name('torch._utils', '_rebuild_tensor_v2')
-    + pickle.MARK
-    + pid
-    + pickle.BINPERSID
-    + _integer(0)
-    + _integers(array.shape)
-    + _integers(strides)
-    + pickle.NEWFALSE
-    + _name('collections', 'OrderedDict')
-    + pickle.EMPTY_TUPLE
-    + pickle.REDUCE
-    + pickle.TUPLE
-    + pickle.REDUCE
-  )
+  return _Written(np.asarray(array, dtype, order='C'))
 
 
-def _text(value: str) -> bytes:
-  data = value.encode('utf-8')
-  return pickle.BINUNICODE + struct.pack('<I', len(data)) + data
-
-
-def _name(module: str, name: str) -> bytes:
-  return pickle.GLOBAL + f'{module}\n{name}\n'.encode('ascii')
-
-
-def _integer(value: int) -> bytes:
-  if value < 1 << 31:
-    return pickle.BININT + struct.pack('<i', value)
-  return pickle.LONG1 + b'\x08' + struct.pack('<q', value)
-
-
-def _integers(values: Sequence[int]) -> bytes:
-  return pickle.MARK + b''.join(map(_integer, values)) + pickle.TUPLE
+@contextlib.contextmanager
+def _names_of_torch() -> Iterator[None]:
+  """Lets pickle find the names of torch where it is not loaded: it writes no name that it does not
+  find.
+  """
+  names = {'torch': [name for name, _ in _TYPES.values()], 'torch._utils': ['_rebuild_tensor_v2']}
+  added = {module: types.ModuleType(module) for module in names.keys() - sys.modules.keys()}
+  for module, stand_in in added.items():
+    for name in names[module]:
+      setattr(stand_in, name, type(name, (), {'__module__': module}))
+  sys.modules.update(added)
+  try:
+    yield
+  finally:
+    for module in added:
+      sys.modules.pop(module, None)

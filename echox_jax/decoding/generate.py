@@ -7,7 +7,7 @@ decoder that speaks. `prefill` and `decode_step` are the text side one token at 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import struct
 import jax
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask
-from echox_jax.models.llama import Cache, Llama, init_cache
+from echox_jax.models.llama import Llama, init_cache
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
 
@@ -63,30 +63,31 @@ class TextState:
     logits: float32[B,V].
   """
 
-  cache: Cache
-  keys: Array
-  slot: Array
-  positions: Array
-  hidden: Array
-  logits: Array
+  # Any: transformations put shapes, shardings and None in the place of arrays.
+  cache: Any
+  keys: Any
+  slot: Any
+  positions: Any
+  hidden: Any
+  logits: Any
 
 
 def decode_unit_words(
   params: dict,
   cfg: EchoXConfig,
-  text_table: Array,
-  text_part: Array,
-  text_lengths: Array,
+  text_table: Float[Array, 'V D'],
+  text_part: Float[Array, 'B N D'],
+  text_lengths: Int[Array, ' B'],
   max_words: int,
 ) -> UnitWords:
-  """Greedy unit words of a batch of slices.
+  """Says the greedy unit words of a batch of slices.
 
   Args:
     params: of one `UnitDecoder`: the T2C's group or the echo decoder's.
-    text_table: float[V,D].
     cfg: its profile decides what can be said, see `decode_unit_tokens`.
-    text_part: float[B,N,D], text embeddings or adapted states at the LLM's width.
-    text_lengths: int[B]; rows of length 0 are skipped and say nothing.
+    text_table: the frozen text embeddings.
+    text_part: text embeddings or adapted states at the LLM's width.
+    text_lengths: tokens of each slice; rows of length 0 are skipped and say nothing.
     max_words: static budget; a row that does not end within it counts as overflow and keeps what it
       has.
   """
@@ -111,12 +112,12 @@ def decode_unit_words(
 def decode_unit_tokens(
   params: dict,
   cfg: EchoXConfig,
-  text_table: Array,
-  text_part: Array,
-  text_lengths: Array,
+  text_table: Float[Array, 'V D'],
+  text_part: Float[Array, 'B N D'],
+  text_lengths: Int[Array, ' B'],
   steps: int,
-) -> tuple[Array, Array, Array]:
-  """What the decoder says, token by token.
+) -> tuple[Int[Array, 'B {steps}'], Int[Array, ' B'], Bool[Array, ' B']]:
+  """Says what the decoder says, token by token.
 
   BOS is given, and only EOT and unit words can follow, so that only their rows of the head are
   read. Profile `released`: BOS is decoded too, and any text id can be; such ids are fed back like
@@ -127,7 +128,7 @@ def decode_unit_tokens(
     steps: static number of tokens at most, EOT included.
 
   Returns:
-    (tokens int32[B,steps], number of tokens before EOT int32[B], whether EOT came bool[B]).
+    (tokens, number of tokens before EOT, whether EOT came); tokens and numbers are int32.
   """
   special, free = cfg.special_ids, prompts.get_profile(cfg.profile).free_unit_ids
   prompt = unit_decoder.slice_prompt(cfg, text_table, text_part, text_lengths)
@@ -253,8 +254,10 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
   )
 
 
-def decode_step(params: dict, cfg: EchoXConfig, state: TextState, token: Array) -> TextState:
-  """Takes the next token int32[B] of every row."""
+def decode_step(
+  params: dict, cfg: EchoXConfig, state: TextState, token: Int[Array, ' B']
+) -> TextState:
+  """Takes the next token of every row."""
   keys = state.keys.at[:, state.slot].set(True)
   hidden, cache = _llm(
     params,
@@ -279,19 +282,19 @@ def decode_step(params: dict, cfg: EchoXConfig, state: TextState, token: Array) 
 def generate_text(
   params: dict,
   cfg: EchoXConfig,
-  ids: Array,
-  states: Array | None,
-  state_lengths: Array | None,
+  ids: Int[Array, 'B T'],
+  states: Float[Array, 'B *turns E D'] | None,
+  state_lengths: Int[Array, ' B *turns'] | None,
   max_tokens: int,
 ) -> Generated:
-  """Greedy answers to a batch of prompts.
+  """Gives greedy answers to a batch of prompts.
 
   Args:
     params: with groups `llm` and, for speech, `adapter`.
     cfg: the model.
-    ids: int32[B,T], prompts padded at the right with the pad id, with at most one AUDIO id each.
-    states: float[B,E,Dw] speech-encoder states for the AUDIO ids; None = text only.
-    state_lengths: int[B].
+    ids: prompts padded at the right with the pad id, with at most one AUDIO id each.
+    states: speech-encoder states for the AUDIO ids; None = text only.
+    state_lengths: states of each clip.
     max_tokens: static budget of an answer, BOS and EOT included.
   """
   eot = cfg.special_ids.eot

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import errors
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 
 
-def check(temperature: float, top_p: float) -> None:
+def check(temperature: float | int, top_p: float | int) -> None:
   """Raises EchoXError if the temperature is negative or not finite, or `top_p` outside (0, 1]."""
   if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
     raise errors.EchoXError(
@@ -19,9 +19,12 @@ def check(temperature: float, top_p: float) -> None:
 
 
 def sample(
-  logits: Array, key: Array | None, temperature: float | Array = 0.0, top_p: float | Array = 1.0
-) -> Array:
-  """Next ids from float32[...,V] logits -> int32[...].
+  logits: Float[Array, '*b V'],
+  key: Array | None,
+  temperature: float | Float[Array, ''] = 0.0,
+  top_p: float | Float[Array, ''] = 1.0,
+) -> Int[Array, '*b']:
+  """Chooses the next ids, int32, from float32 logits.
 
   Nucleus sampling as released (facts 8: temperature 0.2, top_p 0.9): a token is dropped when the
   probabilities of the more likely ones already exceed `top_p`, so the first is never dropped. The

@@ -14,26 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.config import StreamingConfig
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 
 
-def scores(hidden: Array, period_row: Array) -> Array:
-  """Cosine of states float[...,D] with the head row of "." float[D] -> float32[...]."""
+def scores(hidden: Float[Array, '*b D'], period_row: Float[Array, ' D']) -> Float[Array, '*b']:
+  """Gives the cosine of states with the head row of ".", in float32."""
   hidden, row = hidden.astype(jnp.float32), period_row.astype(jnp.float32)
   norms = jnp.linalg.norm(hidden, axis=-1) * jnp.linalg.norm(row)
   return (hidden @ row) / jnp.maximum(norms, 1e-8)
 
 
-def cut_slices(token_scores: Array, lengths: Array, cfg: StreamingConfig) -> Array:
-  """Slice number of every token of whole answers.
+def cut_slices(
+  token_scores: Float[Array, 'B T'], lengths: Int[Array, ' B'], cfg: StreamingConfig
+) -> Int[Array, 'B T']:
+  """Numbers the slices of whole answers: gives the slice of every token.
 
   Args:
-    token_scores: float[B,T], row b filled up to lengths[b].
-    lengths: int[B].
+    token_scores: row b is filled up to lengths[b].
+    lengths: tokens of each answer.
     cfg: the rule's parameters.
 
   Returns:
-    int32[B,T], from 0; meaningless beyond the row's length.
+    int32 numbers from 0; they are meaningless beyond the row's length.
   """
   t = token_scores.shape[1]
   shown = jnp.where(jnp.arange(t) < lengths[:, None], token_scores, -jnp.inf)
@@ -70,7 +72,7 @@ class SliceCutter:
     self._scores: list[np.float32] = []
     self._start = 0
 
-  def push(self, score: float) -> tuple[int, int] | None:
+  def push(self, score: float | int | np.floating) -> tuple[int, int] | None:
     """Takes the score of the next token; returns (start, stop) of the slice of tokens that is now
     ready, if any.
     """
@@ -92,6 +94,6 @@ class SliceCutter:
     return ready
 
   def finish(self) -> tuple[int, int] | None:
-    """(start, stop) of what is left when the answer has ended, if anything is."""
+    """Gives (start, stop) of what is left when the answer has ended, if anything is."""
     stop = len(self._scores)
     return (self._start, stop) if stop > self._start else None

@@ -10,37 +10,13 @@ import re
 
 from echox_jax.errors import MissingExtraError
 
-_SMALL = {
-  word: number
-  for number, word in enumerate(
-    [
-      'zero',
-      'one',
-      'two',
-      'three',
-      'four',
-      'five',
-      'six',
-      'seven',
-      'eight',
-      'nine',
-      'ten',
-      'eleven',
-      'twelve',
-      'thirteen',
-      'fourteen',
-      'fifteen',
-      'sixteen',
-      'seventeen',
-      'eighteen',
-      'nineteen',
-    ]
-  )
-} | {
-  word: 10 * number
-  for number, word in enumerate(
-    ['twenty', 'thirty', 'forty', 'fifty', 'sixty', 'seventy', 'eighty', 'ninety'], 2
-  )
+ONES = tuple(
+  'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen '
+  'sixteen seventeen eighteen nineteen'.split()
+)
+TENS = tuple('twenty thirty forty fifty sixty seventy eighty ninety'.split())
+_SMALL = {word: number for number, word in enumerate(ONES)} | {
+  word: 10 * number for number, word in enumerate(TENS, 2)
 }
 _LARGE = {'hundred': 100, 'thousand': 1000, 'million': 1_000_000}
 _SIGNS = (  # between or before digits only, so that "well-known" keeps its hyphen

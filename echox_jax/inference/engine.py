@@ -25,7 +25,7 @@ from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.inference import steps
 from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, SpokenSlice, TextPiece
 from echox_jax.models import positions
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 
 _SHORTEST_AUDIO = 0.1  # seconds
 
@@ -88,11 +88,11 @@ class Engine:
 
   # Questions
 
-  def check_wave(self, wave: np.ndarray) -> np.ndarray:
-    """float[samples] at 16 kHz -> float32[samples].
+  def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:
+    """Gives a question at 16 kHz as float32, if it can be heard.
 
     Raises:
-      AudioError: no mono wave, too short, too long, not finite or silent.
+      AudioError: no mono wave (one axis), too short, too long, not finite or silent.
     """
     wave = np.asarray(wave, np.float32)
     if wave.ndim != 1:
@@ -117,7 +117,8 @@ class Engine:
     return wave
 
   def prompt(self, text: str, audio: bool) -> list[int]:
-    """Ids of a question: its text (may be empty beside audio) and whether speech comes with it.
+    """Gives the ids of a question, from its text (may be empty beside audio) and whether speech
+    comes with it.
 
     Raises:
       EchoXError: no question at all, one that cannot be heard, or more tokens than the model reads.
@@ -148,9 +149,15 @@ class Engine:
 
   # Steps
 
-  def prefill(self, wave: np.ndarray | None, text: str = '') -> tuple[generate.TextState, int]:
-    """Encodes and reads one question -> (state of the LLM, speech positions that did not fit);
-    errors as above.
+  def prefill(
+    self, wave: Float[np.ndarray, '...'] | None, text: str = ''
+  ) -> tuple[generate.TextState, int]:
+    """Encodes and reads one question; gives the state of the LLM and the speech positions that did
+    not fit.
+
+    Raises:
+      AudioError: as `check_wave`.
+      EchoXError: as `prompt`.
     """
     wave = None if wave is None else self.check_wave(wave)
     rows = self._rows([self.prompt(text, wave is not None)])
@@ -162,12 +169,12 @@ class Engine:
   def sample(
     self,
     state: generate.TextState,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    temperature: float | int = 0.0,
+    top_p: float | int = 1.0,
+    seed: int | np.integer = 0,
     step: int = 0,
-  ) -> tuple[int, float, np.ndarray]:
-    """(next token, trigger score of the state that predicts it, that state float[D]); `seed` and
+  ) -> tuple[int, float, Float[np.ndarray, ' D']]:
+    """Gives (next token, trigger score of the state that predicts it, that state); `seed` and
     `step` make the sample.
     """
     if temperature:  # as arrays, so that 1 and 1.0 are one program
@@ -183,10 +190,10 @@ class Engine:
     return self._decode_step(self.params, state, jnp.asarray([token], jnp.int32))
 
   def generate_units(
-    self, hidden: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
-    """States float[n,D] of one slice, n <= `max_slice_tokens` -> (unit words, reduced units, wave,
-    overflow counters).
+    self, hidden: Float[np.ndarray, 'N D']
+  ) -> tuple[Int[np.ndarray, ' W'], Int[np.ndarray, ' R'], Float[np.ndarray, ' S'], dict[str, int]]:
+    """Speaks one slice of at most `max_slice_tokens` states; gives (unit words, reduced units,
+    wave, overflow counters).
     """
     rows = np.zeros((1, self.config.streaming.max_slice_tokens, hidden.shape[1]), hidden.dtype)
     rows[0, : len(hidden)] = hidden
@@ -213,14 +220,14 @@ class Engine:
     )
 
   def vocode(
-    self, units: np.ndarray, durations: np.ndarray | None = None
-  ) -> tuple[np.ndarray, int]:
-    """Reduced units int[R] -> (float32[samples], frames that did not fit the budget of
+    self, units: Int[np.ndarray, ' R'], durations: Int[np.ndarray, ' R'] | None = None
+  ) -> tuple[Float[np.ndarray, ' S'], int]:
+    """Speaks reduced units; gives (float32 wave at 16 kHz, frames that did not fit the budget of
     `max_frames`).
 
     Args:
       units: without consecutive repeats.
-      durations: int[R] frames of each unit; None = predicted.
+      durations: frames of each unit; None = predicted.
     """
     cfg = self.config
     budget = self._frame_buckets[-1]
@@ -247,17 +254,17 @@ class Engine:
 
   def answer(
     self,
-    audio: np.ndarray | None = None,
+    audio: Float[np.ndarray, '...'] | None = None,
     text: str = '',
     *,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    temperature: float | int = 0.0,
+    top_p: float | int = 1.0,
+    seed: int | np.integer = 0,
   ) -> Iterator[Event]:
     """Answers one question, yielding text and sound as they come, then `Done`.
 
     Args:
-      audio: spoken question, float[samples] at 16 kHz; None = text only.
+      audio: spoken question, one channel at 16 kHz; None = text only.
       text: written question, or what is written beside the spoken one.
       temperature: 0 = the likeliest token each time; released: 0.2.
       top_p: released: 0.9.
@@ -320,11 +327,11 @@ class Engine:
   def text_answers(
     self,
     texts: Sequence[str] | None = None,
-    waves: Sequence[np.ndarray] | None = None,
+    waves: Sequence[Float[np.ndarray, ' _S']] | None = None,
     batch_size: int = 16,
   ) -> list[str]:
-    """Greedy text answers to many questions at once, written (`texts`) or spoken (`waves`), without
-    speaking them.
+    """Gives greedy text answers to many questions at once, written (`texts`) or spoken (`waves`),
+    without speaking them.
 
     Raises:
       EchoXError: a question that the model cannot take.

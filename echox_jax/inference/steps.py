@@ -2,8 +2,8 @@
 size.
 
 The engine compiles them, and `launch.convert export --to stablehlo` writes the same ones out.
-Shapes below: B questions or slices, T prompt ids, S shrink budget, D width of the LLM, V its
-vocabulary.
+Axes below: B questions or slices, T prompt ids, S samples (in `EmbeddedSpeech` the shrink budget),
+D width of the states, V the LLM's vocabulary.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from echox_jax import rates
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.models import echox, positions
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.llama import Llama, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
@@ -44,7 +44,7 @@ class EmbeddedSpeech(NamedTuple):
 
 
 def buckets(cfg: EchoXConfig) -> Buckets:
-  """The sizes that a config allows; the last of each is its budget."""
+  """Gives the sizes that a config allows; the last of each is its budget."""
   longest = min(
     cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds
   )
@@ -55,24 +55,28 @@ def buckets(cfg: EchoXConfig) -> Buckets:
   )
 
 
-def encode(params: dict, cfg: EchoXConfig, audio: Array, lengths: Array) -> tuple[Array, Array]:
-  """float[B,samples] at 16 kHz, int[B] -> states of the speech encoder float[B,E,Dw] and their
-  lengths int[B].
+def encode(
+  params: dict, cfg: EchoXConfig, audio: Float[Array, 'B S'], lengths: Int[Array, ' B']
+) -> tuple[Float[Array, 'B E D'], Int[Array, ' B']]:
+  """Gives the states of the speech encoder for audio at 16 kHz, and how many there are of each
+  question.
   """
   return echox.encode_speech(params, cfg, audio, lengths)
 
 
-def embed(params: dict, cfg: EchoXConfig, states: Array, lengths: Array) -> EmbeddedSpeech:
-  """States float[B,E,Dw] and lengths int[B] -> what the LLM hears."""
+def embed(
+  params: dict, cfg: EchoXConfig, states: Float[Array, 'B E D'], lengths: Int[Array, ' B']
+) -> EmbeddedSpeech:
+  """Turns states of the speech encoder into what the LLM hears."""
   speech = echox.embed_speech(params, cfg, states, lengths)
   return EmbeddedSpeech(speech.embeddings, speech.kept, speech.overflow)
 
 
 def prefill(
-  params: dict, cfg: EchoXConfig, ids: Array, speech: EmbeddedSpeech | None
+  params: dict, cfg: EchoXConfig, ids: Int[Array, 'B T'], speech: EmbeddedSpeech | None
 ) -> generate.TextState:
-  """Prompts int[B,T], padded at the right, and what stands for their AUDIO ids -> the LLM behind
-  them.
+  """Reads prompts, padded at the right, with `speech` in the place of their AUDIO ids; gives the
+  LLM behind them.
   """
   embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
   return generate.prefill(
@@ -83,13 +87,13 @@ def prefill(
 def sample(
   params: dict,
   cfg: EchoXConfig,
-  hidden: Array,
-  logits: Array,
+  hidden: Float[Array, 'B D'],
+  logits: Float[Array, 'B V'],
   key: Array | None = None,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-) -> tuple[Array, Array]:
-  """States float[B,D] and logits float[B,V] -> (next ids int32[B], trigger scores float32[B]);
+  temperature: float | Float[Array, ''] = 0.0,
+  top_p: float | Float[Array, ''] = 1.0,
+) -> tuple[Int[Array, ' B'], Float[Array, ' B']]:
+  """Gives the next ids, int32, and the trigger scores, float32, of states and their logits;
   temperature 0 needs no key.
   """
   period = head_embedding(params['llm'])[cfg.special_ids.period]
@@ -97,9 +101,9 @@ def sample(
 
 
 def generate_units(
-  params: dict, cfg: EchoXConfig, hidden: Array, lengths: Array
+  params: dict, cfg: EchoXConfig, hidden: Float[Array, 'B N D'], lengths: Int[Array, ' B']
 ) -> generate.UnitWords:
-  """States of slices float[B,max_slice_tokens,D], int[B] of them real -> unit words, as many as the
+  """Says unit words for the states of slices, of which `lengths` are real, as many words as the
   decoder has positions for.
   """
   adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
@@ -113,21 +117,25 @@ def generate_units(
   )
 
 
-def durations(params: dict, cfg: EchoXConfig, units: Array, mask: Array) -> Array:
-  """Reduced units int32[B,R], bool[B,R] -> frames of each int32[B,R]."""
+def durations(
+  params: dict, cfg: EchoXConfig, units: Int[Array, 'B R'], mask: Bool[Array, 'B R']
+) -> Int[Array, 'B R']:
+  """Predicts the frames, int32, of each reduced unit."""
   return UnitVocoder(cfg.vocoder).apply(
     {'params': params['vocoder']}, units, mask, method='durations'
   )
 
 
-def wave(params: dict, cfg: EchoXConfig, units: Array, mask: Array) -> Array:
-  """Units at 50 Hz int32[B,F], bool[B,F] -> float32[B,F*hop]."""
+def wave(
+  params: dict, cfg: EchoXConfig, units: Int[Array, 'B F'], mask: Bool[Array, 'B F']
+) -> Float[Array, 'B S']:
+  """Makes the sound, float32, of units at 50 Hz: `code_hop_size` samples a unit."""
   return UnitVocoder(cfg.vocoder).apply(
     {'params': params['vocoder']}, units, mask, method='generate'
   )
 
 
-def _doubling(first: float, last: float) -> list[float]:
+def _doubling(first: float | int, last: float | int) -> list[float | int]:
   """`first`, twice it, four times it ... up to `last`, which is always the end."""
   sizes = []
   while first < last:

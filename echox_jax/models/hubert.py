@@ -14,15 +14,18 @@ import functools
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.models import layers
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask
 
 
-def num_states(cfg: HubertConfig, samples: Array | int) -> Array | int:
-  """States (50 Hz) of a clip of `samples`: 1 s gives 49."""
+def num_states(
+  cfg: HubertConfig, samples: Int[Array, '*b'] | int | np.integer
+) -> Int[Array, '*b'] | int | np.integer:
+  """Counts the states (50 Hz) of a clip of `samples`: 1 s gives 49."""
   for kernel, stride in zip(cfg.conv_kernel, cfg.conv_stride):
     samples = (samples - kernel) // stride + 1
   return samples
@@ -34,8 +37,10 @@ class GroupNorm(nn.Module):
   epsilon: float
 
   @nn.compact
-  def __call__(self, x: Array, valid: Array) -> Array:
-    """float[B,T,C], bool[B,T,1] -> float32[B,T,C]."""
+  def __call__(
+    self, x: Float[Array, 'B T C'], valid: Bool[Array, 'B T 1']
+  ) -> Float[Array, 'B T C']:
+    """Normalises in float32, by the statistics of the frames that are `valid`."""
     scale = self.param(
       'scale', nn.with_logical_partitioning(nn.initializers.ones, ('norm',)), (x.shape[-1],)
     )
@@ -54,8 +59,10 @@ class FeatureExtractor(nn.Module):
   cfg: HubertConfig
 
   @nn.compact
-  def __call__(self, audio: Array, lengths: Array) -> Array:
-    """float[B,S], int[B] samples -> float[B,T,C]."""
+  def __call__(
+    self, audio: Float[Array, 'B S'], lengths: Int[Array, ' B']
+  ) -> Float[Array, 'B T C']:
+    """Computes the features of clips at 16 kHz, of `lengths` samples each."""
     x = audio[..., None].astype(self.cfg.dtype)
     for i, (width, kernel, stride) in enumerate(
       zip(self.cfg.conv_dim, self.cfg.conv_kernel, self.cfg.conv_stride)
@@ -109,18 +116,24 @@ class HubertEncoder(nn.Module):
   cfg: HubertConfig
 
   def __call__(
-    self, audio: Array, lengths: Array | None = None, output_layer: int | None = None
-  ) -> Array:
-    """States after `output_layer`.
+    self,
+    audio: Float[Array, 'B S'],
+    lengths: Int[Array, ' B'] | None = None,
+    output_layer: int | None = None,
+  ) -> Float[Array, 'B E D']:
+    """Gives the states after `output_layer`.
 
     Args:
-      audio: float[B,S], 16 kHz.
-      lengths: int[B], samples of each clip; what lies beyond is hidden, so that batched clips give
-        the states that they give alone. None: all samples count.
+      audio: 16 kHz.
+      lengths: samples of each clip; what lies beyond is hidden, so that batched clips give the
+        states that they give alone. None: all samples count.
       output_layer: 1-based; 0 = the input of the first layer, None = the last layer.
 
     Returns:
-      float[B,T,D], T = num_states(cfg, S). States beyond a clip's own are meaningless.
+      As many states as `num_states` says. Those beyond a clip's own are meaningless.
+
+    Raises:
+      ValueError: a layer that the encoder does not have.
     """
     return self.final_and_layer(
       audio, lengths, self.cfg.num_layers if output_layer is None else output_layer
@@ -128,9 +141,11 @@ class HubertEncoder(nn.Module):
 
   @nn.compact
   def final_and_layer(
-    self, audio: Array, lengths: Array | None, output_layer: int
-  ) -> tuple[Array, Array]:
-    """As `__call__`, giving the last states and those after `output_layer` in one pass."""
+    self, audio: Float[Array, 'B S'], lengths: Int[Array, ' B'] | None, output_layer: int
+  ) -> tuple[Float[Array, 'B E D'], Float[Array, 'B E D']]:
+    """Gives the last states and those after `output_layer` in one pass; the rest is as in
+    `__call__`.
+    """
     cfg = self.cfg
     if not 0 <= output_layer <= cfg.num_layers:
       raise ValueError(
@@ -186,7 +201,7 @@ _conv = functools.partial(
 
 
 def init_hubert(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of the encoder."""
+  """Makes boxed parameters of the encoder."""
   return HubertEncoder(cfg.hubert).init(key, jnp.zeros((1, 16000)))['params']
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from echox_jax.config import LoraConfig
 from echox_jax.models import chunked_head
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
@@ -43,8 +43,8 @@ class Dense(nn.Module):
   kernel_init: Callable[..., Array] = default_init
 
   @nn.compact
-  def __call__(self, x: Array, deterministic: bool = True) -> Array:
-    """float[..., in] -> float[..., features]."""
+  def __call__(self, x: Float[Array, '*b D'], deterministic: bool = True) -> Float[Array, '*b F']:
+    """Projects the last axis to `features`, in the module's dtype; `deterministic`: no dropout."""
     width = x.shape[-1]
     param = functools.partial(_param, self)
     x = x.astype(self.dtype)
@@ -76,12 +76,12 @@ class Embed(nn.Module):
       self, 'embedding', self.embedding_init, self.axes, (self.num, self.features)
     )
 
-  def __call__(self, ids: Array) -> Array:
-    """int[...] -> float[..., features]."""
+  def __call__(self, ids: Int[Array, '*b']) -> Float[Array, '*b D']:
+    """Looks up the rows of `ids`."""
     return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
 
-  def attend(self, x: Array) -> Array:
-    """float[..., features] -> float32 logits [..., num]."""
+  def attend(self, x: Float[Array, '*b D']) -> Float[Array, '*b V']:
+    """Gives the products with all rows: logits, in float32."""
     return chunked_head.logits(x.astype(self.dtype), self.embedding)
 
 
@@ -92,7 +92,7 @@ class RMSNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, '*b D']) -> Float[Array, '*b D']:
     scale = _param(self, 'scale', nn.initializers.ones, ('norm',), (x.shape[-1],))
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
@@ -106,7 +106,7 @@ class LayerNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, '*b D']) -> Float[Array, '*b D']:
     scale = _param(self, 'scale', nn.initializers.ones, ('norm',), (x.shape[-1],))
     bias = _param(self, 'bias', nn.initializers.zeros, ('norm',), (x.shape[-1],))
     x = x.astype(jnp.float32)
@@ -133,9 +133,13 @@ class MultiHeadAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, key_value: Array | None = None, mask: Mask = Mask(), deterministic: bool = True
-  ) -> Array:
-    """float[B,T,D] (attending to float[B,S,D], itself by default) -> float[B,T,D]."""
+    self,
+    x: Float[Array, 'B T D'],
+    key_value: Float[Array, 'B S D'] | None = None,
+    mask: Mask = Mask(),
+    deterministic: bool = True,
+  ) -> Float[Array, 'B T D']:
+    """Lets `x` attend to `key_value`, by default to itself."""
     source = x if key_value is None else key_value
     width = x.shape[-1]
     heads = (self.num_heads, width // self.num_heads)

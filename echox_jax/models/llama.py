@@ -10,6 +10,7 @@ with a leading layer axis, `trunk/norm/scale`, `lm_head/embedding` [V,D] (absent
 """
 
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from echox_jax import errors
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
@@ -35,14 +36,20 @@ REMAT_POLICIES = {
 }
 
 
-def init_cache(cfg: LlamaConfig, batch: int, slots: int) -> Cache:
-  """An empty KV cache with room for `slots` positions."""
+def init_cache(cfg: LlamaConfig, batch: Any, slots: int) -> Cache:
+  """Makes an empty KV cache with room for `slots` positions; `batch` may be a symbolic size of
+  `jax.export`.
+  """
   shape = (cfg.num_layers, batch, slots, cfg.num_kv_heads, cfg.head_dim)
   return {'key': jnp.zeros(shape, cfg.dtype), 'value': jnp.zeros(shape, cfg.dtype)}
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
-  """float[H/2] radians a position, with llama3 scaling (facts 4)."""
+def rope_frequencies(
+  head_dim: int, theta: float | int, scaling: RopeScaling | None
+) -> Float[np.ndarray, ' half']:
+  """Gives the rotation of each pair of a head in radians a position, float32, with llama3 scaling
+  (facts 4).
+  """
   freqs = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
   if scaling is None:
     return freqs.astype(np.float32)
@@ -53,8 +60,10 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
   return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
 
 
-def apply_rope(x: Array, positions: Array, freqs: np.ndarray) -> Array:
-  """Rotates float[B,T,N,H] by int[B,T] positions, half-split layout (`rotate_half`)."""
+def apply_rope(
+  x: Float[Array, 'B T N H'], positions: Int[Array, 'B T'], freqs: Float[np.ndarray, ' half']
+) -> Float[Array, 'B T N H']:
+  """Rotates heads by their positions, half-split layout (`rotate_half`), in the dtype of `x`."""
   angles = positions[..., None].astype(jnp.float32) * freqs
   sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -71,13 +80,13 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Array,
-    positions: Array,
+    x: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None,
-    index: Array | None,
+    index: Int[Array, ''] | None,
     deterministic: bool,
-  ) -> tuple[Array, Cache | None]:
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     cfg = self.cfg
     freqs = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
     project = functools.partial(_projection, cfg)
@@ -116,7 +125,7 @@ class Mlp(nn.Module):
   cfg: LlamaConfig
 
   @nn.compact
-  def __call__(self, x: Array, deterministic: bool) -> Array:
+  def __call__(self, x: Float[Array, 'B T D'], deterministic: bool) -> Float[Array, 'B T D']:
     project = functools.partial(_projection, self.cfg)
     gate = project('gate_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
     up = project('up_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
@@ -132,8 +141,13 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, cache: Cache | None, positions: Array, mask: Mask, index: Array | None
-  ):
+    self,
+    x: Float[Array, 'B T D'],
+    cache: Cache | None,
+    positions: Int[Array, 'B T'],
+    mask: Mask,
+    index: Int[Array, ''] | None,
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     norm = functools.partial(layers.RMSNorm, self.cfg.rms_norm_eps, self.cfg.dtype)
     out, cache = Attention(self.cfg, name='self_attn')(
       norm(name='input_layernorm')(x), positions, mask, cache, index, self.deterministic
@@ -153,22 +167,21 @@ class Trunk(nn.Module):
   @nn.compact
   def __call__(
     self,
-    inputs: Array,
-    positions: Array,
+    inputs: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None = None,
-    index: Array | None = None,
+    index: Int[Array, ''] | None = None,
     deterministic: bool = True,
-  ) -> tuple[Array, Cache | None]:
-    """float[B,T,D] -> (hidden float[B,T,D] after the final norm, cache).
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    """Gives the hidden states after the final norm, and the cache.
 
     Args:
-      inputs: float[B,T,D] embeddings.
-      positions: int[B,T] rotary positions.
-      mask: what may be seen of the T positions, or of the cache's slots.
-      cache: keys and values of earlier calls; this call's are written at slots index .. index + T -
-        1.
-      index: int scalar, first slot to write.
+      inputs: embeddings.
+      positions: rotary positions.
+      mask: what may be seen of these positions, or of the cache's slots.
+      cache: keys and values of earlier calls; this call's are written at the slots from `index` on.
+      index: first slot to write.
       deterministic: no LoRA dropout.
     """
     cfg = self.cfg
@@ -207,29 +220,29 @@ class Llama(nn.Module):
       self.lm_head = layers.Embed(cfg.vocab_size, cfg.hidden_size, dtype=cfg.dtype)
     self.trunk = Trunk(cfg)
 
-  def embed(self, ids: Array) -> Array:
-    """int[B,T] -> float[B,T,D]."""
+  def embed(self, ids: Int[Array, 'B T']) -> Float[Array, 'B T D']:
+    """Looks up the embeddings of tokens."""
     return constrain(self.embed_tokens(ids), *ACTIVATION)
 
   def hidden(
     self,
-    inputs: Array,
-    positions: Array,
+    inputs: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None = None,
-    index: Array | None = None,
+    index: Int[Array, ''] | None = None,
     deterministic: bool = True,
-  ) -> tuple[Array, Cache | None]:
-    """As `Trunk`."""
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    """Calls the `Trunk`, whose arguments these are."""
     return self.trunk(inputs, positions, mask, cache, index, deterministic)
 
-  def logits(self, hidden: Array) -> Array:
-    """float[B,T,D] -> float32[B,T,V]."""
+  def logits(self, hidden: Float[Array, '*b D']) -> Float[Array, '*b V']:
+    """Gives the logits of the next token, in float32."""
     return (self.embed_tokens if self.cfg.tie_embeddings else self.lm_head).attend(hidden)
 
-  def __call__(self, ids: Array, deterministic: bool = True) -> Array:
-    """int[B,T] -> float32 logits [B,T,V], plain causal: the text-only forward pass, also used to
-    create parameters.
+  def __call__(self, ids: Int[Array, 'B T'], deterministic: bool = True) -> Float[Array, 'B T V']:
+    """Gives float32 logits, plain causal: this is the text-only forward pass, also used to create
+    parameters.
     """
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     return self.logits(
@@ -237,15 +250,15 @@ class Llama(nn.Module):
     )
 
 
-def head_embedding(params: dict) -> Array:
-  """float[V,D]: the rows of the output head, from the params of `Llama` (the trigger score needs
-  the row of ".").
+def head_embedding(params: dict) -> Float[Array, 'V D']:
+  """Finds the rows of the output head in the params of `Llama` or `UnitDecoder` (the trigger score
+  needs the row of ".").
   """
   return params['lm_head' if 'lm_head' in params else 'embed_tokens']['embedding']
 
 
 def init_llm(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of the LLM."""
+  """Makes boxed parameters of the LLM."""
   return Llama(cfg.llm).init(key, jnp.zeros((1, 2), jnp.int32))['params']
 
 

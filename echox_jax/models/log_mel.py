@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import rates
+from echox_jax.models.arrays import Array, Float, Int
 
 N_FFT = 400
 CLIP_SAMPLES = 30 * rates.SAMPLE_RATE
 
 
-def pad_or_trim(audio: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
+def pad_or_trim(
+  audio: Float[np.ndarray, '*b S'], samples: int = CLIP_SAMPLES
+) -> Float[np.ndarray, '*b N']:
   """Zero-pads or cuts the last axis of `audio` to `samples` (30 s: what Whisper was trained
   with).
   """
@@ -26,26 +29,26 @@ def pad_or_trim(audio: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
   return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, samples - audio.shape[-1])])
 
 
-def num_frames(samples: int) -> int:
-  """Mel frames of a clip of `samples` (the last, half-empty frame of the centred transform is
-  dropped).
+def num_frames(samples: Int[Array, '*b'] | int | np.integer) -> Int[Array, '*b'] | int | np.integer:
+  """Counts the mel frames of a clip of `samples` (the last, half-empty frame of the centred
+  transform is dropped).
   """
   return samples // rates.MEL_HOP
 
 
-def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
-  """Log-mel frames of a batch of clips.
+def log_mel(audio: Float[Array, 'B S'], num_mel_bins: int = 80) -> Float[Array, 'B F M']:
+  """Computes the log-mel frames of a batch of clips.
 
   Clips of different lengths may be zero-padded to one length: the frames of a clip do not depend on
   how much padding follows, provided that at least 400 zeros end it (else the reflected edge is seen
   by its last two frames).
 
   Args:
-    audio: float[B,S], 16 kHz, in [-1, 1]; S > 200.
-    num_mel_bins: M; 80, or 128 for Whisper large-v3.
+    audio: 16 kHz, in [-1, 1]; more than 200 samples.
+    num_mel_bins: 80, or 128 for Whisper large-v3.
 
   Returns:
-    float32[B,T,M] with T = S // 160 (3000 for 30 s).
+    float32 frames, one for every whole 160 samples (3000 for 30 s).
   """
   audio = audio.astype(jnp.float32)
   frames = num_frames(audio.shape[-1])
@@ -72,11 +75,11 @@ def log_mel(audio: jax.Array, num_mel_bins: int = 80) -> jax.Array:
 def mel_filters(
   num_mel_bins: int,
   n_fft: int = N_FFT,
-  f_max: float = rates.SAMPLE_RATE / 2,
+  f_max: float | int = rates.SAMPLE_RATE / 2,
   sample_rate: int = rates.SAMPLE_RATE,
-) -> np.ndarray:
-  """Slaney mel filters of unit area from 0 to f_max Hz: float32[n_fft/2+1, M]; the defaults are
-  Whisper's.
+) -> Float[np.ndarray, 'bins M']:
+  """Makes Slaney mel filters of unit area from 0 to `f_max` Hz, in float32, for the bins of a real
+  transform of `n_fft` samples; the defaults are Whisper's.
   """
   frequencies = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
   edges = _mel_to_hz(np.linspace(0, _hz_to_mel(f_max), num_mel_bins + 2))
@@ -94,7 +97,7 @@ _MELS_AT_1_KHZ = 15.0
 _LOG_STEP = np.log(6.4) / 27.0
 
 
-def _hz_to_mel(hz: float) -> float:
+def _hz_to_mel(hz: float | int) -> float:
   return 3.0 * hz / 200.0 if hz < 1000.0 else _MELS_AT_1_KHZ + np.log(hz / 1000.0) / _LOG_STEP
 
 

@@ -5,23 +5,29 @@ hidden. In training only.
 import jax
 import jax.numpy as jnp
 
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 
 _SPANS = 2  # of each kind
 _HIDDEN = 0.0  # what is put there; Whisper's log-mels are about -1 to 1
 
 
-def spec_augment(mel: Array, lengths: Array, key: Array, time: float, bands: float) -> Array:
+def spec_augment(
+  mel: Float[Array, 'B F M'],
+  lengths: Int[Array, ' B'],
+  key: Array,
+  time: float | int,
+  bands: float | int,
+) -> Float[Array, 'B F M']:
   """Hides two spans of time and two of bands in each clip.
 
   Args:
-    mel: float[B,T,M].
-    lengths: int[B], frames of each clip.
+    mel: log-mel frames.
+    lengths: frames of each clip.
     key: of all clips.
-    time, bands: the fraction of a clip, or of the M bands, that spans cover together at most.
+    time, bands: the fraction of a clip, or of the bands, that spans cover together at most.
 
   Returns:
-    float[B,T,M]; nothing is hidden where a fraction is 0.
+    The frames, 0 where they are hidden; nothing is hidden where a fraction is 0.
   """
   batch, frames, bins = mel.shape
   time_key, band_key = jax.random.split(key)
@@ -30,7 +36,7 @@ def spec_augment(mel: Array, lengths: Array, key: Array, time: float, bands: flo
   return jnp.where(late[:, :, None] | high[:, None, :], _HIDDEN, mel)
 
 
-def _spans(key: Array, lengths: Array, size: int, fraction: float) -> Array:
+def _spans(key: Array, lengths: Array, size: int, fraction: float | int) -> Array:
   """bool[B,size]: random spans within the first lengths[b] places."""
   size_key, start_key = jax.random.split(key)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import layers
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask, segment_positions
 from echox_jax.models.llama import Cache, Trunk
 
@@ -45,8 +45,8 @@ class UnitDecoder(nn.Module):
     self.trunk = Trunk(trunk)
     self.lm_head = layers.Embed(cfg.llm.vocab_size + units, trunk.hidden_size, dtype=trunk.dtype)
 
-  def embed(self, text_table: Array, ids: Array) -> Array:
-    """int[...] ids of text and unit words -> float[...,D]; the text table float[V,D] gets no
+  def embed(self, text_table: Float[Array, 'V D'], ids: Int[Array, '*b']) -> Float[Array, '*b D']:
+    """Looks up the embeddings of text and unit words, at the LLM's width; the text table gets no
     gradient (facts 6).
     """
     vocab = self.cfg.llm.vocab_size
@@ -57,44 +57,44 @@ class UnitDecoder(nn.Module):
       words,
     )
 
-  def embed_units(self, words: Array) -> Array:
-    """int[...] unit words from 0 -> float[...,D]; numbers out of range give any row."""
+  def embed_units(self, words: Int[Array, '*b']) -> Float[Array, '*b D']:
+    """Looks up the embeddings of unit words, counted from 0; numbers out of range give any row."""
     return self.unit_embedding(jnp.clip(words, 0, self.cfg.unit_decoder.unit_vocab_size - 1))
 
   def hidden(
     self,
-    embeddings: Array,
-    positions: Array,
+    embeddings: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None = None,
-    index: Array | None = None,
+    index: Int[Array, ''] | None = None,
     deterministic: bool = True,
-  ) -> tuple[Array, Cache | None]:
-    """float[B,T,D] at the LLM's width -> (float[B,T,h] after the final norm, cache); the rest as
-    `Trunk`.
+  ) -> tuple[Float[Array, 'B T F'], Cache | None]:
+    """Takes embeddings at the LLM's width and gives states after the final norm, and the cache; the
+    rest is as in `Trunk`.
     """
     return self.trunk(self.adapter(embeddings), positions, mask, cache, index, deterministic)
 
-  def project(self, embeddings: Array) -> Array:
-    """The width projection alone: float[...,D] -> float[...,h]."""
+  def project(self, embeddings: Float[Array, '*b D']) -> Float[Array, '*b F']:
+    """Does the width projection alone, from the LLM's width to the trunk's."""
     return self.adapter(embeddings)
 
-  def logits(self, hidden: Array) -> Array:
-    """float[...,h] -> float32[...,V+U]."""
+  def logits(self, hidden: Float[Array, '*b F']) -> Float[Array, '*b ids']:
+    """Gives the logits of all text and unit word ids, in float32."""
     return self.lm_head.attend(hidden)
 
   def __call__(
     self,
-    text_table: Array,
-    ids: Array,
-    valid: Array | None = None,
-    segments: Array | None = None,
+    text_table: Float[Array, 'V D'],
+    ids: Int[Array, 'B T'],
+    valid: Bool[Array, 'B T'] | None = None,
+    segments: Int[Array, 'B T'] | None = None,
     deterministic: bool = True,
-  ) -> Array:
-    """int[B,T] -> hidden float[B,T,h]: causal, `valid` bool[B,T] tells which positions may be seen
-    by later ones.
+  ) -> Float[Array, 'B T F']:
+    """Gives the hidden states of whole rows, causal: `valid` tells which positions may be seen by
+    later ones.
 
-    `segments` int[B,T] of packed rows: each sees only itself and has positions of its own.
+    `segments` are those of packed rows: each sees only itself and has positions of its own.
     """
     positions = (
       jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
@@ -113,8 +113,10 @@ class DenoisingAdapter(nn.Module):
   cfg: EchoXConfig
 
   @nn.compact
-  def __call__(self, states: Array, deterministic: bool = True) -> Array:
-    """float[...,D] -> float[...,D]."""
+  def __call__(
+    self, states: Float[Array, '*b D'], deterministic: bool = True
+  ) -> Float[Array, '*b D']:
+    """Adapts states, at the LLM's width; `deterministic`: no dropout."""
     cfg = self.cfg
 
     def dense(features, axes, name):
@@ -137,23 +139,27 @@ class Prompt(NamedTuple):
   positions: Array
 
 
-def embed_text(text_table: Array, ids: Array) -> Array:
-  """Rows of the frozen text table: float[V,D], int[...] -> float[...,D], no gradient."""
+def embed_text(text_table: Float[Array, 'V D'], ids: Int[Array, '*b']) -> Float[Array, '*b D']:
+  """Looks up rows of the frozen text table; no gradient reaches it."""
   return jnp.take(jax.lax.stop_gradient(text_table), ids, axis=0)
 
 
-def slice_prompt(cfg: EchoXConfig, text_table: Array, text: Array, lengths: Array) -> Prompt:
+def slice_prompt(
+  cfg: EchoXConfig,
+  text_table: Float[Array, 'V D'],
+  text: Float[Array, 'B N D'],
+  lengths: Int[Array, ' B'],
+) -> Prompt:
   """Puts the slice prefix and suffix around each row and right-aligns it.
 
   Args:
     cfg: gives the profile's prefix and suffix.
-    text_table: float[V,D].
-    text: float[B,N,D], embeddings or adapted states at the LLM's width, row b filled up to
-      lengths[b].
-    lengths: int[B], at most N.
+    text_table: the frozen text embeddings.
+    text: embeddings or adapted states at the LLM's width, row b filled up to lengths[b].
+    lengths: tokens of each row.
 
   Returns:
-    `Prompt` with P = prefix + N + suffix.
+    `Prompt` as long as prefix, `text` and suffix together.
   """
   profile = prompts.get_profile(cfg.profile)
   prefix = _rows(text_table, prompts.slice_prefix(cfg.special_ids, profile), text)
@@ -161,17 +167,20 @@ def slice_prompt(cfg: EchoXConfig, text_table: Array, text: Array, lengths: Arra
   return right_align(prefix, text, lengths, suffix)
 
 
-def right_align(prefix: Array, text: Array, lengths: Array, suffix: Array) -> Prompt:
-  """`prefix text[:length] suffix` with its end in the last column.
+def right_align(
+  prefix: Float[Array, 'B before D'],
+  text: Float[Array, 'B N D'],
+  lengths: Int[Array, ' B'],
+  suffix: Float[Array, 'B after D'],
+) -> Prompt:
+  """Puts `prefix text[:length] suffix` with its end into the last column.
 
   Args:
-    prefix: float[B,p,D].
-    text: float[B,N,D].
-    lengths: int[B].
-    suffix: float[B,q,D].
+    prefix, text, suffix: embeddings.
+    lengths: tokens of each row of `text`.
 
   Returns:
-    `Prompt` with P = p + N + q.
+    `Prompt` as long as the three together.
   """
   budget = text.shape[1]
   front = jnp.concatenate([prefix, text], axis=1)
@@ -184,8 +193,8 @@ def right_align(prefix: Array, text: Array, lengths: Array, suffix: Array) -> Pr
   return Prompt(embeddings, valid, jnp.maximum(columns, 0))
 
 
-def extend(prompt: Prompt, embeddings: Array) -> Prompt:
-  """Appends unit word embeddings float[B,W,D] behind a prompt, all of them valid."""
+def extend(prompt: Prompt, embeddings: Float[Array, 'B W D']) -> Prompt:
+  """Appends unit word embeddings behind a prompt, all of them valid."""
   after = prompt.positions[:, -1:] + 1 + jnp.arange(embeddings.shape[1])
   return Prompt(
     jnp.concatenate([prompt.embeddings, embeddings.astype(prompt.embeddings.dtype)], axis=1),
@@ -195,7 +204,7 @@ def extend(prompt: Prompt, embeddings: Array) -> Prompt:
 
 
 def init_unit_decoder(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of a `UnitDecoder`."""
+  """Makes boxed parameters of a `UnitDecoder`."""
   module = UnitDecoder(cfg)
 
   def create(m, table, ids):
@@ -207,7 +216,7 @@ def init_unit_decoder(key: Array, cfg: EchoXConfig) -> dict:
 
 
 def init_denoising_adapter(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of a `DenoisingAdapter`."""
+  """Makes boxed parameters of a `DenoisingAdapter`."""
   return DenoisingAdapter(cfg).init(key, jnp.zeros((1, cfg.llm.hidden_size)))['params']
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.convolution import Conv, ConvTranspose, overlap_add
 from echox_jax.models.layers import Dense, Embed, LayerNorm
 
@@ -71,16 +71,18 @@ def check_config(cfg: VocoderConfig) -> None:
     )
 
 
-def repeat_units(units: Array, durations: Array, budget: int) -> tuple[Array, Array, Array]:
+def repeat_units(
+  units: Int[Array, 'B R'], durations: Int[Array, 'B R'], budget: int
+) -> tuple[Int[Array, 'B F'], Bool[Array, 'B F'], Int[Array, ' B']]:
   """Repeats each unit by its duration into a static number of frames.
 
   Args:
-    units: int32[B,R].
-    durations: int32[B,R], 0 for padding.
-    budget: frames F of the result.
+    units: reduced units.
+    durations: frames of each, 0 for padding.
+    budget: frames of the result.
 
   Returns:
-    units int32[B,F] (0 past the end), mask bool[B,F], overflow int32[B] = frames that did not fit.
+    (units, 0 past the end; mask of the frames before it; overflow, the frames that did not fit).
   """
   ends = jnp.cumsum(durations, axis=1)
   total = ends[:, -1]
@@ -92,18 +94,23 @@ def repeat_units(units: Array, durations: Array, budget: int) -> tuple[Array, Ar
   return repeated, mask, jnp.maximum(total - budget, 0)
 
 
-def inverse_stft(spectrum: tuple[Array, Array], mask: Array | None, n_fft: int, hop: int) -> Array:
-  """Inverse STFT with a periodic Hann window, as one product with the windowed Fourier basis.
+def inverse_stft(
+  spectrum: tuple[Float[Array, 'B F bins'], Float[Array, 'B F bins']],
+  mask: Bool[Array, 'B F'] | None,
+  n_fft: int,
+  hop: int,
+) -> Float[Array, 'B S']:
+  """Inverts an STFT with a periodic Hann window, as one product with the windowed Fourier basis.
 
   Args:
-    spectrum: real and imaginary parts, float[B,T+1,n_fft/2+1]; frame t is centred on sample t *
+    spectrum: real and imaginary parts of `n_fft` / 2 + 1 bins; frame t is centred on sample t *
       hop.
-    mask: bool[B,T+1], frames that count; None = all.
+    mask: frames that count; None = all.
     n_fft: window length.
     hop: samples between frames.
 
   Returns:
-    float32[B,T*hop], exactly.
+    The signal in float32: exactly `hop` samples for each frame but the first.
   """
   real, imaginary = spectrum
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
@@ -133,8 +140,10 @@ class ResBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, mask: Array | None) -> Array:
-    """float[B,T,C] -> float[B,T,C]."""
+  def __call__(
+    self, x: Float[Array, 'B T C'], mask: Bool[Array, 'B T'] | None
+  ) -> Float[Array, 'B T C']:
+    """Adds the convolutions to `x`; frames outside the mask are zero to them, None = all count."""
     for i, dilation in enumerate(self.dilations):
       y = _hide(nn.leaky_relu(x, 0.1), mask)
       y = Conv(
@@ -154,8 +163,10 @@ class DurationPredictor(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, mask: Array, deterministic: bool = True) -> Array:
-    """float[B,R,E], bool[B,R] -> float32[B,R]."""
+  def __call__(
+    self, x: Float[Array, 'B R D'], mask: Bool[Array, 'B R'], deterministic: bool = True
+  ) -> Float[Array, 'B R']:
+    """Predicts from embeddings, in float32; what lies outside the mask is zero to the others."""
     for i in (1, 2):
       x = Conv(self.config.hidden_size, self.config.kernel_size, dtype=self.dtype, name=f'conv{i}')(
         _hide(x, mask)
@@ -200,37 +211,42 @@ class UnitVocoder(nn.Module):
     ]
     self.conv_post = Conv(cfg.istft_n_fft + 2 if cfg.istft_hop else 1, 7, dtype=dtype)
 
-  def __call__(self, units: Array, reduced: Array, mask: Array) -> tuple[Array, Array]:
-    """Every parameter once, for initialisation: (waveform of units int32[B,F], log durations of
-    int32[B,R]).
+  def __call__(
+    self, units: Int[Array, 'B F'], reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R']
+  ) -> tuple[Float[Array, 'B S'], Float[Array, 'B R']]:
+    """Uses every parameter once, for initialisation: gives (waveform of `units`, log durations of
+    `reduced`).
     """
     return self.generate(units), self.log_durations(reduced, mask)
 
-  def log_durations(self, reduced: Array, mask: Array, deterministic: bool = True) -> Array:
-    """Predicted log(duration + 1) of reduced units int32[B,R] with mask bool[B,R] ->
-    float32[B,R].
-    """
+  def log_durations(
+    self, reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R'], deterministic: bool = True
+  ) -> Float[Array, 'B R']:
+    """Predicts log(duration + 1) of reduced units, in float32; `mask` tells which are real."""
     return self.duration_predictor(self.unit_embedding(reduced), mask, deterministic)
 
-  def durations(self, reduced: Array, mask: Array) -> Array:
-    """Predicted durations in frames, at least 1, 0 for padding (released code: half-even rounding)
-    -> int32[B,R].
+  def durations(self, reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R']) -> Int[Array, 'B R']:
+    """Predicts durations in frames, int32, at least 1, 0 for padding (released code: half-even
+    rounding).
     """
     frames = jnp.maximum(jnp.round(jnp.exp(self.log_durations(reduced, mask)) - 1), 1)
     return jnp.where(mask, frames, 0).astype(jnp.int32)
 
   def generate(
-    self, units: Array, mask: Array | None = None, speaker: Array | None = None
-  ) -> Array:
-    """Units at 50 Hz to a waveform, without duration prediction.
+    self,
+    units: Int[Array, 'B F'],
+    mask: Bool[Array, 'B F'] | None = None,
+    speaker: Int[Array, ' B'] | None = None,
+  ) -> Float[Array, 'B S']:
+    """Turns units at 50 Hz into a waveform, without duration prediction.
 
     Args:
-      units: int32[B,F].
-      mask: bool[B,F], frames to speak; None = all.
-      speaker: int32[B]; only with several speakers, the config's `speaker_id` by default.
+      units: one a frame.
+      mask: frames to speak; None = all.
+      speaker: only with several speakers, the config's `speaker_id` by default.
 
     Returns:
-      float32[B,F*hop], zero where the mask is False.
+      The waveform in float32, `code_hop_size` samples a unit, zero where the mask is False.
     """
     cfg = self.config
     x = self.unit_embedding(units)
@@ -240,9 +256,11 @@ class UnitVocoder(nn.Module):
       x = jnp.concatenate([x, jnp.broadcast_to(voice, (*x.shape[:2], voice.shape[-1]))], axis=-1)
     return self.from_features(x, mask)
 
-  def from_features(self, x: Array, mask: Array | None = None) -> Array:
-    """What stands behind the embeddings, a plain HiFi-GAN generator: float[B,F,model_in_dim] ->
-    float32[B,F*hop], mask as above.
+  def from_features(
+    self, x: Float[Array, 'B F D'], mask: Bool[Array, 'B F'] | None = None
+  ) -> Float[Array, 'B S']:
+    """Does what stands behind the embeddings: a plain HiFi-GAN generator from `model_in_dim`
+    features a frame; mask and result are as in `generate`.
     """
     cfg = self.config
     x = self.conv_pre(_hide(x, mask))
@@ -276,15 +294,19 @@ class UnitVocoder(nn.Module):
     return wave if mask is None else jnp.where(jnp.repeat(mask, cfg.istft_hop, axis=1), wave, 0)
 
   def synthesise(
-    self, reduced: Array, mask: Array, frame_budget: int, speaker: Array | None = None
+    self,
+    reduced: Int[Array, 'B R'],
+    mask: Bool[Array, 'B R'],
+    frame_budget: int,
+    speaker: Int[Array, ' B'] | None = None,
   ) -> Synthesis:
-    """Reduced units to speech with predicted durations.
+    """Speaks reduced units with predicted durations.
 
     Args:
-      reduced: int32[B,R], consecutive repeats dropped.
-      mask: bool[B,R], real units.
+      reduced: units, consecutive repeats dropped.
+      mask: real units.
       frame_budget: static number of frames; what exceeds it is counted, not spoken.
-      speaker: int32[B], as in `generate`.
+      speaker: as in `generate`.
     """
     durations = self.durations(reduced, mask)
     units, shown, overflow = repeat_units(reduced, durations, frame_budget)
@@ -292,7 +314,7 @@ class UnitVocoder(nn.Module):
 
 
 def init_vocoder(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of generator and duration predictor."""
+  """Makes boxed parameters of generator and duration predictor."""
   ids = jnp.zeros((1, 4), jnp.int32)
   return UnitVocoder(cfg.vocoder).init(key, ids, ids, ids == 0)['params']
 

@@ -15,16 +15,19 @@ import functools
 
 from flax import linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from echox_jax.config import EchoXConfig, WhisperConfig
 from echox_jax.models import layers
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask
 from echox_jax.parallel.sharding import constrain
 
 
-def num_states(mel_frames: Array | int) -> Array | int:
-  """Encoder states (50 Hz) of `mel_frames` (100 Hz)."""
+def num_states(
+  mel_frames: Int[Array, '*b'] | int | np.integer,
+) -> Int[Array, '*b'] | int | np.integer:
+  """Counts the encoder states (50 Hz) of `mel_frames` (100 Hz)."""
   return (mel_frames + 1) // 2
 
 
@@ -57,28 +60,34 @@ class WhisperEncoder(nn.Module):
   cfg: WhisperConfig
 
   def __call__(
-    self, mel: Array, lengths: Array | None = None, output_layer: int | None = None
-  ) -> Array:
-    """States after `output_layer`.
+    self,
+    mel: Float[Array, 'B F M'],
+    lengths: Int[Array, ' B'] | None = None,
+    output_layer: int | None = None,
+  ) -> Float[Array, 'B E D']:
+    """Gives the states after `output_layer`.
 
     Args:
-      mel: float[B,T,M], T <= 2 * max_positions.
-      lengths: int[B], mel frames of each clip; what lies beyond is hidden from the clip, so that
-        clips batched with padding give the states that they give alone. None: all T frames count.
+      mel: log-mel frames at 100 Hz, at most 2 * max_positions.
+      lengths: mel frames of each clip; what lies beyond is hidden from the clip, so that clips
+        batched with padding give the states that they give alone. None: all frames count.
       output_layer: 1-based; None = the last layer followed by the final LayerNorm.
 
     Returns:
-      float[B,T2,D] at 50 Hz, T2 = (T + 1) // 2. States beyond a clip's own are meaningless.
+      States at 50 Hz, as many as `num_states` says. Those beyond a clip's own are meaningless.
+
+    Raises:
+      ValueError: too many frames, or a layer that the encoder does not have.
     """
     final, layer = self.final_and_layer(mel, lengths, output_layer or self.cfg.num_layers)
     return final if output_layer is None else layer
 
   @nn.compact
   def final_and_layer(
-    self, mel: Array, lengths: Array | None, output_layer: int
-  ) -> tuple[Array, Array]:
-    """As `__call__`, giving the final states and those after `output_layer` (1-based) in one
-    pass.
+    self, mel: Float[Array, 'B F M'], lengths: Int[Array, ' B'] | None, output_layer: int
+  ) -> tuple[Float[Array, 'B E D'], Float[Array, 'B E D']]:
+    """Gives the final states and those after `output_layer` (1-based) in one pass; the rest is as
+    in `__call__`.
     """
     cfg = self.cfg
     if not 1 <= output_layer <= cfg.num_layers:
@@ -126,7 +135,7 @@ class WhisperEncoder(nn.Module):
 
 
 def init_whisper(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of the encoder."""
+  """Makes boxed parameters of the encoder."""
   return WhisperEncoder(cfg.whisper).init(key, jnp.zeros((1, 4, cfg.whisper.num_mel_bins)))[
     'params'
   ]

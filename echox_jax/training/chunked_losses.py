@@ -12,26 +12,31 @@ from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 
 from echox_jax.models import chunked_head
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.parallel import sharding
 from echox_jax.parallel.sharding import constrain
 from echox_jax.prompts import IGNORE
 from echox_jax.training import losses
 
 
-def cross_entropy(states: Array, table: Array, labels: Array, chunk: int) -> losses.Mean:
-  """`losses.cross_entropy` of a head: float[B,T,D], float[V,D], labels int[B,T], IGNORE where they
-  do not count.
-  """
+def cross_entropy(
+  states: Float[Array, 'B T D'], table: Float[Array, 'V D'], labels: Int[Array, 'B T'], chunk: int
+) -> losses.Mean:
+  """Gives `losses.cross_entropy` of a head; labels are IGNORE where they do not count."""
   if not chunk:
     return losses.cross_entropy(chunked_head.logits(states, table), labels)
   return losses.masked_mean(_scores(states, table, labels, None, chunk)[0], labels != IGNORE)
 
 
 def ctc_loss(
-  frames: Array, table: Array, frame_lengths: Array, labels: Array, blank: int, chunk: int
-) -> tuple[Array, Array]:
-  """`losses.ctc_loss` of a head: float[B,T,D], float[V,D], int[B], labels int[B,C].
+  frames: Float[Array, 'B F D'],
+  table: Float[Array, 'V D'],
+  frame_lengths: Int[Array, ' B'],
+  labels: Int[Array, 'B C'],
+  blank: int,
+  chunk: int,
+) -> tuple[Float[Array, ''], Float[Array, ' B']]:
+  """Gives `losses.ctc_loss` of a head.
 
   CTC needs the logits of a row's labels and of the blank alone, and each frame's normaliser.
   """

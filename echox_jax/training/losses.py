@@ -22,11 +22,11 @@ class Mean(NamedTuple):
 def cross_entropy(
   logits: Float[Array, '*b V'], labels: Int[Array, '*b'], ignore: int = IGNORE
 ) -> Mean:
-  """Cross-entropy over the labels that count.
+  """Gives the cross-entropy over the labels that count.
 
   Args:
-    logits: float[...,V]; those at a position predict the label at the same position.
-    labels: int[...].
+    logits: those at a position predict the label at the same position.
+    labels: ids, or `ignore`.
     ignore: the label of positions that do not count.
 
   Returns:
@@ -41,7 +41,7 @@ def cross_entropy(
 def denoising_cosine(
   a: Float[Array, '*b D'], b: Float[Array, '*b D'], mask: Bool[Array, '*b'], epsilon: float = 1e-8
 ) -> Mean:
-  """1 - cosine of float[...,D] and float[...,D] over the positions of bool[...] (paper, L_denoise).
+  """Gives the mean of 1 - cosine of `a` and `b` over the positions of `mask` (paper, L_denoise).
 
   Vectors shorter than `epsilon` are divided by it, as in torch's cosine_similarity.
   """
@@ -53,21 +53,26 @@ def denoising_cosine(
   return masked_mean(1.0 - jnp.sum(a * b, axis=-1) * inverse(a) * inverse(b), mask)
 
 
-def ctc_loss(logits: Array, frame_lengths: Array, labels: Array, blank: int) -> tuple[Array, Array]:
-  """CTC with the released reduction: each row over max(1, its labels), then the mean over rows
-  (facts 5).
+def ctc_loss(
+  logits: Float[Array, 'B F V'],
+  frame_lengths: Int[Array, ' B'],
+  labels: Int[Array, 'B C'],
+  blank: int,
+) -> tuple[Float[Array, ''], Float[Array, ' B']]:
+  """Gives CTC with the released reduction: each row over max(1, its labels), then the mean over
+  rows (facts 5).
 
   A row whose labels do not fit into its frames counts as 0 with no gradient (torch's
   zero_infinity).
 
   Args:
-    logits: float[B,T,V], not normalised.
-    frame_lengths: int[B], frames that count.
-    labels: int[B,C], IGNORE at the right.
+    logits: not normalised.
+    frame_lengths: frames that count.
+    labels: ids, IGNORE at the right.
     blank: id of the blank.
 
   Returns:
-    (loss, negative log-likelihood of each row float[B], 0 where infeasible).
+    (loss, negative log-likelihood of each row, 0 where infeasible).
   """
   logits = logits.astype(jnp.float32)
   normaliser = jax.nn.logsumexp(logits, axis=-1)
@@ -78,10 +83,13 @@ def ctc_loss(logits: Array, frame_lengths: Array, labels: Array, blank: int) -> 
 
 
 def ctc_of_scores(
-  blank_scores: Array, label_scores: Array, frame_lengths: Array, labels: Array
-) -> tuple[Array, Array]:
-  """`ctc_loss` from the log-probabilities that it needs: blank float[B,T] and labels float[B,T,C]
-  (any where IGNORE).
+  blank_scores: Float[Array, 'B F'],
+  label_scores: Float[Array, 'B F C'],
+  frame_lengths: Int[Array, ' B'],
+  labels: Int[Array, 'B C'],
+) -> tuple[Float[Array, ''], Float[Array, ' B']]:
+  """Gives `ctc_loss` from the log-probabilities that it needs, of the blank and of each label (any
+  number where IGNORE).
   """
   counted = labels != IGNORE
   label_lengths = jnp.sum(counted, axis=-1)
@@ -93,8 +101,8 @@ def ctc_of_scores(
   return jnp.mean(each / jnp.maximum(label_lengths, 1)), each
 
 
-def masked_mean(values: Array, mask: Array) -> Mean:
-  """The mean of float[...] where bool[...]."""
+def masked_mean(values: Float[Array, '*b'], mask: Bool[Array, '*b']) -> Mean:
+  """Gives the mean of the values where `mask` holds, 0 where it holds nowhere."""
   total = jnp.sum(jnp.where(mask, values, 0.0))
   count = jnp.sum(mask).astype(jnp.float32)
   return Mean(total / jnp.maximum(count, 1.0), total, count)

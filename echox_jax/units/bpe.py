@@ -61,7 +61,7 @@ class BpeModel:
     return cls((*((u,) for u in range(cfg.num_units)), *longer), proto.getvalue())
 
   def segment(self, units: Sequence[int]) -> list[int]:
-    """Word ids, by the merges in the order in which they were learned."""
+    """Gives the word ids, by the merges in the order in which they were learned."""
     return [self._word_of_piece[piece] for piece in self._processor.encode(_text(units))]
 
   def to_json(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 from echox_jax import errors, rates
 from echox_jax.config import HubertConfig, UnitsConfig, WhisperConfig
 from echox_jax.models import hubert, log_mel, whisper
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float
 from echox_jax.parallel import sharding
 
 _SHORTEST_BUCKET = rates.SAMPLE_RATE  # samples
@@ -66,8 +66,8 @@ class ClipStates(NamedTuple):
 def whisper_encoder(
   params: dict, cfg: WhisperConfig, layer: int, padding_seconds: float = 0.5
 ) -> SpeechEncoder:
-  """Whisper, un-padded: each clip followed by `padding_seconds` of silence instead of filled up to
-  30 s.
+  """Makes Whisper an encoder, un-padded: each clip is followed by `padding_seconds` of silence
+  instead of filled up to 30 s.
   """
 
   def forward(
@@ -90,7 +90,9 @@ def whisper_encoder(
 
 
 def hubert_encoder(params: dict, cfg: HubertConfig, layer: int) -> SpeechEncoder:
-  """HuBERT; clips over 100 s in chunks, as the released units were made (facts 11)."""
+  """Makes HuBERT an encoder; clips over 100 s are encoded in chunks, as the released units were
+  made (facts 11).
+  """
 
   def forward(params: dict, cfg: HubertConfig, audio: Array, samples: Array) -> tuple[Array, Array]:
     return hubert.HubertEncoder(cfg).apply(
@@ -147,7 +149,7 @@ def _encoder(
 def speech_encoder(
   params: dict, encoder_cfg: WhisperConfig | HubertConfig, cfg: UnitsConfig
 ) -> SpeechEncoder:
-  """The encoder that `cfg.encoder` names, tapped after `cfg.layer`.
+  """Makes the encoder that `cfg.encoder` names, tapped after `cfg.layer`.
 
   Raises:
     ConfigError: an encoder that is neither `whisper` nor `hubert`, or that does not have the layer.
@@ -165,7 +167,7 @@ def speech_encoder(
 
 def encode_clips(
   encoder: SpeechEncoder,
-  clips: Iterable[np.ndarray],
+  clips: Iterable[Float[np.ndarray, ' _S']],
   batch_seconds: float = 12.0,
   names: tuple[str, ...] = ClipStates._fields,
 ) -> Iterator[ClipStates]:
@@ -174,7 +176,7 @@ def encode_clips(
 
   Args:
     encoder: from `speech_encoder`.
-    clips: float[samples] at 16 kHz.
+    clips: of speech at 16 kHz.
     batch_seconds: of clips of like length that are encoded at a time, padding included, by each
       device; at least one clip. CPUs are fastest with 12 (tiny.en on clips of 2 to 12 s); an
       accelerator wants more.

@@ -7,6 +7,7 @@ A unit is the nearest centroid by Euclidean distance, with no normalisation of t
 from collections.abc import Iterable, Iterator, Sequence
 import functools
 import os
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from echox_jax import errors, tensor_files
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int
 
 _NAME = 'centroids'  # of the one tensor in a file
 _CHUNK = 8192  # states whose distances to all centroids are held at a time
@@ -24,10 +25,13 @@ _FRACTIONS = (8, 4, 2, 1)  # Lloyd's iterations go over 1/8, 1/4, 1/2 and all of
 
 
 def fit(
-  states: np.ndarray | Sequence[np.ndarray], num_units: int, iterations: int = 30, seed: int = 0
-) -> np.ndarray:
-  """k-means++ on a sample, then Lloyd's iterations over mini-batches that grow: deterministic for
-  one seed.
+  states: Float[np.ndarray, 'E D'] | Sequence[Any],
+  num_units: int,
+  iterations: int = 30,
+  seed: int = 0,
+) -> Float[np.ndarray, 'U D']:
+  """Fits centroids: k-means++ on a sample, then Lloyd's iterations over mini-batches that grow;
+  deterministic for one seed.
 
   A quarter of the iterations goes over each of 1/8, 1/4, 1/2 and all of the states (shuffled),
   which moves the centroids most of the way at a fraction of the cost. A cluster that loses all its
@@ -38,14 +42,14 @@ def fit(
   devices there are.
 
   Args:
-    states: float[N,D]; or several such arrays, anything with `shape` and `dtype` that `np.asarray`
-      reads, one after another.
-    num_units: clusters, K <= N.
+    states: one array; or several such, anything with `shape` and `dtype` that `np.asarray` reads,
+      one after another.
+    num_units: clusters, at most as many as states.
     iterations: Lloyd's iterations in all.
     seed: of the shuffle and the first centroids.
 
   Returns:
-    float32[K,D] centroids.
+    float32 centroids.
 
   Raises:
     DataError: fewer states than units.
@@ -70,18 +74,20 @@ def fit(
   return centroids
 
 
-def assign(states: Array, centroids: Array) -> Array:
-  """float[...,D] states and float[K,D] centroids -> int32[...] units: the argmin of ||x||^2 - 2 x.c
-  + ||c||^2.
+def assign(states: Float[Array, '*b D'], centroids: Float[Array, 'U D']) -> Int[Array, '*b']:
+  """Gives the unit, int32, of every state: the argmin of ||x||^2 - 2 x.c + ||c||^2 over the
+  centroids c.
   """
   return jnp.argmin(_relative_distances(states.astype(jnp.float32), centroids), axis=-1).astype(
     jnp.int32
   )
 
 
-def assign_clips(clips: Iterable[np.ndarray], centroids: np.ndarray) -> Iterator[np.ndarray]:
-  """float[T,D] states of clips -> the units of each, int32[T]. Clips are taken together, so that
-  all steps are alike.
+def assign_clips(
+  clips: Iterable[Float[np.ndarray, '_E D']], centroids: Float[np.ndarray, 'U D']
+) -> Iterator[Int[np.ndarray, ' _E']]:
+  """Yields the units, int32, of the states of each clip. Clips are taken together, so that all
+  steps are alike.
   """
   held, count = [], 0
   for clip in clips:
@@ -103,14 +109,14 @@ def _assign_together(clips: Sequence[np.ndarray], centroids: np.ndarray) -> list
   return np.split(units[: len(states)], np.cumsum([len(clip) for clip in clips])[:-1])
 
 
-def save(path: str | os.PathLike[str], centroids: np.ndarray) -> None:
-  """Writes float[K,D] centroids as safetensors."""
+def save(path: str | os.PathLike[str], centroids: Float[np.ndarray, 'U D']) -> None:
+  """Writes centroids as safetensors, in float32."""
   with tensor_files.TensorWriter(path, {_NAME: (centroids.shape, np.float32)}) as writer:
     writer.write(_NAME, centroids)
 
 
-def load(path: str | os.PathLike[str]) -> np.ndarray:
-  """float32[K,D] centroids written by `save`.
+def load(path: str | os.PathLike[str]) -> Float[np.ndarray, 'U D']:
+  """Reads the float32 centroids that `save` wrote.
 
   Raises:
     CheckpointError: missing or damaged file.
@@ -123,17 +129,21 @@ def load(path: str | os.PathLike[str]) -> np.ndarray:
     ) from error
 
 
-def reduce_units(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """int[T] units -> (reduced int32[R], durations int32[R]): consecutive repeats dropped, and how
-  long each run was.
+def reduce_units(
+  units: Int[np.ndarray, ' F'],
+) -> tuple[Int[np.ndarray, ' R'], Int[np.ndarray, ' R']]:
+  """Drops consecutive repeats; gives the reduced units and how long each run was in frames, both
+  int32.
   """
   units = np.asarray(units, np.int32)
   starts = np.flatnonzero(np.diff(units, prepend=units[:1] - 1))
   return units[starts], np.diff(starts, append=len(units)).astype(np.int32)
 
 
-def expand_units(reduced: np.ndarray, durations: np.ndarray) -> np.ndarray:
-  """The inverse of `reduce_units`: int32[sum of durations]."""
+def expand_units(
+  reduced: Int[np.ndarray, ' R'], durations: Int[np.ndarray, ' R']
+) -> Int[np.ndarray, ' F']:
+  """Undoes `reduce_units`: gives the units, int32, of all frames."""
   return np.repeat(np.asarray(reduced, np.int32), durations)
 
 
@@ -148,7 +158,7 @@ _assign = jax.jit(assign)
 
 
 def _place(
-  arrays: Sequence[np.ndarray], order: np.ndarray, sample_size: int, mesh: Mesh
+  arrays: Sequence[Any], order: np.ndarray, sample_size: int, mesh: Mesh
 ) -> tuple[Array, np.ndarray]:
   """Shuffles the states, and puts them on the devices.
 

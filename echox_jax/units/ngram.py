@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from echox_jax.models.arrays import Float
+
 Word = tuple[int, ...]
 
 PAIR_WEIGHT = 0.7  # of the pair estimate in P(word | last word); the rest is P(word)
@@ -35,11 +37,11 @@ class NgramModel:
 
   @classmethod
   def from_counts(cls, words: Sequence[Word], counts: Sequence[float]) -> 'NgramModel':
-    """Words that were found elsewhere, with how often each occurs."""
+    """Makes a model of words that were found elsewhere, with how often each occurs."""
     return cls(tuple(words), tuple(normalised(np.asarray(counts, float)).tolist()))
 
   def segment(self, units: Sequence[int]) -> list[int]:
-    """Word ids of the most probable segmentation."""
+    """Gives the word ids of the most probable segmentation."""
     return self._segment_by_pairs(units) if self.pairs else self._segment_by_words(units)
 
   def _segment_by_words(self, units: Sequence[int]) -> list[int]:
@@ -96,8 +98,10 @@ class NgramModel:
     )
 
 
-def normalised(counts: np.ndarray) -> np.ndarray:
-  """Counts -> log probabilities; -inf stays (dropped), anything else is raised to the floor."""
+def normalised(counts: Float[np.ndarray, ' W']) -> Float[np.ndarray, ' W']:
+  """Turns counts into log probabilities; -inf stays (dropped), anything else is raised to the
+  floor.
+  """
   counts = np.where(np.isneginf(counts), 0.0, np.maximum(counts, _FLOOR))
   with np.errstate(divide='ignore'):
     return np.log(counts / counts.sum())

@@ -20,14 +20,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from echox_jax.config import UnitsConfig
+from echox_jax.models.arrays import Int
 from echox_jax.units.ngram import PAIR_WEIGHT, NgramModel, Word, normalised
 
 Arrays = Mapping[str, np.ndarray]
+Sequences = Iterable[Sequence[int] | Int[np.ndarray, ' _R']]  # of reduced units
 
 # units; longer sequences are cut for counting, so that they can be treated side by side
 _CHUNK = 256
@@ -40,14 +42,15 @@ _PAIR_ITERATIONS = 3  # of segmenting and counting for order 2
 _MAX_PAIRS = 1 << 20  # of a shard, and of the model
 
 
+@runtime_checkable
 class Shards(Protocol):
   """Arrays by name, shard by shard."""
 
   def __iter__(self) -> Iterator[Arrays]:
-    """The shards in order."""
+    """Gives the shards in order."""
 
   def map(self, name: str, function: Callable[[Arrays], Arrays]) -> 'Shards':
-    """`function` of every shard; `name` is unique for what is mapped."""
+    """Gives `function` of every shard; `name` is unique for what is mapped."""
 
 
 class InMemory(tuple):
@@ -58,8 +61,8 @@ class InMemory(tuple):
     return InMemory(map(function, self))
 
 
-def make_shard(sequences: Iterable[Sequence[int]]) -> Arrays:
-  """One shard of sequences: all `units` one after another, and the `lengths`."""
+def make_shard(sequences: Sequences) -> Arrays:
+  """Makes one shard of sequences: all `units` one after another, and the `lengths`."""
   sequences = [np.asarray(sequence, np.int32) for sequence in sequences]
   return {
     'units': np.concatenate([np.zeros(0, np.int32), *sequences]),

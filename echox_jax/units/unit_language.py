@@ -13,12 +13,13 @@ import json
 import os
 from pathlib import Path
 import re
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from echox_jax import errors, files
 from echox_jax.config import UnitsConfig
+from echox_jax.models.arrays import Int
 from echox_jax.units import bpe, ngram, ngram_fit
 
 Word = tuple[int, ...]
@@ -26,16 +27,17 @@ Word = tuple[int, ...]
 SEPARATOR = '\u2581'  # before every unit of a written word: the released layout (facts 12)
 
 
+@runtime_checkable
 class Segmenter(Protocol):
   """How one kind of language cuts units into words."""
 
   words: tuple[Word, ...]
 
   def segment(self, units: Sequence[int]) -> list[int]:
-    """Units -> word ids."""
+    """Gives the word ids of units."""
 
   def to_json(self) -> dict[str, Any]:
-    """What, with the words, makes the segmenter again."""
+    """Gives what, with the words, makes the segmenter again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,8 @@ class UnitLanguage:
     """The words in order of their ids, written as in the released vocabulary: `▁837▁81▁194`."""
     return [''.join(f'{SEPARATOR}{u}' for u in word) for word in self.model.words]
 
-  def encode(self, reduced: Iterable[int]) -> np.ndarray:
-    """int[R] reduced units -> int32[W] word ids.
+  def encode(self, reduced: Iterable[int] | Int[np.ndarray, ' R']) -> Int[np.ndarray, ' W']:
+    """Gives the word ids, int32, of reduced units.
 
     Raises:
       DataError: a unit that the k-means does not have, or that a vocabulary made elsewhere cannot
@@ -103,8 +105,8 @@ class UnitLanguage:
       )
     return np.array(self.model.segment(units), np.int32)
 
-  def decode(self, ids: Iterable[int]) -> np.ndarray:
-    """int[W] word ids -> int32[R] units.
+  def decode(self, ids: Iterable[int] | Int[np.ndarray, ' W']) -> Int[np.ndarray, ' R']:
+    """Gives the reduced units, int32, of word ids.
 
     Raises:
       DataError: an id outside the vocabulary.
@@ -120,8 +122,8 @@ class UnitLanguage:
   def _single_units(self) -> set[int]:
     return {word[0] for word in self.model.words if len(word) == 1}
 
-  def compression(self, sequences: Iterable[Sequence[int]]) -> float:
-    """Unit words per reduced unit over all `sequences` (1 = plain; less is shorter)."""
+  def compression(self, sequences: ngram_fit.Sequences) -> float:
+    """Gives the unit words per reduced unit over all `sequences` (1 = plain; less is shorter)."""
     words = units = 0
     for sequence in sequences:
       words, units = words + len(self.encode(sequence)), units + len(sequence)
@@ -161,8 +163,8 @@ class UnitLanguage:
 def from_words(
   words: Sequence[str], counts: Sequence[float] | None, num_units: int
 ) -> UnitLanguage:
-  """A vocabulary made elsewhere, words written as `▁837▁81▁194` or `837_81_194`; its order gives
-  the ids.
+  """Takes a vocabulary made elsewhere, words written as `▁837▁81▁194` or `837_81_194`; its order
+  gives the ids.
 
   Args:
     words: may hold words without units, which stand for no sound.
@@ -188,7 +190,7 @@ def from_words(
   )
 
 
-def fit(sequences: Iterable[Sequence[int]], cfg: UnitsConfig) -> UnitLanguage:
+def fit(sequences: ngram_fit.Sequences, cfg: UnitsConfig) -> UnitLanguage:
   """Fits the language that `cfg.language` names on reduced units.
 
   The vocabulary may come out smaller than `cfg.vocab_size` where the sequences hold too few
@@ -222,7 +224,7 @@ def fit_shards(shards: ngram_fit.Shards, cfg: UnitsConfig) -> UnitLanguage:
 
 
 def check(cfg: UnitsConfig) -> None:
-  """Whether such a language can be.
+  """Checks that such a language can be.
 
   Raises:
     ConfigError: an unknown kind, a vocabulary smaller than the number of units, K < 1 or an order

@@ -1,9 +1,6 @@
 """What a program costs, read from its text: against counts by hand."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 import types
 
 import jax
@@ -13,7 +10,7 @@ import pytest
 from echox_jax.compiled import collectives, costs, hlo
 from echox_jax.parallel import chips
 from tests.helpers import tpu_program
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 V5E = chips.find('TPU v5e')
 
@@ -160,16 +157,8 @@ def test_the_same_program_as_this_libtpu_compiles_it():
     'from echox_jax.compiled import topologies; from tests import tpu_program as p; '
     'print(p.compile_for(topologies.devices(p.TOPOLOGY)))'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=600,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  check_tpu_program(done.stdout)
+  printed = run_python('-c', code, timeout=600)
+  check_tpu_program(printed)
 
 
 def test_a_convolution_and_a_chain_of_small_operations():

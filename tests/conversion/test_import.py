@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import ml_dtypes
@@ -24,7 +21,7 @@ from echox_jax.conversion import (
 )
 from tests.helpers import released_folder
 from tests.helpers.imports import WEIGHTS, run, same
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 from tests.helpers.released_folder import CONFIG
 
 
@@ -221,15 +218,8 @@ def test_sharded_checkpoint_on_eight_devices(tmp_path):
   }
   source = released_folder.write(tmp_path / 'llama', own, CONFIG['echox'])
   run('llama', source, tmp_path / 'plain')
-  done = subprocess.run(
-    [sys.executable, '-c', _SHARDED, source, tmp_path / 'sharded', tmp_path / 'plain'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
-  )
-  assert done.stdout.strip().endswith('equal'), done.stderr[-3000:]
+  printed = run_python('-c', _SHARDED, source, tmp_path / 'sharded', tmp_path / 'plain')
+  assert printed.strip().endswith('equal')
   from echox_jax.training import init_from, stages
   from tests.helpers import training_jobs
 

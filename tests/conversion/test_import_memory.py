@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 from pathlib import Path
 import subprocess
-import sys
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 from echox_jax import tensor_files
 from echox_jax.conversion import released, released_config, released_units, rules
 from echox_jax.models.params import param_shapes
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 _CHILD = """
 import sys
@@ -34,15 +32,8 @@ def convert(*args) -> tuple[int, int]:
   """Runs launch.convert by itself; (peak memory after its imports, peak memory at the end) in
   bytes.
   """
-  done = subprocess.run(
-    [sys.executable, '-c', _CHILD, *map(str, args)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
-  )
-  assert not done.returncode, done.stderr[-2000:]
-  before, peak = map(int, done.stdout.split()[-2:])
+  printed = run_python('-c', _CHILD, *map(str, args))
+  before, peak = map(int, printed.split()[-2:])
   return before, peak
 
 

@@ -17,7 +17,7 @@ from echox_jax import errors
 from echox_jax.conversion import hubert_fairseq, rules, torch_file
 from echox_jax.models.params import param_shapes
 from tests.helpers import hostile_pickles
-from tests.helpers.hostile_pickles import text
+from tests.helpers.hostile_pickles import plain, text
 from tests.helpers.paths import GOLDEN
 
 FILES = GOLDEN / 'files'
@@ -39,18 +39,13 @@ def storage(cls='FloatStorage', key='0', elements=2):
     + f'ctorch\n{cls}\n'.encode()
     + text(key)
     + text('cpu')
-    + torch_file._integer(elements)
+    + plain(elements)
     + b'tQ'
   )
 
 
 def tensor(shape, strides, offset=0, **of):
-  parts = (
-    storage(**of)
-    + b''.join(map(torch_file._integer, [offset]))
-    + torch_file._integers(shape)
-    + torch_file._integers(strides)
-  )
+  parts = storage(**of) + plain(offset) + plain(shape) + plain(strides)
   return b'ctorch._utils\n_rebuild_tensor\n(' + parts + b'tR.'
 
 
@@ -262,6 +257,16 @@ def test_damaged_files_give_one_kind_of_error(tmp_path_factory, name, data):
     dict(torch_file.tensors_of(path, loaded, 'generator'))
   except errors.CheckpointError as error:
     assert name in str(error)
+
+
+def test_storage_keys_that_cannot_be_hashed(tmp_path):
+  """The list behind the objects of an old file, with tuples in tuples in it."""
+  heads = (torch_file._LEGACY_MAGIC, torch_file._LEGACY_VERSION, {'little_endian': True}, None)
+  bomb = b')' + b'2\x86' * 60
+  path = tmp_path / 'bomb.pt'
+  path.write_bytes(b''.join(map(pickle.dumps, heads)) + b'(' + bomb + b'l.' + bytes(8))
+  with pytest.raises(errors.CheckpointError, match='bomb.pt is truncated or damaged'):
+    torch_file.load_torch(path)
 
 
 def test_other_files(tmp_path):

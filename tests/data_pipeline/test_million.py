@@ -6,9 +6,6 @@ Making it and its table takes most of the time. The figures are printed by
 """
 
 import json
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,7 +15,7 @@ from data_pipeline import batches, dataset
 from data_pipeline.schema import Example, Turn
 from echox_jax.tokenizer import train_tokenizer
 from tests.helpers.batch_jobs import experiment
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 ITEMS = 1_000_000
 SETTINGS = dict(max_tokens=64, max_states=8, max_ctc_labels=20)
@@ -86,16 +83,8 @@ def workdir(tmp_path_factory):
   [{}, dict(workers=2), dict(packing=True, buckets=(4,)), dict(packing=True, weights=(1.0,))],
 )
 def test_the_first_batch_of_a_million_is_there_at_once(workdir, data):
-  done = subprocess.run(
-    [sys.executable, '-c', OPEN, str(workdir), json.dumps(data)],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    check=True,
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  found = json.loads(done.stdout.splitlines()[-1])
+  printed = run_python('-c', OPEN, str(workdir), json.dumps(data), timeout=600)
+  found = json.loads(printed.splitlines()[-1])
   print(data, found)
   assert found['gib'] <= 1 and found['worker_gib'] <= 1
   assert found['seconds'] <= 10

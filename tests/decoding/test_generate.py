@@ -105,7 +105,9 @@ def test_unit_words_keep_words_only_and_count_overflow(params, cfg, monkeypatch)
     return jnp.array(rows), jnp.array([len(r) for r in said[cfg.profile]]), jnp.array([True, False])
 
   monkeypatch.setattr(generate, 'decode_unit_tokens', decoded)
-  words = generate.decode_unit_words(params['t2c'], cfg, None, None, None, 4)
+  words = generate.decode_unit_words(
+    params['t2c'], cfg, jnp.zeros((VOCAB, 24)), jnp.zeros((2, 3, 24)), jnp.ones(2, int), 4
+  )
   assert words.ids.tolist() == [[0, 7, 0, 0], [1, 1, 1, 1]]
   assert words.lengths.tolist() == [2, 4] and words.overflow.tolist() == [0, 1]
 

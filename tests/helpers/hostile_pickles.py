@@ -24,6 +24,11 @@ def text(value: str) -> bytes:
   return pickle.BINUNICODE + struct.pack('<I', len(value)) + value.encode()
 
 
+def plain(value) -> bytes:
+  """The steps that make a number or a tuple of numbers."""
+  return pickle.dumps(value, 2)[2:-1]
+
+
 def _stack_global(module: str, name: str) -> bytes:
   return text(module) + text(name) + pickle.STACK_GLOBAL
 

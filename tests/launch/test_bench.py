@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,19 +11,13 @@ from data_pipeline.schema import Example, Turn
 from echox_jax.errors import DataError, MissingExtraError
 from launch.bench import loader as bench_loader
 from tests.helpers.bench_jobs import PLACES, measure
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 
 @pytest.mark.slow
 def test_losses(tmp_path):
   sizes = ['--vocab=16384', '--width=16', '--frames=128', '--tokens=128', '--chunk=12']
-  subprocess.run(
-    [sys.executable, '-m', 'launch.bench', 'losses', *sizes, f'--json={tmp_path}/found.json'],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    check=True,
-    timeout=300,
-  )
+  run_python('-m', 'launch.bench', 'losses', *sizes, f'--json={tmp_path}/found.json')
   found = json.loads((tmp_path / 'found.json').read_text())
   assert found['plain_temp_bytes'] > 8 * found['lean_temp_bytes'] and found['ratio'] > 1
   assert (
@@ -36,18 +27,12 @@ def test_losses(tmp_path):
 
 @pytest.mark.slow
 def test_pseudo_labels(tmp_path):
-  subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'launch.bench',
-      'pseudo_labels',
-      '--steps=3',
-      f'--json={tmp_path}/found.json',
-    ],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    check=True,
+  run_python(
+    '-m',
+    'launch.bench',
+    'pseudo_labels',
+    '--steps=3',
+    f'--json={tmp_path}/found.json',
     timeout=1200,
   )
   found = json.loads((tmp_path / 'found.json').read_text())
@@ -63,13 +48,7 @@ def test_pseudo_labels(tmp_path):
 
 
 def test_padding(tmp_path):
-  subprocess.run(
-    [sys.executable, '-m', 'launch.bench', 'padding', f'--json={tmp_path}/found.json'],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    check=True,
-    timeout=300,
-  )
+  run_python('-m', 'launch.bench', 'padding', f'--json={tmp_path}/found.json')
   found = json.loads((tmp_path / 'found.json').read_text())
   assert max(found['s2t']['packed'].values()) < 0.1 and found['t2c']['packed']['positions'] < 0.1
   assert found['s2t']['bucketed']['states'] < 0.1 and min(found['s2t']['plain'].values()) > 0.5

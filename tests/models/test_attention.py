@@ -6,9 +6,6 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,7 @@ from echox_jax.models import attention as attention_lib
 from echox_jax.models import llama
 from echox_jax.models.attention import Mask, attention
 from tests.helpers import tiny
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 B, T, N, K, H = 2, 150, 4, 2, 8
 LENGTHS = jnp.array([150, 90])
@@ -110,19 +107,9 @@ with jax.set_mesh(sharding.make_mesh({'data': 2, 'tensor': 2})):
 """
 
 
-def run_python(code):
-  subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    check=True,
-    timeout=300,
-  )
-
-
 def test_under_a_mesh_each_device_computes_its_rows_and_heads():
   """The real path of a TPU, interpreted: two devices share the rows, two the heads."""
-  run_python(_MESH)
+  run_python('-c', _MESH)
 
 
 def test_what_cannot_be_had_is_said_once_and_computed_plainly(arrays, caplog):
@@ -233,4 +220,4 @@ def test_splash_compiles_for_a_tpu_slice():
   """Forward and backward, heads of 64 and 128, rows and heads split; needs libtpu."""
   if importlib.util.find_spec('libtpu') is None:
     pytest.skip('libtpu is not installed')
-  run_python(_COMPILE)
+  run_python('-c', _COMPILE)

@@ -2,10 +2,6 @@
 never hold.
 """
 
-import os
-import subprocess
-import sys
-
 import jax
 from jax.extend import core
 import jax.numpy as jnp
@@ -15,7 +11,7 @@ import pytest
 from echox_jax.models import chunked_head
 from echox_jax.prompts import IGNORE
 from echox_jax.training import chunked_losses
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 VOCAB, WIDTH, ROWS, LENGTH, BLANK = 1003, 24, 3, 17, 5
 # one position of each row at a time; 4 and 7, which do not divide 17; all at once
@@ -187,12 +183,5 @@ print('equal')
 
 
 def test_eight_devices():
-  done = subprocess.run(
-    [sys.executable, '-c', _SCRIPT],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
-  )
-  assert done.stdout.strip().endswith('equal'), done.stderr[-3000:]
+  printed = run_python('-c', _SCRIPT)
+  assert printed.strip().endswith('equal')

@@ -3,10 +3,7 @@ changed.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import ml_dtypes
@@ -18,7 +15,7 @@ from echox_jax import errors, tensor_files
 from echox_jax.models.trees import flatten
 from echox_jax.training import checkpoint, frozen, init_from, stages, state
 from tests.helpers import saved_states, training_jobs
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 
 def lora_job(**changes):
@@ -206,16 +203,8 @@ def test_a_run_that_starts_again_replaces_what_it_had_frozen(tmp_path):
 
 def test_the_checksum_does_not_depend_on_the_mesh():
   """On eight virtual devices, split two ways, and on one."""
-  done = subprocess.run(
-    [sys.executable, '-c', _ON_EIGHT],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  assert len(set(done.stdout.split())) == 1 and len(done.stdout.split()) == 3
+  printed = run_python('-c', _ON_EIGHT)
+  assert len(set(printed.split())) == 1 and len(printed.split()) == 3
 
 
 _ON_EIGHT = """
@@ -277,29 +266,21 @@ def test_an_export_takes_little_more_memory_than_the_model(tmp_path):
   )
   checkpoints.close()
   size = sum(leaf.nbytes for leaf in jax.tree.leaves((trained, kept)))
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-c',
-      _EXPORT,
-      'weights',
-      '--checkpoint',
-      tmp_path / 's2t',
-      '--groups',
-      'llm',
-      'adapter',
-      '--dtype',
-      'keep',
-      '--out',
-      tmp_path / 'out',
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+  printed = run_python(
+    '-c',
+    _EXPORT,
+    'weights',
+    '--checkpoint',
+    tmp_path / 's2t',
+    '--groups',
+    'llm',
+    'adapter',
+    '--dtype',
+    'keep',
+    '--out',
+    tmp_path / 'out',
   )
-  assert done.returncode == 0, done.stderr[-2000:]
-  before, peak = map(int, done.stdout.split()[-2:])
+  before, peak = map(int, printed.split()[-2:])
   print(f'{(peak - before) / size:.2f} x the model')
   assert peak - before < 1.3 * size, (before, peak, size)
   tensors = tensor_files.open_tensors(tmp_path / 'out' / 'model.safetensors')
