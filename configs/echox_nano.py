@@ -151,7 +151,7 @@ def echo(config: ConfigDict) -> None:
     dict(steps=400, batch_size=16, checkpoint_every=200, eval_every=100, eval_batches=2)
   )
   config.train.loss.update(dict(echo_text='argmax', denoising_weight=1.0, slices_per_batch=22))
-  config.train.optimizer.update(dict(learning_rate=7e-4, warmup_steps=30))
+  config.train.optimizer.update(dict(learning_rate=4e-4, warmup_steps=60))
 
 
 def vocoder(config: ConfigDict) -> None:
