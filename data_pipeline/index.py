@@ -72,7 +72,7 @@ def open_table(
   made_from = fingerprint(TURN.descr, _files(Path(data_dir) / name), split, _counted_by(tokenizer))
   path = precomputed / FOLDER / f'{name}-{split}-{made_from}.npy'
   if not path.exists():
-    _write(path, _read(_Scan(data_dir, name, split, tokenizer), workers))
+    write_table(path, _read(_Scan(data_dir, name, split, tokenizer), workers))
   try:
     return np.load(path, mmap_mode='r')
   except (ValueError, EOFError) as error:
@@ -94,7 +94,7 @@ def _counted_by(folder: Path | None) -> str:
   return file_fingerprint(file) if file else 'missing' if folder else ''
 
 
-def _write(path: Path, table: np.ndarray) -> None:
+def write_table(path: Path, table: np.ndarray) -> None:
   content = io.BytesIO()
   np.save(content, table)
   files.atomic_write_bytes(path, content.getvalue())

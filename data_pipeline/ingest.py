@@ -133,7 +133,7 @@ def build(
 
 def _plan(reader: readers.Reader, source: Path, refused: Quarantine) -> Plans:
   """Reads the source; the examples of every set and split, in its order."""
-  items = list(_sound(reader.read(source), refused))
+  items = list(usable_sound(reader.read(source), refused))
   plans = _transcripts(items) if reader.transcripts else _exchanges(_with_splits(items))
   total = sum(len(chosen) for splits in plans.values() for chosen in splits.values())
   refused.expect(total + len(refused.entries))
@@ -154,7 +154,7 @@ def _plan(reader: readers.Reader, source: Path, refused: Quarantine) -> Plans:
   return plans
 
 
-def _sound(found: Iterable[Item | Entry], refused: Quarantine) -> Iterator[Item]:
+def usable_sound(found: Iterable[Item | Entry], refused: Quarantine) -> Iterator[Item]:
   """The items with ids of their own and recordings that are there; the others are refused."""
   seen = {}
   for item in found:

@@ -49,7 +49,7 @@ class BatchPlan:
     seed: int,
     order: Sequence[tuple[int, int]] | None = None,
   ):
-    self._buckets, self._sizes, self.room = buckets, sizes, dict(room)
+    self.buckets, self.sizes, self.room = buckets, sizes, dict(room)
     self._batch_size, self._seed, self._order = batch_size, seed, order
     self._begin()
 
@@ -65,7 +65,7 @@ class BatchPlan:
 
   def __getstate__(self):
     # what reading goes on from is found again
-    return (self._buckets, self._sizes, self.room, self._batch_size, self._seed, self._order)
+    return (self.buckets, self.sizes, self.room, self._batch_size, self._seed, self._order)
 
   def __setstate__(self, state):
     self.__init__(*state)
@@ -85,20 +85,20 @@ class BatchPlan:
   def _rows(self) -> Iterator[tuple[int, Row]]:
     """Rows in the order in which they are full."""
     bins = {
-      bucket: _Bins(np.asarray(room), self._sizes[self._buckets == bucket])
+      bucket: _Bins(np.asarray(room), self.sizes[self.buckets == bucket])
       for bucket, room in self.room.items()
     }
     for epoch in itertools.count():  # rows that are open at its end go on in the next, no longer
       for turn, index in self._examples(epoch):
-        bucket = int(self._buckets[index])
-        for row in bins[bucket].add((turn, index), self._sizes[index], epoch):
+        bucket = int(self.buckets[index])
+        for row in bins[bucket].add((turn, index), self.sizes[index], epoch):
           yield bucket, row
       for bucket, open_rows in bins.items():
         yield from ((bucket, row) for row in open_rows.close_before(epoch))
 
   def _examples(self, epoch: int) -> Iterator[tuple[int, int]]:
     """The examples (pass, index) of an epoch, in order."""
-    count = len(self._sizes)
+    count = len(self.sizes)
     if self._order is not None:
       return (self._order[place] for place in range(epoch * count, (epoch + 1) * count))
     return (

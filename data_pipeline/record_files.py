@@ -5,6 +5,7 @@ more than one process.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 import tempfile
+from typing import Any
 
 from data_pipeline import schema
 
@@ -58,35 +59,34 @@ def write_metadata(
   """Writes one of `FEATURES` and `dataset.INFO`, whichever `path` is called; `splits`: what `write`
   returned, in the order of the files.
   """
-  from tensorflow_datasets import core
-  from tensorflow_datasets.core.dataset_info import DatasetIdentity
+  import tensorflow_datasets as tfds
 
   from data_pipeline import tfds_builder
 
   builder = tfds_builder.SpokenTurns
   with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-    about = core.DatasetInfo(
-      builder=DatasetIdentity(_NAME, builder.VERSION, folder, builder.__module__),
-      description=builder.__doc__,
+    for split, files in splits.items():
+      for name in file_names(split, len(files)):  # TFDS wants to see files of these names
+        (Path(folder) / name).touch()
+    tfds.folder_dataset.write_metadata(
+      data_dir=folder,
       features=tfds_builder.features(width),
+      split_infos=[_split_info(split, files) for split, files in splits.items()],
+      version=builder.VERSION,
+      check_data=False,
+      description=builder.__doc__,
       disable_shuffling=True,
     )
-    about.set_file_format(core.FileFormat.ARRAY_RECORD)
-    template = core.ShardedFileTemplate(
-      data_dir=folder, dataset_name=_NAME, filetype_suffix='array_record'
-    )
-    about.set_splits(
-      core.SplitDict(
-        [
-          core.SplitInfo(
-            name=split,
-            shard_lengths=[file['examples'] for file in files],
-            num_bytes=sum(file['record_bytes'] for file in files),
-            filename_template=template.replace(split=split),
-          )
-          for split, files in splits.items()
-        ]
-      )
-    )
-    about.write_to_directory(folder)
     (Path(folder) / path.name).rename(path)
+
+
+def _split_info(split: str, files: Sequence[Mapping[str, int]]) -> Any:
+  """A `tfds.core.SplitInfo`."""
+  import tensorflow_datasets as tfds
+
+  return tfds.core.SplitInfo(
+    name=split,
+    shard_lengths=[file['examples'] for file in files],
+    num_bytes=sum(file['record_bytes'] for file in files),
+    filename_template=None,  # that of the data set
+  )

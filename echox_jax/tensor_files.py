@@ -1,9 +1,10 @@
 """safetensors files read and written tensor by tensor: a checkpoint larger than memory passes
 through a few tensors' worth of it.
 
-Read with pread, not mmap (pages of a map count as memory of the process). A file is: u64 length of
-the header, little-endian; the header, JSON name -> dtype, shape, data_offsets; the data, without
-gaps.
+The library `safetensors` checks the headers and reads whole tensors, with pread, not mmap (pages of
+a map count as memory of the process). What it cannot do is done here: it reads a whole tensor for a
+few of its rows, and writes only what lies in memory. A file is: u64 length of the header,
+little-endian; the header, JSON name -> dtype, shape, data_offsets; the data, without gaps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from echox_jax import errors, files
 
@@ -42,6 +44,7 @@ _DTYPES = {
   'BOOL': np.bool_,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_FLOAT8 = (np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2))
 _MAX_HEADER = 100 << 20  # the format's own limit
 _CHUNK = 32 << 20  # bytes that are converted and written at a time
 
@@ -72,7 +75,15 @@ class TensorFiles(Mapping[str, np.ndarray]):
     self.dtypes = {name: place.dtype for name, place in self._places.items()}
 
   def __getitem__(self, name: str) -> np.ndarray:
-    return self.rows(name)
+    """The tensor; errors as `rows`."""
+    place = self._places[name]
+    if place.dtype in _FLOAT8:  # the library looks for them in numpy, which has none
+      return self.rows(name)
+    try:
+      with _library(place.file) as opened:  # open no longer: of many parts all are at hand
+        return opened.get_tensor(name)
+    except safetensors.SafetensorError as error:
+      raise _cut_off(place.file, name) from error
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._places)
@@ -92,13 +103,12 @@ class TensorFiles(Mapping[str, np.ndarray]):
     if shape:
       start, stop, _ = slice(start, stop).indices(shape[0])
       shape = (max(0, stop - start), *shape[1:])
-      offset += start * math.prod(shape[1:]) * place.dtype.itemsize
-    value = np.empty(shape, place.dtype)
-    if not _read_into(place.file, offset, _bytes(value)):
-      raise errors.CheckpointError(
-        f'{place.file} ends within the tensor {name!r}: copy or download the file again.'
-      )
-    return value
+      offset += start * _size(shape[1:], place.dtype)
+    size = _size(shape, place.dtype)
+    data = np.fromfile(place.file, np.uint8, size, offset=offset)
+    if len(data) < size:
+      raise _cut_off(place.file, name)
+    return data.view(place.dtype).reshape(shape)
 
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFiles:
@@ -113,10 +123,10 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFiles:
   """
   path = Path(path)
   if not path.is_dir():
-    return TensorFiles(path, _index(path) if path.name.endswith('.index.json') else _header(path))
+    return TensorFiles(path, _index(path) if path.name.endswith('.index.json') else _places(path))
   single, index = path / SINGLE.format('model'), path / INDEX.format('model')
   if single.is_file():
-    return TensorFiles(path, _header(single))
+    return TensorFiles(path, _places(single))
   if index.is_file():
     return TensorFiles(path, _index(index))
   raise errors.CheckpointError(
@@ -285,7 +295,7 @@ def _index(path: Path) -> dict[str, _Place]:
         f'{len(wanted) - 1} more tensors lie in it): '
         'copy or download it too.'
       )
-    found = _header(file)
+    found = _places(file)
     absent, unnamed = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
     if absent or unnamed:
       name, problem = (
@@ -300,59 +310,86 @@ def _index(path: Path) -> dict[str, _Place]:
   return places
 
 
-def _header(path: Path) -> dict[str, _Place]:
+def _places(path: Path) -> dict[str, _Place]:
   """Places of all tensors of a file, in the order of their data."""
   if not path.is_file():
     raise errors.CheckpointError(
       f'{path} does not exist: give a safetensors file or the folder of one.'
     )
-  size = path.stat().st_size
+  try:
+    with _library(path) as opened:
+      slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+      specs = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+  except safetensors.SafetensorError as error:
+    raise errors.CheckpointError(_refusal(path, str(error))) from error
+  with open(path, 'rb') as file:
+    offset = 8 + int.from_bytes(file.read(8), 'little')
+  places = {}
+  for name, (shape, kind) in specs.items():
+    if kind not in _DTYPES:
+      raise errors.CheckpointError(_unknown(path, name, kind))
+    dtype = np.dtype(_DTYPES[kind])
+    places[name] = _Place(path, offset, shape, dtype)
+    offset += _size(shape, dtype)
+  return places
+
+
+def _library(path: Path) -> safetensors.safe_open:
+  return safetensors.safe_open(path, framework='np', backend='pread')
+
+
+def _refusal(path: Path, reason: str) -> str:
+  """What is wrong with a file that the library refuses for `reason`, which names no tensor."""
   with open(path, 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
-    if size < 8 or length > _MAX_HEADER:
-      raise errors.CheckpointError(f'{path} is not a safetensors file: give one in that format.')
-    text = file.read(length)
-  if len(text) < length:
-    raise errors.CheckpointError(
-      f'{path} is not a safetensors file or is cut short within its '
-      'header: copy or download it again.'
-    )
+    text = file.read(min(length, _MAX_HEADER))
+  room = path.stat().st_size - 8 - length
   try:
-    entries = json.loads(text)
+    entries = json.loads(text if room >= 0 else b'')
     entries.pop('__metadata__', None)
-    ordered = sorted(entries.items(), key=lambda item: tuple(item[1]['data_offsets']))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.CheckpointError(
-      f'{path} is not a safetensors file (its header is no table of '
-      'tensors): give one in that format.'
-    ) from error
-  places, end = {}, 0
-  for name, entry in ordered:
-    try:
-      shape, dtype = tuple(map(int, entry['shape'])), np.dtype(_DTYPES[entry['dtype']])
-      start, stop = map(int, entry['data_offsets'])
-    except (ValueError, KeyError, TypeError) as error:
-      raise errors.CheckpointError(
-        f'{path} describes the tensor {name!r} in a way that is not known here ({error}): '
-        'convert the file to a usual dtype.'
-      ) from error
-    if start != end or stop - start != _size(shape, dtype) or min(shape, default=0) < 0:
-      raise errors.CheckpointError(
-        f'{path} is damaged: the header misplaces the tensor {name!r}; '
-        'copy or download the file again.'
-      )
-    end = stop
-    if 8 + length + end > size:
-      raise errors.CheckpointError(
-        f'{path} is cut short: it ends before the tensor {name!r} does; '
-        'copy or download the file again.'
-      )
-    places[name] = _Place(path, 8 + length + start, shape, dtype)
-  if 8 + length + end != size:
-    raise errors.CheckpointError(
-      f'{path} is damaged: there are bytes behind its last tensor; copy or download the file again.'
+    problem, end = _first_problem(path, entries, room)
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return (
+      f'{path} is not a safetensors file (its header is no table of tensors) or is cut short '
+      'within its header: copy or download it again, or give one in that format.'
     )
-  return places
+  if end < room:
+    reason = 'there are bytes behind its last tensor'
+  return problem or f'{path} is damaged: {reason}; copy or download the file again.'
+
+
+def _first_problem(path: Path, entries: Mapping[str, Any], room: int) -> tuple[str, int]:
+  """What is wrong with the first tensor of a header that does not fit into `room` bytes of data, or
+  nothing; and where the last one before it ends.
+  """
+  end = 0
+  for name, entry in sorted(entries.items(), key=lambda item: item[1]['data_offsets']):
+    (start, stop), shape, dtype = entry['data_offsets'], entry['shape'], entry['dtype']
+    if dtype not in _DTYPES:
+      return _unknown(path, name, dtype), end
+    size = _size(shape, np.dtype(_DTYPES[dtype]))
+    if start != end or stop - start != size or min(shape, default=0) < 0:
+      problem = f'is damaged: the header misplaces the tensor {name!r}'
+    elif stop > room:
+      problem = f'is cut short: it ends before the tensor {name!r} does'
+    else:
+      end = stop
+      continue
+    return f'{path} {problem}; copy or download the file again.', end
+  return '', end
+
+
+def _unknown(path: Path, name: str, dtype: str) -> str:
+  return (
+    f'{path} describes the tensor {name!r} in a way that is not known here ({dtype}): '
+    'convert the file to a usual dtype.'
+  )
+
+
+def _cut_off(path: Path, name: str) -> errors.CheckpointError:
+  return errors.CheckpointError(
+    f'{path} ends within the tensor {name!r}: copy or download the file again.'
+  )
 
 
 def _size(shape: Sequence[int], dtype: np.dtype) -> int:
@@ -373,18 +410,6 @@ def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
   rows = max(1, _CHUNK // (array.nbytes // len(array)))
   for start in range(0, len(array), rows):
     yield array[start : start + rows]
-
-
-def _read_into(path: Path, offset: int, target: memoryview) -> bool:
-  """Fills `target` from the file; False if the file ends before."""
-  with open(path, 'rb', buffering=0) as file:
-    file.seek(offset)
-    while target:
-      count = file.readinto(target)  # at most 2 GiB a call
-      if not count:
-        return False
-      target = target[count:]
-  return True
 
 
 def _write_at(descriptor: int, offset: int, data: memoryview) -> None:

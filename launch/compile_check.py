@@ -119,7 +119,7 @@ def check(
   )
   return (
     report
-    | _program(compiled, mesh, chip, model_flops, explain, keep)
+    | describe_program(compiled, mesh, chip, model_flops, explain, keep)
     | {
       'argument_bytes_per_chip': memory.argument_size_in_bytes,
       'temp_bytes_per_chip': memory.temp_size_in_bytes,
@@ -133,7 +133,7 @@ def check(
   )
 
 
-def _program(
+def describe_program(
   compiled: jax.stages.Compiled,
   mesh: Mesh,
   chip: chips.Chip | None,

@@ -135,14 +135,20 @@ def synthesise(text: str, voice: Voice, speed: float = 1.0, seed: int = 0) -> np
 
 
 def trim(wave: np.ndarray, *, keep: float = 0.1, threshold: float = 0.01) -> np.ndarray:
-  """Cuts silence at both ends of float[samples] at 16 kHz down to `keep` seconds; `threshold` is
+  """Cuts silence at both ends of float32[samples] at 16 kHz down to `keep` seconds; `threshold` is
   relative to the peak.
   """
-  loud = np.flatnonzero(np.abs(wave) > threshold * np.abs(wave).max(initial=0))
-  if not loud.size:
+  import librosa
+
+  limit = threshold * np.abs(wave).max(initial=0)
+  if not limit:
     return wave
+  # Frames of one sample, and no rounding: exactly the samples beyond the limit are loud (0 dB).
+  _, (start, end) = librosa.effects.trim(
+    wave / np.float64(limit), top_db=0, ref=1.0, frame_length=1, hop_length=1
+  )
   margin = int(keep * rates.SAMPLE_RATE)
-  return wave[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
+  return wave[max(0, start - margin) : end + margin]
 
 
 def _hibari(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarray, int]:

@@ -29,7 +29,7 @@ def open_hubert_fairseq(source: Path) -> Imported:
   source = Path(source)
   loaded = torch_file.load_torch(source, torch_file.FAIRSEQ_RECORDS)
   tensors = torch_file.tensors_of(source, loaded, 'model')
-  return hubert_hf.from_tensors(tensors, _config(source, tensors, settings(loaded)), source)
+  return hubert_hf.from_tensors(tensors, config_of(source, tensors, settings(loaded)), source)
 
 
 def settings(loaded: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _config(
+def config_of(
   source: Path, tensors: Mapping[str, np.ndarray], values: Mapping[str, Any]
 ) -> HubertConfig:
   if (

@@ -13,6 +13,7 @@ from echox_jax import rates
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.models import echox, positions
+from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.llama import Llama, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter
@@ -31,16 +32,6 @@ class Buckets(NamedTuple):
   samples: Sequence[int]
   prompt: Sequence[int]
   frames: Sequence[int]
-
-
-class EmbeddedSpeech(NamedTuple):
-  """A question as the LLM hears it: embeddings float[B,S,D], kept int[B] of them real, overflow
-  int[B] left out.
-  """
-
-  embeddings: Array
-  kept: Array
-  overflow: Array
 
 
 def buckets(cfg: EchoXConfig) -> Buckets:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from echox_jax import errors
 from echox_jax.config import AdapterConfig, EchoXConfig
 from echox_jax.models import chunked_head, layers
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask
 
 
@@ -41,15 +41,23 @@ class Speech(NamedTuple):
   frame_lengths: Array
 
 
+class EmbeddedSpeech(NamedTuple):
+  """What the LLM needs of `Speech`, with the same fields."""
+
+  embeddings: Array
+  kept: Array
+  overflow: Array
+
+
 class AlignmentLayer(nn.Module):
-  """One pre-norm ReLU transformer layer (facts 3.3): float[N,T,D], keys bool[N,T] ->
-  float[N,T,D].
-  """
+  """One pre-norm ReLU transformer layer (facts 3.3); `keys` tells what may be seen."""
 
   cfg: AdapterConfig
 
   @nn.compact
-  def __call__(self, x: Array, keys: Array, deterministic: bool) -> Array:
+  def __call__(
+    self, x: Float[Array, 'N T D'], keys: Bool[Array, 'N T'], deterministic: bool
+  ) -> Float[Array, 'N T D']:
     cfg = self.cfg
 
     def norm(name):
@@ -70,14 +78,18 @@ class AlignmentLayer(nn.Module):
 
 
 class LookBack(nn.Module):
-  """LN(S + attention of S over the frames) (facts 3.7): float[N,S,D], float[N,F,D], keys bool[N,F]
-  -> float[N,S,D].
-  """
+  """LN(S + attention of S over the frames) (facts 3.7); `keys` tells which may be seen."""
 
   cfg: AdapterConfig
 
   @nn.compact
-  def __call__(self, kept: Array, frames: Array, keys: Array, deterministic: bool) -> Array:
+  def __call__(
+    self,
+    kept: Float[Array, 'N S D'],
+    frames: Float[Array, 'N F D'],
+    keys: Bool[Array, 'N F'],
+    deterministic: bool,
+  ) -> Float[Array, 'N S D']:
     cfg = self.cfg
     attend = layers.MultiHeadAttention(
       cfg.num_heads, dropout=cfg.dropout, dtype=cfg.dtype, name='attention'
@@ -87,7 +99,7 @@ class LookBack(nn.Module):
 
 
 class SoundwaveAdapter(nn.Module):
-  """Whisper states -> `Speech`."""
+  """Turns Whisper states into `Speech`."""
 
   cfg: EchoXConfig
 
@@ -109,8 +121,13 @@ class SoundwaveAdapter(nn.Module):
     self.ctc_head = layers.Embed(self.cfg.llm.vocab_size, width, dtype=cfg.dtype)
     self.look_back = lean(LookBack, 4)(cfg)
 
-  def __call__(self, states: Array, state_lengths: Array, deterministic: bool = True) -> Speech:
-    """float[...,E,Dw] states at 50 Hz, int[...] lengths -> `Speech`; an odd last state is left out.
+  def __call__(
+    self,
+    states: Float[Array, '*b E Dw'],
+    state_lengths: Int[Array, '*b'],
+    deterministic: bool = True,
+  ) -> Speech:
+    """Shrinks states at 50 Hz to what the LLM is given; an odd last state is left out.
 
     Everything but the selection carries gradients. What lies beyond a clip's length has no
     influence on it.
@@ -139,8 +156,8 @@ class SoundwaveAdapter(nn.Module):
       frame_lengths,
     )
 
-  def ctc_logits(self, frames: Array) -> Array:
-    """float[...,F,D] -> float32[...,F,V]."""
+  def ctc_logits(self, frames: Float[Array, '*b F D']) -> Float[Array, '*b F V']:
+    """Gives the logits of the CTC head, in float32."""
     return self.ctc_head.attend(frames)
 
   def _align(self, x: Array, real: Array, deterministic: bool) -> Array:
@@ -162,15 +179,16 @@ class SoundwaveAdapter(nn.Module):
     return self.cfg.special_ids.audio if self.cfg.adapter.drop_blank else None
 
 
-def pair_frames(states: Array) -> Array:
-  """float[...,E,Dw] -> float[...,E//2,2 Dw]: states 2t and 2t + 1 side by side (facts 3.1)."""
+def pair_frames(states: Float[Array, '*b E Dw']) -> Float[Array, '*b F Dw2']:
+  """Puts states 2t and 2t + 1 side by side (facts 3.1); an odd last state is left out."""
   pairs = states.shape[-2] // 2
   return states[..., : 2 * pairs, :].reshape(*states.shape[:-2], pairs, 2 * states.shape[-1])
 
 
-def kept_frames(labels: Array, real: Array, dropped: int | None = None) -> Array:
-  """bool[B,F]: the first frame of each run of equal CTC labels int[B,F] among the real frames
-  bool[B,F] (facts 3.6).
+def kept_frames(
+  labels: Int[Array, 'B F'], real: Bool[Array, 'B F'], dropped: int | None = None
+) -> Bool[Array, 'B F']:
+  """Marks the first frame of each run of equal CTC labels among the real frames (facts 3.6).
 
   Runs of blanks are kept like others, as released, unless the blank is given as `dropped`; the
   first frame always stays.
@@ -181,11 +199,14 @@ def kept_frames(labels: Array, real: Array, dropped: int | None = None) -> Array
   return jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True) & real
 
 
-def select(keep: Array, budget: int) -> tuple[Array, Array, Array]:
-  """Positions of the first `budget` True of bool[B,F], without dynamic shapes.
+def select(
+  keep: Bool[Array, 'B F'], budget: int
+) -> tuple[Int[Array, 'B S'], Bool[Array, 'B S'], Int[Array, ' B']]:
+  """Finds the first `budget` True of each row, without dynamic shapes.
 
   Returns:
-    (index int[B,budget], valid bool[B,budget], overflow int[B]: how many True found no slot).
+    (index of each, whether a slot is in use, how many True found no slot); there are `budget`
+    slots.
   """
   counts = jnp.cumsum(keep, axis=-1)
   slots = jnp.arange(1, budget + 1)
@@ -199,6 +220,6 @@ def select(keep: Array, budget: int) -> tuple[Array, Array, Array]:
 
 
 def init_adapter(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of the adapter."""
+  """Makes boxed parameters of the adapter."""
   states = jnp.zeros((1, 2, cfg.whisper.hidden_size))
   return SoundwaveAdapter(cfg).init(key, states, jnp.full((1,), 2))['params']

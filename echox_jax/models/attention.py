@@ -8,13 +8,14 @@ key itself (padding) gets is finite, and differs between them.
 from collections.abc import Callable
 import functools
 import logging
+from typing import Any
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 
 from echox_jax import errors
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.parallel import sharding
 
 BACKENDS = ('xla', 'splash', 'cudnn', 'auto')
@@ -39,8 +40,12 @@ class Mask:
   allowed: Array | None = None
   causal: bool = struct.field(pytree_node=False, default=False)
 
-  def dense(self, queries: int, keys: int) -> Array | None:
-    """bool, broadcastable to [B,1,queries,keys]; None = everything is seen."""
+  def dense(self, queries: Any, keys: Any) -> Bool[Array, 'rows 1 T S'] | None:
+    """Tells which keys a query may see; None = everything is seen.
+
+    An axis of length 1 stands for all rows or all queries. Both numbers may be symbolic
+    (`jax.export`).
+    """
     seen = []
     if self.keys is not None:
       seen.append(jnp.pad(self.keys, ((0, 0), (0, keys - self.keys.shape[1])))[:, None])
@@ -53,47 +58,47 @@ class Mask:
     return functools.reduce(jnp.logical_and, seen) if seen else None
 
 
-def segment_positions(segments: Array) -> Array:
-  """int[B,T] -> int[B,T]: 0, 1, 2... anew in every segment."""
+def segment_positions(segments: Int[Array, 'B T']) -> Int[Array, 'B T']:
+  """Counts 0, 1, 2... anew in every segment."""
   at = jnp.arange(segments.shape[1])
   begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
   return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 
 
 def attention(
-  query: Array,
-  key: Array,
-  value: Array,
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B S K H'],
+  value: Float[Array, 'B S K H'],
   mask: Mask = Mask(),
   dropout: Callable[[Array], Array] | None = None,
   backend: str = 'xla',
-) -> Array:
-  """Attention with grouped key/value heads; softmax in float32.
+) -> Float[Array, 'B T N H']:
+  """Computes attention with grouped key/value heads; the softmax is in float32.
 
   Args:
-    query: float[B,T,N,H].
-    key: float[B,S,K,H], N a multiple of K.
-    value: float[B,S,K,H].
+    query: of N heads.
+    key: of K heads; N is a multiple of K.
+    value: of K heads.
     mask: what may be seen.
     dropout: applied to the attention weights.
     backend: `xla`, `splash`, `cudnn`, or `auto`: the best of the platform. Where it cannot be had
       it is `xla`; the log says why.
 
   Returns:
-    float[B,T,N,H] in the dtype of `value`.
+    What each query takes from the values, in their dtype.
 
   Raises:
     ConfigError: an unknown backend.
   """
   if backend not in BACKENDS:
     raise errors.ConfigError(f'attention is {backend!r}: use one of {", ".join(BACKENDS)}.')
-  chosen = _BEST.get(_platform(), 'xla') if backend == 'auto' else backend
+  chosen = _BEST.get(current_platform(), 'xla') if backend == 'auto' else backend
   if chosen != 'xla':
     why_not = obstacle(chosen, query, key, mask, dropout is not None)
     if why_not is None:
       compute = functools.partial({'splash': splash, 'cudnn': cudnn}[chosen], causal=mask.causal)
       return _by_rows_and_heads(compute, query, key, value, mask.keys, mask.segments)
-    _say(
+    say_once(
       logging.INFO if backend == 'auto' else logging.WARNING,
       f'attention {chosen!r} cannot be had here, {why_not}: xla takes its place.',
     )
@@ -101,13 +106,13 @@ def attention(
 
 
 def xla(
-  query: Array,
-  key: Array,
-  value: Array,
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B S K H'],
+  value: Float[Array, 'B S K H'],
   mask: Mask = Mask(),
   dropout: Callable[[Array], Array] | None = None,
-) -> Array:
-  """`attention` as two products around a softmax: on every platform, for every mask."""
+) -> Float[Array, 'B T N H']:
+  """Computes `attention` as two products around a softmax: on every platform, for every mask."""
   b, t, n, h = query.shape
   k = key.shape[2]
   query = query.reshape(b, t, k, n // k, h) * h**-0.5
@@ -123,19 +128,19 @@ def xla(
 
 
 def splash(
-  query: Array,
-  key: Array,
-  value: Array,
-  keys: Array | None,
-  segments: Array | None,
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B T K H'],
+  value: Float[Array, 'B T K H'],
+  keys: Bool[Array, 'B T'] | None,
+  segments: Int[Array, 'B T'] | None,
   causal: bool,
   interpret: bool = False,
-) -> Array:
-  """`attention` by JAX's Pallas kernel for TPUs: scores are never in memory, blocks that nobody
-  sees are skipped.
+) -> Float[Array, 'B T N H']:
+  """Computes `attention` by JAX's Pallas kernel for TPUs: scores are never in memory, blocks that
+  nobody sees are skipped.
 
   Args:
-    query, key, value: as in `attention`, S = T; any T, filled up to whole blocks here.
+    query, key, value: as in `attention`, of any length, filled up to whole blocks here.
     keys, segments, causal: of `Mask`.
     interpret: computes it without a TPU, slowly (tests).
   """
@@ -183,10 +188,15 @@ def splash(
 
 
 def cudnn(
-  query: Array, key: Array, value: Array, keys: Array | None, segments: Array | None, causal: bool
-) -> Array:
-  """`attention` by cuDNN's flash attention; arguments as `splash`. Keys and segments go in as a
-  dense mask, `causal` does not.
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B T K H'],
+  value: Float[Array, 'B T K H'],
+  keys: Bool[Array, 'B T'] | None,
+  segments: Int[Array, 'B T'] | None,
+  causal: bool,
+) -> Float[Array, 'B T N H']:
+  """Computes `attention` by cuDNN's flash attention; arguments are those of `splash`. Keys and
+  segments go in as a dense mask, `causal` does not.
   """
   seen = Mask(keys, segments).dense(query.shape[1], key.shape[1])
   if causal and seen is not None:
@@ -196,9 +206,15 @@ def cudnn(
   )
 
 
-def obstacle(backend: str, query: Array, key: Array, mask: Mask, dropout: bool) -> str | None:
-  """Why `splash` or `cudnn` cannot do it; None = it can."""
-  platform, home = _platform(), {made_for: name for name, made_for in _BEST.items()}[backend]
+def obstacle(
+  backend: str,
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B S K _'],
+  mask: Mask,
+  dropout: bool,
+) -> str | None:
+  """Says why `splash` or `cudnn` cannot do it; None = it can."""
+  platform, home = current_platform(), {made_for: name for name, made_for in _BEST.items()}[backend]
   head_dim = query.shape[3]
   reasons = (
     (platform != home, f'as this runs on {platform}, not {home}'),
@@ -243,13 +259,13 @@ def _by_rows_and_heads(
   )(query, key, value, *of_rows)
 
 
-def _platform() -> str:
+def current_platform() -> str:
   """Of the devices that a program is made for, which need not be those at hand."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 
 
 @functools.cache
-def _say(level: int, message: str) -> None:
+def say_once(level: int, message: str) -> None:
   """Once each."""
   logging.getLogger(__name__).log(level, message)

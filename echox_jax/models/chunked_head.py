@@ -19,19 +19,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float, Int, Shaped
 from echox_jax.parallel import sharding
 from echox_jax.parallel.sharding import constrain
 
 
-def logits(states: Array, table: Array) -> Array:
-  """All logits at once: float[...,D], float[V,D] -> float32[...,V]."""
+def logits(states: Float[Array, '*b D'], table: Float[Array, 'V D']) -> Float[Array, '*b V']:
+  """Makes all logits at once, in float32."""
   lead = ('batch', *(None,) * (states.ndim - 3), 'length')[: states.ndim - 1]
   return constrain(_logits(states, table), *lead, 'act_vocab')
 
 
-def argmax(states: Array, table: Array, chunk: int) -> Array:
-  """The id of the largest logit: float[B,T,D], float[V,D] -> int32[B,T]; no gradient."""
+def argmax(
+  states: Float[Array, 'B T D'], table: Float[Array, 'V D'], chunk: int
+) -> Int[Array, 'B T']:
+  """Finds the id of the largest logit at each position, int32; it has no gradient."""
   states, table = jax.lax.stop_gradient((states, table))
   if not chunk:
     return jnp.argmax(logits(states, table), axis=-1)
@@ -57,8 +59,8 @@ class Layout(NamedTuple):
 STATES_TRAVEL, TABLE_TRAVELS = Layout('head_batch', 'head_vocab'), Layout('batch', 'act_vocab')
 
 
-def choose_layout(states: Array, table: Array) -> Layout:
-  """What is sent less of: the states of a row group, or the table."""
+def choose_layout(states: Float[Array, 'B T D'], table: Float[Array, 'V D']) -> Layout:
+  """Chooses what is sent less of: the states of a row group, or the table."""
   positions = states.shape[0] * states.shape[1] // sharding.axis_size('data')
   return STATES_TRAVEL if positions < table.shape[0] else TABLE_TRAVELS
 
@@ -67,27 +69,29 @@ def _logits(states: Array, table: Array) -> Array:
   return jnp.matmul(states, table.astype(states.dtype).T, preferred_element_type=jnp.float32)
 
 
-def chunk_logits(states: Array, split: Array, layout: Layout) -> Array:
-  """float[B,t,D], a table of `placed_table` -> float32[B,t,V]."""
+def chunk_logits(
+  states: Float[Array, 'B t D'], split: Float[Array, 'V D'], layout: Layout
+) -> Float[Array, 'B t V']:
+  """Makes the logits of one chunk, in float32; `split` is a table of `placed_table`."""
   states = constrain(states, layout.rows, 'length', None)
   return constrain(_logits(states, split), layout.rows, 'length', layout.vocabulary)
 
 
-def ids_of(values: Array) -> Array:
-  """int32[B,t,V]: the id of each logit."""
+def ids_of(values: Float[Array, 'B t V']) -> Int[Array, 'B t V']:
+  """Gives the id of each logit, int32."""
   return jax.lax.broadcasted_iota(jnp.int32, values.shape, 2)
 
 
-def placed_table(table: Array, dtype, layout: Layout) -> Array:
-  """The table as chunks of this layout take it: float[V,D] in the compute dtype."""
+def placed_table(table: Float[Array, 'V D'], dtype, layout: Layout) -> Float[Array, 'V D']:
+  """Puts the table where chunks of this layout take it, in the compute dtype."""
   return constrain(jnp.asarray(table, dtype), layout.vocabulary, None)
 
 
-def split_chunks(x: Array, chunk: int) -> Array:
-  """[B,T,...] -> [n,B,t,...], filled up with zeros; rows of a device x t are at most `chunk`, or t
-  = 1.
+def split_chunks(x: Shaped[Array, 'B T *rest'], chunk: int) -> Shaped[Array, 'n B t *rest']:
+  """Cuts positions into n chunks, filled up with zeros; chunk i holds positions i, i + n...
 
-  Chunk i holds positions i, i + n...
+  The rows of a device times the positions of a chunk are at most `chunk`, or a chunk has one
+  position.
   """
   batch, length = x.shape[:2]
   rows = batch // sharding.parts('batch', batch)
@@ -100,7 +104,7 @@ def split_chunks(x: Array, chunk: int) -> Array:
   return jnp.moveaxis(x, 2, 0)
 
 
-def join_chunks(parts: Array, length: int) -> Array:
-  """The inverse of `split_chunks`: [n,B,t,...] -> [B,length,...]."""
+def join_chunks(parts: Shaped[Array, 'n B t *rest'], length: int) -> Shaped[Array, 'B T *rest']:
+  """Undoes `split_chunks`, for rows of `length` positions."""
   x = jnp.moveaxis(parts, 0, 2)
   return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

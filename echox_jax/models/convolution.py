@@ -14,15 +14,17 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float
 from echox_jax.parallel.sharding import by_rows
 
 _init = nn.initializers.lecun_normal()
 
 
-def overlap_add(frames: Array, hop: int) -> Array:
-  """Adds frames that start `hop` samples apart: float[B,T,K,C] -> float[B,(T-1)*hop+K',C], K' = K
-  rounded up to hops.
+def overlap_add(frames: Float[Array, 'B T K C'], hop: int) -> Float[Array, 'B S C']:
+  """Adds frames that start `hop` samples apart.
+
+  The last frame begins at (T - 1) * hop; the result ends where its K samples do, counted in whole
+  hops.
   """
   b, t, k, c = frames.shape
   parts = -(-k // hop)
@@ -56,8 +58,8 @@ class Conv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """float[B,T,in] -> float[B,T',features]."""
+  def __call__(self, x: Float[Array, 'B T C']) -> Float[Array, 'B S features']:
+    """Convolves along time, in `dtype`."""
     shape = (self.kernel_size, x.shape[-1] // self.groups, self.features)
     kernel = self.param(
       'kernel', nn.with_logical_partitioning(_init, ('conv_kernel', 'conv_in', 'conv_out')), shape
@@ -91,8 +93,8 @@ class ConvTranspose(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """float[B,T,in] -> float[B,T*stride,features]."""
+  def __call__(self, x: Float[Array, 'B T C']) -> Float[Array, 'B S features']:
+    """Convolves along time; the result is exactly `stride` times as long."""
     b, t, width = x.shape
     shape = (self.kernel_size, width, self.features)
     kernel = self.param(

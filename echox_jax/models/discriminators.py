@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from echox_jax.config import DiscriminatorConfig, EchoXConfig
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Float
 from echox_jax.models.convolution import Conv
 
 
@@ -31,8 +31,8 @@ class PeriodDiscriminator(nn.Module):
   config: DiscriminatorConfig
 
   @nn.compact
-  def __call__(self, wave: Array) -> DiscriminatorOutput:
-    """float[B,T] -> DiscriminatorOutput."""
+  def __call__(self, wave: Float[Array, 'B T']) -> DiscriminatorOutput:
+    """Judges waveforms."""
     cfg, p = self.config, self.period
     b, t = wave.shape
     wave = jnp.pad(wave, ((0, 0), (0, -t % p)), mode='reflect')
@@ -54,8 +54,8 @@ class ScaleDiscriminator(nn.Module):
   config: DiscriminatorConfig
 
   @nn.compact
-  def __call__(self, wave: Array) -> DiscriminatorOutput:
-    """float[B,T] -> DiscriminatorOutput."""
+  def __call__(self, wave: Float[Array, 'B T']) -> DiscriminatorOutput:
+    """Judges waveforms."""
     cfg = self.config
     x, features = wave[..., None], []
     layers = zip(
@@ -79,8 +79,8 @@ class Discriminators(nn.Module):
   config: DiscriminatorConfig
 
   @nn.compact
-  def __call__(self, wave: Array) -> list[DiscriminatorOutput]:
-    """float[B,T] -> one DiscriminatorOutput a discriminator."""
+  def __call__(self, wave: Float[Array, 'B T']) -> list[DiscriminatorOutput]:
+    """Judges waveforms; each discriminator gives one output."""
     cfg = self.config
     verdicts = [PeriodDiscriminator(p, cfg, name=f'period_{p}')(wave) for p in cfg.periods]
     for i in range(cfg.num_scales):
@@ -91,5 +91,5 @@ class Discriminators(nn.Module):
 
 
 def init_discriminators(key: Array, cfg: EchoXConfig) -> dict:
-  """Boxed parameters of all discriminators."""
+  """Makes boxed parameters of all discriminators."""
   return Discriminators(cfg.discriminators).init(key, jnp.zeros((1, 4096)))['params']

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from echox_jax import errors, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.models import log_mel
-from echox_jax.models.adapter import SoundwaveAdapter, Speech
-from echox_jax.models.arrays import Array
+from echox_jax.models.adapter import EmbeddedSpeech, SoundwaveAdapter, Speech
+from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask, segment_positions
 from echox_jax.models.llama import Llama
 from echox_jax.models.whisper import WhisperEncoder, num_states
@@ -70,22 +70,23 @@ class S2TOutput(NamedTuple):
 def encode_speech(
   params: dict,
   cfg: EchoXConfig,
-  audio: Array,
-  audio_lengths: Array,
+  audio: Float[Array, '*b samples'],
+  audio_lengths: Int[Array, '*b'],
   mask: Callable[[Array, Array], Array] | None = None,
-) -> tuple[Array, Array]:
-  """Waveforms -> frozen Whisper states; a clip gives the same states alone and beside longer ones.
+) -> tuple[Float[Array, '*b E Dw'], Int[Array, '*b']]:
+  """Encodes waveforms by the frozen Whisper; a clip gives the same states alone and beside longer
+  ones.
 
   Args:
     params: with the group `whisper`.
     cfg: `audio_padding_seconds` of silence are encoded behind each clip, or `pad_audio_to_30_s`
       fills Whisper's window.
-    audio: float[...,samples], 16 kHz mono.
-    audio_lengths: int[...], samples of each clip; 0 = no speech.
-    mask: hides parts of log-mel float[B,T,M] of int[B] frames, in training.
+    audio: 16 kHz mono.
+    audio_lengths: samples of each clip; 0 = no speech.
+    mask: (log-mels, frames of each) -> log-mels, parts of which it hides in training.
 
   Returns:
-    (states float[...,E,Dw] at 50 Hz without gradient, state_lengths int[...]).
+    (states at 50 Hz without gradient, their numbers).
 
   Raises:
     AudioError: longer than the encoder's window.
@@ -121,43 +122,44 @@ def encode_speech(
 def embed_speech(
   params: dict,
   cfg: EchoXConfig,
-  states: Array,
-  state_lengths: Array,
+  states: Float[Array, 'B *turns E Dw'],
+  state_lengths: Int[Array, 'B *turns'],  # noqa: F821
   *,
   deterministic: bool = True,
   rngs: dict | None = None,
 ) -> Speech:
-  """float[B,E,Dw] states, int[B] lengths -> `Speech`; a turn axis after B is allowed."""
+  """Shrinks states of the speech encoder to what the LLM is given; rows may have turns."""
   return SoundwaveAdapter(cfg).apply(
     {'params': params['adapter']}, states, state_lengths, deterministic, rngs=rngs
   )
 
 
-def ctc_logits(params: dict, cfg: EchoXConfig, frames: Array) -> Array:
-  """Adapter frames float[...,F,D] -> float32[...,F,V]; the blank is the AUDIO id."""
+def ctc_logits(
+  params: dict, cfg: EchoXConfig, frames: Float[Array, '*b F D']
+) -> Float[Array, '*b F V']:
+  """Gives CTC logits of the adapter's frames, in float32; the blank is the AUDIO id."""
   return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, frames, method='ctc_logits')
 
 
 def splice(
   cfg: EchoXConfig,
-  ids: Array,
-  token_embeddings: Array,
-  speech: Speech | None,
-  labels: Array | None = None,
-  segments: Array | None = None,
+  ids: Int[Array, 'B T'],
+  token_embeddings: Float[Array, 'B T D'],
+  speech: Speech | EmbeddedSpeech | None,
+  labels: Int[Array, 'B T'] | None = None,
+  segments: Int[Array, 'B T'] | None = None,
 ) -> Spliced:
   """Puts speech in the place of the AUDIO ids, with static shapes.
 
   Args:
     cfg: ids and profile.
-    ids: int[B,T], padded with the pad id at the right. One AUDIO id for each turn of `speech`, or
-      none.
-    token_embeddings: float[B,T,D].
+    ids: padded with the pad id at the right. One AUDIO id for each turn of `speech`, or none.
+    token_embeddings: of the ids.
     speech: of the rows, its n-th turn for the n-th AUDIO id (only `embeddings` and `kept` are
       read); None = rows stay as they are.
-    labels: int[B,T], labels[b,t] is the token at t or IGNORE; None = all IGNORE.
-    segments: int[B,T] of packed rows, 0 = padding; `speech` then has an axis of clips, those of a
-      row in their order.
+    labels: the token at the same position where it counts, else IGNORE; None = all IGNORE.
+    segments: of packed rows, 0 = padding; `speech` then has an axis of clips, those of a row in
+      their order.
 
   Returns:
     `Spliced`; each AUDIO id has become `kept` positions, everything contiguous.
@@ -221,7 +223,7 @@ def s2t_forward(
   deterministic: bool = True,
   rngs: dict | None = None,
 ) -> S2TOutput:
-  """One teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal
+  """Makes one teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal
   (facts 3), within each segment.
 
   Args:
@@ -266,6 +268,6 @@ def s2t_forward(
   )
 
 
-def lm_logits(params: dict, cfg: EchoXConfig, hidden: Array) -> Array:
-  """LLM states float[B,T,D] -> float32 logits [B,T,V]."""
+def lm_logits(params: dict, cfg: EchoXConfig, hidden: Float[Array, '*b D']) -> Float[Array, '*b V']:
+  """Gives the logits of the LLM's states, in float32."""
   return Llama(cfg.llm).apply({'params': params['llm']}, hidden, method='logits')

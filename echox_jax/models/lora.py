@@ -13,13 +13,13 @@ LEAVES = ('lora_a', 'lora_b')
 
 
 def mask(params: dict) -> dict:
-  """The same tree with True at LoRA leaves and False elsewhere."""
+  """Gives the same tree with True at LoRA leaves and False elsewhere."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in LEAVES, params)
 
 
 def merge(params: dict, cfg: LoraConfig) -> dict:
-  """The tree without LoRA leaves, each kernel [..., in, out] + alpha / rank * lora_a lora_b
-  (computed in float32).
+  """Drops the LoRA leaves, and adds alpha / rank * lora_a lora_b to each kernel (computed in
+  float32).
   """
   merged = {
     k: merge(v, cfg) if isinstance(v, dict) else v for k, v in params.items() if k not in LEAVES
@@ -34,5 +34,5 @@ def merge(params: dict, cfg: LoraConfig) -> dict:
 
 
 def merged_config(cfg: EchoXConfig) -> EchoXConfig:
-  """The config of the model whose LLM has its LoRA folded in."""
+  """Gives the config of the model whose LLM has its LoRA folded in."""
   return dataclasses.replace(cfg, llm=dataclasses.replace(cfg.llm, lora=LoraConfig()))

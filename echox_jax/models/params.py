@@ -20,7 +20,7 @@ from echox_jax.models.whisper import init_whisper
 
 
 def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]:
-  """The text table [V,D] of the unit decoders; in training it is a copy of the LLM's."""
+  """Makes the text table of the unit decoders; in training it is a copy of the LLM's."""
   init = nn.with_logical_partitioning(layers.default_init, ('vocab', 'table_embed'))
   return {'embedding': init(key, (cfg.llm.vocab_size, cfg.llm.hidden_size))}
 
@@ -43,7 +43,7 @@ _LISTED = 20  # tensors of one kind of problem that an error names
 
 
 def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, Any]:
-  """Dict of boxed parameter trees, one a group.
+  """Makes boxed parameter trees, one a group.
 
   The key of a group depends on its name alone, so that a group starts from the same values in every
   stage.
@@ -54,7 +54,7 @@ def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict
 
 
 def param_shapes(cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, tuple[int, ...]]:
-  """{`group/path/to/leaf`: shape} of any set of groups; nothing is computed."""
+  """Gives {`group/path/to/leaf`: shape} of any set of groups; nothing is computed."""
   return dict(_param_shapes(cfg, tuple(groups)))
 
 

@@ -11,18 +11,22 @@ from echox_jax.config import EchoXConfig
 
 
 def speech(cfg: EchoXConfig) -> int:
-  """Positions that a clip takes at most, beside that of the AUDIO id whose place it takes."""
+  """Gives the positions that a clip takes at most, beside that of the AUDIO id whose place it
+  takes.
+  """
   return cfg.adapter.shrink_budget - 1
 
 
 def question_room(cfg: EchoXConfig, audio: bool) -> int:
-  """Ids of a question that the LLM has positions for beside the longest speech and answer."""
+  """Says for how many ids of a question the LLM has positions beside the longest speech and
+  answer.
+  """
   return cfg.llm.max_positions - cfg.streaming.max_new_tokens - (speech(cfg) if audio else 0)
 
 
 def slice_row(cfg: EchoXConfig, words: int) -> int:
-  """Positions of the unit decoder that the longest slice takes with `words` unit words, BOS and
-  EOT.
+  """Gives the positions of the unit decoder that the longest slice takes with `words` unit words,
+  BOS and EOT.
   """
   profile = prompts.get_profile(cfg.profile)
   prefix = prompts.slice_prefix(cfg.special_ids, profile)
@@ -31,7 +35,8 @@ def slice_row(cfg: EchoXConfig, words: int) -> int:
 
 
 def max_unit_words(cfg: EchoXConfig) -> int:
-  """Unit words of a slice: `streaming.max_unit_words`, or as many as there are positions for.
+  """Gives the unit words of a slice: `streaming.max_unit_words`, or as many as there are positions
+  for.
 
   A slice that needs more is cut off and counted like any that exceeds its budget.
   """
@@ -40,7 +45,7 @@ def max_unit_words(cfg: EchoXConfig) -> int:
 
 
 def check(cfg: EchoXConfig, groups: Container[str]) -> None:
-  """A model must have positions for what its own config lets it do.
+  """Checks that a model has positions for what its own config lets it do.
 
   Args:
     cfg: the model.

@@ -52,7 +52,7 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
   leaves = flatten(frozen)
   if not leaves:
     return None
-  sums = jax.device_get({path: _device_sum(leaf) for path, leaf in leaves.items()})
+  sums = jax.device_get({path: device_sum(leaf) for path, leaf in leaves.items()})
   entries = {path: _entry(leaf, sums[path]) for path, leaf in leaves.items()}
   identity = _digest(entries)
   folder = Path(stage).absolute() / FOLDER / identity
@@ -98,7 +98,7 @@ def read(
       file, {path: spec.update(dtype=entries[path]['dtype']) for path, spec in specs.items()}
     )
 
-  found = _checked(stage, reference, load, _device_sum) if specs else {}
+  found = _checked(stage, reference, load, device_sum) if specs else {}
   return {path: leaf.astype(specs[path].dtype) for path, leaf in found.items()}
 
 
@@ -125,7 +125,7 @@ def host_sum(array: np.ndarray) -> int:
 
 
 @jax.jit
-def _device_sum(array: jax.Array) -> jax.Array:
+def device_sum(array: jax.Array) -> jax.Array:
   """`host_sum` where the array rests."""
   bits = jax.lax.bitcast_convert_type(array, f'uint{8 * array.dtype.itemsize}').astype(jnp.uint32)
   place = jnp.zeros(array.shape, jnp.uint32)

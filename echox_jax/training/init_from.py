@@ -54,7 +54,9 @@ def open_sources(
     CheckpointError: a predecessor is not finished, or a folder holds nothing to start from.
   """
   init = experiment.train.init_from or stage.starts_from
-  return None if init == (SCRATCH,) else [_open(entry, stage, Path(workdir)) for entry in init]
+  return (
+    None if init == (SCRATCH,) else [open_source(entry, stage, Path(workdir)) for entry in init]
+  )
 
 
 def load_initial(
@@ -166,7 +168,7 @@ def _with_added_rows(table: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
   return jax.jit(lengthen, out_shardings=spec.sharding)(table)
 
 
-def _open(entry: str, stage: stages.Stage, workdir: Path) -> ParamSource:
+def open_source(entry: str, stage: stages.Stage, workdir: Path) -> ParamSource:
   """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an
   exported or imported model.
   """

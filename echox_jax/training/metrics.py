@@ -70,7 +70,7 @@ class Metrics:
     )
     self._productive = self.last.get('goodput', 0.0) * before
     slow = 0.2 if sys.stderr.isatty() else 20.0  # a log file is not to fill with bars
-    self._bar = tqdm.tqdm(
+    self.bar = tqdm.tqdm(
       total=steps,
       initial=step,
       desc=stage,
@@ -93,7 +93,7 @@ class Metrics:
     self._window.append(values)
     self._data_time += data_time
     self._flops += flops
-    self._bar.update()
+    self.bar.update()
 
   def exclude(self, seconds: float) -> None:
     """Takes time that was no training (compiling, saving) out of the window."""
@@ -178,14 +178,14 @@ class Metrics:
 
   def close(self) -> None:
     """Ends the progress bar and the event files."""
-    self._bar.close()
+    self.bar.close()
     if self._events:
       self._events.close()
 
   def _show(self) -> None:
     """The newest losses, behind the bar."""
     losses = {'loss': self.last, 'eval_loss': self.last_evaluation}
-    self._bar.set_postfix(
+    self.bar.set_postfix(
       {name: f'{record["loss"]:.4g}' for name, record in losses.items() if record}, refresh=False
     )
 

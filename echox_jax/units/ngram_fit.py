@@ -94,7 +94,7 @@ def _fit_unigram(shards: Shards, cfg: UnitsConfig) -> NgramModel:
   counted = shards.map(
     'candidates',
     functools.partial(
-      _count_candidates, num_units=cfg.num_units, longest=cfg.max_word_units, limit=limit
+      count_candidates, num_units=cfg.num_units, longest=cfg.max_word_units, limit=limit
     ),
   )
   candidates, counts = _merge(list(counted), limit)
@@ -194,7 +194,7 @@ def _rows(shard: Arrays) -> np.ndarray:
   return rows
 
 
-def _count_candidates(shard: Arrays, num_units: int, longest: int, limit: int) -> Arrays:
+def count_candidates(shard: Arrays, num_units: int, longest: int, limit: int) -> Arrays:
   """How often each unit occurs, and for k = 2 .. longest the substrings that occur twice, sorted,
   the `limit` most frequent of them.
   """

@@ -111,9 +111,8 @@ def test_the_artefact_computes_what_the_engine_computes(models, name, profile, b
   )
   inputs = some_inputs(entry, cfg, batch)
   made = model.call(name, **inputs)
-  wanted = jax.jit(functools.partial(function.run, cfg))(
-    trees.unflatten(model.weights), *(inputs[n] for n in function.inputs)
-  )
+  ours = jax.jit(lambda params, *given: function.run(params, cfg, *given))
+  wanted = ours(trees.unflatten(model.weights), *(inputs[n] for n in function.inputs))
   assert sorted(made) == sorted(function.outputs) == [item['name'] for item in entry['outputs']]
   for output, value in zip(function.outputs, wanted):
     np.testing.assert_allclose(made[output], value, rtol=1e-6, atol=1e-6, err_msg=output)
@@ -139,7 +138,7 @@ def test_every_platform_is_there_and_no_call_outside_stablehlo(models, name):
 
 
 def test_an_artefact_has_no_kernel_of_the_platform_that_makes_it(monkeypatch):
-  monkeypatch.setattr(attention, '_platform', lambda: 'tpu')
+  monkeypatch.setattr(attention, 'current_platform', lambda: 'tpu')
   made = tiny_model.tiny_config()
   cfg = dataclasses.replace(made, whisper=dataclasses.replace(made.whisper, attention='auto'))
   params = {

@@ -120,10 +120,10 @@ def test_fairseq_config_decides(tmp_path, values, fits):
   loaded = torch_file.load_torch(FILES / 'hubert_fairseq.pt', torch_file.FAIRSEQ_RECORDS)
   tensors = torch_file.tensors_of('x', loaded, 'model')
   if fits:
-    assert hubert_fairseq._config(tmp_path, tensors, values).conv_stride == (5, 2, 2, 2, 2, 2, 2)
+    assert hubert_fairseq.config_of(tmp_path, tensors, values).conv_stride == (5, 2, 2, 2, 2, 2, 2)
   else:
     with pytest.raises(errors.CheckpointError):
-      hubert_fairseq._config(tmp_path, tensors, values)
+      hubert_fairseq.config_of(tmp_path, tensors, values)
 
 
 @given(

@@ -102,9 +102,9 @@ def test_it_is_made_once_and_again_when_what_it_was_made_from_changes(
 ):
   shutil.copytree(workdir, tmp_path / 'w')
   shutil.rmtree(tmp_path / 'w' / 'precomputed' / 'index', ignore_errors=True)
-  made, write = [], index._write
+  made, write = [], index.write_table
   monkeypatch.setattr(
-    index, '_write', lambda path, table: (made.append(path.name), write(path, table))
+    index, 'write_table', lambda path, table: (made.append(path.name), write(path, table))
   )
   first = open_table(tmp_path / 'w').copy()
   np.testing.assert_array_equal(open_table(tmp_path / 'w'), first)

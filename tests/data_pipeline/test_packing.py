@@ -47,8 +47,8 @@ def test_plans_take_everything_once_an_epoch_in_rows_that_hold_it(plan):
   for batch in made:
     for row in batch.rows:
       indices = [index for _, index in row]
-      assert (plan._buckets[indices] == batch.bucket).all()
-      assert (plan._sizes[indices].sum(axis=0) <= plan.room[batch.bucket]).all()
+      assert (plan.buckets[indices] == batch.bucket).all()
+      assert (plan.sizes[indices].sum(axis=0) <= plan.room[batch.bucket]).all()
   orders = [
     [index for batch in made for row in batch.rows for epoch, index in row if epoch == e]
     for e in (0, 1)

@@ -267,7 +267,11 @@ def test_states_are_taken_over_where_only_units_have_changed(encoders, tmp_path)
   ]
   report = run(encoders)
   first = states()
-  no_encoding = dataclasses.replace(encoders.speech(), apply=None)
+
+  def refuse(*arguments):
+    raise AssertionError('states are encoded again')
+
+  no_encoding = dataclasses.replace(encoders.speech(), apply=refuse)
   assert (
     run(precompute.Encoders(encoders.units, lambda: no_encoding), num_units=10)['sets']
     == report['sets']

@@ -301,7 +301,7 @@ def test_any_bytes_are_read_or_refused_and_good_lines_survive(tmp_path, lines, n
     isinstance(item, Item) or (isinstance(item, Entry) and item.reason in REASONS) for item in found
   )
   assert 'good' in [item.id for item in found if isinstance(item, Item)]
-  list(ingest._sound(found, ingest.Quarantine('m', 1.0)))
+  list(ingest.usable_sound(found, ingest.Quarantine('m', 1.0)))
 
 
 LISTS = {
@@ -339,7 +339,9 @@ def test_any_bytes_in_the_lists_of_corpora_are_read_or_refused(tmp_path, lines, 
     isinstance(item, Item) or (isinstance(item, Entry) and item.reason in REASONS) for item in found
   )
   assert 'good' in [item.id for item in found if isinstance(item, Item)]
-  assert not list(ingest._sound(found, ingest.Quarantine('m', 1.0)))  # no recordings are there
+  assert not list(
+    ingest.usable_sound(found, ingest.Quarantine('m', 1.0))
+  )  # no recordings are there
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):

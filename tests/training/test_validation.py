@@ -224,7 +224,7 @@ def test_evaluations_are_in_no_window(tmp_path, monkeypatch):
     log.flush(number + 1)
     now[0] += 50.0
     log.evaluated(number + 1, {'loss': 2.0, 'text_ce': 2.0}, 50.0)
-  assert log._bar.postfix == 'loss=1, eval_loss=2'
+  assert log.bar.postfix == 'loss=1, eval_loss=2'
   log.close()
   train, evaluation = (
     metrics.newest(metrics.read(tmp_path / 'metrics.jsonl'), kind) for kind in ('train', 'eval')

@@ -122,7 +122,7 @@ def test_what_a_shard_counts_is_bounded(monkeypatch):
   shards = ngram_fit.InMemory([ngram_fit.make_shard(speech_like(seed, 10)) for seed in range(3)])
   counted = shards.map(
     'candidates',
-    functools.partial(ngram_fit._count_candidates, num_units=UNITS, longest=4, limit=11),
+    functools.partial(ngram_fit.count_candidates, num_units=UNITS, longest=4, limit=11),
   )
   assert all(
     len(shard[f'words{k}']) == 11 and shard[f'times{k}'].min() >= 2
