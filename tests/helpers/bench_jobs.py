@@ -3,20 +3,9 @@
 import argparse
 
 from launch.bench import __main__
+from tests.helpers import words
 
-PLACES = [
-  'house',
-  'river',
-  'mountain',
-  'garden',
-  'school',
-  'market',
-  'bridge',
-  'island',
-  'castle',
-  'valley',
-  'harbor',
-]
+PLACES = words.PLACES[:11]
 
 
 def measure(name, *arguments):

@@ -25,24 +25,12 @@ from echox_jax.prompts import NANO_IDS
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract
 from launch import cli
+from tests.helpers import words
 
 SMALL = WhisperConfig(
   hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, max_positions=120
 )
-WORDS = [
-  'red',
-  'green',
-  'blue',
-  'black',
-  'white',
-  'yellow',
-  'orange',
-  'purple',
-  'brown',
-  'pink',
-  'gray',
-  'violet',
-]
+WORDS = words.COLOURS[:12]
 
 
 def make_encoders():

@@ -15,39 +15,7 @@ from echox_jax import audio, errors
 from echox_jax.inference import engine
 from launch import pipeline
 from tests.helpers.paths import ROOT
-
-COLOURS = [
-  'red',
-  'green',
-  'blue',
-  'black',
-  'white',
-  'yellow',
-  'orange',
-  'purple',
-  'brown',
-  'pink',
-  'gray',
-  'violet',
-  'golden',
-  'silver',
-]
-PLACES = (
-  'house',
-  'river',
-  'mountain',
-  'garden',
-  'school',
-  'market',
-  'bridge',
-  'island',
-  'castle',
-  'valley',
-  'harbor',
-  'forest',
-  'village',
-  'museum',
-)
+from tests.helpers.words import COLOURS, PLACES
 
 
 def _recordings(folder):
