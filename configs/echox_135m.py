@@ -65,7 +65,6 @@ def get_config(stage: str = 's2t') -> ConfigDict:
     TINY_EN,
     units=nano['units'],
     vocoder=nano['vocoder'],
-    discriminators=nano['discriminators'],
     special_ids=dataclasses.asdict(IDS),
     profile='chatml',
     system_message=SYSTEM_MESSAGE,
@@ -74,6 +73,7 @@ def get_config(stage: str = 's2t') -> ConfigDict:
     kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED)
   )
   config = full_size.job(stage, parts, ROWS, 'models/smollm2-135m', pretrained)
+  config.train.discriminators.update(echox_nano.DISCRIMINATORS)
   config.train.steps = STEPS[stage]
   config.train.optimizer.update(dict(learning_rate=RATES[stage], warmup_steps=STEPS[stage] // 20))
   if stage == 'vocoder':  # the nano vocoder ends in an inverse STFT and has small discriminators

@@ -35,6 +35,16 @@ TRUNK = dict(
   head_dim=48,
   max_positions=256,
 )
+ENGINE = dict(max_prompt_tokens=96, max_new_tokens=40, max_unit_words=96, max_frames=400)
+DISCRIMINATORS = dict(
+  periods=(2, 3, 5),
+  period_channels=(8, 16, 32, 64),
+  num_scales=2,
+  scale_channels=(8, 16, 32, 64),
+  scale_kernel_sizes=(15, 15, 15, 5),
+  scale_strides=(2, 4, 4, 1),
+  scale_groups=(1, 1, 1, 1),
+)
 
 
 def get_config(stage: str = 's2t') -> ConfigDict:
@@ -42,6 +52,9 @@ def get_config(stage: str = 's2t') -> ConfigDict:
   config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
   config.stage = stage
   config.model.update(model())
+  config.engine.update(ENGINE)
+  config.train.discriminators.update(DISCRIMINATORS)
+  config.train.loss.update(dict(max_slices=3, max_new_tokens=ENGINE['max_new_tokens']))
   config.tokenizer.vocab_size = config.model.llm.vocab_size
   config.precompute.kmeans = str(PRETRAINED / 'kmeans.safetensors')
   stages = dict(text=text, s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
@@ -55,7 +68,6 @@ def model() -> dict:
   """Sizes of every part."""
   return dict(
     special_ids=dataclasses.asdict(NANO_IDS),
-    max_prompt_tokens=96,
     max_audio_seconds=8.0,
     adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=48),
     llm=dict(
@@ -83,15 +95,6 @@ def model() -> dict:
       istft_hop=32,
       duration=dict(hidden_size=128, kernel_size=3, dropout=0.1),
     ),
-    discriminators=dict(
-      periods=(2, 3, 5),
-      period_channels=(8, 16, 32, 64),
-      num_scales=2,
-      scale_channels=(8, 16, 32, 64),
-      scale_kernel_sizes=(15, 15, 15, 5),
-      scale_strides=(2, 4, 4, 1),
-      scale_groups=(1, 1, 1, 1),
-    ),
     units=dict(
       encoder='whisper', layer=3, num_units=500, language='ngram', max_word_units=5, vocab_size=1000
     ),
@@ -101,11 +104,7 @@ def model() -> dict:
       peak_window=4,
       min_tokens=40,
       min_tokens_above_threshold=5,
-      max_new_tokens=40,
-      max_unit_words=96,
-      max_slices=3,
       max_slice_tokens=32,
-      max_frames=400,
     ),
   )
 

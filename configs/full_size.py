@@ -38,6 +38,7 @@ CHUNK = 1024  # positions of a device's rows whose logits exist at a time
 # encoder states, 50 a second
 BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)
 DIALOGUES, SPEECHES = 6, 5  # in a packed row
+SLICE_WORDS = 512  # five unit words a token
 
 WHISPER_LARGE_V3 = dict(
   num_mel_bins=128, hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20
@@ -117,8 +118,8 @@ def model(
       denoising_dropout=0.1,
     ),
     units=units,
-    # The released rule cuts after 50 tokens at the latest peak; five unit words a token.
-    streaming=dict(max_slice_tokens=96, max_unit_words=512, max_frames=2048),
+    # The released rule cuts after 50 tokens at the latest peak.
+    streaming=dict(max_slice_tokens=96),
     **others,
   )
 
@@ -149,6 +150,7 @@ def job(
   config.stage = stage
   with config.ignore_type():  # a role is one id or several
     config.model.update(parts)
+  config.engine.update(dict(max_unit_words=SLICE_WORDS, max_frames=2048))
   config.tokenizer.update(
     dict(model=f'{llm}/tokenizer.json', vocab_size=config.model.llm.vocab_size)
   )
@@ -224,7 +226,7 @@ def echo(config: ConfigDict) -> None:
   slices a row on average.
   """
   s2t(config)
-  config.data.update(dict(packing=False, max_unit_words=config.model.streaming.max_unit_words))
+  config.data.update(dict(packing=False, max_unit_words=SLICE_WORDS))
   config.train.steps = 160_000 // config.train.batch_size
   config.train.loss.update(dict(echo_text='argmax', slices_per_batch=3 * config.train.batch_size))
   config.train.optimizer.update(dict(learning_rate=3e-5, warmup_steps=config.train.steps // 100))

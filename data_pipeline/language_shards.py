@@ -13,7 +13,7 @@ from data_pipeline import parts
 from data_pipeline.fingerprints import fingerprint
 from data_pipeline.shards import SharedWork
 from echox_jax import tensor_files
-from echox_jax.config import UnitsConfig
+from echox_jax.config import UnitFitConfig, UnitsConfig
 from echox_jax.units import kmeans, ngram_fit, unit_language
 from echox_jax.units.unit_language import UnitLanguage
 
@@ -66,7 +66,13 @@ def reduced(paths: Iterable[Path]) -> Iterator[np.ndarray]:
 
 
 def fit_stored(
-  work: SharedWork, step: str, folder: Path, paths: Sequence[Path], inputs: str, cfg: UnitsConfig
+  work: SharedWork,
+  step: str,
+  folder: Path,
+  paths: Sequence[Path],
+  inputs: str,
+  cfg: UnitsConfig,
+  how: UnitFitConfig,
 ) -> UnitLanguage:
   """The n-gram language of all parts of units in `paths`; every process calls this, and gets the
   same.
@@ -75,8 +81,9 @@ def fit_stored(
     work, step: for what is made.
     folder: where counts go; of no use afterwards.
     paths: of parts of units.
-    inputs: fingerprint of the units and `cfg`.
+    inputs: fingerprint of the units, `cfg` and `how`.
     cfg: sizes.
+    how: it is fitted.
   """
   groups = [paths[i : i + _PARTS_A_SHARD] for i in range(0, len(paths), _PARTS_A_SHARD)]
   return unit_language.fit_shards(
@@ -88,6 +95,7 @@ def fit_stored(
       lambda i: ngram_fit.make_shard(reduced(groups[i])),
     ),
     cfg,
+    how,
   )
 
 
@@ -102,6 +110,7 @@ def sample(paths: Sequence[Path], units: int) -> list[np.ndarray]:
 def compare(
   own: UnitLanguage | None,
   cfg: UnitsConfig,
+  how: UnitFitConfig,
   fitted_on: Sequence[np.ndarray],
   others: Sequence[np.ndarray],
 ) -> tuple[UnitLanguage, dict[str, Any]]:
@@ -117,7 +126,7 @@ def compare(
     language = (
       own
       if own and kind == own.kind
-      else unit_language.fit(fitted_on, dataclasses.replace(cfg, language=kind))
+      else unit_language.fit(fitted_on, dataclasses.replace(cfg, language=kind), how)
     )
     compression[kind] = {
       'vocab_size': language.vocab_size,

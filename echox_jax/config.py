@@ -213,17 +213,29 @@ class UnitsConfig:
   language: str = 'ngram'
   max_word_units: int = 4
   vocab_size: int = 1500
-  ngram_order: int = 1
-  em_iterations: int = 6
   padding_seconds: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitFitConfig:
+  """How k-means and the unit language are fitted; once they are, nothing depends on it any more.
+
+  `ngram_order`: 1 or 2, what the probability of a unit word depends on.
+  """
+
   kmeans_iterations: int = 30
+  em_iterations: int = 6
+  ngram_order: int = 1
   seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamingConfig:
-  """When an answer is cut into slices and how far it may go. Defaults: the released rule (facts
-  8).
+  """When an answer is cut into slices, in training as in answering. Defaults: the released rule
+  (facts 8).
+
+  `max_slice_tokens`: no slice is longer: answering cuts a longer one into pieces and counts it,
+  echo training leaves it out and counts it.
   """
 
   threshold: float = 0.1
@@ -231,16 +243,12 @@ class StreamingConfig:
   peak_window: int = 5
   min_tokens: int = 50
   min_tokens_above_threshold: int = 20
-  max_new_tokens: int = 512
-  max_unit_words: int = 2048
-  max_slices: int = 8
   max_slice_tokens: int = 64
-  max_frames: int = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class EchoXConfig:
-  """The whole model.
+  """The whole model: what its parameters depend on, and how it hears and speaks.
 
   `profile`: the chat template and the conventions of inference, see echox_jax/prompts.py;
   `special_ids`: the ids of the template.
@@ -250,7 +258,6 @@ class EchoXConfig:
   profile: str = 'paper'
   special_ids: SpecialIds = SpecialIds()
   system_message: str = ''
-  max_prompt_tokens: int = 1024
   max_audio_seconds: float = 30.0
   pad_audio_to_30_s: bool = False
   audio_padding_seconds: float = 0.5
@@ -259,10 +266,25 @@ class EchoXConfig:
   llm: LlamaConfig = LlamaConfig()
   unit_decoder: UnitDecoderConfig = UnitDecoderConfig()
   vocoder: VocoderConfig = VocoderConfig()
-  discriminators: DiscriminatorConfig = DiscriminatorConfig()
   hubert: HubertConfig = HubertConfig()
   units: UnitsConfig = UnitsConfig()
   streaming: StreamingConfig = StreamingConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+  """Budgets of answering: static sizes that programs are compiled for. What exceeds one is counted.
+
+  `max_prompt_tokens`: ids of a question; a longer one is refused.
+  `max_new_tokens`: ids of an answer.
+  `max_unit_words`: of a slice.
+  `max_frames`: of the sound of a slice, 50 a second.
+  """
+
+  max_prompt_tokens: int = 1024
+  max_new_tokens: int = 512
+  max_unit_words: int = 2048
+  max_frames: int = 1024
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
@@ -288,6 +310,71 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
 def to_dict(config: Any) -> dict[str, Any]:
   """The JSON-ready mapping that `build` turns back into `config`."""
   return dataclasses.asdict(config)
+
+
+# Where the config of a model once held what is no property of it, and where an experiment has it
+# now. Both kinds of file are still read.
+_MOVED = {
+  'discriminators': ('train.discriminators',),
+  'max_prompt_tokens': ('engine.max_prompt_tokens',),
+  'streaming.max_new_tokens': ('engine.max_new_tokens', 'train.loss.max_new_tokens'),
+  'streaming.max_unit_words': ('engine.max_unit_words',),
+  'streaming.max_frames': ('engine.max_frames',),
+  'streaming.max_slices': ('train.loss.max_slices',),
+  'units.ngram_order': ('precompute.fit.ngram_order',),
+  'units.em_iterations': ('precompute.fit.em_iterations',),
+  'units.kmeans_iterations': ('precompute.fit.kmeans_iterations',),
+  'units.seed': ('precompute.fit.seed',),
+}
+
+
+def split_model(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Divides the JSON of a model into what `EchoXConfig` has and what earlier versions kept there.
+
+  Args:
+    values: the JSON of a model, of this version or an earlier one.
+
+  Returns:
+    The JSON of the model, and the other fields as an experiment has them: `{'engine': ...}` and so
+    on; empty if the file is of this version.
+  """
+  model, moved = _copy(values), {}
+  for old, places in _MOVED.items():
+    section, _, name = old.rpartition('.')
+    holder = model.get(section, {}) if section else model
+    if isinstance(holder, dict) and name in holder:
+      value = holder.pop(name)
+      for place in places:
+        _set(moved, place.split('.'), value)
+  return model, moved
+
+
+def upgrade_experiment(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The JSON of a training job, of this version or an earlier one -> that of this version."""
+  model, moved = split_model(values.get('model', {}))
+  return _merge(moved, {**values, 'model': model})
+
+
+def _copy(values: Any) -> Any:
+  """Mappings all the way down as dicts of their own."""
+  if isinstance(values, Mapping):
+    return {name: _copy(value) for name, value in values.items()}
+  return values
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+  for name in path[:-1]:
+    values = values.setdefault(name, {})
+  values[path[-1]] = value
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+  """`over`, and from `under` what it lacks."""
+  merged = dict(under)
+  for name, value in over.items():
+    nested = isinstance(value, Mapping) and isinstance(under.get(name), Mapping)
+    merged[name] = _merge(under[name], value) if nested else value
+  return merged
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

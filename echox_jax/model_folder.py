@@ -1,6 +1,7 @@
 """A model folder: one folder that holds all it takes to answer, and nothing of training.
 
   config.json          the EchoXConfig
+  engine.json          the EngineConfig: budgets of answering
   model.safetensors    parameters, keys like `llm/trunk/layers/mlp/up_proj/kernel`
   tokenizer.model      SentencePiece text tokenizer, or tokenizer.json: a byte-pair one
   unit_language.json   units <-> unit words
@@ -23,7 +24,7 @@ import numpy as np
 from echox_jax import config as config_lib
 from echox_jax import errors, files, tensor_files
 from echox_jax import tokenizer as tokenizer_lib
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.models import params as params_lib
 from echox_jax.models import trees
 from echox_jax.units.unit_language import UnitLanguage
@@ -31,7 +32,8 @@ from echox_jax.units.unit_language import UnitLanguage
 # Parts of a model: what it takes to answer in text, to hear a question, to speak an answer.
 TEXT, HEARING = ('llm', 'tokenizer'), ('whisper', 'adapter')
 SPEAKING = ('unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder', 'unit_language')
-CONFIG, WEIGHTS, UNIT_LANGUAGE = 'config.json', 'model.safetensors', 'unit_language.json'
+CONFIG, ENGINE, WEIGHTS = 'config.json', 'engine.json', 'model.safetensors'
+UNIT_LANGUAGE = 'unit_language.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Bundle:
 
   config: EchoXConfig
   params: Mapping[str, Any]
+  engine: EngineConfig = EngineConfig()
   tokenizer: tokenizer_lib.Tokenizer | None = None
   unit_language: UnitLanguage | None = None
 
@@ -128,13 +131,15 @@ def write_params(
 def write_rest(
   folder: Path,
   config: EchoXConfig,
+  engine: EngineConfig,
   copies: Mapping[str, Path | bytes],
   unit_language: UnitLanguage | None = None,
 ) -> None:
-  """Writes the config and the files beside it; `copies`: name in the folder -> file, or what it
+  """Writes the configs and the files beside them; `copies`: name in the folder -> file, or what it
   holds.
   """
   files.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
+  files.atomic_write_json(folder / ENGINE, config_lib.to_dict(engine))
   for name, file in copies.items():
     if isinstance(file, bytes):
       files.atomic_write_bytes(folder / name, file)
@@ -156,6 +161,7 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
   return Bundle(
     read_config(folder),
     params,
+    read_engine_config(folder),
     tokenizer_lib.load_tokenizer(folder),
     UnitLanguage.load(language) if language.is_file() else None,
   )
@@ -170,14 +176,31 @@ def load_params(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_config(folder: str | os.PathLike[str]) -> EchoXConfig:
   """The config of a model folder; errors as `load`."""
-  file = _file(folder, CONFIG)
+  model, _ = config_lib.split_model(_read_json(_file(folder, CONFIG)))
+  return config_lib.build(EchoXConfig, model)
+
+
+def read_engine_config(folder: str | os.PathLike[str]) -> EngineConfig:
+  """The budgets of a model folder; earlier versions kept them in its config. Errors as `load`."""
+  file = Path(folder) / ENGINE
+  if file.is_file():
+    values = _read_json(file)
+  else:
+    _, moved = config_lib.split_model(_read_json(_file(folder, CONFIG)))
+    values = moved.get('engine', {})
+  return config_lib.build(EngineConfig, values, 'engine')
+
+
+def _read_json(file: Path) -> dict[str, Any]:
   try:
     values = json.loads(file.read_text('utf-8'))
   except ValueError as error:
     raise errors.CheckpointError(
       f'{file} is not valid JSON ({error}): export the model again.'
     ) from error
-  return config_lib.build(EchoXConfig, values)
+  if not isinstance(values, dict):
+    raise errors.CheckpointError(f'{file} is not a config: export the model again.')
+  return values
 
 
 def _file(folder: str | os.PathLike[str], name: str) -> Path:

@@ -263,9 +263,8 @@ def _reader(experiment: ExperimentConfig):
 
   def read(params, arrays):
     states, lengths = steps.encode(params, cfg, arrays['audio'], arrays['audio_lengths'])
-    return steps.prefill(
-      params, cfg, arrays['input_ids'], steps.embed(params, cfg, states, lengths)
-    )
+    heard = steps.embed(params, cfg, states, lengths)
+    return steps.prefill(params, cfg, experiment.engine.max_new_tokens, arrays['input_ids'], heard)
 
   return read
 
@@ -276,8 +275,7 @@ def _answering(experiment: ExperimentConfig, mesh: Mesh):
   """
   sharding.check_rows(experiment.train.batch_size, mesh, 'train.batch_size')
   params = jax.tree.map(
-    lambda leaf: leaf.update(dtype='bfloat16'),
-    state.abstract_params(experiment.model, ANSWERING, mesh),
+    lambda leaf: leaf.update(dtype='bfloat16'), state.abstract_params(experiment, ANSWERING, mesh)
   )
   wanted = ('audio', 'audio_lengths', 'input_ids')
   heard = dataclasses.replace(

@@ -39,7 +39,7 @@ def count(cfg, *groups):
 def test_every_stage_builds_and_trains_something(name, stage):
   built = job(name, stage)
   row = stages.get_stage(stage)
-  shapes = params_lib.param_shapes(built.model, row.groups_for(built))
+  shapes = params_lib.param_shapes(built.model, row.groups_for(built), built.train.discriminators)
   assert (
     built.stage == stage and stages.trainable_paths(row, shapes) and flops.step_flops(built) > 0
   )
@@ -158,7 +158,7 @@ def test_weights_of_a_chip_fall_in_proportion():
 
   def elements(chips):
     mesh = AbstractMesh((1, chips, 1, 1), sharding.AXES)
-    leaves = jax.tree.leaves(state.abstract_params(built.model, groups, mesh))
+    leaves = jax.tree.leaves(state.abstract_params(built, groups, mesh))
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
 
   assert 64 * elements(64) < 1.05 * 16 * elements(16) and 256 * elements(

@@ -95,8 +95,8 @@ class Job:
     return fingerprint(
       [self.states_inputs(name, 'assistant') for name in self.choices.kmeans_sets],
       self.cfg.num_units,
-      self.cfg.kmeans_iterations,
-      self.cfg.seed,
+      self.choices.fit.kmeans_iterations,
+      self.choices.fit.seed,
       self.choices.kmeans_hours,
     )
 
@@ -106,7 +106,7 @@ class Job:
   def language_inputs(self) -> str:
     return fingerprint(
       [self.units_inputs(name) for name in self.choices.language_sets],
-      config_lib.to_dict(self.cfg),
+      config_lib.to_dict(self.cfg) | config_lib.to_dict(self.choices.fit),
       self.choices.shard_examples,
     )
 

@@ -28,7 +28,8 @@ def make_centroids(job: Job) -> np.ndarray:
       states = sum(values.shape[0] for values in stored)
       print(f'fitting {job.cfg.num_units} units on {states} states', flush=True)
     started = time.monotonic()
-    centroids = kmeans.fit(stored, job.cfg.num_units, job.cfg.kmeans_iterations, job.cfg.seed)
+    how = job.choices.fit
+    centroids = kmeans.fit(stored, job.cfg.num_units, how.kmeans_iterations, how.seed)
     seconds = time.monotonic() - started
 
   def make(beside: Path) -> None:
@@ -138,7 +139,9 @@ def make_language(job: Job) -> None:
   fitted_on = list(job.unit_parts(*chosen))
   others = list(job.unit_parts(*(name for name in job.choices.unit_sets if name not in chosen)))
   if job.cfg.language == 'ngram' and not job.work.finished(target, inputs):
-    own = language_shards.fit_stored(job.work, step, counts, fitted_on, inputs, job.cfg)
+    own = language_shards.fit_stored(
+      job.work, step, counts, fitted_on, inputs, job.cfg, job.choices.fit
+    )
     job.work.meet('the counts have been read')
 
   def make(beside: Path) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def make_language(job: Job) -> None:
       language_shards.sample(paths, job.work.measured(paths, 'reduced'))
       for paths in (fitted_on, others)
     )
-    language, compression = language_shards.compare(own, job.cfg, *samples)
+    language, compression = language_shards.compare(own, job.cfg, job.choices.fit, *samples)
     language.save(beside)
     return {'compression': compression}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from echox_jax import config as config_lib
 from echox_jax import errors
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import whisper_ct2
 from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer
 from echox_jax.training import checkpoint, lineage
@@ -19,9 +19,9 @@ from echox_jax.training.experiment import ExperimentConfig
 _FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter')
 
 
-def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Path]:
-  """(model config, params, tokenizer file, unit language file) of the stages `echo` and `vocoder`
-  in `workdir`.
+def assemble(workdir: str | Path) -> tuple[EchoXConfig, EngineConfig, dict[str, Any], Path, Path]:
+  """(model config, budgets, params, tokenizer file, unit language file) of the stages `echo` and
+  `vocoder` in `workdir`.
 
   The frozen speech encoder comes from its package where the stages cached its states.
 
@@ -48,7 +48,7 @@ def assemble(workdir: str | Path) -> tuple[EchoXConfig, dict[str, Any], Path, Pa
     params |= checkpoint.load_groups(workdir / 'echo', ('whisper',))
   precomputed = workdir / 'precomputed'
   tokenizer = find_tokenizer(precomputed) or precomputed / SENTENCEPIECE_FILE
-  return config, params, tokenizer, precomputed / 'unit_language.json'
+  return config, experiments['echo'].engine, params, tokenizer, precomputed / 'unit_language.json'
 
 
 def _experiment(workdir: Path, stage: str) -> ExperimentConfig:
@@ -58,4 +58,5 @@ def _experiment(workdir: Path, stage: str) -> ExperimentConfig:
       f'the stage {stage!r} in {workdir} is not finished: run `python -m launch.train '
       f'--config=...:{stage} --workdir={workdir}` first.'
     )
-  return config_lib.build(ExperimentConfig, json.loads((folder / 'config.json').read_text('utf-8')))
+  values = json.loads((folder / 'config.json').read_text('utf-8'))
+  return config_lib.build(ExperimentConfig, config_lib.upgrade_experiment(values))

@@ -8,7 +8,7 @@ from typing import Any
 
 from echox_jax import config as config_lib
 from echox_jax import model_folder
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import (
   hf_folder,
   llama_hf,
@@ -21,7 +21,8 @@ from echox_jax.conversion import (
 from echox_jax.conversion.imported import Imported
 from echox_jax.units.unit_language import UnitLanguage
 
-OWN_CONFIG = 'echox_jax'  # field of config.json: our whole config, in what we exported
+# fields of config.json in what we exported: our whole config, and the budgets
+OWN_CONFIG, OWN_ENGINE = 'echox_jax', 'echox_jax_engine'
 
 
 def open_echox(
@@ -46,10 +47,14 @@ def open_echox(
   tokens = hf_folder.read_tokens(files)
   shapes = rules.shapes_of(tensors)
   if OWN_CONFIG in values:  # we wrote it: nothing is left to guess
-    sections, cfg = {'echox': values}, config_lib.build(EchoXConfig, values[OWN_CONFIG], OWN_CONFIG)
+    model, moved = config_lib.split_model(values[OWN_CONFIG])
+    sections, cfg = {'echox': values}, config_lib.build(EchoXConfig, model, OWN_CONFIG)
+    budgets = values.get(OWN_ENGINE, moved.get('engine', {}))
+    engine = config_lib.build(EngineConfig, budgets, OWN_ENGINE)
   else:
     sections = released_config.complete(values, shapes, hf_folder.special_ids(files, tokens))
     cfg = released_config.config_from_json(sections)
+    engine = released_config.engine_from_json(sections)
   own, groups = released.s2t_rules(cfg), ['llm', 'adapter']
   language, output = None, sections['echox'].get('unit_output')
   if output or any(name.startswith(released.UNIT_PREFIX) for name in shapes):
@@ -78,6 +83,7 @@ def open_echox(
     llama_hf.own_tensors(tensors, cfg.llm.tie_embeddings),
     files,
     language,
+    engine=engine,
   )
 
 

@@ -61,14 +61,14 @@ def export(
 def to_safetensors(folder: Path, source: ModelSource) -> list[str]:
   """Our own tree with its config: `echox_jax.load` opens it."""
   model_folder.write_params(folder, source.specs, source.rows())
-  model_folder.write_rest(folder, source.config, source.files)
+  model_folder.write_rest(folder, source.config, source.engine, source.files)
   return []
 
 
 def to_stablehlo(folder: Path, source: ModelSource) -> list[str]:
   """The inference functions for cpu, cuda and tpu beside the model itself."""
   to_safetensors(folder, source)
-  left_out = stablehlo.write(folder, source.config, source.specs)
+  left_out = stablehlo.write(folder, source.config, source.engine, source.specs)
   return [f'{name} is left out: the model has no {groups}.' for name, groups in left_out.items()]
 
 

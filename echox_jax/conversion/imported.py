@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion.rules import Rule
 from echox_jax.units.unit_language import UnitLanguage
 
@@ -26,6 +26,7 @@ class Imported:
     files: what else belongs into the model folder: name there -> file to copy, or what it holds.
     unit_language: of its unit decoder; None where it has none or does not say.
     notes: sentences for the user.
+    engine: budgets of its answers, where it has some.
   """
 
   what: str
@@ -36,3 +37,4 @@ class Imported:
   files: Mapping[str, Path | bytes] = dataclasses.field(default_factory=dict)
   unit_language: UnitLanguage | None = None
   notes: Sequence[str] = ()
+  engine: EngineConfig = EngineConfig()

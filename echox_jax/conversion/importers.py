@@ -127,7 +127,7 @@ def open_model(kind: str, source: Path, **options: Path | str | None) -> Model:
     parts.append(dataclasses.replace(part, groups=(group,)))
   model = Model(config, parts)
   if kind == 'echox':  # the others are parts, whose config has defaults for the rest
-    positions.check(config, model.groups)
+    positions.check(config, main.engine, model.groups)
   return model
 
 
@@ -190,7 +190,8 @@ def write_kmeans(source: Path, out: Path) -> tuple[int, int]:
 def write_rest(model: Model, folder: Path) -> None:
   """Config, tokenizer and unit language of a model folder."""
   copies = {name: file for part in reversed(model.parts) for name, file in part.files.items()}
-  model_folder.write_rest(folder, model.config, copies, model.parts[0].unit_language)
+  main = model.parts[0]
+  model_folder.write_rest(folder, model.config, main.engine, copies, main.unit_language)
 
 
 def specs_of(model: Model, dtype: str) -> dict[str, tensor_files.Spec]:

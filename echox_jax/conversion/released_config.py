@@ -1,4 +1,6 @@
-"""Sizes and ids of a released EchoX model in machine form -> `EchoXConfig`."""
+"""Sizes and ids of a released EchoX model in machine form -> `EchoXConfig`, and the limits of its
+answers -> `EngineConfig`.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -8,6 +10,7 @@ from echox_jax import errors
 from echox_jax.config import (
   AdapterConfig,
   EchoXConfig,
+  EngineConfig,
   LlamaConfig,
   RopeScaling,
   StreamingConfig,
@@ -37,13 +40,21 @@ def config_from_json(values: Mapping[str, Any]) -> EchoXConfig:
     ) from error
 
 
+def engine_from_json(values: Mapping[str, Any]) -> EngineConfig:
+  """The budgets of a released model, from the same sections as `config_from_json`."""
+  limits = {_LIMITS.get(name, name): value for name, value in values.get('streaming', {}).items()}
+  return EngineConfig(
+    **{name: value for name, value in limits.items() if name in EngineConfig.__dataclass_fields__}
+  )
+
+
+_LIMITS = {'max_unit_tokens': 'max_unit_words'}  # released name -> ours
+
+
 def _config(values: Mapping[str, Any]) -> EchoXConfig:
   ids, echox, units = values['ids'], values['echox'], values['unit_translator']
   llm = llama_config(echox)
-  streaming, vocoder = dict(values.get('streaming', {})), values.get('vocoder', {})
-  limits = (
-    {'max_unit_words': streaming.pop('max_unit_tokens')} if 'max_unit_tokens' in streaming else {}
-  )
+  streaming, vocoder = values.get('streaming', {}), values.get('vocoder', {})
   known = {k: v for k, v in streaming.items() if k in StreamingConfig.__dataclass_fields__}
   # The released names of the special ids are ours, but for the audio placeholder.
   special = {k: v for k, v in ids.items() if k in SpecialIds.__dataclass_fields__}
@@ -72,7 +83,7 @@ def _config(values: Mapping[str, Any]) -> EchoXConfig:
     units=UnitsConfig(
       encoder='hubert', layer=11, num_units=1000, vocab_size=echox['unit_vocab_size']
     ),
-    streaming=StreamingConfig(**known, **limits),
+    streaming=StreamingConfig(**known),
   )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from echox_jax import config as config_lib
 from echox_jax import errors, files, model_folder, prompts, tensor_files
-from echox_jax.config import EchoXConfig, LlamaConfig
+from echox_jax.config import EchoXConfig, EngineConfig, LlamaConfig
 from echox_jax.conversion import (
   released,
   released_config,
@@ -31,7 +31,7 @@ from echox_jax.conversion import (
   unit_vocoder,
   whisper_hf,
 )
-from echox_jax.conversion.echox_hf import OWN_CONFIG
+from echox_jax.conversion.echox_hf import OWN_CONFIG, OWN_ENGINE
 from echox_jax.conversion.source import ModelSource
 from echox_jax.models import lora, trees
 from echox_jax.models.params import param_shapes
@@ -67,7 +67,7 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   cfg = lora.merged_config(source.config)
   decoder, own = _layout(source, cfg)
   _write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
-  files.atomic_write_json(folder / CONFIG, config_json(cfg, decoder, dtype))
+  files.atomic_write_json(folder / CONFIG, config_json(cfg, source.engine, decoder, dtype))
   notes = _differences(cfg, decoder)
   for name, file in source.files.items():
     shutil.copyfile(file, folder / name)
@@ -89,11 +89,14 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   )
 
 
-def config_json(cfg: EchoXConfig, decoder: str | None, dtype: str) -> dict[str, Any]:
+def config_json(
+  cfg: EchoXConfig, engine: EngineConfig, decoder: str | None, dtype: str
+) -> dict[str, Any]:
   """config.json of the released layout (facts 6).
 
   Args:
     cfg: without LoRA.
+    engine: the budgets.
     decoder: the group of the unit decoder: `echo`, `t2c` (a stage 2 checkpoint), or None.
     dtype: of the tensors.
   """
@@ -126,7 +129,7 @@ def config_json(cfg: EchoXConfig, decoder: str | None, dtype: str) -> dict[str, 
         'vocab_size': cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size,
         'aligner_intermediate_size': cfg.unit_decoder.denoising_intermediate_size,
       }
-  return values | {OWN_CONFIG: config_lib.to_dict(cfg)}
+  return values | {OWN_CONFIG: config_lib.to_dict(cfg), OWN_ENGINE: config_lib.to_dict(engine)}
 
 
 def llama_json(cfg: LlamaConfig) -> dict[str, Any]:
@@ -260,7 +263,7 @@ def _write_vocoder(folder: Path, source: ModelSource, cfg: EchoXConfig) -> list[
       {path: specs[path] for path in paths},
       ((path, None, source.read(path)) for path in paths),
     )
-    model_folder.write_rest(folder, cfg, {})
+    model_folder.write_rest(folder, cfg, source.engine, {})
     return [
       'The vocoder ends in an inverse STFT or has context blocks, for which the released '
       'layout has no keys: vocoder/ is a model '

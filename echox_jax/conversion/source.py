@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from echox_jax import errors, model_folder, tensor_files
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import lazy
 from echox_jax.models import lora, trees
 
@@ -32,6 +32,7 @@ class ModelSource:
   Attributes:
     name: for messages.
     config: of the model.
+    engine: budgets of its answers.
     tensors: `group/path` -> array; with `shapes` and `dtypes` known, and perhaps `rows`, to read a
       part.
     files: name in a model folder -> file to copy.
@@ -39,6 +40,7 @@ class ModelSource:
 
   name: str
   config: EchoXConfig
+  engine: EngineConfig
   tensors: Mapping[str, np.ndarray]
   files: Mapping[str, Path]
 
@@ -102,6 +104,7 @@ def open_source(folder: Path) -> ModelSource:
     return ModelSource(
       str(folder),
       config,
+      model_folder.read_engine_config(folder),
       tensors,
       {name: folder / name for name in _FILES if (folder / name).is_file()},
     )
@@ -109,10 +112,11 @@ def open_source(folder: Path) -> ModelSource:
     # training code is imported only where training folders are read
     from echox_jax.conversion import assemble
 
-    config, params, tokenizer, language = assemble.assemble(folder)
+    config, engine, params, tokenizer, language = assemble.assemble(folder)
     return ModelSource(
       str(folder),
       config,
+      engine,
       trees.flatten(params),
       {tokenizer.name: tokenizer, model_folder.UNIT_LANGUAGE: language},
     )

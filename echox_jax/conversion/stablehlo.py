@@ -39,10 +39,11 @@ from jax import export
 import jax.numpy as jnp
 
 from echox_jax import errors, files
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import generate
 from echox_jax.inference import steps
 from echox_jax.models import positions, trees
+from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.params import init_groups
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -69,29 +70,35 @@ class Function:
   run: Callable[..., Sequence[jax.Array]]
 
 
-def functions(cfg: EchoXConfig) -> dict[str, Function]:
+def functions(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, Function]:
   """All functions by name, in the order in which a question passes through them."""
   head = 'llm/embed_tokens' if cfg.llm.tie_embeddings else 'llm/lm_head'
 
   def one(run):
     return lambda *args: (run(*args),)
 
+  def prefill(params, cfg, *inputs):
+    return _prefill(params, cfg, engine.max_new_tokens, *inputs)
+
+  def generate_units(params, cfg, *inputs):
+    return steps.generate_units(params, cfg, engine.max_unit_words, *inputs)
+
   return {
     'encode_speech': Function(
       ('whisper',), ('audio', 'audio_lengths'), ('states', 'state_lengths'), steps.encode
     ),
     'embed_speech': Function(
-      ('adapter',), ('states', 'state_lengths'), steps.EmbeddedSpeech._fields, steps.embed
+      ('adapter',), ('states', 'state_lengths'), EmbeddedSpeech._fields, steps.embed
     ),
-    'prefill_speech': Function(('llm',), ('ids', 'embeddings', 'kept'), _STATE, _prefill),
-    'prefill_text': Function(('llm',), ('ids',), _STATE, _prefill),
+    'prefill_speech': Function(('llm',), ('ids', 'embeddings', 'kept'), _STATE, prefill),
+    'prefill_text': Function(('llm',), ('ids',), _STATE, prefill),
     'sample': Function((head,), ('hidden', 'logits'), ('token', 'score'), steps.sample),
     'decode_step': Function(('llm',), (*_PAST, 'token'), _STATE, _decode_step),
     'generate_units': Function(
       ('denoising_adapter', 'echo', 'unit_text_embedding'),
       ('slice_states', 'slice_lengths'),
       ('unit_words', 'unit_word_lengths', 'overflow'),
-      steps.generate_units,
+      generate_units,
     ),
     'durations': Function(
       ('vocoder/unit_embedding', 'vocoder/duration_predictor'),
@@ -104,13 +111,17 @@ def functions(cfg: EchoXConfig) -> dict[str, Function]:
 
 
 def write(
-  folder: Path, cfg: EchoXConfig, params: Mapping[str, tuple[Sequence[int], Any]]
+  folder: Path,
+  cfg: EchoXConfig,
+  engine: EngineConfig,
+  params: Mapping[str, tuple[Sequence[int], Any]],
 ) -> dict[str, str]:
   """Writes the functions and their manifest into a model folder.
 
   Args:
     folder: with the model's config, parameters and tokenizer.
-    cfg: of the model; its budgets are the static sizes.
+    cfg: of the model.
+    engine: budgets of its answers, which are the static sizes.
     params: `group/path` -> (shape, dtype) of all parameters in the folder.
 
   Returns:
@@ -126,7 +137,7 @@ def write(
     path: jax.ShapeDtypeStruct(tuple(shape), dtype) for path, (shape, dtype) in params.items()
   }
   groups = {path.split('/')[0] for path in specs}
-  table = functions(cfg)
+  table = functions(cfg, engine)
   lacking = {
     name: sorted({prefix.split('/')[0] for prefix in function.params} - groups)
     for name, function in table.items()
@@ -136,11 +147,11 @@ def write(
       f'{", ".join(sorted(groups)) or "an empty checkpoint"} computes no step of answering: give '
       'a checkpoint with more groups.'
     )
-  positions.check(cfg, groups)
-  entries, inputs = {}, input_specs(cfg)
+  positions.check(cfg, engine, groups)
+  entries, inputs = {}, input_specs(cfg, engine)
   for name, function in table.items():
     if not lacking[name]:
-      exported = export_function(cfg, name, specs, inputs)
+      exported = export_function(cfg, engine, name, specs, inputs)
       files.atomic_write_bytes(folder / f'{name}.stablehlo', bytes(exported.serialize()))
       entries[name] = _describe(function, exported, specs)
   files.atomic_write_json(
@@ -155,16 +166,19 @@ def write(
   return {name: ', '.join(absent) for name, absent in lacking.items() if absent}
 
 
-def export_function(cfg: EchoXConfig, name: str, params: Specs, inputs: Specs) -> export.Exported:
+def export_function(
+  cfg: EchoXConfig, engine: EngineConfig, name: str, params: Specs, inputs: Specs
+) -> export.Exported:
   """One function of `functions`, ({path: array}, {input: array}) -> {output: array}.
 
   Args:
     cfg: of the model.
+    engine: budgets of its answers.
     name: of the function.
     params: of the model by path; the function takes those that it reads.
     inputs: of all functions, see `input_specs`.
   """
-  cfg, function = _portable(cfg), functions(cfg)[name]
+  cfg, function = _portable(cfg), functions(cfg, engine)[name]
 
   def call(params: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
     made = function.run(trees.unflatten(params), cfg, *(inputs[name] for name in function.inputs))
@@ -189,7 +203,7 @@ def _portable(cfg: EchoXConfig) -> EchoXConfig:
   )
 
 
-def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def input_specs(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes and dtypes of all inputs by name; the batch `b`, and the `slots` of the KV cache in a
   step, are symbolic.
   """
@@ -198,20 +212,22 @@ def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
   def spec(dtype, *shape):
     return jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
 
-  budget, streaming = steps.buckets(cfg), cfg.streaming
+  budget, max_slice_tokens = steps.buckets(cfg, engine), cfg.streaming.max_slice_tokens
   params = nn.meta.unbox(
     jax.eval_shape(lambda: init_groups(jax.random.key(0), cfg, ('whisper', 'adapter', 'llm')))
   )
 
-  def shapes(run, *inputs):
-    return jax.eval_shape(lambda params, *inputs: run(params, cfg, *inputs), params, *inputs)
+  def shapes(run, *inputs, sizes=()):
+    return jax.eval_shape(
+      lambda params, *inputs: run(params, cfg, *sizes, *inputs), params, *inputs
+    )
 
   known = {
     'audio': spec('float32', budget.samples[-1]),
     'audio_lengths': spec('int32'),
     'ids': spec('int32', budget.prompt[-1]),
     'token': spec('int32'),
-    'slice_states': spec(cfg.llm.dtype, streaming.max_slice_tokens, cfg.llm.hidden_size),
+    'slice_states': spec(cfg.llm.dtype, max_slice_tokens, cfg.llm.hidden_size),
     'slice_lengths': spec('int32'),
     'units': spec('int32', budget.frames[-1]),
     'unit_mask': spec('bool', budget.frames[-1]),
@@ -222,7 +238,7 @@ def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
     steps.encode, known['audio'], known['audio_lengths']
   )
   known |= shapes(steps.embed, known['states'], known['state_lengths'])._asdict()
-  state = dict(zip(_STATE, shapes(_prefill, known['ids'])))
+  state = dict(zip(_STATE, shapes(_prefill, known['ids'], sizes=(engine.max_new_tokens,))))
   grown = {'cache_key': 2, 'cache_value': 2, 'keys': 1}  # their axis of slots
   for name, axis in grown.items():
     shape = list(state[name].shape)
@@ -234,13 +250,18 @@ def input_specs(cfg: EchoXConfig) -> dict[str, jax.ShapeDtypeStruct]:
 def _prefill(
   params: dict,
   cfg: EchoXConfig,
+  max_new_tokens: int,
   ids: jax.Array,
   embeddings: jax.Array | None = None,
   kept: jax.Array | None = None,
 ) -> Sequence[jax.Array]:
   return _flat(
     steps.prefill(
-      params, cfg, ids, None if embeddings is None else steps.EmbeddedSpeech(embeddings, kept, None)
+      params,
+      cfg,
+      max_new_tokens,
+      ids,
+      None if embeddings is None else EmbeddedSpeech(embeddings, kept, None),
     )
   )
 

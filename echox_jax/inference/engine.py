@@ -20,7 +20,7 @@ import numpy as np
 
 from echox_jax import audio as audio_lib
 from echox_jax import errors, model_folder, prompts, rates
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.inference import steps
 from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, SpokenSlice, TextPiece
@@ -50,35 +50,36 @@ class Engine:
       *(model_folder.SPEAKING if speaks else ()),
     )
     model_folder.require(model, wanted)
-    positions.check(model.config, wanted)
+    positions.check(model.config, model.engine, wanted)
     self.hears, self.speaks = hears, speaks
     self.config: EchoXConfig = model.config
+    self.budgets: EngineConfig = model.engine
     self.tokenizer = model.tokenizer
     self.unit_language = model.unit_language
     self.params = jax.tree.map(jnp.asarray, dict(model.params))
-    cfg = self.config
+    cfg, budgets = self.config, self.budgets
 
-    def jitted(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-      """`function(params, cfg, ...)` compiled as a function of (params, ...)."""
-      return jax.jit(lambda params, *args: function(params, cfg, *args), **options)
+    def jitted(function: Callable[..., Any], *sizes: int, **options: Any) -> Callable[..., Any]:
+      """`function(params, cfg, *sizes, ...)` compiled as a function of (params, ...)."""
+      return jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
 
     self._encode, self._embed, self._prefill = (
       jitted(steps.encode),
       jitted(steps.embed),
-      jitted(steps.prefill),
+      jitted(steps.prefill, budgets.max_new_tokens),
     )
     self._decode_step = jitted(generate.decode_step, donate_argnums=1)
     self._likeliest, self._sample_at = jitted(_likeliest), jitted(_sample)
     self._generate_units, self._durations, self._wave = (
-      jitted(steps.generate_units),
+      jitted(steps.generate_units, budgets.max_unit_words),
       jitted(steps.durations),
       jitted(steps.wave),
     )
-    self._generate = jitted(_generate)
+    self._generate = jitted(_generate, budgets.max_new_tokens)
     self._profile = prompts.get_profile(cfg.profile)
     self._system = prompts.encode_system(self._profile, self.tokenizer.encode, cfg.system_message)
     self._unspoken = prompts.unspoken_ids(cfg.special_ids, self._profile)
-    self._audio_buckets, self._prompt_buckets, self._frame_buckets = steps.buckets(cfg)
+    self._audio_buckets, self._prompt_buckets, self._frame_buckets = steps.buckets(cfg, budgets)
     if hears:
       longest_clip = (
         jax.ShapeDtypeStruct((1, self._audio_buckets[-1]), jnp.float32),
@@ -133,17 +134,17 @@ class Engine:
     question = prompts.encode_question(self._profile, self.tokenizer.encode, text, audio)
     special = self.config.special_ids
     ids = prompts.question_prompt(special, self._profile, self._system, question, audio)
-    room = positions.question_room(self.config, audio)
-    if self.config.max_prompt_tokens >= len(ids) > room:
+    room = positions.question_room(self.config, self.budgets.max_new_tokens, audio)
+    if self.budgets.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
         f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
         f'for {room} (llm.max_positions '
         f'{self.config.llm.max_positions}): ask a shorter one.'
       )
-    if len(ids) > self.config.max_prompt_tokens:
+    if len(ids) > self.budgets.max_prompt_tokens:
       raise errors.EchoXError(
         f'the question takes {len(ids)} tokens, but this model reads at most '
-        f'{self.config.max_prompt_tokens}: ask a shorter one.'
+        f'{self.budgets.max_prompt_tokens}: ask a shorter one.'
       )
     return ids
 
@@ -298,7 +299,7 @@ class Engine:
         )
         yield slices[-1]
 
-    for step in range(self.config.streaming.max_new_tokens):
+    for step in range(self.budgets.max_new_tokens):
       token, score, predicting = self.sample(state, temperature, top_p, seed, step)
       if token == special.eot:
         break
@@ -459,9 +460,14 @@ def _sample(
 
 
 def _generate(
-  params: dict, cfg: EchoXConfig, ids: Array, states: Array | None, lengths: Array | None
+  params: dict,
+  cfg: EchoXConfig,
+  max_new_tokens: int,
+  ids: Array,
+  states: Array | None,
+  lengths: Array | None,
 ) -> generate.Generated:
-  return generate.generate_text(params, cfg, ids, states, lengths, cfg.streaming.max_new_tokens)
+  return generate.generate_text(params, cfg, ids, states, lengths, max_new_tokens)
 
 
 def _bucket(buckets: Sequence[int], size: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from echox_jax import rates
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import generate, sampler, trigger
 from echox_jax.models import echox, positions
 from echox_jax.models.adapter import EmbeddedSpeech
@@ -34,15 +34,15 @@ class Buckets(NamedTuple):
   frames: Sequence[int]
 
 
-def buckets(cfg: EchoXConfig) -> Buckets:
-  """Gives the sizes that a config allows; the last of each is its budget."""
+def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
+  """Gives the sizes that a model and its budgets allow; the last of each is its budget."""
   longest = min(
     cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds
   )
   return Buckets(
     [round(s * rates.SAMPLE_RATE) for s in _doubling(_AUDIO_STEP, longest)],
-    [int(n) for n in _doubling(_PROMPT_STEP, cfg.max_prompt_tokens)],
-    [int(n) for n in _doubling(_FRAME_STEP, cfg.streaming.max_frames)],
+    [int(n) for n in _doubling(_PROMPT_STEP, engine.max_prompt_tokens)],
+    [int(n) for n in _doubling(_FRAME_STEP, engine.max_frames)],
   )
 
 
@@ -64,15 +64,17 @@ def embed(
 
 
 def prefill(
-  params: dict, cfg: EchoXConfig, ids: Int[Array, 'B T'], speech: EmbeddedSpeech | None
+  params: dict,
+  cfg: EchoXConfig,
+  max_new_tokens: int,
+  ids: Int[Array, 'B T'],
+  speech: EmbeddedSpeech | None,
 ) -> generate.TextState:
   """Reads prompts, padded at the right, with `speech` in the place of their AUDIO ids; gives the
-  LLM behind them.
+  LLM behind them, with room for `max_new_tokens` more.
   """
   embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
-  return generate.prefill(
-    params, cfg, echox.splice(cfg, ids, embeddings, speech), cfg.streaming.max_new_tokens
-  )
+  return generate.prefill(params, cfg, echox.splice(cfg, ids, embeddings, speech), max_new_tokens)
 
 
 def sample(
@@ -92,11 +94,13 @@ def sample(
 
 
 def generate_units(
-  params: dict, cfg: EchoXConfig, hidden: Float[Array, 'B N D'], lengths: Int[Array, ' B']
+  params: dict,
+  cfg: EchoXConfig,
+  max_words: int,
+  hidden: Float[Array, 'B N D'],
+  lengths: Int[Array, ' B'],
 ) -> generate.UnitWords:
-  """Says unit words for the states of slices, of which `lengths` are real, as many words as the
-  decoder has positions for.
-  """
+  """Says at most `max_words` unit words for the states of slices, of which `lengths` are real."""
   adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
   return generate.decode_unit_words(
     params['echo'],
@@ -104,7 +108,7 @@ def generate_units(
     params['unit_text_embedding']['embedding'],
     adapted,
     lengths,
-    positions.max_unit_words(cfg),
+    positions.max_unit_words(cfg, max_words),
   )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from flax import linen as nn
 import jax.numpy as jnp
 
-from echox_jax.config import DiscriminatorConfig, EchoXConfig
+from echox_jax.config import DiscriminatorConfig
 from echox_jax.models.arrays import Array, Float
 from echox_jax.models.convolution import Conv
 
@@ -90,6 +90,6 @@ class Discriminators(nn.Module):
     return verdicts
 
 
-def init_discriminators(key: Array, cfg: EchoXConfig) -> dict:
+def init_discriminators(key: Array, cfg: DiscriminatorConfig) -> dict:
   """Makes boxed parameters of all discriminators."""
-  return Discriminators(cfg.discriminators).init(key, jnp.zeros((1, 4096)))['params']
+  return Discriminators(cfg).init(key, jnp.zeros((1, 4096)))['params']

@@ -8,7 +8,7 @@ from flax import linen as nn
 import jax
 
 from echox_jax import errors
-from echox_jax.config import EchoXConfig
+from echox_jax.config import DiscriminatorConfig, EchoXConfig
 from echox_jax.models import layers, trees
 from echox_jax.models.adapter import init_adapter
 from echox_jax.models.discriminators import init_discriminators
@@ -26,7 +26,8 @@ def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]
 
 
 # Group -> function `(key, cfg) -> boxed params`. The place of a group in the table gives its key.
-_INITS: dict[str, Callable[[jax.Array, EchoXConfig], dict[str, Any]]] = {
+# The sizes of the discriminators are no part of the model: they have a config of their own.
+_INITS: dict[str, Callable[[jax.Array, Any], dict[str, Any]]] = {
   'unit_text_embedding': init_unit_text_embedding,
   'whisper': init_whisper,
   'adapter': init_adapter,
@@ -42,25 +43,42 @@ GROUPS = tuple(_INITS)
 _LISTED = 20  # tensors of one kind of problem that an error names
 
 
-def init_groups(key: jax.Array, cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, Any]:
+def init_groups(
+  key: jax.Array,
+  cfg: EchoXConfig,
+  groups: Iterable[str],
+  discriminators: DiscriminatorConfig = DiscriminatorConfig(),
+) -> dict[str, Any]:
   """Makes boxed parameter trees, one a group.
 
   The key of a group depends on its name alone, so that a group starts from the same values in every
   stage.
   """
   return {
-    group: _INITS[group](jax.random.fold_in(key, GROUPS.index(group)), cfg) for group in groups
+    group: _INITS[group](
+      jax.random.fold_in(key, GROUPS.index(group)),
+      discriminators if group == 'discriminators' else cfg,
+    )
+    for group in groups
   }
 
 
-def param_shapes(cfg: EchoXConfig, groups: Iterable[str]) -> dict[str, tuple[int, ...]]:
+def param_shapes(
+  cfg: EchoXConfig,
+  groups: Iterable[str],
+  discriminators: DiscriminatorConfig = DiscriminatorConfig(),
+) -> dict[str, tuple[int, ...]]:
   """Gives {`group/path/to/leaf`: shape} of any set of groups; nothing is computed."""
-  return dict(_param_shapes(cfg, tuple(groups)))
+  return dict(_param_shapes(cfg, tuple(groups), discriminators))
 
 
 @functools.lru_cache(maxsize=16)  # tracing takes a second, and conversions ask several times
-def _param_shapes(cfg: EchoXConfig, groups: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-  made = jax.eval_shape(lambda key: nn.meta.unbox(init_groups(key, cfg, groups)), jax.random.key(0))
+def _param_shapes(
+  cfg: EchoXConfig, groups: tuple[str, ...], discriminators: DiscriminatorConfig
+) -> dict[str, tuple[int, ...]]:
+  made = jax.eval_shape(
+    lambda key: nn.meta.unbox(init_groups(key, cfg, groups, discriminators)), jax.random.key(0)
+  )
   return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
 
 

@@ -7,7 +7,7 @@ Training, answering and conversion all ask here, so that no row goes beyond it u
 from collections.abc import Container
 
 from echox_jax import errors, prompts
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 
 
 def speech(cfg: EchoXConfig) -> int:
@@ -17,11 +17,11 @@ def speech(cfg: EchoXConfig) -> int:
   return cfg.adapter.shrink_budget - 1
 
 
-def question_room(cfg: EchoXConfig, audio: bool) -> int:
+def question_room(cfg: EchoXConfig, max_new_tokens: int, audio: bool) -> int:
   """Says for how many ids of a question the LLM has positions beside the longest speech and
   answer.
   """
-  return cfg.llm.max_positions - cfg.streaming.max_new_tokens - (speech(cfg) if audio else 0)
+  return cfg.llm.max_positions - max_new_tokens - (speech(cfg) if audio else 0)
 
 
 def slice_row(cfg: EchoXConfig, words: int) -> int:
@@ -34,38 +34,37 @@ def slice_row(cfg: EchoXConfig, words: int) -> int:
   return len(prefix) + cfg.streaming.max_slice_tokens + len(suffix) + words + 2
 
 
-def max_unit_words(cfg: EchoXConfig) -> int:
-  """Gives the unit words of a slice: `streaming.max_unit_words`, or as many as there are positions
-  for.
+def max_unit_words(cfg: EchoXConfig, budget: int) -> int:
+  """Gives the unit words of a slice: `budget`, or as many as there are positions for.
 
   A slice that needs more is cut off and counted like any that exceeds its budget.
   """
-  room = cfg.unit_decoder.trunk.max_positions - slice_row(cfg, 0)
-  return min(cfg.streaming.max_unit_words, room)
+  return min(budget, cfg.unit_decoder.trunk.max_positions - slice_row(cfg, 0))
 
 
-def check(cfg: EchoXConfig, groups: Container[str]) -> None:
-  """Checks that a model has positions for what its own config lets it do.
+def check(cfg: EchoXConfig, engine: EngineConfig, groups: Container[str]) -> None:
+  """Checks that a model has positions for the answers that its budgets allow.
 
   Args:
     cfg: the model.
+    engine: the budgets.
     groups: the parameter groups that it has; without an adapter it hears nothing, without an echo
       decoder it says nothing.
 
   Raises:
     ConfigError: no question fits beside an answer, or no unit word beside a slice.
   """
-  hears, rule, trunk = 'adapter' in groups, cfg.streaming, cfg.unit_decoder.trunk
-  if 'llm' in groups and question_room(cfg, hears) < 1:
+  hears = 'adapter' in groups
+  if 'llm' in groups and question_room(cfg, engine.max_new_tokens, hears) < 1:
     beside = f' and adapter.shrink_budget {cfg.adapter.shrink_budget}' if hears else ''
     raise errors.ConfigError(
-      f'the model has no position for a question beside streaming.max_new_tokens '
-      f'{rule.max_new_tokens}{beside}, since llm.max_positions is {cfg.llm.max_positions}: '
-      'lower the budgets in the config of the model.'
+      f'the model has no position for a question beside engine.max_new_tokens '
+      f'{engine.max_new_tokens}{beside}, since llm.max_positions is {cfg.llm.max_positions}: '
+      'lower the budgets.'
     )
-  if 'echo' in groups and max_unit_words(cfg) < 1:
+  if 'echo' in groups and max_unit_words(cfg, engine.max_unit_words) < 1:
     raise errors.ConfigError(
       'the model has no position for a unit word beside streaming.max_slice_tokens '
-      f'{rule.max_slice_tokens}, since unit_decoder.trunk.max_positions is '
-      f'{trunk.max_positions}: lower the budget in the config of the model.'
+      f'{cfg.streaming.max_slice_tokens}, since unit_decoder.trunk.max_positions is '
+      f'{cfg.unit_decoder.trunk.max_positions}: lower it in the config of the model.'
     )

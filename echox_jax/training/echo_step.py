@@ -147,12 +147,13 @@ def echo_loss(
   output = echox.s2t_forward(params, cfg, batch, **s2t_step.dropout(s2t_rng))
   s2t, metrics = s2t_step.loss_of_output(params, batch, output, experiment)
   if choices.echo_text == 'generate':
-    own, metrics['overflow_answers'] = _own_answers(params, cfg, batch)
+    own, metrics['overflow_answers'] = _own_answers(params, cfg, batch, choices.max_new_tokens)
     output = echox.s2t_forward(params, cfg, own, **s2t_step.dropout(generate_rng))
   slices = batch_slices(
     params,
     cfg,
     answers(cfg, output, batch['input_ids'].shape[1]),
+    choices.max_slices,
     choices.slices_per_batch // experiment.train.accumulate_steps,
   )
   text, replaced = slices.ids, jnp.int32(0)
@@ -201,22 +202,25 @@ def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
   return Answers(states, ids, jnp.minimum(spoken.sum(axis=1), room).astype(jnp.int32))
 
 
-def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, places: int) -> SliceBatch:
+def batch_slices(
+  params: dict, cfg: EchoXConfig, spoken: Answers, max_slices: int, places: int
+) -> SliceBatch:
   """Cuts answers where streaming would cut them and gathers the slices that there are into M rows.
 
   Every device gathers the slices of its own rows, so that no state leaves its device.
 
   Args:
     params: group `llm`, for the head row of ".".
-    cfg: `streaming` gives the rule, `max_slices` a row and N = `max_slice_tokens`.
+    cfg: `streaming` gives the rule and N = `max_slice_tokens`.
     spoken: the answers.
+    max_slices: of a row.
     places: M; 0 = batch size x `max_slices`.
   """
   rule, batch = cfg.streaming, spoken.ids.shape[0]
   period = head_embedding(params['llm'])[cfg.special_ids.period]
   scores = jax.lax.stop_gradient(trigger.scores(spoken.states, period))
-  share = (places or batch * rule.max_slices) // sharding.parts('batch', batch)
-  find = functools.partial(_find_slices, rule, share)
+  share = (places or batch * max_slices) // sharding.parts('batch', batch)
+  find = functools.partial(_find_slices, rule, max_slices, share)
   found = sharding.by_rows(find, (scores, spoken.lengths, jnp.arange(batch)), differentiable=False)
   states, ids = sharding.by_rows(
     _take_slices, (spoken.states, spoken.ids, found.row, found.columns)
@@ -231,7 +235,9 @@ def batch_slices(params: dict, cfg: EchoXConfig, spoken: Answers, places: int) -
   )
 
 
-def _find_slices(rule: StreamingConfig, places: int, rows: tuple[Array, Array, Array]) -> _Places:
+def _find_slices(
+  rule: StreamingConfig, max_slices: int, places: int, rows: tuple[Array, Array, Array]
+) -> _Places:
   """The places of the slices of rows (scores float[b,A], lengths int[b], numbers int[b]), m =
   `places` of them at most.
   """
@@ -239,7 +245,7 @@ def _find_slices(rule: StreamingConfig, places: int, rows: tuple[Array, Array, A
   room = scores.shape[1]
   number = trigger.cut_slices(scores, lengths, rule)
   inside = jnp.arange(room) < lengths[:, None]
-  counts = jnp.sum(inside[..., None] & (number[..., None] == jnp.arange(rule.max_slices)), axis=1)
+  counts = jnp.sum(inside[..., None] & (number[..., None] == jnp.arange(max_slices)), axis=1)
   starts = jnp.cumsum(counts, axis=1) - counts
   fits = (counts > 0) & (counts <= rule.max_slice_tokens)
   (chosen,) = jnp.nonzero(fits.reshape(-1), size=places, fill_value=0)
@@ -247,9 +253,9 @@ def _find_slices(rule: StreamingConfig, places: int, rows: tuple[Array, Array, A
   columns = jnp.minimum(
     starts.reshape(-1)[chosen, None] + jnp.arange(rule.max_slice_tokens), room - 1
   )
-  beyond = jnp.max(jnp.where(inside, number + 1 - rule.max_slices, 0), axis=1, initial=0).sum()
-  row = chosen // rule.max_slices
-  number = rows_of_batch[row] * rule.max_slices + chosen % rule.max_slices
+  beyond = jnp.max(jnp.where(inside, number + 1 - max_slices, 0), axis=1, initial=0).sum()
+  row = chosen // max_slices
+  number = rows_of_batch[row] * max_slices + chosen % max_slices
   return _Places(
     row,
     columns,
@@ -379,7 +385,9 @@ def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Ar
   return jnp.take_along_axis(hidden, columns[..., None], axis=1), taken, missed
 
 
-def _own_answers(params: dict, cfg: EchoXConfig, batch: dict) -> tuple[dict, Array]:
+def _own_answers(
+  params: dict, cfg: EchoXConfig, batch: dict, max_new_tokens: int
+) -> tuple[dict, Array]:
   """The batch with the model's own greedy answers in place of the gold ones, and how many did not
   fit or end.
   """
@@ -388,7 +396,7 @@ def _own_answers(params: dict, cfg: EchoXConfig, batch: dict) -> tuple[dict, Arr
   before = jnp.argmax(labels != IGNORE, axis=1)[:, None]
   prompt = jnp.where(jnp.arange(room) < before, ids, cfg.special_ids.pad)
   frozen = {group: jax.lax.stop_gradient(params[group]) for group in ('llm', 'adapter')}
-  answer = functools.partial(_answer, cfg, min(room, cfg.streaming.max_new_tokens))
+  answer = functools.partial(_answer, cfg, min(room, max_new_tokens))
   made = sharding.by_rows(
     answer, (prompt, batch['states'], batch['state_lengths']), frozen, differentiable=False
   )

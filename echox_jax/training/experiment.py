@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from echox_jax.config import EchoXConfig
+from echox_jax.config import DiscriminatorConfig, EchoXConfig, EngineConfig, UnitFitConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +104,10 @@ class LossConfig:
 
   `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or
   `generate`.
+  `max_new_tokens`: the longest answers that `generate` makes.
+  `max_slices`: of an answer; what is beyond is counted.
   `slices_per_batch`: static number of slices that echo training takes from a batch; 0 = batch size
-  x `streaming.max_slices`. Every device (with `accumulate_steps` every part of a batch) takes an
+  x `max_slices`. Every device (with `accumulate_steps` every part of a batch) takes an
   equal share of them from its own rows; what exceeds the share is counted.
   `generate_gib`: with `echo_text` = `generate` on several devices each of them holds the LLM and
   the adapter whole while answers are made; a config whose LLM takes more GiB than this is refused.
@@ -116,6 +118,8 @@ class LossConfig:
 
   ctc_weight: float = 0.3
   echo_text: str = 'argmax'
+  max_new_tokens: int = 512
+  max_slices: int = 8
   slices_per_batch: int = 0
   generate_gib: float = 2.0
   denoising_weight: float = 0.2
@@ -136,6 +140,7 @@ class TrainConfig:
   `accumulate_steps`: parts that a batch is computed in, one after another, before the one update.
   `frozen_dtype`: `float32` or `bfloat16`, of the parameters that the stage does not train; trained
   ones are float32.
+  `discriminators`: sizes of those that stage `vocoder` trains against.
   """
 
   steps: int = 100
@@ -151,6 +156,7 @@ class TrainConfig:
   init_from: tuple[str, ...] = ()
   optimizer: OptimizerConfig = OptimizerConfig()
   loss: LossConfig = LossConfig()
+  discriminators: DiscriminatorConfig = DiscriminatorConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,17 +207,23 @@ class PrecomputeConfig:
   hubert: str = ''
   shard_examples: int = 512
   batch_seconds: float = 12.0
+  fit: UnitFitConfig = UnitFitConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-  """Everything a job needs, built from a ConfigDict by `echox_jax.config.build`."""
+  """Everything a job needs, built from a ConfigDict by `echox_jax.config.build`.
+
+  `model` is what is trained. `engine` is how the model will answer: no stage reads it, it is
+  exported beside the model.
+  """
 
   stage: str = 'text'
   seed: int = 0
   speech_encoder: str = 'tiny.en'
   data_dir: str = ''
   model: EchoXConfig = EchoXConfig()
+  engine: EngineConfig = EngineConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()
   precompute: PrecomputeConfig = PrecomputeConfig()
   data: DataConfig = DataConfig()

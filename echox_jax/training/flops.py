@@ -72,7 +72,9 @@ def prefill_flops(experiment: ExperimentConfig) -> float:
 def decode_flops(experiment: ExperimentConfig) -> float:
   """One more token for each of a batch of such questions; attention over all slots of the cache."""
   cfg, rows = experiment.model, experiment.train.batch_size
-  slots = experiment.data.max_tokens + cfg.adapter.shrink_budget - 1 + cfg.streaming.max_new_tokens
+  slots = (
+    experiment.data.max_tokens + cfg.adapter.shrink_budget - 1 + experiment.engine.max_new_tokens
+  )
   return rows * (
     2 * sum(_weights(cfg.llm)) + _attention(cfg.llm.num_heads * cfg.llm.head_dim, slots)
   ) + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows)
@@ -222,7 +224,7 @@ def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
   )
   width, vocabulary = cfg.llm.hidden_size, cfg.llm.vocab_size
   slices, tokens, words = (
-    choices.slices_per_batch or rows * cfg.streaming.max_slices,
+    choices.slices_per_batch or rows * choices.max_slices,
     cfg.streaming.max_slice_tokens,
     data.max_unit_words,
   )
@@ -255,7 +257,7 @@ def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
   if choices.echo_text == 'generate':
     length, answer = (
       data.max_tokens + cfg.adapter.shrink_budget - 1,
-      min(data.max_tokens, cfg.streaming.max_new_tokens),
+      min(data.max_tokens, choices.max_new_tokens),
     )
     parts['own_text'] = (
       sum(llama_forward(cfg.llm, rows, length + answer).values())
@@ -267,7 +269,9 @@ def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
 
 def _vocoder(experiment: ExperimentConfig) -> Parts:
   cfg, rows, frames = experiment.model, experiment.train.batch_size, experiment.data.segment_frames
-  judged = discriminators_forward(cfg.discriminators, rows, frames * cfg.vocoder.code_hop_size)
+  judged = discriminators_forward(
+    experiment.train.discriminators, rows, frames * cfg.vocoder.code_hop_size
+  )
   return {
     'generator': 3 * vocoder_forward(cfg.vocoder, rows, frames),
     'durations': 3 * duration_forward(cfg.vocoder, rows, experiment.data.max_reduced_units),

@@ -50,6 +50,7 @@ _FREE = (
   'train.checkpoint_every',
   'train.keep_checkpoints',
   'mesh',
+  'engine',
 )
 
 
@@ -211,7 +212,7 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
     CheckpointError: another field differs, or the file is damaged.
   """
   try:
-    before = _flatten(json.loads(file.read_text('utf-8')))
+    before = _flatten(config_lib.upgrade_experiment(json.loads(file.read_text('utf-8'))))
   except (FileNotFoundError, ValueError) as error:
     raise errors.CheckpointError(
       f'{file} is missing or damaged, so its checkpoints cannot be used: give another --workdir.'

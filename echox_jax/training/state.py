@@ -1,5 +1,7 @@
 """The state of a training run: one pytree, created already sharded."""
 
+from collections.abc import Iterable
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -55,9 +57,14 @@ def by_optimizer(stage: stages.Stage, trainable: Tree) -> dict[str, Tree]:
   return {name: trainable[name] for name in stage.optimizers} or {'model': trainable}
 
 
-def abstract_params(cfg, groups, mesh: Mesh) -> Tree:
+def init_params(key: jax.Array, experiment: ExperimentConfig, groups: Iterable[str]) -> Tree:
+  """Makes fresh boxed parameters of `groups`, with the sizes of the job."""
+  return params_lib.init_groups(key, experiment.model, groups, experiment.train.discriminators)
+
+
+def abstract_params(experiment: ExperimentConfig, groups: Iterable[str], mesh: Mesh) -> Tree:
   """Shapes and shardings of the parameters of `groups`; nothing is computed."""
-  boxed = jax.eval_shape(lambda key: params_lib.init_groups(key, cfg, groups), jax.random.key(0))
+  boxed = jax.eval_shape(lambda key: init_params(key, experiment, groups), jax.random.key(0))
   return _with_shardings(sharding.unbox(boxed), sharding.param_shardings(boxed, mesh))
 
 
@@ -72,9 +79,7 @@ def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
     raise errors.ConfigError(
       f'train.frozen_dtype is {dtype!r}: use one of {", ".join(FROZEN_DTYPES)}.'
     )
-  trainable, frozen = split(
-    stage, abstract_params(experiment.model, stage.groups_for(experiment), mesh)
-  )
+  trainable, frozen = split(stage, abstract_params(experiment, stage.groups_for(experiment), mesh))
   frozen = jax.tree.map(lambda leaf: leaf.update(dtype=dtype), frozen)
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   replicated = NamedSharding(mesh, PartitionSpec())
@@ -116,9 +121,7 @@ def create_state(
   loaded = init_from.load_initial(stage, experiment, sources, wanted, packaged_encoder)
 
   def fresh(key):
-    params = sharding.unbox(
-      params_lib.init_groups(key, experiment.model, stage.groups_for(experiment))
-    )
+    params = sharding.unbox(init_params(key, experiment, stage.groups_for(experiment)))
     return {
       path: leaf.astype(wanted[path].dtype)
       for path, leaf in flatten(params).items()

@@ -251,6 +251,7 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
 
   update = _updater(experiment)
   model, weights = experiment.model, experiment.train.loss.vocoder
+  judges_cfg = experiment.train.discriminators
 
   def train_step(step, trainable, opt_state, frozen, batch) -> tuple[Carry, Metrics]:
     del frozen
@@ -262,7 +263,7 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
         judges,
         batch,
         model.vocoder,
-        model.discriminators,
+        judges_cfg,
         weights,
         keys.step_key(experiment.seed, step),
         adversarial,
@@ -282,7 +283,7 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
     if adversarial:
 
       def of_judges(tree):
-        return vocoder_step.discriminator_loss(tree, wave, batch['audio'], model.discriminators)
+        return vocoder_step.discriminator_loss(tree, wave, batch['audio'], judges_cfg)
 
       (_, more), grads = jax.value_and_grad(of_judges, has_aux=True)(judges)
       judges, judges_state, norm = update(grads, judges_state, judges)

@@ -191,14 +191,14 @@ def _of_stage(stage: stages.Stage, experiment: ExperimentConfig):
 def _of_vocoder(experiment: ExperimentConfig):
   from echox_jax.training import vocoder_step  # stages import their losses only when they run
 
-  model, weights = experiment.model, experiment.train.loss.vocoder
+  cfg, train = experiment.model.vocoder, experiment.train
 
   def evaluate(trainable, frozen, batch) -> step.Metrics:
     del frozen
     loss, (values, _) = vocoder_step.generator_loss(
-      trainable['vocoder'], None, batch, model.vocoder, model.discriminators, weights, None, False
+      trainable['vocoder'], None, batch, cfg, train.discriminators, train.loss.vocoder, None, False
     )
-    seconds = jnp.float32(batch['audio'].size / model.vocoder.sample_rate)
+    seconds = jnp.float32(batch['audio'].size / cfg.sample_rate)
     return values | {'loss': loss, 'audio_seconds': seconds}
 
   return evaluate

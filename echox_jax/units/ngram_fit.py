@@ -24,7 +24,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from echox_jax.config import UnitsConfig
+from echox_jax.config import UnitFitConfig, UnitsConfig
 from echox_jax.models.arrays import Int
 from echox_jax.units.ngram import PAIR_WEIGHT, NgramModel, Word, normalised
 
@@ -70,16 +70,17 @@ def make_shard(sequences: Sequences) -> Arrays:
   }
 
 
-def fit(shards: Shards, cfg: UnitsConfig) -> NgramModel:
+def fit(shards: Shards, cfg: UnitsConfig, how: UnitFitConfig) -> NgramModel:
   """Estimates words and probabilities; every unit below `cfg.num_units` becomes a word, with the
   unit as its id.
 
   Args:
     shards: from `make_shard`.
     cfg: sizes.
+    how: `ngram_order` and `em_iterations`.
   """
-  model = _fit_unigram(shards, cfg)
-  if cfg.ngram_order == 1:
+  model = _fit_unigram(shards, cfg, how.em_iterations)
+  if how.ngram_order == 1:
     return model
   for i in range(_PAIR_ITERATIONS):
     model = dataclasses.replace(
@@ -89,7 +90,7 @@ def fit(shards: Shards, cfg: UnitsConfig) -> NgramModel:
   return model
 
 
-def _fit_unigram(shards: Shards, cfg: UnitsConfig) -> NgramModel:
+def _fit_unigram(shards: Shards, cfg: UnitsConfig, iterations: int) -> NgramModel:
   limit = _SEED_FACTOR * cfg.vocab_size
   counted = shards.map(
     'candidates',
@@ -111,18 +112,18 @@ def _fit_unigram(shards: Shards, cfg: UnitsConfig) -> NgramModel:
   log_probs = normalised(counts)
   longer = np.flatnonzero(candidates.lengths > 1)
   target = min(cfg.vocab_size - cfg.num_units, len(longer))
-  shrink = (max(1, target) / max(1, len(longer))) ** (1 / max(1, cfg.em_iterations))
-  for step in range(1, cfg.em_iterations + 1):
+  shrink = (max(1, target) / max(1, len(longer))) ** (1 / max(1, iterations))
+  for step in range(1, iterations + 1):
     counts = expect(step)
     log_probs = normalised(counts)
-    size = target if step == cfg.em_iterations else max(target, round(len(longer) * shrink**step))
+    size = target if step == iterations else max(target, round(len(longer) * shrink**step))
     alive = longer[np.isfinite(log_probs[longer])]
     without = _best_scores(candidates.alternatives[alive], candidates.lengths[alive], log_probs)
     loss = (counts[alive] - _DISCOUNT) * (log_probs[alive] - without)
     dropped = alive[np.argsort(-loss, kind='stable')[size:]]
     log_probs[dropped] = -np.inf
   for step in range(_FINAL_ITERATIONS):
-    counts = expect(cfg.em_iterations + 1 + step)
+    counts = expect(iterations + 1 + step)
     log_probs = normalised(np.where(np.isfinite(log_probs), counts, -np.inf))
   alive = longer[np.isfinite(log_probs[longer])]
   kept = np.concatenate(

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from echox_jax import errors, files
-from echox_jax.config import UnitsConfig
+from echox_jax.config import UnitFitConfig, UnitsConfig
 from echox_jax.models.arrays import Int
 from echox_jax.units import bpe, ngram, ngram_fit
 
@@ -190,7 +190,9 @@ def from_words(
   )
 
 
-def fit(sequences: ngram_fit.Sequences, cfg: UnitsConfig) -> UnitLanguage:
+def fit(
+  sequences: ngram_fit.Sequences, cfg: UnitsConfig, how: UnitFitConfig = UnitFitConfig()
+) -> UnitLanguage:
   """Fits the language that `cfg.language` names on reduced units.
 
   The vocabulary may come out smaller than `cfg.vocab_size` where the sequences hold too few
@@ -201,29 +203,31 @@ def fit(sequences: ngram_fit.Sequences, cfg: UnitsConfig) -> UnitLanguage:
     ConfigError: as `check`.
     DataError: a unit outside 0 .. num_units - 1.
   """
-  check(cfg)
+  check(cfg, how)
   sequences = [np.asarray(s, np.int64).tolist() for s in sequences]
   if any(s and not (min(s) >= 0 and max(s) < cfg.num_units) for s in sequences):
     raise errors.DataError(
       f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.'
     )
   if cfg.language == 'ngram':
-    return fit_shards(ngram_fit.InMemory([ngram_fit.make_shard(sequences)]), cfg)
+    return fit_shards(ngram_fit.InMemory([ngram_fit.make_shard(sequences)]), cfg, how)
   return UnitLanguage(cfg.language, cfg.num_units, _KINDS[cfg.language].fit(sequences, cfg))
 
 
-def fit_shards(shards: ngram_fit.Shards, cfg: UnitsConfig) -> UnitLanguage:
+def fit_shards(
+  shards: ngram_fit.Shards, cfg: UnitsConfig, how: UnitFitConfig = UnitFitConfig()
+) -> UnitLanguage:
   """Fits an n-gram language on shards of reduced units, of which only what is counted is held in
   memory.
 
   Raises:
     ConfigError: as `check`.
   """
-  check(cfg)
-  return UnitLanguage('ngram', cfg.num_units, ngram_fit.fit(shards, cfg))
+  check(cfg, how)
+  return UnitLanguage('ngram', cfg.num_units, ngram_fit.fit(shards, cfg, how))
 
 
-def check(cfg: UnitsConfig) -> None:
+def check(cfg: UnitsConfig, how: UnitFitConfig = UnitFitConfig()) -> None:
   """Checks that such a language can be.
 
   Raises:
@@ -236,7 +240,8 @@ def check(cfg: UnitsConfig) -> None:
     raise errors.ConfigError(
       f'units.vocab_size is {cfg.vocab_size}: it must hold the {cfg.num_units} single units.'
     )
-  if cfg.max_word_units < 1 or cfg.ngram_order not in (1, 2):
+  if cfg.max_word_units < 1 or how.ngram_order not in (1, 2):
     raise errors.ConfigError(
-      'units.max_word_units must be at least 1 and units.ngram_order 1 or 2: change the config.'
+      'units.max_word_units must be at least 1 and precompute.fit.ngram_order 1 or 2: change the '
+      'config.'
     )

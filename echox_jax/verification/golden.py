@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import released, released_config, released_units, whisper_hf
 from echox_jax.models import echox
 from echox_jax.models.whisper import WhisperEncoder
@@ -113,6 +113,11 @@ class Golden:
       adapter=dataclasses.replace(made.adapter, dropout=0.0),
       unit_decoder=dataclasses.replace(made.unit_decoder, denoising_dropout=0.0),
     )
+
+  @functools.cached_property
+  def engine(self) -> EngineConfig:
+    """The limits of its answers."""
+    return released_config.engine_from_json(self._config)
 
   @functools.cached_property
   def echox_weights(self) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def _text_rows(golden: Golden, arrays: Arrays) -> list[Row]:
   @jax.jit
   def answer(params, ids, states, lengths):
     return generate.generate_text(
-      params, fitted, ids, states, lengths, fitted.streaming.max_new_tokens
+      params, fitted, ids, states, lengths, golden.engine.max_new_tokens
     )
 
   made = answer(golden.params, arrays['prompt_ids'], states, lengths)

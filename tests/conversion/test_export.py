@@ -239,13 +239,13 @@ def test_unit_decoders_of_the_table_are_called_by_their_name(kind, sizes):
   decoder = dataclasses.replace(base.unit_decoder, trunk=trunk, denoising_intermediate_size=3072)
   cfg = dataclasses.replace(base, llm=llm, unit_decoder=decoder)
   assert released_config.unit_model(cfg) == (True, kind)
-  values = released_export.config_json(cfg, 'echo', 'float16')
+  values = released_export.config_json(cfg, tiny_model.ENGINE, 'echo', 'float16')
   assert values.get('unit_model') == kind and 'unit_translator' not in values
   changed = dataclasses.replace(
     cfg, unit_decoder=dataclasses.replace(decoder, denoising_intermediate_size=5)
   )
   assert (
-    released_export.config_json(changed, 'echo', 'float16')['unit_translator'][
+    released_export.config_json(changed, tiny_model.ENGINE, 'echo', 'float16')['unit_translator'][
       'aligner_intermediate_size'
     ]
     == 5

@@ -100,9 +100,9 @@ def test_an_imported_llama_answers_written_questions(tmp_path, capsys):
     chat_folders.write(llama_folder(tmp_path / 'llama'), chat_folders.SMOLLM2),
     tmp_path / 'model',
   )
-  file = tmp_path / 'model' / 'config.json'
+  file = tmp_path / 'model' / 'engine.json'
   values = json.loads(file.read_text())
-  values['max_prompt_tokens'], values['streaming']['max_new_tokens'] = 128, 4
+  values['max_prompt_tokens'], values['max_new_tokens'] = 128, 4
   file.write_text(json.dumps(values))
   capsys.readouterr()
   ask = lambda *more: respond.main(['--checkpoint', str(tmp_path / 'model'), *map(str, more)])

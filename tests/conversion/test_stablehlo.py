@@ -21,7 +21,7 @@ from echox_jax.models import attention, trees
 from echox_jax.models.params import param_shapes
 from tests.helpers import tiny_model
 
-NAMES = list(stablehlo.functions(tiny_model.tiny_config()))
+NAMES = list(stablehlo.functions(tiny_model.tiny_config(), tiny_model.ENGINE))
 SLOTS = 9
 
 
@@ -107,7 +107,7 @@ def test_the_artefact_computes_what_the_engine_computes(models, name, profile, b
   cfg, entry, function = (
     model.config,
     model.functions[name],
-    stablehlo.functions(model.config)[name],
+    stablehlo.functions(model.config, tiny_model.ENGINE)[name],
   )
   inputs = some_inputs(entry, cfg, batch)
   made = model.call(name, **inputs)
@@ -145,7 +145,9 @@ def test_an_artefact_has_no_kernel_of_the_platform_that_makes_it(monkeypatch):
     path: jax.ShapeDtypeStruct(shape, np.float32)
     for path, shape in param_shapes(cfg, ('whisper',)).items()
   }
-  exported = stablehlo.export_function(cfg, 'encode_speech', params, stablehlo.input_specs(cfg))
+  exported = stablehlo.export_function(
+    cfg, tiny_model.ENGINE, 'encode_speech', params, stablehlo.input_specs(cfg, tiny_model.ENGINE)
+  )
   assert (
     exported.platforms == ('cpu', 'cuda', 'tpu') and 'tpu_custom_call' not in exported.mlir_module()
   )
@@ -192,7 +194,7 @@ def test_what_a_part_of_a_model_cannot_do_is_listed(tmp_path):
   cfg = tiny_model.tiny_config()
   shapes = param_shapes(cfg, ('vocoder',))
   left_out = stablehlo.write(
-    tmp_path, cfg, {path: (shape, np.float32) for path, shape in shapes.items()}
+    tmp_path, cfg, tiny_model.ENGINE, {path: (shape, np.float32) for path, shape in shapes.items()}
   )
   assert sorted(path.name for path in tmp_path.iterdir()) == [
     'durations.stablehlo',
@@ -206,7 +208,7 @@ def test_what_a_part_of_a_model_cannot_do_is_listed(tmp_path):
     'waveform',
   }
   with pytest.raises(errors.CheckpointError, match='hubert computes no step of answering'):
-    stablehlo.write(tmp_path, cfg, {'hubert/x': ((1,), np.float32)})
+    stablehlo.write(tmp_path, cfg, tiny_model.ENGINE, {'hubert/x': ((1,), np.float32)})
 
 
 def test_functions_beyond_the_positions_of_the_model_are_not_written(tmp_path):

@@ -48,9 +48,9 @@ def folder(file, tmp_path_factory):
 def reader(folder, **changes):
   """An engine for short questions and answers in text."""
   model = echox_jax.load(folder)
-  streaming = dataclasses.replace(model.config.streaming, max_new_tokens=48)
-  cfg = dataclasses.replace(model.config, max_prompt_tokens=128, streaming=streaming, **changes)
-  return Engine(dataclasses.replace(model, config=cfg), hears=False, speaks=False)
+  cfg = dataclasses.replace(model.config, **changes)
+  budgets = dataclasses.replace(model.engine, max_prompt_tokens=128, max_new_tokens=48)
+  return Engine(dataclasses.replace(model, config=cfg, engine=budgets), hears=False, speaks=False)
 
 
 def test_the_config_has_what_the_import_finds(folder):

@@ -87,6 +87,7 @@ def experiment(stage='t2c', units=None, **jobs):
           language_sets=('answers/train',),
           unit_sets=('answers/train', 'answers/holdout'),
           batch_seconds=2.0,
+          fit=dict(kmeans_iterations=4),
         ),
         **jobs,
       ),
@@ -95,8 +96,7 @@ def experiment(stage='t2c', units=None, **jobs):
         audio_padding_seconds=0.1,
         llm=dict(vocab_size=300),
         units=dict(
-          dict(layer=1, num_units=12, vocab_size=30, padding_seconds=0.1, kmeans_iterations=4),
-          **(units or {}),
+          dict(layer=1, num_units=12, vocab_size=30, padding_seconds=0.1), **(units or {})
         ),
       ),
     ),

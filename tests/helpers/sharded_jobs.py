@@ -33,7 +33,6 @@ from echox_jax.config import (
   VocoderConfig,
   WhisperConfig,
 )
-from echox_jax.models import params as params_lib
 from echox_jax.models.convolution import Conv
 from echox_jax.models.trees import flatten
 from echox_jax.parallel import sharding
@@ -85,25 +84,18 @@ MODEL = EchoXConfig(
     istft_hop=16,
     duration=DurationPredictorConfig(hidden_size=16, dropout=0.1),
   ),
-  discriminators=DiscriminatorConfig(
-    periods=(2, 3),
-    period_channels=(4, 8),
-    num_scales=2,
-    scale_channels=(4, 8),
-    scale_kernel_sizes=(15, 41),
-    scale_strides=(1, 4),
-    scale_groups=(1, 4),
-  ),
   streaming=StreamingConfig(
-    look_ahead=1,
-    peak_window=2,
-    min_tokens=5,
-    min_tokens_above_threshold=3,
-    max_new_tokens=16,
-    max_slices=3,
-    max_slice_tokens=8,
-    max_unit_words=10,
+    look_ahead=1, peak_window=2, min_tokens=5, min_tokens_above_threshold=3, max_slice_tokens=8
   ),
+)
+DISCRIMINATORS = DiscriminatorConfig(
+  periods=(2, 3),
+  period_channels=(4, 8),
+  num_scales=2,
+  scale_channels=(4, 8),
+  scale_kernel_sizes=(15, 41),
+  scale_strides=(1, 4),
+  scale_groups=(1, 4),
 )
 
 
@@ -125,11 +117,16 @@ def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
     mel=0.0, mel_windows=(256,), stft=0.0, stft_windows=(128,), feature_matching=0.0
   )
   losses = LossConfig(
-    slices_per_batch=24, chunk_tokens=0 if stage == 't2c' else 32, vocoder=vocoder
+    max_new_tokens=16,
+    max_slices=3,
+    slices_per_batch=24,
+    chunk_tokens=0 if stage == 't2c' else 32,
+    vocoder=vocoder,
   )
-  train = TrainConfig(
-    **dict(steps=STEPS, batch_size=ROWS, optimizer=optimizer, loss=losses) | train
+  fixed = dict(
+    steps=STEPS, batch_size=ROWS, optimizer=optimizer, loss=losses, discriminators=DISCRIMINATORS
   )
+  train = TrainConfig(**fixed | train)
   return ExperimentConfig(
     stage=stage,
     model=model,
@@ -214,9 +211,9 @@ def fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.ParamSource:
   """Fresh parameters as a source: s2t would take a pretrained encoder, and a fresh T2C says one
   word for ever.
   """
-  made = jax.jit(
-    lambda key: sharding.unbox(params_lib.init_groups(key, job.model, stage.groups_for(job)))
-  )(jax.random.key(0))
+  made = jax.jit(lambda key: sharding.unbox(state.init_params(key, job, stage.groups_for(job))))(
+    jax.random.key(0)
+  )
   flat = flatten(jax.tree.map(np.array, made))
   if 't2c' in made:
     flat |= {

@@ -28,12 +28,14 @@ LOSSES = VocoderLossConfig(
 def experiment() -> ExperimentConfig:
   """The stage as nano trains it, tiny."""
   job = sharded_jobs.experiment('vocoder')
-  loss = dataclasses.replace(job.train.loss, vocoder=LOSSES)
   wide = lambda part: dataclasses.replace(part, dtype='float64')
-  model = dataclasses.replace(
-    job.model, vocoder=wide(job.model.vocoder), discriminators=wide(job.model.discriminators)
+  train = dataclasses.replace(
+    job.train,
+    loss=dataclasses.replace(job.train.loss, vocoder=LOSSES),
+    discriminators=wide(job.train.discriminators),
   )
-  return dataclasses.replace(job, model=model, train=dataclasses.replace(job.train, loss=loss))
+  model = dataclasses.replace(job.model, vocoder=wide(job.model.vocoder))
+  return dataclasses.replace(job, model=model, train=train)
 
 
 if __name__ == '__main__':

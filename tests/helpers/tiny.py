@@ -41,14 +41,7 @@ CONFIG = EchoXConfig(
     denoising_intermediate_size=48,
   ),
   streaming=StreamingConfig(
-    look_ahead=1,
-    peak_window=2,
-    min_tokens=5,
-    min_tokens_above_threshold=3,
-    max_new_tokens=16,
-    max_slices=3,
-    max_slice_tokens=8,
-    max_unit_words=10,
+    look_ahead=1, peak_window=2, min_tokens=5, min_tokens_above_threshold=3, max_slice_tokens=8
   ),
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from echox_jax import config as config_lib
 from echox_jax import model_folder
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.models import params as params_lib
 from echox_jax.models import trees
 from echox_jax.prompts import NANO_IDS
@@ -32,23 +32,15 @@ WORDS = (
 )
 
 
-def tiny_config(**streaming) -> EchoXConfig:
-  """Everything small; `streaming` overrides the streaming rule."""
-  rule = dict(
-    look_ahead=1,
-    peak_window=1,
-    min_tokens=6,
-    min_tokens_above_threshold=3,
-    max_new_tokens=20,
-    max_unit_words=12,
-    max_slice_tokens=6,
-    max_frames=160,
-  )
+ENGINE = EngineConfig(max_prompt_tokens=48, max_new_tokens=20, max_unit_words=12, max_frames=160)
+
+
+def tiny_config() -> EchoXConfig:
+  """Everything small."""
   return config_lib.build(
     EchoXConfig,
     dict(
       special_ids=NANO_IDS,
-      max_prompt_tokens=48,
       max_audio_seconds=3.0,
       whisper=dict(
         num_mel_bins=16,
@@ -75,7 +67,9 @@ def tiny_config(**streaming) -> EchoXConfig:
         duration=dict(hidden_size=16),
       ),
       units=dict(num_units=20),
-      streaming=rule | streaming,
+      streaming=dict(
+        look_ahead=1, peak_window=1, min_tokens=6, min_tokens_above_threshold=3, max_slice_tokens=6
+      ),
     ),
   )
 
@@ -109,12 +103,16 @@ def tiny_params(cfg: EchoXConfig) -> dict:
   return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-def tiny_bundle(folder, **streaming):
+def tiny_bundle(folder):
   """What `echox_jax.load` returns, in miniature."""
-  config = tiny_config(**streaming)
+  config = tiny_config()
   tokenizer = train_tokenizer([WORDS] * 3, folder / 'tokenizer.model', 320)
   return types.SimpleNamespace(
-    config=config, params=tiny_params(config), tokenizer=tokenizer, unit_language=PlainPairs()
+    config=config,
+    engine=ENGINE,
+    params=tiny_params(config),
+    tokenizer=tokenizer,
+    unit_language=PlainPairs(),
   )
 
 
@@ -127,7 +125,7 @@ def write_model(folder, cfg: EchoXConfig, copies=None):
       {path: (value.shape, value.dtype) for path, value in flat.items()},
       ((path, None, value) for path, value in flat.items()),
     )
-    model_folder.write_rest(beside, cfg, copies or {})
+    model_folder.write_rest(beside, cfg, ENGINE, copies or {})
 
 
 def question(seconds: float = 1.5, seed: int = 0) -> np.ndarray:

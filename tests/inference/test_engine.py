@@ -97,7 +97,9 @@ def test_streaming_says_what_batched_decoding_says(engine, seconds):
 
 def test_text_alone_takes_no_parts_of_speech(engine, tmp_path):
   whole = tiny_model.tiny_bundle(tmp_path)
-  language_model = model_folder.Bundle(whole.config, {'llm': whole.params['llm']}, whole.tokenizer)
+  language_model = model_folder.Bundle(
+    whole.config, {'llm': whole.params['llm']}, whole.engine, whole.tokenizer
+  )
   reader = Engine(language_model, hears=False, speaks=False)
   assert reader.warm_up() > 0
   pieces, slices, done = parts(reader.answer(text='What is two plus two?'))
@@ -182,13 +184,13 @@ def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
   [
     (
       dict(llm=31),
-      'no position for a question beside streaming.max_new_tokens 20 and '
+      'no position for a question beside engine.max_new_tokens 20 and '
       'adapter.shrink_budget 12, since llm.max_positions is 31: lower the budgets',
     ),
     (
       dict(trunk=20),
       'no position for a unit word beside streaming.max_slice_tokens 6, since '
-      'unit_decoder.trunk.max_positions is 20: lower the budget',
+      'unit_decoder.trunk.max_positions is 20: lower it',
     ),
   ],
 )

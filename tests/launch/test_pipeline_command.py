@@ -64,7 +64,7 @@ def test_from_a_folder_of_recordings_to_a_model(tmp_path):
     f'--workdir={tmp_path}/mine',
     '--config.train.steps=3',
     '--config.train.batch_size=4',
-    '--config.model.streaming.max_new_tokens=8',
+    '--config.engine.max_new_tokens=8',
   )
   assert '[7/7] export' in run(*train).stdout
   computed = tmp_path / 'mine' / 'precomputed' / 'answers' / 'dataset_info.json'

@@ -59,7 +59,9 @@ def test_slices_are_the_outermost_part_of_data():
 
 def test_every_parameter_of_every_model_part_has_a_sharding():
   abstract = jax.eval_shape(
-    lambda key: params_lib.init_groups(key, sharded_jobs.MODEL, params_lib.GROUPS),
+    lambda key: params_lib.init_groups(
+      key, sharded_jobs.MODEL, params_lib.GROUPS, sharded_jobs.DISCRIMINATORS
+    ),
     jax.random.key(0),
   )
   placed = sharding.param_shardings(

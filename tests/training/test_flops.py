@@ -157,11 +157,7 @@ def test_discriminators():
     period_channels=(16, 64, 64),
   )
   forward = lambda params, wave: discriminators.Discriminators(cfg).apply({'params': params}, wave)
-  found = counted(
-    forward,
-    params_of(discriminators.init_discriminators, dataclasses.replace(CFG, discriminators=cfg)),
-    floats(ROWS, 8000),
-  )
+  found = counted(forward, params_of(discriminators.init_discriminators, cfg), floats(ROWS, 8000))
   assert found == pytest.approx(flops.discriminators_forward(cfg, ROWS, 8000), rel=0.06)
 
 

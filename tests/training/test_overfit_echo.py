@@ -26,7 +26,9 @@ IDS, VOCAB, PAPER = CFG.special_ids, CFG.llm.vocab_size, prompts.get_profile('pa
 
 def experiment(**loss):
   return ExperimentConfig(
-    model=CFG, data=DataConfig(max_unit_words=10), train=TrainConfig(loss=LossConfig(**loss))
+    model=CFG,
+    data=DataConfig(max_unit_words=10),
+    train=TrainConfig(loss=LossConfig(**dict(max_slices=3, max_new_tokens=16) | loss)),
   )
 
 
@@ -137,16 +139,14 @@ def test_unknown_source_is_refused():
 
 def test_slices_are_gathered_and_what_has_no_room_is_counted(start):
   """Head row of "." and states are set so that every fourth token is a peak."""
-  cfg = dataclasses.replace(
-    CFG, streaming=dataclasses.replace(CFG.streaming, max_slices=2, max_slice_tokens=6)
-  )
+  cfg = dataclasses.replace(CFG, streaming=dataclasses.replace(CFG.streaming, max_slice_tokens=6))
   peak = jnp.arange(16) % 4 == 3
   states = jnp.where(peak[None, :, None], 1.0, -1.0) * jnp.ones((3, 16, 24))
   params = {'llm': start['llm'] | {'lm_head': {'embedding': jnp.ones((VOCAB, 24))}}}
   ids = jnp.arange(48).reshape(3, 16)
   gather = lambda room: jax.jit(
     lambda s: echo_step.batch_slices(
-      params, cfg, echo_step.Answers(s, ids, jnp.array([16, 7, 0])), room
+      params, cfg, echo_step.Answers(s, ids, jnp.array([16, 7, 0])), 2, room
     )
   )(states)
   slices = gather(4)

@@ -18,7 +18,7 @@ def _mesh():
 
 def _paths(name, rank=2):
   job = training_jobs.experiment(name, rank=rank)
-  abstract = state.abstract_params(job.model, stages.get_stage(name).groups_for(job), _mesh())
+  abstract = state.abstract_params(job, stages.get_stage(name).groups_for(job), _mesh())
   return flatten(abstract)
 
 

@@ -65,7 +65,7 @@ def test_magnitude_of_a_sine():
 
 
 def test_discriminators_judge_any_length_and_learn():
-  params = nn.meta.unbox(init_discriminators(jax.random.key(0), EchoXConfig(discriminators=SMALL)))
+  params = nn.meta.unbox(init_discriminators(jax.random.key(0), SMALL))
   wave = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1601)), jnp.float32)
   verdicts = Discriminators(SMALL).apply({'params': params}, wave)
   assert len(verdicts) == 4
@@ -90,7 +90,7 @@ def test_discriminators_judge_any_length_and_learn():
 def test_overfits_one_batch_and_adversarial_terms_reach_the_generator():
   batch, losses = make_batch(), VocoderLossConfig(mel=1.0, stft=1.0, stft_windows=(128, 512))
   params = nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=tiny.VOCODER)))
-  disc = nn.meta.unbox(init_discriminators(jax.random.key(1), EchoXConfig(discriminators=SMALL)))
+  disc = nn.meta.unbox(init_discriminators(jax.random.key(1), SMALL))
   optimizer = optax.adam(3e-3)
   state = optimizer.init(params)
   loss_fn = jax.value_and_grad(vocoder_step.generator_loss, has_aux=True)

@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 
 from echox_jax import errors
-from echox_jax.config import UnitsConfig
+from echox_jax.config import UnitFitConfig, UnitsConfig
 from echox_jax.units import ngram_fit, unit_language
 
 UNITS = 30
 KINDS = [('ngram', 1), ('ngram', 2), ('bpe', 1), ('plain', 1)]
 
 
-def config(language='ngram', order=1, **changes):
+def config(language='ngram', **changes):
   return UnitsConfig(
-    num_units=UNITS,
-    language=language,
-    ngram_order=order,
-    **{'max_word_units': 4, 'vocab_size': 80, **changes},
+    num_units=UNITS, language=language, **{'max_word_units': 4, 'vocab_size': 80, **changes}
   )
+
+
+def fitted_as(sequences, language='ngram', order=1, em_iterations=6, **changes):
+  how = UnitFitConfig(ngram_order=order, em_iterations=em_iterations)
+  return unit_language.fit(sequences, config(language, **changes), how)
 
 
 SOURCE = [tuple(word) for word in np.random.default_rng(7).integers(0, UNITS - 5, (25, 3)).tolist()]
@@ -39,7 +41,7 @@ def speech_like(seed, count=60):
 
 @pytest.fixture(scope='module', params=KINDS, ids=lambda kind: f'{kind[0]}{kind[1]}')
 def language(request):
-  return unit_language.fit(speech_like(0), config(*request.param))
+  return fitted_as(speech_like(0), *request.param)
 
 
 repetitive = st.tuples(st.lists(st.integers(0, UNITS - 1), max_size=5), st.integers(0, 20)).map(
@@ -61,7 +63,7 @@ def test_lossless_on_anything(language, units):
   st.sampled_from(KINDS),
 )
 def test_lossless_whatever_it_was_fitted_on(sequences, kind):
-  fitted = unit_language.fit(sequences, config(*kind, vocab_size=45, em_iterations=2))
+  fitted = fitted_as(sequences, *kind, vocab_size=45, em_iterations=2)
   for units in [*sequences, list(range(UNITS))]:
     assert fitted.decode(fitted.encode(units)).tolist() == list(units)
 
@@ -101,14 +103,14 @@ def test_lossless_on_10000_sequences(language):
 
 @pytest.mark.parametrize('order', [1, 2])
 def test_shards_find_the_words_that_one_shard_finds(order):
-  sequences, cfg = speech_like(0), config('ngram', order)
+  sequences, cfg, how = speech_like(0), config(), UnitFitConfig(ngram_order=order)
   one, three = (
     unit_language.fit_shards(
-      ngram_fit.InMemory(ngram_fit.make_shard(sequences[i::count]) for i in range(count)), cfg
+      ngram_fit.InMemory(ngram_fit.make_shard(sequences[i::count]) for i in range(count)), cfg, how
     )
     for count in (1, 3)
   )
-  assert one.vocabulary == unit_language.fit(sequences, cfg).vocabulary
+  assert one.vocabulary == unit_language.fit(sequences, cfg, how).vocabulary
   assert {*SOURCE} & {*one.model.words} == {*SOURCE} & {*three.model.words} and len(
     {*SOURCE} & {*one.model.words}
   ) >= 24
@@ -129,7 +131,9 @@ def test_what_a_shard_counts_is_bounded(monkeypatch):
     for shard in counted
     for k in (2, 3, 4)
   )
-  assert len(unit_language.fit_shards(shards, config('ngram', 2)).model.pairs) == 7
+  assert (
+    len(unit_language.fit_shards(shards, config(), UnitFitConfig(ngram_order=2)).model.pairs) == 7
+  )
 
 
 def test_words_are_as_asked(language):
@@ -143,7 +147,7 @@ def test_words_are_as_asked(language):
   'kind, best', [(('ngram', 1), 0.36), (('ngram', 2), 0.36), (('bpe', 1), 0.45)]
 )
 def test_the_words_of_the_source_are_found(kind, best):
-  fitted = unit_language.fit(speech_like(0), config(*kind))
+  fitted = fitted_as(speech_like(0), *kind)
   assert fitted.compression(speech_like(1)) < best  # the source's own words give 1/3
 
 
@@ -165,9 +169,8 @@ def test_saved_language_is_the_same(language, tmp_path):
 
 
 def test_fitting_is_deterministic(language):
-  again = unit_language.fit(
-    speech_like(0), config(language.kind, 2 if getattr(language.model, 'pairs', None) else 1)
-  )
+  order = 2 if getattr(language.model, 'pairs', None) else 1
+  again = fitted_as(speech_like(0), language.kind, order)
   assert again.vocabulary == language.vocabulary
 
 
@@ -195,11 +198,11 @@ def test_best_segmentation_is_found():
 
 
 @pytest.mark.parametrize(
-  'cfg', [config('other'), config(vocab_size=5), config(order=3), config(max_word_units=0)]
+  'fields', [dict(language='other'), dict(vocab_size=5), dict(order=3), dict(max_word_units=0)]
 )
-def test_configs_that_cannot_work(cfg):
+def test_configs_that_cannot_work(fields):
   with pytest.raises(errors.ConfigError):
-    unit_language.fit([[1, 2]], cfg)
+    fitted_as([[1, 2]], **fields)
 
 
 def test_units_and_words_out_of_range(language):
