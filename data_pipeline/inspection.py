@@ -260,7 +260,7 @@ def draw(splits: Sequence[Split], path: str | Path) -> None:
 
   Raises:
     MissingExtraError: matplotlib is not installed.
-    DataError: the file's ending is no kind of picture.
+    DataError: the file's ending is not that of a picture.
   """
   try:
     from matplotlib.figure import Figure
@@ -280,4 +280,4 @@ def draw(splits: Sequence[Split], path: str | Path) -> None:
   try:
     figure.savefig(path, dpi=120)
   except ValueError as error:
-    raise DataError(f'{path} is no picture file: end it in .png.') from error
+    raise DataError(f'{path} is not a picture file: end it in .png.') from error

@@ -27,7 +27,7 @@ def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
     float32[samples], mono (mean of the channels), 16 kHz, within about [-1, 1].
 
   Raises:
-    AudioError: the file is missing, is no audio, holds no samples, or holds samples that are not
+    AudioError: the file is missing, is not audio, holds no samples, or holds samples that are not
       finite.
   """
   path = Path(path)

@@ -312,7 +312,7 @@ def to_dict(config: Any) -> dict[str, Any]:
   return dataclasses.asdict(config)
 
 
-# Where the config of a model once held what is no property of it, and where an experiment has it
+# Where the config of a model once held what is not a property of it, and where an experiment has it
 # now. Both kinds of file are still read.
 _MOVED = {
   'discriminators': ('train.discriminators',),

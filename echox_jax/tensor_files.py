@@ -280,10 +280,10 @@ def _index(path: Path) -> dict[str, _Place]:
     weight_map = json.loads(path.read_text('utf-8'))['weight_map']
     shards = sorted(set(weight_map.values()))
     if any(Path(shard).name != shard for shard in shards):
-      raise ValueError('a shard that is no file name')
+      raise ValueError('a shard that is not a file name')
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.CheckpointError(
-      f'{path} is no index of safetensors shards ({error}): copy or download it again.'
+      f'{path} is not an index of safetensors shards ({error}): copy or download it again.'
     ) from error
   places = {}
   for shard in shards:
@@ -350,7 +350,7 @@ def _refusal(path: Path, reason: str) -> str:
     problem, end = _first_problem(path, entries, room)
   except (ValueError, KeyError, TypeError, AttributeError):
     return (
-      f'{path} is not a safetensors file (its header is no table of tensors) or is cut short '
+      f'{path} is not a safetensors file (its header is not a table of tensors) or is cut short '
       'within its header: copy or download it again, or give one in that format.'
     )
   if end < room:

@@ -31,7 +31,7 @@ class TextTokenizer:
     """Reads a SentencePiece model.
 
     Raises:
-      DataError: the file is missing or is no SentencePiece model.
+      DataError: the file is missing or is not a SentencePiece model.
     """
     path = Path(model_path)
     if not path.is_file():
@@ -44,7 +44,7 @@ class TextTokenizer:
       self._size = self._model.get_piece_size()
     except RuntimeError as error:
       raise errors.DataError(
-        f'{path} is no SentencePiece model or is damaged: copy it again or '
+        f'{path} is not a SentencePiece model or is damaged: copy it again or '
         'delete it and run precompute.'
       ) from error
     if not self._size:
@@ -82,7 +82,7 @@ class BpeTokenizer:
     """Reads the file, or `content` instead; `path` names it then.
 
     Raises:
-      DataError: the file is missing or is no tokenizer.
+      DataError: the file is missing or is not a tokenizer.
       MissingExtraError: the package `tokenizers` is not installed.
     """
     try:
@@ -99,7 +99,7 @@ class BpeTokenizer:
       self._model = tokenizers.Tokenizer.from_str(json.dumps(values))
     except Exception as error:  # the package raises nothing more exact
       raise errors.DataError(
-        f'{path} is no tokenizer.json or is damaged ({error}): copy it again.'
+        f'{path} is not a tokenizer.json or is damaged ({error}): copy it again.'
       ) from error
     self._model.encode_special_tokens = True  # special tokens that a user types stay text
     self._model.no_padding()

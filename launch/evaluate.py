@@ -268,7 +268,7 @@ def save_examples(
 
 
 def bar(items, title: str) -> tqdm:
-  """A progress bar with the time that is left; rare lines where the output is no terminal."""
+  """A progress bar with the time that is left; rare lines where the output is not a terminal."""
   return tqdm(
     items, desc=title, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True
   )

@@ -57,7 +57,9 @@ def main(argv: list[str] | None = None) -> None:
 
   sampler.check(args.temperature, args.top_p)
   if args.output and args.output.suffix.lower() != '.wav':
-    raise errors.EchoXError(f'{args.output} is no wav file: give an output name that ends in .wav.')
+    raise errors.EchoXError(
+      f'{args.output} is not a wav file: give an output name that ends in .wav.'
+    )
   for folder in {file.parent for file in (args.output, args.json) if file}:
     folder.mkdir(parents=True, exist_ok=True)  # known before anything is computed
 

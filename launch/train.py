@@ -90,7 +90,7 @@ def parse(
     ) from error
   missing = [name for name in ('config', 'workdir') if values[name].value is None]
   if missing or len(rest) > 1:
-    what = f'--{missing[0]} is missing' if missing else f'{rest[1]!r} is no option'
+    what = f'--{missing[0]} is missing' if missing else f'{rest[1]!r} is not an option'
     raise errors.ConfigError(
       f'{what}: run `python -m {program} --config=configs/echox_nano.py:STAGE --workdir=DIR`.'
     )

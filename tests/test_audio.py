@@ -70,7 +70,7 @@ def test_bad_files_give_one_clear_error(tmp_path):
   (tmp_path / 'empty.wav').touch()
   with pytest.raises(AudioError, match='is empty'):
     audio.load_audio(tmp_path / 'empty.wav')
-  (tmp_path / 'text.wav').write_text('this is no audio' * 50)
+  (tmp_path / 'text.wav').write_text('this is not audio' * 50)
   with pytest.raises(AudioError, match='damaged'):
     audio.load_audio(tmp_path / 'text.wav')
   audio.write_wav(tmp_path / 'header_only.wav', np.zeros(0))

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-import echox_jax
 from configs import echox_nano
+import echox_jax
 from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax.config import EchoXConfig, EngineConfig

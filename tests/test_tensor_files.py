@@ -173,8 +173,8 @@ def leave_the_folder(folder, index):
     (lose_shard, "names the shard model-.*which is missing .*'ids'"),
     (name_a_tensor_too_many, "'extra.weight' is one that .*model-.* lacks"),
     (name_a_tensor_too_few, "'ids' is one that .*model-.* holds"),
-    (leave_the_folder, 'is no index'),
-    (lambda folder, index: index.clear(), 'is no index'),
+    (leave_the_folder, 'is not an index'),
+    (lambda folder, index: index.clear(), 'is not an index'),
   ],
 )
 def test_a_wrong_index(tmp_path, change, says):

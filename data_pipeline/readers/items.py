@@ -94,13 +94,13 @@ def string(values: dict[str, Any], field: str, default: str = '') -> str:
   """A text field; `default` where it is absent or null.
 
   Raises:
-    Unusable: it is no text, or text that no UTF-8 file can hold.
+    Unusable: it is not text, or text that no UTF-8 file can hold.
   """
   value = values.get(field)
   if value is None:
     return default
   if not isinstance(value, str):
-    raise Unusable('wrong fields', f'has {field!r} that is no text')
+    raise Unusable('wrong fields', f'has {field!r} that is not text')
   if not value.isascii() and value != value.encode('utf-8', 'ignore').decode('utf-8'):
     raise Unusable('not UTF-8', f'has {field!r} with half a character')
   return value
@@ -142,7 +142,7 @@ def file_name(name: str) -> str:
     Unusable: no file can be called so.
   """
   if not name or '/' in name or '\0' in name:
-    raise Unusable('wrong fields', f'begins with {name[:40]!r}, which is no name of a file')
+    raise Unusable('wrong fields', f'begins with {name[:40]!r}, which is not the name of a file')
   return name
 
 

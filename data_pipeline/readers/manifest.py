@@ -114,7 +114,7 @@ def _exchange(row: dict[str, Any], folder: Path, where: str) -> Item:
   question = items.required(row, 'question') if asked else items.string(row, 'question')
   references = row.get('references') or []
   if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
-    raise Unusable('wrong fields', 'has references that are no list of texts')
+    raise Unusable('wrong fields', 'has references that are not a list of texts')
   references = tuple(items.string({'references': text}, 'references') for text in references) or (
     answer,
   )

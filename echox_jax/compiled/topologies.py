@@ -37,7 +37,7 @@ def devices(name: str, slices: int = 1) -> Sequence[jax.Device]:
     return _cpus(name)
   if slices < 1 or not _FORM.fullmatch(name):
     raise errors.ConfigError(
-      f'{slices} slices of {name!r} are no topology: use a chip and its '
+      f'{slices} slices of {name!r} are not a topology: use a chip and its '
       'grid, such as v5e:4x4 or v5p:2x2x2, and 1 slice or more.'
     )
   for variable, value in _ENVIRONMENT.items():
@@ -59,7 +59,7 @@ def devices(name: str, slices: int = 1) -> Sequence[jax.Device]:
 def _cpus(name: str) -> Sequence[jax.Device]:
   number = name.removeprefix('cpu:')
   if not number.isdigit() or not int(number):
-    raise errors.ConfigError(f'{name!r} is no number of virtual CPUs: use cpu:8.')
+    raise errors.ConfigError(f'{name!r} is not a number of virtual CPUs: use cpu:8.')
   with contextlib.suppress(RuntimeError):  # JAX has started
     jax.config.update('jax_num_cpu_devices', int(number))
   found = jax.devices('cpu')

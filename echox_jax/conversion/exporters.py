@@ -33,7 +33,7 @@ def export(
     Sentences about what was written and what could not be.
 
   Raises:
-    EchoXError: an unknown format, a checkpoint that is none or lacks what the format takes, or
+    EchoXError: an unknown format, a checkpoint that is not a checkpoint or lacks what the format takes, or
       `out` is something else. `out` is then as it was.
   """
   if to not in FORMATS:

@@ -31,7 +31,7 @@ def write_checkpoint(
     Bytes of parameters.
 
   Raises:
-    CheckpointError: tensors do not fit, a file is damaged, or `out` exists and is no model.
+    CheckpointError: tensors do not fit, a file is damaged, or `out` exists and is not a model.
     ConfigError: the mesh does not divide a parameter.
   """
   specs = importers.specs_of(model, dtype)

@@ -168,7 +168,7 @@ def write_model(model: Model, out: Path, dtype: str = 'keep', progress: bool = T
     Bytes of parameters.
 
   Raises:
-    CheckpointError: tensors do not fit, a file is damaged, or `out` exists and is no model.
+    CheckpointError: tensors do not fit, a file is damaged, or `out` exists and is not a model.
   """
   specs = specs_of(model, dtype)
   with model_folder.writing(out) as beside:

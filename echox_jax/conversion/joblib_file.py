@@ -64,7 +64,7 @@ def open_kmeans(source: Path) -> np.ndarray:
       centroids = np.load(source, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
       raise errors.CheckpointError(
-        f'{source} is no array of plain numbers: give an .npy file of centroids.'
+        f'{source} is not an array of plain numbers: give an .npy file of centroids.'
       ) from error
   else:
     model = load_joblib(source)

@@ -99,12 +99,12 @@ def _open(source: Path) -> tuple[Any, Callable[..., Any]]:
   except ImportError as error:
     raise errors.MissingExtraError('gguf', 'gguf', 'A GGUF file') from error
   if not source.is_file():
-    raise errors.CheckpointError(f'{source} is no file: give a GGUF file.')
+    raise errors.CheckpointError(f'{source} is not a file: give a GGUF file.')
   try:
     reader = gguf.GGUFReader(source)
   except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
     raise errors.CheckpointError(
-      f'{source} is no GGUF file, or it is truncated or damaged '
+      f'{source} is not a GGUF file, or it is truncated or damaged '
       f'({error}): copy or download it again.'
     ) from error
   if reader.byte_order != 'I':

@@ -28,7 +28,7 @@ def open_llama(
       `chat_template`.
 
   Raises:
-    CheckpointError, ConfigError: something is missing, damaged or unknown, or it is no Llama.
+    CheckpointError, ConfigError: something is missing, damaged or unknown, or it is not a Llama.
     MissingExtraError: the chat template takes a package that is not installed.
   """
   tensors, folders = open_merged(source, base)

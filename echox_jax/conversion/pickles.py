@@ -70,7 +70,7 @@ def check_sizes(values: Any) -> tuple[int, ...]:
     or len(values) > 32
     or any(type(n) is not int or n < 0 for n in values)
   ):
-    raise pickle.UnpicklingError('sizes that are no integers from 0')
+    raise pickle.UnpicklingError('sizes that are not integers from 0')
   return tuple(values)
 
 
@@ -229,7 +229,7 @@ class SafeUnpickler:
 
   def _find(self, module: Any, name: Any) -> Global:
     if type(module) is not str or type(name) is not str:
-      raise pickle.UnpicklingError('a name that is no text')
+      raise pickle.UnpicklingError('a name that is not text')
     if module == '__builtin__':
       name = _PYTHON_2_BUILTINS.get(name, name)
     full = f'{_PYTHON_2.get(module, module)}.{name}'

@@ -96,7 +96,7 @@ def open_source(folder: Path) -> ModelSource:
   """
   if not folder.is_dir():
     raise errors.CheckpointError(
-      f'{folder} is no folder: give a model folder or the working folder of the training stages.'
+      f'{folder} is not a folder: give a model folder or the working folder of the training stages.'
     )
   if model_folder.is_model(folder):
     config, tensors = model_folder.read_config(folder), tensor_files.open_tensors(folder)

@@ -127,7 +127,7 @@ def tensors_of(path: str | os.PathLike[str], loaded: Any, entry: str) -> lazy.La
   )
   if others:
     raise errors.CheckpointError(
-      f'{path} has entries under {entry!r} that are no tensors ({", ".join(others)}): remove them.'
+      f'{path} has entries under {entry!r} that are not tensors ({", ".join(others)}): remove them.'
     )
   return lazy.LazyTensors(found)
 
@@ -179,7 +179,7 @@ class _TorchUnpickler(pickles.SafeUnpickler):
   def persistent_load(self, pid: Any) -> _Storage:
     """A storage: ('storage', class, key, device, elements[, view])."""
     if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != 'storage':
-      raise pickle.UnpicklingError('a persistent id that is no storage')
+      raise pickle.UnpicklingError('a persistent id that is not a storage')
     _, cls, key, _, elements, *view = pid
     dtype = _STORAGES.get(cls.name) if isinstance(cls, pickles.Global) else None
     if dtype is None or type(key) not in (str, int) or type(elements) is not int or elements < 0:

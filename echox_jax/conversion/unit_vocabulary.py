@@ -63,6 +63,6 @@ def _read(file: Path) -> tuple[list[str], list[float]]:
     return [line[0] for line in lines], [float(line[1]) if len(line) > 1 else 1.0 for line in lines]
   except (ValueError, OSError) as error:
     raise errors.CheckpointError(
-      f'{file} is no unit vocabulary (lines of a word and a count): '
+      f'{file} is not a unit vocabulary (lines of a word and a count): '
       'give the file that config.json calls unit_vocab.'
     ) from error

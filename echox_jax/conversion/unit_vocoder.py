@@ -201,9 +201,9 @@ def open_unit_vocoder(source: Path, config: Path | None = None) -> Imported:
   try:
     values = json.loads(config.read_text('utf-8'))
   except ValueError as error:
-    raise errors.ConfigError(f'{config} is no JSON: give the config of the vocoder.') from error
+    raise errors.ConfigError(f'{config} is not JSON: give the config of the vocoder.') from error
   if not isinstance(values, dict):
-    raise errors.ConfigError(f'{config} is no JSON object: give the config of the vocoder.')
+    raise errors.ConfigError(f'{config} is not a JSON object: give the config of the vocoder.')
   cfg = config_from_json(values)
   state = torch_file.tensors_of(
     source, torch_file.load_torch(source, torch_file.FAIRSEQ_RECORDS), ENTRY

@@ -8,7 +8,7 @@ import unicodedata
 
 def tokenise(text: str) -> list[str]:
   """Lower-case tokens of NFD-normalised text: runs of letters, digits and marks, or single other
-  characters that are no space.
+  characters that are not spaces.
   """
   tokens, run = [], ''
   for char in unicodedata.normalize('NFD', text):

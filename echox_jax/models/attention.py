@@ -1,7 +1,7 @@
 """Scaled dot-product attention, by what the platform is best at: plain products, splash attention
 (TPU) or cuDNN (GPU).
 
-All give the same up to rounding wherever a result means something; what a position that is no real
+All give the same up to rounding wherever a result means something; what a position that is not a real
 key itself (padding) gets is finite, and differs between them.
 """
 

@@ -167,7 +167,7 @@ def splice(
   special = cfg.special_ids
   batch, length = ids.shape
   labels = jnp.full_like(ids, IGNORE) if labels is None else labels
-  # pad and EOT may be one id: a supervised EOT is no padding
+  # pad and EOT may be one id: a supervised EOT is not padding
   used = (ids != special.pad) | (labels != IGNORE)
   row_length = jnp.max(jnp.where(used, jnp.arange(1, length + 1), 0), axis=1)
   in_row = jnp.arange(length) < row_length[:, None] if segments is None else segments > 0
@@ -243,7 +243,7 @@ def s2t_forward(
       else encode_speech(params, cfg, batch['audio'], batch['audio_lengths'])
     )
     clips = lengths.shape
-    if 'segments' in batch:  # clips of one row are no turns of one conversation
+    if 'segments' in batch:  # clips of one row are not turns of one conversation
       states, lengths = states.reshape(-1, *states.shape[-2:]), lengths.reshape(-1)
     speech = embed_speech(params, cfg, states, lengths, deterministic=deterministic, rngs=rngs)
     if 'segments' in batch:

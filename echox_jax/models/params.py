@@ -26,7 +26,7 @@ def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]
 
 
 # Group -> function `(key, cfg) -> boxed params`. The place of a group in the table gives its key.
-# The sizes of the discriminators are no part of the model: they have a config of their own.
+# The sizes of the discriminators are not part of the model: they have a config of their own.
 _INITS: dict[str, Callable[[jax.Array, Any], dict[str, Any]]] = {
   'unit_text_embedding': init_unit_text_embedding,
   'whisper': init_whisper,

@@ -89,7 +89,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     )
   if any(size < 1 and size != -1 for size in shape):
     raise errors.ConfigError(
-      f'mesh {shown} has a size that is no number of devices: use 1 or '
+      f'mesh {shown} has a size that is not a number of devices: use 1 or '
       'more, or -1 for what is left.'
     )
   known = int(np.prod([size for size in shape if size != -1]))

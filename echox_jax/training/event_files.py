@@ -42,7 +42,7 @@ class EventFiles:
       self.add(record)
 
   def add(self, record: Mapping[str, Any]) -> None:
-    """Adds the numbers of a record at its step and time; compilations are no scalars."""
+    """Adds the numbers of a record at its step and time; compilations are not scalars."""
     if record['kind'] not in _KINDS:
       return
     for name, value in record.items():

@@ -96,7 +96,7 @@ class Metrics:
     self.bar.update()
 
   def exclude(self, seconds: float) -> None:
-    """Takes time that was no training (compiling, saving) out of the window."""
+    """Takes time that was not training (compiling, saving) out of the window."""
     self._excluded += seconds
 
   def compiled(self, step: int, variant: str, seconds: float) -> None:

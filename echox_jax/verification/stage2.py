@@ -18,7 +18,7 @@ FILES = ('weights', 'stage2')
 
 
 def rows(golden: Golden) -> list[Row]:
-  """Rows of the forward pass (at the positions that are no padding), the loss, the gradients, the
+  """Rows of the forward pass (at the positions that are not padding), the loss, the gradients, the
   loss in bfloat16.
   """
   arrays, cfg = golden['stage2'], golden.cfg

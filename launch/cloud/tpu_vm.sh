@@ -26,7 +26,7 @@ while [[ $# -gt 0 ]]; do
     --dry-run) dry=1; shift ;;
     --) shift; extra=("$@"); break ;;
     -h|--help) usage; exit 0 ;;
-    *) fail "$1 is no option: see $0 --help." ;;
+    *) fail "$1 is not an option: see $0 --help." ;;
   esac
 done
 for needed in name type zone project bucket config; do

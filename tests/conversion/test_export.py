@@ -260,7 +260,7 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_touched(trained, tmp_pat
     'takes no --dtype': (model, 'stablehlo', tmp_path / 'new', {'dtype': 'float32'}),
     "no dtype 'int8'": (model, 'echox', tmp_path / 'new', {'dtype': 'int8'}),
     'neither a model folder': (tmp_path, 'safetensors', tmp_path / 'new', {}),
-    'is no folder': (tmp_path / 'nowhere', 'safetensors', tmp_path / 'new', {}),
+    'is not a folder': (tmp_path / 'nowhere', 'safetensors', tmp_path / 'new', {}),
     "not an export of the format 'stablehlo'": (model, 'stablehlo', model, {}),
     "not an export of the format 'echox'": (model, 'echox', tmp_path, {}),
   }

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from launch import train
 from tests.helpers.paths import ROOT
 
 CLOUD = ROOT / 'launch' / 'cloud'
@@ -56,6 +57,12 @@ def tpu_vm(*more):
   )
 
 
+def job(command):
+  """The training job of a command `... -m launch.train OPTIONS`, as launch.train itself reads it."""
+  start = command.index('launch.train')
+  return train.parse(command[start:])
+
+
 def test_one_slice():
   code, printed, _ = tpu_vm('--spot', '--', '--config.train.steps=7')
   lines = [shlex.split(line[2:]) for line in printed.splitlines()]
@@ -68,15 +75,11 @@ def test_one_slice():
     create[create.index('--node-id') + 1] == 'job'
     and create[create.index('--accelerator-type') + 1] == 'v5litepod-16'
   )
-  train = shlex.split(lines[-1][-1])
-  assert train[3:] == [
-    'python3.11',
-    '-m',
-    'launch.train',
-    '--config=configs/echox_8b.py:s2t',
-    '--workdir=/mnt/echox/work',
-    '--config.train.steps=7',
-  ]
+  command = shlex.split(lines[-1][-1])
+  assert command[3:6] == ['python3.11', '-m', 'launch.train']
+  experiment, options = job(command)
+  assert (experiment.stage, experiment.train.steps) == ('s2t', 7)
+  assert experiment.model.llm.num_layers == 32 and options.workdir == '/mnt/echox/work'
 
 
 def test_several_slices_start_together():
@@ -84,14 +87,16 @@ def test_several_slices_start_together():
   assert '--node-count 3 --node-prefix job' in printed.splitlines()[0]
   trains = [line for line in printed.splitlines() if 'launch.train' in line]
   assert sorted(re.search(r'ssh (\S+)', line)[1] for line in trains) == ['job-0', 'job-1', 'job-2']
-  assert all('--config.mesh.dcn_data=3' in line for line in trains)
+  for line in trains:
+    experiment, _ = job(shlex.split(shlex.split(line[2:])[-1]))
+    assert experiment.mesh.dcn_data == 3
 
 
 @pytest.mark.parametrize(
   'command, sentence',
   [
     (('tpu_vm.sh', '--name', 'x'), '--type is missing'),
-    (('tpu_vm.sh', '--chips', '4'), '--chips is no option'),
+    (('tpu_vm.sh', '--chips', '4'), '--chips is not an option'),
     (('train.sbatch', '--workdir=/x'), '--config= is missing'),
   ],
 )
@@ -108,13 +113,9 @@ def test_slurm_task():
     '--workdir=/shared/work',
   )
   assert code == 0
-  assert shlex.split(printed)[-5:] == [
-    '-m',
-    'launch.train',
-    '--distributed=slurm',
-    '--config=configs/echox_8b.py:echo',
-    '--workdir=/shared/work',
-  ]
+  experiment, options = job(shlex.split(printed))
+  assert (experiment.stage, options.distributed) == ('echo', 'slurm')
+  assert options.workdir == '/shared/work'
 
 
 def test_jobset_is_whole_and_well_formed():
@@ -133,10 +134,9 @@ def test_jobset_is_whole_and_well_formed():
   assert replicated['replicas'] == 2 and inner['parallelism'] == inner['completions'] == 4
   pod = inner['template']['spec']
   (container,) = pod['containers']
-  assert (
-    container['command'] == ['python', '-m', 'launch.train']
-    and '--config=configs/echox_nano.py:s2t' in container['args']
-  )
+  experiment, options = job(container['command'] + container['args'])
+  assert experiment.stage == 's2t' and experiment.mesh.dcn_data == 2
+  assert options.workdir.startswith('/')
   assert (
     container['resources']['limits'] == container['resources']['requests'] == {'google.com/tpu': 4}
   )

@@ -191,8 +191,11 @@ def test_mesh_and_batch_errors_in_one_sentence(argument, message):
   [
     (['--topology=v5e:4x4'], '--config is missing'),
     (['--config=configs/echox_nano.py:t2c'], '--topology or --config is missing'),
-    (['--config=configs/echox_nano.py:t2c', '--topology=v5e'], 'are no topology'),
-    (['--config=configs/echox_nano.py:t2c', '--topology=v5e:4x4', '--slices=0'], 'are no topology'),
+    (['--config=configs/echox_nano.py:t2c', '--topology=v5e'], 'are not a topology'),
+    (
+      ['--config=configs/echox_nano.py:t2c', '--topology=v5e:4x4', '--slices=0'],
+      'are not a topology',
+    ),
     (['--config=configs/echox_nano.py:t2c', '--topology=cpu:none'], 'no number of virtual CPUs'),
     (
       ['--config=configs/echox_nano.py:t2c', '--topology=cpu:1', '--step=dance'],

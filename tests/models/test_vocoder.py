@@ -128,7 +128,7 @@ def test_vocoder_files_that_are_not_there(golden, tmp_path):
   values = unit_vocoder.config_to_json(cfg)
   other = tmp_path / 'other.json'
   for text, error, said in [
-    ('{', errors.ConfigError, 'other.json is no JSON'),
+    ('{', errors.ConfigError, 'other.json is not JSON'),
     ('[]', errors.ConfigError, 'no JSON object'),
     (
       json.dumps({k: v for k, v in values.items() if k != 'upsample_rates'}),

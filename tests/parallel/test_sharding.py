@@ -37,7 +37,7 @@ def boxed(shape, *names):
     (dict(data=4), 'dcn_data=1, data=4, .* does not multiply to the 8 devices'),
     (dict(data=-1, tensor=3), 'does not multiply to the 8 devices'),
     (dict(data=-1, fsdp=-1), 'leaves more than one size open'),
-    (dict(data=0), 'has a size that is no number of devices'),
+    (dict(data=0), 'has a size that is not a number of devices'),
     (dict(data=-1, dcn_data=3), 'does not multiply to the 8 devices'),
   ],
 )

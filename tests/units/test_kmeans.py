@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn import cluster
 
 from echox_jax import errors
 from echox_jax.units import kmeans
@@ -19,6 +20,22 @@ def test_separated_blobs_become_the_units(blobs):
   states, labels = blobs
   units = np.asarray(kmeans.assign(states, kmeans.fit(states, 20, iterations=8)))
   assert len(set(zip(units, labels))) == 20
+
+
+def scattered(seed=0):
+  """States without clear clusters, of unequal spread: where the start and the end both matter."""
+  rng = np.random.default_rng(seed)
+  return (rng.normal(size=(6000, 12)) * rng.uniform(0.2, 2, 12)).astype(np.float32)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_it_fits_as_well_as_scikit_learn(seed):
+  states = scattered(seed)
+  ours = kmeans.fit(states, 50, iterations=60, seed=seed)
+  error = ((states - ours[np.asarray(kmeans.assign(states, ours))]) ** 2).sum()
+  afresh = cluster.KMeans(50, n_init=1, random_state=seed).fit(states)
+  from_ours = cluster.KMeans(50, n_init=1, init=ours).fit(states)
+  assert error <= 1.01 * afresh.inertia_ and error <= 1.01 * from_ours.inertia_
 
 
 def test_one_seed_gives_one_result(blobs):
