@@ -198,9 +198,7 @@ def _render(
     return environment.from_string(template).render(
       messages=messages, add_generation_prompt=True, tools=None, documents=None, **variables
     )
-  except (
-    Exception
-  ):  # it is a program of others: one that fails, in whatever way, is not one that we know
+  except Exception:  # a template is a program of others: one that fails is not one that we know
     return None
 
 

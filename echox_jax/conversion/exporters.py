@@ -33,8 +33,8 @@ def export(
     Sentences about what was written and what could not be.
 
   Raises:
-    EchoXError: an unknown format, a checkpoint that is not a checkpoint or lacks what the format takes, or
-      `out` is something else. `out` is then as it was.
+    EchoXError: the format is unknown, `checkpoint` is not a model or lacks what the format takes,
+      or `out` is something else. `out` is then as it was.
   """
   if to not in FORMATS:
     raise errors.EchoXError(f'there is no export format {to!r}: use one of {", ".join(FORMATS)}.')

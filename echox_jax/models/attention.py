@@ -1,8 +1,8 @@
 """Scaled dot-product attention, by what the platform is best at: plain products, splash attention
 (TPU) or cuDNN (GPU).
 
-All give the same up to rounding wherever a result means something; what a position that is not a real
-key itself (padding) gets is finite, and differs between them.
+All give the same up to rounding wherever a result means something. At a padding position the result
+is finite, and differs between them.
 """
 
 from collections.abc import Callable

@@ -58,7 +58,7 @@ def tpu_vm(*more):
 
 
 def job(command):
-  """The training job of a command `... -m launch.train OPTIONS`, as launch.train itself reads it."""
+  """The training job of `... -m launch.train OPTIONS`, as launch.train itself reads it."""
   start = command.index('launch.train')
   return train.parse(command[start:])
 

@@ -134,7 +134,7 @@ def test_other_folders_and_unfinished_stages(tmp_path):
   assert _initial(training_jobs.experiment('s2t', init_from=(folder,)), tmp_path)
   with pytest.raises(errors.CheckpointError, match="needs the parameters of 'adapter'"):
     _initial(training_jobs.experiment('echo', init_from=(folder,)), tmp_path)
-  with pytest.raises(errors.CheckpointError, match='no stage and no folder'):
+  with pytest.raises(errors.CheckpointError, match='neither a stage nor the folder'):
     _initial(training_jobs.experiment('s2t', init_from=('nowhere',)), tmp_path)
   assert not _initial(training_jobs.experiment('s2t', init_from=('scratch',)), tmp_path)
 
