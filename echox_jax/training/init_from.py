@@ -183,8 +183,8 @@ def open_source(entry: str, stage: stages.Stage, workdir: Path) -> ParamSource:
     return _safetensors(folder / WEIGHTS)
   if not (folder / checkpoint.FOLDER).is_dir():
     raise errors.CheckpointError(
-      f'train.init_from names {entry!r}, which is neither a stage nor the folder of a trained stage '
-      f'or exported model: use one of {", ".join(stages.STAGES)}, a folder, or {SCRATCH}.'
+      f'train.init_from names {entry!r}, which is neither a stage nor the folder of a trained '
+      f'stage or exported model: use one of {", ".join(stages.STAGES)}, a folder, or {SCRATCH}.'
     )
   return ParamSource(
     str(folder),
