@@ -18,7 +18,7 @@ from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask
-from echox_jax.models.llama import Llama, init_cache
+from echox_jax.models.llama import Llama, are_layers_separate, init_cache
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
 
@@ -185,7 +185,7 @@ def _say_units(
 
   batch, width = prompt.valid.shape
   slots = width + steps
-  cache = init_cache(cfg.unit_decoder.trunk, batch, slots)
+  cache = init_cache(cfg.unit_decoder.trunk, batch, slots, are_layers_separate(params))
   hidden, cache = apply(
     prompt.embeddings,
     prompt.positions,
@@ -239,7 +239,7 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
     spliced.inputs,
     spliced.positions,
     Mask(keys, causal=True),
-    init_cache(cfg.llm, batch, width + new_tokens),
+    init_cache(cfg.llm, batch, width + new_tokens, are_layers_separate(params['llm'])),
     jnp.int32(0),
   )
   lengths = spliced.valid.sum(axis=1).astype(jnp.int32)

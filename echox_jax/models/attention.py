@@ -1,5 +1,5 @@
 """Scaled dot-product attention, by what the platform is best at: plain products, splash attention
-(TPU) or cuDNN (GPU).
+(TPU), cuDNN (GPU), or one head after another (CPU).
 
 All give the same up to rounding wherever a result means something. At a padding position the result
 is finite, and differs between them.
@@ -18,8 +18,10 @@ from echox_jax import errors
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.parallel import sharding
 
-BACKENDS = ('xla', 'splash', 'cudnn', 'auto')
-_BEST = {'tpu': 'splash', 'gpu': 'cudnn'}  # others: xla
+BACKENDS = ('xla', 'splash', 'cudnn', 'by_head', 'auto')
+_BEST = {'tpu': 'splash', 'gpu': 'cudnn', 'cpu': 'by_head'}
+# Scores of one clip and head from which on a CPU gains by taking heads one after another.
+_MANY_SCORES = 128 * 128
 _MASKED = -1e30  # finite, so that a row with nothing to see stays finite as well
 _LANES, _MAX_BLOCK = 128, 512  # of splash: blocks are multiples of the one, up to the other
 
@@ -81,8 +83,8 @@ def attention(
     value: of K heads.
     mask: what may be seen.
     dropout: applied to the attention weights.
-    backend: `xla`, `splash`, `cudnn`, or `auto`: the best of the platform. Where it cannot be had
-      it is `xla`; the log says why.
+    backend: `xla`, `splash`, `cudnn`, `by_head`, or `auto`: the best of the platform. Where it
+      cannot be had it is `xla`; the log says why.
 
   Returns:
     What each query takes from the values, in their dtype.
@@ -93,6 +95,10 @@ def attention(
   if backend not in BACKENDS:
     raise errors.ConfigError(f'attention is {backend!r}: use one of {", ".join(BACKENDS)}.')
   chosen = _BEST.get(current_platform(), 'xla') if backend == 'auto' else backend
+  if chosen == 'by_head':
+    many = query.shape[1] * key.shape[1] >= _MANY_SCORES
+    compute = by_head if many and dropout is None else xla
+    return compute(query, key, value, mask, *(() if dropout is None else (dropout,)))
   if chosen != 'xla':
     why_not = obstacle(chosen, query, key, mask, dropout is not None)
     if why_not is None:
@@ -125,6 +131,37 @@ def xla(
     weights = dropout(weights)
   out = jnp.einsum('BKGTS,BSKH->BTKGH', weights.astype(value.dtype), value)
   return out.reshape(b, t, n, h)
+
+
+def by_head(
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B S K H'],
+  value: Float[Array, 'B S K H'],
+  mask: Mask = Mask(),
+) -> Float[Array, 'B T N H']:
+  """Computes `attention` one key/value head after another, so that the scores of one fit the cache
+  of a CPU; they are computed again in the backward pass.
+  """
+  b, t, n, h = query.shape
+  k = key.shape[2]
+  seen = mask.dense(t, key.shape[1])
+  seen = None if seen is None else seen[:, 0]
+
+  @jax.checkpoint
+  def head(_, operands):
+    q, k, v = operands  # [B,G,T,H], [B,S,H], [B,S,H]
+    scores = jnp.einsum('BGTH,BSH->BGTS', q, k, preferred_element_type=jnp.float32)
+    if seen is not None:
+      scores = jnp.where(seen[:, None], scores, _MASKED)
+    scores = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = scores.sum(axis=-1, keepdims=True)  # divided by at the end, where there is less of it
+    out = jnp.einsum('BGTS,BSH->BGTH', scores.astype(v.dtype), v)
+    return None, (out / total).astype(v.dtype)
+
+  groups = (query * h**-0.5).reshape(b, t, k, n // k, h).transpose(2, 0, 3, 1, 4)
+  keys, values = (x.transpose(2, 0, 1, 3) for x in (key, value))
+  _, out = jax.lax.scan(head, None, (groups, keys, values))
+  return out.transpose(1, 3, 0, 2, 4).reshape(b, t, n, h)
 
 
 def splash(

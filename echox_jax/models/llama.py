@@ -25,7 +25,9 @@ from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
 ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
-Cache = dict[str, Array]  # {'key','value'}: float[layers,B,slots,K,H]
+# {'key','value'}: float[layers,B,slots,K,H]; of separate layers {'layers_0': {'key','value'}, ...}
+# with float[B,slots,K,H].
+Cache = dict[str, Any]
 
 # What a layer keeps for the backward pass; the rest is computed again. `dots` keeps the products
 # with weights.
@@ -36,12 +38,44 @@ REMAT_POLICIES = {
 }
 
 
-def init_cache(cfg: LlamaConfig, batch: Any, slots: int) -> Cache:
-  """Makes an empty KV cache with room for `slots` positions; `batch` may be a symbolic size of
-  `jax.export`.
+def init_cache(cfg: LlamaConfig, batch: Any, slots: int, separate: bool = False) -> Cache:
+  """Makes an empty KV cache with room for `slots` positions.
+
+  Args:
+    cfg: of the trunk.
+    batch: rows; may be a symbolic size of `jax.export`.
+    slots: positions.
+    separate: whether the layers are, see `separate_layers`.
   """
-  shape = (cfg.num_layers, batch, slots, cfg.num_kv_heads, cfg.head_dim)
-  return {'key': jnp.zeros(shape, cfg.dtype), 'value': jnp.zeros(shape, cfg.dtype)}
+  shape = (batch, slots, cfg.num_kv_heads, cfg.head_dim)
+
+  def empty(*leading):
+    return {name: jnp.zeros((*leading, *shape), cfg.dtype) for name in ('key', 'value')}
+
+  if separate:
+    return {f'layers_{i}': empty() for i in range(cfg.num_layers)}
+  return empty(cfg.num_layers)
+
+
+def separate_layers(params: dict) -> dict:
+  """Takes the layers of a trunk apart: `layers` with a leading layer axis -> `layers_0` ...
+
+  A scan over layers copies the weights of each out of the stack. For one token on a CPU that takes
+  longer than the products.
+
+  Args:
+    params: of a module that holds a `trunk`.
+  """
+  trunk = dict(params['trunk'])
+  stacked = trunk.pop('layers')
+  number = jax.tree.leaves(stacked)[0].shape[0]
+  apart = {f'layers_{i}': jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(number)}
+  return {**params, 'trunk': trunk | apart}
+
+
+def are_layers_separate(params: dict) -> bool:
+  """Whether `separate_layers` made these params of a module that holds a `trunk`."""
+  return 'layers' not in params['trunk']
 
 
 def rope_frequencies(
@@ -187,6 +221,11 @@ class Trunk(nn.Module):
     cfg = self.cfg
     if cfg.remat not in REMAT_POLICIES:
       raise errors.ConfigError(f'remat is {cfg.remat!r}: use one of {", ".join(REMAT_POLICIES)}.')
+    inputs = constrain(inputs.astype(cfg.dtype), *ACTIVATION)
+    norm = layers.RMSNorm(cfg.rms_norm_eps, cfg.dtype, name='norm')
+    if not self.is_initializing() and not self.has_variable('params', 'layers'):
+      x, cache = self._layer_by_layer(inputs, cache, positions, mask, index, deterministic)
+      return norm(x), cache
     body = (
       Block
       if cfg.remat == 'none'
@@ -201,9 +240,25 @@ class Trunk(nn.Module):
       out_axes=0,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    inputs = constrain(inputs.astype(cfg.dtype), *ACTIVATION)
     x, cache = scanned(cfg, deterministic, name='layers')(inputs, cache, positions, mask, index)
-    return layers.RMSNorm(cfg.rms_norm_eps, cfg.dtype, name='norm')(x), cache
+    return norm(x), cache
+
+  def _layer_by_layer(
+    self,
+    x: Array,
+    cache: Cache | None,
+    positions: Array,
+    mask: Mask,
+    index: Array | None,
+    deterministic: bool,
+  ) -> tuple[Array, Cache | None]:
+    """The layers of `separate_layers`, without a scan."""
+    grown = {}
+    for i in range(self.cfg.num_layers):
+      name = f'layers_{i}'
+      own = None if cache is None else cache[name]
+      x, grown[name] = Block(self.cfg, deterministic, name=name)(x, own, positions, mask, index)
+    return x, None if cache is None else grown
 
 
 class Llama(nn.Module):
