@@ -91,7 +91,7 @@ def decode_unit_words(
     max_words: static budget; a row that does not end within it counts as overflow and keeps what it
       has.
   """
-  steps = max_words + 2 if prompts.get_profile(cfg.profile).free_unit_ids else max_words + 1
+  steps = unit_steps(cfg, max_words)
   tokens, counts, ended = decode_unit_tokens(
     params, cfg, text_table, text_part, text_lengths, steps
   )
@@ -107,6 +107,13 @@ def decode_unit_words(
   return UnitWords(
     ids, jnp.minimum(total, max_words), (~ended | (total > max_words)).astype(jnp.int32)
   )
+
+
+def unit_steps(cfg: EchoXConfig, max_words: int) -> int:
+  """Gives the ids that the decoder chooses for so many unit words: EOT is one, and BOS is in
+  profile `released`.
+  """
+  return max_words + 2 if prompts.get_profile(cfg.profile).free_unit_ids else max_words + 1
 
 
 def decode_unit_tokens(
@@ -130,24 +137,72 @@ def decode_unit_tokens(
   Returns:
     (tokens, number of tokens before EOT, whether EOT came); tokens and numbers are int32.
   """
-  special, free = cfg.special_ids, prompts.get_profile(cfg.profile).free_unit_ids
-  prompt = unit_decoder.slice_prompt(cfg, text_table, text_part, text_lengths)
-  head, rows = params['lm_head']['embedding'], text_table
-  if not free:
-    bos = unit_decoder.embed_text(text_table, jnp.full((text_part.shape[0], 1), special.bos))
-    prompt = unit_decoder.extend(prompt, bos.astype(cfg.unit_decoder.trunk.dtype))
-    eot, vocab = special.eot, cfg.llm.vocab_size
-    head = jnp.concatenate([head[eot : eot + 1], head[vocab:]])
-    rows = unit_decoder.embed_text(text_table, jnp.asarray([eot]))
-  inner = {name: group for name, group in params.items() if name != 'lm_head'}
-  loop = functools.partial(_say_units, cfg, steps, free)
+  prompt = unit_prompt(cfg, text_table, text_part, text_lengths)
+  inner, head, rows = unit_choices(params, cfg, text_table)
+  loop = functools.partial(_say_units, cfg, steps)
   return sharding.by_rows(loop, (prompt, text_lengths), inner, head, rows, differentiable=False)
+
+
+def unit_prompt(
+  cfg: EchoXConfig,
+  text_table: Float[Array, 'V D'],
+  text_part: Float[Array, 'B N D'],
+  text_lengths: Int[Array, ' B'],
+) -> unit_decoder.Prompt:
+  """Gives what stands before the first id that the decoder chooses; arguments are those of
+  `decode_unit_words`.
+  """
+  prompt = unit_decoder.slice_prompt(cfg, text_table, text_part, text_lengths)
+  if prompts.get_profile(cfg.profile).free_unit_ids:
+    return prompt
+  bos = jnp.full((text_part.shape[0], 1), cfg.special_ids.bos)
+  embedded = unit_decoder.embed_text(text_table, bos)
+  return unit_decoder.extend(prompt, embedded.astype(cfg.unit_decoder.trunk.dtype))
+
+
+def unit_choices(
+  params: dict, cfg: EchoXConfig, text_table: Float[Array, 'V D']
+) -> tuple[dict, Float[Array, 'choices F'], Float[Array, 'texts D']]:
+  """Takes a decoder apart for `choose_unit` and `embed_unit`.
+
+  Returns:
+    The params without the head; the rows of the head that can be chosen, those of EOT and the unit
+    words, or all of them in profile `released`; and the rows of the text table that can follow.
+  """
+  inner = {name: group for name, group in params.items() if name != 'lm_head'}
+  head, rows = params['lm_head']['embedding'], text_table
+  if not prompts.get_profile(cfg.profile).free_unit_ids:
+    eot = cfg.special_ids.eot
+    head = jnp.concatenate([head[eot : eot + 1], head[cfg.llm.vocab_size :]])
+    rows = unit_decoder.embed_text(text_table, jnp.asarray([eot]))
+  return inner, head.astype(cfg.unit_decoder.trunk.dtype), rows
+
+
+def choose_unit(
+  cfg: EchoXConfig, head: Float[Array, 'choices F'], hidden: Float[Array, 'B F']
+) -> Int[Array, ' B']:
+  """Gives the likeliest next id, int32: EOT, a unit word, or in profile `released` any id."""
+  scores = jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32)
+  choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+  if prompts.get_profile(cfg.profile).free_unit_ids:
+    return choice
+  return jnp.where(choice == 0, cfg.special_ids.eot, cfg.llm.vocab_size - 1 + choice)
+
+
+def embed_unit(
+  params: dict, cfg: EchoXConfig, text_rows: Float[Array, 'texts D'], token: Int[Array, ' B']
+) -> Float[Array, 'B 1 D']:
+  """Looks up the embeddings of chosen ids, at the LLM's width."""
+  vocab, free = cfg.llm.vocab_size, prompts.get_profile(cfg.profile).free_unit_ids
+  words = UnitDecoder(cfg).apply({'params': params}, token - vocab, method='embed_units')
+  place = jnp.minimum(token, vocab - 1) if free else jnp.zeros_like(token)
+  text = unit_decoder.embed_text(text_rows, place)
+  return jnp.where((token < vocab)[:, None], text.astype(words.dtype), words)[:, None]
 
 
 def _say_units(
   cfg: EchoXConfig,
   steps: int,
-  free: bool,
   rows: tuple[unit_decoder.Prompt, Array],
   params: dict,
   head: Array,
@@ -159,29 +214,11 @@ def _say_units(
   Args:
     cfg: the model.
     steps: static number of tokens at most.
-    free: whether any id can be said (profile `released`).
     rows: the prompts, and the lengths of their text int[B].
-    params: of the `UnitDecoder`, without the head.
-    head: float[V+U,h], or without `free` the rows of EOT and the unit words, float[1+U,h].
-    text_rows: float[V,D], or without `free` the row of EOT alone, float[1,D].
+    params, head, text_rows: of `unit_choices`.
   """
   prompt, text_lengths = rows
-  model, eot, vocab = UnitDecoder(cfg), cfg.special_ids.eot, cfg.llm.vocab_size
-  apply = functools.partial(model.apply, {'params': params})
-  head = head.astype(cfg.unit_decoder.trunk.dtype)
-
-  def best(hidden: Array) -> Array:
-    choice = jnp.argmax(
-      jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32), axis=-1
-    ).astype(jnp.int32)
-    return choice if free else jnp.where(choice == 0, eot, vocab - 1 + choice)
-
-  def embed(token: Array) -> Array:
-    words = apply(token - vocab, method='embed_units')
-    text = unit_decoder.embed_text(
-      text_rows, jnp.minimum(token, vocab - 1) if free else jnp.zeros_like(token)
-    )
-    return jnp.where((token < vocab)[:, None], text.astype(words.dtype), words)[:, None]
+  apply = functools.partial(UnitDecoder(cfg).apply, {'params': params})
 
   batch, width = prompt.valid.shape
   slots = width + steps
@@ -198,19 +235,20 @@ def _say_units(
 
   def step(state):
     i, token, cache, tokens, counts, ended = state
-    ended |= token == eot
+    ended |= token == cfg.special_ids.eot
     tokens = tokens.at[:, i].set(token)
     seen = Mask(keys & (jnp.arange(slots) <= width + i))
     positions = prompt.positions[:, -1:] + 1 + i
-    hidden, cache = apply(embed(token), positions, seen, cache, width + i, method='hidden')
-    return i + 1, best(hidden[:, 0]), cache, tokens, counts + ~ended, ended
+    embedded = embed_unit(params, cfg, text_rows, token)
+    hidden, cache = apply(embedded, positions, seen, cache, width + i, method='hidden')
+    return i + 1, choose_unit(cfg, head, hidden[:, 0]), cache, tokens, counts + ~ended, ended
 
   def goes_on(state):
     return (state[0] < steps) & ~state[-1].all()
 
   start = (
     jnp.int32(0),
-    best(hidden[:, -1]),
+    choose_unit(cfg, head, hidden[:, -1]),
     cache,
     jnp.zeros((batch, steps), jnp.int32),
     jnp.zeros(batch, jnp.int32),

@@ -6,7 +6,7 @@ long enough, or long enough and above the threshold (facts 8). A candidate is ju
 tokens late, so that the last tokens of an answer never cut; what is left at the end is one last
 slice.
 
-The rule stands here twice, for whole answers inside jit (training) and token by token (streaming).
+The rule stands here twice, for whole answers inside jit (training) and token by token (answering).
 """
 
 import jax
@@ -62,6 +62,37 @@ def cut_slices(
   _, cuts = jax.lax.scan(step, jnp.zeros_like(lengths), (jnp.arange(t), peaks.T, token_scores.T))
   cuts = cuts.T.astype(jnp.int32)
   return jnp.cumsum(cuts, axis=1) - cuts
+
+
+def cut_now(
+  token_scores: Float[Array, 'B A'],
+  counts: Int[Array, ' B'],
+  starts: Int[Array, ' B'],
+  cfg: StreamingConfig,
+) -> Int[Array, ' B']:
+  """Judges the one candidate that the newest token of each answer makes decidable.
+
+  Args:
+    token_scores: row b is filled up to counts[b].
+    counts: tokens so far.
+    starts: first token of the slice that is being made.
+    cfg: the rule's parameters.
+
+  Returns:
+    Where the slice ends, int32, exclusive; 0 where it does not end yet.
+  """
+  candidate = counts - 1 - cfg.look_ahead
+  around = candidate[:, None] + jnp.arange(-cfg.peak_window, cfg.peak_window + 1)
+  there = (around >= 0) & (around < counts[:, None])
+  near = jnp.take_along_axis(token_scores, jnp.clip(around, 0, token_scores.shape[1] - 1), axis=1)
+  here = near[:, cfg.peak_window]
+  before = candidate - starts
+  long_enough = (before >= cfg.min_tokens) | (
+    (here > cfg.threshold) & (before >= cfg.min_tokens_above_threshold)
+  )
+  peak = here >= jnp.max(jnp.where(there, near, -jnp.inf), axis=1)
+  cut = (candidate >= 0) & peak & long_enough
+  return jnp.where(cut, candidate + 1, 0).astype(jnp.int32)
 
 
 class SliceCutter:

@@ -57,6 +57,17 @@ def init_cache(cfg: LlamaConfig, batch: Any, slots: int, separate: bool = False)
   return empty(cfg.num_layers)
 
 
+def write_slots(
+  held: Float[Array, 'B S K H'], new: Float[Array, 'B T K H'], index: Int[Array, '...']
+) -> Float[Array, 'B S K H']:
+  """Writes keys or values into the slots from `index` on: one number for all rows, or one a row."""
+  new = new.astype(held.dtype)
+  if jnp.ndim(index) == 0:
+    return jax.lax.dynamic_update_slice_in_dim(held, new, index, axis=1)
+  write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+  return jax.vmap(write)(held, new, index)
+
+
 def separate_layers(params: dict) -> dict:
   """Takes the layers of a trunk apart: `layers` with a leading layer axis -> `layers_0` ...
 
@@ -118,7 +129,7 @@ class Attention(nn.Module):
     positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None,
-    index: Int[Array, ''] | None,
+    index: Int[Array, '...'] | None,
     deterministic: bool,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     cfg = self.cfg
@@ -141,12 +152,7 @@ class Attention(nn.Module):
       for y in (apply_rope(k, positions, freqs), v)
     )
     if cache is not None:
-      k = jax.lax.dynamic_update_slice_in_dim(
-        cache['key'], k.astype(cache['key'].dtype), index, axis=1
-      )
-      v = jax.lax.dynamic_update_slice_in_dim(
-        cache['value'], v.astype(cache['value'].dtype), index, axis=1
-      )
+      k, v = write_slots(cache['key'], k, index), write_slots(cache['value'], v, index)
       cache = {'key': k, 'value': v}
     out = attention(q, k, v, mask, backend=cfg.attention)
     out = out.reshape(*out.shape[:2], -1)
@@ -180,7 +186,7 @@ class Block(nn.Module):
     cache: Cache | None,
     positions: Int[Array, 'B T'],
     mask: Mask,
-    index: Int[Array, ''] | None,
+    index: Int[Array, '...'] | None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     norm = functools.partial(layers.RMSNorm, self.cfg.rms_norm_eps, self.cfg.dtype)
     out, cache = Attention(self.cfg, name='self_attn')(
@@ -205,7 +211,7 @@ class Trunk(nn.Module):
     positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None = None,
-    index: Int[Array, ''] | None = None,
+    index: Int[Array, '...'] | None = None,
     deterministic: bool = True,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     """Gives the hidden states after the final norm, and the cache.
@@ -215,7 +221,7 @@ class Trunk(nn.Module):
       positions: rotary positions.
       mask: what may be seen of these positions, or of the cache's slots.
       cache: keys and values of earlier calls; this call's are written at the slots from `index` on.
-      index: first slot to write.
+      index: first slot to write, of all rows or of each.
       deterministic: no LoRA dropout.
     """
     cfg = self.cfg
@@ -285,7 +291,7 @@ class Llama(nn.Module):
     positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None = None,
-    index: Int[Array, ''] | None = None,
+    index: Int[Array, '...'] | None = None,
     deterministic: bool = True,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     """Calls the `Trunk`, whose arguments these are."""

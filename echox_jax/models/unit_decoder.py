@@ -67,7 +67,7 @@ class UnitDecoder(nn.Module):
     positions: Int[Array, 'B T'],
     mask: Mask,
     cache: Cache | None = None,
-    index: Int[Array, ''] | None = None,
+    index: Int[Array, '...'] | None = None,
     deterministic: bool = True,
   ) -> tuple[Float[Array, 'B T F'], Cache | None]:
     """Takes embeddings at the LLM's width and gives states after the final norm, and the cache; the

@@ -1,0 +1,384 @@
+"""R slices spoken at once: states of an answer -> unit words -> units -> durations -> windows of
+sound, while the slices are still being decoded.
+
+  begin_slice   reads the states of a slice into a row (prefill of the echo decoder)
+  speak_chunk   a few unit words for all rows, and the durations of what they are made of
+  sound         a window of frames of every row as a waveform
+
+A window of sound equals the same frames of a whole slice: the durations of units and the samples of
+frames depend on their neighbours, and nothing is final before its neighbours are known.
+"""
+
+from collections.abc import Sequence
+import functools
+from typing import Any, NamedTuple
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echox_jax.config import EchoXConfig, VocoderConfig
+from echox_jax.decoding import generate
+from echox_jax.models import llama
+from echox_jax.models.arrays import Array, Float, Int
+from echox_jax.models.attention import Mask
+from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
+from echox_jax.models.vocoder import UnitVocoder, repeat_units
+
+
+class Spelling(NamedTuple):
+  """What unit words are made of, as arrays.
+
+  Attributes:
+    units: int32[U,W], the units of each word, filled up with 0.
+    lengths: int32[U].
+    dropped: int32[U], units of each word that the profile leaves out.
+    known: int32, words that the unit language has; the decoder may have room for more.
+  """
+
+  units: Any
+  lengths: Any
+  dropped: Any
+  known: Any
+
+
+@struct.dataclass
+class Speaking:
+  """R rows.
+
+  Attributes:
+    cache: keys and values of the echo decoder.
+    keys: bool[R,S], the slots of the prompt that may be seen.
+    position: int32[R], rotary position of the first unit word.
+    token: int32[R], the id that was chosen last and has not been fed yet.
+    step: int32[R], ids chosen before it.
+    words: int32[R,N], unit words from 0.
+    num_words: int32[R].
+    units: int32[R,F], reduced units.
+    num_units: int32[R].
+    durations: int32[R,F], frames of each; final for the first `timed` units.
+    timed: int32[R].
+    unknown: int32[R], words that the unit language does not have.
+    dropped: int32[R], units that the profile leaves out.
+    lost: int32[R], units without room.
+    going: bool[R], the slice has not ended.
+    cut_off: bool[R], the budget of words ended it.
+  """
+
+  cache: Any
+  keys: Any
+  position: Any
+  token: Any
+  step: Any
+  words: Any
+  num_words: Any
+  units: Any
+  num_units: Any
+  durations: Any
+  timed: Any
+  unknown: Any
+  dropped: Any
+  lost: Any
+  going: Any
+  cut_off: Any
+
+
+class Spoken(struct.PyTreeNode):
+  """What the host looks at after a chunk.
+
+  Attributes:
+    going, num_words, num_units, unknown, dropped, cut_off: as in `Speaking`.
+    frames: int32[R], frames that are final.
+    lost: int32[R], frames without room.
+  """
+
+  going: Any
+  num_words: Any
+  num_units: Any
+  unknown: Any
+  dropped: Any
+  cut_off: Any
+  frames: Any
+  lost: Any
+
+
+def spelling(words: Sequence[Sequence[int]], vocab_size: int, limit: int | None = None) -> Spelling:
+  """Makes the arrays of a unit language.
+
+  Args:
+    words: units of each word.
+    vocab_size: unit words of the decoder; what the language lacks is spelt with nothing.
+    limit: units from this one on are left out; None = none.
+  """
+  kept = [[u for u in word if limit is None or u < limit] for word in words]
+  widest = max(map(len, kept), default=1)
+  units = np.zeros((vocab_size, max(1, widest)), np.int32)
+  lengths, dropped = np.zeros(vocab_size, np.int32), np.zeros(vocab_size, np.int32)
+  for i, (word, whole) in enumerate(zip(kept, words)):
+    units[i, : len(word)] = word
+    lengths[i], dropped[i] = len(word), len(whole) - len(word)
+  return Spelling(units, lengths, dropped, np.int32(len(words)))
+
+
+def empty(
+  cfg: EchoXConfig, rows: int, max_words: int, max_frames: int, separate: bool = False
+) -> Speaking:
+  """Makes a state in which nothing is spoken.
+
+  Args:
+    cfg: the model.
+    rows: R, slices at once.
+    max_words: N, unit words of a slice.
+    max_frames: F, frames of a slice.
+    separate: whether the layers of the echo decoder are, see `llama.separate_layers`.
+  """
+  width = prompt_width(cfg)
+
+  def zeros(dtype, *shape):
+    return jnp.zeros((rows, *shape), dtype)
+
+  return Speaking(
+    cache=llama.init_cache(
+      cfg.unit_decoder.trunk, rows, width + generate.unit_steps(cfg, max_words), separate
+    ),
+    keys=zeros(bool, width),
+    words=zeros(jnp.int32, max_words),
+    units=zeros(jnp.int32, max_frames),
+    durations=zeros(jnp.int32, max_frames),
+    going=zeros(bool),
+    cut_off=zeros(bool),
+    **{
+      name: zeros(jnp.int32)
+      for name in (
+        'position',
+        'token',
+        'step',
+        'num_words',
+        'num_units',
+        'timed',
+        'unknown',
+        'dropped',
+        'lost',
+      )
+    },
+  )
+
+
+def prompt_width(cfg: EchoXConfig) -> int:
+  """Gives the positions of a slice before its first unit word."""
+
+  def made(states):
+    table = jnp.zeros((cfg.llm.vocab_size, cfg.llm.hidden_size), states.dtype)
+    return generate.unit_prompt(cfg, table, states, jnp.ones(1, jnp.int32)).valid
+
+  shape = (1, cfg.streaming.max_slice_tokens, cfg.llm.hidden_size)
+  return jax.eval_shape(made, jax.ShapeDtypeStruct(shape, cfg.llm.dtype)).shape[1]
+
+
+def begin_slice(
+  params: dict,
+  cfg: EchoXConfig,
+  speaking: Speaking,
+  row: Int[Array, ''],
+  states: Float[Array, 'A D'],
+  start: Int[Array, ''],
+  stop: Int[Array, ''],
+) -> Speaking:
+  """Reads a slice into a row.
+
+  Args:
+    params: groups `echo`, `denoising_adapter`, `unit_text_embedding`.
+    cfg: the model.
+    speaking: of all rows.
+    row: a row that is not going.
+    states: of an answer.
+    start, stop: the slice of them, at most `max_slice_tokens` long.
+  """
+  most = cfg.streaming.max_slice_tokens
+  padded = jnp.pad(states, ((0, most), (0, 0)))
+  own = jax.lax.dynamic_slice_in_dim(padded, start, most)[None]
+  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, own)
+  table, length = params['unit_text_embedding']['embedding'], (stop - start)[None]
+  prompt = generate.unit_prompt(cfg, table, adapted, length)
+  inner, head, _ = generate.unit_choices(params['echo'], cfg, table)
+  width = prompt.valid.shape[1]
+  hidden, new = UnitDecoder(cfg).apply(
+    {'params': inner},
+    prompt.embeddings,
+    prompt.positions,
+    Mask(prompt.valid, causal=True),
+    llama.init_cache(cfg.unit_decoder.trunk, 1, width, llama.are_layers_separate(inner)),
+    jnp.int32(0),
+    method='hidden',
+  )
+  first = generate.choose_unit(cfg, head, hidden[:, -1])[0]
+
+  def put(held: Array, one: Array) -> Array:
+    at = [0] * held.ndim
+    at[held.ndim - 4] = row
+    return jax.lax.dynamic_update_slice(held, one, tuple(at))
+
+  zero = {
+    name: getattr(speaking, name).at[row].set(0)
+    for name in ('step', 'num_words', 'num_units', 'timed', 'unknown', 'dropped', 'lost', 'cut_off')
+  }
+  return speaking.replace(
+    cache=jax.tree.map(put, speaking.cache, new),
+    keys=speaking.keys.at[row].set(prompt.valid[0]),
+    position=speaking.position.at[row].set(prompt.positions[0, -1] + 1),
+    token=speaking.token.at[row].set(first),
+    going=speaking.going.at[row].set(True),
+    **zero,
+  )
+
+
+def speak_chunk(
+  params: dict, cfg: EchoXConfig, spelling: Spelling, speaking: Speaking, steps: Int[Array, '']
+) -> tuple[Speaking, Spoken]:
+  """Says at most `steps` more ids in every row that is going, and times the units they are made of.
+
+  Args:
+    params: as in `begin_slice`, and group `vocoder`.
+    cfg: the model.
+    spelling: of the unit language.
+    speaking: of all rows.
+    steps: ids of each row.
+  """
+  eot, vocab = cfg.special_ids.eot, cfg.llm.vocab_size
+  inner, head, text_rows = generate.unit_choices(
+    params['echo'], cfg, params['unit_text_embedding']['embedding']
+  )
+  rows, width = jnp.arange(speaking.keys.shape[0]), speaking.keys.shape[1]
+  max_words, max_units = speaking.words.shape[1], speaking.units.shape[1]
+  most = generate.unit_steps(cfg, max_words)
+  keys = jnp.pad(speaking.keys, ((0, 0), (0, most)), constant_values=True)
+  slots = jnp.arange(width + most)
+
+  def step(carry):
+    i, s = carry
+    going = s.going & (s.token != eot)
+    word = s.token - vocab
+    full = going & (word >= 0) & (s.num_words >= max_words)
+    said = going & (word >= 0) & ~full
+    known = said & (word < spelling.known)
+    at = jnp.clip(word, 0, spelling.units.shape[0] - 1)
+    length = jnp.where(known, spelling.lengths[at], 0)
+    place = s.num_units[:, None] + jnp.arange(spelling.units.shape[1])
+    wanted = jnp.arange(spelling.units.shape[1]) < length[:, None]
+    units = s.units.at[rows[:, None], jnp.where(wanted, place, max_units)].set(
+      spelling.units[at], mode='drop'
+    )
+    total = s.num_units + length
+    hidden, cache = UnitDecoder(cfg).apply(
+      {'params': inner},
+      generate.embed_unit(inner, cfg, text_rows, s.token),
+      (s.position + s.step)[:, None],
+      Mask(keys & (slots <= width + s.step[:, None])),
+      s.cache,
+      width + s.step,
+      method='hidden',
+    )
+    cut_off = full | (going & (s.step + 1 >= most))
+    return i + 1, s.replace(
+      cache=cache,
+      token=generate.choose_unit(cfg, head, hidden[:, 0]),
+      step=s.step + going,
+      words=s.words.at[rows, jnp.where(said, s.num_words, max_words)].set(word, mode='drop'),
+      num_words=s.num_words + said,
+      units=units,
+      num_units=jnp.minimum(total, max_units),
+      lost=s.lost + jnp.maximum(total - max_units, 0),
+      unknown=s.unknown + (said & ~known),
+      dropped=s.dropped + jnp.where(known, spelling.dropped[at], 0),
+      going=going & ~cut_off,
+      cut_off=s.cut_off | cut_off,
+    )
+
+  def goes_on(carry):
+    return (carry[0] < steps) & carry[1].going.any()
+
+  _, speaking = jax.lax.while_loop(goes_on, step, (jnp.int32(0), speaking))
+  speaking = _time(params, cfg, speaking)
+  frames, lost = final_frames(speaking)
+  return speaking, Spoken(
+    frames=frames,
+    lost=lost,
+    **{
+      name: jnp.copy(getattr(speaking, name))
+      for name in ('going', 'num_words', 'num_units', 'unknown', 'dropped', 'cut_off')
+    },
+  )
+
+
+def sound(
+  params: dict, cfg: EchoXConfig, speaking: Speaking, begin: Int[Array, ' R'], window: int
+) -> Float[Array, 'R S']:
+  """Makes the sound, float32, of `window` frames of every row from `begin` on.
+
+  Frames that are not final are silent. So are the frames beside a window that lies within
+  `vocoder_context` of them, unless the slice has ended: wait for more.
+  """
+  context, hop = vocoder_context(cfg.vocoder), cfg.vocoder.code_hop_size
+  budget = speaking.units.shape[1]
+  frames, _, _ = repeat_units(speaking.units, _final_durations(speaking), budget)
+  total, _ = final_frames(speaking)
+  first = jnp.maximum(begin - context, 0)  # an inverse STFT begins with the slice itself
+  at = first[:, None] + jnp.arange(window + 2 * context)
+  shown = at < total[:, None]
+  units = jnp.take_along_axis(frames, jnp.minimum(at, budget - 1), axis=1)
+  wave = UnitVocoder(cfg.vocoder).apply(
+    {'params': params['vocoder']}, jnp.where(shown, units, 0), shown, method='generate'
+  )
+  cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=window * hop)
+  return jax.vmap(cut)(wave, (begin - first) * hop)
+
+
+def final_frames(speaking: Speaking) -> tuple[Int[Array, ' R'], Int[Array, ' R']]:
+  """Gives the frames of each row that are final, and those that find no room."""
+  budget = speaking.units.shape[1]
+  total = _final_durations(speaking).sum(axis=1)
+  return jnp.minimum(total, budget), jnp.maximum(total - budget, 0) + speaking.lost
+
+
+def duration_context(cfg: VocoderConfig) -> int:
+  """Gives the units on each side that the duration of a unit depends on."""
+  return 2 * (cfg.duration.kernel_size // 2)
+
+
+def vocoder_context(cfg: VocoderConfig) -> int:
+  """Gives the frames on each side that the sound of a frame depends on."""
+
+  def of_block(kernel, dilations):
+    return sum((kernel - 1) * d // 2 + (kernel - 1) // 2 for d in dilations)
+
+  reach, rate = 3.0, 1  # the first convolution has seven taps; `reach` is in frames
+  if cfg.context_dilations:
+    reach += of_block(cfg.context_kernel_size, cfg.context_dilations)
+  for up, kernel in zip(cfg.upsample_rates, cfg.upsample_kernel_sizes):
+    reach += kernel / up / rate
+    rate *= up
+    reach += max(map(of_block, cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)) / rate
+  reach += 3 / rate
+  if cfg.istft_hop:
+    reach += (cfg.istft_n_fft / cfg.istft_hop + 1) / rate
+  return int(np.ceil(reach)) + 1
+
+
+def _time(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:
+  """Predicts the durations of all units so far; those whose neighbours are known are final."""
+  there = jnp.arange(speaking.units.shape[1]) < speaking.num_units[:, None]
+  durations = UnitVocoder(cfg.vocoder).apply(
+    {'params': params['vocoder']}, jnp.where(there, speaking.units, 0), there, method='durations'
+  )
+  waiting = jnp.where(speaking.going, duration_context(cfg.vocoder), 0)
+  return speaking.replace(
+    durations=jnp.minimum(durations, speaking.units.shape[1]),
+    timed=jnp.maximum(speaking.num_units - waiting, 0),
+  )
+
+
+def _final_durations(speaking: Speaking) -> Array:
+  """int32[R,F], 0 where a duration may still change."""
+  final = jnp.arange(speaking.units.shape[1]) < speaking.timed[:, None]
+  return jnp.where(final, speaking.durations, 0)
