@@ -279,12 +279,25 @@ class EngineConfig:
   `max_new_tokens`: ids of an answer.
   `max_unit_words`: of a slice.
   `max_frames`: of the sound of a slice, 50 a second.
+  `max_context`: positions of a conversation, all its turns together; never more than the LLM has.
+  `conversations`: at once.
+  `first_tokens`, `tokens`: of an answer taken at a time, before its first sound and after it.
+  `first_words`, `words`: of a slice taken at a time, likewise.
+  `first_window`, `window`: frames vocoded at a time, likewise.
   """
 
   max_prompt_tokens: int = 1024
   max_new_tokens: int = 512
   max_unit_words: int = 2048
   max_frames: int = 1024
+  max_context: int = 4096
+  conversations: int = 1
+  first_tokens: int = 8
+  tokens: int = 16
+  first_words: int = 16
+  words: int = 48
+  first_window: int = 20
+  window: int = 50
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:

@@ -109,6 +109,7 @@ class Template:
     written: id -> how the tokenizers of such models write it; what is not listed is a role or `nl`.
     line_break: what `nl` is as text.
     trims: white space around a question is left out. The system message is always taken as it is.
+    after_answer: between the EOT of an answer and the next question.
   """
 
   opening: str
@@ -121,6 +122,7 @@ class Template:
   written: Mapping[str, str]
   line_break: str = '\n'
   trims: bool = False
+  after_answer: str = ''
 
 
 _LLAMA_3_TOKENS = {
@@ -157,6 +159,7 @@ _CHATML = Template(
   answer='MESSAGE eot',
   slice='start_header assistant nl MESSAGE eot nl start_header speaker nl',
   written={'start_header': '<|im_start|>', 'eot': '<|im_end|>'},
+  after_answer='nl',
 )
 _LLAMA_3 = Template(
   opening='bos',
@@ -240,7 +243,12 @@ def encode_question(profile: Profile, encode: Encode, text: str, audio: bool) ->
 
 
 def question_prompt(
-  ids: SpecialIds, profile: Profile, system: Sequence[int], text: Sequence[int], audio: bool
+  ids: SpecialIds,
+  profile: Profile,
+  system: Sequence[int],
+  text: Sequence[int],
+  audio: bool,
+  first: bool = True,
 ) -> list[int]:
   """The ids of one question, up to where the answer begins.
 
@@ -249,11 +257,13 @@ def question_prompt(
     system: of `encode_system`; empty = no system turn.
     text: of `encode_question`.
     audio: whether speech comes with it; it takes the place of the one AUDIO id.
+    first: whether it opens the conversation; else it follows the EOT of an answer.
   """
   template = profile.template
+  before = _laid_out(ids, template.opening if first else template.after_answer)
   told = _laid_out(ids, template.system, system) if system else []
   asked = _laid_out(ids, template.spoken_user if audio else template.user, text)
-  return [*_laid_out(ids, template.opening), *told, *asked, *_laid_out(ids, template.assistant)]
+  return [*before, *told, *asked, *_laid_out(ids, template.assistant)]
 
 
 def answer(ids: SpecialIds, profile: Profile, text: Sequence[int]) -> list[int]:

@@ -53,8 +53,8 @@ class Speaking:
     position: int32[R], rotary position of the first unit word.
     token: int32[R], the id that was chosen last and has not been fed yet.
     step: int32[R], ids chosen before it.
-    words: int32[R,N], unit words from 0.
-    num_words: int32[R].
+    words: int32[R,N], unit words from 0 that the unit language has.
+    num_words: int32[R], unit words said, with those that it lacks.
     units: int32[R,F], reduced units.
     num_units: int32[R].
     durations: int32[R,F], frames of each; final for the first `timed` units.
@@ -284,7 +284,9 @@ def speak_chunk(
       cache=cache,
       token=generate.choose_unit(cfg, head, hidden[:, 0]),
       step=s.step + going,
-      words=s.words.at[rows, jnp.where(said, s.num_words, max_words)].set(word, mode='drop'),
+      words=s.words.at[rows, jnp.where(known, s.num_words - s.unknown, max_words)].set(
+        word, mode='drop'
+      ),
       num_words=s.num_words + said,
       units=units,
       num_units=jnp.minimum(total, max_units),

@@ -1,33 +1,30 @@
-"""Answers questions in text and speech, slice by slice, while the answer is still being thought of.
+"""Answers questions in text and speech for several conversations at once, while each answer is still
+being thought of.
 
-  prefill          encode the question, prefill the LLM (once a question)
-  sample           the next token, and the trigger score of the state that predicts it
-  decode_step      feeds the token to the LLM
-  generate_units   states of a slice -> denoising adapter -> echo decoder -> units -> sound
-
-They are separate, so that a server can interleave questions. Every shape is taken from a few
-buckets: after `warm_up` nothing is compiled any more. What does not fit a budget is
-counted, never lost in silence.
+One loop serves all: `pump` does one piece of work, the most urgent one, and hands what came of it
+to the answers it belongs to. A piece is short: a question is read, a few tokens are decoded, a few
+unit words are said, or a window of sound is made. Every shape is static: after `warm_up` nothing is
+compiled any more. What does not fit a budget is counted, never lost in silence.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import audio as audio_lib
-from echox_jax import errors, model_folder, prompts, rates
-from echox_jax.config import EchoXConfig, EngineConfig
-from echox_jax.decoding import generate, sampler, trigger
-from echox_jax.inference import steps
-from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, SpokenSlice, TextPiece
+from echox_jax import model_folder, prompts
+from echox_jax.decoding import sampler, speaking
+from echox_jax.inference import programs, steps
+from echox_jax.inference.answering import Answering, Request, Slice
+from echox_jax.inference.events import Done, Event
+from echox_jax.inference.questions import Questions, bucket, padded
 from echox_jax.models import positions
-from echox_jax.models.arrays import Array, Float, Int
+from echox_jax.models.arrays import Float, Int
 
-_SHORTEST_AUDIO = 0.1  # seconds
+# Sound that lies ready, in seconds, from which on thinking goes before speaking.
+_LEAD = 0.6
 
 
 class Engine:
@@ -51,174 +48,267 @@ class Engine:
     )
     model_folder.require(model, wanted)
     positions.check(model.config, model.engine, wanted)
-    self.hears, self.speaks = hears, speaks
-    self.config: EchoXConfig = model.config
-    self.budgets: EngineConfig = model.engine
-    self.tokenizer = model.tokenizer
-    self.unit_language = model.unit_language
-    self.params = jax.tree.map(jnp.asarray, dict(model.params))
-    cfg, budgets = self.config, self.budgets
-
-    def jitted(function: Callable[..., Any], *sizes: int, **options: Any) -> Callable[..., Any]:
-      """`function(params, cfg, *sizes, ...)` compiled as a function of (params, ...)."""
-      return jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
-
-    self._encode, self._embed, self._prefill = (
-      jitted(steps.encode),
-      jitted(steps.embed),
-      jitted(steps.prefill, budgets.max_new_tokens),
-    )
-    self._decode_step = jitted(generate.decode_step, donate_argnums=1)
-    self._likeliest, self._sample_at = jitted(_likeliest), jitted(_sample)
-    self._generate_units, self._durations, self._wave = (
-      jitted(steps.generate_units, budgets.max_unit_words),
-      jitted(steps.durations),
-      jitted(steps.wave),
-    )
-    self._generate = jitted(_generate, budgets.max_new_tokens)
-    self._profile = prompts.get_profile(cfg.profile)
-    self._system = prompts.encode_system(self._profile, self.tokenizer.encode, cfg.system_message)
-    self._unspoken = prompts.unspoken_ids(cfg.special_ids, self._profile)
-    self._audio_buckets, self._prompt_buckets, self._frame_buckets = steps.buckets(cfg, budgets)
-    if hears:
-      longest_clip = (
-        jax.ShapeDtypeStruct((1, self._audio_buckets[-1]), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-      )
-      self._max_states = jax.eval_shape(self._encode, self.params, *longest_clip)[0].shape[1]
+    self.hears, self.speaks, self.budgets = hears, speaks, model.engine
+    self.tokenizer, self.unit_language = model.tokenizer, model.unit_language
+    on_cpu = jax.default_backend() == 'cpu'
+    params, self.config = programs.prepare(dict(model.params), model.config, on_cpu)
+    self.params = jax.tree.map(jnp.asarray, params)
+    self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears)
+    self._sizes = steps.buckets(self.config, self.budgets)
+    self._programs = programs.Programs(self.config, self.budgets, on_cpu)
+    self._state = self._programs.conversations()
+    self._free = list(range(self.budgets.conversations))
+    self._waiting: list[Answering] = []
+    self._answering: dict[int, Answering] = {}  # by row
+    if speaks:
+      limit = prompts.get_profile(self.config.profile).unit_id_limit
+      words = [
+        self.unit_language.decode([i]).tolist() for i in range(self.unit_language.vocab_size)
+      ]
+      spelt = speaking.spelling(words, self.config.unit_decoder.unit_vocab_size, limit)
+      self._spelling = jax.tree.map(jnp.asarray, spelt)
+      self._said = self._programs.speaking()
+      self._speaking: list[Slice | None] = [None] * programs.speaking_rows(self.budgets)
 
   # Questions
 
-  def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:
-    """Gives a question at 16 kHz as float32, if it can be heard.
+  def ask(self, request: Request) -> Answering:
+    """Puts a question in the queue; `pump` makes its events.
 
     Raises:
-      AudioError: no mono wave (one axis), too short, too long, not finite or silent.
+      EchoXError: a question that the model cannot take, or a sampling that is none.
     """
-    wave = np.asarray(wave, np.float32)
-    if wave.ndim != 1:
-      raise errors.AudioError(
-        'a question must be one channel of samples, not an array of shape '
-        f'{wave.shape}: mix it down.'
-      )
-    seconds, longest = len(wave) / rates.SAMPLE_RATE, self._audio_buckets[-1] / rates.SAMPLE_RATE
-    if seconds < _SHORTEST_AUDIO:
-      raise errors.AudioError(
-        f'the question lasts only {seconds:.2f} s: record at least {_SHORTEST_AUDIO} s.'
-      )
-    if seconds > longest:
-      raise errors.AudioError(
-        f'the question lasts {seconds:.1f} s, but this model hears at most '
-        f'{longest:g} s: ask a shorter one.'
-      )
-    if not np.isfinite(wave).all():
-      raise errors.AudioError('the question holds samples that are not finite: record it again.')
-    if audio_lib.is_silent(wave):
-      raise errors.AudioError('the question is silent: check the microphone and record it again.')
-    return wave
+    sampler.check(request.temperature, request.top_p)
+    wave = None if request.wave is None else self.questions.check_wave(request.wave)
+    ids = self.questions.prompt(request.text, wave is not None)
+    answering = Answering(request, wave, ids, self.tokenizer, self.config, self.budgets)
+    self._waiting.append(answering)
+    return answering
 
-  def prompt(self, text: str, audio: bool) -> list[int]:
-    """Gives the ids of a question, from its text (may be empty beside audio) and whether speech
-    comes with it.
+  def answer(
+    self, audio: Float[np.ndarray, '...'] | None = None, text: str = '', **options: Any
+  ) -> Iterator[Event]:
+    """Answers one question, yielding text and sound as they come, then `Done`.
+
+    Args:
+      audio: spoken question, one channel at 16 kHz; None = text only.
+      text: written question, or what is written beside the spoken one.
+      **options: other fields of `Request`.
 
     Raises:
-      EchoXError: no question at all, one that cannot be heard, or more tokens than the model reads.
+      EchoXError: a question that the model cannot take, or a sampling that is none, before
+        anything is computed.
     """
-    if audio and not self.hears:
-      raise errors.EchoXError(
-        'the question is spoken, but this engine was made to read: write it, or make one that '
-        'hears.'
+    answering = self.ask(Request(audio, text, **options))
+    try:
+      while True:
+        while answering.events:
+          event = answering.events.popleft()
+          yield event
+          if isinstance(event, Done):
+            return
+        self.pump()
+    finally:
+      self.cancel(answering)
+
+  def cancel(self, answering: Answering) -> None:
+    """Ends an answer, whatever its state; an answer that has ended is left as it is."""
+    if answering in self._waiting:
+      self._waiting.remove(answering)
+    if answering.row is not None:
+      for row, spoken in enumerate(self._speaking if self.speaks else ()):
+        if spoken is not None and spoken.answering is answering:
+          self._speaking[row] = None
+      self._release(answering)
+
+  def answers(self, requests: Iterable[Request]) -> list[list[Event]]:
+    """Answers many questions, as many at once as there is room for; gives the events of each.
+
+    Raises:
+      EchoXError: as `answer`, before anything is computed.
+    """
+    asked = [self.ask(request) for request in requests]
+    while self.pump():
+      pass
+    return [list(answering.events) for answering in asked]
+
+  # The loop
+
+  def pump(self) -> bool:
+    """Does the most urgent piece of work; False = there is none."""
+    if self._waiting and self._free:
+      self._read(self._waiting.pop(0))
+      return True
+    if self.speaks:
+      self._begin_slices()
+      if self._make_sound():
+        return True
+      hungry = any(
+        spoken is not None and spoken.answering.lead() < _LEAD for spoken in self._speaking
       )
-    if not audio and not text.strip():
-      raise errors.EchoXError('the question is empty: say or write something.')
-    question = prompts.encode_question(self._profile, self.tokenizer.encode, text, audio)
+      if hungry or (any(self._speaking) and not self._thinking()):
+        self._speak()
+        return True
+    if self._thinking():
+      self._think()
+      return True
+    return False
+
+  def warm_up(self) -> float:
+    """Compiles all that answering needs, whatever is asked; returns the seconds that it took."""
+    start = time.perf_counter()
+    none = np.int32(0)
+    heard = [None]
+    if self.hears:
+      noise = np.random.default_rng(0).normal(0, 0.1, (1, self._sizes.samples[-1]))
+      heard += [
+        self._programs.hear(
+          self.params, noise[:, :size].astype(np.float32), np.asarray([size], np.int32)
+        )
+        for size in self._sizes.samples
+      ][-1:]
     special = self.config.special_ids
-    ids = prompts.question_prompt(special, self._profile, self._system, question, audio)
-    room = positions.question_room(self.config, self.budgets.max_new_tokens, audio)
-    if self.budgets.max_prompt_tokens >= len(ids) > room:
-      raise errors.EchoXError(
-        f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
-        f'for {room} (llm.max_positions '
-        f'{self.config.llm.max_positions}): ask a shorter one.'
+    for speech in heard:
+      first = special.bos if speech is None else special.audio
+      for size in self._sizes.prompt:
+        ids = padded([first], size, special.pad)
+        for read in (self._programs.read_first, self._programs.read_further):
+          self._state = read(
+            self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
+          )
+          self._state = self._programs.forget(self._state, none)
+    self._state, _ = self._programs.decode_chunk(self.params, self._state, none)
+    if self.speaks:
+      nothing = np.zeros(len(self._speaking), np.int32)
+      self._said = self._programs.begin_slice(
+        self.params, self._said, none, self._state.states, none, none, np.int32(1)
       )
-    if len(ids) > self.budgets.max_prompt_tokens:
-      raise errors.EchoXError(
-        f'the question takes {len(ids)} tokens, but this model reads at most '
-        f'{self.budgets.max_prompt_tokens}: ask a shorter one.'
+      self._said, _ = self._programs.speak_chunk(
+        self.params, self._said, self._spelling, nothing > 0, none
       )
-    return ids
+      for sound in self._programs.sound.values():
+        sound(self.params, self._said, nothing)
+    return time.perf_counter() - start
 
-  # Steps
+  def _thinking(self) -> bool:
+    return any(answering.going for answering in self._answering.values())
 
-  def prefill(
-    self, wave: Float[np.ndarray, '...'] | None, text: str = ''
-  ) -> tuple[generate.TextState, int]:
-    """Encodes and reads one question; gives the state of the LLM and the speech positions that did
-    not fit.
-
-    Raises:
-      AudioError: as `check_wave`.
-      EchoXError: as `prompt`.
-    """
-    wave = None if wave is None else self.check_wave(wave)
-    rows = self._rows([self.prompt(text, wave is not None)])
-    heard = None if wave is None else self._embed(self.params, *self._states([wave]))
-    return self._prefill(self.params, rows, heard), 0 if heard is None else int(
-      jax.device_get(heard.overflow)[0]
-    )
-
-  def sample(
-    self,
-    state: generate.TextState,
-    temperature: float | int = 0.0,
-    top_p: float | int = 1.0,
-    seed: int | np.integer = 0,
-    step: int = 0,
-  ) -> tuple[int, float, Float[np.ndarray, ' D']]:
-    """Gives (next token, trigger score of the state that predicts it, that state); `seed` and
-    `step` make the sample.
-    """
-    if temperature:  # as arrays, so that 1 and 1.0 are one program
-      how = np.float32(temperature), np.float32(top_p), np.uint32(seed % 2**32), np.uint32(step)
-      chosen = self._sample_at(self.params, state, *how)
-    else:
-      chosen = self._likeliest(self.params, state)
-    token, score, hidden = jax.device_get(chosen)
-    return int(token), float(score), hidden
-
-  def decode_step(self, state: generate.TextState, token: int) -> generate.TextState:
-    """Feeds one token; the state given is used up."""
-    return self._decode_step(self.params, state, jnp.asarray([token], jnp.int32))
-
-  def generate_units(
-    self, hidden: Float[np.ndarray, 'N D']
-  ) -> tuple[Int[np.ndarray, ' W'], Int[np.ndarray, ' R'], Float[np.ndarray, ' S'], dict[str, int]]:
-    """Speaks one slice of at most `max_slice_tokens` states; gives (unit words, reduced units,
-    wave, overflow counters).
-    """
-    rows = np.zeros((1, self.config.streaming.max_slice_tokens, hidden.shape[1]), hidden.dtype)
-    rows[0, : len(hidden)] = hidden
-    words = jax.device_get(
-      self._generate_units(self.params, rows, np.asarray([len(hidden)], np.int32))
-    )
-    said = words.ids[0, : int(words.lengths[0])]
-    # the language may have fewer words than the decoder has room for
-    ids = said[said < self.unit_language.vocab_size]
-    spelt = np.asarray(self.unit_language.decode(ids), np.int32)
-    limit = prompts.get_profile(self.config.profile).unit_id_limit
-    units = spelt if limit is None else spelt[spelt < limit]
-    wave, frames = self.vocode(units)
-    return (
+  def _read(self, answering: Answering) -> None:
+    row = self._free.pop(0)
+    heard = None
+    if answering.wave is not None:
+      size = bucket(self._sizes.samples, len(answering.wave))
+      wave = np.pad(answering.wave, (0, size - len(answering.wave)))[None]
+      heard = self._programs.hear(self.params, wave, np.asarray([len(answering.wave)], np.int32))
+      answering.heard_overflow = heard.overflow
+    size = bucket(self._sizes.prompt, len(answering.prompt))
+    ids = padded(answering.prompt, size, self.config.special_ids.pad)
+    self._state = self._programs.read_first(
+      self.params,
+      self._state,
+      np.int32(row),
       ids,
-      units,
-      wave,
-      {
-        'unit_words': int(words.overflow[0]),
-        'frames': frames,
-        'unknown_unit_words': len(said) - len(ids),
-        'dropped_units': len(spelt) - len(units),
-      },
+      heard,
+      answering.request.sampling(),
+      np.int32(
+        min(
+          answering.request.max_tokens or self.budgets.max_new_tokens, self.budgets.max_new_tokens
+        )
+      ),
     )
+    answering.row, answering.going = row, True
+    self._answering[row] = answering
+
+  def _think(self) -> None:
+    """Decodes a few tokens of all answers; fewer as long as one of them has no sound yet."""
+    early = self.speaks and any(
+      not answering.has_sound for answering in self._answering.values() if answering.going
+    )
+    count = self.budgets.first_tokens if early else self.budgets.tokens
+    self._state, seen = self._programs.decode_chunk(self.params, self._state, np.int32(count))
+    seen = jax.device_get(seen)
+    for row, answering in list(self._answering.items()):
+      if answering.going:
+        answering.take(seen, row, self.speaks)
+        self._finish(answering)
+
+  def _begin_slices(self) -> None:
+    """Gives slices that are ready to rows that are free."""
+    for row, spoken in enumerate(self._speaking):
+      if spoken is None:
+        waiting = [a for a in self._answering.values() if a.unspoken]
+        if not waiting:
+          return
+        answering = min(waiting, key=Answering.lead)
+        own = answering.unspoken.pop(0)
+        self._said = self._programs.begin_slice(
+          self.params,
+          self._said,
+          np.int32(row),
+          self._state.states,
+          np.int32(answering.row),
+          np.int32(own.tokens[0]),
+          np.int32(own.tokens[1]),
+        )
+        self._speaking[row] = own
+
+  def _speak(self) -> None:
+    """Says a few unit words of all slices."""
+    early = any(own is not None and not own.answering.has_sound for own in self._speaking)
+    count = self.budgets.first_words if early else self.budgets.words
+    active = np.asarray([own is not None for own in self._speaking])
+    self._said, spoken = self._programs.speak_chunk(
+      self.params, self._said, self._spelling, active, np.int32(count)
+    )
+    spoken = jax.device_get(spoken)
+    for row, own in enumerate(self._speaking):
+      if own is not None:
+        own.take(spoken, row)
+
+  def _make_sound(self) -> bool:
+    """Vocodes one window of all slices that have one ready, and ends those that are through."""
+    context = speaking.vocoder_context(self.config.vocoder)
+    ready, early = [], False
+    for row, own in enumerate(self._speaking):
+      if own is None:
+        continue
+      window = self.budgets.window if own.answering.has_sound else self.budgets.first_window
+      if own.has_window(window, context):
+        ready.append(row)
+        early |= not own.answering.has_sound
+      elif own.through:
+        self._end_slice(row, own)
+    if not ready:
+      return False
+    window = self.budgets.first_window if early else self.budgets.window
+    begin = np.asarray([0 if own is None else own.sounded for own in self._speaking], np.int32)
+    waves = np.asarray(self._programs.sound[window](self.params, self._said, begin))
+    for row in ready:
+      own = self._speaking[row]
+      own.hear(waves[row], window)
+      if own.through and own.sounded >= own.frames:
+        self._end_slice(row, own)
+    return True
+
+  def _end_slice(self, row: int, own: Slice) -> None:
+    words, units = jax.device_get((self._said.words[row], self._said.units[row]))
+    own.end(words, units)
+    self._speaking[row] = None
+    self._finish(own.answering)
+
+  def _finish(self, answering: Answering) -> None:
+    """Ends an answer of which nothing is left to think or to say."""
+    if answering.row is not None and answering.is_over():
+      answering.finish()
+      self._release(answering)
+
+  def _release(self, answering: Answering) -> None:
+    self._state = self._programs.forget(self._state, np.int32(answering.row))
+    del self._answering[answering.row]
+    self._free.append(answering.row)
+    answering.row, answering.going = None, False
+
+  # Units given from outside
 
   def vocode(
     self, units: Int[np.ndarray, ' R'], durations: Int[np.ndarray, ' R'] | None = None
@@ -230,246 +320,20 @@ class Engine:
       units: without consecutive repeats.
       durations: frames of each unit; None = predicted.
     """
-    cfg = self.config
-    budget = self._frame_buckets[-1]
+    budget = self._sizes.frames[-1]
     lost = max(0, len(units) - budget)  # every unit takes a frame or more
     units = np.asarray(units[:budget], np.int32)
     if not len(units):
       return np.zeros(0, np.float32), lost
     if durations is None:
-      row, shown = np.zeros((1, budget), np.int32), np.arange(budget)[None] < len(units)
-      row[0, : len(units)] = units
-      durations = np.asarray(self._durations(self.params, row, shown))[0]
+      row = padded(units, budget, 0)
+      durations = self._programs.durations(self.params, row, np.arange(budget)[None] < len(units))[
+        0
+      ]
     durations = np.asarray(durations[: len(units)], np.int64)
     lost += max(0, int(durations.sum()) - budget)
     frames = np.repeat(units, np.minimum(durations, budget))[:budget]
-    size = _bucket(self._frame_buckets, len(frames))
-    wave = self._wave(
-      self.params,
-      np.pad(frames, (0, size - len(frames)))[None],
-      np.arange(size)[None] < len(frames),
-    )
-    return np.asarray(wave)[0, : len(frames) * cfg.vocoder.code_hop_size], lost
-
-  # Whole answers
-
-  def answer(
-    self,
-    audio: Float[np.ndarray, '...'] | None = None,
-    text: str = '',
-    *,
-    temperature: float | int = 0.0,
-    top_p: float | int = 1.0,
-    seed: int | np.integer = 0,
-  ) -> Iterator[Event]:
-    """Answers one question, yielding text and sound as they come, then `Done`.
-
-    Args:
-      audio: spoken question, one channel at 16 kHz; None = text only.
-      text: written question, or what is written beside the spoken one.
-      temperature: 0 = the likeliest token each time; released: 0.2.
-      top_p: released: 0.9.
-      seed: of the sampling.
-
-    Raises:
-      EchoXError: a question that the model cannot take, or a sampling that is none, before
-        anything is computed.
-    """
-    sampler.check(temperature, top_p)
-    start = time.perf_counter()
-
-    def now():
-      return time.perf_counter() - start
-
-    ids, hidden, scores, times, slices, shown = [], [], [], [], [], ''
-    state, lost = self.prefill(audio, text)
-    overflow = dict.fromkeys((*BUDGETS, *LEFT_OUT), 0) | {'speech_positions': lost}
-    cutter, special = trigger.SliceCutter(self.config.streaming), self.config.special_ids
-
-    def spoken(cut: tuple[int, int] | None) -> Iterator[SpokenSlice]:
-      for begin, end in self._fitting(cut if self.speaks else None, overflow):
-        cut_at = now()
-        words, units, wave, more = self.generate_units(np.stack(hidden[begin:end]))
-        for name, value in more.items():
-          overflow[name] += value
-        said = self.tokenizer.decode(ids) if end == len(ids) else self._whole_text(ids[:end])
-        said = said[len(self._whole_text(ids[:begin])) :].strip()
-        slices.append(
-          SpokenSlice(len(slices), said, (begin, end), words, units, wave, cut_at, now())
-        )
-        yield slices[-1]
-
-    for step in range(self.budgets.max_new_tokens):
-      token, score, predicting = self.sample(state, temperature, top_p, seed, step)
-      if token == special.eot:
-        break
-      if token not in self._unspoken:
-        ids.append(token)
-        hidden.append(predicting)
-        scores.append(score)
-        times.append(now())
-        whole = self._whole_text(ids)
-        if len(whole) > len(shown):
-          yield TextPiece(whole[len(shown) :], now())
-          shown = whole
-        yield from spoken(cutter.push(score))
-      state = self.decode_step(state, token)
-    else:
-      overflow['answer_tokens'] = 1
-    yield from spoken(cutter.finish())
-    if len(self.tokenizer.decode(ids)) > len(shown):
-      yield TextPiece(self.tokenizer.decode(ids)[len(shown) :], now())
-    first = next((s.ready_at for s in slices if len(s.waveform)), None)
-    wave = np.concatenate([np.zeros(0, np.float32), *(s.waveform for s in slices)])
-    yield Done(
-      self.tokenizer.decode(ids), wave, tuple(scores), tuple(times), overflow, first, now()
-    )
-
-  def text_answers(
-    self,
-    texts: Sequence[str] | None = None,
-    waves: Sequence[Float[np.ndarray, ' _S']] | None = None,
-    batch_size: int = 16,
-  ) -> list[str]:
-    """Gives greedy text answers to many questions at once, written (`texts`) or spoken (`waves`),
-    without speaking them.
-
-    Raises:
-      EchoXError: a question that the model cannot take.
-    """
-    questions = (
-      [self.prompt(t, False) for t in texts]
-      if waves is None
-      else [self.prompt('', True)] * len(waves)
-    )
-    answers = []
-    for start in range(0, len(questions), batch_size):
-      rows = questions[start : start + batch_size]
-      # the last batch is filled up, so that it needs no compilation of its own
-      fill = batch_size - len(rows)
-      ids = self._rows(rows + rows[-1:] * fill)
-      states = (None, None)
-      if waves is not None:
-        batch = [self.check_wave(w) for w in waves[start : start + batch_size]]
-        states = self._states(batch + batch[-1:] * fill)
-      made = jax.device_get(self._generate(self.params, ids, *states))
-      answers += [
-        self.tokenizer.decode(row[:n].tolist())
-        for row, n in zip(made.ids[: len(rows)], made.lengths)
-      ]
-    return answers
-
-  def warm_up(self, *, audio: bool = True, text: bool = True, both: bool = True) -> float:
-    """Compiles what `answer` needs, whatever it is asked; returns the seconds that it took.
-
-    Args:
-      audio: for spoken questions.
-      text: for written ones.
-      both: for spoken questions with a text beside them, of any length; otherwise without one.
-    """
-    start = time.perf_counter()
-    starts = []
-    if audio and self.hears:
-      noise = np.random.default_rng(0).normal(0, 0.1, self._audio_buckets[-1])
-      heard = [
-        self._embed(self.params, *self._states([noise[:samples]]))
-        for samples in self._audio_buckets
-      ][-1]
-      shortest = self._rows([self.prompt('', audio=True)]).shape[1]
-      sizes = [size for size in self._prompt_buckets if size >= shortest] if both else [shortest]
-      starts += [self._prefill(self.params, self._blank(size, audio=True), heard) for size in sizes]
-    if text:
-      starts += [
-        self._prefill(self.params, self._blank(size), None) for size in self._prompt_buckets
-      ]
-    for state in starts:
-      self.sample(state, temperature=1.0)
-      hidden = self.sample(state)[2]
-      self.decode_step(state, self.config.special_ids.bos)
-    if self.speaks:
-      self.generate_units(hidden[None])
-      self.vocode(np.zeros(1, np.int32))
-      for size in self._frame_buckets:
-        self.vocode(np.zeros(1, np.int32), np.asarray([size]))
-    return time.perf_counter() - start
-
-  def _blank(self, size: int, audio: bool = False) -> np.ndarray:
-    """A prompt of `size` ids that say nothing: int32[1,size]."""
-    special = self.config.special_ids
-    row = np.full((1, size), special.pad, np.int32)
-    row[0, 0] = special.audio if audio else special.pad
-    return row
-
-  def _whole_text(self, ids: Sequence[int]) -> str:
-    """The text of `ids`; half a character at its end waits for its other half."""
-    return self.tokenizer.decode(ids).rstrip('\ufffd')
-
-  def _fitting(
-    self, cut: tuple[int, int] | None, overflow: dict[str, int]
-  ) -> Iterator[tuple[int, int]]:
-    """The slice, or where it is longer than the budget, counted pieces of it."""
-    if cut is None:
-      return
-    most = self.config.streaming.max_slice_tokens
-    overflow['slice_tokens'] += cut[1] - cut[0] > most
-    for begin in range(cut[0], cut[1], most):
-      yield begin, min(begin + most, cut[1])
-
-  def _rows(self, questions: Sequence[Sequence[int]]) -> np.ndarray:
-    """int32[B,T], padded to a bucket."""
-    size = _bucket(self._prompt_buckets, max(map(len, questions)))
-    rows = np.full((len(questions), size), self.config.special_ids.pad, np.int32)
-    for row, ids in zip(rows, questions):
-      row[: len(ids)] = ids
-    return rows
-
-  def _states(self, waves: Sequence[np.ndarray]) -> tuple[Array, Array]:
-    """(float[B,E,Dw], int[B]); E is the same for all questions, so that the LLM's side is compiled
-    once.
-    """
-    lengths = np.asarray([len(w) for w in waves], np.int32)
-    samples = _bucket(self._audio_buckets, int(lengths.max()))
-    batch = np.stack([np.pad(w, (0, samples - len(w))) for w in waves])
-    states, state_lengths = self._encode(self.params, batch, lengths)
-    return jnp.pad(states, ((0, 0), (0, self._max_states - states.shape[1]), (0, 0))), state_lengths
-
-
-def _likeliest(
-  params: dict, cfg: EchoXConfig, state: generate.TextState
-) -> tuple[Array, Array, Array]:
-  """(next id, trigger score, state that predicts it) of a batch of one."""
-  token, score = steps.sample(params, cfg, state.hidden, state.logits)
-  return token[0], score[0], state.hidden[0]
-
-
-def _sample(
-  params: dict,
-  cfg: EchoXConfig,
-  state: generate.TextState,
-  temperature: Array,
-  top_p: Array,
-  seed: Array,
-  step: Array,
-) -> tuple[Array, Array, Array]:
-  """As `_likeliest`, with a next id drawn at a temperature above 0; one program for all
-  temperatures.
-  """
-  key = jax.random.fold_in(jax.random.key(seed), step)
-  token, score = steps.sample(params, cfg, state.hidden, state.logits, key, temperature, top_p)
-  return token[0], score[0], state.hidden[0]
-
-
-def _generate(
-  params: dict,
-  cfg: EchoXConfig,
-  max_new_tokens: int,
-  ids: Array,
-  states: Array | None,
-  lengths: Array | None,
-) -> generate.Generated:
-  return generate.generate_text(params, cfg, ids, states, lengths, max_new_tokens)
-
-
-def _bucket(buckets: Sequence[int], size: int) -> int:
-  """The smallest bucket that holds `size`."""
-  return next(bucket for bucket in buckets if bucket >= size)
+    size = bucket(self._sizes.frames, len(frames))
+    shown = np.arange(size)[None] < len(frames)
+    wave = self._programs.wave(self.params, padded(frames, size, 0), shown)
+    return np.asarray(wave)[0, : len(frames) * self.config.vocoder.code_hop_size], lost

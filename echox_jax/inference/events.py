@@ -21,6 +21,21 @@ class TextPiece:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Sound:
+  """A piece of sound, to be played behind the pieces before it.
+
+  Attributes:
+    slice: number of the slice that it belongs to.
+    waveform: float32[samples], 16 kHz.
+    at: when it was ready.
+  """
+
+  slice: int
+  waveform: np.ndarray
+  at: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class SpokenSlice:
   """A part of the answer that has been spoken.
 
@@ -71,4 +86,4 @@ class Done:
   finished_at: float
 
 
-Event = TextPiece | SpokenSlice | Done
+Event = TextPiece | Sound | SpokenSlice | Done

@@ -1,0 +1,241 @@
+"""One answer on its way: what was asked, what has come so far, and the events that tell of it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from echox_jax import rates
+from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.decoding.sampler import Sampling
+from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, Sound, SpokenSlice, TextPiece
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+  """A question, and how it is to be answered.
+
+  Attributes:
+    wave: spoken question, one channel at 16 kHz; None = it is written.
+    text: written question, or what is written beside the spoken one.
+    temperature: 0 = the likeliest token each time; released: 0.2.
+    top_p: released: 0.9.
+    top_k: tokens that can be chosen; 0 = all.
+    repetition_penalty: 1 = none.
+    seed: of the sampling.
+    max_tokens: of the answer; None = the budget.
+  """
+
+  wave: np.ndarray | None = None
+  text: str = ''
+  temperature: float = 0.0
+  top_p: float = 1.0
+  top_k: int = 0
+  repetition_penalty: float = 1.0
+  seed: int = 0
+  max_tokens: int | None = None
+
+  def sampling(self) -> Sampling:
+    """The numbers that a program takes."""
+    return Sampling(
+      np.float32(self.temperature),
+      np.float32(self.top_p),
+      np.int32(self.top_k),
+      np.float32(self.repetition_penalty),
+      np.uint32(self.seed % 2**32),
+    )
+
+
+class Answering:
+  """An answer that is being made; the engine drives it.
+
+  Attributes:
+    events: what has come and nobody has taken yet.
+    row: its conversation's row in the state of the LLM; None before and after.
+    going: whether it is still being thought of.
+    unspoken: slices that no row speaks yet.
+    has_sound: whether a piece of sound has come.
+  """
+
+  def __init__(
+    self,
+    request: Request,
+    wave: np.ndarray | None,
+    prompt: list[int],
+    tokenizer: Any,
+    config: EchoXConfig,
+    budgets: EngineConfig,
+  ):
+    self.request, self.wave, self.prompt = request, wave, prompt
+    self.events: collections.deque[Event] = collections.deque()
+    self.row: int | None = None
+    self.going = False
+    self.unspoken: list[Slice] = []
+    self.has_sound = False
+    self.heard_overflow: Any = None
+    self.ids: list[int] = []
+    self._tokenizer, self._most = tokenizer, config.streaming.max_slice_tokens
+    self.hop = config.vocoder.code_hop_size
+    self._began, self._first_sound_at = time.perf_counter(), None
+    self._scores: list[float] = []
+    self._times: list[float] = []
+    self._shown, self._sounded = '', 0  # letters and samples that have been told
+    self._slices: list[Slice] = []
+    self._waves: list[np.ndarray] = []
+    self._current = 0  # number of the slice that is being heard
+    self.overflow = dict.fromkeys((*BUDGETS, *LEFT_OUT), 0)
+
+  def now(self) -> float:
+    """Seconds since the question was given."""
+    return time.perf_counter() - self._began
+
+  def lead(self) -> float:
+    """Seconds of sound that a listener has not heard yet; before the first sound less than any."""
+    if self._first_sound_at is None:
+      return -np.inf
+    return self._first_sound_at + self._sounded / rates.SAMPLE_RATE - self.now()
+
+  def take(self, seen: Any, row: int, speaks: bool) -> None:
+    """Takes what a chunk of the LLM made of it; `seen`: `Progress` on the host."""
+    known, count = len(self.ids), int(seen.count[row])
+    self.ids += seen.ids[row, known:count].tolist()
+    self._scores += seen.scores[row, known:count].tolist()
+    self._times += [self.now()] * (count - known)
+    self.going = bool(seen.going[row])
+    self.overflow['answer_tokens'] = int(seen.cut_off[row])
+    whole = self._text(self.ids, final=not self.going)
+    if len(whole) > len(self._shown):
+      self.events.append(TextPiece(whole[len(self._shown) :], self.now()))
+      self._shown = whole
+    start, cut = int(seen.start[row]), int(seen.cut[row])
+    ready = [(start, cut)] if cut else []
+    if not self.going and count > (cut or start):
+      ready.append((cut or start, count))
+    for begin, end in ready if speaks else ():
+      self._add_slices(begin, end)
+
+  def tell(self) -> None:
+    """Tells of sound that is next to be heard, and of slices that are over."""
+    while self._current < len(self._slices):
+      own = self._slices[self._current]
+      while own.pieces:
+        piece = own.pieces.pop(0)
+        if self._first_sound_at is None:
+          self._first_sound_at = self.now()
+        self.has_sound = True
+        self._sounded += len(piece)
+        self._waves.append(piece)
+        self.events.append(Sound(own.index, piece, self.now()))
+      if own.spoken is None:
+        return
+      self.events.append(own.spoken)
+      self._current += 1
+
+  def is_over(self) -> bool:
+    """Whether nothing is left to think or to say."""
+    return not self.going and self._current == len(self._slices) and self.row is not None
+
+  def finish(self) -> None:
+    """Tells that it is over."""
+    if self.heard_overflow is not None:
+      self.overflow['speech_positions'] = int(jax.device_get(self.heard_overflow)[0])
+    self.events.append(
+      Done(
+        self._text(self.ids, final=True),
+        np.concatenate([np.zeros(0, np.float32), *self._waves]),
+        tuple(self._scores),
+        tuple(self._times),
+        dict(self.overflow),
+        self._first_sound_at,
+        self.now(),
+      )
+    )
+
+  def _add_slices(self, begin: int, end: int) -> None:
+    """Adds a slice, or where it is longer than the budget, counted pieces of it."""
+    self.overflow['slice_tokens'] += end - begin > self._most
+    for first in range(begin, end, self._most):
+      last = min(first + self._most, end)
+      before = self._text(self.ids[:first])
+      text = self._text(self.ids[:last], final=last == len(self.ids))[len(before) :].strip()
+      own = Slice(self, len(self._slices), text, (first, last), self.now())
+      self._slices.append(own)
+      self.unspoken.append(own)
+
+  def _text(self, ids: list[int], final: bool = False) -> str:
+    """The text of `ids`; half a character at its end waits for its other half."""
+    text = self._tokenizer.decode(ids)
+    return text if final else text.rstrip('\ufffd')
+
+
+class Slice:
+  """A part of an answer that is being spoken.
+
+  Attributes:
+    answering: the answer.
+    index: 0, 1, 2...
+    text: its words.
+    tokens: (start, stop) among the spoken tokens of the answer.
+    frames: frames of its sound that are final; `sounded` of them are sound.
+    through: whether all of its unit words are there.
+    pieces: sound that has not been told of.
+    spoken: what is told when it is over; None before.
+  """
+
+  def __init__(
+    self, answering: Answering, index: int, text: str, tokens: tuple[int, int], cut_at: float
+  ):
+    self.answering, self.index, self.text, self.tokens = answering, index, text, tokens
+    self.frames = self.sounded = self._num_words = self._num_units = 0
+    self.through = False
+    self.pieces: list[np.ndarray] = []
+    self.spoken: SpokenSlice | None = None
+    self._cut_at, self._waves = cut_at, []
+    self._overflow: dict[str, int] = {}
+
+  def take(self, spoken: Any, row: int) -> None:
+    """Takes what a chunk of the echo decoder made of it; `spoken`: `Spoken` on the host."""
+    self.frames, self.through = int(spoken.frames[row]), not spoken.going[row]
+    self._num_words, self._num_units = int(spoken.num_words[row]), int(spoken.num_units[row])
+    self._overflow = {
+      'unit_words': int(spoken.cut_off[row]),
+      'frames': int(spoken.lost[row]),
+      'unknown_unit_words': int(spoken.unknown[row]),
+      'dropped_units': int(spoken.dropped[row]),
+    }
+
+  def has_window(self, window: int, context: int) -> bool:
+    """Whether `window` more frames can be made sound; at its end fewer are a window too."""
+    if self.through:
+      return self.frames > self.sounded
+    return self.frames >= self.sounded + window + context
+
+  def hear(self, wave: np.ndarray, window: int) -> None:
+    """Takes the sound of the next `window` frames."""
+    frames = min(window, self.frames - self.sounded)
+    self.sounded += frames
+    piece = np.array(wave[: frames * self.answering.hop])
+    self.pieces.append(piece)
+    self._waves.append(piece)
+    self.answering.tell()
+
+  def end(self, words: np.ndarray, units: np.ndarray) -> None:
+    """Ends it: all of its sound is there."""
+    for name, value in self._overflow.items():
+      self.answering.overflow[name] += value
+    self.spoken = SpokenSlice(
+      self.index,
+      self.text,
+      self.tokens,
+      words[: self._num_words - self._overflow.get('unknown_unit_words', 0)],
+      units[: self._num_units],
+      np.concatenate([np.zeros(0, np.float32), *self._waves]),
+      self._cut_at,
+      self.answering.now(),
+    )
+    self.answering.tell()

@@ -1,0 +1,109 @@
+"""What can be asked: checks of recordings and texts, and the ids that a question becomes."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from echox_jax import audio as audio_lib
+from echox_jax import errors, prompts, rates
+from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.inference import steps
+from echox_jax.models import positions
+from echox_jax.models.arrays import Float
+
+SHORTEST_AUDIO = 0.1  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+  """How a model is asked.
+
+  Attributes:
+    config: of the model.
+    budgets: of its answers.
+    encode: text -> ids.
+    hears: whether questions may be spoken.
+  """
+
+  config: EchoXConfig
+  budgets: EngineConfig
+  encode: Callable[[str], list[int]]
+  hears: bool
+
+  def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:
+    """Gives a question at 16 kHz as float32, if it can be heard.
+
+    Raises:
+      AudioError: no mono wave (one axis), too short, too long, not finite or silent.
+    """
+    wave = np.asarray(wave, np.float32)
+    if wave.ndim != 1:
+      raise errors.AudioError(
+        'a question must be one channel of samples, not an array of shape '
+        f'{wave.shape}: mix it down.'
+      )
+    most = steps.buckets(self.config, self.budgets).samples[-1]
+    seconds, longest = len(wave) / rates.SAMPLE_RATE, most / rates.SAMPLE_RATE
+    if seconds < SHORTEST_AUDIO:
+      raise errors.AudioError(
+        f'the question lasts only {seconds:.2f} s: record at least {SHORTEST_AUDIO} s.'
+      )
+    if seconds > longest:
+      raise errors.AudioError(
+        f'the question lasts {seconds:.1f} s, but this model hears at most '
+        f'{longest:g} s: ask a shorter one.'
+      )
+    if not np.isfinite(wave).all():
+      raise errors.AudioError('the question holds samples that are not finite: record it again.')
+    if audio_lib.is_silent(wave):
+      raise errors.AudioError('the question is silent: check the microphone and record it again.')
+    return wave
+
+  def prompt(self, text: str, audio: bool, first: bool = True) -> list[int]:
+    """Gives the ids of a question, up to where the answer begins.
+
+    Args:
+      text: of the question; may be empty beside audio.
+      audio: whether speech comes with it.
+      first: whether it opens a conversation; further ones have no system turn.
+
+    Raises:
+      EchoXError: no question at all, one that cannot be heard, or more tokens than the model reads.
+    """
+    if audio and not self.hears:
+      raise errors.EchoXError(
+        'the question is spoken, but this engine was made to read: write it, or make one that '
+        'hears.'
+      )
+    if not audio and not text.strip():
+      raise errors.EchoXError('the question is empty: say or write something.')
+    cfg, profile = self.config, prompts.get_profile(self.config.profile)
+    question = prompts.encode_question(profile, self.encode, text, audio)
+    system = prompts.encode_system(profile, self.encode, cfg.system_message) if first else []
+    ids = prompts.question_prompt(cfg.special_ids, profile, system, question, audio, first)
+    room = positions.question_room(cfg, self.budgets.max_new_tokens, audio)
+    if self.budgets.max_prompt_tokens >= len(ids) > room:
+      raise errors.EchoXError(
+        f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
+        f'for {room} (llm.max_positions {cfg.llm.max_positions}): ask a shorter one.'
+      )
+    if len(ids) > self.budgets.max_prompt_tokens:
+      raise errors.EchoXError(
+        f'the question takes {len(ids)} tokens, but this model reads at most '
+        f'{self.budgets.max_prompt_tokens}: ask a shorter one.'
+      )
+    return ids
+
+
+def padded(ids: Sequence[int], size: int, pad: int) -> Any:
+  """int32[1,size]: ids, filled up with `pad` at the right."""
+  row = np.full((1, size), pad, np.int32)
+  row[0, : len(ids)] = ids
+  return row
+
+
+def bucket(sizes: Sequence[int], size: int) -> int:
+  """The smallest of `sizes` that holds `size`."""
+  return next(own for own in sizes if own >= size)
