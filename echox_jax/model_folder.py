@@ -61,15 +61,22 @@ def require(model: Any, parts: Iterable[str], purpose: str = '', remedy: str = '
   Raises:
     CheckpointError: names the parts that it lacks.
   """
-  absent = [
-    part for part in parts if part not in model.params and getattr(model, part, None) is None
-  ]
+  absent = _absent(model, parts)
   if absent:
     raise errors.CheckpointError(
       f'the model lacks {", ".join(absent)} (it holds {", ".join(model.params)})'
       f'{purpose and f", so it cannot {purpose}"}: '
       f'{remedy and f"{remedy}, or "}import or export one with these parts.'
     )
+
+
+def has(model: Any, parts: Iterable[str]) -> bool:
+  """Whether a model has all of `parts`, see `require`."""
+  return not _absent(model, parts)
+
+
+def _absent(model: Any, parts: Iterable[str]) -> list[str]:
+  return [part for part in parts if part not in model.params and getattr(model, part, None) is None]
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ import dataclasses
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
 from echox_jax import rates
-from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.config import EchoXConfig
 from echox_jax.decoding.sampler import Sampling
 from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, Sound, SpokenSlice, TextPiece
+from echox_jax.inference.history import Conversation, Turn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +56,8 @@ class Answering:
 
   Attributes:
     events: what has come and nobody has taken yet.
-    row: its conversation's row in the state of the LLM; None before and after.
+    conversation, turn: what it is a part of.
+    lasting: whether the conversation goes on after it.
     going: whether it is still being thought of.
     unspoken: slices that no row speaks yet.
     has_sound: whether a piece of sound has come.
@@ -66,18 +67,18 @@ class Answering:
     self,
     request: Request,
     wave: np.ndarray | None,
-    prompt: list[int],
+    turn: Turn,
+    conversation: Conversation,
+    lasting: bool,
     tokenizer: Any,
     config: EchoXConfig,
-    budgets: EngineConfig,
   ):
-    self.request, self.wave, self.prompt = request, wave, prompt
+    self.request, self.wave, self.turn = request, wave, turn
+    self.conversation, self.lasting = conversation, lasting
     self.events: collections.deque[Event] = collections.deque()
-    self.row: int | None = None
     self.going = False
     self.unspoken: list[Slice] = []
     self.has_sound = False
-    self.heard_overflow: Any = None
     self.ids: list[int] = []
     self._tokenizer, self._most = tokenizer, config.streaming.max_slice_tokens
     self.hop = config.vocoder.code_hop_size
@@ -138,12 +139,10 @@ class Answering:
 
   def is_over(self) -> bool:
     """Whether nothing is left to think or to say."""
-    return not self.going and self._current == len(self._slices) and self.row is not None
+    return not self.going and self._current == len(self._slices)
 
   def finish(self) -> None:
     """Tells that it is over."""
-    if self.heard_overflow is not None:
-      self.overflow['speech_positions'] = int(jax.device_get(self.heard_overflow)[0])
     self.events.append(
       Done(
         self._text(self.ids, final=True),

@@ -1,5 +1,5 @@
-"""Answers questions in text and speech for several conversations at once, while each answer is still
-being thought of.
+"""Answers questions in text and speech, for several conversations at once, while each answer is
+still being thought of.
 
 One loop serves all: `pump` does one piece of work, the most urgent one, and hands what came of it
 to the answers it belongs to. A piece is short: a question is read, a few tokens are decoded, a few
@@ -8,17 +8,20 @@ compiled any more. What does not fit a budget is counted, never lost in silence.
 """
 
 from collections.abc import Iterable, Iterator
+import threading
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import model_folder, prompts
+from echox_jax import errors, model_folder, prompts
 from echox_jax.decoding import sampler, speaking
 from echox_jax.inference import programs, steps
 from echox_jax.inference.answering import Answering, Request, Slice
 from echox_jax.inference.events import Done, Event
+from echox_jax.inference.history import Conversation, Turn
 from echox_jax.inference.questions import Questions, bucket, padded
 from echox_jax.models import positions
 from echox_jax.models.arrays import Float, Int
@@ -53,12 +56,15 @@ class Engine:
     on_cpu = jax.default_backend() == 'cpu'
     params, self.config = programs.prepare(dict(model.params), model.config, on_cpu)
     self.params = jax.tree.map(jnp.asarray, params)
-    self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears)
-    self._sizes = steps.buckets(self.config, self.budgets)
     self._programs = programs.Programs(self.config, self.budgets, on_cpu)
+    self._sizes = steps.buckets(self.config, self.budgets)
+    slots = self._programs.slots
+    self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
+    self._lock = threading.RLock()  # `pump` may run in any thread, in one at a time
     self._state = self._programs.conversations()
-    self._free = list(range(self.budgets.conversations))
+    self._rows: list[Conversation | None] = [None] * self.budgets.conversations
     self._waiting: list[Answering] = []
+    self._speaking: list[Slice | None] = []
     self._answering: dict[int, Answering] = {}  # by row
     if speaks:
       limit = prompts.get_profile(self.config.profile).unit_id_limit
@@ -68,21 +74,36 @@ class Engine:
       spelt = speaking.spelling(words, self.config.unit_decoder.unit_vocab_size, limit)
       self._spelling = jax.tree.map(jnp.asarray, spelt)
       self._said = self._programs.speaking()
-      self._speaking: list[Slice | None] = [None] * programs.speaking_rows(self.budgets)
+      self._speaking = [None] * programs.speaking_rows(self.budgets)
 
   # Questions
 
-  def ask(self, request: Request) -> Answering:
+  def ask(self, request: Request, conversation: Conversation | None = None) -> Answering:
     """Puts a question in the queue; `pump` makes its events.
 
+    Args:
+      request: the question.
+      conversation: whose next turn it is; None = it stands for itself.
+
     Raises:
-      EchoXError: a question that the model cannot take, or a sampling that is none.
+      EchoXError: a question that the model cannot take, a sampling that is none, or a conversation
+        that is still being answered.
     """
     sampler.check(request.temperature, request.top_p)
-    wave = None if request.wave is None else self.questions.check_wave(request.wave)
-    ids = self.questions.prompt(request.text, wave is not None)
-    answering = Answering(request, wave, ids, self.tokenizer, self.config, self.budgets)
-    self._waiting.append(answering)
+    with self._lock:
+      lasting = conversation is not None
+      conversation = conversation or Conversation()
+      if conversation.busy:
+        raise errors.EchoXError(
+          'this conversation is still being answered: wait for the end, or close the stream first.'
+        )
+      wave = None if request.wave is None else self.questions.check_wave(request.wave)
+      ids = self.questions.prompt(request.text, wave is not None, not conversation.turns)
+      answering = Answering(
+        request, wave, Turn(request.text, ids), conversation, lasting, self.tokenizer, self.config
+      )
+      conversation.busy = True
+      self._waiting.append(answering)
     return answering
 
   def answer(
@@ -112,14 +133,16 @@ class Engine:
       self.cancel(answering)
 
   def cancel(self, answering: Answering) -> None:
-    """Ends an answer, whatever its state; an answer that has ended is left as it is."""
-    if answering in self._waiting:
-      self._waiting.remove(answering)
-    if answering.row is not None:
-      for row, spoken in enumerate(self._speaking if self.speaks else ()):
-        if spoken is not None and spoken.answering is answering:
-          self._speaking[row] = None
-      self._release(answering)
+    """Ends an answer, whatever its state; what was said stays in the conversation."""
+    with self._lock:
+      if answering in self._waiting:
+        self._waiting.remove(answering)
+        answering.conversation.busy = False
+      if answering in self._answering.values():
+        self._speaking = [
+          None if own is not None and own.answering is answering else own for own in self._speaking
+        ]
+        self._release(answering)
 
   def answers(self, requests: Iterable[Request]) -> list[list[Event]]:
     """Answers many questions, as many at once as there is room for; gives the events of each.
@@ -136,23 +159,23 @@ class Engine:
 
   def pump(self) -> bool:
     """Does the most urgent piece of work; False = there is none."""
-    if self._waiting and self._free:
-      self._read(self._waiting.pop(0))
-      return True
-    if self.speaks:
-      self._begin_slices()
-      if self._make_sound():
+    with self._lock:
+      row = self._row_for(self._waiting[0].conversation) if self._waiting else None
+      if row is not None:
+        self._read(self._waiting.pop(0), row)
         return True
-      hungry = any(
-        spoken is not None and spoken.answering.lead() < _LEAD for spoken in self._speaking
-      )
-      if hungry or (any(self._speaking) and not self._thinking()):
-        self._speak()
+      if self.speaks:
+        self._begin_slices()
+        if self._make_sound():
+          return True
+        hungry = any(own is not None and own.answering.lead() < _LEAD for own in self._speaking)
+        if hungry or (any(self._speaking) and not self._thinking()):
+          self._speak()
+          return True
+      if self._thinking():
+        self._think()
         return True
-    if self._thinking():
-      self._think()
-      return True
-    return False
+      return False
 
   def warm_up(self) -> float:
     """Compiles all that answering needs, whatever is asked; returns the seconds that it took."""
@@ -193,30 +216,55 @@ class Engine:
   def _thinking(self) -> bool:
     return any(answering.going for answering in self._answering.values())
 
-  def _read(self, answering: Answering) -> None:
-    row = self._free.pop(0)
-    heard = None
+  def _row_for(self, conversation: Conversation) -> int | None:
+    """A row for a conversation: its own, an empty one, or that of one that rests."""
+    if conversation.row is not None:
+      return conversation.row
+    for row, other in enumerate(self._rows):
+      if other is None:
+        return row
+    for row, other in enumerate(self._rows):
+      if not other.busy:
+        self._forget(other)
+        return row
+    return None
+
+  def _read(self, answering: Answering, row: int) -> None:
+    """Reads a question, and the conversation before it where that is not held."""
+    conversation, turn = answering.conversation, answering.turn
     if answering.wave is not None:
       size = bucket(self._sizes.samples, len(answering.wave))
       wave = np.pad(answering.wave, (0, size - len(answering.wave)))[None]
-      heard = self._programs.hear(self.params, wave, np.asarray([len(answering.wave)], np.int32))
-      answering.heard_overflow = heard.overflow
-    size = bucket(self._sizes.prompt, len(answering.prompt))
-    ids = padded(answering.prompt, size, self.config.special_ids.pad)
-    self._state = self._programs.read_first(
-      self.params,
-      self._state,
-      np.int32(row),
-      ids,
-      heard,
-      answering.request.sampling(),
-      np.int32(
-        min(
-          answering.request.max_tokens or self.budgets.max_new_tokens, self.budgets.max_new_tokens
-        )
-      ),
-    )
-    answering.row, answering.going = row, True
+      lengths = np.asarray([len(answering.wave)], np.int32)
+      turn.heard = self._programs.hear(self.params, wave, lengths)
+      turn.kept, lost = (int(x) for x in jax.device_get((turn.heard.kept, turn.heard.overflow)))
+      answering.overflow['speech_positions'] = lost
+    speech = positions.speech(self.config)
+    width = bucket(self._sizes.prompt, len(turn.prompt)) + (speech if turn.heard is not None else 0)
+    needed = max(width, turn.positions() + self.budgets.max_new_tokens)
+    while conversation.turns and conversation.positions() + needed > self._programs.slots:
+      conversation.turns.pop(0)
+      answering.overflow['turns'] += 1
+    if answering.overflow['turns']:
+      self._forget(conversation)
+      opening = (*conversation.turns, turn)[0]
+      opening.prompt = self.questions.prompt(opening.text, opening.heard is not None)
+    most = self.budgets.max_new_tokens
+    limit = min(answering.request.max_tokens or most, most)
+    fresh, pieces = conversation.row is None, [(turn.prompt, turn.heard)]
+    if fresh:
+      before = conversation.pieces(self.questions.lay_out_answer, self._sizes.prompt[-1])
+      pieces = [*before, *pieces]
+    for ids, heard in pieces:
+      read = self._programs.read_first if fresh else self._programs.read_further
+      ids = padded(ids, bucket(self._sizes.prompt, len(ids)), self.config.special_ids.pad)
+      sampling = answering.request.sampling()
+      self._state = read(
+        self.params, self._state, np.int32(row), ids, heard, sampling, np.int32(limit)
+      )
+      fresh = False
+    self._rows[row], conversation.row = conversation, row
+    answering.going = True
     self._answering[row] = answering
 
   def _think(self) -> None:
@@ -246,7 +294,7 @@ class Engine:
           self._said,
           np.int32(row),
           self._state.states,
-          np.int32(answering.row),
+          np.int32(answering.conversation.row),
           np.int32(own.tokens[0]),
           np.int32(own.tokens[1]),
         )
@@ -298,15 +346,26 @@ class Engine:
 
   def _finish(self, answering: Answering) -> None:
     """Ends an answer of which nothing is left to think or to say."""
-    if answering.row is not None and answering.is_over():
+    if answering in self._answering.values() and answering.is_over():
       answering.finish()
       self._release(answering)
 
   def _release(self, answering: Answering) -> None:
-    self._state = self._programs.forget(self._state, np.int32(answering.row))
-    del self._answering[answering.row]
-    self._free.append(answering.row)
-    answering.row, answering.going = None, False
+    """The conversation rests until its next question; one that has none is forgotten."""
+    conversation, turn = answering.conversation, answering.turn
+    ended = not answering.going and not answering.overflow['answer_tokens']
+    answering.going, conversation.busy = False, False
+    del self._answering[conversation.row]
+    turn.answer = tuple(answering.ids)
+    conversation.turns.append(turn)
+    if not answering.lasting or not ended:  # what was cut off lacks its EOT: it is read again
+      self._forget(conversation)
+
+  def _forget(self, conversation: Conversation) -> None:
+    """Empties the row of a conversation."""
+    if conversation.row is not None:
+      self._state = self._programs.forget(self._state, np.int32(conversation.row))
+      self._rows[conversation.row] = conversation.row = None
 
   # Units given from outside
 

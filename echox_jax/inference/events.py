@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-BUDGETS = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames')
+BUDGETS = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames', 'turns')
 
 
 LEFT_OUT = ('unknown_unit_words', 'dropped_units')  # counters of `Done.overflow` without a budget
@@ -71,8 +71,9 @@ class Done:
     token_times: when each spoken token came.
     overflow: counters of what did not fit a static budget: `speech_positions` of the question,
       `answer_tokens` (1 = cut off), `slice_tokens` (slices split for length), `unit_words` (slices
-      cut off), `frames`; and what was left out: `unknown_unit_words`, which the unit language does
-      not have, and `dropped_units`, which the profile's `unit_id_limit` drops.
+      cut off), `frames`, `turns` (of the conversation, forgotten). And what was left out:
+      `unknown_unit_words`, which the unit language does not have, and `dropped_units`, which the
+      profile's `unit_id_limit` drops.
     first_audio_at: when the first sound was ready; None without sound.
     finished_at: when all was done.
   """

@@ -25,12 +25,14 @@ class Questions:
     budgets: of its answers.
     encode: text -> ids.
     hears: whether questions may be spoken.
+    slots: positions of a conversation.
   """
 
   config: EchoXConfig
   budgets: EngineConfig
   encode: Callable[[str], list[int]]
   hears: bool
+  slots: int
 
   def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:
     """Gives a question at 16 kHz as float32, if it can be heard.
@@ -83,7 +85,8 @@ class Questions:
     question = prompts.encode_question(profile, self.encode, text, audio)
     system = prompts.encode_system(profile, self.encode, cfg.system_message) if first else []
     ids = prompts.question_prompt(cfg.special_ids, profile, system, question, audio, first)
-    room = positions.question_room(cfg, self.budgets.max_new_tokens, audio)
+    speech = positions.speech(cfg) if audio else 0
+    room = self.slots - self.budgets.max_new_tokens - speech
     if self.budgets.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
         f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
@@ -95,6 +98,10 @@ class Questions:
         f'{self.budgets.max_prompt_tokens}: ask a shorter one.'
       )
     return ids
+
+  def lay_out_answer(self, ids: Sequence[int]) -> list[int]:
+    """Gives the ids of an answer as the model said them, BOS and EOT included."""
+    return prompts.answer(self.config.special_ids, prompts.get_profile(self.config.profile), ids)
 
 
 def padded(ids: Sequence[int], size: int, pad: int) -> Any:
