@@ -195,7 +195,7 @@ def read(
     limit=state.limit.at[row].set(limit),
     going=state.going.at[row].set(True),
     **{
-      name: getattr(state, name).at[row].set(0)
+      name: cleared(getattr(state, name), row)
       for name in ('made', 'count', 'start', 'cut', 'cut_off')
     },
   )
@@ -286,10 +286,15 @@ def forget(state: Conversations, row: Int[Array, '']) -> Conversations:
   return state.replace(
     keys=state.keys.at[row].set(False),
     **{
-      name: getattr(state, name).at[row].set(0)
+      name: cleared(getattr(state, name), row)
       for name in ('length', 'count', 'start', 'cut', 'made', 'going', 'cut_off')
     },
   )
+
+
+def cleared(field: Array, row: Int[Array, '']) -> Array:
+  """A field with 0 or False in a row."""
+  return field.at[row].set(jnp.zeros((), field.dtype))
 
 
 def _shifted(keys: Array, offset: Array, slots: int) -> Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.config import EchoXConfig, VocoderConfig
-from echox_jax.decoding import generate
+from echox_jax.decoding import conversations, generate
 from echox_jax.models import llama
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask
@@ -220,7 +220,7 @@ def begin_slice(
     return jax.lax.dynamic_update_slice(held, one, tuple(at))
 
   zero = {
-    name: getattr(speaking, name).at[row].set(0)
+    name: conversations.cleared(getattr(speaking, name), row)
     for name in ('step', 'num_words', 'num_units', 'timed', 'unknown', 'dropped', 'lost', 'cut_off')
   }
   return speaking.replace(

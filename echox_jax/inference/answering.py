@@ -33,11 +33,11 @@ class Request:
 
   wave: np.ndarray | None = None
   text: str = ''
-  temperature: float = 0.0
-  top_p: float = 1.0
+  temperature: float | int = 0.0
+  top_p: float | int = 1.0
   top_k: int = 0
-  repetition_penalty: float = 1.0
-  seed: int = 0
+  repetition_penalty: float | int = 1.0
+  seed: int | np.integer = 0
   max_tokens: int | None = None
 
   def sampling(self) -> Sampling:

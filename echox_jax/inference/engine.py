@@ -237,7 +237,7 @@ class Engine:
       wave = np.pad(answering.wave, (0, size - len(answering.wave)))[None]
       lengths = np.asarray([len(answering.wave)], np.int32)
       turn.heard = self._programs.hear(self.params, wave, lengths)
-      turn.kept, lost = (int(x) for x in jax.device_get((turn.heard.kept, turn.heard.overflow)))
+      turn.kept, lost = (int(x[0]) for x in jax.device_get((turn.heard.kept, turn.heard.overflow)))
       answering.overflow['speech_positions'] = lost
     speech = positions.speech(self.config)
     width = bucket(self._sizes.prompt, len(turn.prompt)) + (speech if turn.heard is not None else 0)

@@ -32,7 +32,20 @@ WORDS = (
 )
 
 
-ENGINE = EngineConfig(max_prompt_tokens=48, max_new_tokens=20, max_unit_words=12, max_frames=160)
+ENGINE = EngineConfig(
+  max_prompt_tokens=48,
+  max_new_tokens=20,
+  max_unit_words=12,
+  max_frames=160,
+  max_context=200,
+  conversations=2,
+  first_tokens=3,
+  tokens=6,
+  first_words=3,
+  words=5,
+  first_window=4,
+  window=10,
+)
 
 
 def tiny_config() -> EchoXConfig:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from echox_jax import errors, model_folder, prompts
+from echox_jax.decoding import generate
+from echox_jax.inference.answering import Request
 from echox_jax.inference.engine import Engine
-from echox_jax.inference.events import Done, SpokenSlice, TextPiece
-from echox_jax.models import positions
+from echox_jax.inference.events import Done, Sound, SpokenSlice, TextPiece
+from echox_jax.models import echox, positions
+from echox_jax.models.unit_decoder import DenoisingAdapter
 from tests.helpers import tiny_model
 
 
@@ -60,7 +63,7 @@ def test_after_warm_up_nothing_is_compiled(engine, compiled):
   texts = ['Paris?', 'Paris lies in France.', 'What is two plus two? Paris? plus']
   waves = [None, tiny_model.question(0.5), tiny_model.question(2.9)]  # one for each length of audio
   for audio in (False, True):  # and there is a text for each length of prompt
-    assert {len(engine.prompt(text, audio)) > 32 for text in texts} == {False, True}
+    assert {len(engine.questions.prompt(text, audio)) > 32 for text in texts} == {False, True}
   for text, wave in itertools.product(texts, waves):
     list(engine.answer(wave, text))
   list(engine.answer(waves[1]))
@@ -72,27 +75,87 @@ def test_after_warm_up_nothing_is_compiled(engine, compiled):
   ):
     list(engine.answer(waves[1], temperature=temperature, top_p=top_p, seed=seed))
     list(engine.answer(text=texts[0], temperature=temperature, top_p=top_p, seed=seed))
+  list(engine.answer(text=texts[0], temperature=1.0, top_k=3, repetition_penalty=1.3, max_tokens=4))
+  engine.answers([Request(text=texts[0]), Request(waves[2]), Request(waves[1], texts[1])])
   assert not compiled
   jax.jit(lambda x: 3 * x)(1.0)
   assert compiled  # it would have been seen
 
 
-def test_what_is_warmed_for_speech_alone_is_enough_for_speech_alone(tmp_path, compiled):
-  engine = Engine(tiny_model.tiny_bundle(tmp_path))
-  engine.warm_up(text=False, both=False)
-  compiled.clear()
-  list(engine.answer(tiny_model.question(2.9)))
-  assert not compiled
-
-
 @pytest.mark.parametrize('seconds', [0.7, 1.5, 2.6])
-def test_streaming_says_what_batched_decoding_says(engine, seconds):
-  wave = tiny_model.question(seconds)
-  pieces, _slices, done = parts(engine.answer(wave))
-  others = [tiny_model.question(0.4, 1), wave, tiny_model.question(3.0, 2)]
-  answers = engine.text_answers(waves=others, batch_size=4)
-  assert answers[1] == done.text and len(set(answers)) > 1
-  assert ''.join(p.text for p in pieces) == done.text
+def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
+  """Text, unit words and sound against the batched loops of `decoding.generate` on the parameters
+  as they are stored.
+  """
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  params, cfg, wave = bundle.params, bundle.config, tiny_model.question(seconds)
+  ids = np.asarray([engine.questions.prompt('', True)], np.int32)
+
+  @jax.jit
+  def answer(params):
+    states, lengths = echox.encode_speech(params, cfg, wave[None], np.asarray([len(wave)]))
+    return generate.generate_text(params, cfg, ids, states, lengths, 20)
+
+  @jax.jit
+  def speak(params, states, lengths):
+    adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, states)
+    table = params['unit_text_embedding']['embedding']
+    return generate.decode_unit_words(params['echo'], cfg, table, adapted, lengths, 12)
+
+  pieces, slices, done = parts(engine.answer(wave))
+  said = answer(params)
+  whole = [int(i) for i in said.ids[0, : int(said.lengths[0])]]
+  spoken = [n for n, i in enumerate(whole) if i != cfg.special_ids.bos]
+  assert done.text == ''.join(p.text for p in pieces)
+  assert done.text == bundle.tokenizer.decode([whole[n] for n in spoken])
+  for one in slices:
+    rows = np.zeros((1, 6, said.hidden.shape[2]), np.float32)
+    own = spoken[one.tokens[0] : one.tokens[1]]
+    rows[0, : len(own)] = np.asarray(said.hidden)[0, own]
+    words = speak(params, rows, np.asarray([len(own)]))
+    np.testing.assert_array_equal(one.unit_words, words.ids[0, : int(words.lengths[0])])
+    whole_slice, _ = engine.vocode(one.units)
+    assert len(whole_slice) == len(one.waveform)
+    assert np.abs(whole_slice - one.waveform).max() <= 1e-5 * np.abs(whole_slice).max()
+
+
+def test_answers_are_the_same_alone_and_beside_others(engine):
+  """More questions than there are rows: they come and go while others are being answered."""
+  requests = [Request(tiny_model.question(s, i)) for i, s in enumerate((1.5, 0.7, 2.6, 1.1))]
+  requests += [Request(text='Paris?'), Request(text='two plus', temperature=2.0, seed=5)]
+  together = [events[-1] for events in engine.answers(requests)]
+  for request, beside in zip(requests, together):
+    options = dict(temperature=request.temperature, seed=request.seed)
+    alone = parts(engine.answer(request.wave, request.text, **options))[2]
+    assert alone.text == beside.text and alone.overflow == beside.overflow
+    np.testing.assert_allclose(alone.waveform, beside.waveform, atol=1e-4)
+  assert len({done.text for done in together}) > 3
+
+
+def test_a_stream_that_is_left_harms_no_other(engine):
+  waves = [tiny_model.question(1.5), tiny_model.question(2.6, 2)]
+  wanted = [parts(engine.answer(wave))[2].text for wave in waves]
+  for left_after in (0, 1, 3, 6):
+    stream = engine.answer(waves[0])
+    other = engine.ask(Request(waves[1]))
+    for _, _ in zip(range(left_after), stream):
+      pass
+    stream.close()
+    while engine.pump():
+      pass
+    assert other.events[-1].text == wanted[1]
+  assert parts(engine.answer(waves[0]))[2].text == wanted[0]
+
+
+def test_sound_comes_in_pieces_that_join_to_the_whole(engine):
+  events = list(engine.answer(tiny_model.question()))
+  sounds = [e for e in events if isinstance(e, Sound)]
+  assert len(sounds) > len({e.slice for e in sounds}) > 1
+  assert [e.slice for e in sounds] == sorted(e.slice for e in sounds)
+  np.testing.assert_array_equal(np.concatenate([e.waveform for e in sounds]), events[-1].waveform)
+  first = events.index(sounds[0])
+  over = next(i for i, e in enumerate(events) if isinstance(e, SpokenSlice))
+  assert first < over and sounds[0].at == events[-1].first_audio_at
 
 
 def test_text_alone_takes_no_parts_of_speech(engine, tmp_path):
@@ -101,7 +164,6 @@ def test_text_alone_takes_no_parts_of_speech(engine, tmp_path):
     whole.config, {'llm': whole.params['llm']}, whole.engine, whole.tokenizer
   )
   reader = Engine(language_model, hears=False, speaks=False)
-  assert reader.warm_up() > 0
   pieces, slices, done = parts(reader.answer(text='What is two plus two?'))
   assert not slices and not len(done.waveform) and done.first_audio_at is None
   spoken = parts(engine.answer(text='What is two plus two?'))[2]
@@ -112,13 +174,6 @@ def test_text_alone_takes_no_parts_of_speech(engine, tmp_path):
     next(reader.answer(tiny_model.question()))
   with pytest.raises(errors.CheckpointError, match='lacks whisper, adapter, unit_text_embedding'):
     Engine(language_model)
-
-
-def test_written_questions_too(engine):
-  texts = ['What is two plus two?', 'Paris?', 'Capitals of countries']
-  batched = engine.text_answers(texts, batch_size=2)
-  assert [parts(engine.answer(text=t))[2].text for t in texts] == batched
-  assert len(set(batched)) > 1
 
 
 def test_slices_cover_the_answer_in_order_and_give_the_waveform(engine):
@@ -134,14 +189,10 @@ def test_slices_cover_the_answer_in_order_and_give_the_waveform(engine):
 
 def test_the_first_sound_is_ready_before_the_text_is_finished(engine):
   events = list(engine.answer(tiny_model.question()))
-  first = next(i for i, e in enumerate(events) if isinstance(e, SpokenSlice) and len(e.waveform))
+  first = next(i for i, e in enumerate(events) if isinstance(e, Sound))
   assert any(isinstance(e, TextPiece) for e in events[first:])
-  assert (
-    events[first].ready_at
-    == events[-1].first_audio_at
-    < events[-1].token_times[-1]
-    <= events[-1].finished_at
-  )
+  done = events[-1]
+  assert events[first].at == done.first_audio_at < done.token_times[-1] <= done.finished_at
 
 
 def test_what_exceeds_a_budget_is_counted_and_nothing_is_lost(engine):
@@ -154,20 +205,21 @@ def test_what_exceeds_a_budget_is_counted_and_nothing_is_lost(engine):
   assert wave.shape == (160 * 320,) and lost == 10
 
 
-def test_unit_words_and_units_that_are_left_out_are_counted(engine, monkeypatch):
+def test_unit_words_and_units_that_are_left_out_are_counted(engine, tmp_path, monkeypatch):
   _, slices, done = parts(engine.answer(tiny_model.question()))
   assert done.overflow['unknown_unit_words'] == done.overflow['dropped_units'] == 0
   said = np.concatenate([s.unit_words for s in slices])
-  monkeypatch.setattr(engine.unit_language, 'vocab_size', int(said.max()))
-  _, fewer, done = parts(engine.answer(tiny_model.question()))
+  fewer = tiny_model.tiny_bundle(tmp_path)
+  fewer.unit_language.vocab_size = int(said.max())
+  _, slices, done = parts(Engine(fewer).answer(tiny_model.question()))
   assert done.overflow['unknown_unit_words'] == int((said == said.max()).sum()) > 0
-  assert sum(len(s.unit_words) for s in fewer) == len(said) - done.overflow['unknown_unit_words']
-  monkeypatch.undo()
+  assert sum(len(s.unit_words) for s in slices) == len(said) - done.overflow['unknown_unit_words']
   limited = dataclasses.replace(prompts.PROFILES['paper'], unit_id_limit=10)
   monkeypatch.setitem(prompts.PROFILES, 'paper', limited)
-  _, _, done = parts(engine.answer(tiny_model.question()))
+  _, slices, done = parts(Engine(tiny_model.tiny_bundle(tmp_path)).answer(tiny_model.question()))
   units = np.asarray(engine.unit_language.decode(said))
   assert done.overflow['dropped_units'] == int((units >= 10).sum()) > 0
+  assert max(s.units.max() for s in slices) < 10
 
 
 def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
