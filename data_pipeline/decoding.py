@@ -157,7 +157,7 @@ def _check_seconds(seconds: float, max_seconds: float) -> None:
 
 
 def _lacks_bytes(path: str) -> bool:
-  """Whether a wav, aiff, ogg or opus file ends too early: libsndfile reads those without an error."""
+  """Whether a wav, aiff, ogg or opus file ends too early: libsndfile reports no error for those."""
   with open(path, 'rb') as f:
     size = os.fstat(f.fileno()).st_size
     kind = f.read(12)[:4]

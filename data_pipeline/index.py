@@ -1,9 +1,9 @@
 """Lengths of everything in a data set: a table with one line per turn, used to choose rows without
 reading the records.
 
-A table is a .npy file under `WORKDIR/precomputed/index`. Its name is a hash of its inputs: the files
-of the data set and the tokenizer. The first use makes it by reading the whole set once; later uses
-memory-map it.
+A table is a .npy file under `WORKDIR/precomputed/index`. Its name has a hash of its inputs: the
+files of the data set and the tokenizer. The first use makes it by reading the whole set once. Later
+uses memory-map it.
 """
 
 from collections.abc import Iterator, Sequence

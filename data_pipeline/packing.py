@@ -1,7 +1,7 @@
 """Plans which examples go into which batch when rows are packed or clips are sorted by length.
 
-A plan depends only on sizes, seed and batch number. Every epoch takes all examples in its own order.
-Each example goes into a row of its bucket, and batch_size full rows of one bucket form a batch.
+A plan depends only on sizes, seed and number. Every epoch takes all examples in its own order. Each
+example goes into a row of its bucket, and batch_size full rows of one bucket form a batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

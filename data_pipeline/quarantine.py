@@ -5,8 +5,8 @@
   {"source": "mine.jsonl", "id": "0007", "set": "questions", "file": "q/0007.wav", "reason":
   "silent", "detail": "..."}
 
-`file` is the recording, or the line of the manifest (`mine.jsonl:7`). `set` is empty if the item was
-left out of all sets.
+`file` is the recording, or the line of the manifest (`mine.jsonl:7`). `set` is empty if all sets
+leave the item out.
 """
 
 import collections

@@ -7,8 +7,8 @@ inputs is finished and is never written again. Anything else that a killed proce
 again.
 
 Process p of n makes the outputs p, p + n, ... of a step, then waits until the others have made
-theirs. It sees them in the shared folder, so a wait may be long. The results of a step do not depend
-on n.
+theirs. It sees them in the shared folder, so a wait may be long. The results of a step do not
+depend on n.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -166,8 +166,8 @@ class SharedWork:
     self._beside.rmdir()
 
   def _await(self, outputs: Outputs) -> None:
-    """Returns when all outputs are finished. If a process dies meanwhile, `jax.distributed` ends the
-    others.
+    """Returns when all outputs are finished. If a process dies meanwhile, `jax.distributed` ends
+    the others.
     """
     missing = dict(outputs)
     while missing := {
