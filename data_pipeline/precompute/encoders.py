@@ -13,7 +13,7 @@ from echox_jax.units.extract import SpeechEncoder
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-  """Loaders of the two frozen encoders: the encoder for units, and the speech encoder of the LLM."""
+  """Loaders of the two frozen encoders: the unit encoder, and the speech encoder of the LLM."""
 
   units: Callable[[], SpeechEncoder]
   speech: Callable[[], SpeechEncoder]

@@ -1,4 +1,4 @@
-"""Units: k-means over encoder states, the nearest centroid of every state, and the unit language."""
+"""Units: k-means over encoder states, the nearest centroid per state, and the unit language."""
 
 from collections.abc import Callable, Iterable, Iterator
 import functools
