@@ -118,7 +118,7 @@ def encoder_tensors(tensors: Mapping[str, np.ndarray]) -> lazy.LazyTensors:
 
 
 def encoder_rules(cfg: HubertConfig) -> list[rules.Rule]:
-  """Which tensor each parameter of `hubert` comes from (transformers' names, weight norm folded)."""
+  """The source tensor of each `hubert` parameter (transformers' names, weight norm folded)."""
   n = cfg.num_layers
   layer = 'encoder.layers.{}'
   return [

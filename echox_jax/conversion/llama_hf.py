@@ -83,7 +83,7 @@ def read_config(folders: list[Path], config: Path | None) -> dict[str, Any]:
 
 
 def own_tensors(tensors: Mapping[str, np.ndarray], tied: bool) -> lazy.LazyTensors:
-  """`tensors` without computed tables, and without a tied head, which is a copy of the embeddings."""
+  """`tensors` without computed tables and without a tied head (a copy of the embeddings)."""
   return lazy.LazyTensors(
     {
       name: tensor

@@ -1,4 +1,4 @@
-"""Released EchoX weights, speech-to-text part (key names: facts 9) -> groups `llm` and `adapter`."""
+"""Released EchoX weights, speech-to-text part (keys: facts 9) -> groups `llm` and `adapter`."""
 
 from collections.abc import Mapping
 

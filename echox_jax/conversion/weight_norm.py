@@ -51,7 +51,7 @@ def parts(name: str, there: Mapping[str, object]) -> tuple[str, str] | None:
 
 
 def folded(entries: Mapping[str, lazy.Tensor], name: str, axis: int = 0) -> dict[str, lazy.Tensor]:
-  """`entries` with g and v of weight `name` folded into one tensor; unchanged if either is missing."""
+  """`entries` with g and v of weight `name` folded into one; unchanged if either is missing."""
   pair = parts(name, entries)
   if pair is None or not all(part in entries for part in pair):
     return dict(entries)
