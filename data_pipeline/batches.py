@@ -120,7 +120,7 @@ def check_packing(experiment: ExperimentConfig) -> None:
   stage, data = experiment.stage, experiment.data
   if data.packing and stage not in _PACKED_STAGES:
     raise errors.ConfigError(
-      f'stage {stage!r} takes one example a row: set data.packing to false '
+      f'stage {stage!r} takes one example per row: set data.packing to false '
       f'(it is for {", ".join(_PACKED_STAGES)}).'
     )
   if data.buckets and stage not in _HEARING_STAGES:

@@ -135,8 +135,7 @@ def _read_other(path: str, max_seconds: float) -> np.ndarray:
     wave = audio.load_audio(path)
   except AudioError as error:
     raise Unusable(
-      'damaged',
-      'cannot be read as audio' if probe else 'cannot be read as audio, there being no ffmpeg',
+      'damaged', 'cannot be read as audio' if probe else 'cannot be read as audio without ffmpeg'
     ) from error
   if len(wave) / rates.SAMPLE_RATE < _GUESSED * seconds:
     raise Unusable(

@@ -24,18 +24,18 @@ REASONS = {
   'not UTF-8': 'text that is not UTF-8',
   'not JSON': 'a line that is not one JSON object',
   'wrong fields': 'unknown, missing or wrongly typed fields',
-  'duplicate id': 'an id that an earlier item has',
-  'no text': 'speech without the words that are spoken',
+  'duplicate id': 'an id that an earlier item already has',
+  'no text': 'speech without its text',
   'no audio': 'no recording at all',
-  'missing file': 'a recording that is not there',
+  'missing file': 'a recording that does not exist',
   'empty file': 'a recording of 0 bytes',
   'damaged': 'a recording that cannot be read',
   'truncated': 'a recording that ends before its header says',
-  'wrong rate': 'a sample rate that is not one of speech',
+  'wrong rate': 'a sample rate that is not used for speech',
   'not finite': 'samples that are NaN or infinite',
   'over-long': 'a recording longer than the limit',
   'too short': 'a recording too short to encode',
-  'silent': 'a recording in which nothing is heard',
+  'silent': 'a recording without audible sound',
 }
 _NAMED = 3  # entries that an error message names
 

@@ -14,7 +14,7 @@ _SPEED_LIMIT = 0.9  # a clip is never played at less than a tenth of its speed
 def augment(
   wave: np.ndarray, config: AugmentConfig, rng: np.random.Generator, longest: int
 ) -> np.ndarray:
-  """Augments a clip: float32[S] at 16 kHz -> float32[S'] with S' <= longest, as S must be.
+  """Augments a clip: float32[S] at 16 kHz -> float32[S'], where S and S' are <= longest.
 
   The steps, in order: change the speed (and so the pitch) by a factor of 1 -/+ `speed`, but no
   slower than `longest` allows; add the reverberation of a room that dies away within at most

@@ -32,5 +32,5 @@ class Bar:
     measured = clips.measured()
     self._seconds += measured['seconds']
     speed = self._processes * self._seconds / (time.monotonic() - self._started)
-    self._shown.set_postfix_str(f'{speed:.0f} hours of audio an hour', refresh=False)
+    self._shown.set_postfix_str(f'{speed:.0f} hours of audio per hour', refresh=False)
     return measured

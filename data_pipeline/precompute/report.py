@@ -62,10 +62,10 @@ def summary(report: dict[str, Any]) -> str:
   if 'units_per_second' in report:
     lines.append(
       f'{report["units_per_second"]} reduced units and '
-      f'{report["unit_words_per_second"]} unit words a second of speech'
+      f'{report["unit_words_per_second"]} unit words per second of speech'
     )
     lines += [
-      f'unit language {name}: {c["units_per_word"]} reduced units a word'
+      f'unit language {name}: {c["units_per_word"]} reduced units per word'
       for name, c in report['compression'].items()
     ]
   lines.append(

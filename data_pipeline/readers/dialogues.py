@@ -42,7 +42,8 @@ def read(source: Path) -> Iterator[Item | Entry]:
     yield value if isinstance(value, Entry) else _item(value, folder, where)
   if not found:
     raise DataError(
-      f'{source} holds no dialogues: write one JSON object a line, or name a folder of .json files.'
+      f'{source} holds no dialogues: write one JSON object per line, or name a folder of .json '
+      'files.'
     )
 
 
@@ -59,7 +60,7 @@ def _values(source: Path) -> Iterator[tuple[str, Path, Any]]:
       yield from _file(source)
     except Unusable as error:
       raise DataError(
-        f'{source} {error.detail}: write a list of dialogues, or one a line in a '
+        f'{source} {error.detail}: write a list of dialogues, or one per line in a '
         'file that ends in .jsonl.'
       ) from error
   else:

@@ -102,7 +102,7 @@ def string(values: dict[str, Any], field: str, default: str = '') -> str:
   if not isinstance(value, str):
     raise Unusable('wrong fields', f'has {field!r} that is not text')
   if not value.isascii() and value != value.encode('utf-8', 'ignore').decode('utf-8'):
-    raise Unusable('not UTF-8', f'has {field!r} with half a character')
+    raise Unusable('not UTF-8', f'has {field!r} with an incomplete character')
   return value
 
 

@@ -63,7 +63,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
     empty = False
     yield _item(source.parent, where, line, columns)
   if empty:
-    raise DataError(f'{source} holds no lines: write one exchange a line.')
+    raise DataError(f'{source} holds no lines: write one exchange per line.')
 
 
 def _columns(source: Path, line: str | Entry) -> list[str]:

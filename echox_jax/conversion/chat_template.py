@@ -138,8 +138,7 @@ def recognise(
     if default and said != _SYSTEM:
       notes.append(
         'The template writes this before any other system message too, perhaps with the day of '
-        'the question: system_message in config.json is the whole turn, so put your own behind '
-        'it.'
+        'the question: system_message in config.json is the whole turn, so append your own to it.'
       )
     return Chat(profile.name, default, tuple(notes), taught=True)
   return None

@@ -73,7 +73,7 @@ def write_report(
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>EchoX '
     f'report</title><style>{_STYLE}</style>'
     '<h1>EchoX</h1><p class="grey">A spoken question, a spoken answer: what was trained and '
-    f'how well it does.</p>{body}</html>'
+    f'how well it works.</p>{body}</html>'
   )
   return files.atomic_write_text(out_dir / 'report.html', page)
 
@@ -90,7 +90,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:
   rows = []
-  for label, name in (('It was asked', 'question.wav'), ('It answered', 'reply.wav')):
+  for label, name in (('Question', 'question.wav'), ('Answer', 'reply.wav')):
     if (out_dir / name).is_file():
       rows.append(
         f'<p>{label}: <audio controls '
