@@ -171,8 +171,8 @@ def leave_the_folder(folder, index):
   'change, says',
   [
     (lose_shard, "names the shard model-.*which is missing .*'ids'"),
-    (name_a_tensor_too_many, "'extra.weight' is one that .*model-.* lacks"),
-    (name_a_tensor_too_few, "'ids' is one that .*model-.* holds"),
+    (name_a_tensor_too_many, "'extra.weight' does not match .*model-.* lacks it"),
+    (name_a_tensor_too_few, "'ids' does not match .*model-.* holds it"),
     (leave_the_folder, 'is not an index'),
     (lambda folder, index: index.clear(), 'is not an index'),
   ],
