@@ -121,7 +121,7 @@ def entry(shape=(1,), offsets=(0, 4), dtype='F32'):
     (with_header(b'[1, 2]'), 'no table of tensors'),
     (with_header({'w': 3}), 'no table of tensors'),
     (with_header(entry(), b'abc'), "cut short: it ends before the tensor 'w'"),
-    (with_header(entry(), b'abcde'), 'bytes behind'),
+    (with_header(entry(), b'abcde'), 'bytes after'),
     (with_header(entry(offsets=(4, 8)), bytes(8)), "misplaces the tensor 'w'"),
     (with_header(entry(shape=(2,)), bytes(4)), "misplaces the tensor 'w'"),
     (with_header(entry(shape=(-1, -1)), bytes(4)), "misplaces the tensor 'w'"),
