@@ -80,7 +80,7 @@ def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> n
 
 
 def is_silent(wave: np.ndarray, *, threshold_dbfs: float = SILENCE_DBFS) -> bool:
-  """Returns whether every 20 ms frame of float[samples] at 16 kHz has an RMS level of at most
+  """Returns whether every 20 ms frame of float[samples] at 16 kHz has an RMS level below
   `threshold_dbfs` (dB relative to full scale).
   """
   frame = rates.SAMPLE_RATE // 50

@@ -140,7 +140,7 @@ class Engine:
     room = positions.question_room(self.config, self.budgets.max_new_tokens, audio)
     if self.budgets.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
-        f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
+        f'the question takes {len(ids)} tokens, but next to its answer this model has positions '
         f'for {room} (llm.max_positions '
         f'{self.config.llm.max_positions}): ask a shorter one.'
       )

@@ -10,7 +10,7 @@ so a sharded time axis stays sharded too. The rows of a chunk and the table are 
 devices, so one of them must be communicated. If a row group has fewer positions than the vocabulary
 has ids, its states are gathered and its devices split the vocabulary; no device holds the whole
 table or its gradient. Otherwise the table is gathered once, before the first chunk, and the rows
-stay in place. So the data that a device receives does not grow with the number of devices.
+stay in place, so the data that a device receives does not grow with the number of devices.
 """
 
 from typing import NamedTuple

@@ -97,7 +97,7 @@ def initialise(
   thread.join(max(deadline - time.monotonic(), 1.0))
   if thread.is_alive():
     raise errors.EchoXError(
-      f'not all of the {plan.num_processes or "hosts"} processes came within '
+      f'not all of the {plan.num_processes or "hosts"} processes joined within '
       f'{timeout_seconds:.0f} s: start the same command on every '
       'host, each with its own process id.'
     )

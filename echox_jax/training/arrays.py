@@ -27,7 +27,7 @@ def write(path: Path, tree: Tree) -> None:
       checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(tree))
   except Exception as error:  # the storage layer reports a full disk in several ways
     raise errors.CheckpointError(
-      f'{path} cannot be written ({reason(error)}): make room there or make it writable.'
+      f'{path} cannot be written ({reason(error)}): free some space there or make it writable.'
     ) from error
 
 

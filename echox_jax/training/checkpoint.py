@@ -140,8 +140,8 @@ class Checkpoints:
     return errors.CheckpointError(
       f'the checkpoint of step {step} could not be written to {self._folder} '
       f'({arrays.reason(error)}): '
-      'make room there or make it writable, and run the same command again; earlier checkpoints '
-      'are kept.'
+      'free some space there or make it writable, and run the same command again; earlier '
+      'checkpoints are kept.'
     )
 
 

@@ -52,7 +52,7 @@ class DataConfig:
   `written_fraction`: fraction of s2t and echo rows that are written questions, without speech.
   `max_tokens`: length of a whole row, prompt and answer.
   `max_reduced_units`: maximum units of a clip that the duration predictor sees at a time.
-  `workers`: number of reader processes; 0 = read in the main process.
+  `workers`: number of reader processes; 0 = read in a thread.
   `packing`: rows of text, t2c and s2t hold as many examples as fit.
   `max_row_states`: limits the clips of a packed row; a bucket of 1500 states has room for
   max_row_states / 1500 of them.

@@ -228,8 +228,8 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
     if old == new or free or (name == 'train.steps' and new > old):
       continue
     raise errors.CheckpointError(
-      f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: set it '
-      'back, or give another --workdir.'
+      f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: '
+      'change it back, or give another --workdir.'
     )
 
 

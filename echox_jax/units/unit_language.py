@@ -93,7 +93,7 @@ class UnitLanguage:
     units = np.asarray(reduced, np.int64).tolist()
     if units and not (min(units) >= 0 and max(units) < self.num_units):
       raise errors.DataError(
-        f'Units must lie in 0 to {self.num_units - 1}: use the k-means that '
+        f'Units must be in 0 to {self.num_units - 1}: use the k-means that '
         'the language was made with.'
       )
     absent = set(units) - self._single_units
@@ -113,7 +113,7 @@ class UnitLanguage:
     ids = np.asarray(ids, np.int64).tolist()
     if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
       raise errors.DataError(
-        f'Unit words must lie in 0 to {self.vocab_size - 1}: use the language they were made with.'
+        f'Unit words must be in 0 to {self.vocab_size - 1}: use the language they were made with.'
       )
     return np.array([u for i in ids for u in self.model.words[i]], np.int32)
 
@@ -206,7 +206,7 @@ def fit(
   sequences = [np.asarray(s, np.int64).tolist() for s in sequences]
   if any(s and not (min(s) >= 0 and max(s) < cfg.num_units) for s in sequences):
     raise errors.DataError(
-      f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.'
+      f'Units must be in 0 to {cfg.num_units - 1}: use the k-means of this config.'
     )
   if cfg.language == 'ngram':
     return fit_shards(ngram_fit.InMemory([ngram_fit.make_shard(sequences)]), cfg, how)

@@ -210,7 +210,7 @@ def test_processes_that_do_not_come(monkeypatch):
   import threading
 
   monkeypatch.setattr(jax.distributed, 'initialize', lambda **_: threading.Event().wait(5))
-  with pytest.raises(errors.EchoXError, match='not all of the 2 processes came within 0 s'):
+  with pytest.raises(errors.EchoXError, match='not all of the 2 processes joined within 0 s'):
     distributed.initialise('auto', 'localhost:1', 2, 0, timeout_seconds=0.1)
 
 
