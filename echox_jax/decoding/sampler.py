@@ -10,7 +10,7 @@ from echox_jax.models.arrays import Array, Float, Int
 
 
 def check(temperature: float | int, top_p: float | int) -> None:
-  """Raises EchoXError if the temperature is negative or not finite, or `top_p` outside (0, 1]."""
+  """Raises EchoXError if temperature is negative or not finite, or `top_p` is outside (0, 1]."""
   if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
     raise errors.EchoXError(
       f'temperature {temperature} or top-p {top_p} is out of range: '
@@ -26,10 +26,10 @@ def sample(
 ) -> Int[Array, '*b']:
   """Chooses the next ids, int32, from float32 logits.
 
-  Nucleus sampling as released (facts 8: temperature 0.2, top_p 0.9): a token is dropped when the
+  Nucleus sampling as released (facts 8: temperature 0.2, top_p 0.9): a token is dropped if the
   probabilities of the more likely ones already exceed `top_p`, so the first is never dropped. The
-  number 0 as temperature is greedy; a temperature that is traced, so that one program serves them
-  all, must be above 0.
+  concrete number 0 as temperature is greedy. A traced temperature, which lets one program serve all
+  temperatures, must be above 0.
   """
   if not isinstance(temperature, jax.core.Tracer) and temperature == 0:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

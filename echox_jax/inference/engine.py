@@ -1,13 +1,13 @@
-"""Answers questions in text and speech, slice by slice, while the answer is still being thought of.
+"""Streams answers in text and speech: speaks each slice while the rest is still being generated.
 
-  prefill          encode the question, prefill the LLM (once a question)
+  prefill          encodes the question and prefills the LLM (once per question)
   sample           the next token, and the trigger score of the state that predicts it
   decode_step      feeds the token to the LLM
-  generate_units   states of a slice -> denoising adapter -> echo decoder -> units -> sound
+  generate_units   states of a slice -> denoising adapter -> echo decoder -> units -> audio
 
-They are separate, so that a server can interleave questions. Every shape is taken from a few
-buckets: after `warm_up` nothing is compiled any more. What does not fit a budget is
-counted, never lost in silence.
+The steps are separate so that a server can interleave questions. Every shape comes from a few
+buckets, so nothing compiles after `warm_up`. Whatever exceeds a budget is counted, never silently
+dropped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,12 +34,12 @@ class Engine:
   """A loaded model, ready to answer.
 
   Args:
-    model: of `echox_jax.load`.
-    hears: whether questions are spoken; a model without the parts for it answers written ones.
-    speaks: whether answers are; otherwise they are text alone, without slices and waveform.
+    model: result of `echox_jax.load`.
+    hears: whether to accept spoken questions; False needs no speech-input parts.
+    speaks: whether to speak answers; False gives text only, without slices and waveform.
 
   Raises:
-    CheckpointError: it lacks a part that this takes.
+    CheckpointError: the model lacks a required part.
     ConfigError: its budgets leave no positions for a question.
   """
 
@@ -60,7 +60,7 @@ class Engine:
     cfg, budgets = self.config, self.budgets
 
     def jitted(function: Callable[..., Any], *sizes: int, **options: Any) -> Callable[..., Any]:
-      """`function(params, cfg, *sizes, ...)` compiled as a function of (params, ...)."""
+      """Compiles `function(params, cfg, *sizes, ...)` as a function of (params, ...)."""
       return jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
 
     self._encode, self._embed, self._prefill = (
@@ -90,10 +90,10 @@ class Engine:
   # Questions
 
   def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:
-    """Gives a question at 16 kHz as float32, if it can be heard.
+    """Checks a question at 16 kHz and returns it as float32.
 
     Raises:
-      AudioError: no mono wave (one axis), too short, too long, not finite or silent.
+      AudioError: it is not mono (one axis), too short, too long, not finite or silent.
     """
     wave = np.asarray(wave, np.float32)
     if wave.ndim != 1:
@@ -118,16 +118,19 @@ class Engine:
     return wave
 
   def prompt(self, text: str, audio: bool) -> list[int]:
-    """Gives the ids of a question, from its text (may be empty beside audio) and whether speech
-    comes with it.
+    """Returns the prompt ids of a question.
+
+    Args:
+      text: its text; may be empty if there is audio.
+      audio: whether the question has speech.
 
     Raises:
-      EchoXError: no question at all, one that cannot be heard, or more tokens than the model reads.
+      EchoXError: the question is empty or too long, or this engine does not accept speech.
     """
     if audio and not self.hears:
       raise errors.EchoXError(
-        'the question is spoken, but this engine was made to read: write it, or make one that '
-        'hears.'
+        'the question is spoken, but this engine only reads text: write the question, or make an '
+        'engine with hears=True.'
       )
     if not audio and not text.strip():
       raise errors.EchoXError('the question is empty: say or write something.')
@@ -137,7 +140,7 @@ class Engine:
     room = positions.question_room(self.config, self.budgets.max_new_tokens, audio)
     if self.budgets.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
-        f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
+        f'the question takes {len(ids)} tokens, but next to its answer this model has positions '
         f'for {room} (llm.max_positions '
         f'{self.config.llm.max_positions}): ask a shorter one.'
       )
@@ -153,12 +156,12 @@ class Engine:
   def prefill(
     self, wave: Float[np.ndarray, '...'] | None, text: str = ''
   ) -> tuple[generate.TextState, int]:
-    """Encodes and reads one question; gives the state of the LLM and the speech positions that did
-    not fit.
+    """Encodes and prefills one question; returns the LLM state and the number of speech positions
+    that did not fit.
 
     Raises:
-      AudioError: as `check_wave`.
-      EchoXError: as `prompt`.
+      AudioError: see `check_wave`.
+      EchoXError: see `prompt`.
     """
     wave = None if wave is None else self.check_wave(wave)
     rows = self._rows([self.prompt(text, wave is not None)])
@@ -175,10 +178,10 @@ class Engine:
     seed: int | np.integer = 0,
     step: int = 0,
   ) -> tuple[int, float, Float[np.ndarray, ' D']]:
-    """Gives (next token, trigger score of the state that predicts it, that state); `seed` and
-    `step` make the sample.
+    """Returns (next token, trigger score of the state that predicts it, that state); `seed` and
+    `step` determine the sample.
     """
-    if temperature:  # as arrays, so that 1 and 1.0 are one program
+    if temperature:  # as arrays, so that 1 and 1.0 share one program
       how = np.float32(temperature), np.float32(top_p), np.uint32(seed % 2**32), np.uint32(step)
       chosen = self._sample_at(self.params, state, *how)
     else:
@@ -187,13 +190,13 @@ class Engine:
     return int(token), float(score), hidden
 
   def decode_step(self, state: generate.TextState, token: int) -> generate.TextState:
-    """Feeds one token; the state given is used up."""
+    """Feeds one token; donates the buffers of `state`."""
     return self._decode_step(self.params, state, jnp.asarray([token], jnp.int32))
 
   def generate_units(
     self, hidden: Float[np.ndarray, 'N D']
   ) -> tuple[Int[np.ndarray, ' W'], Int[np.ndarray, ' R'], Float[np.ndarray, ' S'], dict[str, int]]:
-    """Speaks one slice of at most `max_slice_tokens` states; gives (unit words, reduced units,
+    """Speaks one slice of at most `max_slice_tokens` states; returns (unit words, reduced units,
     wave, overflow counters).
     """
     rows = np.zeros((1, self.config.streaming.max_slice_tokens, hidden.shape[1]), hidden.dtype)
@@ -223,7 +226,7 @@ class Engine:
   def vocode(
     self, units: Int[np.ndarray, ' R'], durations: Int[np.ndarray, ' R'] | None = None
   ) -> tuple[Float[np.ndarray, ' S'], int]:
-    """Speaks reduced units; gives (float32 wave at 16 kHz, frames that did not fit the budget of
+    """Speaks reduced units; returns (float32 wave at 16 kHz, number of frames over the budget
     `max_frames`).
 
     Args:
@@ -232,7 +235,7 @@ class Engine:
     """
     cfg = self.config
     budget = self._frame_buckets[-1]
-    lost = max(0, len(units) - budget)  # every unit takes a frame or more
+    lost = max(0, len(units) - budget)  # every unit takes at least one frame
     units = np.asarray(units[:budget], np.int32)
     if not len(units):
       return np.zeros(0, np.float32), lost
@@ -262,18 +265,18 @@ class Engine:
     top_p: float | int = 1.0,
     seed: int | np.integer = 0,
   ) -> Iterator[Event]:
-    """Answers one question, yielding text and sound as they come, then `Done`.
+    """Answers one question; yields text and audio as they are generated, then `Done`.
 
     Args:
       audio: spoken question, one channel at 16 kHz; None = text only.
-      text: written question, or what is written beside the spoken one.
-      temperature: 0 = the likeliest token each time; released: 0.2.
+      text: written question, or the text that accompanies the spoken one.
+      temperature: 0 = greedy; released: 0.2.
       top_p: released: 0.9.
-      seed: of the sampling.
+      seed: sampling seed.
 
     Raises:
-      EchoXError: a question that the model cannot take, or a sampling that is none, before
-        anything is computed.
+      EchoXError: the question or the sampling settings are invalid. It is raised before any
+        compute.
     """
     sampler.check(temperature, top_p)
     start = time.perf_counter()
@@ -331,11 +334,10 @@ class Engine:
     waves: Sequence[Float[np.ndarray, ' _S']] | None = None,
     batch_size: int = 16,
   ) -> list[str]:
-    """Gives greedy text answers to many questions at once, written (`texts`) or spoken (`waves`),
-    without speaking them.
+    """Returns greedy text answers to a batch of written (`texts`) or spoken (`waves`) questions.
 
     Raises:
-      EchoXError: a question that the model cannot take.
+      EchoXError: a question is invalid.
     """
     questions = (
       [self.prompt(t, False) for t in texts]
@@ -345,7 +347,7 @@ class Engine:
     answers = []
     for start in range(0, len(questions), batch_size):
       rows = questions[start : start + batch_size]
-      # the last batch is filled up, so that it needs no compilation of its own
+      # the last batch is padded so that it does not need its own compilation
       fill = batch_size - len(rows)
       ids = self._rows(rows + rows[-1:] * fill)
       states = (None, None)
@@ -360,12 +362,12 @@ class Engine:
     return answers
 
   def warm_up(self, *, audio: bool = True, text: bool = True, both: bool = True) -> float:
-    """Compiles what `answer` needs, whatever it is asked; returns the seconds that it took.
+    """Compiles every program that `answer` may need; returns the time in seconds.
 
     Args:
       audio: for spoken questions.
-      text: for written ones.
-      both: for spoken questions with a text beside them, of any length; otherwise without one.
+      text: for written questions.
+      both: for spoken questions with accompanying text of any length; otherwise without text.
     """
     start = time.perf_counter()
     starts = []
@@ -394,20 +396,20 @@ class Engine:
     return time.perf_counter() - start
 
   def _blank(self, size: int, audio: bool = False) -> np.ndarray:
-    """A prompt of `size` ids that say nothing: int32[1,size]."""
+    """Returns a dummy prompt: int32[1,size]."""
     special = self.config.special_ids
     row = np.full((1, size), special.pad, np.int32)
     row[0, 0] = special.audio if audio else special.pad
     return row
 
   def _whole_text(self, ids: Sequence[int]) -> str:
-    """The text of `ids`; half a character at its end waits for its other half."""
+    """Decodes `ids`; leaves out an incomplete character at the end."""
     return self.tokenizer.decode(ids).rstrip('\ufffd')
 
   def _fitting(
     self, cut: tuple[int, int] | None, overflow: dict[str, int]
   ) -> Iterator[tuple[int, int]]:
-    """The slice, or where it is longer than the budget, counted pieces of it."""
+    """Yields the slice, or pieces of it if it exceeds the budget, and counts the overflow."""
     if cut is None:
       return
     most = self.config.streaming.max_slice_tokens
@@ -416,7 +418,7 @@ class Engine:
       yield begin, min(begin + most, cut[1])
 
   def _rows(self, questions: Sequence[Sequence[int]]) -> np.ndarray:
-    """int32[B,T], padded to a bucket."""
+    """Pads questions to a bucket: int32[B,T]."""
     size = _bucket(self._prompt_buckets, max(map(len, questions)))
     rows = np.full((len(questions), size), self.config.special_ids.pad, np.int32)
     for row, ids in zip(rows, questions):
@@ -424,8 +426,8 @@ class Engine:
     return rows
 
   def _states(self, waves: Sequence[np.ndarray]) -> tuple[Array, Array]:
-    """(float[B,E,Dw], int[B]); E is the same for all questions, so that the LLM's side is compiled
-    once.
+    """Encodes waves: (float[B,E,Dw], int[B]). E is the same for all questions, so the LLM compiles
+    only once.
     """
     lengths = np.asarray([len(w) for w in waves], np.int32)
     samples = _bucket(self._audio_buckets, int(lengths.max()))
@@ -437,7 +439,7 @@ class Engine:
 def _likeliest(
   params: dict, cfg: EchoXConfig, state: generate.TextState
 ) -> tuple[Array, Array, Array]:
-  """(next id, trigger score, state that predicts it) of a batch of one."""
+  """Returns (next id, trigger score, state that predicts it) for a batch of one."""
   token, score = steps.sample(params, cfg, state.hidden, state.logits)
   return token[0], score[0], state.hidden[0]
 
@@ -451,7 +453,7 @@ def _sample(
   seed: Array,
   step: Array,
 ) -> tuple[Array, Array, Array]:
-  """As `_likeliest`, with a next id drawn at a temperature above 0; one program for all
+  """Like `_likeliest`, but samples at a temperature above 0; one program serves all
   temperatures.
   """
   key = jax.random.fold_in(jax.random.key(seed), step)
@@ -471,5 +473,5 @@ def _generate(
 
 
 def _bucket(buckets: Sequence[int], size: int) -> int:
-  """The smallest bucket that holds `size`."""
+  """Returns the smallest bucket that fits `size`."""
   return next(bucket for bucket in buckets if bucket >= size)
