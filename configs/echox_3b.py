@@ -1,12 +1,12 @@
-"""EchoX-3B: Llama-3.2-3B, Whisper large-v3, the released unit decoder of six layers, the public
+"""EchoX-3B: Llama-3.2-3B, Whisper large-v3, the released unit decoder with six layers, the public
 unit vocoder.
 
   python -m launch.train --config=configs/echox_3b.py:STAGE --workdir=DIR
 
 STAGE is s2t, t2c, echo or vocoder.
 
-Meant for: v5e:2x4 (8 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; `t2c` and `vocoder`
-take v5e:2x2. Expected memory of a chip with the longest batches (compiled, not run): s2t 6.6 GiB,
+Meant for: v5e:2x4 (8 chips of 16 GiB), 8 rows of 1,024 LLM positions per chip; `t2c` and `vocoder`
+need v5e:2x2. Expected memory per chip with the longest batches (compiled, not run): s2t 6.6 GiB,
 echo 5.6 GiB, t2c on four chips 2.0 GiB.
 """
 

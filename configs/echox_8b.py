@@ -5,10 +5,10 @@ vocoder.
 
 STAGE is s2t, t2c, echo or vocoder.
 
-Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions a chip; t2c takes v5e:2x2, 64
-rows a chip. Larger slices: 8 rows a chip more in `train.batch_size`, and `mesh.dcn_data` slices.
-Expected memory of a chip with the longest batches (compiled, not run): s2t 7.9 GiB, echo 6.9 GiB,
-t2c on four chips 4.7 GiB.
+Meant for: v5e:4x4 (16 chips of 16 GiB), 8 rows of 1,024 LLM positions per chip; t2c needs v5e:2x2,
+64 rows per chip. For each further chip add 8 rows to `train.batch_size`, and set `mesh.dcn_data` to
+the number of slices. Expected memory per chip with the longest batches (compiled, not run): s2t
+7.9 GiB, echo 6.9 GiB, t2c on four chips 4.7 GiB.
 """
 
 from ml_collections import ConfigDict

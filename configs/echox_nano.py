@@ -5,14 +5,14 @@
 
 STAGE is text, s2t, t2c, echo or vocoder.
 
-Meant for: 2 CPU cores, 4 GiB. Frozen Whisper tiny.en, a 2 M Llama that learns its few hundred facts
-in stage `text`, units from the states after Whisper's third block (the stand-in for HuBERT where
-none can be had), an n-gram unit language, and a small unit vocoder that ends in an inverse STFT.
-`make demo` runs all of it; minutes are of two CPU cores of a 2025 server.
+Meant for: 2 CPU cores, 4 GiB. It has a frozen Whisper tiny.en, a 2 M Llama that learns its few
+hundred facts in stage `text`, units from the states after Whisper's third block (which replace
+HuBERT, if no HuBERT is available), an n-gram unit language, and a small unit vocoder that ends in
+an inverse STFT. `make demo` runs all of it; minutes are for two CPU cores of a 2025 server.
 
-While they train, s2t and echo are evaluated on voices that training never hears, and the vocoder on
-answers that it never hears. Stages `text` and `t2c` have nothing to be evaluated on: they are to
-learn every fact and every answer by heart.
+During training, s2t and echo are evaluated on voices never heard in training, and the vocoder on
+held-out answers. Stages `text` and `t2c` have no held-out set: they learn every fact and every
+answer by heart.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from echox_jax.prompts import NANO_IDS
 from echox_jax.training.experiment import ExperimentConfig
 
-# vocoder and k-means that the nano runs start from
+# the vocoder and k-means that nano runs start from
 PRETRAINED = Path(__file__).parent / 'pretrained'
 WIDTH = 192
 TRUNK = dict(
@@ -110,7 +110,7 @@ def model() -> dict:
 
 
 def text(config: ConfigDict) -> None:
-  """Teaches the LLM its knowledge from text. About 4 minutes."""
+  """Teaches the LLM its facts from text. About 4 minutes."""
   config.data.sets = ('questions/train',)
   config.data.max_tokens = 72
   config.train.update(dict(steps=550, batch_size=32, checkpoint_every=275))
@@ -118,7 +118,7 @@ def text(config: ConfigDict) -> None:
 
 
 def s2t(config: ConfigDict) -> None:
-  """Teaches it to hear: adapter and LoRA. About 9 minutes."""
+  """Teaches the LLM to hear: adapter and LoRA. About 9 minutes."""
   config.data.sets = ('questions/train',)
   config.data.max_tokens = 56
   config.data.max_states = 200

@@ -1,26 +1,27 @@
-"""What the full-size configs share: the parts around an LLM, and the four stages.
+"""Shared parts of the full-size configs: the models around the LLM, and the four stages.
 
 Rows of `s2t` and `echo` take 1,024 positions of the LLM: 769 ids, one of which makes room for 256
-positions of speech. Of 30 s of speech the adapter keeps one frame for each run of equal CTC labels,
-a run a token and a run of blanks between tokens: three words a second are about four tokens and
-eight runs, 240 in 30 s. What finds no room is counted (`overflow_shrink`); that is most of a clip
-as long as the CTC head has learned nothing.
+positions of speech. The adapter keeps one frame for each run of equal CTC labels: one run per token
+and one run of blanks between tokens. Three words a second are about four tokens and eight runs, so
+30 s of speech keep 240 frames. Excess frames are counted (`overflow_shrink`); until the CTC head
+has learned something, most of a clip is excess.
 
-Rows of `s2t` and `t2c` are packed, about six dialogues or five speeches a row
-(`python -m launch.bench padding`); a row of `echo` is one dialogue. Clips are padded to the first
-of `BUCKETS` that they fit in; each is a compiled step (`--compilation_cache` keeps them).
+Rows of `s2t` and `t2c` are packed, about six dialogues or five speeches per row
+(`python -m launch.bench padding`); a row of `echo` is one dialogue. Clips are padded to the
+smallest of `BUCKETS` that they fit in. Each bucket is a separately compiled step
+(`--compilation_cache` keeps them).
 
-Waveforms go in as they are, up to 30 s, and log-mel and Whisper run on the device: states of
-Whisper large-v3 take 3.8 MB for half a minute, and caching those of a thousand hours would take
-half a terabyte.
+The input is waveforms of up to 30 s; log-mel and Whisper run on the device. States of Whisper
+large-v3 take 3.8 MB for half a minute, so caching those of a thousand hours would take half a
+terabyte.
 
-While they train, s2t and echo are evaluated on the `test` split of the sets of questions, t2c and
-vocoder on the `holdout` split of the sets of answers: `python -m launch.corpus` makes these splits
-of every source. Sets of read speech have a test split only where their source has one, and are not
-among `data.eval_sets`; add librispeech_transcripts/dev, say, if you have it.
+During training, s2t and echo are evaluated on the `test` split of the question sets, t2c and
+vocoder on the `holdout` split of the answer sets. `python -m launch.corpus` makes these splits for
+every source. Sets of read speech have a test split only if their source has one, so they are not in
+`data.eval_sets`; if you have one, add it, e.g. librispeech_transcripts/dev.
 
-Pretrained parts lie under models/ (`PRETRAINED`), made once with
-`python -m launch.convert import --kind KIND --source ... --out models/...`, KIND being llama or
+Pretrained parts are in models/ (`PRETRAINED`), made once with
+`python -m launch.convert import --kind KIND --source ... --out models/...`, where KIND is llama or
 llama-gguf, whisper, hubert, kmeans and unit-vocoder.
 """
 
@@ -32,13 +33,13 @@ from ml_collections import ConfigDict
 
 from echox_jax.training.experiment import ExperimentConfig
 
-POSITIONS = 1024  # of the LLM, a row
-BUDGET = 256  # of them for speech
-CHUNK = 1024  # positions of a device's rows whose logits exist at a time
+POSITIONS = 1024  # LLM positions per row
+BUDGET = 256  # positions for speech among them
+CHUNK = 1024  # positions of a device's rows whose logits are in memory at a time
 # encoder states, 50 a second
 BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)
-DIALOGUES, SPEECHES = 6, 5  # in a packed row
-SLICE_WORDS = 512  # five unit words a token
+DIALOGUES, SPEECHES = 6, 5  # per packed row
+SLICE_WORDS = 512  # five unit words per token
 
 WHISPER_LARGE_V3 = dict(
   num_mel_bins=128, hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20
@@ -54,9 +55,9 @@ PRETRAINED = dict(
   kmeans='models/kmeans/kmeans.safetensors',
   vocoder='models/unit-vocoder',
 )
-# What each stage reads, and how often one set beside another: one's own recordings, or the paper's,
-# as often as its table of data has items. The paper's sets have the names that
-# `python -m launch.corpus --reader ... --prefix librispeech_` and the like give them.
+# The data sets of each stage with their weights: your own recordings, or the paper's data, weighted
+# by the item counts in its table. The paper's sets have the names that
+# `python -m launch.corpus --reader ... --prefix librispeech_` and similar commands give them.
 OWN = dict(
   s2t={'questions/train': 1},
   t2c={'answers/train': 1},
@@ -118,7 +119,7 @@ def model(
       denoising_dropout=0.1,
     ),
     units=units,
-    # The released rule cuts after 50 tokens at the latest peak.
+    # After 50 tokens the released rule cuts at the latest peak.
     streaming=dict(max_slice_tokens=96),
     **others,
   )
@@ -136,11 +137,11 @@ def job(
 
   Args:
     stage: s2t, t2c, echo or vocoder.
-    parts: of `model`.
-    rows: of a batch over all chips, by stage.
+    parts: the parts, from `model`.
+    rows: rows of a batch over all chips, by stage.
     llm: folder of the language model and its tokenizer.
-    pretrained: where the other parts are, see `PRETRAINED`; without `whisper` it is the packaged
-      one.
+    pretrained: folders of the other parts, see `PRETRAINED`; without `whisper` the packaged Whisper
+      is used.
     mix: sets and weights of each stage, `OWN` or `PAPER`.
   """
   stages = dict(s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
@@ -195,7 +196,7 @@ def job(
 
 
 def _splits(names: Iterable[str], *splits: str) -> tuple[str, ...]:
-  """Other splits of the data sets `NAME/train`."""
+  """The same data sets as `NAME/train`, with other splits."""
   return tuple(f'{name.rpartition("/")[0]}/{split}' for name in names for split in splits)
 
 
@@ -222,8 +223,8 @@ def t2c(config: ConfigDict) -> None:
 
 
 def echo(config: ConfigDict) -> None:
-  """Echo training: pseudo-labels decoded on the fly by the frozen text-to-codec model, for three
-  slices a row on average.
+  """Echo training: the frozen text-to-codec model decodes pseudo-labels on the fly, for three
+  slices per row on average.
   """
   s2t(config)
   config.data.update(dict(packing=False, max_unit_words=SLICE_WORDS))

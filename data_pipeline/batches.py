@@ -1,13 +1,13 @@
 """Batches for the training stages: a Grain pipeline over the rows of `selection.py`.
 
-The global order is a function of seed and epoch, and what is random in a row one of seed and place
-in that order. So a batch follows from its number: a resumed run goes on with the very same batches,
-whatever number of processes shares their rows. With `data.weights` sets come as often as those say,
-each in an order of its own (`mixing.py`).
+The global order is a function of seed and epoch. The randomness within a row is a function of seed
+and place in that order. So a batch depends only on its number: a resumed run continues with exactly
+the same batches, however many processes share their rows. With `data.weights` each set appears in
+proportion to its weight, in its own order (`mixing.py`).
 
-With `data.buckets` the clips of a batch are of one length class, and no longer padded than that.
-With `data.packing` a row holds as many examples as find room in it, one behind the other. Which
-stand where is planned from their sizes (`packing.py`).
+With `data.buckets` the clips of a batch belong to one length bucket and are padded only to its
+length. With `data.packing` a row holds as many examples as fit, one after the other. Their sizes
+decide which examples share a row (`packing.py`).
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ from echox_jax.prompts import IGNORE
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
 
 _PREFETCHED = 4  # batches
-# Up to so many rows Grain's own shuffle is as good as random. Of more it is not: of a million, rows
-# that follow one another have numbers that correlate by 0.4 (it is a cipher of four rounds).
+# Up to this many rows Grain's own shuffle is as good as random. Beyond it is not: with a million
+# rows, neighbouring rows have numbers that correlate by 0.4 (it is a cipher of four rounds).
 _FEW = 2**14
 _PACKED_STAGES, _HEARING_STAGES = ('text', 's2t', 't2c'), ('s2t', 'echo')
 
@@ -42,13 +42,13 @@ def make_iterator(
   Args:
     experiment: stage, data sizes, seed, and `train.batch_size`: rows of a batch over all processes.
     workdir: working folder with `data` and `precomputed`.
-    share: which rows of each batch are wanted, 0 to batch_size - 1; None = all.
+    share: which rows of each batch to return, 0 to batch_size - 1; None = all.
 
   Returns:
-    an iterator of dicts of arrays, B being the number of rows wanted:
+    an iterator of dicts of arrays, with B = number of returned rows:
       text: input_ids, labels int32[B,T];
-      s2t, echo: also ctc_labels int32[B,C], states float16[B,E,D] and state_lengths int32[B], or
-        with `data.cached_states` off audio float32[B,S] and audio_lengths int32[B];
+      s2t, echo: also ctc_labels int32[B,C], states float16[B,E,D] and state_lengths int32[B]; with
+        `data.cached_states` off, audio float32[B,S] and audio_lengths int32[B] instead of states;
       t2c: input_ids, labels int32[B,T];
       text, s2t, t2c with `data.packing`: also segments int32[B,T]; clips and ctc_labels have an
       axis of clips after B;
@@ -58,8 +58,8 @@ def make_iterator(
     `max_reduced_units` of the config's `data`.
 
   Raises:
-    ConfigError: no rows, an unknown stage, packing or buckets that the stage does not know.
-    DataError: data that is missing, or none of which fits.
+    ConfigError: no rows, an unknown stage, or packing or buckets that the stage does not support.
+    DataError: the data is missing, or no row of it fits.
   """
   batch_size = experiment.train.batch_size
   if batch_size < 1:
@@ -94,8 +94,8 @@ def make_iterator(
 
 
 def ordered(chosen: selection.Selection, experiment: ExperimentConfig) -> grain.MapDataset:
-  """The endless stream of rows: each epoch, or each pass of a set that has a weight, takes every
-  row once.
+  """The endless stream of rows: each epoch, or each pass of a set with a weight, takes every row
+  once.
   """
   if experiment.data.weights or len(chosen) > _FEW:
     return mixing.mixture(experiment, chosen.rows).map(mixing.Taken(chosen)).seed(experiment.seed)
@@ -103,8 +103,8 @@ def ordered(chosen: selection.Selection, experiment: ExperimentConfig) -> grain.
 
 
 def describe(experiment: ExperimentConfig, workdir: str | Path) -> dict[str, Any]:
-  """How many rows the stage has: `stage`, `sets`, `rows` used in an epoch, and `left_out`, counts
-  by reason.
+  """Row counts of the stage: `stage`, `sets`, `rows` used in an epoch, and `left_out`, counts by
+  reason.
   """
   chosen = selection.select(experiment, workdir)
   return {
@@ -116,11 +116,11 @@ def describe(experiment: ExperimentConfig, workdir: str | Path) -> dict[str, Any
 
 
 def check_packing(experiment: ExperimentConfig) -> None:
-  """Raises ConfigError where the stage cannot be packed, or has no clips to sort."""
+  """Raises ConfigError if the stage cannot be packed, or has no clips to sort."""
   stage, data = experiment.stage, experiment.data
   if data.packing and stage not in _PACKED_STAGES:
     raise errors.ConfigError(
-      f'stage {stage!r} takes one example a row: set data.packing to false '
+      f'stage {stage!r} takes one example per row: set data.packing to false '
       f'(it is for {", ".join(_PACKED_STAGES)}).'
     )
   if data.buckets and stage not in _HEARING_STAGES:
@@ -136,8 +136,8 @@ def check_packing(experiment: ExperimentConfig) -> None:
 
 
 def check_augment(experiment: ExperimentConfig) -> None:
-  """Raises ConfigError where variations make no sense, or are of states where waveforms are read or
-  the other way round.
+  """Raises ConfigError if augmentation settings make no sense, or are for states while the stage
+  reads waveforms, or the other way round.
   """
   data, augment = experiment.data, experiment.data.augment
   wrong = ('speed', 'reverb', 'snr_db') if data.cached_states else ('time_warp', 'noise')
@@ -168,13 +168,13 @@ def check_augment(experiment: ExperimentConfig) -> None:
 
 
 def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.BatchPlan:
-  """Which rows stand in which batch. A batch's bucket is the length of its clips in states, 0 in
-  stages that do not hear.
+  """Plans which rows go into which batch. A batch's bucket is the length of its clips in states, 0
+  in stages that do not hear.
 
-  How many positions a clip keeps is known only when it is heard: a place is kept for one a token
-  that was said, and the blanks around them. What a packed row has too many is cut off at its end
-  and counted (`overflow_positions`). Rows of a bucket have room for as many clips as their
-  dialogues fill a row on average, `most_clips` at most.
+  How many positions a clip keeps is known only once it is heard. The plan reserves one position for
+  each spoken token and for the blanks around them. Excess positions of a packed row are cut off at
+  its end and counted (`overflow_positions`). Rows of a bucket have room for as many clips as fill a
+  row on average, and for `most_clips` at most.
 
   Args:
     experiment: the job.
@@ -213,20 +213,20 @@ def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Batch
 
 
 def most_clips(data: DataConfig, states: int) -> int:
-  """Clips that a packed row of the bucket `states` may have."""
+  """The most clips that a packed row of the bucket `states` may have."""
   return max(1, data.max_row_states // states)
 
 
 class BatchIterator:
-  """Batches in order. Its state, JSON, is the number of examples (packed: rows) that all processes
-  together have taken.
+  """Batches in order. The state is JSON: the number of examples (packed: rows) that all processes
+  together have consumed.
 
   Args:
-    batches: by number.
+    batches: batches by number.
     batch_size: rows of a batch over all processes.
     workers: processes that read; 0 = a thread.
-    is_first_pass: whether the batch of a number is known to have no row that has come before; of
-      sets with `data.weights`, each of which begins anew in its own time, it may not be known.
+    is_first_pass: whether the batch of this number certainly has no repeated row. With
+      `data.weights` this may be unknown, because each set starts again at a different time.
   """
 
   def __init__(
@@ -255,14 +255,14 @@ class BatchIterator:
     return batch
 
   def get_state(self) -> dict[str, int]:
-    """What `set_state` goes on from: the place of the next batch, prefetched or not."""
+    """The state for `set_state`: the place of the next batch, prefetched or not."""
     return {'examples': self._done * self._batch_size}
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Goes to a place, without reading what lies before it.
+    """Goes to a place without reading the batches before it.
 
     Raises:
-      DataError: no batch begins there.
+      DataError: no batch starts there.
     """
     if state['examples'] % self._batch_size:
       raise errors.DataError(
@@ -272,7 +272,9 @@ class BatchIterator:
     self._done, self._reader = state['examples'] // self._batch_size, None
 
   def distinct(self, most: int) -> int:
-    """How many of the first batches, `most` at most, come before one that has a row again."""
+    """How many of the first batches, at most `most`, come before the first batch with a repeated
+    row.
+    """
     return next((number for number in range(most) if not self._is_first_pass(number)), most)
 
   def _start(self) -> grain.DatasetIterator:
@@ -288,7 +290,7 @@ class BatchIterator:
 
 @dataclasses.dataclass(frozen=True)
 class Gather:
-  """The wanted rows of a batch, by its number."""
+  """The requested rows of a batch, by batch number."""
 
   stream: grain.MapDataset
   batch_size: int
@@ -300,7 +302,7 @@ class Gather:
 
 @dataclasses.dataclass(frozen=True)
 class GatherPlanned:
-  """The wanted rows of a batch that a plan tells, by its number."""
+  """The requested rows of a planned batch, by batch number."""
 
   chosen: selection.Selection
   plan: packing.BatchPlan
@@ -322,19 +324,19 @@ class GatherPlanned:
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
-  """The random part of a row, and its static shape: augmentation, segment, padding."""
+  """Augments a row and gives it its static shape: augmentation, segment, padding."""
 
   experiment: ExperimentConfig
 
   def __call__(self, row: selection.Arrays, rng: np.random.Generator) -> selection.Arrays:
-    """One example, in a row of the longest bucket, the largest that there is."""
+    """One example, in a row of the largest bucket."""
     data = self.experiment.data
     if data.packing:
       return self.packed([(row, rng)], data.max_states, most_clips(data, data.max_states))
     return self.plain(row, rng, data.max_states)
 
   def plain(self, row: selection.Arrays, rng: np.random.Generator, states: int) -> selection.Arrays:
-    """One example; room for `states` of its clip."""
+    """One example, with its clip padded to `states`."""
     data = self.experiment.data
     if self.experiment.stage == 'vocoder':
       hop = self.experiment.model.vocoder.code_hop_size
@@ -351,7 +353,7 @@ class Finish:
   def packed(
     self, examples: Sequence[tuple[selection.Arrays, np.random.Generator]], states: int, clips: int
   ) -> selection.Arrays:
-    """Examples one behind the other, their clips side by side, `clips` of them, each with room for
+    """Examples one after the other; their clips are stacked: `clips` of them, each padded to
     `states`.
     """
     data, special = self.experiment.data, self.experiment.model.special_ids
@@ -389,5 +391,5 @@ class Finish:
 
   @property
   def _no_states(self) -> np.ndarray:
-    """The speech of a written question."""
+    """The empty speech of a written question."""
     return np.zeros((0, self.experiment.model.whisper.hidden_size), np.float16)

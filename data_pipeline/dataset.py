@@ -1,5 +1,5 @@
-"""Data sets on disk: `<data_dir>/<name>`, written whole or not at all, read at random as
-ArrayRecord.
+"""Data sets on disk: `<data_dir>/<name>`. A data set is written completely or not at all, as
+ArrayRecord files with random access.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from data_pipeline import schema
 from echox_jax import files
 from echox_jax.errors import DataError, MissingExtraError
 
-INFO = 'dataset_info.json'  # of a folder; once it is there the data set is
+INFO = 'dataset_info.json'  # in a data set's folder; the data set exists once this file does
 
 
 def write_dataset(
@@ -24,15 +24,15 @@ def write_dataset(
   *,
   keep_encoded: bool = False,
 ) -> Path:
-  """Writes the data set `<data_dir>/<name>`, in the order given; an earlier one of that name is
-  replaced at the end.
+  """Writes the data set `<data_dir>/<name>` in the given order. It replaces an existing one of that
+  name only at the end.
 
   Args:
-    data_dir: folder of data sets; made where missing.
+    data_dir: folder of data sets; created if missing.
     name: name of the data set.
-    splits: examples of each split, taken one by one. The width of `states` is that of the very
-      first example for all.
-    keep_encoded: whether turns that have a recording keep it in place of their audio.
+    splits: the examples of each split, consumed one by one. The very first example sets the width
+      of `states` for all of them.
+    keep_encoded: whether turns that have a recording store it instead of their audio.
 
   Returns:
     the data set's folder.
@@ -70,7 +70,7 @@ def write_dataset(
       keep_encoded=keep_encoded,
       data_dir=beside / 'build',
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download; there is none
       builder.download_and_prepare()
     for file in Path(builder.data_path).iterdir():
       file.rename(beside / file.name)
@@ -87,8 +87,8 @@ def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[s
   """Opens one split for random access.
 
   Returns:
-    a sequence (len, indexing, picklable, as grain.MapDataset wants it) of records: see
-    `schema.encode`; text comes as bytes, `schema.decode` takes both.
+    a picklable sequence (len, indexing), as grain.MapDataset needs, of records: see
+    `schema.encode`. Text comes as bytes; `schema.decode` accepts both.
 
   Raises:
     DataError: the data set or the split is missing or empty, or its files are damaged.

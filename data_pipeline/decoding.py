@@ -1,4 +1,6 @@
-"""Recordings of any kind -> int16 samples at 16 kHz, or the reason why not, in a few processes."""
+"""Decodes recordings of any format to int16 samples at 16 kHz, or says why it cannot, in a few
+processes.
+"""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -21,20 +23,20 @@ from data_pipeline.quarantine import Unusable
 from echox_jax import audio, rates
 from echox_jax.errors import AudioError
 
-# Hz: what speech is recorded at; anything else is a wrong header far more often
+# Hz: the rates of real speech recordings; any other rate is almost always a wrong header
 LOWEST_RATE, HIGHEST_RATE = 4_000, 96_000
 _ANY = 0xFFFFFFFF  # size in the header of a wav that was written to a pipe
-# wav and aiff: order of bytes in sizes, the chunk of samples
+# wav and aiff: byte order of sizes, name of the chunk that holds the samples
 _CHUNKED = {b'RIFF': ('<', b'data'), b'FORM': ('>', b'SSND')}
-_OGG_PAGE, _OGG_END = 65_307, 4  # longest page in bytes; flag of the last one
-# share that must be there of a length that may be a guess: that of mp3 files without a count of
-# their frames, and of videos
+_OGG_PAGE, _OGG_END = 65_307, 4  # longest page in bytes; flag of the last page
+# share of the stated length that must be present where that length may be an estimate: mp3 files
+# without a frame count, and videos
 _GUESSED = 0.9
-_AHEAD = 4  # recordings a process that are decoded before they are asked for
+_AHEAD = 4  # recordings per process that are decoded ahead
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-  """Whether there is such a file, whatever the text given for its path."""
+  """Whether the file exists; any text is accepted as a path."""
   try:
     return Path(path).is_file()
   except (OSError, ValueError):  # a name too long, a zero byte
@@ -42,14 +44,14 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def decode(path: str, max_seconds: float) -> np.ndarray:
-  """Reads one recording; what is longer than `max_seconds` is refused before it is read.
+  """Reads one recording; refuses one longer than `max_seconds` before reading it.
 
   Returns:
     int16[samples], mono, 16 kHz.
 
   Raises:
-    Unusable: missing, empty, damaged, truncated, of a wrong rate, over-long, too short, silent, or
-      not of finite samples.
+    Unusable: the file is missing, empty, damaged, truncated, of a wrong rate, too long, too short
+      or silent, or has samples that are not finite.
   """
   if not exists(path):
     raise Unusable('missing file', 'does not exist')
@@ -66,8 +68,8 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
 
 
 def encoded(path: str) -> np.ndarray:
-  """uint8[bytes]: the file itself; empty if only ffmpeg reads it, which takes too long to start for
-  every reading.
+  """uint8[bytes]: the file itself. Empty if only ffmpeg can read it: ffmpeg takes too long to start
+  for every reading.
   """
   try:
     soundfile.info(path)
@@ -108,7 +110,7 @@ def _read(path: str, header: Any, max_seconds: float) -> np.ndarray:
 
 
 def _read_other(path: str, max_seconds: float) -> np.ndarray:
-  """float32[samples] of a file that only ffmpeg reads, if any."""
+  """float32[samples] of a file that only ffmpeg may be able to read."""
   probe, seconds = shutil.which('ffprobe'), 0.0
   if probe:
     command = [
@@ -133,8 +135,7 @@ def _read_other(path: str, max_seconds: float) -> np.ndarray:
     wave = audio.load_audio(path)
   except AudioError as error:
     raise Unusable(
-      'damaged',
-      'cannot be read as audio' if probe else 'cannot be read as audio, there being no ffmpeg',
+      'damaged', 'cannot be read as audio' if probe else 'cannot be read as audio without ffmpeg'
     ) from error
   if len(wave) / rates.SAMPLE_RATE < _GUESSED * seconds:
     raise Unusable(
@@ -155,7 +156,7 @@ def _check_seconds(seconds: float, max_seconds: float) -> None:
 
 
 def _lacks_bytes(path: str) -> bool:
-  """Whether a wav, aiff, ogg or opus file ends too early: libsndfile reads those without a word."""
+  """Whether a wav, aiff, ogg or opus file ends too early: libsndfile reports no error for those."""
   with open(path, 'rb') as f:
     size = os.fstat(f.fileno()).st_size
     kind = f.read(12)[:4]
@@ -172,7 +173,7 @@ def _lacks_bytes(path: str) -> bool:
 
 
 def _ends_stream(tail: bytes) -> bool:
-  """Whether the last page in the last bytes of an Ogg file is whole, and marked as the last."""
+  """Whether the last page in the last bytes of an Ogg file is complete and marked as the last."""
   page = tail[max(0, tail.rfind(b'OggS')) :]
   return (
     len(page) > 26
@@ -182,10 +183,11 @@ def _ends_stream(tail: bytes) -> bool:
 
 
 class Workers:
-  """Processes that do `work(task)`; 0 or 1 of them = this process alone. Use it in a `with` block.
+  """Processes that run `work(task)`; a count of 0 or 1 runs it in this process. Use as a context
+  manager.
 
-  What `work` raises as `Unusable` is a result. So is the end of a process that a task kills: a
-  decoder may crash on a damaged file, and the job goes on without it.
+  An `Unusable` that `work` raises is a result. So is a task that kills its process: a decoder may
+  crash on a damaged file, and the job continues.
   """
 
   def __init__(self, work: Callable[[Any], Any], count: int):
@@ -199,7 +201,7 @@ class Workers:
       self._pool.shutdown(cancel_futures=True)
 
   def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-    """The results, in the order of the tasks; only a few are made before they are asked for."""
+    """The results in the order of the tasks, computed only a few tasks ahead."""
     if self._count <= 1:
       yield from (_attempt(self._work, task) for task in tasks)
       return
@@ -212,13 +214,13 @@ class Workers:
       task, future = waiting.popleft()
       try:
         yield future.result()
-      except BrokenProcessPool:  # by this task or by one beside it: each is tried again, alone
+      except BrokenProcessPool:  # by this task or a neighbour: each is tried again, alone
         again = [task, *(task for task, _ in waiting)]
         waiting.clear()
         yield from map(self._alone, again)
 
   def _submit(self, task: Any) -> futures.Future:
-    # fresh processes: they know nothing of the accelerators and threads of this one
+    # fresh processes: they inherit no accelerators or threads from this one
     if self._pool is None:
       self._pool = futures.ProcessPoolExecutor(
         self._count, mp_context=multiprocessing.get_context('spawn')

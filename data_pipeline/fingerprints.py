@@ -1,4 +1,4 @@
-"""Fingerprints: what a derived file was made from, in a few letters."""
+"""Fingerprints: a short hash of the inputs of a derived file."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ def file_fingerprint(path: str | Path) -> str:
   """A short hash of the content of a file, or of all files in a folder.
 
   Raises:
-    DataError: there is no such file.
+    DataError: the file does not exist.
   """
   path = Path(path)
   try:

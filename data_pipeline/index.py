@@ -1,9 +1,9 @@
-"""How long everything in a data set is: a table with a line a turn, so that rows are chosen without
+"""Lengths of everything in a data set: a table with one line per turn, used to choose rows without
 reading the records.
 
-A table is a .npy file under `WORKDIR/precomputed/index`, named by what it was made from: the files
-of the data set and the tokenizer. It is made when it is first asked for, which reads the whole set
-once, and opened memory-mapped from then on.
+A table is a .npy file under `WORKDIR/precomputed/index`. Its name has a hash of its inputs: the
+files of the data set and the tokenizer. The first use makes it by reading the whole set once. Later
+uses memory-map it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,15 +25,13 @@ from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
 
 FOLDER = 'index'
 USER, ASSISTANT = range(len(schema.ROLES))
-_PART = 4096  # records that a process is given at a time
-# records that are read by one call: a call costs 0.3 ms in a file of 200,000 records, whatever it
-# reads
+_PART = 4096  # records given to a process at a time
+# records read by one call: a call costs 0.3 ms in a file of 200,000 records, whatever it reads
 _TOGETHER = 64
 
-# example: number of the record; turn: in it; role: USER or ASSISTANT; transcript: whether it is of
-# speech recognition;
-# text: a hash, 0 = no text; tokens: of the text, 0 without a tokenizer; the rest: lengths of the
-# turn's arrays.
+# example: number of the record; turn: its number in the record; role: USER or ASSISTANT;
+# transcript: whether it is speech recognition; text: a hash, 0 = no text; tokens: of the text, 0
+# without a tokenizer; the rest: lengths of the turn's arrays.
 TURN = np.dtype(
   [
     ('example', '<i4'),
@@ -55,10 +53,10 @@ def open_table(
   tokenizer: Path | None = None,
   workers: int = 0,
 ) -> np.ndarray:
-  """The table of one split, made where there is none yet; several processes may ask for it at once.
+  """The table of one split, made if missing; several processes may ask for it at once.
 
   Args:
-    precomputed: folder of what is derived from data sets.
+    precomputed: folder of files derived from data sets.
     data_dir, name, split: as for `dataset.open_dataset`.
     tokenizer: folder of the tokenizer that counts tokens; None = they are not counted.
     workers: processes that read; 0 or 1 = this one.
@@ -80,15 +78,15 @@ def open_table(
 
 
 def _files(folder: Path) -> list[Any]:
-  """What tells the files of a data set from others: a set that is written again has other times."""
+  """Identifies the files of a data set: a data set that is written again has other times."""
   return sorted(
     (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob('*')
   )
 
 
 def _counted_by(folder: Path | None) -> str:
-  """What tells the tokenizer in `folder` from others; one that is missing is an error as soon as
-  there is text.
+  """Identifies the tokenizer in `folder`. A missing tokenizer raises an error as soon as there is
+  text.
   """
   file = folder and find_tokenizer(folder)
   return file_fingerprint(file) if file else 'missing' if folder else ''
@@ -138,7 +136,7 @@ class _Scan:
     return precomputed_tokenizer(self.tokenizer).encode if self.tokenizer else lambda text: ()
 
   def __reduce__(self):
-    return _Scan, dataclasses.astuple(self)  # each process opens what it reads
+    return _Scan, dataclasses.astuple(self)  # each process opens the data set itself
 
   def __call__(self, numbers: range) -> np.ndarray:
     lines = []

@@ -1,12 +1,12 @@
-"""From a source of recordings to data sets: read, decode, leave out what cannot be used, write.
+"""From a source of recordings to data sets: read, decode, leave out unusable items, write.
 
 Exchanges and dialogues become two sets: `questions` (train, test: whole conversations, with the
 audio of the user's turns) and `answers` (train, holdout: the assistant's turns that have audio).
-Transcribed speech becomes `transcripts` (train, dev,
-test: the user says what the assistant writes down; category `asr`).
+Transcribed speech becomes `transcripts` (train, dev, test: the user says what the assistant writes
+down; category `asr`).
 
 Either every set is written or none: they are made beside `data_dir` and moved in at the end. The
-same source gives the same bytes, however many processes decode.
+same source always gives the same bytes, however many processes decode.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ from data_pipeline.schema import Example
 from echox_jax import files, rates
 from echox_jax.errors import ConfigError, DataError, EchoXError
 
-HELD_OUT = 0.05  # share of the items that is kept for tests where the source names no splits
+HELD_OUT = 0.05  # share of the items held out for tests if the source names no splits
 _PAIRED = {
   'questions': {'train': 'train', 'test': 'test'},
   'answers': {'train': 'train', 'test': 'holdout'},
@@ -38,7 +38,7 @@ _PAIRED = {
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What is put up with: the longest recording in seconds, and the share of items that may be
+  """What a job tolerates: the longest recording in seconds, and the share of items that may be
   unusable.
   """
 
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedExample:
-  """An example to be: its turns and the recording of each, empty = none."""
+  """A planned example: its turns and the recording of each turn, empty = none."""
 
   id: str
   turns: tuple[schema.Turn, ...]
@@ -73,24 +73,24 @@ def build(
 
   Args:
     reader: a name in `readers.READERS`.
-    source: the file or folder that it reads.
+    source: the file or folder that the reader reads.
     data_dir: folder of data sets; other sets in it stay.
-    prefix: goes before the names of the sets, so that several sources can share a folder.
-    limits: what is put up with.
-    keep_encoded: whether the sound files themselves are kept, to be decoded whenever a record is
-      read, in place of int16 samples at 16 kHz; what only ffmpeg reads is kept as samples. Files of
-      mp3, ogg or opus are a tenth of the size, those of 48 kHz wav six times.
+    prefix: prefix of the set names, so that several sources can share a folder.
+    limits: what the job tolerates.
+    keep_encoded: whether to store the sound files themselves instead of int16 samples at 16 kHz.
+      They are then decoded whenever a record is read. Files that only ffmpeg reads are stored as
+      samples. mp3, ogg and opus files are a tenth of the size; 48 kHz wav files are six times the
+      size.
     workers: processes that decode; 0 or 1 = this one.
     progress: whether to show a bar with the time left.
 
   Returns:
-    `sets`: examples and hours of each, by `name/split`; `quarantined`: what was left out, by
-      reason; `quarantined_share`.
+    `sets`: examples and hours of each, by `name/split`; `quarantined`: items left out, by reason;
+      `quarantined_share`.
 
   Raises:
-    DataError: a source that is broken as a whole, or of which too much or a whole split cannot be
-      used. Nothing is written then but a list of what cannot be used,
-      `<data_dir>.quarantine.jsonl`.
+    DataError: the source as a whole is broken, or too much of it or a whole split is unusable. Then
+      only a list of the unusable items is written, `<data_dir>.quarantine.jsonl`.
     ConfigError: an unknown reader, or limits that make no sense.
   """
   source, data_dir = Path(source), Path(data_dir)
@@ -128,11 +128,11 @@ def build(
   }
 
 
-# What is to be made.
+# Planning the examples.
 
 
 def _plan(reader: readers.Reader, source: Path, refused: Quarantine) -> Plans:
-  """Reads the source; the examples of every set and split, in its order."""
+  """Reads the source; returns the examples of every set and split in the source's order."""
   items = list(usable_sound(reader.read(source), refused))
   plans = _transcripts(items) if reader.transcripts else _exchanges(_with_splits(items))
   total = sum(len(chosen) for splits in plans.values() for chosen in splits.values())
@@ -155,7 +155,7 @@ def _plan(reader: readers.Reader, source: Path, refused: Quarantine) -> Plans:
 
 
 def usable_sound(found: Iterable[Item | Entry], refused: Quarantine) -> Iterator[Item]:
-  """The items with ids of their own and recordings that are there; the others are refused."""
+  """The items with unique ids and existing recordings; the others are refused."""
   seen = {}
   for item in found:
     if isinstance(item, Item) and item.id in seen:
@@ -174,8 +174,8 @@ def usable_sound(found: Iterable[Item | Entry], refused: Quarantine) -> Iterator
 
 
 def _with_splits(items: list[Item]) -> list[Item]:
-  """Items of which each has a split. Where the source names none, the ids decide, among items that
-  feed the same sets.
+  """The items, each with a split. If the source names no splits, the ids decide among the items
+  that feed the same sets.
   """
   if any(item.split for item in items):
     return [item if item.split else dataclasses.replace(item, split='train') for item in items]
@@ -236,7 +236,7 @@ def _transcripts(items: list[Item]) -> Plans:
   return {'transcripts': splits} if splits else {}
 
 
-# Making it.
+# Making the sets.
 
 
 def _write(
@@ -248,8 +248,8 @@ def _write(
   workers: int,
   progress: bool,
 ) -> dict[str, dict[str, Any]]:
-  """Writes the sets into `folder`; for each a note: examples and hours of its splits, and a
-  fingerprint of all that is in it.
+  """Writes the sets into `folder`. Each set has a note: examples and hours of its splits, and a
+  fingerprint of its content.
   """
   notes = {}
   every = [plan for splits in plans.values() for chosen in splits.values() for plan in chosen]
@@ -317,7 +317,7 @@ def _write(
 
 @contextlib.contextmanager
 def _staging(data_dir: Path) -> Iterator[Path]:
-  """An empty folder beside `data_dir`, gone at the end."""
+  """An empty folder beside `data_dir` that is deleted at the end."""
   data_dir.parent.mkdir(parents=True, exist_ok=True)
   files.remove_leftovers(data_dir.parent, data_dir.name)
   beside = data_dir.with_name(f'.{data_dir.name}.{os.getpid()}.tmp')
@@ -329,7 +329,7 @@ def _staging(data_dir: Path) -> Iterator[Path]:
 
 
 def _replace(target: Path, beside: Path) -> None:
-  """Moves the set of that name from `beside` in place of the earlier one."""
+  """Replaces the data set `target` by the new one of the same name in `beside`."""
   if target.exists():
     os.replace(target, beside / f'{target.name}.old')
   os.replace(beside / target.name, target)

@@ -1,6 +1,4 @@
-"""What is in a folder of data sets: counts, hours, lengths, padding to be expected, and what is
-wrong with single items.
-"""
+"""Describes a folder of data sets: counts, hours, lengths, expected padding, and faulty items."""
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +21,16 @@ _DAMAGED_NAMED = 20
 
 @dataclasses.dataclass
 class Split:
-  """What was found in one split.
+  """Findings about one split.
 
   Attributes:
     name: `set/split`.
     examples: how many.
     turns: how many of each role.
-    filled: turns with text, audio, units, unit words, states.
-    lengths: of the turns that have the thing, by `_LENGTHS`.
+    filled: number of turns with text, audio, units, unit words, states.
+    lengths: lengths of the turns that have the array, by `_LENGTHS`.
     damaged: (id or number, what is wrong).
-    shown: the first examples, in words.
+    shown: the first examples, as text.
   """
 
   name: str
@@ -58,18 +56,18 @@ def inspect(
 
   Args:
     data_dir: folder of data sets.
-    batch_size: of the padding forecast.
-    data: sizes of a stage, for the forecast with its static sizes.
-    shown: examples to show of each split.
+    batch_size: batch size of the padding forecast.
+    data: sizes of a stage, to include its static sizes in the forecast.
+    shown: number of examples to show of each split.
     progress: whether to show a bar.
 
   Returns:
-    a JSON-ready report, and what it was made from. The report: `sets` (by `set/split`: `examples`,
-    `turns`, `filled`, `hours` by role, `lengths` as quantiles, `padding`, `damaged`, `shown`),
-    `quarantined` (by reason), `total_hours`.
+    a JSON-ready report, and the splits it was made from. The report: `sets` (by `set/split`:
+    `examples`, `turns`, `filled`, `hours` by role, `lengths` as quantiles, `padding`, `damaged`,
+    `shown`), `quarantined` (by reason), `total_hours`.
 
   Raises:
-    DataError: no data sets there.
+    DataError: the folder holds no data sets.
   """
   data_dir = Path(data_dir)
   names = sorted(path.parent.name for path in data_dir.glob(f'*/{dataset.INFO}'))
@@ -101,7 +99,7 @@ def _read(data_dir: Path, name: str, split: str, shown: int, progress: bool) -> 
   ):
     try:
       example = schema.decode(source[number])
-    except Exception as error:  # what the reader of a damaged file raises is not ours to know
+    except Exception as error:  # readers raise unknown kinds of errors for damaged files
       found.damaged.append((f'number {number}', f'cannot be read ({error})'))
       continue
     found.damaged += [(example.id, what) for what in _faults(example, ids)]
@@ -114,7 +112,7 @@ def _read(data_dir: Path, name: str, split: str, shown: int, progress: bool) -> 
 
 
 def _faults(example: schema.Example, ids: set[str]) -> Iterator[str]:
-  """What is wrong with an example that can be read."""
+  """Faults of an example that can be read."""
   if example.id in ids:
     yield 'repeats an id'
   for number, turn in enumerate(example.turns):
@@ -141,7 +139,7 @@ def _count(found: Split, turn: schema.Turn) -> None:
 
 
 def _in_words(turn: schema.Turn) -> dict[str, Any]:
-  """The text side of a turn, and the sizes of its arrays."""
+  """The text fields of a turn, and the sizes of its arrays."""
   text = {field: value for field in schema.TEXT_FIELDS if (value := getattr(turn, field))}
   return {
     **text,
@@ -185,17 +183,17 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 def padding_forecast(
   seconds: Sequence[float], batch_size: int, longest: float | None = None
 ) -> dict[str, float]:
-  """The share of a batch that is padding, for audio of the given lengths.
+  """The share of a batch that is padding, for clips of the given lengths.
 
   Args:
     seconds: length of each clip.
-    batch_size: clips a batch.
-    longest: static length of a batch in seconds; clips that exceed it are left out.
+    batch_size: clips per batch.
+    longest: static length of a batch in seconds; longer clips are left out.
 
   Returns:
-    `shuffled`: batches in random order, each as long as its longest clip; `by_length`: clips of
-    like length together; with `longest` also `static`: every batch that long, and `left_out`,
-    clips.
+    `shuffled`: batches in random order, each as long as its longest clip; `by_length`: batches of
+    clips of similar length. With `longest` also `static`: every batch has that length; and
+    `left_out`: the number of clips.
   """
   values = np.asarray(seconds, np.float64)
 
@@ -217,7 +215,7 @@ def padding_forecast(
 
 
 def in_text(report: Mapping[str, Any]) -> str:
-  """The report as a page for people."""
+  """The report as readable text."""
   lines = [f'{report["folder"]}: {report["total_hours"]:.2f} hours of speech']
   for name, values in report['sets'].items():
     hours = (
@@ -256,11 +254,11 @@ def in_text(report: Mapping[str, Any]) -> str:
 
 
 def draw(splits: Sequence[Split], path: str | Path) -> None:
-  """Histograms of lengths, a row a split, to a picture file.
+  """Draws histograms of the lengths to a picture file, one row per split.
 
   Raises:
     MissingExtraError: matplotlib is not installed.
-    DataError: the file's ending is not that of a picture.
+    DataError: the file name does not end like a picture file.
   """
   try:
     from matplotlib.figure import Figure

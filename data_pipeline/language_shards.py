@@ -1,5 +1,5 @@
-"""The unit language of a large corpus: counts of its shards in files, computed by several
-processes, and added up by each.
+"""The unit language of a large corpus: several processes count shards into files, and each process
+adds up all counts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,20 +18,20 @@ from echox_jax.units import kmeans, ngram_fit, unit_language
 from echox_jax.units.unit_language import UnitLanguage
 
 LANGUAGES = ('ngram', 'bpe', 'plain')  # compared in the report
-# reduced units that SentencePiece and the comparison see at most: 40 h of speech
+# most reduced units for SentencePiece and the comparison: 40 h of speech
 SAMPLE_UNITS = 1 << 22
-_PARTS_A_SHARD = 16  # parts of units that are counted at a time
+_PARTS_A_SHARD = 16  # parts of units counted at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredShards:
-  """Shards for `ngram_fit`: `map` writes a file for each, made by the process whose turn it is.
+  """Shards for `ngram_fit`: `map` writes one file per shard, from the process that owns the shard.
 
   Attributes:
-    work: of this process.
-    step: its name.
-    folder: where files go, a folder for each `map`.
-    inputs: fingerprint of what each shard is made from.
+    work: the share of this process.
+    step: name of the step.
+    folder: folder of the files, with a subfolder for each `map`.
+    inputs: fingerprint of the inputs of each shard.
     read: number of a shard -> its arrays.
   """
 
@@ -61,7 +61,7 @@ class StoredShards:
 
 
 def reduced(paths: Iterable[Path]) -> Iterator[np.ndarray]:
-  """The reduced units of every clip of some parts of units."""
+  """The reduced units of every clip in some parts of units."""
   return (kmeans.reduce_units(units)[0] for units in parts.iterate_parts(paths))
 
 
@@ -74,16 +74,16 @@ def fit_stored(
   cfg: UnitsConfig,
   how: UnitFitConfig,
 ) -> UnitLanguage:
-  """The n-gram language of all parts of units in `paths`; every process calls this, and gets the
-  same.
+  """Fits the n-gram language on all parts of units in `paths`. Every process calls this and gets
+  the same language.
 
   Args:
-    work, step: for what is made.
-    folder: where counts go; of no use afterwards.
-    paths: of parts of units.
+    work, step: the step that makes it.
+    folder: folder of the counts; they are not needed afterwards.
+    paths: parts of units.
     inputs: fingerprint of the units, `cfg` and `how`.
     cfg: sizes.
-    how: it is fitted.
+    how: fit settings.
   """
   groups = [paths[i : i + _PARTS_A_SHARD] for i in range(0, len(paths), _PARTS_A_SHARD)]
   return unit_language.fit_shards(
@@ -100,8 +100,8 @@ def fit_stored(
 
 
 def sample(paths: Sequence[Path], units: int) -> list[np.ndarray]:
-  """Reduced units of clips that are spread over all parts, about `SAMPLE_UNITS` where there are
-  more; `units`: how many there are.
+  """Reduced units of clips spread over all parts, at most about `SAMPLE_UNITS`; `units`: the number
+  of reduced units in all parts.
   """
   share = min(1.0, SAMPLE_UNITS / max(1, units))
   return [clip for i, clip in enumerate(reduced(paths)) if parts.is_chosen(i, share)]
@@ -114,12 +114,12 @@ def compare(
   fitted_on: Sequence[np.ndarray],
   others: Sequence[np.ndarray],
 ) -> tuple[UnitLanguage, dict[str, Any]]:
-  """Fits each kind of language, except `own`, on a sample, and measures how far all of them shorten
-  it and other units.
+  """Fits each kind of language except `own` on a sample, and measures how far each one compresses
+  the sample and other units.
 
   Returns:
-    The language that `cfg` names; of each kind `vocab_size` and `units_per_word`,
-    `units_per_word_held_out` where there are others.
+    The language that `cfg` names. For each kind `vocab_size` and `units_per_word`, and
+    `units_per_word_held_out` if there are others.
   """
   chosen, compression = own, {}
   for kind in dict.fromkeys((*LANGUAGES, cfg.language)):

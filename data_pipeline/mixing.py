@@ -1,8 +1,9 @@
-"""The order of rows: an endless stream, shuffled, in which sets come as often as their weights say.
+"""The order of rows: an endless, shuffled stream in which each set appears in proportion to its
+weight.
 
-The set of a place follows from the place alone (Grain's mixing, as even as whole numbers allow). A
-set begins anew, in another order, when all its rows have come; how often sets do so differs.
-Without weights all rows are one set, and a pass is an epoch.
+A row's place in the stream alone decides its set (Grain's mixing, as even as whole numbers allow).
+When all rows of a set have come, the set starts again in another order; sets do so at different
+times. Without weights, all rows form one set and a pass is an epoch.
 """
 
 import dataclasses
@@ -21,17 +22,16 @@ _REMEMBERED = 32  # passes of sets
 
 
 def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
-  """The stream: by place (pass, number of the row), `pass` being how often that row has come
-  before.
+  """The stream: place -> (pass, row number). `pass` counts how often that row has come before.
 
   Args:
-    experiment: `data.weights` of the `data.sets`; written questions of stages that hear keep their
-      share, `data.written_fraction`.
+    experiment: `data.weights` of the `data.sets`. In stages that hear, written questions keep
+      their share, `data.written_fraction`.
     rows: selection.ROW[N].
 
   Raises:
-    ConfigError: weights that do not fit the sets.
-    DataError: a set of which no row is left.
+    ConfigError: the weights do not fit the sets.
+    DataError: a set has no rows left.
   """
   data = experiment.data
   if not data.weights:
@@ -63,7 +63,7 @@ def mixture(experiment: ExperimentConfig, rows: np.ndarray) -> grain.MapDataset:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
-  """The rows of one set in shuffled passes, by place: (pass, number of the row)."""
+  """The rows of one set in shuffled passes: place -> (pass, row number)."""
 
   rows: np.ndarray
   seed: tuple[int, ...]
@@ -75,13 +75,13 @@ class _Part:
 
 @functools.lru_cache(_REMEMBERED)
 def permutation(count: int, *seed: int) -> np.ndarray:
-  """int[count], the numbers 0, 1, 2... in an order that follows from the seed."""
+  """int[count]: the numbers 0, 1, 2... in an order that depends only on the seed."""
   return np.random.default_rng(seed).permutation(count)
 
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-  """The arrays of a row of the stream."""
+  """The arrays of the row at a place in the stream."""
 
   chosen: selection.Selection
 

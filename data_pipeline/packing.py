@@ -1,7 +1,7 @@
-"""Which examples stand in which batch where rows are packed or clips are sorted by length.
+"""Plans which examples go into which batch when rows are packed or clips are sorted by length.
 
-A plan follows from sizes, seed and number alone. Every epoch takes all examples in an order of its
-own; each goes into a row of its bucket, and batch_size full rows of one bucket are a batch.
+A plan depends only on sizes, seed and number. Every epoch takes all examples in its own order. Each
+example goes into a row of its bucket, and batch_size full rows of one bucket form a batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ import threading
 
 import numpy as np
 
-_OPEN_ROWS = 64  # rows of a bucket that wait for more, at most, and at most a quarter of an epoch's
-_REMEMBERED = 1024  # batches: prefetching looks ahead a little, and nothing looks back
+_OPEN_ROWS = 64  # most open rows of a bucket; also at most a quarter of an epoch's rows
+_REMEMBERED = 1024  # batches: prefetching looks a little ahead, and nothing looks back
 
-# (pass, index) of each example: how often it has come before, and which it is
+# (pass, index) of each example: how often it has come before, and its number
 Row = tuple[tuple[int, int], ...]
 
 
@@ -27,17 +27,17 @@ class Batch:
 
 
 class BatchPlan:
-  """Batches by number, without end.
+  """An endless sequence of batches by number.
 
   Args:
     buckets: int[N], the bucket of each example.
-    sizes: int[N,S], what each example takes of a row, in several measures.
-    room: of a row, int[S] by bucket; every example fits by itself. Rows are filled so that the
-      first and the last measure run out together.
+    sizes: int[N,S], how much of a row each example takes, in several measures.
+    room: capacity of a row, int[S] by bucket; every example fits by itself. Rows are filled so that
+      the first and the last measure run out together.
     batch_size: rows.
     seed: of the order.
-    order: the examples (pass, index) by their place in the stream, of which an epoch takes N; None
-      = each once an epoch.
+    order: the examples (pass, index) by place in the stream; an epoch takes N of them. None = each
+      example once an epoch.
   """
 
   def __init__(
@@ -64,7 +64,7 @@ class BatchPlan:
       return self._known[number]
 
   def __getstate__(self):
-    # what reading goes on from is found again
+    # without the batches: they are computed again where reading resumes
     return (self.buckets, self.sizes, self.room, self._batch_size, self._seed, self._order)
 
   def __setstate__(self, state):
@@ -83,12 +83,12 @@ class BatchPlan:
         waiting[bucket] = []
 
   def _rows(self) -> Iterator[tuple[int, Row]]:
-    """Rows in the order in which they are full."""
+    """Rows in the order in which they fill up."""
     bins = {
       bucket: _Bins(np.asarray(room), self.sizes[self.buckets == bucket])
       for bucket, room in self.room.items()
     }
-    for epoch in itertools.count():  # rows that are open at its end go on in the next, no longer
+    for epoch in itertools.count():  # rows open at its end stay open for the next epoch only
       for turn, index in self._examples(epoch):
         bucket = int(self.buckets[index])
         for row in bins[bucket].add((turn, index), self.sizes[index], epoch):
@@ -107,8 +107,8 @@ class BatchPlan:
 
 
 class _Bins:
-  """Open rows of a bucket: each example goes where it leaves what others will fill best, or else as
-  little as can be.
+  """Open rows of a bucket. An example goes into the row whose measures then have the most balanced
+  room left. If it fits into none, the row with the least room left is closed.
   """
 
   def __init__(self, room: np.ndarray, sizes: np.ndarray):
@@ -116,10 +116,10 @@ class _Bins:
     self._pace = room[-1] / room[0] if len(room) > 1 else 0.0
     self._room, self._left = room, np.repeat(room[None], count, axis=0)
     self.items: list[list[tuple[int, int]]] = [[] for _ in range(count)]
-    self._opened = [0] * count  # in which epoch
+    self._opened = [0] * count  # the epoch
 
   def add(self, item: tuple[int, int], size: np.ndarray, epoch: int) -> list[Row]:
-    """The rows that this has made full."""
+    """The rows that this example fills up."""
     done = []
     fits = (self._left >= size).all(axis=1)
     if not fits.any():
@@ -135,7 +135,7 @@ class _Bins:
     return done
 
   def close_before(self, epoch: int) -> list[Row]:
-    """The rows that have waited since an earlier epoch."""
+    """The rows that have been open since an earlier epoch."""
     return [
       self._close(row)
       for row, items in enumerate(self.items)

@@ -1,7 +1,8 @@
-"""Speech of raw data sets, and what is derived from it between the steps of precompute.
+"""Speech of raw data sets, and the arrays that the steps of precompute derive from it.
 
-User turns give states, assistant turns units. Clips are numbered in the order of records and turns.
-A part is a file of arrays of different length, one a clip, that belong to some consecutive records.
+User turns give states, assistant turns give units. Clips are numbered in the order of records and
+turns. A part is a file that holds one array of varying length for each clip of some consecutive
+records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,19 +17,19 @@ from echox_jax import audio as audio_io
 from echox_jax import rates, tensor_files
 from echox_jax.errors import DataError
 
-SHORTEST = 400  # samples: what one encoder state needs at least
+SHORTEST = 400  # samples: the minimum for one encoder state
 
 
 def is_chosen(number: int, share: float) -> bool:
-  """Whether an item belongs to a sample of that `share`, spread evenly over all."""
+  """Whether an item belongs to an evenly spread sample of that `share`."""
   return math.floor((number + 1) * share) > math.floor(number * share)
 
 
 class Clips:
-  """The clips of `role` of some records, as float32[samples] each; counts what was read.
+  """The clips of `role` in some records, as float32[samples] each; counts what it reads.
 
   Attributes:
-    clips, samples: read so far.
+    clips, samples: numbers read so far.
   """
 
   def __init__(self, source: Sequence[Mapping[str, Any]], role: str, records: Iterable[int]):
@@ -73,7 +74,7 @@ def write_part(path: Path, arrays: Sequence[np.ndarray], dtype: type) -> int:
 
 
 def read_part(path: Path) -> list[np.ndarray]:
-  """The array of each clip."""
+  """The arrays of a part, one per clip."""
   tensors = tensor_files.open_tensors(path)
   return (
     np.split(tensors['values'], np.cumsum(tensors['lengths'])[:-1])
@@ -83,18 +84,18 @@ def read_part(path: Path) -> list[np.ndarray]:
 
 
 def iterate_parts(paths: Iterable[Path]) -> Iterator[np.ndarray]:
-  """The array of each clip of several parts."""
+  """The arrays of several parts, one per clip."""
   for path in paths:
     yield from read_part(path)
 
 
 class StoredValues:
-  """All arrays of a part as one, [N,D], read when numpy asks for it."""
+  """All arrays of a part concatenated, [N,D]; read when numpy asks for them."""
 
   def __init__(self, path: Path):
     self._tensors = tensor_files.open_tensors(path)
     self.shape, self.dtype = self._tensors.shapes['values'], self._tensors.dtypes['values']
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    del copy  # what is read is new
+    del copy  # the array is always new
     return self._tensors['values'].astype(dtype or self.dtype, copy=False)

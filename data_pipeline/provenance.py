@@ -1,6 +1,4 @@
-"""What a folder of finished files holds: their checksums, and the versions and the config that made
-them.
-"""
+"""Describes finished files: their checksums, and the versions and the config that made them."""
 
 from collections.abc import Iterable
 import importlib.metadata
@@ -23,13 +21,13 @@ PACKAGES = (
   'tensorflow-datasets',
   'array-record',
 )
-_FIELDS = ('speech_encoder', 'tokenizer', 'precompute', 'model')  # what precompute looks at
+_FIELDS = ('speech_encoder', 'tokenizer', 'precompute', 'model')  # the fields precompute reads
 
 
 def describe(
   work: SharedWork, paths: Iterable[Path], experiment: ExperimentConfig
 ) -> dict[str, Any]:
-  """`files`: path -> sha256 and bytes; `config`: what they were made with."""
+  """`files`: path -> sha256 and bytes; `config`: the settings that made them."""
   found = {}
   for path in paths:
     note = work.note(path)
@@ -41,12 +39,12 @@ def describe(
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-  """Writes what was described, and the versions of now."""
+  """Writes the description with the current versions."""
   files.atomic_write_json(path, content | {'versions': versions()})
 
 
 def versions() -> dict[str, str]:
-  """Of Python and of the packages that have a say in the files."""
+  """Versions of Python and of the packages that influence the files."""
   found = {'python': platform.python_version()}
   for package in PACKAGES:
     try:

@@ -1,12 +1,12 @@
-"""What cannot be used: why, where it came from, and how much of it a job puts up with.
+"""Unusable items: why they are unusable, where they came from, and how many a job tolerates.
 
-`DATA/quarantine.jsonl` holds one line for each thing that was left out:
+`DATA/quarantine.jsonl` holds one line for each item that was left out:
 
   {"source": "mine.jsonl", "id": "0007", "set": "questions", "file": "q/0007.wav", "reason":
   "silent", "detail": "..."}
 
-`file` is the recording, or the line of the manifest (`mine.jsonl:7`); `set` is empty where the
-thing was left out of all sets.
+`file` is the recording, or the line of the manifest (`mine.jsonl:7`). `set` is empty if all sets
+leave the item out.
 """
 
 import collections
@@ -24,24 +24,24 @@ REASONS = {
   'not UTF-8': 'text that is not UTF-8',
   'not JSON': 'a line that is not one JSON object',
   'wrong fields': 'unknown, missing or wrongly typed fields',
-  'duplicate id': 'an id that an earlier item has',
-  'no text': 'speech without the words that are spoken',
+  'duplicate id': 'an id that an earlier item already has',
+  'no text': 'speech without its text',
   'no audio': 'no recording at all',
-  'missing file': 'a recording that is not there',
+  'missing file': 'a recording that does not exist',
   'empty file': 'a recording of 0 bytes',
   'damaged': 'a recording that cannot be read',
   'truncated': 'a recording that ends before its header says',
-  'wrong rate': 'a sample rate that is not one of speech',
+  'wrong rate': 'a sample rate that is not used for speech',
   'not finite': 'samples that are NaN or infinite',
   'over-long': 'a recording longer than the limit',
   'too short': 'a recording too short to encode',
-  'silent': 'a recording in which nothing is heard',
+  'silent': 'a recording without audible sound',
 }
-_NAMED = 3  # entries that an error names
+_NAMED = 3  # entries that an error message names
 
 
 class Unusable(Exception):
-  """Why one thing cannot be used: a key of `REASONS`, and a clause that says more."""
+  """Why one item cannot be used: a key of `REASONS`, and a clause with the details."""
 
   def __init__(self, reason: str, detail: str):
     super().__init__(reason, detail)
@@ -50,7 +50,7 @@ class Unusable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One thing that was left out; fields as in the file."""
+  """One item that was left out; fields as in the file."""
 
   id: str
   file: str
@@ -60,11 +60,11 @@ class Entry:
 
 
 class Quarantine:
-  """Counts what is left out of one source, and stops the job when it is too much.
+  """Counts the items left out of one source, and stops the job when there are too many.
 
   Args:
-    source: what is being read, as the user named it.
-    limit: the share of all things that may be left out, 0 to 1.
+    source: the source, as the user named it.
+    limit: the share of all items that may be left out, 0 to 1.
   """
 
   def __init__(self, source: str, limit: float):
@@ -72,17 +72,17 @@ class Quarantine:
     self.entries: list[Entry] = []
 
   def expect(self, total: int) -> None:
-    """Says how many things there are in all, those left out already among them; from here on the
-    limit is watched.
+    """Sets the total number of items, including those already left out. From here on the limit is
+    enforced.
     """
     self._total = total
     self._watch()
 
   def add(self, entry: Entry) -> None:
-    """Leaves one thing out.
+    """Leaves one item out.
 
     Raises:
-      DataError: too much has been left out.
+      DataError: too many have been left out.
     """
     self.entries.append(entry)
     self._watch()
@@ -92,8 +92,8 @@ class Quarantine:
     return dict(collections.Counter(entry.reason for entry in self.entries))
 
   def write(self, path: Path) -> None:
-    """Writes the entries to `path`, in place of earlier ones of the same source; no entries at all,
-    no file.
+    """Writes the entries to `path`, replacing earlier ones of the same source. Without any entries
+    there is no file.
     """
     others = (
       [line for line in read(path) if line['source'] != self._source] if path.is_file() else []
@@ -124,7 +124,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
   """The lines of a quarantine file.
 
   Raises:
-    DataError: it is damaged.
+    DataError: the file is damaged.
   """
   try:
     return [json.loads(line) for line in Path(path).read_text('utf-8').splitlines()]
@@ -135,5 +135,5 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
 
 
 def summary(lines: Iterable[dict[str, str]]) -> dict[str, int]:
-  """How many lines of a quarantine file there are, by reason."""
+  """The number of lines of a quarantine file by reason."""
   return dict(collections.Counter(line['reason'] for line in lines))

@@ -1,5 +1,5 @@
-"""A data set of several files, each written by itself: what `dataset.open_dataset` reads, made by
-more than one process.
+"""A data set of several files that several processes write independently;
+`dataset.open_dataset` reads it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ def file_names(split: str, count: int) -> list[str]:
 
 
 def write(path: Path, examples: Iterable[schema.Example], width: int) -> dict[str, int]:
-  """Writes one file; `width`: D of the states. Returns the number of `examples` and of their
+  """Writes one file; `width`: D of the states. Returns the numbers of `examples` and of
   `record_bytes`.
   """
   from array_record.python.array_record_module import ArrayRecordWriter
@@ -34,7 +34,7 @@ def write(path: Path, examples: Iterable[schema.Example], width: int) -> dict[st
     message = serializer.get_tf_example(
       features.encode_example(schema.encode(example, width=width))
     )
-    # columns in one order, whichever process writes
+    # the same column order in every process
     record = message.SerializeToString(deterministic=True)
     writer.write(record)
     count, size = count + 1, size + len(record)
@@ -56,8 +56,8 @@ def read(path: Path, width: int) -> Iterator[schema.Example]:
 def write_metadata(
   path: Path, splits: Mapping[str, Sequence[Mapping[str, int]]], width: int
 ) -> None:
-  """Writes one of `FEATURES` and `dataset.INFO`, whichever `path` is called; `splits`: what `write`
-  returned, in the order of the files.
+  """Writes `FEATURES` or `dataset.INFO`, depending on the name of `path`; `splits`: the results of
+  `write`, in the order of the files.
   """
   import tensorflow_datasets as tfds
 
@@ -66,7 +66,7 @@ def write_metadata(
   builder = tfds_builder.SpokenTurns
   with tempfile.TemporaryDirectory(dir=path.parent) as folder:
     for split, files in splits.items():
-      for name in file_names(split, len(files)):  # TFDS wants to see files of these names
+      for name in file_names(split, len(files)):  # TFDS expects files of these names
         (Path(folder) / name).touch()
     tfds.folder_dataset.write_metadata(
       data_dir=folder,

@@ -1,5 +1,5 @@
 """Single training rows: token ids with labels, speech states with augmentation, vocoder segments.
-Plain arrays, no files.
+Works on plain arrays, reads no files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ def question_row(
 ) -> dict[str, np.ndarray]:
   """Question and answer: `input_ids` and `labels`, int32[T] each.
 
-  Labels are only on what `prompts.answer` gives. `system` and `question` are as
-  `prompts.question_prompt` takes them. With `audio` the question is the one AUDIO id, and
-  `question` what is written beside it, mostly nothing.
+  Only the tokens that `prompts.answer` gives have labels. `system` and `question` are as in
+  `prompts.question_prompt`. With `audio` the question is the single AUDIO id, and `question` is the
+  text written beside it, usually none.
   """
   prompt = prompts.question_prompt(ids, profile, system, question, audio)
   target = prompts.answer(ids, profile, answer)
@@ -41,8 +41,8 @@ def text_to_codec_row(
   unit_words: Sequence[int],
   vocab_size: int,
 ) -> dict[str, np.ndarray]:
-  """Text and its unit words (ids from 0): `input_ids` and `labels`, int32[T] each; labels only on
-  `BOS words EOT`.
+  """Text and its unit words (ids from 0): `input_ids` and `labels`, int32[T] each. Only `BOS words
+  EOT` has labels.
   """
   return _labelled(
     *prompts.text_to_codec_row(ids, profile, text, [int(word) for word in unit_words], vocab_size)
@@ -52,8 +52,8 @@ def text_to_codec_row(
 def pack(
   examples: Sequence[Mapping[str, np.ndarray]], size: int, fill: int
 ) -> dict[str, np.ndarray]:
-  """Rows one behind the other: `input_ids`, `labels` and `segments` int32[size], the last 1, 2...
-  and 0 where nothing is.
+  """Concatenates rows: `input_ids`, `labels` and `segments`, int32[size]. Segments are 1, 2... and
+  0 for padding.
   """
   out = {
     'input_ids': np.full(size, fill, np.int32),
@@ -68,13 +68,13 @@ def pack(
       row['labels'],
       number,
     )
-    out['labels'][start] = IGNORE  # what stands before it is another row
+    out['labels'][start] = IGNORE  # the token before it belongs to another row
     start = stop
   return out
 
 
 def pad(values: np.ndarray, size: int, fill: int | float = 0) -> np.ndarray:
-  """[N, ...] -> [size, ...], filled up with `fill`; N <= size."""
+  """Pads [N, ...] to [size, ...] with `fill`; N <= size."""
   out = np.full((size, *values.shape[1:]), fill, values.dtype)
   out[: len(values)] = values
   return out
@@ -83,12 +83,12 @@ def pad(values: np.ndarray, size: int, fill: int | float = 0) -> np.ndarray:
 def augment(
   states: np.ndarray, config: AugmentConfig, rng: np.random.Generator, max_states: int
 ) -> np.ndarray:
-  """A variation of cached encoder states: float[T,D] -> float[T',D], T' <= max_states.
+  """Augments cached encoder states: float[T,D] -> float[T',D], T' <= max_states.
 
-  Time warp: resampled to T times a factor drawn from 1 -/+ `time_warp`. Noise: Gaussian, of
-  standard deviation `noise` times that of the clip. Masks: two spans in time, and two in the
-  features, together at most the fraction `time_mask` or `feature_mask`; what they hide becomes the
-  clip's mean.
+  Time warp: resamples to T times a factor drawn from 1 -/+ `time_warp`. Noise: Gaussian, with
+  `noise` times the standard deviation of the clip. Masks: two spans in time and two in the
+  features, which together cover at most the fraction `time_mask` or `feature_mask`; masked values
+  become the clip's mean.
   """
   if config == AugmentConfig():
     return states
@@ -111,8 +111,8 @@ def augment(
 
 
 def resample(states: np.ndarray, length: int) -> np.ndarray:
-  """Linear interpolation in time: float32[T,D] -> float32[length,D]; first and last stay where
-  `length` > 1.
+  """Linear interpolation in time: float32[T,D] -> float32[length,D]. The first and last states are
+  kept if `length` > 1.
   """
   at = np.linspace(0, len(states) - 1, length, dtype=np.float32)
   low = at.astype(np.int32)
@@ -127,18 +127,18 @@ def resample(states: np.ndarray, length: int) -> np.ndarray:
 def segment(
   units: np.ndarray, audio: np.ndarray, frames: int, hop: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-  """A random stretch of a clip for the vocoder.
+  """A random segment of a clip for the vocoder.
 
   Args:
     units: int32[N], 50 Hz.
-    audio: float32[S]; samples that the units do not reach, or reach beyond, are cut or zero.
-    frames: length F of the stretch.
-    hop: samples a unit.
+    audio: float32[S]; cut or zero-padded to the length of the units.
+    frames: length F of the segment.
+    hop: samples per unit.
     rng: draws the start.
 
   Returns:
-    `units` int32[F], `audio` float32[F*hop], `real_frames` int32[]: F, or N of a clip that is
-    shorter; then the last unit is repeated and the audio is zero.
+    `units` int32[F], `audio` float32[F*hop], `real_frames` int32[]. `real_frames` is F, or N if the
+    clip is shorter; then the last unit is repeated and the audio is zero.
   """
   real = min(frames, len(units))
   start = int(rng.integers(len(units) - real + 1))
@@ -153,8 +153,8 @@ def segment(
 
 
 def runs(units: np.ndarray, budget: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-  """Reduced units and durations of a clip, or of a random `budget` runs of it: int32[budget] each,
-  duration 0 = padding.
+  """Reduced units and durations of a clip, or of `budget` consecutive runs at random: int32[budget]
+  each. Duration 0 = padding.
   """
   reduced, durations = kmeans.reduce_units(units)
   start = int(rng.integers(max(0, len(reduced) - budget) + 1))

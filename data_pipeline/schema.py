@@ -1,9 +1,9 @@
 """One schema for every data set: conversations of turns, each with text and whatever has been
 computed from it so far.
 
-A record is a flat dict of columns, all always present; an absent part is empty. What belongs to
-single turns is stored as one concatenated array plus a length for each turn. A data set that keeps
-sound files encoded has two columns more, and decodes when a record is read.
+A record is a flat dict of columns. All columns are always present; a missing part is empty. Arrays
+of single turns are stored as one concatenated array plus a length per turn. A data set that keeps
+sound files encoded has two more columns and decodes when a record is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def _none(dtype: type) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Turn:
-  """What one side says once.
+  """One utterance of one side.
 
   Attributes:
     role: `user` or `assistant`.
@@ -64,7 +64,7 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Example:
-  """A conversation: `id` is unique in its split."""
+  """A conversation; its `id` is unique in its split."""
 
   id: str
   turns: tuple[Turn, ...]
@@ -78,16 +78,16 @@ _ARRAYS = (
   ('unit_words', 'unit_word_lengths', 'unit_words', np.int32),
   ('states', 'state_lengths', 'states', np.float16),
 )
-# only in data sets that keep encoded audio
+# only in data sets that store encoded audio
 _RECORDINGS = ('recordings', 'recording_lengths', 'recording', np.uint8)
-ARRAYS = tuple(row[2] for row in _ARRAYS)  # fields of Turn that hold arrays, once read
-LENGTHS = tuple(row[1] for row in _ARRAYS)  # columns of how much of each a turn has
+ARRAYS = tuple(row[2] for row in _ARRAYS)  # fields of Turn that hold arrays after reading
+LENGTHS = tuple(row[1] for row in _ARRAYS)  # columns of the lengths of each turn's arrays
 COLUMNS = ('id', 'turns', *(name for row in _ARRAYS for name in row[:2]))
 RECORDING_COLUMNS = _RECORDINGS[:2]
 
 
 def state_width(example: Example) -> int:
-  """Width D of the states of `example`; 0 when no turn has any."""
+  """Width D of the states of `example`; 0 if no turn has states."""
   return max((turn.states.shape[1] for turn in example.turns if len(turn.states)), default=0)
 
 
@@ -98,17 +98,17 @@ def encode(
 
   Args:
     example: the conversation.
-    width: D of the `states` column; that of the example by default, 1 where it has no states.
-    keep_encoded: whether the record has the columns `RECORDING_COLUMNS`, where a turn's recording
-      stands in place of its audio.
+    width: D of the `states` column; by default that of the example, or 1 if it has no states.
+    keep_encoded: whether the record has the columns `RECORDING_COLUMNS`, which hold a turn's
+      recording instead of its audio.
 
   Returns:
     dict of the columns `COLUMNS`: `id` and `turns` str, `audio` int16[S], `units` and `unit_words`
     int32[N], `states` float16[F,D], and int32[turns] lengths of each; `audio_lengths` counts
-    samples, decoded or not.
+    decoded samples in either case.
 
   Raises:
-    DataError: an unknown role, or arrays of a wrong rank or width.
+    DataError: an unknown role, or arrays of the wrong rank or width.
   """
   if not example.turns:
     raise DataError(f'example {example.id!r} has no turns: give it at least one.')
@@ -135,10 +135,10 @@ def encode(
 
 
 def decode(record: Mapping[str, Any]) -> Example:
-  """Record (as `encode` makes it, or as it is read back, text as bytes) -> Example.
+  """Record (as `encode` makes it, or as it is read back with text as bytes) -> Example.
 
   Raises:
-    DataError: a missing column, or lengths that do not fit their arrays.
+    DataError: a column is missing, or lengths do not fit their arrays.
   """
   missing = [column for column in COLUMNS if column not in record]
   if missing:
@@ -174,14 +174,14 @@ def decode(record: Mapping[str, Any]) -> Example:
 
 
 def text_turns(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-  """Only the text side of a record's turns: a list of dicts with the text fields of `Turn`."""
+  """Only the text fields of a record's turns: a list of dicts with the text fields of `Turn`."""
   return json.loads(_text(record['turns']))
 
 
 def json_schema() -> dict[str, Any]:
-  """The JSON schema (draft 2020-12) of a record, from the classes above.
+  """The JSON schema (draft 2020-12) of a record, derived from the classes above.
 
-  Arrays say their numpy dtype and shape in `x-dtype` and `x-shape`; `turns` is JSON text, whose own
+  `x-dtype` and `x-shape` give the numpy dtype and shape of arrays. `turns` is JSON text; its own
   schema is its `contentSchema`.
   """
   about = dict(re.findall(r'(?m)^  (\w+): (.+)$', inspect.getdoc(Turn)))

@@ -1,8 +1,8 @@
-"""Which rows a stage learns from, and which are left out and why: decided from the tables of
-`index.py`, without reading records.
+"""Decides which rows a stage trains on, and which are left out and why. It uses only the tables of
+`index.py`, not the records.
 
-A row is a line of numbers: where its turn is, and how long it will be. Its arrays are made when it
-comes up, by whichever process reads it.
+A row is a line of numbers: where its turn is, and how long it will be. Its arrays are made when the
+row is read, in whichever process reads it.
 """
 
 import collections
@@ -23,9 +23,9 @@ from echox_jax.training.experiment import DataConfig, ExperimentConfig
 
 Arrays = dict[str, np.ndarray]
 
-# Turn `turn` of record `example` of data set number `source`: the question, or what the assistant
-# says; tokens: length of the row's ids; said: CTC labels; states: length of its speech as the
-# speech encoder gives it, 0 = no speech is heard.
+# Turn `turn` of record `example` of data set number `source`: the question, or the assistant's
+# speech; tokens: length of the row's ids; said: number of CTC labels; states: length of its speech
+# in speech encoder states, 0 = no speech is heard.
 ROW = np.dtype(
   [
     ('source', '<i2'),
@@ -40,12 +40,12 @@ ROW = np.dtype(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection(Sequence):
-  """The rows of a stage, for random access: `selection[i]` is a dict of arrays, not padded yet.
+  """The rows of a stage with random access: `selection[i]` is a dict of unpadded arrays.
 
   Attributes:
-    rows: what was kept, ROW[N].
+    rows: the rows that were kept, ROW[N].
     sources: the opened data sets.
-    make: from turns to arrays.
+    make: turns -> arrays.
     left_out: how many rows were left out, by reason.
   """
 
@@ -65,7 +65,7 @@ class Selection(Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class RowMaker:
-  """What a row is made of. Processes get a copy without the tokenizer and read it themselves.
+  """Makes the arrays of a row. Processes get a copy without the tokenizer and load it themselves.
 
   Attributes:
     experiment: the job.
@@ -76,8 +76,8 @@ class RowMaker:
   folder: Path
 
   def __call__(self, turns: Sequence[schema.Turn], *, heard: bool) -> Arrays:
-    """The arrays of a row that starts with the first of `turns`; `heard`: whether its speech is the
-    question.
+    """The arrays of a row that starts with the first of `turns`; `heard`: whether the question is
+    speech.
     """
     first, stage = turns[0], self.experiment.stage
     if stage == 'vocoder':
@@ -136,12 +136,12 @@ class RowMaker:
 
 
 def precomputed_dir(workdir: str | Path) -> Path:
-  """Where precompute writes."""
+  """The folder that precompute writes."""
   return Path(workdir) / 'precomputed'
 
 
 def raw_dir(experiment: ExperimentConfig, workdir: str | Path) -> Path:
-  """Where the recorded (or synthesised) data sets are: the config's `data_dir`, or `data` in the
+  """Folder of the recorded (or synthesised) data sets: the config's `data_dir`, or `data` in the
   working folder.
   """
   return Path(experiment.data_dir or Path(workdir) / 'data')
@@ -151,7 +151,7 @@ def split_name(name: str) -> tuple[str, str]:
   """`questions/train` -> ('questions', 'train').
 
   Raises:
-    ConfigError: another form.
+    ConfigError: the name has another form.
   """
   parts = tuple(name.split('/'))
   if len(parts) != 2 or not all(parts):
@@ -162,10 +162,10 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
-  """Decides on every row of the stage.
+  """Selects the rows of the stage.
 
-  Stages that read what precompute made (states, units, unit words) read the precomputed sets, the
-  others the raw ones.
+  Stages that need what precompute makes (states, units, unit words) read the precomputed sets. The
+  others read the raw sets.
 
   Raises:
     ConfigError: an unknown stage or no data sets.
@@ -204,12 +204,12 @@ def in_words(left_out: Mapping[str, int]) -> str:
 
 
 def max_samples(experiment: ExperimentConfig, states: int) -> int:
-  """Samples of a clip that gives so many states, with the silence that the encoder adds."""
+  """Samples of a clip that gives `states` states, including the silence that the encoder adds."""
   return states * rates.UNIT_HOP - round(experiment.model.audio_padding_seconds * rates.SAMPLE_RATE)
 
 
 def rows_of(count: int, **columns: Any) -> np.ndarray:
-  """ROW[count] with the given columns, the others 0."""
+  """ROW[count] with the given columns; the other columns are 0."""
   out = np.zeros(count, ROW)
   for name, values in columns.items():
     out[name] = values
@@ -222,7 +222,7 @@ def rows_of(count: int, **columns: Any) -> np.ndarray:
 def _text_rows(
   make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
 ) -> np.ndarray:
-  """Text questions: every pair of texts once, however many voices speak it. Transcripts are no
+  """Text questions: each pair of texts once, however many voices speak it. Transcripts are not
   questions.
   """
   places = [_questions(table) for table in tables]
@@ -230,7 +230,7 @@ def _text_rows(
     np.concatenate([table[at + step] for table, at in zip(tables, places)]) for step in (0, 1)
   )
   source = np.repeat(np.arange(len(tables)), [len(at) for at in places])
-  both = questions['text'] * np.uint64(0x9E3779B97F4A7C15) + answers['text']  # of two hashes one
+  both = questions['text'] * np.uint64(0x9E3779B97F4A7C15) + answers['text']  # combines two hashes
   first = np.sort(np.unique(both, return_index=True)[1])
   first = first[~questions['transcript'][first]]
   source, questions, answers = source[first], questions[first], answers[first]
@@ -243,8 +243,8 @@ def _text_rows(
 def _question_rows(
   make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
 ) -> np.ndarray:
-  """Spoken questions, and among them the share `written_fraction` of written ones: learning to hear
-  must not unteach reading.
+  """Spoken questions, of which the share `written_fraction` is written instead: the LLM must not
+  unlearn reading while it learns to hear.
   """
   fraction = make.experiment.data.written_fraction
   if not 0 <= fraction < 1:
@@ -256,14 +256,14 @@ def _question_rows(
   )
   written = _text_rows(make, tables, left_out) if fraction else spoken[:0]
   count = round(len(spoken) * fraction / (1 - fraction)) if len(written) else 0
-  # spread over all of them, whatever the share
+  # evenly spaced over all written questions
   return np.concatenate([spoken, written[np.arange(count) * len(written) // max(count, 1)]])
 
 
 def _speech_rows(
   make: 'RowMaker', number: int, table: np.ndarray, left_out: collections.Counter
 ) -> np.ndarray:
-  """Spoken questions and transcribed speech, with what is said for CTC."""
+  """Spoken questions and transcribed speech, with the spoken words for CTC."""
   data = make.experiment.data
   length, what, limit = (
     ('states', 'states', data.max_states)
@@ -308,8 +308,8 @@ def _codec_rows(
 def _clip_rows(
   make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
 ) -> np.ndarray:
-  """Clips for the vocoder, each as many times as a segment fits into it: a long clip is not heard
-  less than a short one.
+  """Clips for the vocoder, each repeated as many times as a segment fits into it. So a long clip is
+  heard as often per second as a short one.
   """
   kept = []
   for number, table in enumerate(tables):
@@ -333,7 +333,7 @@ _SELECTORS: Mapping[str, Callable[..., np.ndarray]] = {
 
 
 def _questions(table: np.ndarray) -> np.ndarray:
-  """int[Q], where the table has a user turn that an assistant turn of the same record follows."""
+  """int[Q]: table rows of user turns that an assistant turn of the same record follows."""
   role, example = table['role'], table['example']
   return np.flatnonzero(
     (role[:-1] == index.USER) & (role[1:] == index.ASSISTANT) & (example[:-1] == example[1:])
@@ -349,7 +349,7 @@ def _rows(source: int | np.ndarray, turns: np.ndarray, tokens: int | np.ndarray)
 def _leave_out(
   left_out: collections.Counter, reason: str, bad: np.ndarray, good: np.ndarray | None = None
 ) -> np.ndarray:
-  """Counts what of the `good` (None = all) is `bad`; bool[N], what is good then."""
+  """Counts the `bad` rows among the `good` (None = all); returns the rows still good, bool[N]."""
   bad = bad if good is None else bad & good
   if bad.any():
     left_out[reason] += int(bad.sum())
@@ -359,7 +359,7 @@ def _leave_out(
 def _fitting(
   found: np.ndarray, good: np.ndarray, data: DataConfig, left_out: collections.Counter
 ) -> np.ndarray:
-  """bool[N], the good rows whose arrays fit their sizes; of what does not, the first is counted."""
+  """bool[N]: the good rows whose arrays fit; a row that does not fit counts under one reason."""
   for column, array in (('tokens', 'input_ids'), ('said', 'ctc_labels')):
     size, field = token_sizes(data)[array]
     good = _leave_out(left_out, f'over {field} = {size}', found[column] > size, good)
@@ -376,5 +376,5 @@ def token_sizes(data: DataConfig) -> dict[str, tuple[int, str]]:
 
 
 def token_fills(experiment: ExperimentConfig) -> dict[str, int]:
-  """What each token array is filled up with."""
+  """Padding value of each token array."""
   return {'input_ids': experiment.model.special_ids.pad, 'labels': IGNORE, 'ctc_labels': IGNORE}

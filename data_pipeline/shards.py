@@ -1,14 +1,14 @@
 """Work that several processes share through one folder and that may be killed at any moment.
 
-Every output is one file with a note of what it was made from, its checksum and what was measured.
-The order in which they are written makes a finished output certain: the whole output in a folder of
-its own; the old output is removed; the note; the output is renamed into its place. So a file that
-is there, with a note of the inputs that are asked for, is finished, and is never written again;
-whatever else a killed process left is made anew.
+Every output is one file. Its note records its inputs, its checksum and what was measured. The order
+of writing shows whether an output is finished: write the whole output in a separate folder, remove
+the old output, write the note, rename the output into place. So a file with a note of the requested
+inputs is finished and is never written again. Anything else that a killed process left is made
+again.
 
-Process p of n makes the outputs p, p + n, ... of a step and then waits until those of the others
-are there, which it sees in the folder that all of them share: a wait may be long. What a step gives
-does not depend on n.
+Process p of n makes the outputs p, p + n, ... of a step, then waits until the others have made
+theirs. It sees them in the shared folder, so a wait may be long. The results of a step do not
+depend on n.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -23,10 +23,10 @@ from typing import Any
 from data_pipeline.fingerprints import checksum
 from echox_jax import files
 
-SCRATCH = 'parts'  # folder of notes and of whatever is needed again only when inputs change
+SCRATCH = 'parts'  # folder of notes and of files that are needed again only if inputs change
 _POLL_SECONDS = 0.2
 
-Outputs = dict[Path, str]  # path -> fingerprint of all that it is made from
+Outputs = dict[Path, str]  # path -> fingerprint of all its inputs
 Note = dict[str, Any]  # inputs, sha256, bytes, seconds, measured
 Make = Callable[[int, Path], Mapping[str, Any] | None]
 
@@ -38,11 +38,11 @@ def ranges(count: int, size: int) -> list[range]:
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """One of those that share the work.
+  """One of the processes that share the work.
 
   Attributes:
-    index, count: its number, and how many there are.
-    meet: returns when all have called it with the same name.
+    index, count: its number, and the number of processes.
+    meet: a barrier: returns when all processes have called it with the same name.
   """
 
   index: int = 0
@@ -51,13 +51,13 @@ class Process:
 
 
 class SharedWork:
-  """What one process makes in `folder`.
+  """The share of one process in the work in `folder`.
 
   Attributes:
-    folder: that all processes see.
-    index, count: number of this process, and of all.
-    ran: steps that this process had to do something for.
-    seconds: that the outputs of each step took, of all processes together.
+    folder: a folder that all processes see.
+    index, count: number of this process, and of processes.
+    ran: steps in which this process had something to do.
+    seconds: time of the outputs of each step, summed over all processes.
   """
 
   def __init__(self, folder: Path, process: Process = Process()):
@@ -73,19 +73,19 @@ class SharedWork:
       folder / SCRATCH / 'notes',
       folder / SCRATCH / f'writing-{self.index}',
     )
-    for path in (folder / SCRATCH).glob('writing-*'):  # of processes that were killed
+    for path in (folder / SCRATCH).glob('writing-*'):  # left by processes that were killed
       left_by = int(path.name.split('-')[1])
       if left_by == self.index or (self.index == 0 and left_by >= self.count):
         shutil.rmtree(path, ignore_errors=True)
 
   def run(self, step: str, outputs: Outputs, make: Make) -> None:
-    """Makes the outputs of this process that are not finished; returns when those of all processes
-    are.
+    """Makes the unfinished outputs of this process; returns when all processes have finished
+    theirs.
 
     Args:
-      step: its name.
-      outputs: path -> fingerprint of all that it is made from.
-      make: (number of the output, where to write it) -> what was measured, JSON-ready.
+      step: name of the step.
+      outputs: path -> fingerprint of all its inputs.
+      make: (number of the output, where to write it) -> measurements, JSON-ready.
     """
     for number, (path, inputs) in list(enumerate(outputs.items()))[self.index :: self.count]:
       if not self.finished(path, inputs):
@@ -98,7 +98,7 @@ class SharedWork:
     )
 
   def unfinished(self, outputs: Outputs) -> list[int]:
-    """Numbers of the outputs of this process that are still to be made."""
+    """Numbers of the outputs that this process still has to make."""
     return [
       i
       for i, (path, inputs) in enumerate(outputs.items())
@@ -108,13 +108,13 @@ class SharedWork:
   def finished(self, path: Path, inputs: str) -> bool:
     """Whether `path` was made from `inputs`."""
     note = self.note(path)
-    try:  # the note first: once it says so, the output can only be the new one
+    try:  # the note first: if its inputs match, the output can only be the new one
       return note.get('inputs') == inputs and note['bytes'] == path.stat().st_size
     except FileNotFoundError:
       return False
 
   def note(self, path: Path) -> Note:
-    """The note of an output; empty where there is none."""
+    """The note of an output; empty if it has none."""
     try:
       return json.loads(self._note_path(path).read_text('utf-8'))
     except (FileNotFoundError, ValueError):
@@ -125,18 +125,18 @@ class SharedWork:
     return map(self.note, paths)
 
   def measured(self, paths: Iterable[Path], name: str) -> float:
-    """The sum of one of the things that were measured."""
+    """The sum of one measurement over outputs."""
     return sum(note['measured'].get(name, 0) for note in self.notes(paths))
 
   def keep_only(self, outputs: Collection[Path]) -> None:
-    """Removes what else is in the folders of `outputs`; the first process does it."""
+    """Removes everything else in the folders of `outputs`; only the first process does."""
     for folder in {path.parent for path in outputs} if self.index == 0 else ():
       for path in folder.iterdir():
         if path not in outputs:
           path.unlink()
 
   def remove(self, folder: Path) -> None:
-    """Removes a folder of outputs, and their notes; the first process does it."""
+    """Removes a folder of outputs and their notes; only the first process does."""
     if self.index == 0:
       shutil.rmtree(folder, ignore_errors=True)
       shutil.rmtree(self._notes / folder.relative_to(self.folder), ignore_errors=True)
@@ -166,8 +166,8 @@ class SharedWork:
     self._beside.rmdir()
 
   def _await(self, outputs: Outputs) -> None:
-    """Returns when all outputs are finished. A process that dies meanwhile ends the others
-    (`jax.distributed` sees to that).
+    """Returns when all outputs are finished. If a process dies meanwhile, `jax.distributed` ends
+    the others.
     """
     missing = dict(outputs)
     while missing := {

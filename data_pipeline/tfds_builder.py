@@ -1,5 +1,5 @@
-"""TFDS builder for `data_pipeline.schema` records, stored as ArrayRecord and read back without
-TensorFlow.
+"""TFDS builder for `data_pipeline.schema` records; they are stored as ArrayRecord and read back
+without TensorFlow.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 
 
 def features(width: int, keep_encoded: bool = False) -> tfds.features.FeaturesDict:
-  """Features of a record whose `states` are float16[frames,width]; raw bytes read back five times
-  faster than lists of numbers.
+  """Features of a record whose `states` are float16[frames,width]. They are stored as raw bytes,
+  which read five times faster than lists of numbers.
   """
 
   def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
@@ -44,7 +44,7 @@ class SpokenTurns(tfds.core.GeneratorBasedBuilder):
   """Conversations of turns with text, audio, units, unit words and encoder states."""
 
   VERSION = tfds.core.Version('1.0.0')
-  code_path = None  # nothing is kept beside this file: no checksums, no description
+  code_path = None  # TFDS stores nothing beside this file: no checksums, no description
 
   def __init__(
     self,
@@ -54,8 +54,8 @@ class SpokenTurns(tfds.core.GeneratorBasedBuilder):
     keep_encoded: bool = False,
     **kwargs: Any,
   ):
-    """`splits`: records of each split, in the order in which they are kept; `width`: D of the
-    states; `keep_encoded`: with recordings.
+    """`splits`: the records of each split, in the order in which they are stored; `width`: D of the
+    states; `keep_encoded`: whether records hold recordings.
     """
     self._records = splits
     self._features = features(width, keep_encoded)

@@ -1,5 +1,5 @@
-"""Variations of recordings: other speeds, rooms and noise. Plain arrays; what is random comes from
-the row's own generator.
+"""Waveform augmentation: speed, room reverberation and noise. Plain arrays; all randomness comes
+from the row's own generator.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ _SPEED_LIMIT = 0.9  # a clip is never played at less than a tenth of its speed
 def augment(
   wave: np.ndarray, config: AugmentConfig, rng: np.random.Generator, longest: int
 ) -> np.ndarray:
-  """A variation of a clip: float32[S] at 16 kHz -> float32[S'], S' <= longest; S as well.
+  """Augments a clip: float32[S] at 16 kHz -> float32[S'], where S and S' are <= longest.
 
-  In this order: played 1 -/+ `speed` as fast, pitch and all, but no slower than `longest` allows;
-  said in a room whose sound dies away within at most `reverb` seconds; over white noise, the clip
-  being a number of dB louder that is drawn from `snr_db`.
+  The steps, in order: change the speed (and so the pitch) by a factor of 1 -/+ `speed`, but no
+  slower than `longest` allows; add the reverberation of a room that dies away within at most
+  `reverb` seconds; add white noise at a signal-to-noise ratio in dB drawn from `snr_db`.
   """
   if config.speed:
     spread = min(config.speed, _SPEED_LIMIT)
@@ -35,12 +35,12 @@ def augment(
 def resample(wave: np.ndarray, length: int) -> np.ndarray:
   """float32[S] -> float32[length]: the same sound, faster or slower."""
   made = soxr.resample(wave, len(wave), length)[:length]
-  return np.pad(made, (0, length - len(made)))  # a sample may be missing at the end
+  return np.pad(made, (0, length - len(made)))  # one sample may be missing at the end
 
 
 def reverberate(wave: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-  """float32[S] in a room: its echoes are noise that falls by 60 dB in `seconds`; as loud and as
-  long as before.
+  """float32[S] as heard in a room. The echoes are noise that falls by 60 dB in `seconds`; loudness
+  and length stay the same.
   """
   taps = int(seconds * rates.SAMPLE_RATE)
   if not taps:
@@ -48,7 +48,7 @@ def reverberate(wave: np.ndarray, seconds: float, rng: np.random.Generator) -> n
   response = rng.standard_normal(taps, np.float32) * np.float32(10) ** (
     -3 * np.arange(taps, dtype=np.float32) / taps
   )
-  # the echoes together are as loud as what comes straight
+  # all echoes together are as loud as the direct sound
   response *= np.float32(1 / np.linalg.norm(response))
   response[0] += 1
   size = 1 << (len(wave) + taps - 1).bit_length()
@@ -59,7 +59,7 @@ def reverberate(wave: np.ndarray, seconds: float, rng: np.random.Generator) -> n
 
 
 def add_noise(wave: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-  """float32[S] with white noise, `snr_db` dB less loud than the clip; silence stays silent."""
+  """float32[S] plus white noise, `snr_db` dB quieter than the clip; silence stays silent."""
   return wave + rng.standard_normal(len(wave), np.float32) * np.float32(
     _loudness(wave) * 10 ** (-snr_db / 20)
   )

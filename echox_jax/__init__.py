@@ -1,5 +1,5 @@
-"""EchoX in JAX: speech-to-speech language models whose spoken answer is as clever as the text
-answer.
+"""EchoX in JAX: speech-to-speech language models whose spoken answers are as good as their text
+answers.
 
   import echox_jax
   model = echox_jax.load('out/demo/model')

@@ -1,4 +1,4 @@
-"""Audio in: any file -> mono float32 at 16 kHz. Audio out: 16 kHz, 16-bit wav."""
+"""Audio input: any file -> mono float32 at 16 kHz. Audio output: 16-bit wav at 16 kHz."""
 
 import io
 import os
@@ -13,22 +13,21 @@ import soxr
 from echox_jax import files, rates
 from echox_jax.errors import AudioError
 
-# quieter than this is taken for silence: room noise of a live microphone is mostly above it
+# anything quieter counts as silence; room noise of a live microphone is usually louder
 SILENCE_DBFS = -60.0
 
 
 def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
   """Reads an audio file of any rate, channel count and common format.
 
-  soundfile reads wav, flac, ogg, mp3 and more; what it cannot read (m4a, webm, ...) goes through
-  ffmpeg where that is installed.
+  soundfile reads wav, flac, ogg, mp3 and more. Other formats (m4a, webm, ...) go through ffmpeg if
+  it is installed.
 
   Returns:
     float32[samples], mono (mean of the channels), 16 kHz, within about [-1, 1].
 
   Raises:
-    AudioError: the file is missing, is not audio, holds no samples, or holds samples that are not
-      finite.
+    AudioError: the file is missing, is not audio, has no samples, or has non-finite samples.
   """
   path = Path(path)
   if not path.is_file():
@@ -43,10 +42,10 @@ def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def decode(data: bytes, *, name: str = 'the recording') -> np.ndarray:
-  """As `load_audio`, from the bytes of a file that soundfile reads.
+  """Like `load_audio`, but takes the bytes of a file that soundfile can read.
 
   Raises:
-    AudioError: it is damaged, or what `to_mono_16k` refuses.
+    AudioError: the data is damaged or `to_mono_16k` rejects it.
   """
   try:
     samples, rate = soundfile.read(io.BytesIO(data), dtype='float32', always_2d=True)
@@ -61,7 +60,7 @@ def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> n
   Integer input is scaled to [-1, 1).
 
   Raises:
-    AudioError: no samples, or samples that are not finite.
+    AudioError: there are no samples, or some are not finite.
   """
   samples = np.asarray(samples)
   if np.issubdtype(samples.dtype, np.integer):
@@ -81,8 +80,8 @@ def to_mono_16k(samples: np.ndarray, rate: int, *, name: str = 'the audio') -> n
 
 
 def is_silent(wave: np.ndarray, *, threshold_dbfs: float = SILENCE_DBFS) -> bool:
-  """Whether no 20 ms of float[samples] at 16 kHz is louder (RMS) than `threshold_dbfs`, dB relative
-  to full scale.
+  """Returns whether every 20 ms frame of float[samples] at 16 kHz has an RMS level below
+  `threshold_dbfs` (dB relative to full scale).
   """
   frame = rates.SAMPLE_RATE // 50
   wave = np.asarray(wave, np.float64)
@@ -94,10 +93,10 @@ def is_silent(wave: np.ndarray, *, threshold_dbfs: float = SILENCE_DBFS) -> bool
 
 
 def to_int16(wave: np.ndarray) -> np.ndarray:
-  """float[samples] in [-1, 1] -> int16[samples]; what is louder is clipped.
+  """float[samples] in [-1, 1] -> int16[samples]; louder samples are clipped.
 
   Raises:
-    AudioError: samples that are not finite.
+    AudioError: some samples are not finite.
   """
   wave = np.asarray(wave, np.float32)
   if not np.isfinite(wave).all():
@@ -116,12 +115,11 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 def write_wav(
   path: str | os.PathLike[str], wave: np.ndarray, rate: int = rates.SAMPLE_RATE
 ) -> Path:
-  """Writes float[samples] in [-1, 1] (clipped) or int16[samples] as 16-bit mono wav, whole or not
-  at all.
+  """Writes float[samples] in [-1, 1] (clipped) or int16[samples] atomically as 16-bit mono wav.
 
   Raises:
-    AudioError: samples that are not finite.
-    OSError: the place is not writable or full.
+    AudioError: some samples are not finite.
+    OSError: the destination is not writable or full.
   """
   import wave as wav_format
 
@@ -140,7 +138,7 @@ def _read_with_ffmpeg(path: Path) -> np.ndarray:
   ffmpeg = shutil.which('ffmpeg')
   if ffmpeg is None:
     raise AudioError(
-      f'{path} is damaged or of an unusual format: convert it to wav, or install '
+      f'{path} is damaged or in an unusual format: convert it to wav, or install '
       'ffmpeg, which reads more formats.'
     )
   command = [
@@ -161,7 +159,7 @@ def _read_with_ffmpeg(path: Path) -> np.ndarray:
   done = subprocess.run(command, capture_output=True, check=False)
   if done.returncode or not done.stdout:
     raise AudioError(
-      f'{path} cannot be read as audio, it is damaged or no audio file: convert it '
+      f'{path} cannot be read as audio; it is damaged or not an audio file: convert it '
       'to wav or record it again.'
     )
   return np.frombuffer(done.stdout, '<f4')[:, None]

@@ -1,8 +1,7 @@
-"""Sizes and choices of every model part: frozen dataclasses, built from an ml-collections
-ConfigDict or from JSON.
+"""Sizes and options of every model part, as frozen dataclasses.
 
-`build(cls, values)` is the only way in: it refuses unknown fields and names the ones that exist, so
-that a misspelt option cannot pass silently.
+`build(cls, values)` builds them from an ml-collections ConfigDict or from JSON. It rejects unknown
+fields and lists the valid ones, so a misspelt option never passes silently.
 """
 
 from collections.abc import Mapping
@@ -76,12 +75,12 @@ class LoraConfig:
 class LlamaConfig:
   """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder.
 
-  `max_positions`: how far the model was trained; no row may be longer
+  `max_positions`: the context length of training; no row may be longer
   (echox_jax/models/positions.py).
-  `remat`: what a layer computes again in the backward pass instead of keeping it: `none`, `dots`
-  (all but the products with weights) or `full`.
-  `attention`: `xla`, `splash` (TPU), `cudnn` (GPU) or `auto`, what is best on the platform; in the
-  encoders as well.
+  `remat`: what a layer recomputes in the backward pass: `none`, `dots` (all but the matmuls with
+  weights) or `full`.
+  `attention`: `xla`, `splash` (TPU), `cudnn` (GPU) or `auto` (the best one for the platform). The
+  encoders have the same options.
   """
 
   vocab_size: int = 512
@@ -106,14 +105,14 @@ class LlamaConfig:
 class AdapterConfig:
   """Soundwave adapter between Whisper and the LLM.
 
-  `variant`: `paper` (alignment layer attends over time; look-back over all frames) or `released`
-  (what the released weights were trained with: attention over the turn axis, look-back over kept
-  frames only; facts 3.3 and 3.7).
-  `shrink_budget`: static number of speech positions a clip may keep; what exceeds it is counted.
-  `drop_blank`: runs of CTC blanks are dropped; by default they are kept like others, as released
+  `variant`: `paper` (the alignment layer attends over time and looks back over all frames) or
+  `released` (as the released weights were trained: attention over the turn axis, look-back over
+  kept frames only; facts 3.3 and 3.7).
+  `shrink_budget`: static number of speech positions a clip may keep; the excess is counted.
+  `drop_blank`: drops runs of CTC blanks; by default they are kept like other runs, as released
   (facts 3.6).
-  `ctc_chunk`: frames of a batch whose CTC logits exist at a time while it is decided which frames
-  stay; 0 = all.
+  `ctc_chunk`: number of frames of a batch whose CTC logits are in memory at once while the adapter
+  selects the frames to keep; 0 = all.
   """
 
   variant: str = 'paper'
@@ -131,12 +130,12 @@ class AdapterConfig:
 class UnitDecoderConfig:
   """Text-to-codec model and echo decoder: one module, used twice.
 
-  The trunk's `vocab_size` is not used: the head has V + unit_vocab_size rows, V being the LLM's.
-  `text_table`: the table of the LLM that stage `t2c` copies and freezes, to embed text for the unit
-  decoders. The paper speaks of text embeddings, `embed_tokens`; the released training script takes
-  the rows of `lm_head` instead (facts 6), and so does the config of an imported released model.
-  Where the LLM's head is tied the two are one. A trained or imported unit decoder brings its own
-  copy along.
+  The trunk's `vocab_size` is not used: the head has V + unit_vocab_size rows, where V is the LLM's
+  vocabulary.
+  `text_table`: the LLM table that embeds text for the unit decoders; stage `t2c` copies and freezes
+  it. The paper uses the text embeddings, `embed_tokens`. The released training script uses the rows
+  of `lm_head` (facts 6), and so does the config of an imported released model. With a tied head
+  both are the same table. A trained or imported unit decoder includes its own copy.
   """
 
   unit_vocab_size: int = 1500
@@ -159,8 +158,8 @@ class DurationPredictorConfig:
 class VocoderConfig:
   """Code HiFi-GAN. Defaults: the public configuration (facts 10).
 
-  `istft_hop` > 0 ends in an inverse STFT instead of the last stages; `context_dilations` adds a
-  residual block at 50 Hz.
+  `istft_hop` > 0 replaces the last stages by an inverse STFT. `context_dilations` adds a residual
+  block at 50 Hz.
   """
 
   num_units: int = 1000
@@ -201,9 +200,9 @@ class DiscriminatorConfig:
 class UnitsConfig:
   """How speech becomes units and unit words.
 
-  `encoder`: `hubert` at full size; `whisper` where no HuBERT can be had (nano). `layer` is 1-based
-  (facts 11).
-  `language`: `ngram` (the paper's unit language), `bpe` (SentencePiece) or `plain` (one word a
+  `encoder`: `hubert` at full size; `whisper` if no HuBERT is available (nano).
+  `layer`: 1-based (facts 11).
+  `language`: `ngram` (the paper's unit language), `bpe` (SentencePiece) or `plain` (one word per
   unit).
   """
 
@@ -218,9 +217,9 @@ class UnitsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class UnitFitConfig:
-  """How k-means and the unit language are fitted; once they are, nothing depends on it any more.
+  """How k-means and the unit language are fitted; nothing depends on it after the fit.
 
-  `ngram_order`: 1 or 2, what the probability of a unit word depends on.
+  `ngram_order`: order of the unit-word model: 1 (unigram) or 2 (bigram).
   """
 
   kmeans_iterations: int = 30
@@ -231,11 +230,10 @@ class UnitFitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StreamingConfig:
-  """When an answer is cut into slices, in training as in answering. Defaults: the released rule
-  (facts 8).
+  """Where training and inference cut an answer into slices. Defaults: the released rule (facts 8).
 
-  `max_slice_tokens`: no slice is longer: answering cuts a longer one into pieces and counts it,
-  echo training leaves it out and counts it.
+  `max_slice_tokens`: longest slice. Inference splits a longer one into pieces and counts it; echo
+  training skips it and counts it.
   """
 
   threshold: float = 0.1
@@ -248,11 +246,11 @@ class StreamingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EchoXConfig:
-  """The whole model: what its parameters depend on, and how it hears and speaks.
+  """The whole model: everything its parameters depend on, and its input and output conventions.
 
-  `profile`: the chat template and the conventions of inference, see echox_jax/prompts.py;
+  `profile`: the chat template and the conventions of inference, see echox_jax/prompts.py.
   `special_ids`: the ids of the template.
-  `system_message`: what the system turn holds, word for word; empty = no system turn.
+  `system_message`: the exact text of the system turn; empty = no system turn.
   """
 
   profile: str = 'paper'
@@ -273,17 +271,17 @@ class EchoXConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
-  """Budgets of answering: static sizes that programs are compiled for. What exceeds one is counted.
+  """Inference budgets: the static sizes of the compiled programs. Anything over budget is counted.
 
-  `max_prompt_tokens`: ids of a question; a longer one is refused.
-  `max_new_tokens`: ids of an answer.
-  `max_unit_words`: of a slice.
-  `max_frames`: of the sound of a slice, 50 a second.
-  `max_context`: positions of a conversation, all its turns together; never more than the LLM has.
-  `conversations`: at once.
-  `first_tokens`, `tokens`: of an answer taken at a time, before its first sound and after it.
-  `first_words`, `words`: of a slice taken at a time, likewise.
-  `first_window`, `window`: frames vocoded at a time, likewise.
+  `max_prompt_tokens`: tokens per question; a longer question is refused.
+  `max_new_tokens`: tokens per answer.
+  `max_unit_words`: unit words per slice.
+  `max_frames`: audio frames per slice, at 50 per second.
+  `max_context`: positions per conversation, all turns together; never more than the LLM has.
+  `conversations`: rows of the KV cache: conversations that are answered at the same time.
+  `first_tokens`, `tokens`: tokens per decode chunk, before the first sound and after it.
+  `first_words`, `words`: unit words per chunk of the echo decoder, likewise.
+  `first_window`, `window`: frames that the vocoder turns into sound at a time, likewise.
   """
 
   max_prompt_tokens: int = 1024
@@ -304,8 +302,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
   """Builds the frozen dataclass `cls` from a (nested) mapping or ConfigDict.
 
   Raises:
-    ConfigError: an unknown field, or a value of the wrong kind, naming the field and what is
-      allowed.
+    ConfigError: a field is unknown or a value has the wrong type. The message names the field and
+      the allowed values.
   """
   if isinstance(values, cls):
     return values
@@ -321,12 +319,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-  """The JSON-ready mapping that `build` turns back into `config`."""
+  """Returns a JSON-ready mapping that `build` turns back into `config`."""
   return dataclasses.asdict(config)
 
 
-# Where the config of a model once held what is not a property of it, and where an experiment has it
-# now. Both kinds of file are still read.
+# Old model config field -> its places in an experiment config now. These fields were never
+# properties of the model. Both file versions still load.
 _MOVED = {
   'discriminators': ('train.discriminators',),
   'max_prompt_tokens': ('engine.max_prompt_tokens',),
@@ -342,14 +340,15 @@ _MOVED = {
 
 
 def split_model(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Divides the JSON of a model into what `EchoXConfig` has and what earlier versions kept there.
+  """Splits a model's JSON into the fields of `EchoXConfig` and fields that earlier versions kept
+  there.
 
   Args:
-    values: the JSON of a model, of this version or an earlier one.
+    values: a model's JSON, from this version or an earlier one.
 
   Returns:
-    The JSON of the model, and the other fields as an experiment has them: `{'engine': ...}` and so
-    on; empty if the file is of this version.
+    The model's JSON, and the other fields in the layout of an experiment: `{'engine': ...}` and so
+    on. The latter is empty if the file is of this version.
   """
   model, moved = _copy(values), {}
   for old, places in _MOVED.items():
@@ -363,13 +362,13 @@ def split_model(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def upgrade_experiment(values: Mapping[str, Any]) -> dict[str, Any]:
-  """The JSON of a training job, of this version or an earlier one -> that of this version."""
+  """Converts the JSON of a training job, from this version or an earlier one, to this version."""
   model, moved = split_model(values.get('model', {}))
   return _merge(moved, {**values, 'model': model})
 
 
 def _copy(values: Any) -> Any:
-  """Mappings all the way down as dicts of their own."""
+  """Copies nested mappings into new dicts."""
   if isinstance(values, Mapping):
     return {name: _copy(value) for name, value in values.items()}
   return values
@@ -382,7 +381,7 @@ def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-  """`over`, and from `under` what it lacks."""
+  """Merges two nested mappings; values in `over` win."""
   merged = dict(under)
   for name, value in over.items():
     nested = isinstance(value, Mapping) and isinstance(under.get(name), Mapping)
@@ -391,7 +390,7 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-  """Checks `value` against the annotation `hint`, turning mappings into dataclasses and lists into
+  """Checks `value` against the annotation `hint`; converts mappings to dataclasses and lists to
   tuples.
   """
   origin = typing.get_origin(hint)

@@ -1,14 +1,14 @@
 """Errors that a user can cause.
 
-Every such error carries one sentence that names the thing and the remedy. Anything else that is
-raised is a defect of ours and keeps its traceback.
+Each error carries one sentence that names the problem and the remedy. Any other exception is a bug
+in this library and keeps its traceback.
 """
 
 import importlib.util
 
 
 class EchoXError(Exception):
-  """Something the user can put right; its text is one sentence with the remedy."""
+  """An error that the user can fix; its text is one sentence with the remedy."""
 
 
 class ConfigError(EchoXError):
@@ -38,6 +38,6 @@ class MissingExtraError(EchoXError):
 
 
 def require(package: str, extra: str, purpose: str) -> None:
-  """Raises MissingExtraError where `package` cannot be imported: to be asked before long work."""
+  """Raises MissingExtraError if `package` cannot be imported; call it before long work starts."""
   if importlib.util.find_spec(package) is None:
     raise MissingExtraError(package, extra, purpose)

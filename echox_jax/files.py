@@ -1,4 +1,4 @@
-"""Writing files whole or not at all: write beside, then rename."""
+"""Atomic file writes: write a temporary file next to the target, then rename it."""
 
 from collections.abc import Iterator
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-  """Writes `data` to `path`; readers see the old file or the new one, never a part."""
+  """Writes `data` to `path`; readers see the old file or the new one, never a partial file."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -27,19 +27,19 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
-  """Writes UTF-8 text whole or not at all."""
+  """Writes UTF-8 text atomically."""
   return atomic_write_bytes(path, text.encode('utf-8'))
 
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> Path:
-  """Writes `value` as indented JSON, whole or not at all."""
+  """Writes `value` atomically as indented JSON."""
   return atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
 @contextlib.contextmanager
 def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
-  """Yields an empty folder beside `path`; it takes the place of `path` when the block ends well,
-  else it is removed.
+  """Yields an empty folder next to `path`. It replaces `path` if the block succeeds; otherwise it
+  is removed.
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,11 +58,11 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) -> None:
-  """Removes what writers that were killed left in `folder`: of the file or folder `name`, or of
-  all.
+  """Removes temporary files that killed writers left in `folder`, for the target `name` or for all
+  targets.
 
-  A folder that was killed between its two renames is put back. What a living process of this
-  machine writes stays.
+  If a writer was killed between its two renames, the old folder is restored. Temporary files of a
+  live process on this machine stay.
   """
   if not Path(folder).is_dir():
     return
@@ -80,9 +80,9 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) ->
 
 
 def _lives(pid: int) -> bool:
-  """Whether another process of this number runs here."""
+  """Returns whether another process with this pid runs on this machine."""
   if pid == os.getpid():
-    return False  # what it writes now it writes after this
+    return False  # this process starts to write only after this call
   try:
     os.kill(pid, 0)
   except ProcessLookupError:

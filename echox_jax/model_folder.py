@@ -1,13 +1,13 @@
-"""A model folder: one folder that holds all it takes to answer, and nothing of training.
+"""A model folder: one folder with everything inference needs and no training state.
 
   config.json          the EchoXConfig
-  engine.json          the EngineConfig: budgets of answering
+  engine.json          the EngineConfig: inference budgets
   model.safetensors    parameters, keys like `llm/trunk/layers/mlp/up_proj/kernel`
   tokenizer.model      SentencePiece text tokenizer, or tokenizer.json: a byte-pair one
   unit_language.json   units <-> unit words
 
-One that was imported may hold less: an encoder alone, say. What needs an absent part says so
-(`require`).
+An imported folder may hold fewer parts, e.g. only an encoder. Code that needs a missing part raises
+an error (`require`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ from echox_jax.models import params as params_lib
 from echox_jax.models import trees
 from echox_jax.units.unit_language import UnitLanguage
 
-# Parts of a model: what it takes to answer in text, to hear a question, to speak an answer.
+# Parts of a model needed for text answers, for spoken questions and for spoken answers.
 TEXT, HEARING = ('llm', 'tokenizer'), ('whisper', 'adapter')
 SPEAKING = ('unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder', 'unit_language')
 CONFIG, ENGINE, WEIGHTS = 'config.json', 'engine.json', 'model.safetensors'
@@ -38,8 +38,8 @@ UNIT_LANGUAGE = 'unit_language.json'
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-  """A loaded model. `params` is a dict of groups of nested dicts of arrays; the others are None
-  where the folder has none.
+  """A loaded model. `params` maps groups to nested dicts of arrays. `tokenizer` and `unit_language`
+  are None if the folder lacks them.
   """
 
   config: EchoXConfig
@@ -50,16 +50,16 @@ class Bundle:
 
 
 def require(model: Any, parts: Iterable[str], purpose: str = '', remedy: str = '') -> None:
-  """Checks that a model has what it takes.
+  """Checks that a model has all required parts.
 
   Args:
     model: a `Bundle`.
     parts: parameter groups, `tokenizer`, `unit_language`.
-    purpose: what it cannot do without them, in the message.
-    remedy: what can be done without them, if anything.
+    purpose: for the message: what the model cannot do without them.
+    remedy: for the message: what the user can do without them, if anything.
 
   Raises:
-    CheckpointError: names the parts that it lacks.
+    CheckpointError: the model lacks parts; the message names them.
   """
   absent = _absent(model, parts)
   if absent:
@@ -81,8 +81,8 @@ def _absent(model: Any, parts: Iterable[str]) -> list[str]:
 
 @contextlib.contextmanager
 def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
-  """Yields a folder to write a model into; it takes the place of `folder` when the block ends well,
-  else nothing stays.
+  """Yields a temporary folder to write a model into. It replaces `folder` if the block succeeds;
+  otherwise it is removed.
 
   Raises:
     CheckpointError: `folder` exists and is neither empty nor a model.
@@ -93,12 +93,12 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def is_model(folder: str | os.PathLike[str]) -> bool:
-  """True if the config in `folder` is one of ours."""
+  """Returns whether `folder` holds an EchoX config."""
   return config_has(folder, 'special_ids')
 
 
 def config_has(folder: str | os.PathLike[str], field: str) -> bool:
-  """True if `folder` holds a config.json with `field` in it."""
+  """Returns whether `folder` holds a config.json with the field `field`."""
   try:
     return field in json.loads((Path(folder) / CONFIG).read_text('utf-8'))
   except (OSError, ValueError, TypeError):
@@ -110,8 +110,8 @@ def check_replaceable(
   is_own: Callable[[Path], bool] = is_model,
   what: str = 'an exported model',
 ) -> None:
-  """Raises CheckpointError if `folder` exists and is neither empty nor what `is_own` recognises
-  (`what`, in the message).
+  """Raises CheckpointError if `folder` exists, is not empty and is not recognised by `is_own`.
+  `what` names the expected kind in the message.
   """
   folder = Path(folder)
   if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_own(folder))):
@@ -126,9 +126,10 @@ def write_params(
   """Writes parameters one by one.
 
   Args:
-    folder: of the model.
+    folder: the model folder.
     specs: `group/path` -> (shape, dtype).
-    arrays: (`group/path`, row of its first axis or None = all of it, values); all of `specs`.
+    arrays: (`group/path`, row of the first axis or None = all rows, values). They must cover all of
+      `specs`.
   """
   with tensor_files.TensorWriter(folder / WEIGHTS, specs) as writer:
     for path, row, value in arrays:
@@ -142,8 +143,8 @@ def write_rest(
   copies: Mapping[str, Path | bytes],
   unit_language: UnitLanguage | None = None,
 ) -> None:
-  """Writes the configs and the files beside them; `copies`: name in the folder -> file, or what it
-  holds.
+  """Writes the configs and the other files. `copies` maps a name in the folder to a file or to its
+  content.
   """
   files.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
   files.atomic_write_json(folder / ENGINE, config_lib.to_dict(engine))
@@ -157,10 +158,10 @@ def write_rest(
 
 
 def load(folder: str | os.PathLike[str]) -> Bundle:
-  """Opens a model folder, whatever parts it holds.
+  """Opens a model folder with whatever parts it holds.
 
   Raises:
-    CheckpointError: the folder or a part of it is missing, damaged or of another config.
+    CheckpointError: the folder or a part of it is missing, damaged or does not match the config.
     ConfigError: its config has fields that this version does not know.
   """
   folder = Path(folder)
@@ -175,20 +176,23 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
 
 
 def load_params(folder: str | os.PathLike[str]) -> dict[str, Any]:
-  """The parameters of a model folder, a dict of groups; errors as `load`."""
+  """Returns the parameters of a model folder as a dict of groups; raises like `load`."""
   tensors = tensor_files.open_tensors(_file(folder, WEIGHTS))
   check_shapes(read_config(folder), tensors.shapes, str(tensors.path))
   return trees.unflatten(dict(tensors))
 
 
 def read_config(folder: str | os.PathLike[str]) -> EchoXConfig:
-  """The config of a model folder; errors as `load`."""
+  """Returns the config of a model folder; raises like `load`."""
   model, _ = config_lib.split_model(_read_json(_file(folder, CONFIG)))
   return config_lib.build(EchoXConfig, model)
 
 
 def read_engine_config(folder: str | os.PathLike[str]) -> EngineConfig:
-  """The budgets of a model folder; earlier versions kept them in its config. Errors as `load`."""
+  """Returns the inference budgets of a model folder; raises like `load`.
+
+  Earlier versions kept the budgets in config.json.
+  """
   file = Path(folder) / ENGINE
   if file.is_file():
     values = _read_json(file)
@@ -211,7 +215,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _file(folder: str | os.PathLike[str], name: str) -> Path:
-  """A file that every model folder has."""
+  """Returns the path of a file that every model folder must have."""
   file = Path(folder) / name
   if not file.is_file():
     raise errors.CheckpointError(
@@ -223,10 +227,10 @@ def _file(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def check_shapes(config: EchoXConfig, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
-  """Checks that whole groups are there, as the config has them.
+  """Checks that every group is complete and matches the config.
 
   Raises:
-    CheckpointError: parameters that are missing, unknown or of another shape.
+    CheckpointError: parameters are missing, unknown or have another shape.
   """
   groups = {path.split('/')[0] for path in shapes} & set(params_lib.GROUPS)
   params_lib.check_shapes(shapes, params_lib.param_shapes(config, sorted(groups)), what)

@@ -1,9 +1,9 @@
-"""Special ids, chat templates and profiles: the one place that knows how a conversation becomes
-ids.
+"""Special ids, chat templates and profiles: the only module that turns a conversation into ids.
 
-A template is data of the model. A layout lists what a part of a conversation consists of, in order:
-names of `SpecialIds`, and one slot for what is said, MESSAGE or LINE. LINE is a message that is
-read together with the line break before it: byte-pair vocabularies have tokens of several ones.
+A template belongs to a model. A layout lists the pieces of one part of a conversation in order:
+names of `SpecialIds`, and one slot for the message, MESSAGE or LINE. LINE tokenizes the message
+together with the line break before it, because byte-pair vocabularies have tokens of several line
+breaks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +11,15 @@ import dataclasses
 
 from echox_jax import errors
 
-# What released checkpoints are told at inference (facts 1).
+# The system message of released checkpoints at inference (facts 1).
 RELEASED_SYSTEM_MESSAGE = (
   'You are a helpful language and speech assistant. You are able to understand the speech '
   'content that the user provides, '
   'and assist the user with a variety of tasks using natural language.'
 )
-IGNORE = -100  # label of a position that no loss counts
-# What stands beside speech whose transcript is the answer. What stage I of the paper asks there is
-# not known: this is ours.
+IGNORE = -100  # label of a position that the losses ignore
+# The prompt next to speech when the answer is its transcript. The prompt of the paper's stage I is
+# unknown; this one is our choice.
 TRANSCRIBE = 'Write down what is said.'
 ROLES = ('system', 'user', 'assistant', 'speaker')
 MESSAGE, LINE = 'MESSAGE', 'LINE'
@@ -34,19 +34,19 @@ class SpecialIds:
   r"""Token ids with a fixed meaning. Defaults: Llama 3.1 with the added audio token (facts 1).
 
   Attributes:
-    bos: what stands before a text where the template says so. In every profile it is also what the
-      unit decoder says before its first unit word; a model whose template has no BOS takes an id
-      for it that none of its turns contains.
-    start_header, end_header: around a role; templates without the latter do not use it.
+    bos: starts a text where the template says so. In every profile the unit decoder also predicts
+      it before its first unit word. A model whose template has no BOS uses an id that never occurs
+      in its turns.
+    start_header, end_header: enclose a role; some templates have no `end_header`.
     eot: ends a turn, an answer and a row of unit words.
-    pad: fills rows up.
-    nl: the line break after a header, `\n` or in Llama 3's own template `\n\n`.
-    system, user, assistant, speaker: the roles. They and `nl` may take several ids (`assistant` is
-      two in SmolLM2): then it is a tuple. A tuple of one id becomes an int.
-    audio: speech takes its place.
+    pad: padding.
+    nl: the line break after a header: `\n`, or `\n\n` in Llama 3's own template.
+    system, user, assistant, speaker: the roles. Each role, and `nl`, may be a tuple of several ids
+      (`assistant` has two in SmolLM2). A tuple of one id becomes an int.
+    audio: placeholder that speech replaces.
     period: the trigger compares states with this id's row of the output head.
-    typo_bos: what the released code writes where BOS (128000) belongs before a slice; only its
-      profile uses it.
+    typo_bos: the released code writes this id before a slice where BOS (128000) belongs; only the
+      released profile uses it.
   """
 
   bos: int = 128000
@@ -70,13 +70,13 @@ class SpecialIds:
         object.__setattr__(self, name, value[0] if len(value) == 1 else tuple(value))
 
   def all(self) -> set[int]:
-    """Every id that has a meaning."""
+    """Returns every special id."""
     values = dataclasses.asdict(self)
     return {i for value in values.values() for i in ((value,) if isinstance(value, int) else value)}
 
 
-# The nano tokenizer is trained here, so its special pieces come first, in this order, after <unk> =
-# 0.
+# This library trains the nano tokenizer, so its special pieces directly follow <unk> = 0, in this
+# order.
 NANO_IDS = SpecialIds(
   bos=1,
   eot=2,
@@ -96,20 +96,21 @@ NANO_IDS = SpecialIds(
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """How a conversation is laid out.
+  """The layout of a conversation.
 
   Attributes:
     opening: before the first turn.
     system: the system turn.
     user: a written question.
-    spoken_user: a question with speech, and what is written beside it (mostly nothing).
-    assistant: what asks the model to answer.
-    answer: what it is to say then, the supervised part.
+    spoken_user: a spoken question, with optional text (usually none).
+    assistant: the header that asks the model to answer.
+    answer: the model's target output, the supervised part.
     slice: a slice of an answer before its unit words, in the unit decoder's input.
-    written: id -> how the tokenizers of such models write it; what is not listed is a role or `nl`.
-    line_break: what `nl` is as text.
-    trims: white space around a question is left out. The system message is always taken as it is.
-    after_answer: between the EOT of an answer and the next question.
+    written: special id name -> its text in the tokenizers of these models. Unlisted names are roles
+      or `nl`.
+    line_break: the text of `nl`.
+    trims: strips white space around a question. The system message is never stripped.
+    after_answer: what stands between the EOT of an answer and the next question.
   """
 
   opening: str
@@ -131,8 +132,8 @@ _LLAMA_3_TOKENS = {
   'end_header': '<|end_header_id|>',
   'eot': '<|eot_id|>',
 }
-# Facts 1: lists of ids without separators. The tokenizer starts every piece with BOS: that is part
-# of it.
+# Facts 1: lists of ids without separators. The released tokenizer starts every piece with BOS, so
+# the template includes those BOS ids.
 _PAPER = Template(
   opening='bos',
   system='start_header bos system end_header bos nl bos MESSAGE eot',
@@ -149,7 +150,7 @@ _RELEASED = dataclasses.replace(
   slice='start_header bos speaker end_header bos nl typo_bos MESSAGE eot '
   'start_header bos speaker end_header bos nl',
 )
-# Where AUDIO and `speaker` stand is ours, here and below: these templates know neither.
+# Here and below, we chose the places of AUDIO and `speaker`; the original templates have neither.
 _CHATML = Template(
   opening='',
   system='start_header system LINE eot nl',
@@ -177,18 +178,19 @@ _LLAMA_3 = Template(
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-  """A chat template, and conventions in which released code and paper differ (facts 13 and 14).
+  """A chat template, and conventions on which released code and paper differ (facts 13 and 14).
 
   Attributes:
-    name: what configs call it.
-    template: how prompts, answers and slices are laid out.
-    unspoken: special ids whose predicting states are not spoken; what an answer consists of beside
-      them is. The released first slice also holds the state that predicted BOS.
-    mask_prompt_eot: at inference, prompt EOTs are invisible as keys.
-    free_unit_ids: at inference the unit decoder says BOS itself and may say any id; else BOS is
-      given and only EOT and unit words can follow.
-    mask_unit_eot: in the unit decoder every EOT, inside ones too, is invisible as a key.
-    unit_id_limit: units from this id on are dropped before the vocoder; None = none.
+    name: the name in configs.
+    template: the layout of prompts, answers and slices.
+    unspoken: special ids whose predicting states are not spoken; all other ids of an answer are
+      spoken. The released first slice also includes the state that predicted BOS.
+    mask_prompt_eot: at inference, prompt EOTs are masked as keys.
+    free_unit_ids: at inference the unit decoder predicts BOS itself and may predict any id.
+      Otherwise BOS is given and only EOT and unit words can follow.
+    mask_unit_eot: the unit decoder masks every EOT as a key, including EOTs inside the row.
+    unit_id_limit: units with this id or a higher one are dropped before the vocoder; None = no
+      limit.
   """
 
   name: str
@@ -220,10 +222,10 @@ PROFILES = {
 
 
 def get_profile(name: str) -> Profile:
-  """The profile called `name`.
+  """Returns the profile called `name`.
 
   Raises:
-    ConfigError: there is none.
+    ConfigError: there is no such profile.
   """
   if name not in PROFILES:
     raise errors.ConfigError(f'profile {name!r} is unknown: use one of {", ".join(PROFILES)}.')
@@ -231,12 +233,12 @@ def get_profile(name: str) -> Profile:
 
 
 def encode_system(profile: Profile, encode: Encode, message: str) -> list[int]:
-  """The ids of a system message for `question_prompt`; none = no system turn."""
+  """Encodes a system message for `question_prompt`; an empty result means no system turn."""
   return _encoded(profile.template, profile.template.system, encode, message) if message else []
 
 
 def encode_question(profile: Profile, encode: Encode, text: str, audio: bool) -> list[int]:
-  """The ids of a written question, or of what is written beside speech, for `question_prompt`."""
+  """Encodes a written question, or the text that accompanies speech, for `question_prompt`."""
   template = profile.template
   layout = template.spoken_user if audio else template.user
   return _encoded(template, layout, encode, text.strip() if template.trims else text)
@@ -250,14 +252,14 @@ def question_prompt(
   audio: bool,
   first: bool = True,
 ) -> list[int]:
-  """The ids of one question, up to where the answer begins.
+  """Builds the prompt ids of one question, up to the start of the answer.
 
   Args:
     ids, profile: of the model.
-    system: of `encode_system`; empty = no system turn.
-    text: of `encode_question`.
-    audio: whether speech comes with it; it takes the place of the one AUDIO id.
-    first: whether it opens the conversation; else it follows the EOT of an answer.
+    system: result of `encode_system`; empty = no system turn.
+    text: result of `encode_question`.
+    audio: whether the question has speech, which replaces the single AUDIO id.
+    first: whether the question opens the conversation; otherwise it follows the EOT of an answer.
   """
   template = profile.template
   before = _laid_out(ids, template.opening if first else template.after_answer)
@@ -267,39 +269,37 @@ def question_prompt(
 
 
 def answer(ids: SpecialIds, profile: Profile, text: Sequence[int]) -> list[int]:
-  """What the model is to say after the prompt, the supervised part: `text EOT`, or BOS before
-  it.
-  """
+  """Builds the target after the prompt, the supervised part: `text EOT` or `BOS text EOT`."""
   return _laid_out(ids, profile.template.answer, text)
 
 
 def unspoken_ids(ids: SpecialIds, profile: Profile) -> tuple[int, ...]:
-  """The ids of an answer whose predicting states are not spoken."""
+  """Returns the ids of an answer whose predicting states are not spoken."""
   return tuple(getattr(ids, name) for name in profile.unspoken)
 
 
 def markers(ids: SpecialIds) -> tuple[int, ...]:
-  """The ids that mark turns and speech: none of them is ever part of a text."""
+  """Returns the ids that mark turns and speech; text never contains them."""
   return ids.bos, ids.eot, ids.pad, ids.audio, ids.start_header, ids.end_header
 
 
 def slice_prefix(ids: SpecialIds, profile: Profile) -> list[int]:
-  """What stands before the text (or states) of a slice in the unit decoder's input."""
+  """Returns the ids before the text (or states) of a slice in the unit decoder's input."""
   return _laid_out(ids, profile.template.slice.partition(MESSAGE)[0])
 
 
 def slice_suffix(ids: SpecialIds, profile: Profile) -> list[int]:
-  """What stands between the text of a slice and its unit words; after it the decoder says BOS."""
+  """Returns the ids between the text of a slice and its unit words; the next id is BOS."""
   return _laid_out(ids, profile.template.slice.partition(MESSAGE)[2])
 
 
 def text_to_codec_row(
   ids: SpecialIds, profile: Profile, text: Sequence[int], unit_words: Sequence[int], vocab_size: int
 ) -> tuple[list[int], list[int]]:
-  """(input ids, labels) of one text-to-codec example.
+  """Returns (input ids, labels) of one text-to-codec example.
 
-  Labels are only on `BOS <units> EOT` (facts 6, stage II), in every profile. `unit_words` are ids
-  of the unit vocabulary from 0; in the row they follow the text vocabulary.
+  In every profile, only `BOS <units> EOT` has labels (facts 6, stage II). `unit_words` are ids from
+  0; the row offsets them by the size of the text vocabulary.
   """
   prompt = _laid_out(ids, profile.template.slice, text)
   target = [ids.bos, *(vocab_size + u for u in unit_words), ids.eot]
@@ -311,7 +311,7 @@ def _encoded(template: Template, layout: str, encode: Encode, message: str) -> l
 
 
 def _laid_out(ids: SpecialIds, layout: str, message: Sequence[int] = ()) -> list[int]:
-  """The ids of a layout, `message` in its slot."""
+  """Returns the ids of a layout with `message` in its slot."""
   found: list[int] = []
   for name in layout.split():
     value = message if name in (MESSAGE, LINE) else getattr(ids, name)

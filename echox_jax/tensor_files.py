@@ -1,10 +1,9 @@
-"""safetensors files read and written tensor by tensor: a checkpoint larger than memory passes
-through a few tensors' worth of it.
+"""Reads and writes safetensors files tensor by tensor, so a checkpoint can be larger than memory.
 
-The library `safetensors` checks the headers and reads whole tensors, with pread, not mmap (pages of
-a map count as memory of the process). What it cannot do is done here: it reads a whole tensor for a
-few of its rows, and writes only what lies in memory. A file is: u64 length of the header,
-little-endian; the header, JSON name -> dtype, shape, data_offsets; the data, without gaps.
+The `safetensors` library checks the headers and reads whole tensors. It uses pread, not mmap,
+because mapped pages count as process memory. The library cannot read only some rows of a tensor or
+write tensors that are not in memory; this module adds both. File format: header length (u64,
+little-endian); header (JSON: name -> dtype, shape, data_offsets); data without gaps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,12 +45,12 @@ _DTYPES = {
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _FLOAT8 = (np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2))
 _MAX_HEADER = 100 << 20  # the format's own limit
-_CHUNK = 32 << 20  # bytes that are converted and written at a time
+_CHUNK = 32 << 20  # bytes converted and written at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-  """Where the bytes of one tensor lie."""
+  """Location of one tensor's bytes."""
 
   file: Path
   offset: int
@@ -60,11 +59,10 @@ class _Place:
 
 
 class TensorFiles(Mapping[str, np.ndarray]):
-  """Tensors of one file or several, in the order in which they are stored; read from disk each time
-  that they are asked for.
+  """Tensors of one or several files, in storage order. Each access reads from disk.
 
   Attributes:
-    path: what was opened, for messages.
+    path: the opened path, for messages.
     shapes: name -> shape.
     dtypes: name -> numpy dtype.
   """
@@ -75,12 +73,12 @@ class TensorFiles(Mapping[str, np.ndarray]):
     self.dtypes = {name: place.dtype for name, place in self._places.items()}
 
   def __getitem__(self, name: str) -> np.ndarray:
-    """The tensor; errors as `rows`."""
+    """Returns the tensor; raises like `rows`."""
     place = self._places[name]
-    if place.dtype in _FLOAT8:  # the library looks for them in numpy, which has none
+    if place.dtype in _FLOAT8:  # the library expects these dtypes in numpy, which lacks them
       return self.rows(name)
     try:
-      with _library(place.file) as opened:  # open no longer: of many parts all are at hand
+      with _library(place.file) as opened:  # closed right away: there may be many shards
         return opened.get_tensor(name)
     except safetensors.SafetensorError as error:
       raise _cut_off(place.file, name) from error
@@ -92,7 +90,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
     return len(self._places)
 
   def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """The tensor, or its rows `start` to `stop` along the first axis; only they are read.
+    """Returns the tensor, or its rows `start` to `stop` on the first axis; reads only those rows.
 
     Raises:
       KeyError: there is no such tensor.
@@ -115,11 +113,11 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFiles:
   """Opens a safetensors file, or a folder with model.safetensors or model.safetensors.index.json
   and its shards.
 
-  Only headers are read.
+  It reads only the headers.
 
   Raises:
-    CheckpointError: there is none, a file is cut short or something else, a shard is missing or
-      lacks a tensor of the index.
+    CheckpointError: there is no such file, a file is truncated or has another format, or a shard is
+      missing or lacks a tensor of the index.
   """
   path = Path(path)
   if not path.is_dir():
@@ -136,10 +134,9 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFiles:
 
 
 class TensorWriter:
-  """Writes a safetensors file of known tensors in any order; `path` appears when all is written,
-  else nothing stays.
+  """Writes the known tensors of a safetensors file in any order.
 
-  Use as a context manager.
+  Use as a context manager. `path` appears once everything is written; otherwise no file is left.
   """
 
   def __init__(
@@ -159,7 +156,7 @@ class TensorWriter:
 
   def __enter__(self) -> 'TensorWriter':
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    # Large items first, as the format's own library does: then every tensor is aligned.
+    # Largest dtypes first, like the safetensors library, so that every tensor is aligned.
     order = sorted(self._specs, key=lambda name: -self._specs[name][1].itemsize)
     header, end, starts = {'__metadata__': self._metadata} if self._metadata else {}, 0, {}
     for name in order:
@@ -180,8 +177,8 @@ class TensorWriter:
     return self
 
   def write(self, name: str, array: np.ndarray, layer: int | None = None) -> None:
-    """Writes a whole tensor or, with `layer`, one row of its first axis; values are converted to
-    the tensor's dtype.
+    """Writes a whole tensor or, with `layer`, one row of its first axis; converts values to the
+    tensor's dtype.
 
     Raises:
       KeyError: the specs have no such tensor.
@@ -227,15 +224,15 @@ def write_sharded(
   max_shard_bytes: int = 5 * 10**9,
   prefix: str = 'model',
 ) -> list[Path]:
-  """Writes tensors as transformers does: one file, or shards model-0000i-of-0000n.safetensors and
-  an index.
+  """Writes tensors like transformers: one file, or shards model-0000i-of-0000n.safetensors and an
+  index.
 
   Args:
-    folder: where to.
+    folder: output folder.
     specs: name -> (shape, dtype) of every tensor; shards are filled in this order.
-    arrays: the tensors by name, in any order, each once.
-    max_shard_bytes: of tensor data in a file; a larger tensor has a file of its own.
-    prefix: of the names of the files.
+    arrays: (name, tensor) pairs in any order, each tensor once.
+    max_shard_bytes: limit of tensor data per file; a larger tensor gets its own file.
+    prefix: prefix of the file names.
 
   Returns:
     The files written.
@@ -263,7 +260,7 @@ def write_sharded(
     where = {name: writer for writer, shard in zip(writers, shards) for name in shard}
     for name, array in arrays:
       where[name].write(name, array)
-    for writer in writers:  # all of them before the first takes its place
+    for writer in writers:  # check all of them before the first file appears
       writer.check()
   written = [folder / name for name in names]
   if len(shards) > 1:
@@ -275,7 +272,7 @@ def write_sharded(
 
 
 def _index(path: Path) -> dict[str, _Place]:
-  """Places of all tensors of an index, from the headers of its shards."""
+  """Locates all tensors of an index from the headers of its shards."""
   try:
     weight_map = json.loads(path.read_text('utf-8'))['weight_map']
     shards = sorted(set(weight_map.values()))
@@ -292,26 +289,27 @@ def _index(path: Path) -> dict[str, _Place]:
     if not file.is_file():
       raise errors.CheckpointError(
         f'{path} names the shard {shard}, which is missing ({min(wanted)!r} and '
-        f'{len(wanted) - 1} more tensors lie in it): '
+        f'{len(wanted) - 1} more tensors are in it): '
         'copy or download it too.'
       )
     found = _places(file)
     absent, unnamed = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
     if absent or unnamed:
       name, problem = (
-        (absent[0], f'lacks, though {path.name} says that it lies there')
+        (absent[0], f'lacks it, but {path.name} lists it there')
         if absent
-        else (unnamed[0], f'holds, though {path.name} does not say so')
+        else (unnamed[0], f'holds it, but {path.name} does not list it there')
       )
       raise errors.CheckpointError(
-        f'the tensor {name!r} is one that {file} {problem}: copy or download both files again.'
+        f'the tensor {name!r} does not match the index ({file} {problem}): '
+        'copy or download both files again.'
       )
     places |= found
   return places
 
 
 def _places(path: Path) -> dict[str, _Place]:
-  """Places of all tensors of a file, in the order of their data."""
+  """Locates all tensors of a file, in the order of their data."""
   if not path.is_file():
     raise errors.CheckpointError(
       f'{path} does not exist: give a safetensors file or the folder of one.'
@@ -339,7 +337,7 @@ def _library(path: Path) -> safetensors.safe_open:
 
 
 def _refusal(path: Path, reason: str) -> str:
-  """What is wrong with a file that the library refuses for `reason`, which names no tensor."""
+  """Explains why the library refuses a file; its own `reason` does not name the tensor."""
   with open(path, 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
     text = file.read(min(length, _MAX_HEADER))
@@ -351,16 +349,16 @@ def _refusal(path: Path, reason: str) -> str:
   except (ValueError, KeyError, TypeError, AttributeError):
     return (
       f'{path} is not a safetensors file (its header is not a table of tensors) or is cut short '
-      'within its header: copy or download it again, or give one in that format.'
+      'within its header: copy or download it again, or give a file in that format.'
     )
   if end < room:
-    reason = 'there are bytes behind its last tensor'
+    reason = 'there are bytes after its last tensor'
   return problem or f'{path} is damaged: {reason}; copy or download the file again.'
 
 
 def _first_problem(path: Path, entries: Mapping[str, Any], room: int) -> tuple[str, int]:
-  """What is wrong with the first tensor of a header that does not fit into `room` bytes of data, or
-  nothing; and where the last one before it ends.
+  """Returns the problem of the first header entry that does not fit into `room` bytes of data
+  (empty if all fit), and the end offset of the last good tensor before it.
   """
   end = 0
   for name, entry in sorted(entries.items(), key=lambda item: item[1]['data_offsets']):
@@ -381,7 +379,7 @@ def _first_problem(path: Path, entries: Mapping[str, Any], room: int) -> tuple[s
 
 def _unknown(path: Path, name: str, dtype: str) -> str:
   return (
-    f'{path} describes the tensor {name!r} in a way that is not known here ({dtype}): '
+    f'{path} stores the tensor {name!r} in an unsupported dtype ({dtype}): '
     'convert the file to a usual dtype.'
   )
 
@@ -393,17 +391,17 @@ def _cut_off(path: Path, name: str) -> errors.CheckpointError:
 
 
 def _size(shape: Sequence[int], dtype: np.dtype) -> int:
-  """Bytes of a tensor."""
+  """Returns the size of a tensor in bytes."""
   return math.prod(shape) * dtype.itemsize
 
 
 def _bytes(value: np.ndarray) -> memoryview:
-  """The memory of a contiguous array."""
+  """Returns the memory of a contiguous array."""
   return memoryview(value.reshape(-1).view(np.uint8))
 
 
 def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
-  """The array in runs of rows of some megabytes."""
+  """Yields the array in groups of rows of at most about `_CHUNK` bytes."""
   if not array.ndim or array.nbytes <= _CHUNK:
     yield array
     return

@@ -1,7 +1,7 @@
-"""Text tokenizers: SentencePiece, with the special ids of echox_jax/prompts.py, and the byte-pair
-files of other models.
+"""Text tokenizers: SentencePiece with the special ids of echox_jax/prompts.py, and byte-pair files
+of other models.
 
-Special pieces other than "." are control pieces: no text a user types can turn into one.
+Special pieces other than "." are control pieces: text that a user types never encodes to one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,14 +17,14 @@ from echox_jax import errors, files
 from echox_jax.prompts import NANO_IDS, SpecialIds
 
 SENTENCEPIECE_FILE, BPE_FILE = 'tokenizer.model', 'tokenizer.json'  # in a model folder
-_BYTE_PIECES = 256  # one for each byte, so that any text encodes
+_BYTE_PIECES = 256  # one per byte, so any text can be encoded
 
 
 class TextTokenizer:
   """Text <-> ids.
 
-  Runs of white space count as one space, and compatibility characters as their plain form (NFKC):
-  otherwise `decode(encode(text)) == text`.
+  Encoding collapses runs of white space to one space and normalises characters to NFKC. Apart from
+  that, `decode(encode(text)) == text`.
   """
 
   def __init__(self, model_path: str | os.PathLike[str]):
@@ -58,7 +58,7 @@ class TextTokenizer:
     return self._size
 
   def encode(self, text: str) -> list[int]:
-    """The ids of `text`, without BOS; no special id but the period ever comes out."""
+    """Returns the ids of `text` without BOS; the only special id among them can be the period."""
     return self._model.encode(text)
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -66,20 +66,20 @@ class TextTokenizer:
     return self._model.decode([int(i) for i in ids if 0 <= i < self._size])
 
   def piece(self, token: int) -> str:
-    """The piece of one id, as it stands in the vocabulary (`▁` = start of a word)."""
+    """Returns the vocabulary piece of one id (`▁` = start of a word)."""
     return self._model.id_to_piece(int(token))
 
 
 class BpeTokenizer:
-  """Text <-> ids by a Hugging Face `tokenizer.json`, the byte-pair tokenizer of Llama 3 and its
-  like.
+  """Text <-> ids with a Hugging Face `tokenizer.json`, the byte-pair tokenizer of Llama 3 and
+  similar models.
 
-  `decode(encode(text)) == text` where the file says nothing else. A character may be spread over
-  several ids; as long as its last byte is missing, `decode` ends in U+FFFD.
+  `decode(encode(text)) == text` unless the file specifies otherwise. A character may span several
+  ids; until its last byte arrives, `decode` ends in U+FFFD.
   """
 
   def __init__(self, path: str | os.PathLike[str], content: bytes | None = None):
-    """Reads the file, or `content` instead; `path` names it then.
+    """Reads the file at `path`, or `content` if given; error messages then still name `path`.
 
     Raises:
       DataError: the file is missing or is not a tokenizer.
@@ -93,11 +93,11 @@ class BpeTokenizer:
       raise errors.DataError(f'there is no tokenizer {path}: give the path of a tokenizer.json.')
     try:
       values = json.loads(Path(path).read_bytes() if content is None else content)
-      # e.g. unit words, which a released file adds as if they were text
+      # marks e.g. unit words as special; a released file adds them as plain text
       for token in values.get('added_tokens') or ():
         token['special'] |= token['content'].startswith('<|') and token['content'].endswith('|>')
       self._model = tokenizers.Tokenizer.from_str(json.dumps(values))
-    except Exception as error:  # the package raises nothing more exact
+    except Exception as error:  # the package raises nothing more specific
       raise errors.DataError(
         f'{path} is not a tokenizer.json or is damaged ({error}): copy it again.'
       ) from error
@@ -110,11 +110,11 @@ class BpeTokenizer:
 
   @property
   def vocab_size(self) -> int:
-    """Number of ids V, special ones included; ids are 0..V-1."""
+    """Number of ids V including special ones; ids are 0..V-1."""
     return self._size
 
   def encode(self, text: str) -> list[int]:
-    """The ids of `text`, without BOS; no special id ever comes out."""
+    """Returns the ids of `text` without BOS; none of them is special."""
     return self._model.encode(text, add_special_tokens=False).ids
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -124,8 +124,8 @@ class BpeTokenizer:
     )
 
   def piece(self, token: int) -> str:
-    """The piece of one id, as it stands in the vocabulary (`Ġ` = a space); empty where the
-    vocabulary has a gap.
+    """Returns the vocabulary piece of one id (`Ġ` = a space); empty if the vocabulary has no piece
+    for this id.
     """
     return self._model.id_to_token(int(token)) or ''
 
@@ -135,35 +135,35 @@ _KINDS = {BPE_FILE: BpeTokenizer, SENTENCEPIECE_FILE: TextTokenizer}
 
 
 def file_name(model: str) -> str:
-  """What the tokenizer file `model`, a byte-pair one if it ends in `.json`, is called in a folder;
-  empty = trained here.
+  """Returns the name of the tokenizer file `model` in a model folder. A byte-pair file ends in
+  `.json`; an empty `model` means a tokenizer trained here.
   """
   return BPE_FILE if model.endswith('.json') else SENTENCEPIECE_FILE
 
 
 def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
-  """The tokenizer file in a folder (`tokenizer.json` before `tokenizer.model`); None where there is
-  none.
+  """Returns the tokenizer file in a folder, or None; `tokenizer.json` takes precedence over
+  `tokenizer.model`.
   """
   return next((file for file in (Path(folder) / name for name in _KINDS) if file.is_file()), None)
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
-  """The tokenizer that `find_tokenizer` finds.
+  """Loads the tokenizer that `find_tokenizer` finds.
 
   Raises:
     DataError: the file is damaged.
-    MissingExtraError: it takes a package that is not installed.
+    MissingExtraError: it needs a package that is not installed.
   """
   file = find_tokenizer(folder)
   return None if file is None else _KINDS[file.name](file)
 
 
 def precomputed_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-  """The tokenizer that precompute has put into `folder`.
+  """Loads the tokenizer that precompute wrote to `folder`.
 
   Raises:
-    DataError: there is none, or it is damaged.
+    DataError: there is no tokenizer, or it is damaged.
     MissingExtraError: as `load_tokenizer`.
   """
   found = load_tokenizer(folder)
@@ -180,10 +180,10 @@ def train_tokenizer(
   """Trains a byte-pair tokenizer of exactly `vocab_size` ids on `texts` and writes it to `path`.
 
   The same texts in the same order give the same file. The special pieces have the ids of
-  `prompts.NANO_IDS`; digits are pieces of their own.
+  `prompts.NANO_IDS`. Each digit is its own piece.
 
   Raises:
-    DataError: no text, or a vocabulary size that the texts cannot fill or that is too small for
+    DataError: there is no text, or the vocabulary size is too large for the texts or too small for
       their characters.
   """
   texts = [text for text in texts if text.strip()]
@@ -226,8 +226,8 @@ def train_tokenizer(
 
 
 def _pieces(ids: SpecialIds) -> list[str]:
-  """Special pieces in the order of their ids, which follow <unk> = 0 without a gap; pad shares
-  EOT's.
+  """Returns the special pieces in id order. The ids follow <unk> = 0 without a gap; pad shares
+  EOT's piece.
   """
   named = {
     getattr(ids, field.name): field.name for field in dataclasses.fields(ids) if field.name != 'pad'
@@ -236,6 +236,6 @@ def _pieces(ids: SpecialIds) -> list[str]:
 
 
 def _smallest(texts: Sequence[str]) -> int:
-  """Ids that any vocabulary for `texts` needs."""
+  """Returns the smallest possible vocabulary size for `texts`."""
   characters = {c for text in texts for c in text if not c.isspace()} - {'.'}
   return 1 + len(_pieces(NANO_IDS)) + _BYTE_PIECES + len(characters) + 1  # the word-start mark

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one sentence on an error that the user can put right."""
+"""Ends a command: its exit code, and one sentence for an error that the user can correct."""
 
 from collections.abc import Callable
 import sys
@@ -8,10 +8,10 @@ from echox_jax.parallel import jax_versions
 
 
 def run(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit) -> None:
-  """Runs `main` and exits through `leave`: 0 (or its result) when done, 2 with one sentence on an
-  error that the user can put right.
+  """Runs `main` and exits through `leave`: 0 (or its result) when done, or 2 after printing one
+  sentence about an error that the user can correct.
 
-  A JAX that is known to compute wrongly is such an error.
+  A JAX version that is known to compute wrong results is such an error.
   """
   try:
     jax_versions.check()
@@ -29,7 +29,8 @@ def run(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit)
     code = 2
   except KeyboardInterrupt:
     print(
-      'interrupted: finished parts are kept; run the same command again to go on.', file=sys.stderr
+      'interrupted: finished parts are kept; run the same command again to continue.',
+      file=sys.stderr,
     )
     code = 130
   leave(code or 0)

@@ -1,22 +1,23 @@
-"""Compiles the step of a job for a slice that is not there: does it fit, what does it send, how
-fast can it be at most?
+"""Compiles the step of a job for a TPU slice that need not exist. It predicts whether the step
+fits, what it sends, and how fast it can be at most.
 
   python -m launch.compile_check --config=configs/echox_8b.py:echo --topology=v5e:4x4
       [--step=train|prefill|decode] [--slices=N] [--json=FILE] [--explain=N] [--hlo=FILE]
       [--config.train.batch_size=64 ...]
 
-Needs `pip install 'echox-jax[compile]'` (libtpu) and no TPU; minutes on two cores. `--topology` is
-a TPU slice as the cloud names it (v5e:4x4, v5p:2x2x2, v6e:16x16), or cpu:8 for a dry run on virtual
-CPUs. Fields of the config are set as in `launch.train`. `train` takes batches of the longest
-bucket, packed rows with all clips that they may have. `prefill` reads `train.batch_size` questions
-of the longest size, `decode` adds a token to each; their weights are bfloat16. Bytes are those of
-one chip; a program that does not fit names what it needs. What compiles has not run.
+Needs `pip install 'echox-jax[compile]'` (libtpu) but no TPU, and takes minutes on two cores.
+`--topology` is a TPU slice by its cloud name (v5e:4x4, v5p:2x2x2, v6e:16x16), or cpu:8 for a dry
+run on virtual CPUs. Config fields are set as in `launch.train`. `train` takes batches of the
+longest bucket; packed rows have as many clips as they may. `prefill` reads `train.batch_size`
+questions of the longest size and `decode` adds a token to each; their weights are bfloat16. Bytes
+are per chip. If a program does not fit, the report names what it needs. The program is compiled,
+not run.
 
 The times are predictions from the program's text and the published speeds of the chip
-(`echox_jax/parallel/chips.py`): FLOPs, memory traffic, messages between chips and between slices,
-each with nothing in its way. `mfu_bound` is the share of the chips' peak that the model's FLOPs
-reach if all but the slowest of them is hidden behind it. Loops of decoding count with their whole
-budget, which they seldom take. `--explain=N` lists the N largest costs of each kind; `--hlo` keeps
+(`echox_jax/parallel/chips.py`): FLOPs, memory traffic, and messages between chips and between
+slices, each without any other delay. `mfu_bound` is the share of the chips' peak that the model's
+FLOPs reach if all terms but the slowest are hidden behind it. Decoding loops count with their whole
+budget, which they seldom use. `--explain=N` lists the N largest costs of each kind; `--hlo` saves
 the program's text.
 """
 
@@ -45,7 +46,7 @@ from echox_jax.training.experiment import ExperimentConfig
 from launch import cli, train
 
 STEPS = ('train', 'prefill', 'decode')
-ANSWERING = ('whisper', 'adapter', 'llm')  # groups that prefill and decode read
+ANSWERING = ('whisper', 'adapter', 'llm')  # parameter groups for prefill and decode
 _USE = 'python -m launch.compile_check --config=configs/echox_8b.py:STAGE --topology=v5e:4x4'
 
 
@@ -61,14 +62,14 @@ def check(
 
   Args:
     experiment: the job.
-    topology, slices: the chips, as `topologies.devices` has them.
+    topology, slices: the chips, as `topologies.devices` takes them.
     kind: one of `STEPS`.
     explain: how many of the largest costs of each kind to list under `largest`.
     keep: file for the program's text.
 
   Raises:
     ConfigError: an unknown topology, or a mesh or batch that does not fit it.
-    MissingExtraError: no libtpu.
+    MissingExtraError: libtpu is not installed.
   """
   stage = stages.get_stage(experiment.stage)
   mesh = sharding.make_mesh(
@@ -108,8 +109,8 @@ def check(
     return report
   seconds = time.perf_counter() - started
   memory = compiled.memory_analysis()
-  # Donated arguments and the results in their place are counted once; the program itself is in
-  # memory as well.
+  # Donated arguments and the results that reuse their memory count once. The program itself also
+  # takes memory.
   outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
   peak = (
     memory.argument_size_in_bytes
@@ -141,14 +142,14 @@ def describe_program(
   explain: int,
   keep: Path | None,
 ) -> dict[str, Any]:
-  """What the program sends and how long a step takes at the least; None where JAX cannot read it
-  back or the chip is unknown.
+  """What the program sends, and lower bounds of the step time; None if JAX cannot parse the program
+  or the chip is unknown.
   """
   devices, none = list(mesh.devices.flat), dict.fromkeys((*_SENT, *_TIMES))
   try:
     text = compiled.as_text()
   except jax.errors.JaxRuntimeError as error:
-    # libtpu may write asynchronous calls of a kind of its own
+    # libtpu may write its own kind of asynchronous calls
     print(f'collectives and times are not known: {str(error).splitlines()[0]}', file=sys.stderr)
     return none
   if keep:
@@ -198,8 +199,8 @@ _TIMES = (
 
 
 def batch_shapes(experiment: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
-  """Arrays of a whole batch of the stage, as its data pipeline makes them; where sizes differ
-  between batches, of the largest.
+  """Arrays of a whole batch of the stage, as its data pipeline makes them; if batch sizes differ,
+  those of the largest batch.
   """
   ids = np.zeros(1, np.int32)
   row = {'input_ids': ids, 'labels': ids}
@@ -231,7 +232,7 @@ def _train(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
 
 
 def _prefill(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
-  del stage  # the same for all
+  del stage  # the same for all stages
   params, arrays, shapes = _answering(experiment, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
     lowered = jax.jit(
@@ -241,7 +242,7 @@ def _prefill(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
 
 
 def _decode(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
-  del stage  # the same for all
+  del stage  # the same for all stages
   params, _arrays, shapes = _answering(experiment, mesh)
   token = jax.ShapeDtypeStruct(
     (experiment.train.batch_size,), 'int32', sharding=sharding.batch_sharding(mesh)
@@ -258,7 +259,7 @@ def _decode(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
 
 
 def _reader(experiment: ExperimentConfig):
-  """Waveforms and prompts -> the LLM behind them."""
+  """Returns a function from waveforms and prompts to the LLM's output."""
   cfg = experiment.model
 
   def read(params, arrays):
@@ -270,8 +271,8 @@ def _reader(experiment: ExperimentConfig):
 
 
 def _answering(experiment: ExperimentConfig, mesh: Mesh):
-  """Shapes of the parameters in bfloat16, of a batch of questions, and of the LLM's state after
-  them.
+  """Shapes of the bfloat16 parameters, of a batch of questions, and of the LLM state after the
+  questions.
   """
   sharding.check_rows(experiment.train.batch_size, mesh, 'train.batch_size')
   params = jax.tree.map(
@@ -321,7 +322,7 @@ def _bytes_per_chip(tree) -> int:
 
 
 def show(report: dict[str, Any]) -> str:
-  """The report for people."""
+  """The report as text."""
 
   def gib(n):
     return f'{n / 2**30:.2f} GiB'
@@ -387,7 +388,7 @@ def main() -> int:
   if own.step not in STEPS or not own.slices.isdigit() or not own.explain.isdigit():
     raise errors.ConfigError(
       f'--step {own.step} --slices {own.slices} --explain {own.explain} '
-      'cannot be done: use a step of '
+      'is not valid: use a step of '
       f'{", ".join(STEPS)}, a number of slices and a number of lines.'
     )
   experiment, _values = train.parse(
@@ -397,7 +398,7 @@ def main() -> int:
     experiment = dataclasses.replace(
       experiment, mesh=dataclasses.replace(experiment.mesh, dcn_data=int(own.slices))
     )
-  # the chips that are compiled for are not looked for here
+  # only compiles for these chips: does not look for them on this machine
   jax.config.update('jax_platforms', 'cpu')
   report = check(experiment, own.topology, own.step, int(own.slices), int(own.explain), own.hlo)
   report['config'] = next(

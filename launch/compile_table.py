@@ -1,11 +1,11 @@
-"""Compiles every row of the table of full-size jobs and prints it: what a chip holds, receives and
+"""Compiles every row of the table of full-size jobs, and prints what a chip holds, receives and
 computes in a step.
 
   python -m launch.compile_table --out DIR [--rows NAME ...] [--again]
 
-A row is a run of `launch.compile_check` in a process of its own, some ten minutes of one core and 8
-GB of memory each; its report is DIR/NAME.json. Rows that are there already are kept, so that the
-command goes on where it was stopped. It needs what `launch.compile_check` needs.
+A row is a run of `launch.compile_check` in its own process. It takes some ten minutes of one core
+and 8 GB of memory, and writes the report DIR/NAME.json. Existing rows are kept, so the command
+continues where it was stopped. It needs what `launch.compile_check` needs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ class Row:
   """One job on one topology.
 
   Attributes:
-    name: of its report.
+    name: name of its report.
     config: file and stage.
     topology, slices: the chips.
     batch: rows over all chips.
@@ -51,7 +51,7 @@ class Row:
 
 
 def _stage(name: str, stage: str, topology: str, chips: int, slices: int = 1) -> Row:
-  """A stage of the 8B with eight rows a chip; echo training has room for three slices a row."""
+  """A stage of the 8B with eight rows per chip; echo training has room for three slices per row."""
   batch = 8 * chips
   more = (f'--config.train.loss.slices_per_batch={3 * batch}',) if stage == 'echo' else ()
   return Row(f'8b-{stage}-{name}', f'configs/echox_8b.py:{stage}', topology, batch, slices, more)
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     help=f'of {", ".join(row.name for row in ROWS)} (default: all)',
   )
   parser.add_argument(
-    '--again', action='store_true', help='also rows whose report is there already'
+    '--again', action='store_true', help='also compile rows whose report already exists'
   )
   args = parser.parse_args(argv)
   known = {row.name: row for row in ROWS}

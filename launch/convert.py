@@ -1,4 +1,4 @@
-"""Turns checkpoints of others into our own, and ours into formats that others load.
+"""Imports checkpoints from other formats, and exports ours to formats that other tools load.
 
   python -m launch.convert import  --kind echox --source EchoX-8B --out DIR
                                    --whisper whisper-large-v3 --vocoder g_00500000
@@ -6,14 +6,14 @@
   python -m launch.convert weights --checkpoint WORKDIR/STAGE --out DIR
                                    --groups vocoder --dtype float16
 
-`import` writes a model folder that `echox_jax.load(DIR)` opens and that stages start from
-(`train.init_from`), tensor by tensor: a few of them are in memory at a time. With `--format orbax`
-it is a sharded checkpoint. `export` writes a whole model, from a working folder of training or from
-a model folder: as `safetensors`, our own parameter tree with its config, tokenizer and unit
-language, which `echox_jax.load(DIR)` opens; as `echox`, the layout of the released checkpoints; as
-`stablehlo`, the inference functions for cpu, cuda and tpu with a symbolic batch
+`import` writes a model folder that `echox_jax.load(DIR)` opens and that stages can start from
+(`train.init_from`). It works tensor by tensor, with only a few in memory at a time. With `--format
+orbax` it writes a sharded checkpoint. `export` writes a whole model from a working folder of
+training or from a model folder. `safetensors` is our own parameter tree with its config, tokenizer
+and unit language, which `echox_jax.load(DIR)` opens. `echox` is the layout of the released
+checkpoints. `stablehlo` holds the inference functions for cpu, cuda and tpu with a symbolic batch
 (echox_jax/conversion/stablehlo.py shows how to call them). `weights` writes parameter groups of one
-stage, for other runs to start from (`train.init_from`).
+stage, from which other runs can start (`train.init_from`).
 """
 
 import argparse
@@ -25,7 +25,7 @@ from launch import cli
 
 
 def export(args: argparse.Namespace) -> None:
-  """Writes a model in a format of ours or of others."""
+  """Writes a model in our format or another."""
   from echox_jax.conversion import exporters
 
   print(
@@ -64,7 +64,7 @@ def import_(args: argparse.Namespace) -> None:
     units, width = importers.write_kmeans(args.source, args.out)
     print(f'{args.out}: {units} centroids of width {width}')
     return
-  model_folder.check_replaceable(args.out)  # known before anything is read
+  model_folder.check_replaceable(args.out)  # fail before anything is read
   options = {name: getattr(args, name) for name in ('profile', *_IMPORT_OPTIONS)}
   model = importers.open_model(args.kind, args.source, **options)
   print(*model.notes, sep='\n', end='\n' if model.notes else '')
@@ -80,11 +80,11 @@ def import_(args: argparse.Namespace) -> None:
 
 
 _IMPORT_OPTIONS = {
-  'config': 'another config.json than that of the source, or a file of all sections',
+  'config': 'replaces the config.json of the source; may be a file of all sections',
   'base': 'folder of the model that --source is a LoRA for',
-  'whisper': 'kind echox: where the speech encoder is; its checkpoint lacks it (folder, '
+  'whisper': 'kind echox: the speech encoder, which its checkpoint lacks (folder, '
   'model.bin or packaged size)',
-  'vocoder': 'kind echox: where the unit vocoder is (g_* file or folder)',
+  'vocoder': 'kind echox: the unit vocoder (g_* file or folder)',
   'vocoder_config': 'kind echox: the JSON config of that vocoder, if not beside it',
   'unit_vocab': 'kind echox: file of the unit words, if not in the source',
 }
@@ -135,15 +135,15 @@ def main(argv: list[str] | None = None) -> None:
   foreign.add_argument(
     '--profile',
     help=(
-      'kinds llama and llama-gguf: how the model is spoken to: paper, released, chatml or llama3 '
-      '(default: as the chat template of its tokenizer says)'
+      'kinds llama and llama-gguf: the prompt profile: paper, released, chatml or llama3 '
+      '(default: according to the chat template of the tokenizer)'
     ),
   )
   foreign.add_argument(
     '--dtype',
     choices=['keep', 'float32', 'bfloat16'],
     default='keep',
-    help='of the numbers written (default: as they are)',
+    help='dtype of the parameters (default: unchanged)',
   )
   foreign.add_argument(
     '--format',
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
   foreign.add_argument(
     '--mesh',
     default='fsdp=-1',
-    help='orbax: devices by axis, e.g. data=1,fsdp=8; -1 = all that are left (default)',
+    help='orbax: devices by axis, e.g. data=1,fsdp=8; -1 = all remaining devices (default)',
   )
   foreign.set_defaults(run=import_)
   whole = commands.add_parser('export', help='write a trained or imported model in another format')
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   whole.add_argument('--dtype', help='echox: float16 (default, as released), bfloat16 or float32')
   whole.add_argument(
-    '--max-shard-bytes', type=int, help='echox: of one file of tensors (default: 5 GB)'
+    '--max-shard-bytes', type=int, help='echox: size of one file of tensors (default: 5 GB)'
   )
   whole.add_argument('--out', required=True, type=Path, help='folder to write')
   whole.set_defaults(run=export)
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     '--dtype',
     choices=['keep', 'float32', 'float16'],
     default='float32',
-    help='of the numbers written; keep: as they are',
+    help='dtype of the parameters; keep: unchanged',
   )
   part.add_argument('--out', required=True, type=Path, help='folder to write model.safetensors to')
   part.set_defaults(run=weights)

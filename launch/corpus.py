@@ -1,20 +1,20 @@
-"""Makes the data sets that training starts from: the demo's, or those of your own recordings.
+"""Makes the data sets for training: those of the demo, or of your own recordings.
 
   python -m launch.corpus --data out/demo/data
   python -m launch.corpus --data out/mine/data --manifest mine.tsv
   python -m launch.corpus --data out/mine/data --prefix libri_
                           --reader librispeech --source LibriSpeech
 
-The first makes the demo's questions and answers, spoken by packaged voices. The second reads your
-own recordings, listed in a JSON-lines or TSV file.
+The first command makes the demo's questions and answers, spoken by packaged voices. The second
+reads your own recordings, listed in a JSON-lines or TSV file.
 
-Readers: manifest, dialogues, pairs, librispeech, mls. `--reader NAME --help` shows what a reader
-reads. Recordings may be wav, flac, mp3, ogg, opus, and where ffmpeg is installed m4a and others, of
-any usual rate and number of channels.
+Readers: manifest, dialogues, pairs, librispeech, mls. `--reader NAME --help` describes the layout
+that a reader reads. Recordings may be wav, flac, mp3, ogg or opus, and with ffmpeg installed m4a
+and others, at any usual rate and number of channels.
 
-What cannot be used (damaged, silent, over-long, without text, ...) is left out, listed with its
-reason in DATA/quarantine.jsonl, and counted; more of it than --max_quarantined stops the job before
-anything is written. `python -m launch.inspect DATA` shows what is there.
+Unusable recordings (damaged, silent, over-long, without text, ...) are left out, counted, and
+listed with the reason in DATA/quarantine.jsonl. If there are more than --max_quarantined allows,
+the job stops before it writes anything. `python -m launch.inspect DATA` shows the result.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    '-h', '--help', action='store_true', help='show this, or with --reader what that reader reads'
+    '-h', '--help', action='store_true', help='show this, or with --reader describe that layout'
   )
   parser.add_argument('--data', type=Path, help='folder to write the data sets to')
   parser.add_argument('--reader', metavar='NAME', help='layout of your recordings')
@@ -46,9 +46,7 @@ def main() -> None:
     '--manifest', type=Path, metavar='FILE', help='the same as --reader manifest --source FILE'
   )
   parser.add_argument(
-    '--prefix',
-    default='',
-    help='goes before the names of the sets, for several sources in one folder',
+    '--prefix', default='', help='prefix of the data set names, for several sources in one folder'
   )
   parser.add_argument(
     '--max_seconds',
@@ -65,21 +63,20 @@ def main() -> None:
   parser.add_argument(
     '--keep_encoded',
     action='store_true',
-    help='keep sound files as they are, to be decoded whenever they are read; '
-    'else samples at 16 kHz, 16 bits',
+    help='store the sound files themselves and decode them at every reading, '
+    'instead of 16-bit samples at 16 kHz',
   )
   parser.add_argument(
     '--seed',
     type=int,
     default=0,
-    help='picks phrasings, speeds and the held-out answers of the demo',
+    help='seed of the phrasings, speeds and held-out answers of the demo',
   )
   parser.add_argument(
     '--extra_sentences',
     type=int,
     default=sentences.COUNT,
-    help='of the demo: what the answer voice speaks besides answers, 3 seconds '
-    'each (default %(default)s)',
+    help='demo: extra sentences of the answer voice, 3 seconds each (default %(default)s)',
   )
   parser.add_argument(
     '--workers',
@@ -100,11 +97,11 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
   reader, source = ('manifest', args.manifest) if args.manifest else (args.reader, args.source)
   if args.manifest and (args.reader or args.source):
     raise errors.ConfigError(
-      '--manifest goes without --reader and --source: give one or the other.'
+      '--manifest cannot be combined with --reader or --source: give one or the other.'
     )
   if bool(reader) != bool(source):
     raise errors.ConfigError(
-      '--reader and --source go together: give both, or neither for the demo.'
+      '--reader and --source need each other: give both, or neither for the demo.'
     )
   if reader:
     limits = ingest.Limits(args.max_seconds, args.max_quarantined)

@@ -1,10 +1,10 @@
-"""The whole of EchoX-nano by one command: voices, units, five training stages, evaluation, one
+"""The whole of EchoX-nano in one command: voices, units, five training stages, evaluation, one
 spoken answer.
 
   python -m launch.demo --out out/demo
 
-Every part is a command of its own that can be run by hand; finished parts are skipped when the demo
-runs again.
+Every part is a separate command that can be run by hand. The demo skips finished parts when it runs
+again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from launch import cli, pipeline
 from launch.pipeline import Step
 
 CONFIG = 'configs/echox_nano.py'
-TARGETS = {  # what the demo is meant to reach on two CPU cores
+TARGETS = {  # targets of the demo on two CPU cores
   'text_exact_match': ('>=', 0.97),
   's2t_exact_match': ('>=', 0.93),
   's2s_exact_match': ('>=', 0.85),
@@ -74,7 +74,7 @@ def steps(out: Path) -> list[Step]:
 
 
 class Clock:
-  """Adds up the minutes and the peak memory of all runs of this demo, kept in `progress.json`."""
+  """Tracks the total minutes and the peak memory over all runs of this demo in `progress.json`."""
 
   def __init__(self, path: Path, started: float):
     self._path, self._started = path, started
@@ -86,19 +86,19 @@ class Clock:
     self._before = self.state['seconds']
 
   def save(self, name: str | None = None, seconds: float = 0.0) -> None:
-    """Writes the sums so far; with a name, that part counts as finished."""
+    """Writes the totals so far; with a name, marks that part as finished."""
     self.state['seconds'] = self._before + time.time() - self._started
     if name:
       self.state['finished'][name] = round(seconds, 1)
     files.atomic_write_json(self._path, self.state)
 
   def saw_memory(self, gib: float) -> None:
-    """Keeps the highest figure."""
+    """Keeps the highest value."""
     self.state['peak_rss_gib'] = max(self.state['peak_rss_gib'], round(gib, 2))
 
 
 def tree_rss_gib(root: int) -> float:
-  """Resident memory of a process and all below it, in GiB (pages that they share count once a
+  """Resident memory of a process and all its descendants, in GiB (a shared page counts once per
   process).
   """
   children, pages = {}, {}
@@ -108,7 +108,7 @@ def tree_rss_gib(root: int) -> float:
         fields = (entry / 'stat').read_text().rsplit(')', 1)[1].split()
         pages[int(entry.name)] = int((entry / 'statm').read_text().split()[1])
       except (FileNotFoundError, ProcessLookupError):
-        continue  # it ended between the listing and the reading
+        continue  # it ended after it was listed
       children.setdefault(int(fields[1]), []).append(int(entry.name))
   todo, total = [root], 0
   while todo:
@@ -119,13 +119,13 @@ def tree_rss_gib(root: int) -> float:
 
 
 def watch_memory(pid: int, saw: Callable[[float], None], stop: threading.Event) -> None:
-  """Reports the memory of a process tree twice a second until told to stop."""
+  """Reports the memory of a process tree twice a second until `stop` is set."""
   while not stop.wait(0.5):
     saw(tree_rss_gib(pid))
 
 
 def run(step: Step, clock: Clock) -> None:
-  """Runs one part, and keeps its highest memory."""
+  """Runs one part and records its peak memory."""
   stop = threading.Event()
   watcher = threading.Thread(
     target=watch_memory, args=(os.getpid(), clock.saw_memory, stop), daemon=True
@@ -139,8 +139,8 @@ def run(step: Step, clock: Clock) -> None:
 
 
 def choose_question(out: Path) -> None:
-  """Writes one question of a voice never heard in training as question.wav, to be answered by the
-  finished model.
+  """Writes one question, in a voice never heard in training, as question.wav for the finished model
+  to answer.
   """
   from data_pipeline import dataset
   from echox_jax import audio
@@ -152,7 +152,7 @@ def choose_question(out: Path) -> None:
 
 
 def finish(out: Path, clock: Clock) -> dict:
-  """Puts metrics.json, reply.txt and the report together; returns the metrics."""
+  """Writes metrics.json, reply.txt and the report; returns the metrics."""
   from echox_jax.evaluation import report
 
   metrics = json.loads((out / 'evaluation.json').read_text())
@@ -169,20 +169,22 @@ def finish(out: Path, clock: Clock) -> dict:
 
 
 def summary(out: Path, metrics: dict) -> str:
-  """What the person at the terminal reads last."""
+  """The final message at the terminal."""
   lines = ['', 'EchoX-nano, trained end to end on this machine', '']
   for name, (sign, target) in TARGETS.items():
     value = metrics[name]
     good = value >= target if sign == '>=' else value <= target
-    lines.append(f'  {name:18} {value:8.3f}   aim {sign} {target:<5} {"ok" if good else "MISSED"}')
+    lines.append(
+      f'  {name:18} {value:8.3f}   target {sign} {target:<5} {"ok" if good else "MISSED"}'
+    )
   lines += [
     '',
-    f'  it was asked: {out}/question.wav',
-    f'  it answered:  {out}/reply.wav  ({(out / "reply.txt").read_text().strip()!r})',
-    f'  look at:      {out}/report.html',
-    f'  all figures:  {out}/metrics.json',
+    f'  question:    {out}/question.wav',
+    f'  answer:      {out}/reply.wav  ({(out / "reply.txt").read_text().strip()!r})',
+    f'  report:      {out}/report.html',
+    f'  all figures: {out}/metrics.json',
     '',
-    f'  ask it something yourself: python -m launch.respond --checkpoint {out}/model '
+    f'  to ask your own question: python -m launch.respond --checkpoint {out}/model '
     'YOUR.wav -o answer.wav',
     '',
   ]

@@ -1,10 +1,11 @@
-"""Scores a model: voices it never heard ask, and an independent ASR listens to its answers.
+"""Scores a model: voices never heard in training ask, and an independent ASR listens to its
+answers.
 
   python -m launch.evaluate --checkpoint out/demo/model --workdir out/demo
                             --out out/demo/evaluation.json
 
-Beside OUT.json go OUT_questions.jsonl (what was asked, said and heard, one question a line) and
-OUT_examples/ (recordings).
+Also writes OUT_questions.jsonl (what was asked, said and heard, one question per line) and
+OUT_examples/ (recordings) beside OUT.json.
   text_exact_match   written question -> written answer
   s2t_exact_match    spoken question -> written answer
   s2s_exact_match    spoken question -> what the judge hears
@@ -29,13 +30,13 @@ from tqdm import tqdm
 from echox_jax import errors, files, rates
 from launch import cli
 
-_EXAMPLES = 6  # recordings kept
+_EXAMPLES = 6  # number of recordings to keep
 _JUDGED_AT_A_TIME = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Resynthesis:
-  """One held-out answer and what became of its recording."""
+  """One held-out answer and its resynthesised versions."""
 
   id: str
   text: str
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   parser.add_argument('--out', required=True, type=Path, help='JSON file to write')
   parser.add_argument(
-    '--limit', type=int, help='use only so many questions and held-out answers, spread over all'
+    '--limit', type=int, help='use only this many questions and held-out answers, evenly spaced'
   )
   args = parser.parse_args(argv)
   if args.limit is not None and args.limit < 1:
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
   from echox_jax.inference.engine import Engine
 
   began = time.perf_counter()
-  normalise.normalise('')  # a missing extra is told before the work, not after it
+  normalise.normalise('')  # reports a missing extra before the work, not after it
   judge = judge_lib.Judge(args.workdir / 'judge')
   manifest = read_manifest(args.workdir)
   questions = read(args.data or args.workdir / 'data', 'questions', 'test', args.limit)
@@ -146,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Clock:
-  """Notes in `seconds` how long each part took."""
+  """Records in `seconds` how long each part took."""
 
   def __init__(self, seconds: dict[str, float]):
     self._seconds, self._last = seconds, time.perf_counter()
@@ -157,10 +158,10 @@ class Clock:
 
 
 def read_manifest(workdir: Path) -> dict[str, Any]:
-  """What precompute measured.
+  """The measurements of precompute.
 
   Raises:
-    DataError: it has not run.
+    DataError: precompute has not run.
   """
   path = workdir / 'precomputed' / 'precompute.json'
   try:
@@ -174,7 +175,7 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
 
 
 def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
-  """The examples of a split, or `limit` of them spread over all."""
+  """The examples of a split, or `limit` of them, evenly spaced."""
   from data_pipeline import dataset, schema
 
   source = dataset.open_dataset(data_dir, name, split)
@@ -183,14 +184,14 @@ def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
 
 
 def written_answers(engine, questions: Sequence[Any]) -> list[str]:
-  """The model's answers to the written questions; those with the same words are asked once."""
+  """The model's answers to the written questions; equal questions are asked once."""
   texts = list(dict.fromkeys(example.turns[0].text for example in questions))
   answers = dict(zip(texts, engine.text_answers(texts)))
   return [answers[example.turns[0].text] for example in questions]
 
 
 def reply(engine, example) -> dict[str, Any]:
-  """Has one spoken question answered by the streaming engine."""
+  """The streaming engine's answer to one spoken question."""
   from echox_jax import audio
   from echox_jax.inference.events import SpokenSlice
 
@@ -233,11 +234,9 @@ def resynthesise(engine, example) -> Resynthesis:
 
 
 def transcribe(judge, clips: dict[str, list[np.ndarray]]) -> dict[str, list[str]]:
-  """What the judge hears in each list of clips; clips that are alike to the last bit are judged
-  once.
-  """
+  """What the judge hears in each list of clips; identical clips are judged once."""
   unique = {wave.tobytes(): wave for waves in clips.values() for wave in waves}
-  order = sorted(unique, key=lambda name: (len(name), name))  # clips of like length share a batch
+  order = sorted(unique, key=lambda name: (len(name), name))  # batches of clips of similar length
   heard = {}
   for start in bar(range(0, len(order), _JUDGED_AT_A_TIME), 'listening'):
     names = order[start : start + _JUDGED_AT_A_TIME]
@@ -268,7 +267,7 @@ def save_examples(
 
 
 def bar(items, title: str) -> tqdm:
-  """A progress bar with the time that is left; rare lines where the output is not a terminal."""
+  """A progress bar with the time left; prints seldom if the output is not a terminal."""
   return tqdm(
     items, desc=title, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True
   )

@@ -1,14 +1,14 @@
-"""Shows what is in a folder of data sets.
+"""Describes a folder of data sets.
 
   python -m launch.inspect DIR [--json FILE] [--picture FILE.png]
                                [--batch_size 16] [--config configs/echox_nano.py:s2t]
   python -m launch.inspect --schema
 
-DIR is the folder that `python -m launch.corpus` wrote (out/mine/data), or
-`python -m launch.precompute` (out/mine/precomputed): counts and hours of every set and split,
-lengths, a few examples, the share of a batch that would be padding, items that are damaged, and
-what was left out when the recordings were read. With --config the padding at that stage's static
-sizes. --schema prints the JSON schema of an example.
+DIR is the folder that `python -m launch.corpus` (out/mine/data) or `python -m launch.precompute`
+(out/mine/precomputed) wrote. The report has counts and hours of every set and split, lengths, a few
+examples, the expected share of padding in a batch, damaged items, and what was left out when the
+recordings were read. With --config it also has the padding at that stage's static sizes. --schema
+prints the JSON schema of an example.
 """
 
 import argparse
@@ -28,25 +28,25 @@ def main() -> None:
   )
   parser.add_argument('folder', nargs='?', type=Path, metavar='DIR', help='folder of data sets')
   parser.add_argument(
-    '--schema', action='store_true', help='print the JSON schema of an example, and nothing else'
+    '--schema', action='store_true', help='only print the JSON schema of an example'
   )
   parser.add_argument(
-    '--json', type=Path, metavar='FILE', help='also writes the report to this file'
+    '--json', type=Path, metavar='FILE', help='also write the report to this file'
   )
   parser.add_argument(
     '--picture',
     type=Path,
     metavar='FILE.png',
-    help='draws histograms of the lengths (needs the extra `demo`)',
+    help='draw histograms of the lengths (needs the extra `demo`)',
   )
   parser.add_argument(
-    '--batch_size', type=int, default=16, help='of the padding forecast (default %(default)s)'
+    '--batch_size', type=int, default=16, help='for the padding forecast (default %(default)s)'
   )
   parser.add_argument(
-    '--examples', type=int, default=2, help='how many to show of each split (default %(default)s)'
+    '--examples', type=int, default=2, help='examples to show per split (default %(default)s)'
   )
   parser.add_argument(
-    '--config', metavar='FILE.py:STAGE', help='job whose static sizes the forecast is for'
+    '--config', metavar='FILE.py:STAGE', help='job whose static sizes the forecast uses'
   )
   args = parser.parse_args()
   if args.schema:

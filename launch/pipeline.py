@@ -1,11 +1,11 @@
-"""From data sets to a model that answers, by one command: precompute, every training stage, export.
+"""From data sets to a model that answers, in one command: precompute, all training stages, export.
 
   python -m launch.pipeline --config=configs/echox_nano.py --workdir=out/mine
                             [--stages=text,s2t,t2c,echo,vocoder] [--config.FIELD=VALUE ...]
 
-Reads the data sets under WORKDIR/data (`python -m launch.corpus` makes them) and writes the model
-to WORKDIR/model. Each part is a command of its own that can be run by hand; all are given the same
---config.FIELD=VALUE. The same command goes on where a stopped one was.
+Reads the data sets under WORKDIR/data (made by `python -m launch.corpus`) and writes the model to
+WORKDIR/model. Each part is a separate command that can be run by hand; all get the same
+--config.FIELD=VALUE. If it is stopped, the same command continues where it was.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _STAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """One part: a command, and the file that proves it finished (None = the command itself knows)."""
+  """One part: a command, and the file that marks it as finished (None = the command checks)."""
 
   name: str
   title: str
@@ -40,7 +40,7 @@ class Step:
 def steps(
   config: str, workdir: Path, names: Sequence[str] = tuple(_STAGES), options: Sequence[str] = ()
 ) -> list[Step]:
-  """All parts in order, from data sets to `workdir/model`."""
+  """All parts in order, from data sets to the model in `workdir/model`."""
 
   def job(module, stage):
     return (f'launch.{module}', f'--config={config}:{stage}', f'--workdir={workdir}', *options)
@@ -67,22 +67,22 @@ def steps(
 
 
 def run(step: Step) -> None:
-  """Runs one part as a process of its own, so that its memory is free afterwards.
+  """Runs one part in its own process, so that its memory is freed afterwards.
 
   Raises:
-    EchoXError: it failed.
+    EchoXError: the part failed.
   """
   process = subprocess.Popen([sys.executable, '-m', *step.command])
   try:
     code = process.wait()
   finally:
-    if process.poll() is None:  # interrupted here: the part saves what it has, and ends
+    if process.poll() is None:  # interrupted here: the part saves its state and ends
       process.terminate()
       process.wait()
   if code:
     raise errors.EchoXError(
-      f'the part {step.name!r} ended with exit code {code} (its own message stands above): '
-      'put that right and run the same command again; finished parts are kept.'
+      f'the part {step.name!r} ended with exit code {code} (see its own message above): '
+      'correct that and run the same command again; finished parts are kept.'
     )
 
 
@@ -99,7 +99,7 @@ def main() -> None:
   )
   parser.add_argument('--stages', default=','.join(_STAGES), help='in order (default %(default)s)')
   args, options = parser.parse_known_args()
-  # not needed by those who only ask for the steps, whose memory is counted
+  # imported late: callers that only need the steps should not pay its memory
   from echox_jax.training import stages, validation
   from launch import train
 
@@ -109,7 +109,7 @@ def main() -> None:
     [stages.get_stage(name).name for name in args.stages.split(',')],
     options,
   )
-  for step in todo[:-1]:  # a mistake in a later stage is told now, not after hours
+  for step in todo[:-1]:  # reports a mistake in a later stage now, not after hours
     validation.check(train.parse(list(step.command), 'launch.pipeline')[0])
   for number, step in enumerate(todo, 1):
     print(f'[{number}/{len(todo)}] {step.name}: {step.title}', flush=True)

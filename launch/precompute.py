@@ -1,16 +1,16 @@
-"""Computes once what the training stages read: tokenizer, units, unit words, encoder states.
+"""Computes once the inputs of the training stages: tokenizer, units, unit words, encoder states.
 
   python -m launch.precompute --config=configs/echox_nano.py:STAGE --workdir=DIR
                               [--config.precompute.batch_seconds=60 ...]
 
-Any stage of a config will do: they share what is computed. Reads the data sets under DIR/data
-(`python -m launch.corpus` makes them) and writes DIR/precomputed. What is finished is skipped; a
-run that was stopped goes on where it was.
+Any stage of a config works: all stages share the results. Reads the data sets under DIR/data (made
+by `python -m launch.corpus`) and writes DIR/precomputed. Finished work is skipped; a run that was
+stopped continues where it was.
 
-On several hosts the same command runs on each, with DIR on storage that all of them share; they
-need not be as many when a run goes on.
+On several hosts, run the same command on each host, with DIR on shared storage. The number of hosts
+may change when a run continues.
 
---distributed, --coordinator, --num_processes, --process_id: how they find one another, as for
+--distributed, --coordinator, --num_processes, --process_id: how the hosts find one another, as in
 launch.train
 """
 

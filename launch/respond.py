@@ -5,12 +5,12 @@
   python -m launch.respond --checkpoint out/demo/model --text "What is two plus two?" -o reply.wav
   python -m launch.respond --checkpoint models/smollm2-135m --text "What is two plus two?"
 
-The second command writes reply.wav and reply_2.wav, the last one answers in text alone.
+The second command writes reply.wav and reply_2.wav. The last one answers in text only.
 
-Questions may be of any sample rate, channel count and common format. The text is printed as it
-comes; a line for each slice tells when it was heard. All questions are read before the first is
-answered. Replies are 16 kHz wav files. Without `-o` answers are text alone: a language model that
-was just imported can give no others yet.
+Questions may have any sample rate, channel count and common format. The text is printed as it is
+generated; a line for each slice says when it was heard. All questions are read before the first is
+answered. Replies are 16 kHz wav files. Without `-o` answers are text only: a language model that
+was just imported cannot speak yet.
 """
 
 import argparse
@@ -33,23 +33,23 @@ def main(argv: list[str] | None = None) -> None:
   )
   parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
   parser.add_argument(
-    '--text', action='append', default=[], help='a written question (may be given several times)'
+    '--text', action='append', default=[], help='a written question (may be repeated)'
   )
   parser.add_argument(
     '-o',
     '--output',
     type=Path,
-    help=('wav file to write; further answers get _2, _3 ... (default: answers in text alone)'),
+    help=('wav file to write; further answers get _2, _3 ... (default: text answers only)'),
   )
   parser.add_argument('--json', type=Path, help='also write text, slices and times to this file')
   parser.add_argument(
     '--temperature',
     type=float,
     default=0.0,
-    help='0 (default): the likeliest token each time; released: 0.2',
+    help='0 (default): always the most likely token; released: 0.2',
   )
-  parser.add_argument('--top-p', type=float, default=0.9, help='of the sampling (default 0.9)')
-  parser.add_argument('--seed', type=int, default=0, help='of the sampling')
+  parser.add_argument('--top-p', type=float, default=0.9, help='for sampling (default 0.9)')
+  parser.add_argument('--seed', type=int, default=0, help='for sampling')
   args = parser.parse_args(argv)
   if not args.questions and not args.text:
     raise errors.EchoXError('there is no question: give a recording or --text "...".')
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
       f'{args.output} is not a wav file: give an output name that ends in .wav.'
     )
   for folder in {file.parent for file in (args.output, args.json) if file}:
-    folder.mkdir(parents=True, exist_ok=True)  # known before anything is computed
+    folder.mkdir(parents=True, exist_ok=True)  # fail before anything is computed
 
   from echox_jax import audio, load, model_folder
   from echox_jax.inference.engine import Engine
@@ -72,12 +72,12 @@ def main(argv: list[str] | None = None) -> None:
   if args.questions:
     model_folder.require(model, model_folder.HEARING, 'hear', 'ask with --text')
   if args.output:
-    model_folder.require(model, model_folder.SPEAKING, 'speak', 'leave -o out for answers in text')
+    model_folder.require(model, model_folder.SPEAKING, 'speak', 'leave out -o for text answers')
   engine = Engine(model, hears=bool(args.questions), speaks=args.output is not None)
   waves = [_named(path, engine.check_wave, wave) for path, wave in zip(args.questions, waves)]
   for text in args.text:
     engine.prompt(text, audio=False)
-  print('getting ready ...', end='', file=sys.stderr, flush=True)
+  print('warming up ...', end='', file=sys.stderr, flush=True)
   print(
     f' {engine.warm_up(audio=bool(waves), text=bool(args.text), both=False):.1f} s', file=sys.stderr
   )
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _tell(events) -> dict[str, Any]:
-  """Prints an answer as it comes; returns what `--json` writes, and the waveform."""
+  """Prints an answer as it is generated; returns its waveform and the data for `--json`."""
   from echox_jax.inference.events import LEFT_OUT, SpokenSlice, TextPiece
 
   slices, lines = [], []
@@ -158,7 +158,7 @@ def _tell(events) -> dict[str, Any]:
 
 
 def _named(path: Path, check, wave):
-  """Runs a check on a recording; its error tells which one."""
+  """Runs a check on a recording; its error names the recording."""
   try:
     return check(wave)
   except errors.AudioError as error:

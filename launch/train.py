@@ -4,14 +4,14 @@
                          [--config.train.steps=100 ...]
 
 STAGE is text, s2t, t2c, echo or vocoder. Any field of the config can be set on the command line.
-The same command goes on where a stopped run was; a finished stage is left as it is. Checkpoints,
+If a run was stopped, the same command continues it; a finished stage stays unchanged. Checkpoints,
 metrics and the config are under DIR/STAGE.
 
-Every `train.eval_every` steps the stage is evaluated on `data.eval_sets`, held-out data sets;
-train.tensorboard=True writes the metrics as TensorBoard event files too.
+Every `train.eval_every` steps the stage is evaluated on `data.eval_sets`, the held-out data sets.
+train.tensorboard=True also writes the metrics as TensorBoard event files.
 
-On several hosts the same command runs on each, with DIR on storage that all of them share. A run
-may go on with another number of hosts and devices.
+On several hosts, run the same command on each host, with DIR on shared storage. A run may continue
+on another number of hosts and devices.
 """
 
 import logging
@@ -35,9 +35,9 @@ _HELP = ('-h', '--help', '-help')
 _FLAGS = """
 --workdir: folder of data, checkpoints and metrics
 --compilation_cache: folder that keeps compiled programs between runs
---distributed: how processes find one another: auto (the default: TPU pods, Slurm and Open MPI are
-  recognised), none, slurm, mpi
---coordinator=HOST:PORT --num_processes=N --process_id=I: the same by hand; process 0 listens at
+--distributed: how processes find one another: auto (the default: detects TPU pods, Slurm and Open
+  MPI), none, slurm, mpi
+--coordinator=HOST:PORT --num_processes=N --process_id=I: set this by hand; process 0 listens at
   HOST:PORT
 --profile=START:STOP: trace these steps into DIR/STAGE/profile"""
 
@@ -45,10 +45,10 @@ _FLAGS = """
 def parse(
   argv: list[str], program: str = 'launch.train'
 ) -> tuple[ExperimentConfig, flags.FlagValues]:
-  """The job and the flags of a command line (program name first); `program` is named in errors.
+  """The job and the flags of a command line (program name first); errors name `program`.
 
   Raises:
-    ConfigError: an unknown flag, field, config file or stage, or a value of the wrong kind.
+    ConfigError: an unknown flag, field, config file or stage, or a value of the wrong type.
   """
   values = flags.FlagValues()
   config = config_flags.DEFINE_config_file(
@@ -70,7 +70,7 @@ def parse(
   flags.DEFINE_string('profile', None, 'Steps to trace, START:STOP.', flag_values=values)
   try:
     rest = values(argv)
-    # a config file that could not be read is reported only here
+    # absl reports a config file that it could not read only here
     job = config.value and config.value.to_dict()
   except errors.EchoXError:
     raise
@@ -82,7 +82,7 @@ def parse(
       f'`python -m {program} --help`).'
     ) from error
   except (flags.Error, OSError, ImportError, SyntaxError, TypeError, ValueError) as error:
-    # before it there may be a traceback
+    # a traceback may come before the reason
     last = (str(error).strip() or type(error).__name__).splitlines()[-1]
     reason = re.sub(r'^\w+Error: ', '', last.strip()).rstrip('.')
     raise errors.ConfigError(
@@ -113,14 +113,14 @@ def main() -> int:
   summary = loop.train(
     experiment, values.workdir, batches.make_iterator, profile, whisper_ct2.packaged_encoder
   )
-  # what waits for the stage must not go on
+  # jobs that wait for this stage must not start
   code = 0 if summary['finished'] else distributed.STOPPED
   if not distributed.is_first():
     return code
   if summary.get('already_finished'):
     print(f'stage {summary["stage"]} is finished already ({summary["steps"]} steps).')
   elif summary['finished']:
-    evaluation = summary['evaluation']  # the newest: of an earlier step where this run made none
+    evaluation = summary['evaluation']  # may come from an earlier step
     held_out = (
       f', held-out loss {evaluation["loss"]:.4g}'
       if evaluation.get('step') == summary['steps']
@@ -134,7 +134,7 @@ def main() -> int:
   else:
     print(
       f'stopped after step {summary["steps"]} of stage {summary["stage"]}: run the same '
-      'command again to go on.',
+      'command again to continue.',
       file=sys.stderr,
     )
   return code

@@ -1,12 +1,11 @@
-"""Compares this code with a golden set: arrays that the released code computed, with the weights it
-had.
+"""Compares this code with a golden set: arrays that the released code computed with its weights.
 
   python -m launch.verify --golden DIR [--json FILE]
 
-DIR holds config.json and golden_*.npz; sizes and ids come from there. Weights go in the way real
-checkpoints do. Every array is a row of the table: its largest error, the tolerance and whether it
-passes. The exit code is 1 where a row fails. Sections whose files are not in DIR are listed as
-absent.
+DIR holds config.json, which has sizes and ids, and golden_*.npz. Weights are imported in the same
+way as real checkpoints. Every array is a row of the table, with its largest error, the tolerance
+and whether it passes. The exit code is 1 if a row fails. Sections whose files are not in DIR are
+listed as absent.
 """
 
 import argparse

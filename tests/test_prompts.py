@@ -184,7 +184,7 @@ def test_bos_of_a_template_without_one_is_in_no_turn(tmp_path):
 @pytest.mark.parametrize('kind', chat_folders.UNKNOWN)
 def test_unknown_templates_are_refused_with_what_to_do(tmp_path, kind):
   chat_folders.write(tmp_path, chat_folders.UNKNOWN[kind])
-  says = 'a chat template that no profile knows: choose one of paper, .*chatml.* with --profile'
+  says = 'a chat template that matches no profile: choose one of paper, .*chatml.* with --profile'
   with pytest.raises(errors.CheckpointError, match=says):
     configured(tmp_path)
   cfg, notes = configured(tmp_path, 'chatml')

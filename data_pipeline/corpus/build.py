@@ -1,9 +1,9 @@
 """Speaks the demo corpus and writes its two data sets.
 
-`questions` holds facts asked by several voices (train) and by voices that training never hears
-(test), with the answers as text. `answers` holds the answers in the answer voice: its split `train`
-has the single sentences of longer answers too, since streaming speaks an answer a sentence at a
-time, and extra sentences; k-means and vocoder never see its split `holdout`.
+`questions` holds facts asked by several voices (train) and by voices never heard in training
+(test), with the answers as text. `answers` holds the answers in the answer voice. Its split `train`
+also has the single sentences of longer answers, because streaming speaks one sentence at a time,
+and extra sentences. k-means and vocoder never see its split `holdout`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,14 +40,14 @@ _SpeakAll = Callable[[Sequence['Clip']], Iterable[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """What is spoken once, and how.
+  """One synthesised recording: what is spoken, and how.
 
   Attributes:
     id: unique in its split.
     text: the words.
     voice: who speaks.
     speed: 1 is the voice's own pace.
-    seed: of the voice's noise.
+    seed: seed of the voice's noise.
     lead, tail: seconds of silence before and after.
     level: RMS loudness relative to full scale; None keeps the voice's own, times a fixed gain.
   """
@@ -64,8 +64,8 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A clip and what it becomes in a data set: an answer, or a question of `fact` (which extra
-  sentences have not).
+  """A clip and its role in a data set: an answer, or a question about `fact` (extra sentences have
+  no fact).
   """
 
   clip: Clip
@@ -84,17 +84,17 @@ def build_corpus(
   holdout_facts: int = 48,
   progress: bool = True,
 ) -> dict[str, Any]:
-  """Builds the data sets `questions` and `answers` under `data_dir`; those already built alike are
-  kept.
+  """Builds the data sets `questions` and `answers` under `data_dir`. Data sets already built with
+  the same settings are kept.
 
   Args:
     data_dir: folder of data sets.
-    seed: of every random choice (phrasings, speeds, silences, splits).
-    workers: processes that speak; 1 speaks in this one.
-    max_facts: use only so many facts, spread over all; None uses every one.
-    extra_sentences: how many the answer voice speaks besides, of some 3 seconds each.
-    test_facts: facts asked in the test split, by each test voice.
-    holdout_facts: answers kept from vocoder training.
+    seed: seed of every random choice (phrasings, speeds, silences, splits).
+    workers: processes that speak; 1 speaks in this process.
+    max_facts: use only this many facts, evenly spaced; None uses all.
+    extra_sentences: extra sentences of the answer voice, of some 3 seconds each.
+    test_facts: facts that each test voice asks in the test split.
+    holdout_facts: answers held out from vocoder training.
     progress: whether to show a bar with the time left.
 
   Returns:
@@ -112,7 +112,7 @@ def build_corpus(
   chosen = _spread(facts_lib.all_facts(), max_facts)
   if not 0 < holdout_facts < len(chosen):
     raise DataError(
-      f'{holdout_facts} answers cannot be held out of {len(chosen)}: choose a number between.'
+      f'{holdout_facts} answers cannot be held out of {len(chosen)}: give fewer, at least 1.'
     )
   plans = {
     'answers': _plan_answers(
@@ -138,12 +138,12 @@ def build_corpus(
 def plan_training(
   facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], seed: int
 ) -> list[Line]:
-  """Each fact asked by each voice in `voice.phrasings` ways; the voices of a fact go round through
-  its phrasings.
+  """Each fact asked by each voice in `voice.phrasings` ways; the voices cycle through the phrasings
+  of a fact.
   """
   lines = []
   for number, fact in enumerate(facts):
-    turn = number  # every voice meets every phrasing
+    turn = number  # so that every voice gets every phrasing
     for voice in cast:
       for _ in range(min(voice.phrasings, len(fact.questions))):
         lines.append(_question(fact, voice, turn % len(fact.questions), seed))
@@ -154,7 +154,7 @@ def plan_training(
 def plan_test(
   facts: Sequence[facts_lib.Fact], cast: Sequence[voices.Voice], count: int, seed: int
 ) -> list[Line]:
-  """`count` facts over all categories, the same for each voice, each asked in one of its ways."""
+  """`count` facts from all categories, the same for each voice, each in one random phrasing."""
   rng = np.random.default_rng([seed, 1])
   lines = []
   for fact in balanced_sample(facts, count, rng):
@@ -166,8 +166,8 @@ def plan_test(
 def balanced_sample(
   facts: Sequence[facts_lib.Fact], count: int, rng: np.random.Generator
 ) -> list[facts_lib.Fact]:
-  """`count` facts; a category's share goes with the root of its size, so that small ones can be
-  scored too.
+  """`count` facts; a category's share is proportional to the square root of its size, so that small
+  categories can be scored too.
   """
   by_category: dict[str, list[facts_lib.Fact]] = {}
   for fact in facts:
@@ -225,7 +225,7 @@ def _spread(items: Sequence[Any], count: int | None) -> list[Any]:
 def _build(
   data_dir: Path, name: str, plan: dict[str, list[Line]], workers: int, progress: bool
 ) -> dict[str, Any]:
-  """Builds one data set, unless it is there with the same fingerprint; returns clips and hours of
+  """Builds one data set, unless it exists with the same fingerprint; returns clips and hours of
   each split.
   """
   note = data_dir / f'{name}.json'
@@ -264,11 +264,11 @@ def _build(
 
 @contextlib.contextmanager
 def _speakers(workers: int) -> Iterator[_SpeakAll]:
-  """Processes that speak clips: gives a function from clips to their int16 samples, in order."""
+  """Processes that speak clips: yields a function from clips to int16 samples, in order."""
   if workers <= 1:
     yield functools.partial(map, speak)
     return
-  # fresh processes: they know nothing of the accelerators and threads of this one
+  # fresh processes: they inherit no accelerators or threads from this one
   pool = futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context('spawn'))
   try:
     yield functools.partial(pool.map, speak, chunksize=4)
@@ -280,7 +280,7 @@ def speak(clip: Clip) -> np.ndarray:
   """Clip -> int16[samples], 16 kHz, with the clip's silences and loudness.
 
   Raises:
-    EchoXError: the voice says nothing.
+    EchoXError: the voice produces no sound.
   """
   wave = voices.trim(voices.synthesise(clip.text, clip.voice, clip.speed, clip.seed), keep=0.03)
   if len(wave) < _MIN_SECONDS * rates.SAMPLE_RATE:

@@ -1,9 +1,9 @@
-"""The demo's knowledge: some four hundred facts, each with several ways to ask and one spoken
-answer.
+"""The demo's knowledge: some four hundred facts, each with several phrasings of the question and
+one spoken answer.
 
-Fixed and in fixed order. Texts hold plain words only (no digits), every question has exactly one
-answer, and the answers are chosen to be told apart by ear. About one answer in seven has two
-sentences, so that streaming has something to cut.
+Facts and their order are fixed. Texts hold plain words only (no digits), every question has exactly
+one answer, and answers are chosen to sound different. About one answer in seven has two sentences,
+so that streaming has something to cut.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from echox_jax.evaluation.normalise import ONES, TENS
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-  """One thing to know.
+  """One fact.
 
   Attributes:
     id: unique name.
-    category: kind of fact, for scores by kind.
-    questions: 3 or 4 ways to ask.
+    category: kind of fact, for scores by category.
+    questions: 3 or 4 phrasings of the question.
     answer: one sentence, or two short ones.
-    references: answers that count as right, each a part that a right answer contains.
+    references: accepted answers; a right answer contains one of them.
   """
 
   id: str

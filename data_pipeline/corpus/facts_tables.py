@@ -1,4 +1,4 @@
-"""Word tables of the facts: one row a line, cells parted by `|`."""
+"""Word tables of the facts: one row per line, cells separated by `|`."""
 
 DAYS = ('Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday')
 MONTHS = (
@@ -16,7 +16,7 @@ MONTHS = (
   'December',
 )
 
-# country | capital | where it lies
+# country | capital | region
 CAPITALS = """
 France | Paris | Europe
 Germany | Berlin | Europe
@@ -187,7 +187,7 @@ arrival | departure
 victory | defeat
 """
 
-# atomic number | element | what kind of thing, said of some
+# atomic number | element | kind, where the answer names it
 ELEMENTS = """
 1 | hydrogen | gas
 2 | helium | gas
@@ -231,7 +231,7 @@ ELEMENTS = """
 92 | uranium | metal
 """
 
-# animal | its young
+# animal | young
 BABY_ANIMALS = """
 dog | puppy
 cat | kitten
@@ -252,7 +252,7 @@ frog | tadpole
 deer | fawn
 """
 
-# what a listener may as well write
+# alternative spellings that a listener may write
 OTHER_SPELLINGS = {
   'San Jose': ('San José',),
   'aluminum': ('aluminium',),

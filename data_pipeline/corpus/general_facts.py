@@ -1,4 +1,4 @@
-"""Facts that are asked in words of their own: name, questions, answer, references."""
+"""Facts with phrasings of their own: name, questions, answer, references."""
 
 GENERAL = (
   (

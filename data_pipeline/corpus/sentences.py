@@ -1,8 +1,8 @@
-"""Extra sentences for the answer voice: varied sounds from which k-means, the unit language and the
-vocoder learn.
+"""Extra sentences for the answer voice: varied sounds to train k-means, the unit language and the
+vocoder.
 
-Built from word lists by fixed strides, so that every list is used evenly; no two sentences are
-alike.
+They combine word lists with fixed strides, so that every list is used evenly and no two sentences
+are the same.
 """
 
 import itertools
@@ -90,13 +90,13 @@ to measure the garden
 
 def extra_sentences(count: int = COUNT) -> tuple[str, ...]:
   """The first `count` sentences of a fixed order, 7 to 15 words each."""
-  # short lists come round again
+  # short lists repeat
   found = dict.fromkeys(itertools.islice(map(_sentence, itertools.count()), 4 * count))
   return tuple(found)[:count]
 
 
 def _sentence(i: int) -> str:
-  form, n = i % 8, i // 8  # every form walks through its lists with strides of its own
+  form, n = i % 8, i // 8  # every form walks through its lists with its own strides
   person, other = _pick(_PEOPLE, 5 * n + 3 * form), _pick(_PEOPLE, 7 * n + 5 * form + 11)
   thing, place, time = (
     _pick(_THINGS, 4 * n + 7 * form),

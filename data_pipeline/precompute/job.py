@@ -1,4 +1,4 @@
-"""What the steps of precompute have in common: inputs, files, encoders, progress."""
+"""What all steps of precompute share: inputs, files, encoders, progress."""
 
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
@@ -26,7 +26,7 @@ KMEANS, LANGUAGE, REPORT, MANIFEST = (
 
 
 class Job:
-  """One run: what its steps are made from, where that lies, and what they share."""
+  """One run: the inputs of its steps, their files, and shared helpers."""
 
   def __init__(
     self,
@@ -60,13 +60,13 @@ class Job:
       'hubert': self.choices.hubert if self.cfg.encoder == 'hubert' else '',
     }
     self.given = {kind: file_fingerprint(path) if path else '' for kind, path in given.items()}
-    self.products: list[Path] = []  # what is left when all is done
+    self.products: list[Path] = []  # final files of the run
     self._loaded: dict[str, SpeechEncoder] = {}
 
-  # What the steps are made from, and where it lies.
+  # Inputs of the steps, and their files.
 
   def raw_inputs(self, name: str) -> str:
-    """Of one raw data set and split."""
+    """Fingerprint of one raw data set and split."""
     folder, split = selection.split_name(name)
     note = self.raw / f'{folder}.json'
     return fingerprint(
@@ -111,14 +111,14 @@ class Job:
     )
 
   def shards(self, name: str, paths: Iterable[Path], *inputs: Any) -> Outputs:
-    """One file for every shard of a set."""
+    """One output for every shard of a set."""
     return {
       path: fingerprint(inputs, records.start, records.stop)
       for path, records in zip(paths, self.records[name], strict=True)
     }
 
   def scratch(self, kind: str, name: str) -> Iterator[Path]:
-    """Files that are kept between the steps."""
+    """Paths of files that are kept between the steps."""
     count = len(self.records[name])
     return (
       self.folder / SCRATCH / kind / name.replace('/', '-') / f'{i:05d}-of-{count:05d}'
@@ -151,10 +151,10 @@ class Job:
     )
     return self.shards(name, paths, self.raw_inputs(name), spoken, heard)
 
-  # What the steps share.
+  # Helpers that the steps share.
 
   def make(self, step: str, path: Path, inputs: str, make: Callable[[Path], Any]) -> None:
-    """One product, made by the first process."""
+    """Makes one product in the first process."""
     self.work.run(step, {path: inputs}, lambda _, beside: make(beside))
     self.products.append(path)
 
@@ -164,7 +164,7 @@ class Job:
     return self._loaded[kind]
 
   def check_heard(self, name: str, role: str, outputs: Outputs) -> None:
-    """Raises DataError where a set has no clips."""
+    """Raises DataError if a set has no clips."""
     if not self.work.measured(outputs, 'clips'):
       raise errors.DataError(
         f'the data set {name!r} has no audio of role {role!r}: take it out of '
@@ -173,7 +173,7 @@ class Job:
 
   @contextlib.contextmanager
   def bar(self, title: str, name: str, outputs: Outputs) -> Iterator['Bar']:
-    """Progress of this process in a set; nothing is shown where nothing is to be done."""
+    """Progress of this process in a set; shows nothing if nothing is left to do."""
     total = sum(len(self.records[name][i]) for i in self.work.unfinished(outputs))
     with tqdm(
       total=total,

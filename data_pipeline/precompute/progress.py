@@ -9,8 +9,8 @@ from data_pipeline import parts
 
 
 class Bar:
-  """Examples that are done, the time that is left, and hours of audio an hour, as all `processes`
-  together do them if they are alike.
+  """Shows examples done, time left, and hours of audio per hour. The speed is for all `processes`
+  together, assuming that they are equally fast.
   """
 
   def __init__(self, shown: tqdm, processes: int):
@@ -22,15 +22,15 @@ class Bar:
     )
 
   def watch(self, records: Iterable[int]) -> Iterator[int]:
-    """The same records; each counts when it has been dealt with."""
+    """Yields the records; each counts once it has been processed."""
     for record in records:
       yield record
       self._shown.update()
 
   def heard(self, clips: parts.Clips) -> dict[str, float]:
-    """What was read of `clips`, which is shown and given back."""
+    """Shows the speed on `clips` and returns what was read of them."""
     measured = clips.measured()
     self._seconds += measured['seconds']
     speed = self._processes * self._seconds / (time.monotonic() - self._started)
-    self._shown.set_postfix_str(f'{speed:.0f} hours of audio an hour', refresh=False)
+    self._shown.set_postfix_str(f'{speed:.0f} hours of audio per hour', refresh=False)
     return measured

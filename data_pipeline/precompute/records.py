@@ -1,4 +1,6 @@
-"""The precomputed data sets: states, units and unit words in their columns, and tables of sizes."""
+"""Writes the precomputed data sets (states, units and unit words in their columns) and tables of
+their sizes.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
@@ -19,14 +21,14 @@ from echox_jax.units.unit_language import UnitLanguage
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
-  """One split that is written.
+  """One split to write.
 
   Attributes:
     name: `set/split`.
-    paths: its files, one a shard.
-    has_states: whether another split of its data set, or itself, has states; so their width.
-    units: the files of its units, none where it gets none.
-    language: turns them into unit words.
+    paths: its files, one per shard.
+    has_states: whether any split of its data set has states, which sets the width of the column.
+    units: files of its units; empty if it gets no units.
+    language: turns units into unit words.
   """
 
   name: str
@@ -45,7 +47,7 @@ def make_datasets(job: Job) -> None:
     features, info = (job.folder / folder / name for name in (record_files.FEATURES, dataset.INFO))
     inputs = fingerprint([list(some.values()) for some in outputs.values()])
     if job.work.index == 0 and not job.work.finished(info, inputs):
-      info.unlink(missing_ok=True)  # nobody is to read old and new files as one data set
+      info.unlink(missing_ok=True)  # so that nobody reads old and new files as one data set
     for name in names:
       has_states = bool({*names} & {*job.choices.state_sets})
       _make_split(job, step, name, outputs[name], has_states)
@@ -64,7 +66,7 @@ def _write_metadata(written: Mapping[str, Sequence[Mapping[str, Any]]], beside: 
 
 
 def _make_split(job: Job, step: str, name: str, outputs: Outputs, has_states: bool) -> None:
-  """The files of one split."""
+  """Writes the files of one split."""
   has_units = name in job.choices.unit_sets
   language = None
   if has_units and job.work.unfinished(outputs):
@@ -79,7 +81,7 @@ def _make_split(job: Job, step: str, name: str, outputs: Outputs, has_states: bo
 
 
 def _write_shard(job: Job, split: _Split, bar: Bar, i: int, beside: Path) -> dict[str, Any]:
-  """One file of a split. Where states take its place, audio is dropped."""
+  """Writes one file of a split. Audio is dropped where states replace it."""
   hears = split.name in job.choices.state_sets
   width = job.encoder('speech').width if split.has_states else 1
   states, heard = _user_states(job, split, i, width, bar) if hears else (iter(()), dict)
@@ -108,9 +110,10 @@ def _write_shard(job: Job, split: _Split, bar: Bar, i: int, beside: Path) -> dic
 def _user_states(
   job: Job, split: _Split, i: int, width: int, bar: Bar
 ) -> tuple[Iterator[np.ndarray], Callable[[], dict[str, Any]]]:
-  """The final states of the clips of users in a shard, and what will have been heard.
+  """The final encoder states of the user clips in a shard, and a function that returns what was
+  heard once they are consumed.
 
-  An earlier file has them where only units have changed.
+  If only units have changed, the states come from the earlier file.
   """
   path, made_from = split.paths[i], job.states_inputs(split.name, 'user')
   before = job.work.note(path).get('measured', {})
@@ -130,12 +133,12 @@ def _user_states(
 
 
 def make_tables(job: Job) -> None:
-  """The sizes of whatever the stages read (`index`).
+  """Makes the tables of sizes (`index`) of all data sets that the stages read.
 
   With them no host has to read a whole set before it trains.
   """
-  # Raw sets are read for their questions and transcripts; the vocoder's stage reads units and needs
-  # no counts of tokens.
+  # Raw sets are read for their questions and transcripts. The vocoder stage reads units and needs
+  # no token counts.
   trained_on = (n for n in job.experiment.data.sets if n not in job.choices.unit_sets)
   asked = dict.fromkeys((*job.choices.state_sets, *trained_on))
   raw = [n for n in asked if dataset.dataset_exists(job.raw, selection.split_name(n)[0])]

@@ -1,4 +1,4 @@
-"""What precompute measured, as JSON and in words."""
+"""Reports the measurements of precompute, as JSON and as text."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from echox_jax import files, rates, tokenizer
 
 
 def write_report(job: Job) -> dict[str, Any]:
-  """Adds up what was measured; writes it and the manifest."""
+  """Adds up the measurements; writes them and the manifest."""
   report = _measured(job)
   if job.work.index == 0:
     files.atomic_write_json(
@@ -30,7 +30,7 @@ def write_report(job: Job) -> dict[str, Any]:
 
 
 def _measured(job: Job) -> dict[str, Any]:
-  """What was measured, from the notes of all files."""
+  """The measurements, from the notes of all files."""
   report, units = {'sets': {}}, job.unit_parts(*job.choices.unit_sets)
   measured = job.work.measured
   for name in job.sets:
@@ -54,7 +54,7 @@ def _measured(job: Job) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> str:
-  """The report in words."""
+  """The report as text."""
   lines = [
     f'{name}: {c["clips"]} clips, {c["seconds"] / 60:.1f} min of speech'
     for name, c in report.get('sets', {}).items()
@@ -62,10 +62,10 @@ def summary(report: dict[str, Any]) -> str:
   if 'units_per_second' in report:
     lines.append(
       f'{report["units_per_second"]} reduced units and '
-      f'{report["unit_words_per_second"]} unit words a second of speech'
+      f'{report["unit_words_per_second"]} unit words per second of speech'
     )
     lines += [
-      f'unit language {name}: {c["units_per_word"]} reduced units a word'
+      f'unit language {name}: {c["units_per_word"]} reduced units per word'
       for name, c in report['compression'].items()
     ]
   lines.append(

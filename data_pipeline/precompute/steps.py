@@ -1,4 +1,4 @@
-"""Precompute as one function: the steps in their order."""
+"""Precompute as one function: runs the steps in order."""
 
 from pathlib import Path
 from typing import Any
@@ -22,25 +22,25 @@ def run(
   progress: bool = True,
   process: Process | None = None,
 ) -> dict[str, Any]:
-  """Does everything of `experiment.precompute` that is not finished.
+  """Does everything in `experiment.precompute` that is not finished.
 
   Args:
     experiment: the job; its stage does not matter.
-    workdir: working folder, the same for all processes; the raw data sets are in
-      `experiment.data_dir`, or in `data` there.
-    encoders: in place of the pretrained ones.
+    workdir: working folder, shared by all processes. The raw data sets are in
+      `experiment.data_dir`, or by default in `data` under `workdir`.
+    encoders: replace the pretrained encoders.
     progress: whether to show bars with the time left.
-    process: one of several; that of `jax.distributed` by default.
+    process: this process among several; by default that of `jax.distributed`.
 
   Returns:
     The report: `clips` and `seconds` of speech of each set, `units_per_second` (reduced units),
     `unit_words_per_second` of speech, `compression` of each kind of unit language (`vocab_size`,
-    reduced `units_per_word` on what it was fitted on, and `units_per_word_held_out` on the other
-    unit sets), `tokenizer_vocab_size`, `step_seconds` of all processes together, `ran` (the steps
-    that this process had a part in now).
+    reduced `units_per_word` on the data it was fitted on, and `units_per_word_held_out` on the
+    other unit sets), `tokenizer_vocab_size`, `step_seconds` summed over all processes, `ran` (the
+    steps in which this process had work in this run).
 
   Raises:
-    EchoXError: missing raw data, sizes that do not fit each other, missing weights.
+    EchoXError: missing raw data, sizes that do not match each other, missing weights.
   """
   check_sizes(experiment)
   process = process or Process(jax.process_index(), jax.process_count(), distributed.barrier)
@@ -57,10 +57,10 @@ def run(
 
 
 def check_sizes(experiment: ExperimentConfig) -> None:
-  """Whether the sizes of the config fit each other.
+  """Checks that the sizes of the config match each other.
 
   Raises:
-    ConfigError: they do not, or nothing is to be computed.
+    ConfigError: they do not match, or there is nothing to compute.
   """
   model, jobs = experiment.model, experiment.precompute
   words = model.units.num_units if model.units.language == 'plain' else model.units.vocab_size

@@ -33,7 +33,7 @@ def make_tokenizer(job: Job) -> None:
     tokenizer.train_tokenizer(texts, beside, own.vocab_size)
 
   if target.name != tokenizer.BPE_FILE:
-    # of an earlier config: it would go first
+    # left by an earlier config: it would take precedence
     (job.folder / tokenizer.BPE_FILE).unlink(missing_ok=True)
   job.make('tokenizer', target, inputs, make)
   size, limit = (

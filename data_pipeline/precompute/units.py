@@ -1,4 +1,4 @@
-"""Units: k-means over encoder states, the unit of every state, and the unit language."""
+"""Units: k-means over encoder states, the nearest centroid per state, and the unit language."""
 
 from collections.abc import Callable, Iterable, Iterator
 import functools
@@ -15,11 +15,11 @@ from data_pipeline.shards import SCRATCH
 from echox_jax import errors, rates
 from echox_jax.units import extract, kmeans
 
-_MEASURED_EXAMPLES = 256  # of a set, from which its hours are estimated
+_MEASURED_EXAMPLES = 256  # examples of a set from which its hours are estimated
 
 
 def make_centroids(job: Job) -> np.ndarray:
-  """Centroids float32[K,D]: the given ones, or fitted, by all processes together."""
+  """Centroids float32[K,D]: given by the config, or fitted by all processes together."""
   target, inputs, seconds = job.folder / KMEANS, job.kmeans_inputs(), 0.0
   centroids = None
   if not job.choices.kmeans and not job.work.finished(target, inputs):
@@ -47,7 +47,7 @@ def make_centroids(job: Job) -> np.ndarray:
 
 
 def _sample(job: Job) -> list[Path]:
-  """The states that k-means is fitted on."""
+  """Files of the states that k-means is fitted on."""
   share, paths = _share(job), []
   for name in job.choices.kmeans_sets:
     outputs = job.sample_parts(name, share)
@@ -74,7 +74,7 @@ def _share(job: Job) -> float:
 def _write_states(
   job: Job, name: str, share: float, bar: Bar, i: int, beside: Path
 ) -> dict[str, Any]:
-  """The states of one shard of a set, or of a share of its examples."""
+  """Writes the states of one shard of a set, or of a share of its examples."""
   chosen = (record for record in bar.watch(job.records[name][i]) if parts.is_chosen(record, share))
   clips = parts.Clips(job.sources[name], 'assistant', chosen)
   frames = parts.write_part(beside, list(_layer_states(job, clips)), np.float16)
@@ -82,15 +82,15 @@ def _write_states(
 
 
 def _layer_states(job: Job, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-  """float16[T,D] of each clip, from the layer that units are made of."""
+  """float16[T,D] of each clip, from the layer that units use."""
   encoded = extract.encode_clips(job.encoder('units'), clips, job.choices.batch_seconds, ('layer',))
   return (clip.layer.astype(np.float16) for clip in encoded)
 
 
 def make_units(job: Job, centroids: np.ndarray) -> None:
-  """The unit of every state of every unit set.
+  """Writes the unit of every state of every unit set.
 
-  States are not kept; where k-means has seen all of them, they are there already.
+  States are not kept. If k-means used all states of a set, its stored states are reused.
   """
   for name in job.choices.unit_sets:
     outputs = job.unit_parts(name)
@@ -106,7 +106,7 @@ def make_units(job: Job, centroids: np.ndarray) -> None:
 def _write_units(
   job: Job, name: str, centroids: np.ndarray, bar: Bar, i: int, beside: Path
 ) -> dict[str, Any]:
-  """The units of one shard of a set."""
+  """Writes the units of one shard of a set."""
   states, heard = _states_of_shard(job, name, centroids, bar, i)
   units = list(kmeans.assign_clips(states, centroids))
   frames = parts.write_part(beside, units, np.int32)
@@ -117,7 +117,9 @@ def _write_units(
 def _states_of_shard(
   job: Job, name: str, centroids: np.ndarray, bar: Bar, i: int
 ) -> tuple[Iterable[np.ndarray], Callable[[], dict[str, Any]]]:
-  """The states of each clip, and what will have been heard: stored for k-means, or encoded now."""
+  """The states of each clip, stored for k-means or encoded now, and a function that returns what
+  was heard.
+  """
   stored, inputs = list(job.sample_parts(name, 1.0).items())[i]
   if job.work.finished(stored, inputs):
     return parts.read_part(stored), lambda: job.work.note(stored)['measured']
@@ -132,7 +134,7 @@ def _states_of_shard(
 
 
 def make_language(job: Job) -> None:
-  """Fits the unit language of the config, and measures what each kind would compress."""
+  """Fits the unit language of the config, and measures the compression of each kind."""
   target, inputs, step = job.folder / LANGUAGE, job.language_inputs(), 'unit language'
   counts, own = job.folder / SCRATCH / 'language', None
   chosen = job.choices.language_sets

@@ -1,9 +1,7 @@
-"""Readers: from the layouts that recordings come in to items of the one schema
-(`data_pipeline/schema.py`).
+"""Readers: from common layouts of recordings to items of one schema (`data_pipeline/schema.py`).
 
-A reader is a function `read(source) -> iterator of Item | Entry`: an `Entry` is something that
-cannot be used, and why. It reads no audio; `data_pipeline/ingest.py` does, and writes the data
-sets.
+A reader is a function `read(source) -> iterator of Item | Entry`; an `Entry` is an unusable item
+and the reason. Readers read no audio: `data_pipeline/ingest.py` reads it and writes the data sets.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,8 +20,8 @@ class Reader:
 
   Attributes:
     read: see above.
-    guide: what the layout looks like.
-    transcripts: whether the items are speech and its transcript (set `transcripts`), not exchanges
+    guide: description of the layout.
+    transcripts: whether the items are speech with its transcript (set `transcripts`), not exchanges
       (`questions`, `answers`).
   """
 
@@ -42,10 +40,10 @@ READERS = {
 
 
 def get(name: str) -> Reader:
-  """The reader of that name.
+  """The reader named `name`.
 
   Raises:
-    ConfigError: there is none.
+    ConfigError: there is no such reader.
   """
   if name not in READERS:
     raise ConfigError(f'there is no reader {name!r}: use one of {", ".join(READERS)}.')

@@ -1,19 +1,19 @@
 """Reader `dialogues`: conversations of several turns, as JSON with paths of recordings.
 
-SOURCE is a JSON-lines file (one dialogue a line), a .json file (a list of dialogues), or a folder
+SOURCE is a JSON-lines file (one dialogue per line), a .json file (a list of dialogues), or a folder
 of .json files (one dialogue or a list each). Paths are relative to the file. A dialogue:
 
   {"id": "d1", "split": "train", "language": "en", "category": "chat", "conversations": [
     {"role": "user",      "text": "Do you like tea?", "audio": "d1/0.wav", "speaker": "anna"},
     {"role": "assistant", "text": "I do.",            "audio": "d1/1.wav"}]}
 
-`split`, `language`, `category`, `speaker` and `audio` may be left out, at least one turn has a
-recording, every turn has text. The other usual names are understood: `turns` or `messages`; `from`
-with `human` and `gpt`; `value` or `content`; `audio_path`. Further fields are ignored. Splits are
-as for the reader `manifest`.
+`split`, `language`, `category`, `speaker` and `audio` are optional. Every turn needs text, and at
+least one turn needs a recording. Other usual names work too: `turns` or `messages`; `from` with
+`human` and `gpt`; `value` or `content`; `audio_path`. Further fields are ignored. Splits work as in
+the reader `manifest`.
 
-EchoX-Dialogues is published without a description of its files that we could follow: this layout is
-ours, in its style.
+We found no description of the published files of EchoX-Dialogues that we could follow. This layout
+is ours, in its style.
 """
 
 from collections.abc import Iterator
@@ -31,10 +31,10 @@ _ROLES = {'user': 'user', 'human': 'user', 'assistant': 'assistant', 'gpt': 'ass
 
 
 def read(source: Path) -> Iterator[Item | Entry]:
-  """The dialogues of a file or folder, in the order of their files.
+  """The dialogues of a file or folder, in file order.
 
   Raises:
-    DataError: no file, nothing in it, or a .json file that is none.
+    DataError: no file, an empty one, or a .json file that is not valid JSON.
   """
   found = False
   for where, folder, value in _values(source):
@@ -42,7 +42,8 @@ def read(source: Path) -> Iterator[Item | Entry]:
     yield value if isinstance(value, Entry) else _item(value, folder, where)
   if not found:
     raise DataError(
-      f'{source} holds no dialogues: write one JSON object a line, or name a folder of .json files.'
+      f'{source} holds no dialogues: write one JSON object per line, or name a folder of .json '
+      'files.'
     )
 
 
@@ -59,7 +60,7 @@ def _values(source: Path) -> Iterator[tuple[str, Path, Any]]:
       yield from _file(source)
     except Unusable as error:
       raise DataError(
-        f'{source} {error.detail}: write a list of dialogues, or one a line in a '
+        f'{source} {error.detail}: write a list of dialogues, or one per line in a '
         'file that ends in .jsonl.'
       ) from error
   else:

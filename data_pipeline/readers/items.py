@@ -1,5 +1,5 @@
-"""What readers give: items of the schema whose recordings are still files, and what could not be
-read.
+"""The output of readers: items of the schema whose recordings are still files, and entries for what
+could not be read.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ SPLITS = ('train', 'dev', 'test')
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A conversation to be.
+  """A conversation whose audio has not been read yet.
 
   Attributes:
     id: unique in the source.
     turns: without audio.
     recordings: the file of each turn; empty = none.
-    where: the line or file that the item was read from.
+    where: the line or file of the item.
     split: `train`, `dev` or `test`; empty = the source does not say.
   """
 
@@ -36,11 +36,11 @@ class Item:
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str | Entry]]:
-  """(`file:number`, line) of every line of a UTF-8 text file that is not blank; the line is an
-  `Entry` where it is not UTF-8.
+  """(`file:number`, line) of every non-blank line of a UTF-8 text file; the line is an `Entry` if
+  it is not UTF-8.
 
   Raises:
-    DataError: there is no such file.
+    DataError: the file does not exist.
   """
   if not path.is_file():
     raise DataError(f'there is no file {path}: check the path.')
@@ -62,10 +62,10 @@ def text_lines(path: Path) -> Iterator[tuple[str, str | Entry]]:
 
 
 def read_text(path: Path) -> str:
-  """The text of a small file, in one line.
+  """The text of a small file, joined to one line.
 
   Raises:
-    Unusable: it is not UTF-8.
+    Unusable: the file is not UTF-8.
   """
   try:
     return ' '.join(path.read_bytes().decode('utf-8-sig').split())
@@ -79,7 +79,7 @@ def parse_object(text: str) -> dict[str, Any]:
   """JSON text -> dict.
 
   Raises:
-    Unusable: it is none.
+    Unusable: the text is not a JSON object.
   """
   try:
     value = json.loads(text)
@@ -91,10 +91,10 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def string(values: dict[str, Any], field: str, default: str = '') -> str:
-  """A text field; `default` where it is absent or null.
+  """A text field; `default` if it is absent or null.
 
   Raises:
-    Unusable: it is not text, or text that no UTF-8 file can hold.
+    Unusable: the field is not text, or its text cannot be encoded as UTF-8.
   """
   value = values.get(field)
   if value is None:
@@ -102,7 +102,7 @@ def string(values: dict[str, Any], field: str, default: str = '') -> str:
   if not isinstance(value, str):
     raise Unusable('wrong fields', f'has {field!r} that is not text')
   if not value.isascii() and value != value.encode('utf-8', 'ignore').decode('utf-8'):
-    raise Unusable('not UTF-8', f'has {field!r} with half a character')
+    raise Unusable('not UTF-8', f'has {field!r} with an incomplete character')
   return value
 
 
@@ -110,7 +110,7 @@ def required(values: dict[str, Any], field: str) -> str:
   """A text field that must not be blank.
 
   Raises:
-    Unusable: it is absent, blank or no text.
+    Unusable: the field is absent, blank or not text.
   """
   value = string(values, field)
   if not value.strip():
@@ -119,10 +119,10 @@ def required(values: dict[str, Any], field: str) -> str:
 
 
 def split_of(values: dict[str, Any]) -> str:
-  """The field `split`; empty = not said.
+  """The field `split`; empty = not given.
 
   Raises:
-    Unusable: an unknown one.
+    Unusable: an unknown split.
   """
   split = string(values, 'split')
   if split not in ('', 'train', 'test'):
@@ -131,15 +131,15 @@ def split_of(values: dict[str, Any]) -> str:
 
 
 def recording(folder: Path, name: str) -> str:
-  """The file `name`, relative to `folder` unless absolute; empty = none."""
+  """The path of file `name`, relative to `folder` unless absolute; empty = none."""
   return os.path.join(folder, name) if name else ''
 
 
 def file_name(name: str) -> str:
-  """The name itself.
+  """Returns the name if it is a valid file name.
 
   Raises:
-    Unusable: no file can be called so.
+    Unusable: no file can have this name.
   """
   if not name or '/' in name or '\0' in name:
     raise Unusable('wrong fields', f'begins with {name[:40]!r}, which is not the name of a file')
@@ -149,16 +149,16 @@ def file_name(name: str) -> str:
 def transcripts(
   path: Path, separator: str, make: Callable[[str, str, str], Item]
 ) -> Iterator[Item | Entry]:
-  """The items of a list of transcripts, a line each: `name`, `separator`, text.
+  """The items of a list of transcripts with one `name`, `separator`, text per line.
 
   Args:
     path: the list.
-    separator: between name and text.
-    make: (name, text, `file:number`) -> the item, by `transcript`; what it raises as Unusable is
-      refused.
+    separator: text between name and transcript.
+    make: (name, text, `file:number`) -> the item, made with `transcript`; an item for which it
+      raises Unusable is refused.
 
   Raises:
-    DataError: there is no such file.
+    DataError: the file does not exist.
   """
   for where, line in text_lines(path):
     if isinstance(line, Entry):
@@ -182,8 +182,8 @@ def transcript(
   language: str,
   source: str,
 ) -> Item:
-  """An item of speech recognition: the user says `text`, the assistant writes it down; both turns
-  have the category `asr`.
+  """An item of speech recognition: the user says `text` and the assistant writes it down. Both
+  turns have the category `asr`.
 
   Raises:
     Unusable: no text.

@@ -3,11 +3,12 @@
   SOURCE/train-clean-100/103/1240/103-1240.trans.txt
   SOURCE/train-clean-100/103/1240/103-1240-0000.flac
 
-The first holds lines `103-1240-0000 CHAPTER ONE MISSUS RACHEL LYNDE`, the others the recordings.
+The first file holds lines `103-1240-0000 CHAPTER ONE MISSUS RACHEL LYNDE`; the others are the
+recordings.
 
-SOURCE may also be one such subset. Subsets called train-*, dev-* and test-* become the splits
+SOURCE may also be a single subset. Subsets called train-*, dev-* and test-* become the splits
 train, dev and test of the set `transcripts`. The transcripts are in capitals, which no text model
-writes: they are made lower-case, as those of MLS are.
+writes, so they are made lower-case like those of MLS.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from echox_jax.errors import DataError
 
 
 def read(source: Path) -> Iterator[Item | Entry]:
-  """The utterances of all subsets, in the order of their paths.
+  """The utterances of all subsets, in path order.
 
   Raises:
     DataError: no transcripts.

@@ -1,28 +1,28 @@
 """Reader `manifest`: your own recordings, listed in a JSON-lines or a TSV file. Paths are relative
 to that file.
 
-JSON lines (any name): one line, one exchange:
+JSON lines (any file name), one exchange per line:
 
   {"id": "0001", "question": "What is the capital of France?", "question_audio": "q/0001.wav",
   "speaker": "anna",
    "answer": "The capital of France is Paris.", "answer_audio": "a/0001.flac", "references":
    ["Paris"], "split": "train"}
 
-TSV (a name that ends in .tsv): the first line names the columns, the same fields; several
-references are parted by `|`:
+TSV (file name ends in .tsv): the first line names the columns, which are the same fields. Several
+references are separated by `|`:
 
   id	question	question_audio	answer	answer_audio	references
   0001	What is the capital of France?	q/0001.wav	The capital of France is
   Paris.	a/0001.flac	Paris|paris
 
-`id` and `answer` are needed, `question` with `question_audio`. A line without `question_audio`
-teaches only to speak, one without `answer_audio` only to hear. `references` are answers that count
-as right (by default `answer`), `speaker` is who asks, `category` a label for scores, `language` a
-code (en).
+`id` and `answer` are required, and `question` if there is `question_audio`. A line without
+`question_audio` only teaches to speak; one without `answer_audio` only teaches to hear.
+`references` are accepted answers (by default `answer`), `speaker` is who asks, `category` a label
+for scores, `language` a language code (en).
 
-`split` is `train` or `test`: test questions are for scores, test answers (the set's `holdout`) are
-never heard by k-means or vocoder. Where no line says a split, one in twenty is held out for tests;
-where some do, the others are `train`.
+`split` is `train` or `test`: test questions are for scores, and k-means and vocoder never hear test
+answers (the set's `holdout`). If no line has a split, one in twenty is held out for tests; if some
+lines do, the others are `train`.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ FIELDS = (
 
 
 def read(source: Path) -> Iterator[Item | Entry]:
-  """The items of a manifest, and what cannot be used of it.
+  """The items of a manifest, and entries for unusable lines.
 
   Raises:
     DataError: no file, no lines, or a TSV whose first line does not name the columns.
@@ -63,18 +63,18 @@ def read(source: Path) -> Iterator[Item | Entry]:
     empty = False
     yield _item(source.parent, where, line, columns)
   if empty:
-    raise DataError(f'{source} holds no lines: write one exchange a line.')
+    raise DataError(f'{source} holds no lines: write one exchange per line.')
 
 
 def _columns(source: Path, line: str | Entry) -> list[str]:
   columns = [name.strip() for name in line.split('\t')] if isinstance(line, str) else []
   wrong = [name for name in columns if name not in FIELDS]
   if wrong or len(set(columns)) < len(columns) or not {'id', 'answer'} <= set(columns):
-    example = f' ({wrong[0]!r} is none)' if wrong else ''
+    example = f' ({wrong[0]!r} is not a column)' if wrong else ''
     raise DataError(
       f'{source} does not name its columns in the first line{example}: write a line '
       'with id, answer and any of '
-      f'{", ".join(name for name in FIELDS if name not in ("id", "answer"))}, parted '
+      f'{", ".join(name for name in FIELDS if name not in ("id", "answer"))}, separated '
       'by tabs.'
     )
   return columns

@@ -3,9 +3,9 @@
   SOURCE/train/transcripts.txt
   SOURCE/train/audio/4800/10003/4800_10003_000000.flac, or .opus
 
-The first holds lines `4800_10003_000000<TAB>and there they lay`. `train`, `dev` and `test` beside
-it become the splits of the set `transcripts`. SOURCE is such a folder, mls_english say, or one that
-holds several; the language follows from its name (mls_german, mls_german_opus).
+The first file holds lines `4800_10003_000000<TAB>and there they lay`. The folders `train`, `dev`
+and `test` become the splits of the set `transcripts`. SOURCE is such a folder, e.g. mls_english, or
+one that holds several. The language follows from the folder's name (mls_german, mls_german_opus).
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ LANGUAGES = {
 
 
 def read(source: Path) -> Iterator[Item | Entry]:
-  """The utterances of all splits, in the order of their paths.
+  """The utterances of all splits, in path order.
 
   Raises:
     DataError: no transcripts.
@@ -42,7 +42,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
   if not lists:
     raise DataError(
       f'{source} holds no transcripts.txt: name the folder that holds train, dev and '
-      'test (mls_english, say).'
+      'test (e.g. mls_english).'
     )
   for path in lists:
     of_language = path.parent.resolve().parent.name
@@ -69,6 +69,6 @@ def _utterance(folder: Path, suffix: str, language: str, name: str, text: str, w
 
 
 def _other(file: Path) -> Path:
-  """The same recording in the other format, where that is there."""
+  """The same recording in the other format, if that file exists."""
   other = file.with_suffix({'.flac': '.opus', '.opus': '.flac'}[file.suffix])
   return other if decoding.exists(other) else file

@@ -1,12 +1,12 @@
-"""Reader `pairs`: recordings of a voice with its text, for text-to-codec model and vocoder.
+"""Reader `pairs`: recordings of one voice with their text, for text-to-codec model and vocoder.
 
 SOURCE is a folder of either form:
 
   SOURCE/any/0001.wav + SOURCE/any/0001.txt
   SOURCE/metadata.csv + SOURCE/wavs/0001.wav
 
-The first has a text file of the same name beside each recording, at any depth. The second is as
-LJSpeech: lines `0001|text` or `0001|text|text in words`, without a header.
+The first form has a text file of the same name beside each recording, at any depth. The second is
+the form of LJSpeech: lines `0001|text` or `0001|text|text in words`, without a header.
 
 One in twenty is held out: the set `answers` has the splits train and holdout.
 """
@@ -27,7 +27,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
   """The pairs, in the order of the list or of their paths.
 
   Raises:
-    DataError: the folder holds none.
+    DataError: the folder holds no pairs.
   """
   if (source / 'metadata.csv').is_file():
     yield from _listed(source)
@@ -85,5 +85,5 @@ def _item(name: str, text: str, file: str, where: str) -> Item:
 
 
 def _printable(name: str) -> str:
-  """A file name whose bytes are not UTF-8, so that a file can hold it."""
+  """A printable form of a file name whose bytes are not UTF-8, so that a file can hold it."""
   return name.encode('utf-8', 'replace').decode('utf-8')

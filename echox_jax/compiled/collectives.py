@@ -1,4 +1,4 @@
-"""What devices send to one another in a compiled program, and how long that takes at the least."""
+"""Communication between devices in a compiled program, and a lower bound of its time."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -33,12 +33,11 @@ class Collective:
 
   Attributes:
     kind: one of `KINDS`.
-    bytes: of its result on one device (what is gathered, reduced or passed on); of a
-      reduce-scatter, what goes in.
-    times: how often a step does it.
-    groups: int[groups,size] device numbers that take part together, or pairs (from, to); None = all
-      devices.
-    name: the operation in the model's code that it serves, '' if not noted.
+    bytes: size of its result on one device; for a reduce-scatter, of its input.
+    times: how often it runs in a step.
+    groups: int[groups,size] numbers of devices that take part together, or pairs (from, to); None =
+      all devices.
+    name: the operation in the model's code that it belongs to, '' if unknown.
   """
 
   kind: str
@@ -48,7 +47,7 @@ class Collective:
   name: str
 
   def crosses(self, slices: Sequence[int]) -> bool:
-    """Whether devices of different slices take part, given each device's slice."""
+    """Returns whether devices of different slices take part, given each device's slice."""
     slices = np.asarray(slices)
     return (
       bool(np.ptp(slices))
@@ -58,10 +57,10 @@ class Collective:
 
 
 def read(program: hlo.Program) -> list[Collective]:
-  """The collectives of a program.
+  """Reads the collectives of a program.
 
-  A TPU may begin one in a fusion, go on with it in fusions of other work and end it in another:
-  links of one chain, which count once, as often as the chain begins.
+  A TPU may start a collective in one fusion, continue it in fusions of other work and end it in
+  another. These are links of one chain, which counts once per start.
   """
   found, chains = [], {}
   for computation, instruction, times in program.run():
@@ -79,7 +78,7 @@ def read(program: hlo.Program) -> list[Collective]:
 
 
 def summary(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
-  """By kind: `count` and `bytes` of a whole step."""
+  """Returns `count` and `bytes` of a whole step by kind."""
   return {
     kind: {
       'count': sum(c.times for c in found if c.kind == kind),
@@ -91,13 +90,13 @@ def summary(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
 
 
 def received(collective: Collective, devices: Sequence) -> tuple[float, float]:
-  """Bytes that a chip receives in one run: (over the links inside of a slice, over the network
+  """Returns the bytes that a chip receives in one run: (over links inside a slice, over the network
   between slices).
 
-  By rings, the cheapest way for large arrays: of a gather of n parts, or a reduction that scatters,
-  (n - 1) / n of the whole; of an all-reduce twice that. Between s slices each chip exchanges its
-  share alone: what a slice gathers or reduces goes over the network once, in m parts for its m
-  chips. What the TPU compiler sends between slices is such a share already (`send`).
+  It assumes ring algorithms, which are the cheapest for large arrays. A gather of n parts, or a
+  reduce-scatter, receives (n - 1) / n of the whole; an all-reduce receives twice that. Between s
+  slices each chip exchanges only its share: the data of a slice crosses the network once, in m
+  parts for its m chips. A `send` of the TPU compiler between slices already is such a share.
   """
   slices = _slices(devices)
   every = np.arange(len(devices))[None] if collective.groups is None else collective.groups
@@ -108,28 +107,29 @@ def received(collective: Collective, devices: Sequence) -> tuple[float, float]:
     return 0.0, twice * (several - 1) / several * collective.bytes
   if collective.kind in ('collective-permute', 'collective-broadcast'):
     return (collective.bytes, 0.0) if several == 1 else (0.0, collective.bytes)
-  scattered = 'all-to-all' in collective.kind  # every part goes to another chip, none can be shared
+  scattered = 'all-to-all' in collective.kind  # each part goes to another chip; none is shared
   across = twice * (several - 1) / several * collective.bytes / (1 if scattered else chips)
   inside = twice * (chips - 1) / chips * collective.bytes / (several if scattered else 1)
   return inside, across
 
 
 def seconds(collective: Collective, devices: Sequence, chip: Chip) -> tuple[float, float]:
-  """(seconds on the links inside a slice, seconds on the network between slices) of one run, at the
-  least.
+  """Returns lower bounds of one run: (seconds on links inside a slice, seconds on the network
+  between slices).
 
-  What a chip receives (see `received`) over what it can receive at once. A group of chips of one
-  slice spans an extent along each axis of the torus. Along an axis a chip receives over one link,
-  or over two where the group fills an axis that is closed to a ring; axes work side by side. Groups
-  that lie between one another, such as every second chip of a row, share the links. In an
-  all-to-all each part travels a quarter of the ring on average (half of an open line), along the
-  longest axis. What is passed on from chip to chip goes axis by axis, the shorter way, and the
-  busiest link counts. Between slices each chip has its share of its host's network cards. Chips
-  without a torus (GPUs) receive over all their links at once.
+  The time is the received bytes (see `received`) divided by the receive bandwidth. A group of chips
+  of one slice has an extent along each axis of the torus. Along an axis a chip receives over one
+  link, or over two if the group fills an axis that is a ring; axes work in parallel. Interleaved
+  groups, such as every second chip of a row, share the links. In an all-to-all each part travels a
+  quarter of the ring on average (half of an open line), along the longest axis. A
+  collective-permute goes axis by axis, the shorter way, and the busiest link counts. Between slices
+  each chip has its share of its host's network cards. Chips without a torus (GPUs) receive over all
+  their links at once.
 
   Args:
     collective: one operation.
-    devices: in the order of the program's device numbers, with `coords` and perhaps `slice_index`.
+    devices: in the order of the program's device numbers, with `coords` and optionally
+      `slice_index`.
     chip: their speeds.
   """
   inside, across = received(collective, devices)
@@ -160,15 +160,15 @@ def seconds(collective: Collective, devices: Sequence, chip: Chip) -> tuple[floa
 
 
 def _torus(coords: np.ndarray, ring: int) -> tuple[list[int], list[bool]]:
-  """Chips along each axis of a slice, and whether they form a ring (see `Chip.ring`).
+  """Returns the chips along each axis of a slice, and whether they form a ring (see `Chip.ring`).
 
   Args:
-    coords: int[chips,axes], of all its chips.
-    ring: of the kind of chip.
+    coords: int[chips,axes], coordinates of all its chips.
+    ring: `Chip.ring` of the chips.
   """
   sizes = [len(set(axis)) for axis in coords.T]
   closed = [size % ring == 0 for size in sizes]
-  if sum(size > 1 for size in sizes) > 2:  # three axes are closed together or not at all
+  if sum(size > 1 for size in sizes) > 2:  # either all three axes are rings or none
     closed = [all(closed)] * len(sizes)
   return sizes, closed
 
@@ -176,8 +176,8 @@ def _torus(coords: np.ndarray, ring: int) -> tuple[list[int], list[bool]]:
 def _axes(
   group: np.ndarray, sizes: Sequence[int], closed: Sequence[bool]
 ) -> list[tuple[int, float]]:
-  """(extent, links by which a chip receives) of each axis of the torus that a group spans; `group`:
-  int[chips,axes], coordinates.
+  """Returns (extent, links that a chip receives over) of each torus axis that a group spans;
+  `group`: coordinates int[chips,axes].
   """
   found = []
   for axis, size, is_closed in zip(group.T, sizes, closed):
@@ -190,7 +190,7 @@ def _axes(
 
 
 def _busiest(pairs: Sequence[np.ndarray], sizes: Sequence[int], closed: Sequence[bool]) -> int:
-  """How many of the messages the busiest link carries in one direction; `pairs`: int[2,axes] each,
+  """Returns the number of messages on the busiest link in one direction; `pairs`: int[2,axes] each,
   from and to.
   """
   carried = collections.Counter()
@@ -216,7 +216,7 @@ def _coords(devices: Sequence, numbers: np.ndarray) -> np.ndarray:
 def _bytes(
   kind: str, instruction: hlo.Instruction, instructions: Mapping[str, hlo.Instruction]
 ) -> int:
-  """Bytes of what is passed on (see `Collective.bytes`)."""
+  """Returns `Collective.bytes` of an instruction."""
   made = sum(shape.bytes for shape in instruction.shapes)
   given = sum(
     shape.bytes
@@ -228,12 +228,12 @@ def _bytes(
     return given
   if not instruction.operation.endswith('-start') or kind == 'all-reduce':
     return made
-  # the result names operands, results and small states
+  # the result tuple contains operands, results and small states
   return made - given if kind == 'all-gather' else given
 
 
 def _groups(rest: str) -> np.ndarray | None:
-  """Device groups in any of the forms that the text has."""
+  """Parses device groups in any of the text's formats."""
   if match := _LISTED.search(rest):
     return np.asarray(
       [[int(d) for d in group.split(',')] for group in re.findall(r'\{([\d,]+)\}', match[1])]

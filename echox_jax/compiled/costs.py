@@ -1,13 +1,13 @@
-"""What a compiled program costs on each device: FLOPs, memory traffic and messages, and the time
-that each of them takes.
+"""The cost of a compiled program on each device: FLOPs, memory traffic and communication, and the
+time of each.
 
-All of it is read from the program's text, loops with their turns (see `hlo`). Nothing is measured:
-the times are those of a chip at its published speeds, with nothing in the way, so that they are
-lower bounds; they may overlap, so the slowest bounds a step.
+All costs come from the program's text, including loop trip counts (see `hlo`). Nothing is measured.
+The times assume a chip at its published peak speeds, so they are lower bounds. They may overlap, so
+the slowest one bounds a step.
 
-FLOPs are those of products and convolutions (positions that only see padding or dilation not
-counted) and of kernels; memory traffic is what `traffic` says, messages what `collectives` says.
-The rest of the arithmetic is not counted.
+FLOPs include matmuls, convolutions (except positions that only see padding or dilation) and
+kernels. `traffic` counts memory traffic, `collectives` counts communication. Other arithmetic is
+not counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from echox_jax.parallel.chips import Chip
 
 
 class Cost(NamedTuple):
-  """Of one instruction, all its runs together: FLOPs, bytes of memory traffic, and what it is."""
+  """Total cost of one instruction over all its runs: FLOPs, memory traffic and description."""
 
   flops: float
   bytes: float
@@ -32,15 +32,15 @@ class Cost(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-  """A step on each chip: seconds by what bounds it, and what they follow from.
+  """The lower bounds of a step on each chip in seconds, and the counts behind them.
 
   Attributes:
-    compute_s, hbm_s, ici_s, dcn_s: products, memory traffic, links inside of a slice, network
-      between slices.
-    flops: of products, convolutions and kernels.
-    hbm_bytes: read from memory and written to it.
-    ici_bytes, dcn_bytes: received.
-    kernels_without_flops: of how many kernels the FLOPs are not known.
+    compute_s, hbm_s, ici_s, dcn_s: compute, memory traffic, links inside a slice, network between
+      slices.
+    flops: FLOPs of matmuls, convolutions and kernels.
+    hbm_bytes: bytes read from and written to memory.
+    ici_bytes, dcn_bytes: bytes received.
+    kernels_without_flops: number of kernels with unknown FLOPs.
   """
 
   compute_s: float
@@ -59,12 +59,12 @@ class Times:
     return max(('compute_s', 'hbm_s', 'ici_s', 'dcn_s'), key=lambda name: getattr(self, name))
 
   def mfu_bound(self, model_flops: float, devices: int, chip: Chip) -> float:
-    """The share of the peak that the model's FLOPs can reach at most, given the slowest term."""
+    """Returns the maximum MFU given the slowest term."""
     return model_flops / (devices * chip.peak_flops * getattr(self, self.slowest))
 
 
 def times(program: hlo.Program, devices: Sequence, chip: Chip) -> Times:
-  """Costs of a step on chips of one kind.
+  """Computes the costs of a step on chips of one kind.
 
   Args:
     program: the compiled step.
@@ -89,18 +89,18 @@ def times(program: hlo.Program, devices: Sequence, chip: Chip) -> Times:
 
 
 def received(sent: Sequence[collectives.Collective], devices: Sequence) -> tuple[float, float]:
-  """Bytes that a chip receives in a step: (inside of its slice, from other slices)."""
+  """Returns the bytes that a chip receives in a step: (inside its slice, from other slices)."""
   return _sums((c.times, collectives.received(c, devices)) for c in sent)
 
 
 def _sums(each: Iterable[tuple[int, tuple[float, float]]]) -> tuple[float, float]:
-  """Of (times, (first, second)): both sums."""
+  """Returns both weighted sums of (times, (first, second))."""
   each = list(each)
   return math.fsum(n * pair[0] for n, pair in each), math.fsum(n * pair[1] for n, pair in each)
 
 
 def instructions(program: hlo.Program) -> list[Cost]:
-  """What each instruction costs."""
+  """Returns the cost of each instruction."""
   found = []
   for computation, instruction, runs in program.run():
     inside = program.computations[computation]
@@ -122,7 +122,7 @@ def instructions(program: hlo.Program) -> list[Cost]:
 def largest(
   program: hlo.Program, devices: Sequence, chip: Chip, number: int
 ) -> dict[str, list[tuple[float, str]]]:
-  """The `number` instructions that cost most, (seconds, what), by term."""
+  """Returns the `number` most expensive instructions, (seconds, what), by term."""
   each = instructions(program)
   by_link = [
     (
@@ -159,7 +159,7 @@ def _flops(instruction: hlo.Instruction, inside: Mapping[str, hlo.Instruction]) 
 def _convolution_flops(
   instruction: hlo.Instruction, given: Sequence[int], kernel: Sequence[int]
 ) -> float:
-  """Two for each product that is not one with padding or with the zeros of a dilation."""
+  """Counts two FLOPs per multiply-add, without those on padding or dilation zeros."""
   out = instruction.shapes[0].dims
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.rest)
   window = dict(
@@ -187,7 +187,7 @@ def _convolution_flops(
 
 
 def _silent_kernels(program: hlo.Program) -> int:
-  """Kernels that run and whose FLOPs are not known."""
+  """Returns the number of kernels that run and have unknown FLOPs."""
   return sum(
     kernels.is_kernel(i) and kernels.flops(i, program.computations[name]) is None
     for name, i, _ in program.run()

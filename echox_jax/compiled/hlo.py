@@ -1,11 +1,10 @@
-"""The text of a compiled program (HLO), taken apart: computations, instructions, and how often each
-of them runs.
+"""Parses the text of a compiled program (HLO): computations, instructions, and how often each one
+runs.
 
-A loop's body stands there once. It runs as often as the compiler notes, or as its condition tells:
-`i < constant`, counted from 0. A condition that asks for more, such as "and not all rows have
-ended", may end the loop earlier: then the constant is a budget, an upper bound. A loop that tells
-neither counts once and is reported as unknown. Of the branches of a conditional, the one that
-writes most counts.
+The text contains a loop's body once. Its trip count comes from the compiler's annotation or from
+its condition, `i < constant`, counted from 0. If the condition has more terms, such as "and not all
+rows have ended", the loop may end earlier, so the constant is an upper bound. A loop with neither
+counts once and is reported as unknown. For a conditional, the branch that writes the most counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,19 +54,19 @@ class Shape:
 
   @property
   def bytes(self) -> int:
-    """Size, filling of tiles not counted."""
+    """Size without tile padding."""
     return self._size(self.dims)
 
   @property
   def stored_bytes(self) -> int:
-    """Size in memory: a TPU stores tiles, such as 8 x 128 numbers, and fills up the axes that they
-    do not divide.
+    """Size in memory: a TPU stores tiles, e.g. of 8 x 128 numbers, and pads the axes that they do
+    not divide.
     """
     match = _TILED.match(self.layout)
     if not match or not self.dims:
       return self.bytes
     dims, tile = list(self.dims), [int(n) for n in match[2].split(',')]
-    # from the axis whose numbers lie side by side
+    # starts with the minor axis, whose numbers are contiguous
     for axis, size in zip((int(n) for n in match[1].split(',')), reversed(tile)):
       dims[axis] = -(-dims[axis] // size) * size
     return self._size(dims)
@@ -77,7 +76,7 @@ class Shape:
 
   @property
   def in_hbm(self) -> bool:
-    """False for what a TPU keeps in on-chip memory (another memory space than 0)."""
+    """False for arrays in a TPU's on-chip memory (a memory space other than 0)."""
     return 'S(' not in self.layout or 'S(0)' in self.layout
 
 
@@ -86,11 +85,11 @@ class Instruction:
   """One line of a computation.
 
   Attributes:
-    name: its own.
+    name: name of the instruction.
     operation: `dot`, `fusion`...
-    shapes: of its result, several for a tuple.
-    operands: names.
-    rest: the text behind the operation: operands and attributes.
+    shapes: shapes of its result; several for a tuple.
+    operands: names of its operands.
+    rest: the text after the operation: operands and attributes.
     is_root: whether it is the result of its computation.
   """
 
@@ -103,12 +102,12 @@ class Instruction:
 
   @property
   def op_name(self) -> str:
-    """The operation in the model's code that it serves, '' if not noted."""
+    """The operation in the model's code that it belongs to, '' if unknown."""
     match = _NAME.search(self.rest)
     return match[1] if match else ''
 
   def called(self) -> list[str]:
-    """Names of the computations that it calls."""
+    """Returns the names of the computations that it calls."""
     branches = [
       b.strip().lstrip('%') for group in _BRANCHES.findall(self.rest) for b in group.split(',')
     ]
@@ -124,11 +123,11 @@ class Program:
 
   Attributes:
     computations: name -> instructions by name.
-    entry: name of the first.
+    entry: name of the entry computation.
     times: how often each computation runs in one execution.
-    inner: computations inside of fusions and reductions, whose values are in no memory.
-    by_budget: bodies of loops that were counted by an upper bound.
-    unknown: bodies of loops whose turns are unknown, counted once.
+    inner: computations inside fusions and reductions, whose values are not in memory.
+    by_budget: bodies of loops whose trip count is an upper bound.
+    unknown: bodies of loops with unknown trip count, counted once.
   """
 
   computations: Mapping[str, Computation]
@@ -139,7 +138,7 @@ class Program:
   unknown: frozenset[str]
 
   def run(self) -> Iterator[tuple[str, Instruction, int]]:
-    """(computation, instruction, how often it runs) of all that runs."""
+    """Yields (computation, instruction, how often it runs) for every instruction that runs."""
     for name, instructions in self.computations.items():
       if self.times[name]:
         for instruction in instructions.values():
@@ -147,7 +146,7 @@ class Program:
 
 
 def read(text: str) -> Program:
-  """Takes the text of a compiled module apart."""
+  """Parses the text of a compiled module."""
   computations, entry = _computations(text)
   times, inner, by_budget, unknown = dict.fromkeys(computations, 0), set(), set(), set()
 
@@ -159,7 +158,7 @@ def read(text: str) -> Program:
       turns, called = 1, [other for other in instruction.called() if other in computations]
       if instruction.operation == 'conditional':
         called = [max(called, key=lambda other: _written(computations, other))] if called else []
-      # they go on with what async-start has begun
+      # these continue an operation that async-start has counted
       if instruction.operation in ('async-update', 'async-done'):
         continue
       if instruction.operation == 'while':
@@ -185,9 +184,9 @@ def read(text: str) -> Program:
 
 
 def _computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
-  """{computation: {name: instruction}} and the name of the entry."""
+  """Returns {computation: {name: instruction}} and the name of the entry computation."""
   computations, entry, current, last = {}, '', None, ()
-  # the text of a kernel runs over several lines, which may begin anywhere
+  # the text of a kernel spans several lines with any indentation
   for line in text.splitlines():
     if line == '}':
       current = None
@@ -199,7 +198,7 @@ def _computations(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
     ):
       last = match.groups()
       current[last[1]] = _instruction(*last)
-    elif current and line.strip():  # goes on with the attributes of the instruction before
+    elif current and line.strip():  # continues the attributes of the previous instruction
       last = (*last[:4], f'{last[4]} {line}')
       current[last[1]] = _instruction(*last)
   return computations, entry
@@ -212,8 +211,8 @@ def _instruction(
 
 
 def _written(computations: Mapping[str, Computation], name: str) -> float:
-  """Bytes of all that a computation makes, loops with their turns: what branches are compared
-  by.
+  """Returns the bytes of all results of a computation, including loop repeats; used to compare
+  branches.
   """
   total = 0.0
   for instruction in computations[name].values():
@@ -240,7 +239,7 @@ def _shapes(text: str) -> tuple[Shape, ...]:
 
 
 def _operands(rest: str) -> tuple[str, ...]:
-  """Names before the bracket closes; each may have its type before it."""
+  """Returns the names before the closing bracket; each may follow its type."""
   depth, end = 1, len(rest)
   for i, letter in enumerate(rest):
     depth += (letter in '([{') - (letter in ')]}')
@@ -255,7 +254,7 @@ def _operands(rest: str) -> tuple[str, ...]:
 def _turns(
   computations: Mapping[str, Computation], inside: Computation, loop: Instruction
 ) -> tuple[int | None, bool]:
-  """(turns of a loop that stands in `inside`, or None; whether it takes exactly so many)."""
+  """Returns (trip count of a loop in `inside`, or None; whether the count is exact)."""
   noted = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
   if noted:
     return int(noted[1]), True
@@ -275,10 +274,8 @@ def _counter(
   inside: Computation,
   loop: Instruction,
 ) -> tuple[int, int]:
-  """The number that the condition looks at: where it starts, and what a turn adds (more than 1
-  where the loop has been unrolled).
-
-  (0, 1) where the text does not tell.
+  """Returns the start and step of the loop counter in the condition (the step is more than 1 if the
+  loop was unrolled); (0, 1) if the text does not show them.
   """
   body = computations.get(re.search(r'body=%?([^\s,}]+)', loop.rest)[1], {})
   result = next((i for i in body.values() if i.is_root and i.operation == 'tuple'), None)
@@ -308,7 +305,7 @@ def _counter(
 
 
 def _added(body: Computation, name: str) -> int | None:
-  """The constant that makes this value out of another."""
+  """Returns the constant that is added to another value to make this one."""
   added = body.get(name)
   while added is not None and added.operation in ('copy', 'bitcast') and added.operands:
     added = body.get(added.operands[0])
@@ -318,7 +315,7 @@ def _added(body: Computation, name: str) -> int | None:
 
 
 def _constant(inside: Computation, name: str) -> int | None:
-  """The whole number behind a name, None for anything else."""
+  """Returns the integer constant behind a name; None for anything else."""
   found = inside.get(name)
   while found is not None and found.operation in ('copy', 'bitcast', 'convert') and found.operands:
     found = inside.get(found.operands[0])
@@ -336,8 +333,8 @@ def _find_limits(
   given: Mapping[str, int],
   limits: list[int],
 ) -> None:
-  """Adds the constants that something is compared with by `<`; `given`: parameters that are
-  constants of the caller.
+  """Collects the constants on the right of `<` comparisons; `given`: parameters that are constants
+  of the caller.
   """
   known = {
     name: given[name] if name in given else _constant(instructions, name) for name in instructions

@@ -1,10 +1,10 @@
-"""FLOPs of kernels (Pallas), one instruction each in a program's text.
+"""FLOPs of Pallas kernels, which are single instructions in a program's text.
 
-A kernel may note its own. JAX's splash attention does not: its kernels are known by their names.
-They compute whole blocks of queries and keys, as many as their mask touches. A mask that is
-computed in the kernel takes the positions of the queries as one more operand, beside the two of the
-segments, and is taken for a causal one, the only kind of it that this code uses; without it all
-blocks count.
+A kernel may declare its FLOPs. JAX's splash attention does not, so its kernels are recognised by
+name. They compute all whole blocks of queries and keys that the mask touches. If the kernel
+computes the mask, it has the query positions as an extra operand, besides the two for segments.
+Such a mask counts as causal, the only kind that this code uses. Without the operand, all blocks
+count.
 """
 
 import math
@@ -12,7 +12,7 @@ import re
 
 from echox_jax.compiled import hlo
 
-# Products of [block of queries, block of keys, width]: how many, and which sizes the blocks have.
+# Number of matmuls of [query block, key block, width], and the names of the block sizes.
 _PRODUCTS = {
   'fwd': (2, 'block_q', 'block_kv'),
   'dkv': (4, 'block_q_dkv', 'block_kv_dkv'),
@@ -22,12 +22,12 @@ _SPLASH = re.compile(r'splash_m[hq]a_(fwd|dkv|dq)')
 
 
 def is_kernel(instruction: hlo.Instruction) -> bool:
-  """Whether the instruction is a kernel of Pallas."""
+  """Returns whether the instruction is a Pallas kernel."""
   return 'custom_call_target="tpu_custom_call"' in instruction.rest
 
 
 def flops(instruction: hlo.Instruction, inside: hlo.Computation) -> float | None:
-  """FLOPs of one run of a kernel, which stands in `inside`; None where they are not known."""
+  """Returns the FLOPs of one run of a kernel in the computation `inside`; None if unknown."""
   noted = re.search(r'"flops":\s*"?(\d+)', instruction.rest)
   if noted:
     return float(noted[1])
@@ -36,7 +36,9 @@ def flops(instruction: hlo.Instruction, inside: hlo.Computation) -> float | None
 
 
 def _splash(kind: str, instruction: hlo.Instruction, inside: hlo.Computation) -> float | None:
-  """Queries [..., T, width] and keys [..., S, width] are the first operands with fractions."""
+  """Counts splash attention FLOPs; the first floating-point operands are queries [..., T, width]
+  and keys [..., S, width].
+  """
   names = [name for name in instruction.operands if name in inside]
   shapes = [shape for name in names for shape in inside[name].shapes]
   arrays = [shape.dims for shape in shapes if shape.dtype in ('bf16', 'f16', 'f32')]
@@ -45,7 +47,7 @@ def _splash(kind: str, instruction: hlo.Instruction, inside: hlo.Computation) ->
   if len(arrays) < 2 or len(arrays[0]) < 3 or not {block_q, block_kv} <= sizes.keys():
     return None
   if kind == 'dkv' and re.search(r'\\"use_fused_bwd_kernel\\":\s*true', instruction.rest):
-    products += 1  # it makes the gradient of the queries as well
+    products += 1  # the fused kernel also computes the gradient of the queries
   (*rows, queries, width), keys = arrays[0], arrays[1][-2]
   positions = [
     shape

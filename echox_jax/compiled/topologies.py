@@ -1,4 +1,4 @@
-"""Devices to compile for that need not be there: TPU slices by name, through libtpu, and virtual
+"""Devices to compile for without having them: TPU slices by name, through libtpu, and virtual
 CPUs.
 """
 
@@ -11,7 +11,7 @@ import jax
 
 from echox_jax import errors
 
-# libtpu asks the cloud about the machine that it runs on, and locks the chips; here there are none.
+# By default libtpu queries the cloud about its machine and locks the chips; here there are none.
 _ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_WORKER_HOSTNAMES': 'localhost',
@@ -22,15 +22,15 @@ _FORM = re.compile(r'[a-z0-9]+:\d+(x\d+){1,2}')
 
 
 def devices(name: str, slices: int = 1) -> Sequence[jax.Device]:
-  """The devices of a topology; programs can be compiled for them, not run.
+  """Returns the devices of a topology; programs can be compiled for them but not run.
 
   Args:
-    name: a TPU slice as the cloud names it, `v5e:4x4` or `v5p:2x2x2`; or `cpu:8`, virtual CPUs of
-      this process (these run as well).
-    slices: joined by the network between slices.
+    name: a TPU slice by its cloud name, `v5e:4x4` or `v5p:2x2x2`; or `cpu:8`, virtual CPUs of this
+      process (these can also run programs).
+    slices: number of slices, joined by the network between slices.
 
   Raises:
-    ConfigError: an unknown topology.
+    ConfigError: the topology is unknown.
     MissingExtraError: libtpu is not installed.
   """
   if name.startswith('cpu:'):
@@ -60,12 +60,12 @@ def _cpus(name: str) -> Sequence[jax.Device]:
   number = name.removeprefix('cpu:')
   if not number.isdigit() or not int(number):
     raise errors.ConfigError(f'{name!r} is not a number of virtual CPUs: use cpu:8.')
-  with contextlib.suppress(RuntimeError):  # JAX has started
+  with contextlib.suppress(RuntimeError):  # JAX is already initialised
     jax.config.update('jax_num_cpu_devices', int(number))
   found = jax.devices('cpu')
   if len(found) < int(number):
     raise errors.ConfigError(
-      f'JAX has started with {len(found)} CPU devices, so that {name!r} '
-      'cannot be had: ask for it in a process of its own.'
+      f'JAX has started with {len(found)} CPU devices, so {name!r} '
+      'is not available: ask for it in a new process.'
     )
   return found[: int(number)]

@@ -1,10 +1,10 @@
-"""Memory traffic of a compiled program: bytes that it reads from a chip's memory and writes.
+"""Memory traffic of a compiled program: bytes that it reads from and writes to a chip's memory.
 
-Only what stands outside of fusions touches memory: it reads its operands and writes its result, but
-not the whole of them where less is touched. A slice reads what it cuts out; an update in place
-writes what is new; a fusion reads of an operand what its instructions read of it, fusions inside of
-it included. Names for what is there (tuples, bitcasts, carries of loops), arrays in on-chip memory
-and buffers that are only handed on cost nothing. Arrays take their size in memory, tiles filled up.
+Only instructions outside fusions touch memory. They read their operands and write their results,
+but only the parts that they use. A slice reads only the slice; an in-place update writes only the
+new values. A fusion reads the parts of an operand that its instructions read, nested fusions
+included. Aliases (tuples, bitcasts, loop carries), arrays in on-chip memory and forwarded buffers
+cost nothing. Arrays count with their size in memory, including tile padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import re
 
 from echox_jax.compiled import hlo
 
-# They move nothing: names for what is there, control, and ends of what a start has moved.
+# Operations that move nothing: aliases, control, and ends of transfers that a start has counted.
 _FREE = frozenset(
   (
     'parameter',
@@ -54,10 +54,10 @@ _FREE_CALLS = tuple(
   )
 )
 _SLICES = ('dynamic-slice', 'slice', 'gather')
-_UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}  # which operand is new; the first is updated
+_UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}  # index of the new values; updates operand 0
 _NAMES = ('bitcast', 'reshape')
-# What the TPU compiler makes of a collective that goes on beside other work: a start, links inside
-# of other fusions, an end.
+# The TPU compiler splits a collective that overlaps other work into a start, links inside other
+# fusions, and an end.
 _LINKS = (
   'all-gather',
   'all-reduce',
@@ -71,7 +71,7 @@ Computations = Mapping[str, hlo.Computation]
 
 
 def of(instruction: hlo.Instruction, inside: hlo.Computation, computations: Computations) -> float:
-  """Bytes of one run of an instruction outside of fusions, which stands in `inside`."""
+  """Returns the bytes of one run of an instruction that is in `inside`, outside fusions."""
   if instruction.operation in _FREE or any(call in instruction.rest for call in _FREE_CALLS):
     return 0.0
   starts = instruction.operation.endswith('-start')
@@ -79,7 +79,7 @@ def of(instruction: hlo.Instruction, inside: hlo.Computation, computations: Comp
   operands = [inside[name] for name in dict.fromkeys(instruction.operands) if name in inside]
   if operation == 'fusion':
     return _fusion(instruction, inside, computations)
-  if operation in _SLICES and operands:  # a start names its operand, the slice and a flag
+  if operation in _SLICES and operands:  # a start's result has the operand, the slice and a flag
     cut = instruction.shapes[-2 if starts and len(instruction.shapes) > 1 else 0]
     return _in_hbm([cut]) + (cut.stored_bytes if _in_hbm(operands[0].shapes) else 0)
   if operation in _UPDATES and len(instruction.operands) > _UPDATES[operation]:
@@ -87,7 +87,7 @@ def of(instruction: hlo.Instruction, inside: hlo.Computation, computations: Comp
     return _in_hbm(new) + (_stored(new) if _in_hbm(instruction.shapes) else 0)
   if operation == 'send':
     return _in_hbm(operands[0].shapes) if operands else 0.0
-  if starts and operation != 'all-reduce':  # the result names the operands too
+  if starts and operation != 'all-reduce':  # the result tuple contains the operands too
     return _in_hbm(instruction.shapes)
   return _in_hbm(instruction.shapes) + sum(_in_hbm(operand.shapes) for operand in operands)
 
@@ -117,7 +117,7 @@ def _fusion(
 
 
 def _read(name: str, inner: hlo.Computation, computations: Computations) -> float:
-  """Bytes that a fusion reads of the value `name`; infinite for all of it."""
+  """Returns the bytes that a fusion reads of the value `name`; infinity = all of it."""
   total = 0.0
   for use in (i for i in inner.values() if name in i.operands):
     first = use.operands[0] == name
@@ -126,7 +126,7 @@ def _read(name: str, inner: hlo.Computation, computations: Computations) -> floa
       total += _read(use.name, inner, computations)
     elif use.operation in _SLICES and first:
       total += _stored(use.shapes)
-    elif use.operation == 'scatter' and in_place:  # adds to what is there
+    elif use.operation == 'scatter' and in_place:  # adds to the existing values
       total += _new(use, inner)
     elif use.operation == 'fusion' and use.called()[0] in computations:
       nested = computations[use.called()[0]]
@@ -141,7 +141,7 @@ def _read(name: str, inner: hlo.Computation, computations: Computations) -> floa
 def _written(
   result: hlo.Instruction, inner: hlo.Computation, computations: Computations, handed_on: bool
 ) -> float:
-  """Bytes that a fusion writes for one of its results; infinite for all of it."""
+  """Returns the bytes that a fusion writes for one of its results; infinity = all of it."""
   while result.operation in _NAMES and result.operands[0] in inner:
     result = inner[result.operands[0]]
   if result.operation == 'parameter' or (handed_on and result.operation in _LINKS):
@@ -157,7 +157,7 @@ def _written(
 
 
 def _new(update: hlo.Instruction, inner: hlo.Computation) -> float:
-  """Bytes of what an update puts in."""
+  """Returns the bytes of an update's new values."""
   number = _UPDATES[update.operation]
   if number >= len(update.operands):
     return math.inf
@@ -165,7 +165,7 @@ def _new(update: hlo.Instruction, inner: hlo.Computation) -> float:
 
 
 def _parameters(computation: hlo.Computation) -> dict[int, str]:
-  """Names of the parameters by their numbers."""
+  """Returns the parameter names by number."""
   found = (i for i in computation.values() if i.operation == 'parameter')
   return {int(i.rest.split(')')[0]): i.name for i in found}
 
@@ -177,7 +177,7 @@ def _is_parameter(name: str, inner: hlo.Computation) -> bool:
 
 
 def _is_result(name: str, inner: hlo.Computation) -> bool:
-  """Whether a value is only what the computation gives back."""
+  """Returns whether a value is used only as a result of the computation."""
   uses = [i for i in inner.values() if name in i.operands]
   return all(
     use.operation == 'tuple' or (use.operation in _NAMES and _is_result(use.name, inner))
@@ -186,7 +186,7 @@ def _is_result(name: str, inner: hlo.Computation) -> bool:
 
 
 def _handed_on(rest: str) -> set[int]:
-  """Which results of a fusion stand in the place of an operand."""
+  """Returns the results of a fusion that alias an operand."""
   pair = r'\{[\d, ]*\}: \(\d+, \{[\d, ]*\}\)'
   match = re.search(rf'output_to_operand_aliasing=\{{((?:{pair}(?:, )?)+)\}}', rest)
   return {int(n) if n else 0 for n in re.findall(r'\{(\d*)\}: \(', match[1])} if match else set()

@@ -1,4 +1,4 @@
-"""Puts the finished stages of a working folder together as one model that can answer."""
+"""Combines the finished stages of a working folder into one model that can answer."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def assemble(workdir: str | Path) -> tuple[EchoXConfig, EngineConfig, dict[str, 
   """(model config, budgets, params, tokenizer file, unit language file) of the stages `echo` and
   `vocoder` in `workdir`.
 
-  The frozen speech encoder comes from its package where the stages cached its states.
+  If the stages cached states of the frozen speech encoder, the encoder comes from its package.
 
   Raises:
     CheckpointError: a stage is not finished, or the two were trained with different model sizes.

@@ -1,7 +1,7 @@
-"""The chat template that a tokenizer brings along -> the profile that lays prompts out likewise.
+"""Finds the profile whose prompts match the chat template of a tokenizer.
 
-Such a template is a Jinja program. It is run on two questions, and what it writes is compared with
-what each profile writes, so that a template is known by what it does, however it is worded.
+A chat template is a Jinja program. It is run on two questions, and its output is compared with the
+output of each profile. So templates are recognised by their output, not by their wording.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,16 +13,16 @@ from echox_jax.config import EchoXConfig
 from echox_jax.conversion import special_tokens
 
 _SYSTEM, _QUESTION = 'Be brief.', 'Is it late?'
-_TRAINED_HERE = ('paper', 'released')  # of EchoX: any vocabulary will do; the first is the default
+_TRAINED_HERE = ('paper', 'released')  # EchoX's own: work with any vocabulary; the first is default
 
 
 @dataclasses.dataclass(frozen=True)
 class ForeignTokenizer:
-  """What a foreign tokenizer says about how its model is spoken to.
+  """What a foreign tokenizer says about the prompts of its model.
 
   Attributes:
-    what: names it in messages.
-    tokens: its vocabulary, special tokens included; empty where it cannot be read.
+    what: names the tokenizer in messages.
+    tokens: its vocabulary, special tokens included; empty if it cannot be read.
     encoder: makes text -> ids, without special ids.
     template: its chat template, or None.
     bos, eos: its own first and last token, or None.
@@ -37,13 +37,13 @@ class ForeignTokenizer:
 
 
 class Chat(NamedTuple):
-  """How a model is spoken to.
+  """The prompt layout of a model.
 
   Attributes:
-    profile: its name.
-    system_message: what the template puts into the system turn where nobody says anything else.
+    profile: name of the profile.
+    system_message: the template's default system message.
     notes: sentences for the user.
-    taught: whether it is known that the model was trained on prompts of this profile.
+    taught: whether the model is known to have been trained on prompts of this profile.
   """
 
   profile: str
@@ -55,17 +55,17 @@ class Chat(NamedTuple):
 def configured(
   cfg: EchoXConfig, tokenizer: ForeignTokenizer, chosen: str | None
 ) -> tuple[EchoXConfig, tuple[str, ...]]:
-  """A config with the profile, special ids and system message of a model, and notes for the user.
+  """A config with the profile, special ids and system message of a model, plus notes for the user.
 
   Args:
-    cfg: of the model, otherwise.
-    tokenizer: of its tokenizer.
-    chosen: name of the profile that the user wants; None = the one that writes what the template
-      writes, and where there is no template `paper`.
+    cfg: the model's other settings.
+    tokenizer: the model's tokenizer.
+    chosen: name of the profile that the user wants. None = the profile that matches the template,
+      or `paper` if there is no template.
 
   Raises:
     ConfigError: there is no such profile.
-    CheckpointError: a template that no profile knows, or a vocabulary that lacks a token of it.
+    CheckpointError: the template matches no profile, or the vocabulary lacks a token of it.
     MissingExtraError: a package is not installed.
   """
   chat = _choose(tokenizer, chosen)
@@ -92,7 +92,7 @@ def _choose(tokenizer: ForeignTokenizer, chosen: str | None) -> Chat:
     found = recognise(tokenizer.template, variables, profiles.values())
     if found is None and chosen is None:
       raise errors.CheckpointError(
-        f'{tokenizer.what} has a chat template that no profile knows: '
+        f'{tokenizer.what} has a chat template that matches no profile: '
         f'choose one of {", ".join(profiles)} with --profile.'
       )
     if found is not None:
@@ -103,8 +103,8 @@ def _choose(tokenizer: ForeignTokenizer, chosen: str | None) -> Chat:
   return Chat(
     default,
     notes=(
-      f'{tokenizer.what} has no chat template: prompts are laid out in the profile {default!r}, '
-      'which the model has to be trained on (--profile chooses another).',
+      f'{tokenizer.what} has no chat template: prompts use the profile {default!r}, '
+      'on which the model has to be trained (--profile chooses another).',
     ),
   )
 
@@ -112,13 +112,13 @@ def _choose(tokenizer: ForeignTokenizer, chosen: str | None) -> Chat:
 def recognise(
   template: str, variables: Mapping[str, str], candidates: Iterable[prompts.Profile]
 ) -> Chat | None:
-  """The first profile that writes what a chat template writes; None = none does.
+  """The first profile whose output matches that of a chat template; None = no profile matches.
 
-  White space around a message is not looked at.
+  White space around a message is ignored.
 
   Args:
     template: Jinja.
-    variables: what it may ask for: `bos_token`, `eos_token`.
+    variables: variables that it may use: `bos_token`, `eos_token`.
     candidates: profiles.
 
   Raises:
@@ -138,17 +138,16 @@ def recognise(
     if default and said != _SYSTEM:
       notes.append(
         'The template writes this before any other system message too, perhaps with the day of '
-        'the question: system_message in config.json is the whole turn, so put your own behind '
-        'it.'
+        'the question: system_message in config.json is the whole turn, so append your own to it.'
       )
     return Chat(profile.name, default, tuple(notes), taught=True)
   return None
 
 
 def _system_turn(template: prompts.Template, text: str | None) -> str | None:
-  """What stands in the system turn before the question, '' where there is none.
+  """The content of the system turn before the question; '' if there is no system turn.
 
-  None: `text` is laid out otherwise, or there is none.
+  None if `text` has another layout or is None.
   """
   if text is None:
     return None
@@ -181,10 +180,10 @@ def _written(template: prompts.Template, layout: str, message: str = '') -> str:
 def _render(
   template: str, messages: list[dict[str, str]], variables: Mapping[str, str]
 ) -> str | None:
-  """What a template makes of a conversation; None where it fails.
+  """The output of a template for a conversation; None if the template fails.
 
-  It is run as transformers runs it, but is not told the day: templates that ask for it have one of
-  their own for that case.
+  It is run as transformers runs it, but without the date: templates that ask for the date have a
+  default for that case.
   """
   try:
     from jinja2 import sandbox
@@ -198,10 +197,10 @@ def _render(
     return environment.from_string(template).render(
       messages=messages, add_generation_prompt=True, tools=None, documents=None, **variables
     )
-  except Exception:  # a template is a program of others: one that fails is not one that we know
+  except Exception:  # a template is a foreign program: if it fails, no profile can match it
     return None
 
 
 def _refuse(message: str) -> Any:
-  """What a template calls where a conversation is not to its liking."""
+  """Called by a template to reject a conversation."""
   raise ValueError(message)

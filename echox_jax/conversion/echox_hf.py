@@ -1,4 +1,4 @@
-"""A released EchoX folder, merged or as a LoRA of PEFT -> the groups that it holds (facts 6, 9 and
+"""Opens a released EchoX folder, merged or as a PEFT LoRA, and finds its groups (facts 6, 9 and
 12).
 """
 
@@ -21,21 +21,21 @@ from echox_jax.conversion import (
 from echox_jax.conversion.imported import Imported
 from echox_jax.units.unit_language import UnitLanguage
 
-# fields of config.json in what we exported: our whole config, and the budgets
+# fields of config.json in our own exports: our whole config, and the budgets
 OWN_CONFIG, OWN_ENGINE = 'echox_jax', 'echox_jax_engine'
 
 
 def open_echox(
   source: Path, config: Path | None = None, base: Path | None = None, unit_vocab: Path | None = None
 ) -> Imported:
-  """An EchoX checkpoint: the LLM and adapter, and the unit decoder where there is one (as `t2c`
-  after stage 2, else `echo`).
+  """An EchoX checkpoint: the LLM and adapter, and the unit decoder if there is one (as `t2c` after
+  stage 2, else `echo`).
 
   Args:
     source: folder of the model, or of a LoRA for it.
-    config: another config.json, or all sections of `released_config.config_from_json` in one file.
-    base: the folder of the model where `source` is a LoRA.
-    unit_vocab: the unit vocabulary, where the folder does not hold it.
+    config: replaces config.json; may hold all sections of `released_config.config_from_json`.
+    base: the folder of the base model if `source` is a LoRA.
+    unit_vocab: the unit vocabulary, if the folder does not hold it.
 
   Raises:
     CheckpointError, ConfigError: something is missing or damaged, or the vocabulary lacks the audio
@@ -46,7 +46,7 @@ def open_echox(
   files = hf_folder.tokenizer_files(folders)
   tokens = hf_folder.read_tokens(files)
   shapes = rules.shapes_of(tensors)
-  if OWN_CONFIG in values:  # we wrote it: nothing is left to guess
+  if OWN_CONFIG in values:  # our own export: nothing has to be inferred
     model, moved = config_lib.split_model(values[OWN_CONFIG])
     sections, cfg = {'echox': values}, config_lib.build(EchoXConfig, model, OWN_CONFIG)
     budgets = values.get(OWN_ENGINE, moved.get('engine', {}))
@@ -64,7 +64,7 @@ def open_echox(
     decoder = 'echo' if adapted else 't2c'
     own += released_units.unit_rules(cfg, decoder, adapted)
     groups += ['unit_text_embedding', decoder, *(['denoising_adapter'] if adapted else [])]
-    exact = source / model_folder.UNIT_LANGUAGE  # an export of ours has it beside the vocabulary
+    exact = source / model_folder.UNIT_LANGUAGE  # our own exports have it beside the vocabulary
     language = (
       UnitLanguage.load(exact)
       if exact.is_file() and unit_vocab is None
@@ -88,7 +88,7 @@ def open_echox(
 
 
 def _named_file(values: Mapping[str, Any], folders: list[Path]) -> Path | None:
-  """The file that the config calls `unit_vocab`, looked for by its name alone: the path is of
+  """The file that the config calls `unit_vocab`. Only its name is used, because its path belongs to
   another machine.
   """
   name = values.get('unit_vocab')

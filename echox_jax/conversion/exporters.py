@@ -1,6 +1,4 @@
-"""Models -> the formats that others read: which there are, and how each is written, whole or not at
-all.
-"""
+"""Export formats for other tools, and how each is written: completely or not at all."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +10,8 @@ from echox_jax.conversion.echox_hf import OWN_CONFIG
 from echox_jax.conversion.source import ModelSource
 
 MAX_SHARD_BYTES = 5 * 10**9
-# The released files hold 2 bytes a value (their sizes tell); which of the two formats is not known.
-# The authors trained in fp16.
+# The released files hold 2 bytes per value (known from their sizes), but in which of the two
+# formats is unknown. The authors trained in fp16.
 DTYPE = 'float16'
 
 
@@ -25,16 +23,16 @@ def export(
   Args:
     checkpoint: a model folder, or the working folder of training stages.
     to: one of `FORMATS`.
-    out: the folder; an earlier export of the same format there is replaced.
-    dtype: of the numbers, only with `echox`; default `DTYPE`.
-    max_shard_bytes: of one file, only with `echox`; default `MAX_SHARD_BYTES`.
+    out: the folder; replaces an earlier export of the same format there.
+    dtype: dtype of the tensors, only with `echox`; default `DTYPE`.
+    max_shard_bytes: size of one file, only with `echox`; default `MAX_SHARD_BYTES`.
 
   Returns:
-    Sentences about what was written and what could not be.
+    Sentences about what was written and what was left out.
 
   Raises:
-    EchoXError: the format is unknown, `checkpoint` is not a model or lacks what the format takes,
-      or `out` is something else. `out` is then as it was.
+    EchoXError: the format is unknown, `checkpoint` is not a model or lacks what the format needs,
+      or `out` is something else. Then `out` is unchanged.
   """
   if to not in FORMATS:
     raise errors.EchoXError(f'there is no export format {to!r}: use one of {", ".join(FORMATS)}.')
@@ -45,7 +43,7 @@ def export(
   }
   if options and to != 'echox':
     raise errors.EchoXError(
-      f'the format {to!r} takes no '
+      f'the format {to!r} does not accept '
       f'{", ".join("--" + name.replace("_", "-") for name in options)}: '
       'leave it out.'
     )
@@ -59,14 +57,14 @@ def export(
 
 
 def to_safetensors(folder: Path, source: ModelSource) -> list[str]:
-  """Our own tree with its config: `echox_jax.load` opens it."""
+  """Our own parameter tree with its config; `echox_jax.load` opens it."""
   model_folder.write_params(folder, source.specs, source.rows())
   model_folder.write_rest(folder, source.config, source.engine, source.files)
   return []
 
 
 def to_stablehlo(folder: Path, source: ModelSource) -> list[str]:
-  """The inference functions for cpu, cuda and tpu beside the model itself."""
+  """The inference functions for cpu, cuda and tpu, beside the model itself."""
   to_safetensors(folder, source)
   left_out = stablehlo.write(folder, source.config, source.engine, source.specs)
   return [f'{name} is left out: the model has no {groups}.' for name, groups in left_out.items()]
@@ -91,7 +89,7 @@ def _is_echox(folder: Path) -> bool:
   return model_folder.config_has(folder, OWN_CONFIG)
 
 
-# Format -> (is a folder one of it, writes one).
+# Format -> (whether a folder is such an export, writes one).
 FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., list[str]]]] = {
   'echox': (_is_echox, to_echox),
   'safetensors': (model_folder.is_model, to_safetensors),

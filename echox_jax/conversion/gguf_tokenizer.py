@@ -1,7 +1,8 @@
-"""The byte-pair vocabulary in a GGUF file -> a Hugging Face tokenizer.json, and its chat template.
+"""Converts the byte-pair vocabulary in a GGUF file to a Hugging Face tokenizer.json, and reads its
+chat template.
 
-The vocabulary, its merges and the kinds of its tokens are in the file; how text is cut before
-merging is only named there.
+The file holds the vocabulary, its merges and the kinds of its tokens. It only names the
+pre-tokenizer, which splits text before merging.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from echox_jax import errors, tokenizer
 from echox_jax.conversion import chat_template
 
-_CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens; the others are text
+_CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens; all other kinds are text
 
 _BYTE_LEVEL = {
   'type': 'ByteLevel',
@@ -24,8 +25,8 @@ _LLAMA_3 = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
   r'?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
-# How text is cut into what is merged, by the name in the file (llama.cpp's table of
-# pre-tokenizers). ByteLevel's own pattern is GPT-2's.
+# How text is split before merging, by the pre-tokenizer's name in the file (from llama.cpp's
+# table). ByteLevel's own pattern is GPT-2's.
 _PRE_TOKENIZERS = {
   'gpt-2': [_BYTE_LEVEL],
   'smollm': [{'type': 'Digits', 'individual_digits': True}, _BYTE_LEVEL],
@@ -34,22 +35,22 @@ _PRE_TOKENIZERS = {
     _BYTE_LEVEL | {'use_regex': False},
   ],
 }
-# a piece that is in the vocabulary is taken whole, merges or not
+# a piece that is in the vocabulary becomes one token, whatever the merges say
 _WHOLE_WORDS_FIRST = ('llama-bpe',)
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """What a GGUF file says of its tokenizer.
+  """The tokenizer data of a GGUF file.
 
   Attributes:
-    tokens: by id, as byte-level BPE writes them.
-    kinds: of each token.
-    merges: pairs as `one other`, the most important first.
+    tokens: by id, in byte-level BPE spelling.
+    kinds: the kind of each token.
+    merges: pairs as `one other`, in order of priority.
     pre: name of the pre-tokenizer.
     bos: id, or None.
     eos: id, or None.
-    template: its chat template, or None.
+    template: the chat template, or None.
   """
 
   tokens: Sequence[str]
@@ -62,14 +63,14 @@ class Vocabulary:
 
   @classmethod
   def read(cls, field: Callable[..., Any], what: str) -> 'Vocabulary':
-    """From the metadata of a file.
+    """Reads it from the metadata of a file.
 
     Args:
-      field: name, default -> value.
+      field: (name, default) -> value.
       what: names the tokenizer in errors.
 
     Raises:
-      CheckpointError: no byte-pair tokenizer, or one whose pre-tokenizer is not known here.
+      CheckpointError: the tokenizer is not byte-pair, or its pre-tokenizer is not supported.
     """
     model, pre = field('tokenizer.ggml.model'), field('tokenizer.ggml.pre', 'default')
     if model != 'gpt2':
@@ -78,7 +79,7 @@ class Vocabulary:
       )
     if pre not in _PRE_TOKENIZERS:
       raise errors.CheckpointError(
-        f'{what} cuts text in the way {pre!r}, which is not known here: '
+        f'{what} uses the pre-tokenizer {pre!r}, which is not supported: '
         f'use a model with {", ".join(_PRE_TOKENIZERS)}.'
       )
     tokens = field('tokenizer.ggml.tokens')
@@ -94,7 +95,7 @@ class Vocabulary:
 
 
 def to_json(vocabulary: Vocabulary) -> bytes:
-  """The tokenizer as a tokenizer.json; no token is added to text by itself (see
+  """The tokenizer as a tokenizer.json. It adds no special tokens to text by itself (see
   `echox_jax.tokenizer`).
   """
   added = [
@@ -128,7 +129,7 @@ def to_json(vocabulary: Vocabulary) -> bytes:
 
 
 def foreign_tokenizer(vocabulary: Vocabulary, what: str) -> chat_template.ForeignTokenizer:
-  """What the tokenizer says about how its model is spoken to; `what` names it in messages."""
+  """What the tokenizer says about the prompts of its model; `what` names it in messages."""
   named = [None if i is None else vocabulary.tokens[i] for i in (vocabulary.bos, vocabulary.eos)]
   tokens = {token: i for i, token in enumerate(vocabulary.tokens)}
 

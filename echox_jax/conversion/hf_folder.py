@@ -1,4 +1,4 @@
-"""Folders as transformers writes them: config, tokenizer files, vocabulary."""
+"""Folders in the layout of transformers: config, tokenizer files, vocabulary."""
 
 from collections.abc import Iterable
 import json
@@ -9,7 +9,7 @@ from echox_jax import errors, prompts, tokenizer
 from echox_jax.conversion import chat_template
 
 AUDIO_TOKEN = '<audio_patch>'
-# Our names of the special ids -> how they are written in a Llama 3 vocabulary (`Ċ`: a new line in
+# Our names of the special ids -> their spelling in a Llama 3 vocabulary (`Ċ` is a new line in
 # byte-level BPE).
 SPECIAL_TOKENS = {
   'audio_patch': AUDIO_TOKEN,
@@ -34,10 +34,10 @@ _TOKENIZER_FILES = (
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """A JSON file that holds an object.
+  """Reads a JSON file that holds an object.
 
   Raises:
-    CheckpointError: missing or damaged.
+    CheckpointError: the file is missing or damaged.
   """
   try:
     values = json.loads(path.read_text('utf-8'))
@@ -55,13 +55,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path, config: Path | None = None) -> dict[str, Any]:
-  """config.json of `folder` (or of the folder of a file), or the file `config` instead."""
+  """The config.json of `folder` (or of the folder of a file), or `config` instead."""
   return read_json(config or (folder if folder.is_dir() else folder.parent) / 'config.json')
 
 
 def tokenizer_files(folders: Iterable[Path]) -> dict[str, Path]:
-  """name -> file of the tokenizer in the first of `folders` that has one; of two kinds, the one
-  that transformers prefers.
+  """Name -> file of the tokenizer in the first of `folders` that has one. If there are two kinds,
+  it is the kind that transformers prefers.
   """
   for folder in folders:
     for name in ('tokenizer.json', 'tokenizer.model'):
@@ -72,8 +72,8 @@ def tokenizer_files(folders: Iterable[Path]) -> dict[str, Path]:
 
 
 def read_tokens(files: dict[str, Path]) -> dict[str, int]:
-  """Token -> id of what the files of `tokenizer_files` list: all of tokenizer.json's vocabulary,
-  and added tokens.
+  """Token -> id of the tokens in the files of `tokenizer_files`: the whole vocabulary of
+  tokenizer.json, and added tokens.
   """
   tokens: dict[str, int] = {}
   if 'tokenizer.json' in files:
@@ -95,7 +95,7 @@ def read_tokens(files: dict[str, Path]) -> dict[str, int]:
 
 
 def foreign_tokenizer(files: dict[str, Path], what: str) -> chat_template.ForeignTokenizer:
-  """What the tokenizer in `files` says about how its model is spoken to.
+  """What the tokenizer in `files` says about the prompts of its model.
 
   `what` names it in messages.
   """
@@ -106,11 +106,11 @@ def foreign_tokenizer(files: dict[str, Path], what: str) -> chat_template.Foreig
 
 
 def special_ids(files: dict[str, Path], tokens: dict[str, int]) -> dict[str, int]:
-  """Special ids that the vocabulary in `files` gives (names: section `ids` of the released config);
-  {} without tokenizer files.
+  """The special ids in the vocabulary of `files` (names as in section `ids` of the released
+  config); {} without tokenizer files.
 
   Raises:
-    CheckpointError: the vocabulary lacks the audio token, or a whole vocabulary lacks another
+    CheckpointError: the vocabulary lacks the audio token, or a complete vocabulary lacks another
       special token.
   """
   if not tokens:
@@ -119,7 +119,7 @@ def special_ids(files: dict[str, Path], tokens: dict[str, int]) -> dict[str, int
   if AUDIO_TOKEN not in tokens:
     raise errors.CheckpointError(
       f'{file} is a vocabulary without the audio token {AUDIO_TOKEN!r}: give the tokenizer that '
-      'lies beside the EchoX weights.'
+      'is beside the EchoX weights.'
     )
   absent = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
   if absent and 'tokenizer.json' in files:
@@ -138,12 +138,12 @@ def _pad_token(files: dict[str, Path]) -> str | None:
 
 
 def _content(token: str | dict[str, Any] | None) -> str | None:
-  """A token, which is written as such or with its properties."""
+  """The text of a token, which may be stored as text or with its properties."""
   return token['content'] if isinstance(token, dict) else token
 
 
 def _template(files: dict[str, Path], config: dict[str, Any]) -> str | None:
-  """The chat template, in a file of its own or in tokenizer_config.json; of several the default."""
+  """The chat template, from its own file or tokenizer_config.json; the default one if several."""
   if TEMPLATE in files:
     return files[TEMPLATE].read_text('utf-8')
   found = config.get('chat_template')
@@ -155,7 +155,7 @@ def _template(files: dict[str, Path], config: dict[str, Any]) -> str | None:
 def _encoder(files: dict[str, Path], what: str) -> prompts.Encode:
   if tokenizer.BPE_FILE not in files:
     raise errors.CheckpointError(
-      f'{what} has no {tokenizer.BPE_FILE}, which its chat template takes: save it with '
+      f'{what} has no {tokenizer.BPE_FILE}, which its chat template needs: save it with '
       'transformers, '
       'or give --profile paper.'
     )

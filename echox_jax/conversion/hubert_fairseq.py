@@ -1,5 +1,5 @@
-"""HuBERT base from a fairseq checkpoint (`.pt`: tensors under `model`, the training config beside
-them; facts 11).
+"""HuBERT base from a fairseq checkpoint (`.pt`: tensors under `model`, beside the training config;
+facts 11).
 """
 
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from echox_jax.config import HubertConfig
 from echox_jax.conversion import hubert_hf, pickles, torch_file
 from echox_jax.conversion.imported import Imported
 
-_HEAD_SIZE = 64  # of HuBERT base, where the checkpoint has no config
+_HEAD_SIZE = 64  # of HuBERT base, for checkpoints without a config
 _STRIDES = HubertConfig().conv_stride
 
 
 def open_hubert_fairseq(source: Path) -> Imported:
-  """A HuBERT base as fairseq saved it; sizes come from the tensors, heads and strides from the
+  """A HuBERT base saved by fairseq. Sizes come from the tensors; heads and strides come from the
   config in the file.
 
   Raises:
-    CheckpointError: missing, damaged, a pickle that asks for more than tensors and configs, or
-      another kind of model.
+    CheckpointError: the file is missing or damaged, its pickle names more than tensors and configs,
+      or it is another kind of model.
   """
   source = Path(source)
   loaded = torch_file.load_torch(source, torch_file.FAIRSEQ_RECORDS)
@@ -33,8 +33,8 @@ def open_hubert_fairseq(source: Path) -> Imported:
 
 
 def settings(loaded: Mapping[str, Any]) -> dict[str, Any]:
-  """The model's and the task's settings by name, of any of the forms in which fairseq saved them;
-  {} without.
+  """The settings of the model and the task by name, in any form that fairseq has saved them in;
+  {} if there are none.
   """
   found = _fields(loaded.get('args'))
   cfg = _fields(loaded.get('cfg'))
@@ -42,7 +42,7 @@ def settings(loaded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-  """A namespace, an OmegaConf node or a plain dict as a dict of plain values one level deep."""
+  """A namespace, an OmegaConf node or a dict as a dict of plain values, one level deep."""
   if isinstance(value, pickles.Record):
     value = value.state
   if isinstance(value, dict) and '_content' in value:
@@ -51,7 +51,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """The value in an OmegaConf leaf or in an enum; anything else as it is."""
+  """The value in an OmegaConf leaf or an enum; any other value is returned unchanged."""
   if isinstance(value, pickles.Record) and isinstance(value.state, dict) and '_val' in value.state:
     value = value.state['_val']
   if isinstance(value, pickles.Record) and value.state is None and len(value.args) == 1:
@@ -69,8 +69,8 @@ def config_of(
     or values.get('extractor_mode', 'default') != 'default'
   ):
     raise errors.CheckpointError(
-      f'{source} is not of the base kind (post-norm, group norm, no conv biases, audio as it '
-      'is): use a base model.'
+      f'{source} is not of the base kind (post-norm, group norm, no conv biases, audio without '
+      'normalisation): use a base model.'
     )
   shapes = hubert_hf.encoder_tensors(tensors).shapes
   convs = sorted(
@@ -115,8 +115,8 @@ def config_of(
 
 
 def _strides(layers: Any) -> tuple[int, ...] | None:
-  """Strides of `[(512,10,5)] + [(512,3,2)] * 4 + ...`; those of HuBERT base where nothing is said,
-  None where it is not that.
+  """Strides from `[(512,10,5)] + [(512,3,2)] * 4 + ...`. Without settings those of HuBERT base;
+  None if the text has another form.
   """
   if layers is None:
     return _STRIDES

@@ -1,4 +1,4 @@
-"""HuBERT base weights under transformers' or fairseq's names -> our parameters (facts 11)."""
+"""Imports HuBERT base weights under transformers' or fairseq's names (facts 11)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from echox_jax.conversion.imported import Imported
 from echox_jax.errors import CheckpointError, ConfigError
 from echox_jax.models.params import param_shapes
 
-# parts of pre-training only
+# tensors used only in pre-training
 _NOT_NEEDED = ('masked_spec_embed', 'mask_emb', 'final_proj.', 'label_embs_concat')
 
 # fairseq -> transformers, tried in order.
@@ -74,7 +74,7 @@ def open_hubert(source: Path, config: Path | None = None) -> Imported:
 
   Args:
     source: folder with config.json and safetensors, or a safetensors file.
-    config: another config.json.
+    config: replaces config.json.
 
   Raises:
     CheckpointError, ConfigError: something is missing or damaged, or it is another kind of HuBERT.
@@ -86,7 +86,7 @@ def open_hubert(source: Path, config: Path | None = None) -> Imported:
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], cfg: HubertConfig, source: Path) -> Imported:
-  """The encoder among `tensors`."""
+  """Finds the encoder among `tensors`."""
   return Imported(
     f'the HuBERT in {source}',
     EchoXConfig(hubert=cfg),
@@ -100,7 +100,7 @@ def encoder_params(tensors: Mapping[str, np.ndarray], cfg: HubertConfig) -> dict
   """Parameters of `models.hubert.HubertEncoder`.
 
   Raises:
-    CheckpointError: tensors that are missing or too many, listed.
+    CheckpointError: lists missing and unexpected tensors.
   """
   shapes = param_shapes(EchoXConfig(hubert=cfg), ('hubert',))
   return rules.convert(
@@ -109,8 +109,8 @@ def encoder_params(tensors: Mapping[str, np.ndarray], cfg: HubertConfig) -> dict
 
 
 def encoder_tensors(tensors: Mapping[str, np.ndarray]) -> lazy.LazyTensors:
-  """Those of the encoder under transformers' names, weight norm folded; parts of pre-training alone
-  are passed over.
+  """The encoder tensors under transformers' names, with weight norm folded; skips tensors used only
+  in pre-training.
   """
   entries = lazy.entries(rules.strip_prefix(tensors, ('hubert.', 'w2v_model.')))
   entries = {_transformers_name(k): v for k, v in entries.items() if not k.startswith(_NOT_NEEDED)}
@@ -118,9 +118,7 @@ def encoder_tensors(tensors: Mapping[str, np.ndarray]) -> lazy.LazyTensors:
 
 
 def encoder_rules(cfg: HubertConfig) -> list[rules.Rule]:
-  """Which tensor each parameter of `hubert` comes from (transformers' names, weight norm
-  folded).
-  """
+  """The source tensor of each `hubert` parameter (transformers' names, weight norm folded)."""
   n = cfg.num_layers
   layer = 'encoder.layers.{}'
   return [

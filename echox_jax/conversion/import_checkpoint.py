@@ -1,5 +1,5 @@
-"""An opened foreign checkpoint written as a sharded one of our own, which stages start from
-(`train.init_from`).
+"""Writes an opened foreign checkpoint as a sharded checkpoint of our own, from which stages can
+start (`train.init_from`).
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ from echox_jax.training import checkpoint
 def write_checkpoint(
   model: importers.Model, out: Path, mesh: Mesh, dtype: str = 'keep', progress: bool = True
 ) -> int:
-  """Writes `out`/checkpoints/0, and beside it what a model folder has, whole or not at all.
+  """Writes `out`/checkpoints/0, and the other files of a model folder beside it, or nothing.
 
   Args:
     model: opened checkpoints.
     out: the folder.
-    mesh: whose devices hold the parameters on their way, split as in training.
-    dtype: of the parameters; a key of `importers.DTYPES`.
-    progress: shows a bar.
+    mesh: the devices that hold the parameters while writing, sharded as in training.
+    dtype: dtype of the parameters; a key of `importers.DTYPES`.
+    progress: whether to show a bar.
 
   Returns:
     Bytes of parameters.

@@ -1,5 +1,5 @@
-"""What every importer hands over: which of a checkpoint's tensors become which of our parameters,
-before any is read.
+"""The common result of all importers: which tensors of a checkpoint become which of our parameters.
+Nothing has been read yet.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ class Imported:
 
   Attributes:
     what: names it in messages.
-    config: sizes of the parts that it has; the other parts keep their defaults.
-    groups: the parameter groups that it has.
-    rules: where each of their parameters comes from.
-    tensors: name -> array, read when asked for; `shapes` are known at once.
-    files: what else belongs into the model folder: name there -> file to copy, or what it holds.
-    unit_language: of its unit decoder; None where it has none or does not say.
+    config: sizes of its parts; the other parts keep their defaults.
+    groups: its parameter groups.
+    rules: the source of each parameter.
+    tensors: name -> array, read on access; `shapes` are known at once.
+    files: other files for the model folder: name there -> file to copy, or its content.
+    unit_language: that of its unit decoder; None if it has none or does not say.
     notes: sentences for the user.
-    engine: budgets of its answers, where it has some.
+    engine: budgets of its answers, if it has any.
   """
 
   what: str

@@ -1,6 +1,4 @@
-"""Foreign checkpoints -> model folders: which kinds there are, and how one is written tensor by
-tensor.
-"""
+"""Foreign checkpoints -> model folders: the supported kinds, and writing one tensor by tensor."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -22,8 +20,8 @@ from echox_jax.models import params as params_lib
 from echox_jax.models import positions, trees
 from echox_jax.models.params import param_shapes
 
-# Kind -> (module of echox_jax.conversion, function `(source, **options) -> Imported`, options that
-# it takes). Modules are imported when their kind is asked for.
+# Kind -> (module of echox_jax.conversion, function `(source, **options) -> Imported`, its options).
+# A module is imported only when its kind is requested.
 _KINDS = {
   'echox': ('echox_hf', 'open_echox', ('config', 'base', 'unit_vocab')),
   'llama': ('llama_hf', 'open_llama', ('config', 'base', 'profile')),
@@ -34,26 +32,26 @@ _KINDS = {
   'whisper-ct2': ('whisper_ct2', 'open_whisper_ct2', ()),
   'llama-gguf': ('llama_gguf', 'open_llama_gguf', ('profile',)),
 }
-KMEANS = 'kmeans'  # gives no parameters but a file of its own
+KMEANS = 'kmeans'  # writes a separate file instead of parameters
 KINDS = (*_KINDS, KMEANS)
-# groups that `echox` may take from elsewhere: its own checkpoint lacks them
+# groups that `echox` may take from other checkpoints, because its own lacks them
 PARTS = ('whisper', 'vocoder')
 DTYPES = {'keep': None, 'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 
-# Group -> the kind that it is of in another format, and in safetensors.
+# Group -> its kind in another format, and in safetensors.
 _FOREIGN = {
   'whisper': ('whisper-ct2', 'whisper'),
   'hubert': ('hubert-fairseq', 'hubert'),
   'vocoder': ('unit-vocoder', 'unit-vocoder'),
 }
 
-# (path, row of its first axis or None = all of it, values)
+# (path, row of the first axis or None = all rows, values)
 Rows = Iterator[tuple[str, int | None, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """Opened checkpoints that make one model: the config that fits them all, and what each gives."""
+  """Opened checkpoints that make up one model: their common config, and what each one gives."""
 
   config: EchoXConfig
   parts: Sequence[Imported]
@@ -71,7 +69,7 @@ class Model:
     """Shapes of all parameters.
 
     Raises:
-      CheckpointError: tensors that are missing, unexpected or of a wrong shape, listed.
+      CheckpointError: lists tensors that are missing, unexpected or of the wrong shape.
     """
     found = {}
     for part in self.parts:
@@ -83,7 +81,7 @@ class Model:
     return found
 
   def dtypes(self) -> dict[str, np.dtype]:
-    """The dtype that each parameter is stored in."""
+    """The stored dtype of each parameter."""
     found = {}
     for part in self.parts:
       stored = {name: tensor.dtype for name, tensor in lazy.entries(part.tensors).items()}
@@ -94,24 +92,24 @@ class Model:
     return found
 
   def read(self) -> Rows:
-    """All parameters, one tensor in memory at a time."""
+    """All parameters, with one tensor in memory at a time."""
     for part in self.parts:
       yield from rules.read(part.tensors, part.rules)
 
 
 def open_model(kind: str, source: Path, **options: Path | str | None) -> Model:
-  """Opens a checkpoint; what is large is not read.
+  """Opens a checkpoint without reading large tensors.
 
   Args:
-    kind: one of `KINDS` but k-means.
+    kind: one of `KINDS` except k-means.
     source: file, folder or name of a package.
-    **options: `config`, `base`, `unit_vocab`, `profile` as the kind's own function has them;
-      `vocoder_config`; and for `echox` `whisper` and `vocoder`: where these groups are, as any kind
+    **options: `config`, `base`, `unit_vocab`, `profile` as in the function of the kind;
+      `vocoder_config`; for `echox` also `whisper` and `vocoder`: sources of these groups, any kind
       of checkpoint that has them.
 
   Raises:
-    EchoXError: an unknown kind, an option that it does not take, or a checkpoint that is missing,
-      damaged or unsuitable.
+    EchoXError: an unknown kind, an option that the kind does not accept, or a checkpoint that is
+      missing, damaged or unsuitable.
   """
   given = {name: value for name, value in options.items() if value is not None}
   outside = (
@@ -126,14 +124,14 @@ def open_model(kind: str, source: Path, **options: Path | str | None) -> Model:
     config = dataclasses.replace(config, **{group: getattr(part.config, group)})
     parts.append(dataclasses.replace(part, groups=(group,)))
   model = Model(config, parts)
-  if kind == 'echox':  # the others are parts, whose config has defaults for the rest
+  if kind == 'echox':  # the other kinds are parts; their config has defaults for the rest
     positions.check(config, main.engine, model.groups)
   return model
 
 
 def open_group(group: str, source: Path, config: Path | None = None) -> Imported:
-  """One group (`whisper`, `hubert` or `vocoder`) from whatever holds it: a model folder of ours, or
-  a foreign checkpoint.
+  """One group (`whisper`, `hubert` or `vocoder`) from any source that holds it: a model folder of
+  ours, or a foreign checkpoint.
   """
   if model_folder.is_model(source):
     return _open_own(group, source)
@@ -156,13 +154,13 @@ def load_group(group: str, source: Path) -> tuple[Any, dict]:
 
 
 def write_model(model: Model, out: Path, dtype: str = 'keep', progress: bool = True) -> int:
-  """Writes a model folder, whole or not at all, with a few tensors in memory at a time.
+  """Writes a model folder completely or not at all, with a few tensors in memory at a time.
 
   Args:
     model: opened checkpoints.
     out: the folder.
-    dtype: of the parameters in it; a key of `DTYPES`.
-    progress: shows a bar.
+    dtype: dtype of the stored parameters; a key of `DTYPES`.
+    progress: whether to show a bar.
 
   Returns:
     Bytes of parameters.
@@ -178,7 +176,7 @@ def write_model(model: Model, out: Path, dtype: str = 'keep', progress: bool = T
 
 
 def write_kmeans(source: Path, out: Path) -> tuple[int, int]:
-  """Writes the centroids of a k-means as kmeans.safetensors into `out` -> (units, width)."""
+  """Writes the centroids of a k-means to `out`/kmeans.safetensors; returns (units, width)."""
   from echox_jax.conversion import joblib_file
   from echox_jax.units import kmeans
 
@@ -188,20 +186,20 @@ def write_kmeans(source: Path, out: Path) -> tuple[int, int]:
 
 
 def write_rest(model: Model, folder: Path) -> None:
-  """Config, tokenizer and unit language of a model folder."""
+  """Writes config, tokenizer and unit language of a model folder."""
   copies = {name: file for part in reversed(model.parts) for name, file in part.files.items()}
   main = model.parts[0]
   model_folder.write_rest(folder, model.config, main.engine, copies, main.unit_language)
 
 
 def specs_of(model: Model, dtype: str) -> dict[str, tensor_files.Spec]:
-  """Shape and dtype of each parameter; all tensors are checked."""
+  """Shape and dtype of each parameter; checks all tensors."""
   shapes, stored = model.shapes(), {} if DTYPES[dtype] else model.dtypes()
   return {path: (shape, DTYPES[dtype] or stored[path]) for path, shape in shapes.items()}
 
 
 def watched(rows: Rows, specs: dict[str, tensor_files.Spec], progress: bool) -> Rows:
-  """`rows`, with a bar of the bytes that have been taken."""
+  """Yields `rows` and shows a bar of the bytes consumed."""
   total = sum(_bytes(*spec) for spec in specs.values())
   with tqdm(
     total=total,
@@ -226,7 +224,7 @@ def _open(kind: str, source: Path, **options: Path | str) -> Imported:
   module, function, known = _KINDS[kind]
   foreign = [f'--{name.replace("_", "-")}' for name in options if name not in known]
   if foreign:
-    raise errors.EchoXError(f'kind {kind!r} takes no {", ".join(foreign)}: leave it out.')
+    raise errors.EchoXError(f'kind {kind!r} does not accept {", ".join(foreign)}: leave it out.')
   return _function(module, function)(source, **options)
 
 
@@ -235,7 +233,7 @@ def _function(module: str, name: str) -> Callable[..., Imported]:
 
 
 def _open_own(group: str, folder: Path) -> Imported:
-  """A group of a model folder of ours: every tensor is the parameter of the same name."""
+  """A group of our own model folder: every tensor is the parameter of the same name."""
   config = model_folder.read_config(folder)
   entries = {
     name: tensor
@@ -251,17 +249,17 @@ def _open_own(group: str, folder: Path) -> Imported:
 
 
 def _is_safetensors(source: Path) -> bool:
-  """True for a folder as transformers writes them too, so that what is missing in it is told."""
+  """True also for transformers folders, so that the error names what is missing in them."""
   return source.suffix == '.safetensors' or (
     source.is_dir() and not (source / 'model.bin').is_file()
   )
 
 
 def _check_fit(main: Imported, part: Imported, group: str) -> None:
-  """An outside encoder must be as wide as the adapter takes."""
+  """Checks that an outside encoder has the width that the adapter expects."""
   wanted, found = main.config.whisper.hidden_size, part.config.whisper.hidden_size
   if group == 'whisper' and 'adapter' in main.groups and wanted != found:
     raise errors.CheckpointError(
       f'{part.what} gives states of width {found}, but {main.what} '
-      f'takes {wanted}: give the encoder it was trained with.'
+      f'expects {wanted}: give the encoder it was trained with.'
     )

@@ -1,9 +1,8 @@
-"""k-means models of scikit-learn, dumped by joblib, read without either and without running
-anything in them (facts 11).
+"""Reads k-means models of scikit-learn dumped by joblib, without either package and without running
+any code in the file (facts 11).
 
-joblib writes a pickle in which a `NumpyArrayWrapper` stands for each array; the array's bytes
-follow in the midst of the stream, right behind the step that gives the wrapper its state. All of it
-may be compressed.
+joblib writes a pickle with a `NumpyArrayWrapper` for each array. The array's bytes follow within
+the stream, right after the step that gives the wrapper its state. The whole file may be compressed.
 """
 
 import bz2
@@ -33,7 +32,7 @@ _MODELS = tuple(
   for module in ('_kmeans', 'k_means_')
   for cls in ('KMeans', 'MiniBatchKMeans')
 )
-# What a model may hold beside its numbers: where its random numbers stood.
+# What a model may hold besides its arrays: the state of its random generator.
 _RECORDS = (
   *_WRAPPERS,
   *_MODELS,
@@ -44,15 +43,16 @@ _RECORDS = (
   'numpy.random.mtrand.RandomState',
   'numpy.random.bit_generator.SeedSequence',
 )
-_MAX_BYTES = 1 << 30  # of a decompressed model; that of mHuBERT has 3 MB
+_MAX_BYTES = 1 << 30  # of a decompressed model; mHuBERT's has 3 MB
 
 
 def open_kmeans(source: Path) -> np.ndarray:
-  """float32[K,D] centroids of a k-means model: dumped by joblib, or `.npy`, or `.safetensors` as we
-  write it.
+  """float32[K,D] centroids of a k-means model: a joblib dump, an `.npy` file, or our own
+  `.safetensors`.
 
   Raises:
-    CheckpointError: missing, damaged, no k-means model, or a pickle that names something else.
+    CheckpointError: the file is missing or damaged, is not a k-means model, or its pickle names
+      something else.
   """
   source = Path(source)
   if not source.is_file():
@@ -87,10 +87,11 @@ def open_kmeans(source: Path) -> np.ndarray:
 
 
 def load_joblib(path: str | os.PathLike[str]) -> Any:
-  """What joblib dumped: dicts, lists, numbers, arrays; other objects as `pickles.Record`s.
+  """The content of a joblib dump: dicts, lists, numbers, arrays; other objects as
+  `pickles.Record`s.
 
   Raises:
-    CheckpointError: damaged, or it names something that k-means models do not have.
+    CheckpointError: the file is damaged, or names something that k-means models do not have.
   """
   path = Path(path)
   with open(path, 'rb') as f:
@@ -99,10 +100,10 @@ def load_joblib(path: str | os.PathLike[str]) -> Any:
 
 
 class _JoblibUnpickler(pickles.SafeUnpickler):
-  """Puts arrays in the place of their wrappers."""
+  """Replaces wrappers by their arrays."""
 
   def build(self, target: Any, state: Any) -> Any:
-    """As for all objects; a wrapper becomes the array whose bytes follow."""
+    """As for all objects, but a wrapper becomes the array whose bytes follow."""
     target = super().build(target, state)
     if isinstance(target, pickles.Record) and target.name in _WRAPPERS:
       return self._array(target.state)
@@ -112,7 +113,7 @@ class _JoblibUnpickler(pickles.SafeUnpickler):
     dtype, shape = pickles.dtype_of(state['dtype']), pickles.check_sizes(state['shape'])
     if state['order'] not in ('C', 'F'):
       raise pickle.UnpicklingError('an array of no order')
-    # since joblib 1.2: one byte that counts the padding behind it
+    # since joblib 1.2: one byte gives the length of the padding after it
     if state.get('numpy_array_alignment_bytes') is not None:
       self.stream.read(self.stream.read(1)[0])
     data = self.stream.read(math.prod(shape) * dtype.itemsize)
@@ -146,7 +147,7 @@ _UNREADABLE = {
 
 
 def _decompressed(path: Path, f: BinaryIO) -> BinaryIO:
-  """The stream in a file that may be compressed."""
+  """The stream of a file that may be compressed."""
   start = f.read(8)
   f.seek(0)
   for magic, what in _UNREADABLE.items():

@@ -1,5 +1,5 @@
-"""Tensors that are read or computed when asked for: what checkpoints larger than memory are taken
-apart and joined with.
+"""Tensors that are read or computed on access. They allow converting checkpoints larger than
+memory.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ class Tensor:
 
 
 class LazyTensors(Mapping[str, np.ndarray]):
-  """Tensors by name; each access reads its tensor anew.
+  """Tensors by name; each access reads the tensor again.
 
   Attributes:
     shapes: name -> shape.
@@ -42,9 +42,9 @@ class LazyTensors(Mapping[str, np.ndarray]):
 
 
 def entries(tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-  """The tensors of any mapping as entries, to be renamed, dropped or replaced before they are read.
+  """The tensors of any mapping as entries that can be renamed, dropped or replaced before reading.
 
-  A mapping that does not know its dtypes gives float32.
+  If the mapping does not know its dtypes, they are float32.
   """
   shapes, dtypes = getattr(tensors, 'shapes', None), getattr(tensors, 'dtypes', None)
   if shapes is None:

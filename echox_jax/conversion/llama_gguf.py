@@ -1,9 +1,9 @@
 """Llama models in GGUF files (the format of llama.cpp) -> the group `llm`, with their byte-pair
 tokenizer.
 
-Quantised tensors become float32 one at a time, when they are read. GGUF keeps the rows of the query
-and key projections in the order of the original Llama, whose rotary pairs are neighbours; in ours,
-as in transformers', the pairs are half a head apart.
+Quantised tensors become float32 one at a time, when they are read. GGUF orders the rows of the
+query and key projections like the original Llama, with the two values of a rotary pair side by
+side. We, like transformers, place them half a head apart.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from echox_jax.models.llama import rope_frequencies
 
 _ARCHITECTURE = 'llama'
 _TABLE = 'token_embd.weight'
-_ROPE_FACTORS = 'rope_freqs.weight'  # what llama3 scaling divides each rotary frequency by
+_ROPE_FACTORS = 'rope_freqs.weight'  # llama3 scaling divides each rotary frequency by these
 # Transformers' names (without `.weight`) -> GGUF's; layers are `model.layers.{}.` and `blk.{}.`.
 _NAMES = {
   'model.embed_tokens': 'token_embd',
@@ -43,16 +43,15 @@ _LAYER, _LAYER_HERE = 'model.layers.{}.', 'blk.{}.'
 
 
 def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
-  """A Llama in one GGUF file, quantised or not; numbers become float32.
+  """Opens a Llama in one GGUF file, quantised or not; tensors become float32.
 
   Args:
     source: the file.
-    profile: how the model is spoken to; None = as the chat template in the file says, see
-      `chat_template`.
+    profile: the prompt profile; None = as the chat template in the file says, see `chat_template`.
 
   Raises:
-    CheckpointError: missing, damaged, or another architecture, rotary scaling, tokenizer or chat
-      template than those known here.
+    CheckpointError: the file is missing or damaged, or its architecture, rotary scaling, tokenizer
+      or chat template is not supported.
     ConfigError: an unknown profile.
     MissingExtraError: a package of the extra `gguf` is not installed.
   """
@@ -60,7 +59,7 @@ def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
   reader, field = _open(source)
   entries = {tensor.name: _entry(source, tensor) for tensor in reader.tensors}
   factors = entries.pop(_ROPE_FACTORS, None)
-  rows = entries[_TABLE].shape[0] if _TABLE in entries else 1  # a missing table is listed later
+  rows = entries[_TABLE].shape[0] if _TABLE in entries else 1  # reports a missing table later
   llm = _config(
     source,
     field,
@@ -71,7 +70,7 @@ def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
   heads = {'attn_q.weight': llm.num_heads, 'attn_k.weight': llm.num_kv_heads}
   for name, tensor in entries.items():
     part = name.partition('.')[2].partition('.')[2]
-    # else its shape is refused later
+    # otherwise its shape is refused later
     if part in heads and len(tensor.shape) == 2 and tensor.shape[0] % (2 * heads[part]) == 0:
       entries[name] = _half_split(tensor, heads[part])
   what = f'the tokenizer in {source}'
@@ -93,7 +92,7 @@ def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
 
 
 def _open(source: Path) -> tuple[Any, Callable[..., Any]]:
-  """The opened file, and its metadata: name, default -> value."""
+  """The opened file, and its metadata: (name, default) -> value."""
   try:
     import gguf
   except ImportError as error:
@@ -109,7 +108,7 @@ def _open(source: Path) -> tuple[Any, Callable[..., Any]]:
     ) from error
   if reader.byte_order != 'I':
     raise errors.CheckpointError(
-      f'{source} was written for machines of the other byte order: convert the model for this one.'
+      f'{source} was written for machines with another byte order: convert the model for this one.'
     )
   absent = object()
 
@@ -170,21 +169,20 @@ def _config(
 
 
 def _rope_scaling(source: Path, llm: LlamaConfig, factors: np.ndarray) -> RopeScaling:
-  """llama3 scaling: the file holds only what it comes to for each frequency, so the published
+  """llama3 scaling. The file holds only the resulting factor of each frequency, so the published
   settings are tried.
   """
   scaling = RopeScaling(factor=float(factors.max()))
   plain, scaled = (rope_frequencies(llm.head_dim, llm.rope_theta, s) for s in (None, scaling))
   if factors.shape != plain.shape or not np.allclose(plain / factors, scaled, rtol=1e-4):
     raise errors.CheckpointError(
-      f'{source} scales rotary frequencies in a way that is not known '
-      'here: use the safetensors of that model.'
+      f'{source} scales rotary frequencies in an unknown way: use the safetensors of that model.'
     )
   return scaling
 
 
 def _shortest(value: float) -> float:
-  """A float32 as the decimal that it was written as (1e-5, not 9.999999747e-06)."""
+  """A float32 as the decimal in which it was written (1e-5, not 9.999999747e-06)."""
   return float(str(np.float32(value)))
 
 
@@ -202,7 +200,7 @@ def _entry(source: Path, tensor: Any) -> lazy.Tensor:
 def _read(
   source: Path, name: str, offset: int, stored: tuple[int, ...], kind: Any, shape: tuple[int, ...]
 ) -> np.ndarray:
-  """float32 tensor; its bytes are read, not mapped (pages of a map count as memory)."""
+  """Reads a tensor as float32. Its bytes are read, not mapped (mapped pages count as memory)."""
   from gguf import quants
 
   with open(source, 'rb') as f:
@@ -226,13 +224,13 @@ def _read(
 
 
 def _own_name(name: str) -> str:
-  """GGUF's name of a tensor that transformers calls `name`."""
+  """GGUF's name of the tensor that transformers calls `name`."""
   layer = _LAYER_HERE if name.startswith(_LAYER) else ''
   return f'{layer}{_NAMES[name.removeprefix(_LAYER).removesuffix(".weight")]}.weight'
 
 
 def _half_split(tensor: lazy.Tensor, heads: int) -> lazy.Tensor:
-  """Rows of a projection with rotary pairs as neighbours -> pairs half a head apart."""
+  """Reorders projection rows from rotary pairs side by side to pairs half a head apart."""
 
   def read() -> np.ndarray:
     return (

@@ -1,4 +1,4 @@
-"""A Llama that transformers wrote, with or without a LoRA of PEFT -> the group `llm`."""
+"""A Llama in transformers' format, with or without a PEFT LoRA -> the group `llm`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,24 +12,24 @@ from echox_jax.conversion import chat_template, hf_folder, lazy, peft, released,
 from echox_jax.conversion.imported import Imported
 from echox_jax.tensor_files import open_tensors
 
-_COMPUTED = 'rotary_emb.inv_freq'  # a table that old files hold and every model computes
+_COMPUTED = 'rotary_emb.inv_freq'  # a table in old files that every model computes
 
 
 def open_llama(
   source: Path, config: Path | None = None, base: Path | None = None, profile: str | None = None
 ) -> Imported:
-  """A LlamaForCausalLM in safetensors.
+  """Opens a LlamaForCausalLM in safetensors.
 
   Args:
     source: folder of the model, or of a LoRA for it.
-    config: another config.json.
-    base: the folder of the model where `source` is a LoRA.
-    profile: how the model is spoken to; None = as the chat template of its tokenizer says, see
+    config: replaces config.json.
+    base: the folder of the base model if `source` is a LoRA.
+    profile: the prompt profile; None = as the chat template of its tokenizer says, see
       `chat_template`.
 
   Raises:
     CheckpointError, ConfigError: something is missing, damaged or unknown, or it is not a Llama.
-    MissingExtraError: the chat template takes a package that is not installed.
+    MissingExtraError: the chat template needs a package that is not installed.
   """
   tensors, folders = open_merged(source, base)
   try:
@@ -54,8 +54,8 @@ def open_llama(
 
 
 def open_merged(source: Path, base: Path | None) -> tuple[Mapping[str, np.ndarray], list[Path]]:
-  """(tensors of a model with its LoRA merged in, if `source` is one; the folders to look for config
-  and tokenizer in).
+  """(tensors of a model, with the LoRA merged in if `source` is one; folders in which to look for
+  config and tokenizer).
 
   Raises:
     CheckpointError: a LoRA without a base, a base without a LoRA, or damaged files.
@@ -83,9 +83,7 @@ def read_config(folders: list[Path], config: Path | None) -> dict[str, Any]:
 
 
 def own_tensors(tensors: Mapping[str, np.ndarray], tied: bool) -> lazy.LazyTensors:
-  """`tensors` without computed tables, and without the copy of the embeddings that a tied head
-  is.
-  """
+  """`tensors` without computed tables and without a tied head (a copy of the embeddings)."""
   return lazy.LazyTensors(
     {
       name: tensor

@@ -1,8 +1,8 @@
-"""LoRA as PEFT saves it: a folder with adapter_config.json and adapter_model.safetensors, merged
-into its base when read.
+"""LoRA in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors, merged
+into its base while reading.
 
-W + B A alpha / r, a tensor at a time. Tensors that PEFT saved whole (`modules_to_save`) take the
-place of the base's.
+The merged weight is W + B A alpha / r, computed tensor by tensor. Tensors that PEFT saved whole
+(`modules_to_save`) replace those of the base.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from echox_jax.tensor_files import TensorFiles, open_tensors
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 PREFIX = 'base_model.model.'
 _LORA = re.compile(r'^(?P<module>.+)\.lora_(?P<letter>[AB])(\.default)?\.weight$')
-# modules that PEFT put around a saved one
+# wrapper modules that PEFT puts around a saved one
 _WRAPPED = re.compile(r'\.(modules_to_save(\.default)?|base_layer)\.')
 
 
 def is_adapter(folder: Path) -> bool:
-  """True if `folder` is one that PEFT wrote."""
+  """True if PEFT wrote `folder`."""
   return (folder / CONFIG).is_file()
 
 
@@ -32,8 +32,8 @@ def merged(base: Mapping[str, np.ndarray], folder: Path) -> lazy.LazyTensors:
   """The tensors of `base` with the adapter in `folder` merged in, in the dtype of the base.
 
   Raises:
-    CheckpointError: not plain LoRA, for other sizes, for modules that the base lacks, or damaged;
-      names file and key.
+    CheckpointError: it is not plain LoRA, is for other sizes or for modules that the base lacks, or
+      is damaged; names file and key.
   """
   settings = _Settings.read(folder / CONFIG)
   adapter = open_tensors(folder / WEIGHTS)
@@ -48,7 +48,7 @@ def merged(base: Mapping[str, np.ndarray], folder: Path) -> lazy.LazyTensors:
         f'{adapter.path}: {name!r} belongs to a kind of adapter other '
         'than plain LoRA on linear layers: merge it with PEFT first.'
       )
-    else:  # saved whole, perhaps with more rows than the base has: new tokens
+    else:  # saved whole; may have more rows than the base, for new tokens
       entries[_WRAPPED.sub('.', key)] = whole[name]
   for module, names in pairs.items():
     entries[f'{module}.weight'] = _merge(entries, adapter, module, names, settings)
@@ -57,7 +57,7 @@ def merged(base: Mapping[str, np.ndarray], folder: Path) -> lazy.LazyTensors:
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-  """What adapter_config.json says of the scale."""
+  """The scale settings of adapter_config.json."""
 
   alpha: float
   alphas: Mapping[str, float]  # by module pattern

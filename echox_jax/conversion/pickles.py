@@ -1,13 +1,14 @@
-"""Reading pickles without running what they name.
+"""Reads pickles without running the code that they name.
 
-A pickle is a program: it names functions and classes and has them called. Here its steps are taken
-one by one, as `pickletools.genops` lists them. Names are only looked up in a table of harmless
-stand-ins of ours, nothing is ever imported, and a name that is not in the table is refused.
+A pickle is a program: it names functions and classes and has them called. Here its steps are
+processed one by one, as `pickletools.genops` lists them. Names are only looked up in a table of
+harmless stand-ins of ours. Nothing is ever imported, and a name outside the table is refused.
 
-A `pickle.Unpickler` with a `find_class` is not enough: it hashes every key (125 bytes of tuples in
-tuples keep it busy for ever), makes room for the largest memo index (9 bytes take 4 GiB) and sets
-attributes of whatever is on its stack. None of this can be overridden. Lengths in a pickle are not
-believed either: reading gives what the file has, and a step with less than it says is refused.
+A `pickle.Unpickler` with a `find_class` is not enough. It hashes every key (125 bytes of nested
+tuples keep it busy forever), allocates room for the largest memo index (9 bytes take 4 GiB) and
+sets attributes of anything on its stack. None of this can be overridden. Lengths in a pickle are
+not trusted either: reading returns what the file has, and a step with less than it declares is
+refused.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 
 from echox_jax import errors
 
-# What a damaged pickle can make of the reader.
+# Errors that a damaged pickle can cause in the reader.
 _FAULT = (
   ArithmeticError,
   AttributeError,
@@ -32,7 +33,7 @@ _FAULT = (
   TypeError,
   ValueError,
 )
-# Names as protocols 0 to 2 write them, for Python 2.
+# Names as protocols 0 to 2 write them for Python 2.
 _PYTHON_2 = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 _PYTHON_2_BUILTINS = {'long': 'int', 'unicode': 'str'}
 _CODE = re.compile(r'[?biufcSU]\d{0,9}')  # codes of numpy dtypes of plain values
@@ -41,18 +42,18 @@ _SCALARS = (str, bytes, int, float, complex, bool, type(None), np.generic)
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-  """A name that a pickle mentions, not looked up anywhere."""
+  """A name in a pickle; it is not looked up anywhere."""
 
   name: str
 
 
 @dataclasses.dataclass(eq=False)
 class Record:
-  """Stands for an object of a foreign class and does nothing; elements put into it are not kept.
+  """Stands for an object of a foreign class and does nothing; elements added to it are dropped.
 
   Attributes:
-    name: of its class.
-    args: what it would have been made from.
+    name: name of its class.
+    args: arguments of its constructor.
     state: its attributes, usually a dict.
   """
 
@@ -62,8 +63,8 @@ class Record:
 
 
 def check_sizes(values: Any) -> tuple[int, ...]:
-  """A tuple of sizes from a pickle: plain integers, none negative, not more than numpy has axes
-  for.
+  """Checks a tuple of sizes from a pickle: plain integers, none negative, and no more than numpy
+  has axes.
   """
   if (
     type(values) not in (tuple, list)
@@ -75,7 +76,7 @@ def check_sizes(values: Any) -> tuple[int, ...]:
 
 
 def dtype_of(value: Any) -> np.dtype:
-  """The numpy dtype of what a pickle gave as one; its byte order is in its state."""
+  """The numpy dtype for a pickled one; its byte order is in its state."""
   if not isinstance(value, Record) or value.name != 'numpy.dtype':
     raise pickle.UnpicklingError(f'a dtype that is {type(value).__name__}')
   order = value.state[1] if value.state else '='
@@ -85,7 +86,7 @@ def dtype_of(value: Any) -> np.dtype:
 
 
 def _dtype(code: Any, *_: Any) -> Record:
-  """`numpy.dtype`, of plain numbers, bytes and text only."""
+  """Stands for `numpy.dtype`; only plain numbers, bytes and text."""
   shown = code if type(code) is str else f'of {type(code).__name__}'
   if shown is not code or not _CODE.fullmatch(code):
     raise pickle.UnpicklingError(f'a dtype {shown:.20}')
@@ -93,7 +94,7 @@ def _dtype(code: Any, *_: Any) -> Record:
 
 
 def _bytes(text: Any, encoding: str = 'latin1') -> bytes:
-  """`_codecs.encode`, by which old protocols write bytes."""
+  """Stands for `_codecs.encode`, with which old protocols write bytes."""
   if isinstance(text, bytes):
     return text
   if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
@@ -115,7 +116,7 @@ def _filled(target: Any, pairs: Iterable[tuple[Any, Any]]) -> Any:
   if type(target) is not dict:
     raise pickle.UnpicklingError(f'keys for a {type(target).__name__}')
   for key, value in pairs:
-    # not deeper: hashing tuples of tuples of tuples may never end
+    # no deeper: hashing nested tuples may never end
     parts = key if type(key) is tuple else (key,)
     if not all(isinstance(part, _SCALARS) for part in parts):
       raise pickle.UnpicklingError(f'a {type(key).__name__} as key')
@@ -136,10 +137,10 @@ def _dict(pairs: Iterable[tuple[Any, Any]] = ()) -> dict:
 
 
 def _set(values: Any = None) -> list:
-  return values if type(values) is list else []  # a list, so that what is in it need not be hashed
+  return values if type(values) is list else []  # a list, so that its elements need not be hashed
 
 
-# Name -> what is called in its place.
+# Name -> the function that is called instead.
 PLAIN: Mapping[str, Callable[..., Any]] = {
   'collections.OrderedDict': _dict,
   'collections.defaultdict': lambda *_: {},
@@ -151,7 +152,7 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
   'numpy.dtype': _dtype,
   'numpy.core.multiarray.scalar': _scalar,
   'numpy._core.multiarray.scalar': _scalar,
-  # arrays that lie in the pickle itself are of no use here
+  # arrays inside the pickle itself are not needed here
   'numpy.ndarray': lambda *_: Record('numpy.ndarray'),
   'numpy.core.multiarray._reconstruct': lambda *_: Record('numpy.ndarray'),
   'numpy._core.multiarray._reconstruct': lambda *_: Record('numpy.ndarray'),
@@ -159,13 +160,13 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
 
 
 class SafeUnpickler:
-  """Reads one pickle of a stream.
+  """Reads one pickle from a stream.
 
   Args:
-    stream: positioned where the pickle starts; left right behind it.
+    stream: positioned at the start of the pickle; left right after its end.
     where: the file, for messages.
-    makers: name -> function of ours that is called in its place.
-    records: names that become `Record`s; one with a `.` at its end stands for all names under it.
+    makers: name -> our function that is called instead.
+    records: names that become `Record`s; a name that ends in `.` stands for all names under it.
   """
 
   def __init__(
@@ -179,11 +180,11 @@ class SafeUnpickler:
     self._makers, self._records = makers, frozenset(records)
     self._prefixes = tuple(name for name in records if name.endswith('.'))
     self._stack: list[Any] = []
-    self._marks: list[int] = []  # lengths that the stack had
+    self._marks: list[int] = []  # earlier lengths of the stack
     self._memo: dict[int, Any] = {}
 
   def load(self) -> Any:
-    """The object.
+    """Returns the object.
 
     Raises:
       CheckpointError: a name outside the tables, or a damaged pickle.
@@ -199,7 +200,7 @@ class SafeUnpickler:
           self._memo[len(self._memo) if value is None else value] = self._stack[-1]
         else:
           taken = self._take([kind.name for kind in step.stack_before])
-          if step.stack_after:  # two of it after DUP
+          if step.stack_after:  # two after DUP
             self._stack += [self._made(step.name, value, taken)] * len(step.stack_after)
       return taken[0]
     except (pickle.UnpicklingError, *_FAULT) as error:
@@ -210,11 +211,11 @@ class SafeUnpickler:
       ) from error
 
   def persistent_load(self, pid: Any) -> Any:
-    """What a persistent id stands for; here there are none."""
+    """The object of a persistent id; here there are none."""
     raise pickle.UnpicklingError('a persistent id')
 
   def build(self, target: Any, state: Any) -> Any:
-    """Gives `target` its state and returns it, or what it then is."""
+    """Gives `target` its state; returns it or its replacement."""
     if isinstance(target, Record):
       target.state = state
     elif type(target) is not dict:  # an OrderedDict's attributes are of no use
@@ -238,7 +239,7 @@ class SafeUnpickler:
     raise self._refused(full)
 
   def _make(self, cls: Any, args: Any) -> Any:
-    """Calls what stands for `cls`, or records the call."""
+    """Calls the stand-in of `cls`, or records the call."""
     if not isinstance(cls, Global):
       raise pickle.UnpicklingError(f'a call of a {type(cls).__name__}')
     if type(args) is not tuple:
@@ -247,7 +248,7 @@ class SafeUnpickler:
     return Record(cls.name, args) if maker is None else maker(*args)
 
   def _take(self, kinds: Sequence[str]) -> list[Any]:
-    """Takes what a step needs off the stack; `mark` in it stands for all from the last mark on."""
+    """Takes the operands of a step off the stack; `mark` stands for all since the last mark."""
     if 'mark' in kinds:
       start = self._marks.pop() - kinds.index('mark')
     else:
@@ -259,7 +260,7 @@ class SafeUnpickler:
     return taken
 
   def _made(self, step: str, value: Any, taken: list[Any]) -> Any:
-    """What a step puts on the stack, from the value in it and what it took off the stack."""
+    """What a step puts on the stack, given its value and its operands."""
     match step:
       case 'NONE':
         return None
@@ -283,7 +284,7 @@ class SafeUnpickler:
         return self._find(*value.split(' ', 1))
       case 'STACK_GLOBAL':
         return self._find(*taken)
-      case 'EXT1' | 'EXT2' | 'EXT4':  # names by number, which belong to a process and not to a file
+      case 'EXT1' | 'EXT2' | 'EXT4':  # names by number; valid in one process, not in a file
         raise self._refused(f'extension {value}')
       case 'PERSID' | 'BINPERSID':
         return self.persistent_load(*taken or (value,))
@@ -299,4 +300,4 @@ class SafeUnpickler:
         return self.build(*taken)
     if value is None:
       raise pickle.UnpicklingError(f'a step {step}')
-    return value  # the many steps that are one number, text or row of bytes
+    return value  # the many steps that are a number, text or bytes

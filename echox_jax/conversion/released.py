@@ -1,6 +1,4 @@
-"""Released EchoX weights, speech-to-text part (key names: facts 9) -> groups `llm` and
-`adapter`.
-"""
+"""Released EchoX weights, speech-to-text part (keys: facts 9) -> groups `llm` and `adapter`."""
 
 from collections.abc import Mapping
 
@@ -15,18 +13,17 @@ UNIT_PREFIX = 'unit_translator.'
 
 
 def import_s2t(weights: Mapping[str, np.ndarray], cfg: EchoXConfig) -> dict:
-  """Converts the LLM and the adapter; tensors of the unit decoder (`unit_translator.*`) are passed
-  over.
+  """Converts the LLM and the adapter; skips tensors of the unit decoder (`unit_translator.*`).
 
   Args:
     weights: released key -> array.
-    cfg: with an LLM without LoRA, of the sizes of the checkpoint.
+    cfg: has the sizes of the checkpoint, and an LLM without LoRA.
 
   Returns:
     {'llm': ..., 'adapter': ...}, float32 numpy.
 
   Raises:
-    CheckpointError: lists every tensor that is missing, not used or of another shape.
+    CheckpointError: lists every tensor that is missing, unused or of another shape.
   """
   own = {name: value for name, value in weights.items() if not name.startswith(UNIT_PREFIX)}
   return rules.convert(
@@ -53,7 +50,7 @@ def s2t_rules(cfg: EchoXConfig) -> list[Rule]:
 
 
 def llm_rules(cfg: EchoXConfig) -> list[Rule]:
-  """The LLM alone: any Llama under transformers' names."""
+  """The rules of the LLM alone, which fit any Llama under transformers' names."""
   head = [] if cfg.llm.tie_embeddings else [Rule('llm/lm_head/embedding', 'lm_head.weight')]
   return [
     Rule('llm/embed_tokens/embedding', 'model.embed_tokens.weight'),
@@ -63,7 +60,7 @@ def llm_rules(cfg: EchoXConfig) -> list[Rule]:
 
 
 def trunk_rules(path: str, name: str, layers: int) -> list[Rule]:
-  """The layers and the final norm of a Llama under `name` (also that of the unit decoder)."""
+  """The layers and the final norm of a Llama under `name` (also used for the unit decoder)."""
   projections = [f'self_attn.{p}_proj' for p in 'qkvo'] + [
     f'mlp.{p}_proj' for p in ('gate', 'up', 'down')
   ]

@@ -1,5 +1,5 @@
-"""Sizes and ids of a released EchoX model in machine form -> `EchoXConfig`, and the limits of its
-answers -> `EngineConfig`.
+"""Reads the sizes and ids of a released EchoX model into an `EchoXConfig`, and the limits of its
+answers into an `EngineConfig`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def config_from_json(values: Mapping[str, Any]) -> EchoXConfig:
 
   Args:
     values: sections `ids`, `echox` (the LLM's config.json), `unit_translator`, `whisper_encoder`,
-      and optionally `vocoder` (by name, '' = the default one) and `streaming`.
+      and optionally `vocoder` (by name, '' = the default) and `streaming`.
 
   Raises:
     ConfigError: a section or field is missing.
@@ -56,7 +56,7 @@ def _config(values: Mapping[str, Any]) -> EchoXConfig:
   llm = llama_config(echox)
   streaming, vocoder = values.get('streaming', {}), values.get('vocoder', {})
   known = {k: v for k, v in streaming.items() if k in StreamingConfig.__dataclass_fields__}
-  # The released names of the special ids are ours, but for the audio placeholder.
+  # The released names of the special ids are our names, except for the audio placeholder.
   special = {k: v for k, v in ids.items() if k in SpecialIds.__dataclass_fields__}
   return EchoXConfig(
     profile='released',
@@ -94,10 +94,10 @@ def complete(
   6).
 
   Args:
-    values: the LLM's config.json with EchoX's fields; or sections already. Sections among the
-      fields are kept as they are.
-    shapes: of the checkpoint's tensors; sizes that no config names are theirs.
-    ids: special ids that its vocabulary gives; the others are Llama 3.1's.
+    values: the LLM's config.json with EchoX's fields, or already sections. Sections among the
+      fields are kept.
+    shapes: shapes of the checkpoint's tensors, which give the sizes that no config names.
+    ids: special ids from its vocabulary; the others are Llama 3.1's.
 
   Raises:
     ConfigError: a field is missing.
@@ -131,11 +131,11 @@ def complete(
   }
 
 
-# Layers, width, heads and mlp width of the unit decoder by `unit_model`; key-value heads are the
-# LLM's where None.
+# Layers, width, heads and mlp width of the unit decoder by `unit_model`; None = as many key-value
+# heads as the LLM.
 _UNIT_MODELS = {'small': (4, 512, 8, None, 2048), None: (6, 512, 8, None, 2048)}
 _OTHER_UNIT_MODEL = (8, 768, 12, 12, 2048)
-_UNIT_POSITIONS = 2048  # whatever the LLM has
+_UNIT_POSITIONS = 2048  # independent of the LLM
 _LARGE_V3 = {
   'd_model': 1280,
   'encoder_layers': 32,
@@ -147,9 +147,7 @@ _LARGE_V3 = {
 
 
 def _unit_translator(values: Mapping[str, Any], llm: LlamaConfig) -> dict[str, Any]:
-  """Sizes of the unit decoder, as a config.json of its own; what is not listed it inherits from the
-  LLM.
-  """
+  """Sizes of the unit decoder in config.json form; it inherits everything else from the LLM."""
   large = (2, llm.hidden_size, llm.num_heads, None, llm.intermediate_size)
   kind = values.get('unit_model')
   layers, width, heads, kv_heads, mlp = (
@@ -170,7 +168,7 @@ def _unit_translator(values: Mapping[str, Any], llm: LlamaConfig) -> dict[str, A
 
 
 def unit_model(cfg: EchoXConfig) -> tuple[bool, str | None]:
-  """(Whether facts 6 list the unit decoder's sizes, the `unit_model` that stands for them)."""
+  """(whether facts 6 list the unit decoder's sizes, the matching `unit_model`)."""
   trunk = cfg.unit_decoder.trunk
   found = {
     'num_hidden_layers': trunk.num_layers,
@@ -193,7 +191,7 @@ def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
   """A Llama config from transformers' config.json (of version 4, or 5 with `rope_parameters`).
 
   Raises:
-    ConfigError: a Llama with biases, another activation or another scaling of rotary frequencies.
+    ConfigError: the Llama has biases, another activation or another rotary scaling.
     KeyError: a size is missing.
   """
   rope = values.get('rope_parameters') or values.get('rope_scaling') or {}

@@ -2,8 +2,8 @@
 `import --kind echox`.
 
   config.json         transformers' fields and EchoX's; its field `echox_jax` is our whole config
-  model*.safetensors  LLM, adapter and unit decoder, LoRA folded in; several files have an index
-  unit_vocab.txt      unit words, a line `▁837▁81 count` each
+  model*.safetensors  LLM, adapter and unit decoder, LoRA merged; several files have an index
+  unit_vocab.txt      unit words, one line `▁837▁81 count` each
   unit_language.json  the same with all digits of the counts
   tokenizer files     as in the model folder
   whisper/            the speech encoder under transformers' names (the released files lack it)
@@ -39,7 +39,7 @@ from echox_jax.units.unit_language import UnitLanguage
 
 CONFIG, UNIT_VOCAB, VOCODER_FILE = 'config.json', 'unit_vocab.txt', 'g_00000000'
 DTYPES = {'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
-# log probabilities have no counts: relative frequencies in parts of a milliard
+# log probabilities have no counts: relative frequencies in parts per billion
 _COUNT_SCALE = 10**9
 _SPEECH_MODEL = {
   'architectures': ['WhisperModel'],
@@ -53,10 +53,10 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   """Writes all files.
 
   Args:
-    folder: empty.
-    source: with at least the groups `llm` and `adapter`.
-    dtype: of the tensors, a key of `DTYPES`; the vocoder file is always float32, as released.
-    max_shard_bytes: of one file of tensors.
+    folder: an empty folder.
+    source: has at least the groups `llm` and `adapter`.
+    dtype: dtype of the tensors, a key of `DTYPES`; the vocoder file is always float32, as released.
+    max_shard_bytes: size of one file of tensors.
 
   Returns:
     Sentences about what the released layout or code cannot express.
@@ -98,7 +98,7 @@ def config_json(
     cfg: without LoRA.
     engine: the budgets.
     decoder: the group of the unit decoder: `echo`, `t2c` (a stage 2 checkpoint), or None.
-    dtype: of the tensors.
+    dtype: dtype of the tensors.
   """
   special = cfg.special_ids
   values = {
@@ -133,7 +133,7 @@ def config_json(
 
 
 def llama_json(cfg: LlamaConfig) -> dict[str, Any]:
-  """Sizes of a Llama as in transformers' config.json, all but the vocabulary's: the reverse of
+  """Sizes of a Llama as in transformers' config.json, except the vocabulary size: the reverse of
   `released_config.llama_config`.
   """
   rope = cfg.rope_scaling
@@ -160,8 +160,8 @@ def llama_json(cfg: LlamaConfig) -> dict[str, Any]:
 
 
 def unit_vocabulary(language: UnitLanguage, size: int) -> str:
-  """The vocabulary file: `word count` lines in the order of ids; rows of the decoder without a word
-  are called unused.
+  """The vocabulary file: lines `word count` in id order; decoder rows without a word get unused
+  names.
   """
   log_probs = getattr(language.model, 'log_probs', [0.0] * language.vocab_size)
   counts = [max(1, round(math.exp(p) * _COUNT_SCALE)) for p in log_probs]
@@ -175,7 +175,7 @@ def unit_vocabulary(language: UnitLanguage, size: int) -> str:
 
 
 def _layout(source: ModelSource, cfg: EchoXConfig) -> tuple[str | None, list[rules.Rule]]:
-  """(group of the unit decoder, what each tensor of the main files is)."""
+  """(group of the unit decoder, rules for the tensors of the main files)."""
   source.require(('llm', 'adapter'), 'the released layout')
   decoder = next((group for group in ('echo', 't2c') if group in source.groups), None)
   own = released.s2t_rules(cfg)
@@ -197,9 +197,7 @@ def _write_tensors(
   max_shard_bytes: int,
   prefix: str = '',
 ) -> None:
-  """Writes what the rules name, in the order of a model's layers; a few tensors are in memory at a
-  time.
-  """
+  """Writes the tensors of the rules in layer order, with a few in memory at a time."""
   shapes = rules.tensor_shapes(
     own, param_shapes(cfg, sorted({rule.path.split('/')[0] for rule in own}))
   )
@@ -275,7 +273,7 @@ def _write_vocoder(folder: Path, source: ModelSource, cfg: EchoXConfig) -> list[
 
 
 def _differences(cfg: EchoXConfig, decoder: str | None) -> list[str]:
-  """What the released code has as constants and this model has otherwise, as a sentence or none."""
+  """How this model differs from constants in the released code, as one sentence or none."""
   llm, adapter = cfg.llm, cfg.adapter
   checks = {
     f'prompts and masks of the profile {cfg.profile!r}': cfg.profile != 'released',
@@ -291,7 +289,7 @@ def _differences(cfg: EchoXConfig, decoder: str | None) -> list[str]:
     'an output head tied to the embeddings': llm.tie_embeddings,
   }
   if decoder:
-    checks['a unit decoder of none of its sizes'] = not released_config.unit_model(cfg)[0]
+    checks['a unit decoder of another size'] = not released_config.unit_model(cfg)[0]
   found = [what for what, differs in checks.items() if differs]
   return (
     [
@@ -304,7 +302,7 @@ def _differences(cfg: EchoXConfig, decoder: str | None) -> list[str]:
 
 
 class _Parameters(Mapping[str, '_Parameter']):
-  """A source's parameters without LoRA, for `rules.export`: rows of stacked layers are read one by
+  """A source's parameters without LoRA, for `rules.export`; rows of stacked layers are read one by
   one.
   """
 
@@ -322,7 +320,7 @@ class _Parameters(Mapping[str, '_Parameter']):
 
 
 class _Parameter:
-  """One parameter; read when it is indexed or made an array."""
+  """One parameter, read when it is indexed or converted to an array."""
 
   def __init__(self, source: ModelSource, path: str):
     self._source, self._path = source, path
@@ -336,10 +334,10 @@ class _Parameter:
 
 
 def _natural(name: str) -> list[str | int]:
-  """Sorts layer 2 before layer 10."""
+  """A sort key that puts layer 2 before layer 10."""
   return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
 
 
 def _letters(number: int) -> str:
-  """A name without digits: digits would be units."""
+  """A name without digits, because digits would be units."""
   return (_letters(number // 26 - 1) if number >= 26 else '') + chr(ord('a') + number % 26)

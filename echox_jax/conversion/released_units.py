@@ -1,5 +1,5 @@
-"""Released EchoX weights, unit part (`unit_translator.*`, facts 9) -> the frozen text table, a unit
-decoder, the denoising adapter.
+"""Released EchoX weights, unit part (`unit_translator.*`, facts 9) -> frozen text embeddings, a
+unit decoder, the denoising adapter.
 """
 
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ ALIGNER = f'{UNIT_PREFIX}aligner_MLP.'
 
 
 def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str = 'echo') -> dict:
-  """Converts the unit decoder; tensors outside `unit_translator.*` are passed over.
+  """Converts the unit decoder; skips tensors outside `unit_translator.*`.
 
   Args:
     weights: released key -> array.
-    cfg: of the sizes of the checkpoint.
-    group: what the decoder is: `echo`, or `t2c` for a stage 2 checkpoint.
+    cfg: has the sizes of the checkpoint.
+    group: the group of the decoder: `echo`, or `t2c` for a stage 2 checkpoint.
 
   Returns:
     {'unit_text_embedding': ..., group: ..., 'denoising_adapter': ...}, float32 numpy; the last only
-    where the checkpoint has one (stage 2 has none).
+    if the checkpoint has one (stage 2 has none).
 
   Raises:
-    CheckpointError: lists every tensor that is missing, not used or of another shape.
+    CheckpointError: lists every tensor that is missing, unused or of another shape.
   """
   own = {name: value for name, value in weights.items() if name.startswith(UNIT_PREFIX)}
   adapted = any(name.startswith(ALIGNER) for name in own)
@@ -39,7 +39,7 @@ def import_units(weights: Mapping[str, np.ndarray], cfg: EchoXConfig, group: str
 
 
 def unit_rules(cfg: EchoXConfig, group: str = 'echo', adapted: bool = True) -> list[Rule]:
-  """Which released tensor each parameter comes from; `adapted`: with the denoising adapter."""
+  """The released tensor of each parameter; `adapted`: whether there is a denoising adapter."""
   adapter = [
     *rules.linear('denoising_adapter/fc1', f'{ALIGNER}0'),
     *rules.linear('denoising_adapter/fc2', f'{ALIGNER}3'),

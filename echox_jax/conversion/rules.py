@@ -1,8 +1,8 @@
-"""Renaming torch-style tensors into our parameter trees and back, with nothing missed and nothing
+"""Renames torch-style tensors into our parameter trees and back, and checks that none is missing or
 left over.
 
-A conversion is a list of rules; each names one parameter of ours and the tensor, or one tensor a
-layer, that it comes from. The same list read backwards is the export.
+A conversion is a list of rules. Each rule names one parameter of ours and its source: one tensor,
+or one tensor per layer. The same list read backwards is the export.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +19,14 @@ REVERSED_2D, REVERSED_3D = (1, 0), (2, 1, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """Our parameter `path` ('a/b/kernel') and the tensor that it is.
+  """Our parameter `path` ('a/b/kernel') and its source tensor.
 
   Attributes:
-    path: of ours.
-    name: of the tensor; `{}` in it counts layers.
-    layers: how many tensors are stacked along a new first axis; None = one tensor, not stacked.
-    axes: the tensor's axes in our order; None = as they are.
-    part: (which, of how many) equal parts of the tensor's first axis ours is; None = all of it.
+    path: path of our parameter.
+    name: name of the tensor; `{}` in it is the layer number.
+    layers: number of tensors stacked along a new first axis; None = one tensor, not stacked.
+    axes: the tensor's axes in our order; None = unchanged.
+    part: (index, count): our share of the tensor's first axis in equal parts; None = all of it.
   """
 
   path: str
@@ -36,7 +36,7 @@ class Rule:
   part: tuple[int, int] | None = None
 
   def sources(self) -> list[str]:
-    """Names of the tensors, a layer each."""
+    """Names of the tensors, one per layer."""
     return [self.name] if self.layers is None else [self.name.format(i) for i in range(self.layers)]
 
   def read(self, tensor: np.ndarray) -> np.ndarray:
@@ -46,11 +46,11 @@ class Rule:
     return tensor if self.axes is None else tensor.transpose(self.axes)
 
   def write(self, value: np.ndarray) -> np.ndarray:
-    """Turns `read` back (to its part of the tensor)."""
+    """The inverse of `read` (for its part of the tensor)."""
     return value if self.axes is None else value.transpose(np.argsort(self.axes))
 
   def tensor_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of the tensor of one layer, from that of our parameter."""
+    """Shape of the tensor of one layer, from the shape of our parameter."""
     shape = tuple(shape)[self.layers is not None :]
     if self.axes is not None:
       shape = tuple(shape[i] for i in np.argsort(self.axes))
@@ -94,8 +94,8 @@ def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 def read(
   tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]
 ) -> Iterator[tuple[str, int | None, np.ndarray]]:
-  """Goes through all parameters tensor by tensor: (path, layer or None, our array), as stored, one
-  in memory at a time.
+  """Reads all parameters tensor by tensor: (path, layer or None, our array) as stored, with one in
+  memory at a time.
   """
   for rule in rules:
     for layer, source in enumerate(rule.sources()):
@@ -116,12 +116,12 @@ def convert(
 
   Args:
     tensors: name -> array.
-    rules: what each parameter comes from.
+    rules: the source of each parameter.
     what: names the model part in errors.
-    shapes: of the parameters by path.
+    shapes: shapes of the parameters by path.
 
   Raises:
-    CheckpointError: tensors that are missing, that no rule uses, or of a wrong shape, all listed.
+    CheckpointError: lists tensors that are missing, unused by all rules, or of the wrong shape.
   """
   params_lib.check_shapes(shapes_of(tensors), tensor_shapes(rules, shapes), what)
   flat = {}
@@ -136,7 +136,7 @@ def convert(
 def export(
   params: Mapping[str, np.ndarray], rules: Sequence[Rule]
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Turns `read` back: (tensor name, array) one by one, from our parameters by path."""
+  """The inverse of `read`: (tensor name, array) one by one, from our parameters by path."""
   users: dict[str, list[tuple[Rule, int | None]]] = {}
   for rule in rules:
     for layer, source in enumerate(rule.sources()):
@@ -151,7 +151,7 @@ def export(
 
 
 class Renamed(lazy.LazyTensors):
-  """Some tensors of another mapping under other names; nothing is read before it is asked for."""
+  """Some tensors of another mapping under other names; each is read on access."""
 
   def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
     """`names`: name here -> name there."""
@@ -160,8 +160,8 @@ class Renamed(lazy.LazyTensors):
 
 
 def strip_prefix(tensors: Mapping[str, np.ndarray], prefixes: Sequence[str]) -> Renamed:
-  """The tensors under the first of `prefixes` that occurs, without the prefix; all of them where
-  none occurs.
+  """The tensors under the first of `prefixes` that occurs, without the prefix; all tensors if none
+  occurs.
   """
   for prefix in prefixes:
     kept = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What an export starts from: a model folder, read tensor by tensor, or the finished stages of a
+"""The input of an export: a model folder, read tensor by tensor, or the finished stages of a
 working folder.
 """
 
@@ -13,7 +13,7 @@ from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import lazy
 from echox_jax.models import lora, trees
 
-# What may lie in a model folder beside config and parameters.
+# Files that a model folder may hold beside config and parameters.
 TOKENIZER_FILES = (
   'tokenizer.model',
   'tokenizer.json',
@@ -31,10 +31,10 @@ class ModelSource:
 
   Attributes:
     name: for messages.
-    config: of the model.
+    config: config of the model.
     engine: budgets of its answers.
-    tensors: `group/path` -> array; with `shapes` and `dtypes` known, and perhaps `rows`, to read a
-      part.
+    tensors: `group/path` -> array; `shapes` and `dtypes` are known, and it may have `rows` to read
+      a part.
     files: name in a model folder -> file to copy.
   """
 
@@ -46,7 +46,7 @@ class ModelSource:
 
   @property
   def groups(self) -> tuple[str, ...]:
-    """Parameter groups that it has, sorted."""
+    """Its parameter groups, sorted."""
     return tuple(sorted({path.split('/')[0] for path in self.tensors}))
 
   @property
@@ -60,13 +60,13 @@ class ModelSource:
     if missing:
       raise errors.CheckpointError(
         f'{self.name} lacks the parameters of {", ".join(missing)}, '
-        f'which {purpose} takes: '
+        f'which {purpose} needs: '
         'train the stages that make them, or import a checkpoint that '
         'has them.'
       )
 
   def read(self, path: str, layer: int | None = None) -> np.ndarray:
-    """One parameter, or one row of its first axis, with its LoRA folded in."""
+    """One parameter, or one row of its first axis, with LoRA merged in."""
     value = self._stored(path, layer)
     module = path.removesuffix('/kernel')
     pair = [f'{module}/{leaf}' for leaf in lora.LEAVES]
@@ -78,7 +78,7 @@ class ModelSource:
     return np.asarray(lora.merge(leaves, self.config.llm.lora)['kernel'])
 
   def rows(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """All parameters as stored, one in memory at a time: what `model_folder.write_params` takes."""
+    """All parameters as stored, one in memory at a time, for `model_folder.write_params`."""
     return ((path, None, self.tensors[path]) for path in self.tensors)
 
   def _stored(self, path: str, layer: int | None) -> np.ndarray:
@@ -92,7 +92,7 @@ def open_source(folder: Path) -> ModelSource:
   """Opens a model folder (exported or imported) or a working folder of training.
 
   Raises:
-    CheckpointError: it is neither, damaged, or its stages are not finished.
+    CheckpointError: the folder is neither, is damaged, or its stages are not finished.
   """
   if not folder.is_dir():
     raise errors.CheckpointError(
@@ -109,7 +109,7 @@ def open_source(folder: Path) -> ModelSource:
       {name: folder / name for name in _FILES if (folder / name).is_file()},
     )
   if any((folder / stage / 'config.json').is_file() for stage in ('echo', 'vocoder')):
-    # training code is imported only where training folders are read
+    # training code is imported only for training folders
     from echox_jax.conversion import assemble
 
     config, engine, params, tokenizer, language = assemble.assemble(folder)

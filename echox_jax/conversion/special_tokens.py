@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from echox_jax import errors, prompts
 from echox_jax.prompts import SpecialIds
 
-# How each special id may be written in a vocabulary, the best first. In byte-level BPE `Ċ` is a
+# Possible spellings of each special id in a vocabulary, the best first. In byte-level BPE `Ċ` is a
 # line break and `Ġ` a space.
 _WRITTEN = {
   'bos': ('<|begin_of_text|>', '<|endoftext|>', '<s>'),
@@ -22,14 +22,14 @@ _WRITTEN = {
 def of_template(
   profile: prompts.Profile, tokens: Mapping[str, int], encode: prompts.Encode, what: str
 ) -> SpecialIds:
-  """The ids of a profile whose template the model was taught.
+  """The ids of a profile whose template the model was trained on.
 
-  BOS is the token that opens a text, also where no turn contains it. The audio token is one that
-  the model was never trained on to say; where there is none, it is the first id beyond the
-  vocabulary, which must be added before speech is.
+  BOS is the token that opens a text, even if no turn contains it. The audio token is a token that
+  the model was never trained to say. If there is none, it is the first id after the vocabulary, and
+  must be added to it before the model can take speech.
 
   Args:
-    profile: of the model.
+    profile: profile of the model.
     tokens: the vocabulary, special tokens included.
     encode: text -> ids, without special ids.
     what: names the tokenizer in errors.
@@ -64,16 +64,16 @@ def of_template(
 
 
 def as_far_as_found(tokens: Mapping[str, int], bos: int | None, eos: int | None) -> SpecialIds:
-  """The ids that can stand for the parts of the `paper` and `released` templates in any vocabulary.
+  """The ids for the parts of the `paper` and `released` templates in any vocabulary.
 
-  A Llama 3 has a token for each part. A model that was taught another template, or none, must be
-  trained on this one. A part that the vocabulary has no token for is BOS. The audio token is as in
-  `of_template`.
+  A Llama 3 has a token for each part. A model trained on another template, or on none, must be
+  trained on this one. If the vocabulary has no token for a part, BOS replaces it. The audio token
+  is as in `of_template`.
 
   Args:
     tokens: the vocabulary.
-    bos: the id that the tokenizer itself calls so, or None.
-    eos: likewise.
+    bos: the tokenizer's own BOS id, or None.
+    eos: the tokenizer's own EOS id, or None.
   """
   found = {name: _first(tokens, name) for name in _WRITTEN}
   bos = next((i for i in (found['bos'], bos, eos) if i is not None), 0)

@@ -1,10 +1,9 @@
-"""The inference functions as StableHLO, for cpu, cuda and tpu, with a symbolic batch size:
-answering without this package.
+"""Exports the inference functions as StableHLO for cpu, cuda and tpu, with a symbolic batch size,
+to answer without this package.
 
 A folder holds `<function>.stablehlo` (serialized `jax.export` artefacts of
 echox_jax/inference/steps.py), `manifest.json` (names, shapes and dtypes of all inputs and outputs)
-and the model that it was made from, whose `model.safetensors` gives the parameters. All that it
-takes to call a function:
+and the model itself, whose `model.safetensors` holds the parameters. To call a function:
 
   import json, pathlib
   import jax.export, safetensors.numpy
@@ -23,9 +22,9 @@ takes to call a function:
 `audio` is float32[b, 16000 * seconds], padded to the size in the manifest. A question goes through
 encode_speech, embed_speech and prefill_speech (a written one through prefill_text); then sample,
 decode_step, sample, ... until EOT. The states that predicted the tokens of a slice go through
-generate_units, its unit words through the unit language to units, these through durations and, each
-repeated that often, through waveform. Flat order for other runtimes: `params` as listed, then
-`inputs`.
+generate_units, and the unit language turns the resulting unit words into units. The units go
+through durations; each is repeated that often and goes through waveform. Flat order for other
+runtimes: `params` as listed, then `inputs`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,9 +57,9 @@ class Function:
   """One function to export.
 
   Attributes:
-    params: the parameters that it reads: paths or the beginnings of paths.
+    params: the parameters that it reads: paths or prefixes of paths.
     inputs: names of its inputs.
-    outputs: names of its outputs, in the order in which `run` gives them.
+    outputs: names of its outputs, in the order of `run`.
     run: (nested parameters, config, *inputs) -> outputs.
   """
 
@@ -119,18 +118,18 @@ def write(
   """Writes the functions and their manifest into a model folder.
 
   Args:
-    folder: with the model's config, parameters and tokenizer.
-    cfg: of the model.
+    folder: holds the model's config, parameters and tokenizer.
+    cfg: config of the model.
     engine: budgets of its answers, which are the static sizes.
     params: `group/path` -> (shape, dtype) of all parameters in the folder.
 
   Returns:
-    Function -> the groups that it lacks, for those that a part of a model cannot have.
+    Function -> the groups that it lacks, for functions that a partial model cannot have.
 
   Raises:
     CheckpointError: the folder has the parameters of no function.
     ConfigError: the budgets leave no positions for a question, see `positions.check`.
-    MissingExtraError: flatbuffers, which jax.export writes with, is not installed.
+    MissingExtraError: flatbuffers, which jax.export needs, is not installed.
   """
   errors.require('flatbuffers', 'stablehlo', 'Export to StableHLO')
   specs = {
@@ -172,11 +171,11 @@ def export_function(
   """One function of `functions`, ({path: array}, {input: array}) -> {output: array}.
 
   Args:
-    cfg: of the model.
+    cfg: config of the model.
     engine: budgets of its answers.
-    name: of the function.
-    params: of the model by path; the function takes those that it reads.
-    inputs: of all functions, see `input_specs`.
+    name: name of the function.
+    params: parameters of the model by path; the function takes those that it reads.
+    inputs: inputs of all functions, see `input_specs`.
   """
   cfg, function = _portable(cfg), functions(cfg, engine)[name]
 
@@ -184,7 +183,7 @@ def export_function(
     made = function.run(trees.unflatten(params), cfg, *(inputs[name] for name in function.inputs))
     return dict(zip(function.outputs, made, strict=True))
 
-  call.__name__ = name  # what the module in the artefact is called
+  call.__name__ = name  # name of the module in the artefact
   own = {path: params[path] for path in _own_params(function, params)}
   return export.export(jax.jit(call), platforms=PLATFORMS)(
     own, {name: inputs[name] for name in function.inputs}
@@ -192,7 +191,7 @@ def export_function(
 
 
 def _portable(cfg: EchoXConfig) -> EchoXConfig:
-  """The model with attention that every platform has, whichever makes the artefact."""
+  """The model with an attention that every platform supports, whichever makes the artefact."""
 
   def plain(part):
     return dataclasses.replace(part, attention='xla')
@@ -204,7 +203,7 @@ def _portable(cfg: EchoXConfig) -> EchoXConfig:
 
 
 def input_specs(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of all inputs by name; the batch `b`, and the `slots` of the KV cache in a
+  """Shapes and dtypes of all inputs by name. The batch `b`, and the `slots` of the KV cache in a
   step, are symbolic.
   """
   batch, slots = export.symbolic_shape('b, slots')
@@ -239,7 +238,7 @@ def input_specs(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, jax.ShapeDt
   )
   known |= shapes(steps.embed, known['states'], known['state_lengths'])._asdict()
   state = dict(zip(_STATE, shapes(_prefill, known['ids'], sizes=(engine.max_new_tokens,))))
-  grown = {'cache_key': 2, 'cache_value': 2, 'keys': 1}  # their axis of slots
+  grown = {'cache_key': 2, 'cache_value': 2, 'keys': 1}  # axis of the slots
   for name, axis in grown.items():
     shape = list(state[name].shape)
     shape[axis] = slots
@@ -281,7 +280,7 @@ def _decode_step(
 
 
 def _flat(state: generate.TextState) -> Sequence[jax.Array]:
-  """As the names in `_STATE`."""
+  """The leaves in the order of `_STATE`."""
   return (
     state.cache['key'],
     state.cache['value'],
@@ -294,16 +293,14 @@ def _flat(state: generate.TextState) -> Sequence[jax.Array]:
 
 
 def _own_params(function: Function, params: Specs) -> list[str]:
-  """Paths of the parameters that a function reads, in the order in which it takes them."""
+  """Paths of the parameters that a function reads, in its argument order."""
   return sorted(
     path for path in params if any(path.startswith(f'{prefix}/') for prefix in function.params)
   )
 
 
 def _describe(function: Function, exported: export.Exported, params: Specs) -> dict[str, Any]:
-  """A function's entry in the manifest; everything stands in the order of the flat calling
-  convention.
-  """
+  """A function's entry in the manifest, in the order of the flat calling convention."""
   paths = _own_params(function, params)
 
   def label(name, aval):

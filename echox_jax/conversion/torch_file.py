@@ -1,9 +1,9 @@
-"""Checkpoints of torch.save without torch: read without running anything in them, and written.
+"""Reads checkpoints of torch.save without torch and without running code in them, and writes them.
 
-Two layouts exist. Since torch 1.6 a checkpoint is a zip archive: `NAME/data.pkl` and the stored
-bytes `NAME/data/KEY`, nothing compressed. Before, it was a row of pickles (magic number, version,
-system, the objects, the storage keys) and then, for each key, the number of elements (int64) and
-the bytes. In both a tensor is a call that names its storage by a persistent id.
+There are two layouts. Since torch 1.6 a checkpoint is a zip archive of `NAME/data.pkl` and the
+stored bytes `NAME/data/KEY`, all uncompressed. Before, it was a series of pickles (magic number,
+version, system, the objects, the storage keys), followed for each key by the number of elements
+(int64) and the bytes. In both a tensor is a call that names its storage by a persistent id.
 """
 
 import collections
@@ -28,7 +28,7 @@ import numpy as np
 from echox_jax import errors, files
 from echox_jax.conversion import lazy, pickles
 
-# Type of torch -> (its storage class, type of numpy).
+# torch type -> (its storage class, numpy type).
 _TYPES = {
   'float64': ('DoubleStorage', np.dtype('<f8')),
   'float32': ('FloatStorage', np.dtype('<f4')),
@@ -46,7 +46,7 @@ _STORAGES = {f'torch.{storage}': dtype for storage, dtype in _TYPES.values()} | 
   ('torch.UntypedStorage', 'torch.storage.UntypedStorage'), np.dtype('u1')
 )
 
-# What stands beside the tensors in checkpoints of fairseq: configs, vocabularies, meters. Only
+# What fairseq checkpoints hold beside the tensors: configs, vocabularies, meters. They are only
 # recorded.
 FAIRSEQ_RECORDS = (
   'argparse.Namespace',
@@ -68,34 +68,34 @@ _ALIGNMENT = 64
 
 @dataclasses.dataclass
 class _Root:
-  """Bytes of a file that storages are views of; older files tell the place only after the
+  """Bytes of a file that storages are views of; older files give the position only after the
   objects.
   """
 
   size: int
   start: int | None = None
-  width: int = 1  # bytes of an element, in which older files count
+  width: int = 1  # bytes per element, the unit of sizes in older files
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
   root: _Root
   dtype: np.dtype
-  first: int  # byte of the root
+  first: int  # first byte in the root
 
 
 def load_torch(path: str | os.PathLike[str], records: Sequence[str] = ()) -> Any:
-  """What a torch checkpoint holds: dicts, lists, numbers, text, and a `lazy.Tensor` for each
+  """The content of a torch checkpoint: dicts, lists, numbers, text, and a `lazy.Tensor` for each
   tensor.
 
   Args:
     path: the file.
-    records: names of classes (or of modules, with a `.` at the end) that may occur; each object
-      becomes a `pickles.Record`.
+    records: names of classes (or of modules, with a `.` at the end) that may occur; each such
+      object becomes a `pickles.Record`.
 
   Raises:
-    CheckpointError: not a torch checkpoint, truncated or damaged, or it names something outside
-      plain tensors and `records`.
+    CheckpointError: it is not a torch checkpoint, is truncated or damaged, or names something
+      other than plain tensors and `records`.
   """
   path = Path(path)
   try:
@@ -109,10 +109,10 @@ def load_torch(path: str | os.PathLike[str], records: Sequence[str] = ()) -> Any
 
 
 def tensors_of(path: str | os.PathLike[str], loaded: Any, entry: str) -> lazy.LazyTensors:
-  """The tensors under `entry` of what `load_torch` gave.
+  """The tensors under `entry` of the result of `load_torch`.
 
   Raises:
-    CheckpointError: no such entry, or something in it is not a tensor, named.
+    CheckpointError: there is no such entry, or something in it is not a tensor (named).
   """
   found = loaded.get(entry) if isinstance(loaded, dict) else None
   if not isinstance(found, dict):
@@ -136,11 +136,11 @@ def write_torch(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> Path:
   """Writes nested dicts of arrays as a zip checkpoint that `torch.load(path, weights_only=True)`
   opens.
 
-  The whole file is put together in memory. Arrays of another layout or byte order than C and little
-  endian are copied.
+  The whole file is assembled in memory. Arrays that are not C-contiguous and little-endian are
+  copied.
 
   Raises:
-    CheckpointError: an array of a type that torch has no storage for.
+    CheckpointError: torch has no storage for the type of an array.
   """
   program, file = io.BytesIO(), io.BytesIO()
   pickler = _Pickler(program)
@@ -162,7 +162,7 @@ def write_torch(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> Path:
 
 
 class _TorchUnpickler(pickles.SafeUnpickler):
-  """Reads the objects; `root` tells where a storage lies: (key, elements, width) -> _Root."""
+  """Reads the objects; `root` finds a storage: (key, elements, width) -> _Root."""
 
   def __init__(self, stream, path, records, root):
     makers = dict(pickles.PLAIN) | {
@@ -198,7 +198,7 @@ class _TorchUnpickler(pickles.SafeUnpickler):
     shape, strides = pickles.check_sizes(shape), pickles.check_sizes(strides)
     if len(shape) != len(strides) or math.prod(shape) * width > sys.maxsize:
       raise pickle.UnpicklingError('a tensor whose sizes cannot be')
-    # Bytes from the first value of the tensor to behind its last.
+    # Bytes from the first value of the tensor to the end of its last.
     span = 0 if 0 in shape else width * (1 + sum((n - 1) * s for n, s in zip(shape, strides)))
     first = storage.first + offset * width
     if first + span > storage.root.size:
@@ -267,7 +267,7 @@ def _load_zip(path: Path, records: Sequence[str]) -> Any:
 
 
 def _entry(path: Path, f: io.BufferedIOBase, info: zipfile.ZipInfo) -> _Root:
-  """Where the bytes of an archive entry lie."""
+  """Where the bytes of an archive entry are."""
   if info.compress_type != zipfile.ZIP_STORED:
     raise errors.CheckpointError(
       f'{path} is compressed, which torch.save never does: unpack and write it again with torch.'
@@ -328,7 +328,7 @@ def _big_endian(path: Path) -> errors.CheckpointError:
 
 @dataclasses.dataclass(frozen=True)
 class _Written:
-  """An array that is pickled as the call which makes a tensor of its bytes."""
+  """An array that is pickled as the call that makes a tensor from its bytes."""
 
   array: np.ndarray
 
@@ -340,14 +340,14 @@ class _Written:
 
 
 class _Pickler(pickle.Pickler):
-  """Collects the arrays in `storages` and writes the index of each in its place."""
+  """Collects the arrays in `storages` and writes the index of each instead."""
 
   def __init__(self, file: io.BytesIO):
     super().__init__(file, protocol=2)
     self.storages: list[np.ndarray] = []
 
   def persistent_id(self, value: Any) -> tuple | None:
-    """Overrides what arrays are written as: ids of storages."""
+    """Overrides how arrays are written: as ids of storages."""
     if not isinstance(value, np.ndarray):
       return None
     self.storages.append(value)
@@ -357,7 +357,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _writable(value: Any, where: str) -> Any:
-  """The tree with each array as it will lie in the file."""
+  """The tree with each array in the form that the file stores."""
   if isinstance(value, Mapping):
     return {name: _writable(part, f'{where}{name}/') for name, part in value.items()}
   array = np.asarray(value)
@@ -371,8 +371,8 @@ def _writable(value: Any, where: str) -> Any:
 
 @contextlib.contextmanager
 def _names_of_torch() -> Iterator[None]:
-  """Lets pickle find the names of torch where it is not loaded: it writes no name that it does not
-  find.
+  """Lets pickle find the names of torch while torch is not loaded: pickle refuses to write a name
+  that it cannot find.
   """
   names = {'torch': [name for name, _ in _TYPES.values()], 'torch._utils': ['_rebuild_tensor_v2']}
   added = {module: types.ModuleType(module) for module in names.keys() - sys.modules.keys()}

@@ -1,7 +1,7 @@
-"""The unit vocabulary of a released checkpoint (facts 12): unit words in the order of their ids.
+"""The unit vocabulary of a released checkpoint (facts 12): unit words in id order.
 
-They are the first column of the file that config.json calls `unit_vocab`, and added tokens
-`<|unit_X|>` of the tokenizer. Where neither is said, the words are the plain units.
+They are the first column of the file that config.json calls `unit_vocab`, or added tokens
+`<|unit_X|>` of the tokenizer. If there is neither, the words are the plain units.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ _TOKEN = re.compile(r'^<\|unit_(.+)\|>$')
 def find(
   file: Path | None, tokens: Mapping[str, int], first_id: int, size: int
 ) -> UnitLanguage | None:
-  """The language of a unit decoder of `size` words; None where nothing tells.
+  """The language of a unit decoder of `size` words; None if nothing tells.
 
   Args:
-    file: lines `word count`; None = there is none.
-    tokens: of the tokenizer.
+    file: lines `word count`; None = there is no file.
+    tokens: tokens of the tokenizer.
     first_id: id of the first unit word.
-    size: words that the checkpoint has.
+    size: number of words in the checkpoint.
 
   Raises:
-    CheckpointError: another number of words than the checkpoint has, or words that are none.
+    CheckpointError: the checkpoint has another number of words, or a word is not a unit word.
   """
   found = {i: match[1] for token, i in tokens.items() if (match := _TOKEN.match(token))}
   if file is not None:
@@ -57,7 +57,7 @@ def find(
 
 
 def _read(file: Path) -> tuple[list[str], list[float]]:
-  """Words and counts (1 where a line has none) of a vocabulary file."""
+  """Words and counts (1 if a line has none) of a vocabulary file."""
   try:
     lines = [line.split() for line in file.read_text('utf-8').splitlines() if line.strip()]
     return [line[0] for line in lines], [float(line[1]) if len(line) > 1 else 1.0 for line in lines]

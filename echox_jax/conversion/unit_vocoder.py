@@ -1,8 +1,8 @@
 """Released unit vocoders (fairseq's code HiFi-GAN: a `g_*` file, entry `generator`, and its JSON
 config) <-> our parameters.
 
-All convolutions of the generator are stored with weight norm there; it is folded on the way in and
-taken apart on the way out (facts 10).
+All convolutions of a released generator are stored with weight norm. The import folds it and the
+export splits it again (facts 10).
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ _TRANSPOSED = (2, 0, 1)  # torch ConvTranspose1d [in,out,k] -> kernel [k,in,out]
 
 
 def config_from_json(values: Mapping[str, Any]) -> VocoderConfig:
-  """Reads the config file that lies beside a released checkpoint.
+  """Reads the config file beside a released checkpoint.
 
   Raises:
-    ConfigError: a vocoder kind that is not supported (resblock 2, pitch, an outside speaker
-      embedder), or a field is missing.
+    ConfigError: the vocoder kind is not supported (resblock 2, pitch, an outside speaker embedder),
+      or a field is missing.
   """
   if str(values.get('resblock', '1')) != '1' or values.get('f0') or values.get('embedder_params'):
     raise errors.ConfigError(
@@ -66,10 +66,10 @@ def config_from_json(values: Mapping[str, Any]) -> VocoderConfig:
 
 
 def config_to_json(cfg: VocoderConfig) -> dict[str, Any]:
-  """Turns `config_from_json` back; `speaker_id` and `dtype` have no place there.
+  """The inverse of `config_from_json`; `speaker_id` and `dtype` have no field there.
 
   Raises:
-    ConfigError: a vocoder that the released layout has no keys for.
+    ConfigError: the released layout has no keys for this vocoder.
   """
   _check_released(cfg)
   speakers = {'multispkr': '_', 'num_speakers': cfg.num_speakers} if cfg.num_speakers else {}
@@ -97,7 +97,7 @@ def config_to_json(cfg: VocoderConfig) -> dict[str, Any]:
 
 
 def vocoder_rules(cfg: VocoderConfig) -> list[Rule]:
-  """Which tensor (weight norm folded) each parameter of `vocoder` comes from."""
+  """The tensor (weight norm folded) of each parameter of `vocoder`."""
   duration, kernels = 'vocoder/duration_predictor', len(cfg.resblock_kernel_sizes)
   found = [Rule('vocoder/unit_embedding/embedding', 'dict.weight')]
   if cfg.num_speakers:
@@ -132,8 +132,8 @@ def convert(state: Mapping[str, np.ndarray], cfg: VocoderConfig) -> dict[str, An
     cfg: the sizes, see `config_from_json`.
 
   Raises:
-    CheckpointError: names every key that is missing, not used or of another shape.
-    ConfigError: a vocoder that the released layout has no keys for.
+    CheckpointError: names every key that is missing, unused or of another shape.
+    ConfigError: the released layout has no keys for this vocoder.
   """
   tensors = generator_tensors(state, cfg)
   return rules.convert(tensors, vocoder_rules(cfg), 'a unit vocoder of this config', _shapes(cfg))[
@@ -142,7 +142,7 @@ def convert(state: Mapping[str, np.ndarray], cfg: VocoderConfig) -> dict[str, An
 
 
 def generator_tensors(state: Mapping[str, np.ndarray], cfg: VocoderConfig) -> lazy.LazyTensors:
-  """The tensors of a `generator` entry, weight norm folded when they are read. Raises as
+  """The tensors of a `generator` entry; weight norm is folded when they are read. Raises as
   `convert`.
   """
   entries = lazy.entries(state)
@@ -164,11 +164,10 @@ def generator_tensors(state: Mapping[str, np.ndarray], cfg: VocoderConfig) -> la
 
 def export_tensors(params: Mapping[str, Any], cfg: VocoderConfig) -> dict[str, np.ndarray]:
   """The `generator` entry of our parameters (float32), each convolution as `weight_g` and
-  `weight_v`; `convert` gives them back
-  bit for bit.
+  `weight_v`; `convert` restores them bit for bit.
 
   Raises:
-    ConfigError: a vocoder that the released layout has no keys for.
+    ConfigError: the released layout has no keys for this vocoder.
   """
   _check_released(cfg)
   tensors = {}
@@ -181,15 +180,15 @@ def export_tensors(params: Mapping[str, Any], cfg: VocoderConfig) -> dict[str, n
 
 
 def open_unit_vocoder(source: Path, config: Path | None = None) -> Imported:
-  """A released unit vocoder.
+  """Opens a released unit vocoder.
 
   Args:
     source: the `g_*` file, or a folder with one.
     config: its JSON; by default config.json beside it.
 
   Raises:
-    CheckpointError: missing, damaged, a pickle that asks for more than tensors, or tensors that do
-      not fit the config.
+    CheckpointError: the file is missing or damaged, its pickle names more than tensors, or its
+      tensors do not fit the config.
     ConfigError: another kind of vocoder.
   """
   source = _generator_file(Path(source))

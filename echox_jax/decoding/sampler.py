@@ -37,7 +37,7 @@ class Sampling(NamedTuple):
 
 
 def check(temperature: float | int, top_p: float | int) -> None:
-  """Raises EchoXError if the temperature is negative or not finite, or `top_p` outside (0, 1]."""
+  """Raises EchoXError if temperature is negative or not finite, or `top_p` is outside (0, 1]."""
   if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
     raise errors.EchoXError(
       f'temperature {temperature} or top-p {top_p} is out of range: '

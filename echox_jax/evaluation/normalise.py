@@ -1,8 +1,8 @@
-"""Makes two spellings of the same words alike before they are compared: numbers, signs of
-arithmetic, case, punctuation, spelling.
+"""Normalises texts before they are compared: numbers, arithmetic signs, case, punctuation,
+spelling.
 
-Judges write "3-2" where a text says "three minus two". Our own rules handle numbers and signs; the
-rest is Whisper's English normaliser (extra `eval`).
+Judges write "3-2" for the text "three minus two". Our own rules handle numbers and signs; the rest
+is Whisper's English normaliser (extra `eval`).
 """
 
 import functools
@@ -63,11 +63,11 @@ def numbers(text: str) -> str:
 
 
 def _read_number(tokens: list[str], start: int) -> tuple[int, int]:
-  """(value, index behind it) of the longest number phrase that starts at `start`; (0, start) where
+  """(value, index after it) of the longest number phrase that starts at `start`; (0, start) if
   there is none.
 
-  `tokens` alternate between words and what stands between them; a phrase is joined by spaces, or by
-  a hyphen as in "twenty-one".
+  `tokens` alternate between words and the text between them. Spaces join a phrase, or a hyphen as
+  in "twenty-one".
   """
 
   def word(i):

@@ -1,4 +1,4 @@
-"""A report that opens in any browser: one HTML file with its pictures and sounds inside."""
+"""A report that opens in any browser: one HTML file that contains its figures and sounds."""
 
 import base64
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ def write_report(
   """Writes `report.html` into the working folder of a finished run.
 
   Args:
-    out_dir: with `{stage}/metrics.jsonl`, `question.wav`, `reply.wav` and `evaluation_examples/`;
-      what is missing there is left out.
-    metrics: of launch.evaluate, with what else is to stand in the table.
-    reply: what `launch.respond --json` wrote about `reply.wav`.
+    out_dir: has `{stage}/metrics.jsonl`, `question.wav`, `reply.wav` and `evaluation_examples/`;
+      parts that are missing there are left out.
+    metrics: of launch.evaluate, plus other entries for the table.
+    reply: the output of `launch.respond --json` for `reply.wav`.
     targets: name -> ('>=' or '<=', value).
 
   Raises:
@@ -73,13 +73,13 @@ def write_report(
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>EchoX '
     f'report</title><style>{_STYLE}</style>'
     '<h1>EchoX</h1><p class="grey">A spoken question, a spoken answer: what was trained and '
-    f'how well it does.</p>{body}</html>'
+    f'how well it works.</p>{body}</html>'
   )
   return files.atomic_write_text(out_dir / 'report.html', page)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-  """The records of training and of held-out losses in a metrics file; empty where there is none."""
+  """The training and held-out records of a metrics file; empty if there is no file."""
   if not path.is_file():
     return []
   records = [
@@ -90,7 +90,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:
   rows = []
-  for label, name in (('It was asked', 'question.wav'), ('It answered', 'reply.wav')):
+  for label, name in (('Question', 'question.wav'), ('Answer', 'reply.wav')):
     if (out_dir / name).is_file():
       rows.append(
         f'<p>{label}: <audio controls '
@@ -123,7 +123,7 @@ def _table(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]])
 
 
 def _flat(metrics: Mapping[str, Any]):
-  """Pairs of name and value; what stands by voice and by category is in the pictures."""
+  """Pairs of name and value; values by voice and by category are in the figures instead."""
   for name, value in metrics.items():
     if isinstance(value, Mapping):
       if not name.startswith('by_'):

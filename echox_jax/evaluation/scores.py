@@ -1,4 +1,4 @@
-"""Scores of an evaluation, from what was asked, said and heard."""
+"""Scores of an evaluation, from the questions, answers and transcripts."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -13,21 +13,21 @@ from echox_jax.evaluation.normalise import normalise
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """One question asked by one voice, and what became of it.
+  """One question asked by one voice, and its answers.
 
   Attributes:
-    id: of the question.
-    voice: who asked.
+    id: id of the question.
+    voice: the voice that asked.
     category: kind of question.
     question: its words.
-    references: answers that count as right.
+    references: accepted answers.
     written_answer: the model's answer to the written question.
     answer: its text answer to the spoken question.
     transcript: what the judge heard in its spoken answer.
-    slices: how many slices the answer was spoken in.
+    slices: number of slices of the spoken answer.
     audio_s: seconds of the spoken answer.
     first_audio_s: seconds until the first sound; None = nothing was spoken.
-    finished_s: seconds until all was done.
+    finished_s: seconds until everything was finished.
     text_s: seconds until the last word of the text.
   """
 
@@ -46,7 +46,7 @@ class Asked:
   text_s: float
 
   def marks(self) -> dict[str, bool]:
-    """Whether the right answer was given: `text` (written question), `s2t` (spoken question), `s2s`
+    """Whether the answer was right: `text` (written question), `s2t` (spoken question), `s2s`
     (heard in the reply).
     """
     return {
@@ -57,13 +57,13 @@ class Asked:
 
 
 def wer(pairs: Iterable[tuple[str, str]]) -> float | None:
-  """Word error rate of (text, transcript) pairs, both normalised; None where there is no pair."""
+  """Word error rate of (text, transcript) pairs, both normalised; None without pairs."""
   pairs = [(normalise(text), normalise(transcript)) for text, transcript in pairs]
   return round(judge_lib.wer(*zip(*pairs)), 4) if pairs else None
 
 
 def summarise(asked: Sequence[Asked]) -> dict[str, Any]:
-  """Exact-match shares, word error rate of the replies and times; all of it again by voice and by
+  """Exact-match shares, word error rate of the replies, and times: over all, by voice and by
   category.
   """
 

@@ -1,4 +1,4 @@
-"""What an answer is made of, in the order in which it comes."""
+"""The events of a streamed answer, in the order in which they occur."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ LEFT_OUT = ('unknown_unit_words', 'dropped_units')  # counters of `Done.overflow
 
 @dataclasses.dataclass(frozen=True)
 class TextPiece:
-  """A few more letters of the answer; `at` is in seconds since the question was given, as are all
-  times below.
+  """The next piece of the answer's text. `at`, like all times below, is in seconds since the
+  question was given.
   """
 
   text: str
@@ -46,8 +46,8 @@ class SpokenSlice:
     unit_words: int32[words].
     units: int32[units], reduced.
     waveform: float32[samples], 16 kHz; empty where the echo decoder said nothing.
-    cut_at: when the slice was complete as text.
-    ready_at: when it was sound.
+    cut_at: when the text of the slice was complete.
+    ready_at: when its audio was ready.
   """
 
   index: int
@@ -65,17 +65,17 @@ class Done:
   """The end of the answer.
 
   Attributes:
-    text: all of it.
-    waveform: float32[samples], 16 kHz, all slices one after the other.
+    text: the full text.
+    waveform: float32[samples], 16 kHz, all slices concatenated.
     scores: trigger score of each spoken token.
-    token_times: when each spoken token came.
-    overflow: counters of what did not fit a static budget: `speech_positions` of the question,
+    token_times: when each spoken token was generated.
+    overflow: counters of items over a static budget: `speech_positions` of the question,
       `answer_tokens` (1 = cut off), `slice_tokens` (slices split for length), `unit_words` (slices
-      cut off), `frames`, `turns` (of the conversation, forgotten). And what was left out:
-      `unknown_unit_words`, which the unit language does not have, and `dropped_units`, which the
-      profile's `unit_id_limit` drops.
-    first_audio_at: when the first sound was ready; None without sound.
-    finished_at: when all was done.
+      cut off), `frames`, `turns` (turns of the conversation that were forgotten). It also counts
+      dropped items: `unknown_unit_words`, which the unit language lacks, and `dropped_units`, which
+      the profile's `unit_id_limit` removes.
+    first_audio_at: when the first audio was ready; None without audio.
+    finished_at: when the answer was complete.
   """
 
   text: str

@@ -1,9 +1,8 @@
-"""What answering a question computes: pure functions of (params, config, arrays), for any batch
-size.
+"""The computations of inference: pure functions of (params, config, arrays), for any batch size.
 
-The engine compiles them, and `launch.convert export --to stablehlo` writes the same ones out.
-Axes below: B questions or slices, T prompt ids, S samples (in `EmbeddedSpeech` the shrink budget),
-D width of the states, V the LLM's vocabulary.
+The engine compiles these functions, and `launch.convert export --to stablehlo` exports them. Axes:
+B questions or slices, T prompt ids, S samples (in `EmbeddedSpeech` the shrink budget), D width of
+the states, V the LLM's vocabulary.
 """
 
 from collections.abc import Sequence
@@ -25,8 +24,8 @@ _FRAME_STEP = 100  # 2 s of speech
 
 
 class Buckets(NamedTuple):
-  """Static sizes that inputs are padded to, short to long: samples of a question, ids of a prompt,
-  frames of speech.
+  """Static sizes that inputs are padded to, in ascending order: samples of a question, ids of a
+  prompt, frames of speech.
   """
 
   samples: Sequence[int]
@@ -35,7 +34,7 @@ class Buckets(NamedTuple):
 
 
 def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
-  """Gives the sizes that a model and its budgets allow; the last of each is its budget."""
+  """Returns the bucket sizes of a model and its budgets; the last size of each is its budget."""
   longest = min(
     cfg.max_audio_seconds, 2 * cfg.whisper.max_positions / 100 - cfg.audio_padding_seconds
   )
@@ -49,7 +48,7 @@ def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
 def encode(
   params: dict, cfg: EchoXConfig, audio: Float[Array, 'B S'], lengths: Int[Array, ' B']
 ) -> tuple[Float[Array, 'B E D'], Int[Array, ' B']]:
-  """Gives the states of the speech encoder for audio at 16 kHz, and how many there are of each
+  """Returns the speech encoder's states for audio at 16 kHz, and the number of states of each
   question.
   """
   return echox.encode_speech(params, cfg, audio, lengths)
@@ -58,7 +57,7 @@ def encode(
 def embed(
   params: dict, cfg: EchoXConfig, states: Float[Array, 'B E D'], lengths: Int[Array, ' B']
 ) -> EmbeddedSpeech:
-  """Turns states of the speech encoder into what the LLM hears."""
+  """Turns states of the speech encoder into LLM input embeddings."""
   speech = echox.embed_speech(params, cfg, states, lengths)
   return EmbeddedSpeech(speech.embeddings, speech.kept, speech.overflow)
 
@@ -70,8 +69,8 @@ def prefill(
   ids: Int[Array, 'B T'],
   speech: EmbeddedSpeech | None,
 ) -> generate.TextState:
-  """Reads prompts, padded at the right, with `speech` in the place of their AUDIO ids; gives the
-  LLM behind them, with room for `max_new_tokens` more.
+  """Prefills right-padded prompts, with `speech` in place of their AUDIO ids; returns the LLM state
+  with cache slots for `max_new_tokens` more.
   """
   embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
   return generate.prefill(params, cfg, echox.splice(cfg, ids, embeddings, speech), max_new_tokens)
@@ -86,7 +85,7 @@ def sample(
   temperature: float | Float[Array, ''] = 0.0,
   top_p: float | Float[Array, ''] = 1.0,
 ) -> tuple[Int[Array, ' B'], Float[Array, ' B']]:
-  """Gives the next ids, int32, and the trigger scores, float32, of states and their logits;
+  """Samples the next ids, int32, from logits and scores their states with the trigger, float32;
   temperature 0 needs no key.
   """
   period = head_embedding(params['llm'])[cfg.special_ids.period]
@@ -100,7 +99,7 @@ def generate_units(
   hidden: Float[Array, 'B N D'],
   lengths: Int[Array, ' B'],
 ) -> generate.UnitWords:
-  """Says at most `max_words` unit words for the states of slices, of which `lengths` are real."""
+  """Decodes at most `max_words` unit words per slice from its first `lengths` states."""
   adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
   return generate.decode_unit_words(
     params['echo'],
@@ -115,7 +114,7 @@ def generate_units(
 def durations(
   params: dict, cfg: EchoXConfig, units: Int[Array, 'B R'], mask: Bool[Array, 'B R']
 ) -> Int[Array, 'B R']:
-  """Predicts the frames, int32, of each reduced unit."""
+  """Predicts the duration of each reduced unit in frames, int32."""
   return UnitVocoder(cfg.vocoder).apply(
     {'params': params['vocoder']}, units, mask, method='durations'
   )
@@ -124,14 +123,14 @@ def durations(
 def wave(
   params: dict, cfg: EchoXConfig, units: Int[Array, 'B F'], mask: Bool[Array, 'B F']
 ) -> Float[Array, 'B S']:
-  """Makes the sound, float32, of units at 50 Hz: `code_hop_size` samples a unit."""
+  """Vocodes units at 50 Hz to a float32 waveform: `code_hop_size` samples per unit."""
   return UnitVocoder(cfg.vocoder).apply(
     {'params': params['vocoder']}, units, mask, method='generate'
   )
 
 
 def _doubling(first: float | int, last: float | int) -> list[float | int]:
-  """`first`, twice it, four times it ... up to `last`, which is always the end."""
+  """Returns `first`, then doubled sizes up to `last`, which is always the last size."""
   sizes = []
   while first < last:
     sizes.append(first)

@@ -1,12 +1,11 @@
-"""Soundwave adapter (facts 3): Whisper states -> a short sequence of vectors that stand in the
-LLM's input for the speech.
+"""Soundwave adapter (facts 3): turns Whisper states into a short sequence of LLM input vectors.
 
-Pairs of states are projected, aligned with text by CTC, shrunk to the first frame of each run of
-equal CTC labels, and look back at the frames. Parameters: `projection`,
+It projects pairs of states, aligns them with text by CTC, and keeps the first frame of each run of
+equal CTC labels. These frames look back at the frames. Parameters: `projection`,
 `alignment/{self_attn,norm1,norm2,linear1,linear2}`, `out_norm`, `ctc_head/embedding` [V,D],
 `look_back/{attention,norm}`.
 
-Several clips of one conversation may be given on a turn axis: shapes below have leading axes [B] or
+A turn axis can hold several clips of one conversation: shapes below have leading axes [B] or
 [B,turns].
 """
 
@@ -29,8 +28,8 @@ class Speech(NamedTuple):
   Attributes:
     embeddings: float[...,S,D], zero beyond `kept`.
     kept: int[...], slots in use.
-    overflow: int[...], runs that found no slot and were left out.
-    frames: float[...,F,D], what the CTC head reads.
+    overflow: int[...], runs left out because all slots were in use.
+    frames: float[...,F,D], the input of the CTC head.
     frame_lengths: int[...], frames of each clip.
   """
 
@@ -42,7 +41,7 @@ class Speech(NamedTuple):
 
 
 class EmbeddedSpeech(NamedTuple):
-  """What the LLM needs of `Speech`, with the same fields."""
+  """The fields of `Speech` that the LLM needs."""
 
   embeddings: Array
   kept: Array
@@ -50,7 +49,7 @@ class EmbeddedSpeech(NamedTuple):
 
 
 class AlignmentLayer(nn.Module):
-  """One pre-norm ReLU transformer layer (facts 3.3); `keys` tells what may be seen."""
+  """One pre-norm ReLU transformer layer (facts 3.3); `keys` are the visible positions."""
 
   cfg: AdapterConfig
 
@@ -78,7 +77,7 @@ class AlignmentLayer(nn.Module):
 
 
 class LookBack(nn.Module):
-  """LN(S + attention of S over the frames) (facts 3.7); `keys` tells which may be seen."""
+  """LN(S + attention of S over the frames) (facts 3.7); `keys` are the visible frames."""
 
   cfg: AdapterConfig
 
@@ -109,8 +108,8 @@ class SoundwaveAdapter(nn.Module):
       raise errors.ConfigError(f'adapter.variant is {cfg.variant!r}: use paper or released.')
     self.projection = layers.Dense(width, ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype)
 
-    # Attention weights [clips,heads,frames,frames] are the largest arrays of a step: where the LLM
-    # saves memory, so do these layers.
+    # Attention weights [clips,heads,frames,frames] are the largest arrays of a step, so these
+    # layers use remat if the LLM does.
     def lean(layer, deterministic):
       return (
         layer if self.cfg.llm.remat == 'none' else nn.remat(layer, static_argnums=deterministic)
@@ -127,10 +126,9 @@ class SoundwaveAdapter(nn.Module):
     state_lengths: Int[Array, '*b'],
     deterministic: bool = True,
   ) -> Speech:
-    """Shrinks states at 50 Hz to what the LLM is given; an odd last state is left out.
+    """Shrinks states at 50 Hz to LLM input embeddings; an odd last state is dropped.
 
-    Everything but the selection carries gradients. What lies beyond a clip's length has no
-    influence on it.
+    Everything except the selection is differentiable. Padding does not influence a clip.
     """
     released = self.cfg.adapter.variant == 'released'
     lead, width = states.shape[:-2], self.cfg.llm.hidden_size
@@ -144,8 +142,8 @@ class SoundwaveAdapter(nn.Module):
     keep = kept_frames(labels, real, self._dropped_label())
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)
-    # The released look-back hides exactly the dropped frames; Soundwave's idea is to look back at
-    # all of them.
+    # The released look-back masks exactly the dropped frames; Soundwave intends to look back at all
+    # frames.
     out = self.look_back(shrunk, flat, keep if released else real, deterministic)
     out = jnp.where(valid[..., None], out, 0)
     return Speech(
@@ -157,11 +155,11 @@ class SoundwaveAdapter(nn.Module):
     )
 
   def ctc_logits(self, frames: Float[Array, '*b F D']) -> Float[Array, '*b F V']:
-    """Gives the logits of the CTC head, in float32."""
+    """Returns the logits of the CTC head, in float32."""
     return self.ctc_head.attend(frames)
 
   def _align(self, x: Array, real: Array, deterministic: bool) -> Array:
-    """The alignment layer over time, or in `released` over turns, frame by frame (facts 3.3)."""
+    """Applies the alignment layer over time; `released`: over turns, per frame (facts 3.3)."""
     if self.cfg.adapter.variant == 'paper':
       flat = self.alignment(
         x.reshape(-1, *x.shape[-2:]), real.reshape(-1, real.shape[-1]), deterministic
@@ -180,7 +178,7 @@ class SoundwaveAdapter(nn.Module):
 
 
 def pair_frames(states: Float[Array, '*b E Dw']) -> Float[Array, '*b F Dw2']:
-  """Puts states 2t and 2t + 1 side by side (facts 3.1); an odd last state is left out."""
+  """Concatenates states 2t and 2t + 1 (facts 3.1); an odd last state is dropped."""
   pairs = states.shape[-2] // 2
   return states[..., : 2 * pairs, :].reshape(*states.shape[:-2], pairs, 2 * states.shape[-1])
 
@@ -190,8 +188,8 @@ def kept_frames(
 ) -> Bool[Array, 'B F']:
   """Marks the first frame of each run of equal CTC labels among the real frames (facts 3.6).
 
-  Runs of blanks are kept like others, as released, unless the blank is given as `dropped`; the
-  first frame always stays.
+  Runs of the label `dropped` are left out, except that the first frame always stays. By default
+  runs of blanks are kept like other runs, as released.
   """
   changed = labels[:, 1:] != labels[:, :-1]
   if dropped is not None:
@@ -202,11 +200,10 @@ def kept_frames(
 def select(
   keep: Bool[Array, 'B F'], budget: int
 ) -> tuple[Int[Array, 'B S'], Bool[Array, 'B S'], Int[Array, ' B']]:
-  """Finds the first `budget` True of each row, without dynamic shapes.
+  """Finds the first `budget` True values of each row with static shapes.
 
   Returns:
-    (index of each, whether a slot is in use, how many True found no slot); there are `budget`
-    slots.
+    (index of each slot, whether the slot is in use, number of True values beyond the budget).
   """
   counts = jnp.cumsum(keep, axis=-1)
   slots = jnp.arange(1, budget + 1)

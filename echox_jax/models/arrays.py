@@ -1,8 +1,8 @@
-"""What annotations of arrays are made of: `Float[Array, 'B T D']` says the dtype, then the axes.
+"""Types for array annotations: `Float[Array, 'B T D']` gives the dtype, then the axes.
 
-Axes: B rows, T positions, D width, N tokens of a slice or heads of the queries, K heads of keys and
-values, H width of a head, F hidden width or frames, S slots of speech, V vocabulary, U units. The
-tests check them (tests/conftest.py); elsewhere they cost nothing.
+Axes: B rows, T positions, D width, N tokens of a slice or query heads, K key/value heads, H head
+width, F hidden width or frames, S slots of speech, V vocabulary, U units. Only the tests check the
+annotations (tests/conftest.py); elsewhere they cost nothing.
 """
 
 import jax

@@ -1,8 +1,8 @@
-"""Scaled dot-product attention, by what the platform is best at: plain products, splash attention
-(TPU), cuDNN (GPU), or one head after another (CPU).
+"""Scaled dot-product attention with the best backend of the platform: plain matmuls, splash
+attention (TPU), cuDNN (GPU), or one head after another (CPU).
 
-All give the same up to rounding wherever a result means something. At a padding position the result
-is finite, and differs between them.
+All backends agree up to rounding at valid positions. At padding positions their results are finite
+but differ.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,20 @@ from echox_jax.parallel import sharding
 
 BACKENDS = ('xla', 'splash', 'cudnn', 'by_head', 'auto')
 _BEST = {'tpu': 'splash', 'gpu': 'cudnn', 'cpu': 'by_head'}
-# Scores of one clip and head from which on a CPU gains by taking heads one after another.
+# From this many scores per clip and head, a CPU is faster if it takes one head after another.
 _MANY_SCORES = 128 * 128
-_MASKED = -1e30  # finite, so that a row with nothing to see stays finite as well
-_LANES, _MAX_BLOCK = 128, 512  # of splash: blocks are multiples of the one, up to the other
+_MASKED = -1e30  # finite, so that a fully masked row stays finite
+_LANES, _MAX_BLOCK = 128, 512  # splash block sizes are multiples of _LANES, up to _MAX_BLOCK
 
 
 @struct.dataclass
 class Mask:
-  """What positions may see: what everything that is set allows.
+  """An attention mask: a query sees a key only if every field that is set allows it.
 
   Attributes:
-    keys: bool[B,S], real keys; a cache may have more slots behind them, which `causal` has to hide.
-    segments: int[B,T], S = T: rows packed into one row see only themselves.
-    allowed: bool, broadcastable to [B,1,T,S], for what the rest cannot say.
+    keys: bool[B,S], real keys; a cache may have more slots after them, which `causal` must hide.
+    segments: int[B,T], S = T: segments of a packed row see only themselves.
+    allowed: bool, broadcastable to [B,1,T,S]: any mask that the other fields cannot express.
     causal: no position sees later ones; each sees itself, real or not.
   """
 
@@ -43,7 +43,7 @@ class Mask:
   causal: bool = struct.field(pytree_node=False, default=False)
 
   def dense(self, queries: Any, keys: Any) -> Bool[Array, 'rows 1 T S'] | None:
-    """Tells which keys a query may see; None = everything is seen.
+    """Returns which keys each query may see; None = all keys.
 
     An axis of length 1 stands for all rows or all queries. Both numbers may be symbolic
     (`jax.export`).
@@ -61,7 +61,7 @@ class Mask:
 
 
 def segment_positions(segments: Int[Array, 'B T']) -> Int[Array, 'B T']:
-  """Counts 0, 1, 2... anew in every segment."""
+  """Returns positions 0, 1, 2... that restart in every segment."""
   at = jnp.arange(segments.shape[1])
   begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
   return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
@@ -78,19 +78,19 @@ def attention(
   """Computes attention with grouped key/value heads; the softmax is in float32.
 
   Args:
-    query: of N heads.
-    key: of K heads; N is a multiple of K.
-    value: of K heads.
-    mask: what may be seen.
+    query: N heads.
+    key: K heads; N is a multiple of K.
+    value: K heads.
+    mask: the attention mask.
     dropout: applied to the attention weights.
-    backend: `xla`, `splash`, `cudnn`, `by_head`, or `auto`: the best of the platform. Where it
-      cannot be had it is `xla`; the log says why.
+    backend: `xla`, `splash`, `cudnn`, `by_head`, or `auto` (the platform's best). If it is not
+      available, `xla` replaces it and the log says why.
 
   Returns:
-    What each query takes from the values, in their dtype.
+    The weighted sums of the values, in their dtype.
 
   Raises:
-    ConfigError: an unknown backend.
+    ConfigError: the backend is unknown.
   """
   if backend not in BACKENDS:
     raise errors.ConfigError(f'attention is {backend!r}: use one of {", ".join(BACKENDS)}.')
@@ -106,7 +106,7 @@ def attention(
       return _by_rows_and_heads(compute, query, key, value, mask.keys, mask.segments)
     say_once(
       logging.INFO if backend == 'auto' else logging.WARNING,
-      f'attention {chosen!r} cannot be had here, {why_not}: xla takes its place.',
+      f'attention {chosen!r} is not available here, {why_not}: using xla instead.',
     )
   return xla(query, key, value, mask, dropout)
 
@@ -118,7 +118,7 @@ def xla(
   mask: Mask = Mask(),
   dropout: Callable[[Array], Array] | None = None,
 ) -> Float[Array, 'B T N H']:
-  """Computes `attention` as two products around a softmax: on every platform, for every mask."""
+  """Computes `attention` as two matmuls around a softmax, on every platform, for every mask."""
   b, t, n, h = query.shape
   k = key.shape[2]
   query = query.reshape(b, t, k, n // k, h) * h**-0.5
@@ -173,13 +173,13 @@ def splash(
   causal: bool,
   interpret: bool = False,
 ) -> Float[Array, 'B T N H']:
-  """Computes `attention` by JAX's Pallas kernel for TPUs: scores are never in memory, blocks that
-  nobody sees are skipped.
+  """Computes `attention` with JAX's Pallas kernel for TPUs. It never stores the scores and skips
+  fully masked blocks.
 
   Args:
-    query, key, value: as in `attention`, of any length, filled up to whole blocks here.
-    keys, segments, causal: of `Mask`.
-    interpret: computes it without a TPU, slowly (tests).
+    query, key, value: as in `attention`, of any length; padded to whole blocks here.
+    keys, segments, causal: fields of `Mask`.
+    interpret: runs without a TPU, slowly (for tests).
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -191,7 +191,7 @@ def splash(
     return jnp.pad(x, ((0, 0), (0, size - t)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
 
   segments = jnp.zeros((b, t), jnp.int32) if segments is None else segments.astype(jnp.int32)
-  nobody = -1  # the segment of keys that are not real, and of the filling
+  nobody = -1  # segment of padding and of keys that are not real
   ids = kernels.SegmentIds(
     fill(segments, nobody),
     fill(segments if keys is None else jnp.where(keys, segments, nobody), nobody),
@@ -232,8 +232,8 @@ def cudnn(
   segments: Int[Array, 'B T'] | None,
   causal: bool,
 ) -> Float[Array, 'B T N H']:
-  """Computes `attention` by cuDNN's flash attention; arguments are those of `splash`. Keys and
-  segments go in as a dense mask, `causal` does not.
+  """Computes `attention` with cuDNN's flash attention; arguments as in `splash`. `keys` and
+  `segments` become a dense mask, but `causal` does not.
   """
   seen = Mask(keys, segments).dense(query.shape[1], key.shape[1])
   if causal and seen is not None:
@@ -250,14 +250,14 @@ def obstacle(
   mask: Mask,
   dropout: bool,
 ) -> str | None:
-  """Says why `splash` or `cudnn` cannot do it; None = it can."""
+  """Returns why `splash` or `cudnn` cannot compute this call; None = it can."""
   platform, home = current_platform(), {made_for: name for name, made_for in _BEST.items()}[backend]
   head_dim = query.shape[3]
   reasons = (
     (platform != home, f'as this runs on {platform}, not {home}'),
-    (dropout, 'as it drops weights'),
-    (mask.allowed is not None, 'as the mask is an irregular one'),
-    (query.shape[1] != key.shape[1], 'as the keys are those of a cache'),
+    (dropout, 'as this call drops attention weights'),
+    (mask.allowed is not None, 'as the mask is irregular'),
+    (query.shape[1] != key.shape[1], 'as the keys come from a cache'),
     (sharding.axis_size('sequence') > 1, "as mesh axis 'sequence' splits the positions"),
     (
       not sharding.is_even(query.shape, _HEADS) or not sharding.is_even(key.shape, _KEY_HEADS),
@@ -281,7 +281,7 @@ _HEADS, _KEY_HEADS = ('batch', None, 'heads', None), ('batch', None, 'kv_heads',
 def _by_rows_and_heads(
   compute, query: Array, key: Array, value: Array, *of_rows: Array | None
 ) -> Array:
-  """The compiler cannot split kernels: each device computes its own rows and heads."""
+  """Runs `compute` on each device's own rows and heads; the compiler cannot partition kernels."""
   mesh = sharding.current_mesh()
   if mesh is None:
     return compute(query, key, value, *of_rows)
@@ -297,12 +297,12 @@ def _by_rows_and_heads(
 
 
 def current_platform() -> str:
-  """Of the devices that a program is made for, which need not be those at hand."""
+  """Returns the platform that the program is compiled for, which may not be the local one."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 
 
 @functools.cache
 def say_once(level: int, message: str) -> None:
-  """Once each."""
+  """Logs each message only once."""
   logging.getLogger(__name__).log(level, message)

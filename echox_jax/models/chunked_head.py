@@ -1,17 +1,16 @@
-"""Output heads over a large vocabulary, without their logits [B,T,V] in memory.
+"""Output heads over a large vocabulary that never hold all logits [B,T,V] in memory.
 
-A head is a table float[V,D] and states float[B,T,D]; the compute dtype is that of the states, sums
-are float32. With `chunk` = 0 the logits are made whole. With `chunk` > 0 they exist for about
-`chunk` positions at a time of the rows that a device has of the batch (at least one of each row),
-are reduced to what the loss needs, and are made again for the gradient. Values and gradients are
-the same.
+A head is a table float[V,D] and states float[B,T,D]. It computes in the dtype of the states and
+sums in float32. With `chunk` = 0 it computes all logits at once. With `chunk` > 0 a device computes
+the logits of about `chunk` positions of its rows at a time (at least one per row), reduces them to
+what the loss needs, and recomputes them for the gradient. Values and gradients are the same.
 
-Chunks are cut along time, so that rows stay split over devices, and take every n-th position, so
-that a split time axis does too. The rows of a chunk and the table rest on different devices, so one
-of them has to travel. Where a row group has fewer positions than the vocabulary has ids, its states
-are gathered and its devices split the vocabulary: none holds the table or its gradient. Where it
-has more, the table is gathered once, before the first chunk, and rows stay where they are: what a
-device receives does not grow with the number of devices.
+Chunks are cut along time, so rows stay sharded over devices. Each chunk takes every n-th position,
+so a sharded time axis stays sharded too. The rows of a chunk and the table are on different
+devices, so one of them must be communicated. If a row group has fewer positions than the vocabulary
+has ids, its states are gathered and its devices split the vocabulary; no device holds the whole
+table or its gradient. Otherwise the table is gathered once, before the first chunk, and the rows
+stay in place, so the data that a device receives does not grow with the number of devices.
 """
 
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from echox_jax.parallel.sharding import constrain
 
 
 def logits(states: Float[Array, '*b D'], table: Float[Array, 'V D']) -> Float[Array, '*b V']:
-  """Makes all logits at once, in float32."""
+  """Computes all logits at once, in float32."""
   lead = ('batch', *(None,) * (states.ndim - 3), 'length')[: states.ndim - 1]
   return constrain(_logits(states, table), *lead, 'act_vocab')
 
@@ -40,7 +39,7 @@ def argmax(
   layout = choose_layout(states, table)
   split = placed_table(table, states.dtype, layout)
 
-  # as jnp.argmax, in two reductions: a vocabulary that is split stays where it is
+  # jnp.argmax as two reductions, so that a sharded vocabulary stays in place
   def best(_, part):
     values = chunk_logits(part, split, layout)
     largest = values == jnp.max(values, axis=-1, keepdims=True)
@@ -60,7 +59,7 @@ STATES_TRAVEL, TABLE_TRAVELS = Layout('head_batch', 'head_vocab'), Layout('batch
 
 
 def choose_layout(states: Float[Array, 'B T D'], table: Float[Array, 'V D']) -> Layout:
-  """Chooses what is sent less of: the states of a row group, or the table."""
+  """Chooses the smaller one to communicate: the states of a row group or the table."""
   positions = states.shape[0] * states.shape[1] // sharding.axis_size('data')
   return STATES_TRAVEL if positions < table.shape[0] else TABLE_TRAVELS
 
@@ -72,26 +71,25 @@ def _logits(states: Array, table: Array) -> Array:
 def chunk_logits(
   states: Float[Array, 'B t D'], split: Float[Array, 'V D'], layout: Layout
 ) -> Float[Array, 'B t V']:
-  """Makes the logits of one chunk, in float32; `split` is a table of `placed_table`."""
+  """Computes the logits of one chunk, in float32; `split` is a table from `placed_table`."""
   states = constrain(states, layout.rows, 'length', None)
   return constrain(_logits(states, split), layout.rows, 'length', layout.vocabulary)
 
 
 def ids_of(values: Float[Array, 'B t V']) -> Int[Array, 'B t V']:
-  """Gives the id of each logit, int32."""
+  """Returns the id of each logit, int32."""
   return jax.lax.broadcasted_iota(jnp.int32, values.shape, 2)
 
 
 def placed_table(table: Float[Array, 'V D'], dtype, layout: Layout) -> Float[Array, 'V D']:
-  """Puts the table where chunks of this layout take it, in the compute dtype."""
+  """Places the table as chunks of this layout need it, in the compute dtype."""
   return constrain(jnp.asarray(table, dtype), layout.vocabulary, None)
 
 
 def split_chunks(x: Shaped[Array, 'B T *rest'], chunk: int) -> Shaped[Array, 'n B t *rest']:
-  """Cuts positions into n chunks, filled up with zeros; chunk i holds positions i, i + n...
+  """Splits positions into n zero-padded chunks; chunk i holds positions i, i + n...
 
-  The rows of a device times the positions of a chunk are at most `chunk`, or a chunk has one
-  position.
+  A chunk has at most `chunk` positions over all rows of a device, but at least one per row.
   """
   batch, length = x.shape[:2]
   rows = batch // sharding.parts('batch', batch)

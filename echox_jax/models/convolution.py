@@ -1,10 +1,10 @@
 """One-dimensional convolutions over [B,T,C] arrays, for the vocoder and its discriminators.
 
 Measured on 2 CPU cores, forward and backward, 8 rows of 250 x 128 channels, kernel 7, dilation 3:
-`lax.conv` 149 GFLOP/s, the same as a sum of shifted matrix products 126, as one product over
-gathered windows 141; at 1,000 x 64 channels 108, 73 and 98, at 4,000 x 32 channels 68, 27 and 29.
-So `lax.conv` is used throughout, channels last. A transposed convolution is one matrix product
-followed by overlap-add, which costs no products with inserted zeros.
+`lax.conv` reaches 149 GFLOP/s, a sum of shifted matmuls 126, one matmul over gathered windows 141.
+At 1,000 x 64 channels they reach 108, 73 and 98; at 4,000 x 32 channels 68, 27 and 29. So this
+module always uses `lax.conv`, channels last. A transposed convolution is one matmul followed by
+overlap-add, which avoids multiplications with inserted zeros.
 """
 
 import functools
@@ -23,7 +23,7 @@ _init = nn.initializers.lecun_normal()
 def overlap_add(frames: Float[Array, 'B T K C'], hop: int) -> Float[Array, 'B S C']:
   """Adds frames that start `hop` samples apart.
 
-  The last frame begins at (T - 1) * hop; the result ends where its K samples do, counted in whole
+  The last frame begins at (T - 1) * hop. The result ends after its K samples, rounded up to whole
   hops.
   """
   b, t, k, c = frames.shape
@@ -43,8 +43,8 @@ class Conv(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: taps; odd kernels with the default padding and stride 1 keep the length.
-    stride: step of the output.
-    dilation: distance of the taps.
+    stride: step between outputs.
+    dilation: distance between taps.
     groups: channel groups.
     padding: zeros on each side; None = (kernel_size - 1) * dilation // 2.
   """
@@ -81,7 +81,7 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-  """Transposed convolution that lengthens by exactly `stride`; kernel [k, in, features] (released
+  """Transposed convolution that upsamples by exactly `stride`; kernel [k, in, features] (released
   code: padding (k - r) / 2).
 
   `kernel_size - stride` must be even and not negative.

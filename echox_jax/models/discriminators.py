@@ -1,10 +1,10 @@
 """HiFi-GAN discriminators, used in vocoder training only: multi-period and multi-scale (HiFi-GAN,
 section 2.3).
 
-A period discriminator sees every p-th sample as a row of its own, so that its two-dimensional (k x
-1) convolutions are one-dimensional ones over [B * p, T / p]. Kernels are plain: the published
-models add weight norm, and spectral norm to the first scale, which change the optimisation and not
-what can be expressed.
+A period discriminator folds the waveform into p rows of every p-th sample, so its 2D (k x 1)
+convolutions become 1D convolutions over [B * p, T / p]. Kernels are plain. The published models add
+weight norm, and spectral norm on the first scale; these change the optimisation but not the
+expressible functions.
 """
 
 from typing import NamedTuple
@@ -18,21 +18,21 @@ from echox_jax.models.convolution import Conv
 
 
 class DiscriminatorOutput(NamedTuple):
-  """Of one discriminator: logits float32[B,N] and its feature maps, each float[B or B*p,T,C]."""
+  """Output of one discriminator: logits float32[B,N], feature maps, each float[B or B*p,T,C]."""
 
   logits: Array
   features: list[Array]
 
 
 class PeriodDiscriminator(nn.Module):
-  """Judges the waveform folded to rows of period `period`."""
+  """Scores the waveform folded to rows of period `period`."""
 
   period: int
   config: DiscriminatorConfig
 
   @nn.compact
   def __call__(self, wave: Float[Array, 'B T']) -> DiscriminatorOutput:
-    """Judges waveforms."""
+    """Scores waveforms."""
     cfg, p = self.config, self.period
     b, t = wave.shape
     wave = jnp.pad(wave, ((0, 0), (0, -t % p)), mode='reflect')
@@ -49,13 +49,13 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ScaleDiscriminator(nn.Module):
-  """Judges the waveform at one rate with long strided convolutions."""
+  """Scores the waveform at one rate with long strided convolutions."""
 
   config: DiscriminatorConfig
 
   @nn.compact
   def __call__(self, wave: Float[Array, 'B T']) -> DiscriminatorOutput:
-    """Judges waveforms."""
+    """Scores waveforms."""
     cfg = self.config
     x, features = wave[..., None], []
     layers = zip(
@@ -72,15 +72,15 @@ class ScaleDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-  """All period discriminators, then the scale discriminators on the waveform averaged down by 1, 2,
-  4, ...
+  """All period discriminators, then the scale discriminators on the waveform average-pooled by 1,
+  2, 4, ...
   """
 
   config: DiscriminatorConfig
 
   @nn.compact
   def __call__(self, wave: Float[Array, 'B T']) -> list[DiscriminatorOutput]:
-    """Judges waveforms; each discriminator gives one output."""
+    """Scores waveforms; returns one output per discriminator."""
     cfg = self.config
     verdicts = [PeriodDiscriminator(p, cfg, name=f'period_{p}')(wave) for p in cfg.periods]
     for i in range(cfg.num_scales):

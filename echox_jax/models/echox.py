@@ -1,8 +1,8 @@
-"""Speech-to-text half of EchoX: speech is encoded, shrunk, put in the place of the AUDIO id, and
-read by the LLM.
+"""Speech-to-text half of EchoX: speech is encoded, shrunk, spliced in for the AUDIO id, and read by
+the LLM.
 
-Pure functions on `params`, a dict of the groups `whisper`, `adapter` and `llm` (only those that a
-call needs).
+These are pure functions of `params`, a dict of the groups `whisper`, `adapter` and `llm` (each call
+needs only some of them).
 """
 
 from collections.abc import Callable
@@ -25,22 +25,20 @@ STATES_PER_SECOND = 50
 
 
 class Spliced(NamedTuple):
-  """LLM input rows of T' = T + turns * (budget - 1) positions, padded at the right (T' = T without
-  speech).
+  """Right-padded LLM input rows of T' = T + turns * (budget - 1) positions (T' = T without speech).
 
-  Packed rows have T' = T + budget - 1, whatever number of clips is in them: few clips use their
-  whole budget.
+  Packed rows have T' = T + budget - 1 for any number of clips, because few clips use their whole
+  budget.
 
   Attributes:
-    inputs: float[B,T',D] embeddings, zero beyond the row.
-    valid: bool[B,T'], positions of the row.
-    positions: int[B,T'], 0, 1, 2..., anew in each segment.
-    labels: int[B,T'], the token at each position where it counts, else IGNORE.
-    prompt_keys: bool[B,T'], what may be seen at *inference*: `valid`, in the profile `released`
-      without EOTs of rows with audio (facts 3, "Inference mask").
-    segments: int[B,T'], which of the rows packed into this one, 1, 2...; 0 = padding. None: not
-      packed.
-    overflow: int[B], positions at the end of a packed row that found no room.
+    inputs: float[B,T',D] embeddings, zero in the padding.
+    valid: bool[B,T'], False in the padding.
+    positions: int[B,T'], 0, 1, 2...; restarts in each segment.
+    labels: int[B,T'], the token at each supervised position, else IGNORE.
+    prompt_keys: bool[B,T'], visible keys at *inference*: `valid`, except that the profile
+      `released` hides EOTs of rows with audio (facts 3, "Inference mask").
+    segments: int[B,T'], segment number in a packed row, 1, 2...; 0 = padding. None: not packed.
+    overflow: int[B], positions cut off at the end of a packed row.
   """
 
   inputs: Array
@@ -53,9 +51,7 @@ class Spliced(NamedTuple):
 
 
 class S2TOutput(NamedTuple):
-  """What `s2t_forward` gives: LLM states after the final norm, and the rows that they belong to
-  (see `Spliced`).
-  """
+  """Result of `s2t_forward`: LLM states after the final norm, and their rows (see `Spliced`)."""
 
   hidden: Array
   labels: Array
@@ -74,22 +70,21 @@ def encode_speech(
   audio_lengths: Int[Array, '*b'],
   mask: Callable[[Array, Array], Array] | None = None,
 ) -> tuple[Float[Array, '*b E Dw'], Int[Array, '*b']]:
-  """Encodes waveforms by the frozen Whisper; a clip gives the same states alone and beside longer
-  ones.
+  """Encodes waveforms with the frozen Whisper. A clip's states do not depend on the batch.
 
   Args:
     params: with the group `whisper`.
-    cfg: `audio_padding_seconds` of silence are encoded behind each clip, or `pad_audio_to_30_s`
-      fills Whisper's window.
+    cfg: pads each clip with `audio_padding_seconds` of silence, or to Whisper's full window with
+      `pad_audio_to_30_s`.
     audio: 16 kHz mono.
     audio_lengths: samples of each clip; 0 = no speech.
-    mask: (log-mels, frames of each) -> log-mels, parts of which it hides in training.
+    mask: (log-mels, frames of each) -> log-mels; masks parts of them in training.
 
   Returns:
-    (states at 50 Hz without gradient, their numbers).
+    (states at 50 Hz without gradient, number of states of each clip).
 
   Raises:
-    AudioError: longer than the encoder's window.
+    AudioError: the audio is longer than the encoder's window.
   """
   clips = audio_lengths.shape
   audio, audio_lengths = audio.reshape(-1, audio.shape[-1]), audio_lengths.reshape(-1)
@@ -102,7 +97,7 @@ def encode_speech(
       'split it.'
     )
   silence = round(cfg.audio_padding_seconds * rates.SAMPLE_RATE)
-  step = 4 * rates.MEL_HOP  # four mel frames make two states make one adapter frame
+  step = 4 * rates.MEL_HOP  # four mel frames = two states = one adapter frame
   samples = (
     window if cfg.pad_audio_to_30_s else min(window, -(-(audio.shape[1] + silence) // step) * step)
   )
@@ -128,7 +123,7 @@ def embed_speech(
   deterministic: bool = True,
   rngs: dict | None = None,
 ) -> Speech:
-  """Shrinks states of the speech encoder to what the LLM is given; rows may have turns."""
+  """Shrinks states of the speech encoder to LLM input embeddings; rows may have turns."""
   return SoundwaveAdapter(cfg).apply(
     {'params': params['adapter']}, states, state_lengths, deterministic, rngs=rngs
   )
@@ -137,7 +132,7 @@ def embed_speech(
 def ctc_logits(
   params: dict, cfg: EchoXConfig, frames: Float[Array, '*b F D']
 ) -> Float[Array, '*b F V']:
-  """Gives CTC logits of the adapter's frames, in float32; the blank is the AUDIO id."""
+  """Returns CTC logits of the adapter's frames, in float32; the blank is the AUDIO id."""
   return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, frames, method='ctc_logits')
 
 
@@ -149,25 +144,25 @@ def splice(
   labels: Int[Array, 'B T'] | None = None,
   segments: Int[Array, 'B T'] | None = None,
 ) -> Spliced:
-  """Puts speech in the place of the AUDIO ids, with static shapes.
+  """Replaces the AUDIO ids by speech, with static shapes.
 
   Args:
     cfg: ids and profile.
-    ids: padded with the pad id at the right. One AUDIO id for each turn of `speech`, or none.
-    token_embeddings: of the ids.
-    speech: of the rows, its n-th turn for the n-th AUDIO id (only `embeddings` and `kept` are
-      read); None = rows stay as they are.
-    labels: the token at the same position where it counts, else IGNORE; None = all IGNORE.
-    segments: of packed rows, 0 = padding; `speech` then has an axis of clips, those of a row in
-      their order.
+    ids: right-padded with the pad id. One AUDIO id for each turn of `speech`, or none.
+    token_embeddings: embeddings of the ids.
+    speech: speech of the rows; its n-th turn replaces the n-th AUDIO id (only `embeddings` and
+      `kept` are read). None = rows stay unchanged.
+    labels: the token at each supervised position, else IGNORE; None = all IGNORE.
+    segments: segment numbers of packed rows, 0 = padding; `speech` then has an axis of clips, in
+      row order.
 
   Returns:
-    `Spliced`; each AUDIO id has become `kept` positions, everything contiguous.
+    `Spliced`; each AUDIO id becomes `kept` positions, and the row stays contiguous.
   """
   special = cfg.special_ids
   batch, length = ids.shape
   labels = jnp.full_like(ids, IGNORE) if labels is None else labels
-  # pad and EOT may be one id: a supervised EOT is not padding
+  # pad and EOT may share an id: a supervised EOT is not padding
   used = (ids != special.pad) | (labels != IGNORE)
   row_length = jnp.max(jnp.where(used, jnp.arange(1, length + 1), 0), axis=1)
   in_row = jnp.arange(length) < row_length[:, None] if segments is None else segments > 0
@@ -186,7 +181,7 @@ def splice(
   widths = jnp.where(is_audio, jnp.take_along_axis(kept, turn, axis=1), 1) * in_row
   ends = jnp.cumsum(widths, axis=1)
   positions = jnp.broadcast_to(jnp.arange(length + extra), (batch, length + extra))
-  # The input position that each output position comes from, and how far into it.
+  # The source input position of each output position, and the offset into it.
   source = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side='right'))(ends, positions)
   source = jnp.minimum(source, length - 1)
 
@@ -223,8 +218,8 @@ def s2t_forward(
   deterministic: bool = True,
   rngs: dict | None = None,
 ) -> S2TOutput:
-  """Makes one teacher-forced pass of the LLM over rows of text and speech; the mask is plain causal
-  (facts 3), within each segment.
+  """Runs one teacher-forced LLM pass over rows of text and speech; the mask is causal within each
+  segment (facts 3).
 
   Args:
     params: groups `llm`, for speech `adapter`, for waveforms `whisper`.
@@ -233,7 +228,7 @@ def s2t_forward(
       + `audio_lengths`, or neither (text only); `segments` int[B,T] of packed rows, whose speech
         has an axis of clips after B.
     deterministic: no dropout.
-    rngs: {'dropout': key} where not deterministic.
+    rngs: {'dropout': key} if not deterministic.
   """
   speech = None
   if 'states' in batch or 'audio' in batch:
@@ -253,7 +248,7 @@ def s2t_forward(
   row = splice(
     cfg, batch['input_ids'], embeddings, speech, batch.get('labels'), batch.get('segments')
   )
-  # Padding stands at the right, where no real position sees it.
+  # Padding is on the right, so the causal mask hides it from real positions.
   hidden, _ = llm.apply(
     variables,
     row.inputs,
@@ -269,5 +264,5 @@ def s2t_forward(
 
 
 def lm_logits(params: dict, cfg: EchoXConfig, hidden: Float[Array, '*b D']) -> Float[Array, '*b V']:
-  """Gives the logits of the LLM's states, in float32."""
+  """Returns the logits of the LLM's states, in float32."""
   return Llama(cfg.llm).apply({'params': params['llm']}, hidden, method='logits')

@@ -25,14 +25,14 @@ from echox_jax.models.attention import Mask
 def num_states(
   cfg: HubertConfig, samples: Int[Array, '*b'] | int | np.integer
 ) -> Int[Array, '*b'] | int | np.integer:
-  """Counts the states (50 Hz) of a clip of `samples`: 1 s gives 49."""
+  """Returns the number of states (50 Hz) of a clip of `samples`: 1 s gives 49."""
   for kernel, stride in zip(cfg.conv_kernel, cfg.conv_stride):
     samples = (samples - kernel) // stride + 1
   return samples
 
 
 class GroupNorm(nn.Module):
-  """One group a channel: every channel is normalised over the time of its clip."""
+  """Group norm with one channel per group: normalises each channel over the time of its clip."""
 
   epsilon: float
 
@@ -40,7 +40,7 @@ class GroupNorm(nn.Module):
   def __call__(
     self, x: Float[Array, 'B T C'], valid: Bool[Array, 'B T 1']
   ) -> Float[Array, 'B T C']:
-    """Normalises in float32, by the statistics of the frames that are `valid`."""
+    """Normalises in float32 with the statistics of the `valid` frames."""
     scale = self.param(
       'scale', nn.with_logical_partitioning(nn.initializers.ones, ('norm',)), (x.shape[-1],)
     )
@@ -121,19 +121,19 @@ class HubertEncoder(nn.Module):
     lengths: Int[Array, ' B'] | None = None,
     output_layer: int | None = None,
   ) -> Float[Array, 'B E D']:
-    """Gives the states after `output_layer`.
+    """Returns the states after `output_layer`.
 
     Args:
       audio: 16 kHz.
-      lengths: samples of each clip; what lies beyond is hidden, so that batched clips give the
-        states that they give alone. None: all samples count.
+      lengths: samples of each clip; the rest is masked, so a clip gives the same states alone and
+        in a batch. None: all samples count.
       output_layer: 1-based; 0 = the input of the first layer, None = the last layer.
 
     Returns:
-      As many states as `num_states` says. Those beyond a clip's own are meaningless.
+      `num_states` states. States in a clip's padding are meaningless.
 
     Raises:
-      ValueError: a layer that the encoder does not have.
+      ValueError: the encoder has no such layer.
     """
     return self.final_and_layer(
       audio, lengths, self.cfg.num_layers if output_layer is None else output_layer
@@ -143,7 +143,7 @@ class HubertEncoder(nn.Module):
   def final_and_layer(
     self, audio: Float[Array, 'B S'], lengths: Int[Array, ' B'] | None, output_layer: int
   ) -> tuple[Float[Array, 'B E D'], Float[Array, 'B E D']]:
-    """Gives the last states and those after `output_layer` in one pass; the rest is as in
+    """Returns the last states and the states after `output_layer` in one pass; arguments as in
     `__call__`.
     """
     cfg = self.cfg
@@ -166,7 +166,7 @@ class HubertEncoder(nn.Module):
     )(x)
     valid = _valid(x, num_states(cfg, lengths))
     x = jnp.where(valid, x, 0)
-    # An even kernel padded alike on both sides gives one frame too many; the last is dropped.
+    # An even kernel with equal padding on both sides gives one frame too many; drop the last.
     half = cfg.num_conv_pos_embeddings // 2
     nearby = _conv(
       cfg.hidden_size,
@@ -206,5 +206,5 @@ def init_hubert(key: Array, cfg: EchoXConfig) -> dict:
 
 
 def _valid(x: Array, lengths: Array) -> Array:
-  """bool[B,T,1]: which frames of float[B,T,C] lie within int[B] `lengths`."""
+  """Returns bool[B,T,1]: which frames of float[B,T,C] are within int[B] `lengths`."""
   return (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]

@@ -1,7 +1,6 @@
 """Layers shared by every model part, each with logical axis names on its parameters.
 
-Matrix products run in the module's `dtype`; parameters stay float32; norms and softmax are computed
-in float32.
+Matmuls run in the module's `dtype`. Parameters, norms and softmax are float32.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
 
 default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embedding is N(0, 0.02)
-# PEFT starts A of LoRA as torch starts a Linear, kaiming_uniform(a=sqrt(5)): uniform within 1 /
+# PEFT initialises LoRA's A like a torch Linear, kaiming_uniform(a=sqrt(5)): uniform within 1 /
 # sqrt(inputs).
 lora_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
@@ -31,8 +30,8 @@ class Dense(nn.Module):
     features: output width.
     axes: logical names of the kernel's input and output axes.
     use_bias: adds a bias.
-    lora: with rank > 0, adds alpha / rank * (dropout(x) A) B; B starts at zero, so the start is the
-      plain layer.
+    lora: with rank > 0, adds alpha / rank * (dropout(x) A) B. B starts at zero, so the layer starts
+      as a plain Dense.
   """
 
   features: int
@@ -81,7 +80,7 @@ class Embed(nn.Module):
     return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
 
   def attend(self, x: Float[Array, '*b D']) -> Float[Array, '*b V']:
-    """Gives the products with all rows: logits, in float32."""
+    """Returns the dot products with all rows: logits, in float32."""
     return chunked_head.logits(x.astype(self.dtype), self.embedding)
 
 
@@ -119,8 +118,8 @@ class MultiHeadAttention(nn.Module):
   """Bidirectional attention with biases, as in Whisper, HuBERT and torch's MultiheadAttention.
 
   Attributes:
-    num_heads: heads; the width must be a multiple.
-    key_bias: Whisper's key projection has none.
+    num_heads: heads; must divide the width.
+    key_bias: False for Whisper, whose key projection has no bias.
     dropout: rate on the attention weights.
     backend: as in `attention`.
   """

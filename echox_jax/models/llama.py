@@ -29,8 +29,8 @@ ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
 # with float[B,slots,K,H].
 Cache = dict[str, Any]
 
-# What a layer keeps for the backward pass; the rest is computed again. `dots` keeps the products
-# with weights.
+# What a layer saves for the backward pass; the rest is recomputed. `dots` saves the matmuls with
+# weights.
 REMAT_POLICIES = {
   'none': None,
   'full': jax.checkpoint_policies.nothing_saveable,
@@ -92,7 +92,7 @@ def are_layers_separate(params: dict) -> bool:
 def rope_frequencies(
   head_dim: int, theta: float | int, scaling: RopeScaling | None
 ) -> Float[np.ndarray, ' half']:
-  """Gives the rotation of each pair of a head in radians a position, float32, with llama3 scaling
+  """Returns the rotation of each head pair in radians per position, float32, with llama3 scaling
   (facts 4).
   """
   freqs = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
@@ -108,7 +108,7 @@ def rope_frequencies(
 def apply_rope(
   x: Float[Array, 'B T N H'], positions: Int[Array, 'B T'], freqs: Float[np.ndarray, ' half']
 ) -> Float[Array, 'B T N H']:
-  """Rotates heads by their positions, half-split layout (`rotate_half`), in the dtype of `x`."""
+  """Applies rotary positions to heads, half-split layout (`rotate_half`), in the dtype of `x`."""
   angles = positions[..., None].astype(jnp.float32) * freqs
   sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -118,7 +118,7 @@ def apply_rope(
 
 
 class Attention(nn.Module):
-  """Grouped-query self-attention, optionally through a cache."""
+  """Grouped-query self-attention, optionally with a KV cache."""
 
   cfg: LlamaConfig
 
@@ -198,8 +198,8 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-  """All layers and the final norm, from embeddings to hidden states: shared by the LLM and the unit
-  decoder.
+  """All layers and the final norm, from embeddings to hidden states. The LLM and the unit decoder
+  share this module.
   """
 
   cfg: LlamaConfig
@@ -214,13 +214,13 @@ class Trunk(nn.Module):
     index: Int[Array, '...'] | None = None,
     deterministic: bool = True,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
-    """Gives the hidden states after the final norm, and the cache.
+    """Returns the hidden states after the final norm, and the cache.
 
     Args:
       inputs: embeddings.
       positions: rotary positions.
-      mask: what may be seen of these positions, or of the cache's slots.
-      cache: keys and values of earlier calls; this call's are written at the slots from `index` on.
+      mask: attention mask over these positions, or over the cache's slots.
+      cache: keys and values of earlier calls; this call writes its own from slot `index` on.
       index: first slot to write, of all rows or of each.
       deterministic: no LoRA dropout.
     """
@@ -268,8 +268,8 @@ class Trunk(nn.Module):
 
 
 class Llama(nn.Module):
-  """The LLM: token embeddings, trunk, head. Methods are separate so that speech can be spliced in
-  between.
+  """The LLM: token embeddings, trunk, head. Separate methods let the caller splice in speech
+  embeddings.
   """
 
   cfg: LlamaConfig
@@ -294,16 +294,16 @@ class Llama(nn.Module):
     index: Int[Array, '...'] | None = None,
     deterministic: bool = True,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
-    """Calls the `Trunk`, whose arguments these are."""
+    """Calls the `Trunk` with these arguments."""
     return self.trunk(inputs, positions, mask, cache, index, deterministic)
 
   def logits(self, hidden: Float[Array, '*b D']) -> Float[Array, '*b V']:
-    """Gives the logits of the next token, in float32."""
+    """Returns the logits of the next token, in float32."""
     return (self.embed_tokens if self.cfg.tie_embeddings else self.lm_head).attend(hidden)
 
   def __call__(self, ids: Int[Array, 'B T'], deterministic: bool = True) -> Float[Array, 'B T V']:
-    """Gives float32 logits, plain causal: this is the text-only forward pass, also used to create
-    parameters.
+    """Runs the text-only causal forward pass and returns float32 logits. Initialisation uses it
+    too.
     """
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     return self.logits(
@@ -312,7 +312,7 @@ class Llama(nn.Module):
 
 
 def head_embedding(params: dict) -> Float[Array, 'V D']:
-  """Finds the rows of the output head in the params of `Llama` or `UnitDecoder` (the trigger score
+  """Returns the output head table from the params of `Llama` or `UnitDecoder` (the trigger score
   needs the row of ".").
   """
   return params['lm_head' if 'lm_head' in params else 'embed_tokens']['embedding']

@@ -2,8 +2,8 @@
 
 16 kHz mono, 25 ms periodic Hann window, 10 ms hop, centred frames with reflected edges, power
 spectrum, Slaney mel filters, log10 with a floor 8 below the clip's maximum, scaled by (x + 4) / 4.
-The Fourier transform is two matrix products, which is fast on every accelerator and exact enough in
-float32 (the window is folded into the matrices).
+The Fourier transform is two matmuls with the window folded into the matrices. That is fast on every
+accelerator and accurate enough in float32.
 """
 
 import functools
@@ -22,15 +22,15 @@ CLIP_SAMPLES = 30 * rates.SAMPLE_RATE
 def pad_or_trim(
   audio: Float[np.ndarray, '*b S'], samples: int = CLIP_SAMPLES
 ) -> Float[np.ndarray, '*b N']:
-  """Zero-pads or cuts the last axis of `audio` to `samples` (30 s: what Whisper was trained
-  with).
+  """Zero-pads or cuts the last axis of `audio` to `samples` (default: Whisper's 30 s training
+  window).
   """
   audio = np.asarray(audio)[..., :samples]
   return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, samples - audio.shape[-1])])
 
 
 def num_frames(samples: Int[Array, '*b'] | int | np.integer) -> Int[Array, '*b'] | int | np.integer:
-  """Counts the mel frames of a clip of `samples` (the last, half-empty frame of the centred
+  """Returns the number of mel frames of `samples` samples (the half-empty last frame of the centred
   transform is dropped).
   """
   return samples // rates.MEL_HOP
@@ -39,16 +39,16 @@ def num_frames(samples: Int[Array, '*b'] | int | np.integer) -> Int[Array, '*b']
 def log_mel(audio: Float[Array, 'B S'], num_mel_bins: int = 80) -> Float[Array, 'B F M']:
   """Computes the log-mel frames of a batch of clips.
 
-  Clips of different lengths may be zero-padded to one length: the frames of a clip do not depend on
-  how much padding follows, provided that at least 400 zeros end it (else the reflected edge is seen
-  by its last two frames).
+  Clips of different lengths may be zero-padded to one length. A clip's frames do not depend on the
+  amount of padding if it ends in at least 400 zeros; otherwise its last two frames see the
+  reflected edge.
 
   Args:
     audio: 16 kHz, in [-1, 1]; more than 200 samples.
     num_mel_bins: 80, or 128 for Whisper large-v3.
 
   Returns:
-    float32 frames, one for every whole 160 samples (3000 for 30 s).
+    float32 frames, one per full 160 samples (3000 for 30 s).
   """
   audio = audio.astype(jnp.float32)
   frames = num_frames(audio.shape[-1])
@@ -78,8 +78,8 @@ def mel_filters(
   f_max: float | int = rates.SAMPLE_RATE / 2,
   sample_rate: int = rates.SAMPLE_RATE,
 ) -> Float[np.ndarray, 'bins M']:
-  """Makes Slaney mel filters of unit area from 0 to `f_max` Hz, in float32, for the bins of a real
-  transform of `n_fft` samples; the defaults are Whisper's.
+  """Makes unit-area Slaney mel filters from 0 to `f_max` Hz, in float32, for the bins of a real
+  `n_fft`-sample transform; the defaults are Whisper's.
   """
   frequencies = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
   edges = _mel_to_hz(np.linspace(0, _hz_to_mel(f_max), num_mel_bins + 2))
@@ -91,8 +91,8 @@ def mel_filters(
   return (triangles * 2.0 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
-# Slaney's scale: linear below 1 kHz (3 mels every 200 Hz), logarithmic above (27 mels for a factor
-# of 6.4).
+# Slaney's scale: linear below 1 kHz (3 mels per 200 Hz), logarithmic above (27 mels per factor of
+# 6.4).
 _MELS_AT_1_KHZ = 15.0
 _LOG_STEP = np.log(6.4) / 27.0
 
@@ -109,7 +109,7 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache
 def _fourier_matrices() -> tuple[np.ndarray, np.ndarray]:
-  """Windowed cosine and sine matrices of the real transform: two float32[400, 201]."""
+  """Returns the windowed cosine and sine matrices of the real transform: two float32[400, 201]."""
   n = np.arange(N_FFT)[:, None]
   k = np.arange(N_FFT // 2 + 1)[None, :]
   window = 0.5 - 0.5 * np.cos(2 * np.pi * n / N_FFT)

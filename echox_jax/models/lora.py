@@ -1,5 +1,5 @@
-"""Low-rank adapters as leaves `lora_a`, `lora_b` beside a `kernel`: which they are, and folding
-them in.
+"""Low-rank adapters, stored as leaves `lora_a` and `lora_b` beside a `kernel`: finds and merges
+them.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ LEAVES = ('lora_a', 'lora_b')
 
 
 def mask(params: dict) -> dict:
-  """Gives the same tree with True at LoRA leaves and False elsewhere."""
+  """Returns the same tree with True at LoRA leaves and False elsewhere."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in LEAVES, params)
 
 
 def merge(params: dict, cfg: LoraConfig) -> dict:
-  """Drops the LoRA leaves, and adds alpha / rank * lora_a lora_b to each kernel (computed in
-  float32).
+  """Adds alpha / rank * lora_a lora_b to each kernel, computed in float32, and drops the LoRA
+  leaves.
   """
   merged = {
     k: merge(v, cfg) if isinstance(v, dict) else v for k, v in params.items() if k not in LEAVES
@@ -34,5 +34,5 @@ def merge(params: dict, cfg: LoraConfig) -> dict:
 
 
 def merged_config(cfg: EchoXConfig) -> EchoXConfig:
-  """Gives the config of the model whose LLM has its LoRA folded in."""
+  """Returns the config of the model after LoRA is merged into the LLM."""
   return dataclasses.replace(cfg, llm=dataclasses.replace(cfg.llm, lora=LoraConfig()))

@@ -1,4 +1,4 @@
-"""Fresh parameters of any set of parameter groups, boxed with their logical axis names."""
+"""Initialises parameters of any set of parameter groups, boxed with their logical axis names."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
@@ -25,8 +25,8 @@ def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]
   return {'embedding': init(key, (cfg.llm.vocab_size, cfg.llm.hidden_size))}
 
 
-# Group -> function `(key, cfg) -> boxed params`. The place of a group in the table gives its key.
-# The sizes of the discriminators are not part of the model: they have a config of their own.
+# Group -> function `(key, cfg) -> boxed params`. A group's index in the table determines its key.
+# The sizes of the discriminators are not part of the model; they have their own config.
 _INITS: dict[str, Callable[[jax.Array, Any], dict[str, Any]]] = {
   'unit_text_embedding': init_unit_text_embedding,
   'whisper': init_whisper,
@@ -40,7 +40,7 @@ _INITS: dict[str, Callable[[jax.Array, Any], dict[str, Any]]] = {
   'hubert': init_hubert,
 }
 GROUPS = tuple(_INITS)
-_LISTED = 20  # tensors of one kind of problem that an error names
+_LISTED = 20  # maximum number of tensors that an error lists per kind of problem
 
 
 def init_groups(
@@ -49,10 +49,9 @@ def init_groups(
   groups: Iterable[str],
   discriminators: DiscriminatorConfig = DiscriminatorConfig(),
 ) -> dict[str, Any]:
-  """Makes boxed parameter trees, one a group.
+  """Makes boxed parameter trees, one per group.
 
-  The key of a group depends on its name alone, so that a group starts from the same values in every
-  stage.
+  A group's key depends only on its name, so a group starts from the same values in every stage.
   """
   return {
     group: _INITS[group](
@@ -68,11 +67,11 @@ def param_shapes(
   groups: Iterable[str],
   discriminators: DiscriminatorConfig = DiscriminatorConfig(),
 ) -> dict[str, tuple[int, ...]]:
-  """Gives {`group/path/to/leaf`: shape} of any set of groups; nothing is computed."""
+  """Returns {`group/path/to/leaf`: shape} of any set of groups, without computing anything."""
   return dict(_param_shapes(cfg, tuple(groups), discriminators))
 
 
-@functools.lru_cache(maxsize=16)  # tracing takes a second, and conversions ask several times
+@functools.lru_cache(maxsize=16)  # tracing takes a second, and conversions call it several times
 def _param_shapes(
   cfg: EchoXConfig, groups: tuple[str, ...], discriminators: DiscriminatorConfig
 ) -> dict[str, tuple[int, ...]]:
@@ -85,11 +84,11 @@ def _param_shapes(
 def check_shapes(
   found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], what: str
 ) -> None:
-  """Compares the tensors of a checkpoint with those it must have, by name and shape.
+  """Compares the names and shapes of a checkpoint's tensors with the expected ones.
 
   Raises:
-    CheckpointError: tensors that are missing, that nothing uses, or of a wrong shape, all counted
-      and the first of each kind listed.
+    CheckpointError: tensors are missing, unused or have a wrong shape. The message lists the first
+      of each kind and counts the rest.
   """
   problems = {
     'missing': sorted(wanted.keys() - found.keys()),

@@ -1,7 +1,7 @@
-"""Positions: how long the rows of the LLM and of the unit decoders may become.
+"""Position limits: the maximum row lengths of the LLM and of the unit decoders.
 
-Rotary positions have no table that could run out: `max_positions` says how far a model was trained.
-Training, answering and conversion all ask here, so that no row goes beyond it unnoticed.
+Rotary positions have no table that could run out; `max_positions` is the context length of
+training. Training, inference and conversion all use this module, so no row exceeds it unnoticed.
 """
 
 from collections.abc import Container
@@ -11,22 +11,20 @@ from echox_jax.config import EchoXConfig, EngineConfig
 
 
 def speech(cfg: EchoXConfig) -> int:
-  """Gives the positions that a clip takes at most, beside that of the AUDIO id whose place it
-  takes.
-  """
+  """Returns the maximum number of positions that a clip adds to the one of its AUDIO id."""
   return cfg.adapter.shrink_budget - 1
 
 
 def question_room(cfg: EchoXConfig, max_new_tokens: int, audio: bool) -> int:
-  """Says for how many ids of a question the LLM has positions beside the longest speech and
+  """Returns the LLM positions left for the ids of a question after the longest speech and
   answer.
   """
   return cfg.llm.max_positions - max_new_tokens - (speech(cfg) if audio else 0)
 
 
 def slice_row(cfg: EchoXConfig, words: int) -> int:
-  """Gives the positions of the unit decoder that the longest slice takes with `words` unit words,
-  BOS and EOT.
+  """Returns the unit decoder positions of the longest slice with `words` unit words, BOS and
+  EOT.
   """
   profile = prompts.get_profile(cfg.profile)
   prefix = prompts.slice_prefix(cfg.special_ids, profile)
@@ -35,24 +33,24 @@ def slice_row(cfg: EchoXConfig, words: int) -> int:
 
 
 def max_unit_words(cfg: EchoXConfig, budget: int) -> int:
-  """Gives the unit words of a slice: `budget`, or as many as there are positions for.
+  """Returns the maximum unit words of a slice: `budget`, or the number that fits the positions.
 
-  A slice that needs more is cut off and counted like any that exceeds its budget.
+  A slice that needs more is cut off and counted, like any slice over budget.
   """
   return min(budget, cfg.unit_decoder.trunk.max_positions - slice_row(cfg, 0))
 
 
 def check(cfg: EchoXConfig, engine: EngineConfig, groups: Container[str]) -> None:
-  """Checks that a model has positions for the answers that its budgets allow.
+  """Checks that a model has enough positions for the answers that its budgets allow.
 
   Args:
     cfg: the model.
     engine: the budgets.
-    groups: the parameter groups that it has; without an adapter it hears nothing, without an echo
-      decoder it says nothing.
+    groups: the parameter groups of the model; it needs an adapter to hear and an echo decoder to
+      speak.
 
   Raises:
-    ConfigError: no question fits beside an answer, or no unit word beside a slice.
+    ConfigError: there is no position left for a question or for a unit word.
   """
   hears = 'adapter' in groups
   if 'llm' in groups and question_room(cfg, engine.max_new_tokens, hears) < 1:

@@ -1,5 +1,5 @@
-"""SpecAugment (arXiv 1904.08779) without warping: stretches of time and of bands of a log-mel are
-hidden. In training only.
+"""SpecAugment (arXiv 1904.08779) without warping: masks time spans and bands of a log-mel, in
+training only.
 """
 
 import jax
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from echox_jax.models.arrays import Array, Float, Int
 
-_SPANS = 2  # of each kind
-_HIDDEN = 0.0  # what is put there; Whisper's log-mels are about -1 to 1
+_SPANS = 2  # number of time spans and of band spans
+_HIDDEN = 0.0  # mask value; Whisper's log-mels are about -1 to 1
 
 
 def spec_augment(
@@ -18,16 +18,16 @@ def spec_augment(
   time: float | int,
   bands: float | int,
 ) -> Float[Array, 'B F M']:
-  """Hides two spans of time and two of bands in each clip.
+  """Masks two time spans and two band spans in each clip.
 
   Args:
     mel: log-mel frames.
     lengths: frames of each clip.
-    key: of all clips.
-    time, bands: the fraction of a clip, or of the bands, that spans cover together at most.
+    key: one key for all clips.
+    time, bands: the maximum fraction of a clip, or of the bands, that both spans cover together.
 
   Returns:
-    The frames, 0 where they are hidden; nothing is hidden where a fraction is 0.
+    The frames with masked values set to 0; a fraction of 0 masks nothing.
   """
   batch, frames, bins = mel.shape
   time_key, band_key = jax.random.split(key)
@@ -37,7 +37,7 @@ def spec_augment(
 
 
 def _spans(key: Array, lengths: Array, size: int, fraction: float | int) -> Array:
-  """bool[B,size]: random spans within the first lengths[b] places."""
+  """Returns bool[B,size]: random spans within the first lengths[b] positions."""
   size_key, start_key = jax.random.split(key)
 
   def below(key, limit):

@@ -1,4 +1,4 @@
-"""Parameter trees as flat dicts and back."""
+"""Converts parameter trees to flat dicts and back."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> Tree:
-  """Turns `flatten` back."""
+  """Inverts `flatten`."""
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
 def merge(one: Tree, other: Tree) -> Tree:
-  """One tree with the leaves of both."""
+  """Returns one tree with the leaves of both."""
   return unflatten(flatten(one) | flatten(other))

@@ -1,16 +1,15 @@
-"""Unit decoder: text embeddings or adapted LLM states in, unit words out. One module, used as T2C
-and as echo decoder.
+"""Unit decoder: maps text embeddings or adapted LLM states to unit words. T2C and the echo decoder
+are both instances of it.
 
 Parameters (facts 6): `unit_embedding/embedding` [U,D], `adapter` {kernel [D,h], bias} (width
 projection), `trunk/...` as in Llama at width h, `lm_head/embedding` [V+U,h], not tied. Token ids: 0
-.. V-1 are text, V .. V+U-1 unit words. The text table [V,D] is the LLM's, frozen, and passed in by
-the caller: T2C and echo decoder share it.
+.. V-1 are text, V .. V+U-1 unit words. The caller passes in the LLM's frozen text table [V,D]; T2C
+and echo decoder share it.
 
-A slice stands in the decoder's input as
-`[slice prefix] text or states [slice suffix] BOS unit words EOT`. The part before BOS is
-right-aligned: padding stands on the left, is invisible as key and not counted in positions. So the
-unit words begin in the same static column for every row, whatever its length, and rotary positions
-are those of a contiguous row.
+The decoder input of a slice is `[slice prefix] text or states [slice suffix] BOS unit words EOT`.
+The part before BOS is left-padded; padding is masked as keys and does not count in positions. So
+the unit words of every row begin in the same static column, and rotary positions are those of a
+contiguous row.
 """
 
 from collections.abc import Sequence
@@ -46,8 +45,8 @@ class UnitDecoder(nn.Module):
     self.lm_head = layers.Embed(cfg.llm.vocab_size + units, trunk.hidden_size, dtype=trunk.dtype)
 
   def embed(self, text_table: Float[Array, 'V D'], ids: Int[Array, '*b']) -> Float[Array, '*b D']:
-    """Looks up the embeddings of text and unit words, at the LLM's width; the text table gets no
-    gradient (facts 6).
+    """Looks up the embeddings of text and unit words at the LLM's width; no gradient flows to the
+    text table (facts 6).
     """
     vocab = self.cfg.llm.vocab_size
     words = self.embed_units(ids - vocab)
@@ -58,7 +57,7 @@ class UnitDecoder(nn.Module):
     )
 
   def embed_units(self, words: Int[Array, '*b']) -> Float[Array, '*b D']:
-    """Looks up the embeddings of unit words, counted from 0; numbers out of range give any row."""
+    """Looks up the embeddings of unit words, counted from 0; out-of-range ids are clipped."""
     return self.unit_embedding(jnp.clip(words, 0, self.cfg.unit_decoder.unit_vocab_size - 1))
 
   def hidden(
@@ -70,17 +69,17 @@ class UnitDecoder(nn.Module):
     index: Int[Array, '...'] | None = None,
     deterministic: bool = True,
   ) -> tuple[Float[Array, 'B T F'], Cache | None]:
-    """Takes embeddings at the LLM's width and gives states after the final norm, and the cache; the
-    rest is as in `Trunk`.
+    """Maps embeddings at the LLM's width to states after the final norm; returns the cache too. The
+    other arguments are as in `Trunk`.
     """
     return self.trunk(self.adapter(embeddings), positions, mask, cache, index, deterministic)
 
   def project(self, embeddings: Float[Array, '*b D']) -> Float[Array, '*b F']:
-    """Does the width projection alone, from the LLM's width to the trunk's."""
+    """Applies only the width projection, from the LLM's width to the trunk's."""
     return self.adapter(embeddings)
 
   def logits(self, hidden: Float[Array, '*b F']) -> Float[Array, '*b ids']:
-    """Gives the logits of all text and unit word ids, in float32."""
+    """Returns the logits of all text and unit word ids, in float32."""
     return self.lm_head.attend(hidden)
 
   def __call__(
@@ -91,10 +90,10 @@ class UnitDecoder(nn.Module):
     segments: Int[Array, 'B T'] | None = None,
     deterministic: bool = True,
   ) -> Float[Array, 'B T F']:
-    """Gives the hidden states of whole rows, causal: `valid` tells which positions may be seen by
-    later ones.
+    """Returns the causal hidden states of whole rows; positions that are not `valid` are masked as
+    keys.
 
-    `segments` are those of packed rows: each sees only itself and has positions of its own.
+    `segments` are for packed rows: each segment sees only itself and has its own positions.
     """
     positions = (
       jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
@@ -140,7 +139,7 @@ class Prompt(NamedTuple):
 
 
 def embed_text(text_table: Float[Array, 'V D'], ids: Int[Array, '*b']) -> Float[Array, '*b D']:
-  """Looks up rows of the frozen text table; no gradient reaches it."""
+  """Looks up rows of the frozen text table; no gradient flows to it."""
   return jnp.take(jax.lax.stop_gradient(text_table), ids, axis=0)
 
 
@@ -150,16 +149,16 @@ def slice_prompt(
   text: Float[Array, 'B N D'],
   lengths: Int[Array, ' B'],
 ) -> Prompt:
-  """Puts the slice prefix and suffix around each row and right-aligns it.
+  """Adds the slice prefix and suffix around each row and left-pads it.
 
   Args:
-    cfg: gives the profile's prefix and suffix.
+    cfg: its profile determines prefix and suffix.
     text_table: the frozen text embeddings.
-    text: embeddings or adapted states at the LLM's width, row b filled up to lengths[b].
+    text: embeddings or adapted states at the LLM's width; row b is valid up to lengths[b].
     lengths: tokens of each row.
 
   Returns:
-    `Prompt` as long as prefix, `text` and suffix together.
+    A `Prompt` as long as prefix, `text` and suffix together.
   """
   profile = prompts.get_profile(cfg.profile)
   prefix = _rows(text_table, prompts.slice_prefix(cfg.special_ids, profile), text)
@@ -173,14 +172,14 @@ def right_align(
   lengths: Int[Array, ' B'],
   suffix: Float[Array, 'B after D'],
 ) -> Prompt:
-  """Puts `prefix text[:length] suffix` with its end into the last column.
+  """Left-pads `prefix text[:length] suffix`, so that it ends in the last column.
 
   Args:
     prefix, text, suffix: embeddings.
     lengths: tokens of each row of `text`.
 
   Returns:
-    `Prompt` as long as the three together.
+    A `Prompt` as long as the three together.
   """
   budget = text.shape[1]
   front = jnp.concatenate([prefix, text], axis=1)
@@ -194,7 +193,7 @@ def right_align(
 
 
 def extend(prompt: Prompt, embeddings: Float[Array, 'B W D']) -> Prompt:
-  """Appends unit word embeddings behind a prompt, all of them valid."""
+  """Appends unit word embeddings to a prompt and marks all of them as valid."""
   after = prompt.positions[:, -1:] + 1 + jnp.arange(embeddings.shape[1])
   return Prompt(
     jnp.concatenate([prompt.embeddings, embeddings.astype(prompt.embeddings.dtype)], axis=1),
@@ -221,6 +220,6 @@ def init_denoising_adapter(key: Array, cfg: EchoXConfig) -> dict:
 
 
 def _rows(text_table: Array, ids: Sequence[int], text: Array) -> Array:
-  """The embeddings of `ids`, once for each row of `text`: float[B,n,D]."""
+  """Returns the embeddings of `ids`, repeated for each row of `text`: float[B,n,D]."""
   rows = embed_text(text_table, jnp.asarray(ids, jnp.int32)).astype(text.dtype)
   return jnp.broadcast_to(rows, (text.shape[0], *rows.shape))

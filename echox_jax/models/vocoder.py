@@ -1,14 +1,14 @@
 """Unit vocoder: code HiFi-GAN with a duration predictor (released code: fairseq's
 CodeHiFiGANVocoder; facts 10).
 
-Units at 50 Hz go through an embedding, a convolution and stages of transposed convolutions with
-residual blocks up to the waveform. With `istft_hop` > 0 the last stages are replaced by an inverse
-STFT (iSTFTNet), several times cheaper on CPU; the waveform has the same length. `context_dilations`
-adds a residual block at 50 Hz, a cheap way to see more neighbours.
+Units at 50 Hz go through an embedding, a convolution, and stages of transposed convolutions with
+residual blocks up to the waveform. With `istft_hop` > 0 an inverse STFT (iSTFTNet) replaces the
+last stages; it is several times cheaper on CPU and gives a waveform of the same length.
+`context_dilations` adds a residual block at 50 Hz, a cheap way to enlarge the receptive field.
 
-Weight norm is not part of the module: conversion folds it into the kernels
-(echox_jax/conversion/unit_vocoder.py), and training works on plain kernels. Padded frames are
-zeroed before every convolution, so that a clip sounds the same under any static budget.
+The module has no weight norm: conversion folds it into the kernels
+(echox_jax/conversion/unit_vocoder.py), and training uses plain kernels. Padded frames are zeroed
+before every convolution, so a clip sounds the same under any static budget.
 """
 
 from typing import Any, NamedTuple
@@ -28,13 +28,13 @@ _MAX_LOG_MAGNITUDE = 5.0  # keeps exp finite at the start of training
 
 
 class Synthesis(NamedTuple):
-  """What synthesis returns.
+  """Result of synthesis.
 
   Attributes:
     waveform: float32[B, frames * hop]; zero past the end.
     durations: int32[B,R] frames of each unit, 0 for padding.
     num_frames: int32[B] frames spoken, at most the budget.
-    overflow: int32[B] frames that did not fit into the budget.
+    overflow: int32[B] frames over the budget.
   """
 
   waveform: Array
@@ -44,25 +44,25 @@ class Synthesis(NamedTuple):
 
 
 def check_config(cfg: VocoderConfig) -> None:
-  """Raises ConfigError where the sizes of `cfg` do not belong together."""
+  """Raises ConfigError if the sizes of `cfg` do not fit together."""
   hop = int(np.prod(cfg.upsample_rates)) * max(cfg.istft_hop, 1)
   if hop != cfg.code_hop_size:
     raise errors.ConfigError(
-      f'vocoder upsampling gives {hop} samples a unit instead of {cfg.code_hop_size}: '
+      f'vocoder upsampling gives {hop} samples per unit instead of {cfg.code_hop_size}: '
       'make upsample_rates times istft_hop equal code_hop_size.'
     )
   if len(cfg.upsample_rates) != len(cfg.upsample_kernel_sizes) or any(
     k < r or (k - r) % 2 for k, r in zip(cfg.upsample_kernel_sizes, cfg.upsample_rates)
   ):
     raise errors.ConfigError(
-      'vocoder upsample_kernel_sizes must hold one kernel a rate, longer than it by an even '
-      'number: correct them.'
+      'vocoder upsample_kernel_sizes must hold one kernel per rate, longer than the rate by an '
+      'even number: correct them.'
     )
   if cfg.istft_hop and (
     cfg.istft_n_fft % 2 or cfg.istft_n_fft % cfg.istft_hop or cfg.istft_n_fft < 2 * cfg.istft_hop
   ):
     raise errors.ConfigError(
-      'vocoder istft_n_fft must be even and a multiple of istft_hop, at least twice: correct it.'
+      'vocoder istft_n_fft must be even and a multiple of istft_hop, at least 2x: correct it.'
     )
   width = cfg.embedding_dim * (2 if cfg.num_speakers else 1)
   if cfg.model_in_dim != width:
@@ -74,7 +74,7 @@ def check_config(cfg: VocoderConfig) -> None:
 def repeat_units(
   units: Int[Array, 'B R'], durations: Int[Array, 'B R'], budget: int
 ) -> tuple[Int[Array, 'B F'], Bool[Array, 'B F'], Int[Array, ' B']]:
-  """Repeats each unit by its duration into a static number of frames.
+  """Repeats each unit for its duration, into a static number of frames.
 
   Args:
     units: reduced units.
@@ -82,7 +82,7 @@ def repeat_units(
     budget: frames of the result.
 
   Returns:
-    (units, 0 past the end; mask of the frames before it; overflow, the frames that did not fit).
+    (units, 0 past the end; mask of the valid frames; overflow: number of frames over the budget).
   """
   ends = jnp.cumsum(durations, axis=1)
   total = ends[:, -1]
@@ -100,7 +100,7 @@ def inverse_stft(
   n_fft: int,
   hop: int,
 ) -> Float[Array, 'B S']:
-  """Inverts an STFT with a periodic Hann window, as one product with the windowed Fourier basis.
+  """Inverts an STFT with a periodic Hann window, as matmuls with the windowed Fourier basis.
 
   Args:
     spectrum: real and imaginary parts of `n_fft` / 2 + 1 bins; frame t is centred on sample t *
@@ -110,13 +110,13 @@ def inverse_stft(
     hop: samples between frames.
 
   Returns:
-    The signal in float32: exactly `hop` samples for each frame but the first.
+    The signal in float32: exactly `hop` samples for each frame except the first.
   """
   real, imaginary = spectrum
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
   angle = 2 * np.pi * np.outer(np.arange(n_fft // 2 + 1), np.arange(n_fft)) / n_fft
   weight = np.full((n_fft // 2 + 1, 1), 2.0)
-  weight[0] = weight[-1] = 1.0  # the other bins stand for themselves and their conjugates
+  weight[0] = weight[-1] = 1.0  # the other bins also represent their conjugates
 
   def basis(wave):
     return jnp.asarray(weight * wave * window / n_fft, real.dtype)
@@ -143,7 +143,7 @@ class ResBlock(nn.Module):
   def __call__(
     self, x: Float[Array, 'B T C'], mask: Bool[Array, 'B T'] | None
   ) -> Float[Array, 'B T C']:
-    """Adds the convolutions to `x`; frames outside the mask are zero to them, None = all count."""
+    """Adds the convolutions to `x`; they see frames outside the mask as zero. None = no mask."""
     for i, dilation in enumerate(self.dilations):
       y = _hide(nn.leaky_relu(x, 0.1), mask)
       y = Conv(
@@ -166,7 +166,7 @@ class DurationPredictor(nn.Module):
   def __call__(
     self, x: Float[Array, 'B R D'], mask: Bool[Array, 'B R'], deterministic: bool = True
   ) -> Float[Array, 'B R']:
-    """Predicts from embeddings, in float32; what lies outside the mask is zero to the others."""
+    """Predicts from embeddings, in float32; positions outside the mask are seen as zero."""
     for i in (1, 2):
       x = Conv(self.config.hidden_size, self.config.kernel_size, dtype=self.dtype, name=f'conv{i}')(
         _hide(x, mask)
@@ -214,7 +214,7 @@ class UnitVocoder(nn.Module):
   def __call__(
     self, units: Int[Array, 'B F'], reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R']
   ) -> tuple[Float[Array, 'B S'], Float[Array, 'B R']]:
-    """Uses every parameter once, for initialisation: gives (waveform of `units`, log durations of
+    """Uses every parameter, for initialisation; returns (waveform of `units`, log durations of
     `reduced`).
     """
     return self.generate(units), self.log_durations(reduced, mask)
@@ -222,7 +222,7 @@ class UnitVocoder(nn.Module):
   def log_durations(
     self, reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R'], deterministic: bool = True
   ) -> Float[Array, 'B R']:
-    """Predicts log(duration + 1) of reduced units, in float32; `mask` tells which are real."""
+    """Predicts log(duration + 1) of reduced units, in float32; `mask` marks the real units."""
     return self.duration_predictor(self.unit_embedding(reduced), mask, deterministic)
 
   def durations(self, reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R']) -> Int[Array, 'B R']:
@@ -241,12 +241,12 @@ class UnitVocoder(nn.Module):
     """Turns units at 50 Hz into a waveform, without duration prediction.
 
     Args:
-      units: one a frame.
+      units: one per frame.
       mask: frames to speak; None = all.
-      speaker: only with several speakers, the config's `speaker_id` by default.
+      speaker: only for several speakers; default: the config's `speaker_id`.
 
     Returns:
-      The waveform in float32, `code_hop_size` samples a unit, zero where the mask is False.
+      The waveform in float32, `code_hop_size` samples per unit, zero where the mask is False.
     """
     cfg = self.config
     x = self.unit_embedding(units)
@@ -259,8 +259,8 @@ class UnitVocoder(nn.Module):
   def from_features(
     self, x: Float[Array, 'B F D'], mask: Bool[Array, 'B F'] | None = None
   ) -> Float[Array, 'B S']:
-    """Does what stands behind the embeddings: a plain HiFi-GAN generator from `model_in_dim`
-    features a frame; mask and result are as in `generate`.
+    """Runs the part after the embeddings: a plain HiFi-GAN generator from `model_in_dim` features
+    per frame; mask and result as in `generate`.
     """
     cfg = self.config
     x = self.conv_pre(_hide(x, mask))
@@ -277,8 +277,8 @@ class UnitVocoder(nn.Module):
     return wave if mask is None else jnp.where(mask, wave, 0)
 
   def _from_spectrum(self, x: Array, mask: Array | None) -> Array:
-    """float[B,T,C] -> float32[B,T*istft_hop]: one frame more than T (the second, mirrored), so that
-    the length is exact.
+    """float[B,T,C] -> float32[B,T*istft_hop]. Prepending the mirrored second frame makes the length
+    exact.
     """
     cfg = self.config
     shown = None if mask is None else jnp.concatenate([mask[:, :1], mask], axis=1)
@@ -305,7 +305,7 @@ class UnitVocoder(nn.Module):
     Args:
       reduced: units, consecutive repeats dropped.
       mask: real units.
-      frame_budget: static number of frames; what exceeds it is counted, not spoken.
+      frame_budget: static number of frames; the excess is counted, not spoken.
       speaker: as in `generate`.
     """
     durations = self.durations(reduced, mask)

@@ -6,9 +6,9 @@ Parameters: `conv1`, `conv2` {kernel [3,in,out], bias}; `embed_positions` [posit
 leading layer axis (the key projection has no bias); `layer_norm` {scale, bias}. Dense kernels are
 [in, out].
 
-Whisper was trained on 30 s windows. Shorter inputs use the first positions only: the silence that
-would fill the window is never computed. The states differ a little from the padded ones; half a
-second of zeros after the speech keeps them good.
+Whisper was trained on 30 s windows. Shorter inputs use only the first positions, so no compute goes
+to silence that would fill the window. The states differ slightly from those of a padded window;
+half a second of zeros after the speech keeps them accurate.
 """
 
 import functools
@@ -27,7 +27,7 @@ from echox_jax.parallel.sharding import constrain
 def num_states(
   mel_frames: Int[Array, '*b'] | int | np.integer,
 ) -> Int[Array, '*b'] | int | np.integer:
-  """Counts the encoder states (50 Hz) of `mel_frames` (100 Hz)."""
+  """Returns the number of encoder states (50 Hz) of `mel_frames` (100 Hz)."""
   return (mel_frames + 1) // 2
 
 
@@ -65,19 +65,19 @@ class WhisperEncoder(nn.Module):
     lengths: Int[Array, ' B'] | None = None,
     output_layer: int | None = None,
   ) -> Float[Array, 'B E D']:
-    """Gives the states after `output_layer`.
+    """Returns the states after `output_layer`.
 
     Args:
       mel: log-mel frames at 100 Hz, at most 2 * max_positions.
-      lengths: mel frames of each clip; what lies beyond is hidden from the clip, so that clips
-        batched with padding give the states that they give alone. None: all frames count.
+      lengths: mel frames of each clip; the rest is masked, so a clip gives the same states alone
+        and in a batch. None: all frames count.
       output_layer: 1-based; None = the last layer followed by the final LayerNorm.
 
     Returns:
-      States at 50 Hz, as many as `num_states` says. Those beyond a clip's own are meaningless.
+      `num_states` states at 50 Hz. States in a clip's padding are meaningless.
 
     Raises:
-      ValueError: too many frames, or a layer that the encoder does not have.
+      ValueError: there are too many frames, or the encoder has no such layer.
     """
     final, layer = self.final_and_layer(mel, lengths, output_layer or self.cfg.num_layers)
     return final if output_layer is None else layer
@@ -86,8 +86,8 @@ class WhisperEncoder(nn.Module):
   def final_and_layer(
     self, mel: Float[Array, 'B F M'], lengths: Int[Array, ' B'] | None, output_layer: int
   ) -> tuple[Float[Array, 'B E D'], Float[Array, 'B E D']]:
-    """Gives the final states and those after `output_layer` (1-based) in one pass; the rest is as
-    in `__call__`.
+    """Returns the final states and the states after `output_layer` (1-based) in one pass; arguments
+    as in `__call__`.
     """
     cfg = self.cfg
     if not 1 <= output_layer <= cfg.num_layers:
@@ -142,8 +142,8 @@ def init_whisper(key: Array, cfg: EchoXConfig) -> dict:
 
 
 def _hide(x: Array, lengths: Array | None) -> Array:
-  """Zeroes the frames beyond `lengths`: what a convolution would see beyond the end of the clip
-  alone.
+  """Zeroes the frames beyond `lengths`, so that a convolution sees the same zero padding as for the
+  clip alone.
   """
   return (
     x

@@ -1,15 +1,14 @@
-"""What chips can do: published peaks of dense bfloat16 products, memory, and links.
+"""Chip specifications: published peaks of dense bfloat16 matmuls, memory, and links.
 
-Sources. TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Google Cloud
+Sources for TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Google Cloud
 documentation (peak compute, HBM capacity and bandwidth, interchip interconnect bandwidth of a chip
-and its ports, network cards of a host); v4 and v5p share a host among 4 chips, v5e and v6e among 8.
-Network between slices: v5e 2 x 100 Gbit/s a host, v5p 50 Gbit/s a chip, v6e 4 x 200 Gbit/s a host
-(same pages); v4 25 GB/s a host ("How to Scale Your Model", part 2, the JAX scaling book). The
-bandwidth of a link is that of the chip, both directions together, over its ports and by two: v5e
-400 GB/s, 4 ports, 50 GB/s one way; the scaling book has the same, and for v4 45 GB/s. Which axes
-are rings is told there too: of v5e and v6e those of 16 chips; of v4 and v5p all, in slices of whole
-cubes 4x4x4.
-GPUs: NVIDIA's data sheets.
+and its ports, network cards of a host). A v4 or v5p host has 4 chips, a v5e or v6e host has 8.
+Network between slices: v5e 2 x 100 Gbit/s per host, v5p 50 Gbit/s per chip, v6e 4 x 200 Gbit/s per
+host (same pages); v4 25 GB/s per host ("How to Scale Your Model", part 2, the JAX scaling book).
+Link bandwidth = the chip's bandwidth in both directions / ports / 2: v5e 400 GB/s, 4 ports, 50 GB/s
+one way. The scaling book has the same value, and 45 GB/s for v4. It also says which axes are rings:
+for v5e and v6e, axes of 16 chips; for v4 and v5p, all axes in slices of whole 4x4x4 cubes.
+Source for GPUs: NVIDIA's data sheets.
 """
 
 from collections.abc import Sequence
@@ -23,17 +22,16 @@ class Chip:
   """One kind of chip.
 
   Attributes:
-    name: as in the name of a TPU topology, or of the product.
-    kinds: how JAX's `device_kind` begins, in lower case.
+    name: as in TPU topology names, or the product name.
+    kinds: prefixes of JAX's `device_kind`, in lower case.
     peak_flops: dense bfloat16 FLOP/s.
-    hbm_bytes: memory.
-    hbm_bytes_per_s: its bandwidth.
-    link_bytes_per_s: of one link to a neighbour, one way; of a GPU, of all its NVLinks (PCIe where
-      it has none), one way.
-    ring: an axis of the torus is closed to a ring where its extent is a multiple of this (of three
-      axes: if all are); 0 = no torus.
-    dcn_bytes_per_s: a chip's share of its host's network; 0 = not known (it depends on the
-      cluster).
+    hbm_bytes: memory size.
+    hbm_bytes_per_s: memory bandwidth.
+    link_bytes_per_s: one-way bandwidth of one link to a neighbour; for a GPU, of all its NVLinks
+      (PCIe if it has none).
+    ring: an axis of the torus is a ring if its extent is a multiple of this (with three axes: if
+      all extents are); 0 = no torus.
+    dcn_bytes_per_s: a chip's share of its host's network; 0 = unknown (it depends on the cluster).
   """
 
   name: str
@@ -46,7 +44,7 @@ class Chip:
   dcn_bytes_per_s: float = 0.0
 
 
-# The first that fits counts, so that longer names stand before their beginnings.
+# The first match counts, so longer names come before their prefixes.
 CHIPS = (
   Chip('v4', ('tpu v4',), 275 * _TERA, 32 * _GIB, 1200 * _GIGA, 45 * _GIGA, 4, 6.25 * _GIGA),
   Chip(
@@ -90,12 +88,12 @@ CHIPS = (
 
 
 def find(device_kind: str) -> Chip | None:
-  """The chip that `jax.Device.device_kind` names; None where it is not in the table (a CPU)."""
+  """Returns the chip of a `jax.Device.device_kind`; None if it is not in the table (a CPU)."""
   kind = device_kind.lower()
   return next((chip for chip in CHIPS if kind.startswith(chip.kinds)), None)
 
 
 def peak_flops(devices: Sequence) -> float | None:
-  """FLOP/s of all `devices` together; None where one is unknown."""
+  """Returns the FLOP/s of all `devices` together; None if one is unknown."""
   found = [find(device.device_kind) for device in devices]
   return sum(chip.peak_flops for chip in found) if all(found) else None

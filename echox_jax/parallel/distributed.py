@@ -1,7 +1,7 @@
-"""Several processes as one job: how they find one another, what part of a batch each feeds, how
-they end.
+"""Multi-process jobs: how processes find each other, which rows of a batch each one feeds, and how
+they exit.
 
-Nothing here knows of training: whatever runs on several hosts starts with `initialise`.
+This module is independent of training: every multi-host program starts with `initialise`.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from echox_jax import errors
 
 MODES = ('auto', 'none', 'slurm', 'mpi')
-# exit code of a run that was told to stop and saved: that of a process ended by SIGTERM
+# exit code of a run that saved and stopped on request, as for a process ended by SIGTERM
 STOPPED = 143
 _METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/attributes/'
 
@@ -34,9 +34,9 @@ class Join:
 
   Attributes:
     coordinator: HOST:PORT where process 0 listens.
-    num_processes: of the job.
-    process_id: of this process, from 0.
-    local_device: the one GPU of this process; None = all that it sees.
+    num_processes: number of processes in the job.
+    process_id: id of this process, from 0.
+    local_device: the single GPU of this process; None = all visible GPUs.
   """
 
   coordinator: str | None = None
@@ -52,19 +52,19 @@ def initialise(
   process_id: int | None = None,
   timeout_seconds: float = 300.0,
 ) -> None:
-  """Joins the processes of the job, before anything else is asked of JAX; does nothing for a job of
-  one process.
+  """Joins the processes of the job; call it before any other use of JAX. It does nothing for a
+  single process.
 
   Args:
-    mode: `auto` (TPU pod, Slurm or Open MPI where the environment says so), `none`, `slurm` or
+    mode: `auto` (TPU pod, Slurm or Open MPI, detected from the environment), `none`, `slurm` or
       `mpi`.
-    coordinator, num_processes, process_id: together in place of a scheduler; `coordinator` alone
-      beside `slurm` or `mpi`.
-    timeout_seconds: how long to wait for the others.
+    coordinator, num_processes, process_id: give all three without a scheduler; with `slurm` or
+      `mpi`, only `coordinator` is allowed.
+    timeout_seconds: time to wait for the other processes.
 
   Raises:
-    ConfigError: flags that do not go together, an environment that lacks what `mode` needs.
-    EchoXError: the others do not come.
+    ConfigError: flags conflict, or the environment lacks variables that `mode` needs.
+    EchoXError: the other processes do not join in time.
   """
   plan = make_plan(mode, coordinator, num_processes, process_id, os.environ)
   if plan is None:
@@ -85,7 +85,7 @@ def initialise(
 
   def join():
     try:
-      # JAX's own time limit kills the process with a stack trace, so ours comes first.
+      # JAX's own timeout kills the process with a stack trace, so ours is shorter.
       jax.distributed.initialize(
         **arguments, initialization_timeout=round(timeout_seconds) + 60, shutdown_timeout_seconds=60
       )
@@ -97,9 +97,9 @@ def initialise(
   thread.join(max(deadline - time.monotonic(), 1.0))
   if thread.is_alive():
     raise errors.EchoXError(
-      f'not all of the {plan.num_processes or "hosts"} processes came within '
+      f'not all of the {plan.num_processes or "hosts"} processes joined within '
       f'{timeout_seconds:.0f} s: start the same command on every '
-      'host, each with a process id of its own.'
+      'host, each with its own process id.'
     )
   if failure:
     reason = (str(failure[0]).strip() or type(failure[0]).__name__).splitlines()[0]
@@ -116,7 +116,7 @@ def make_plan(
   process_id: int | None,
   environ: Mapping[str, str],
 ) -> Join | None:
-  """How to join, from the flags and the environment; None = a single process.
+  """Determines how to join from the flags and the environment; None = a single process.
 
   Raises:
     ConfigError: see `initialise`.
@@ -134,13 +134,11 @@ def make_plan(
   if mode in ('slurm', 'mpi'):
     if set(given) - {'--coordinator'}:
       raise errors.ConfigError(
-        f'{given[-1]} is given beside --distributed={mode}, which knows it: leave it out.'
+        f'{given[-1]} is given with --distributed={mode}, which sets it itself: leave it out.'
       )
     plan = (_slurm if mode == 'slurm' else _open_mpi)(environ, coordinator)
   elif given and mode == 'none':
-    raise errors.ConfigError(
-      f'{given[0]} is given beside --distributed=none: leave one of them out.'
-    )
+    raise errors.ConfigError(f'{given[0]} is given with --distributed=none: leave one of them out.')
   elif given:
     if len(given) < len(flags):
       raise errors.ConfigError(
@@ -166,40 +164,40 @@ def make_plan(
 
 
 def barrier(name: str) -> None:
-  """Waits until all processes are here."""
+  """Waits until all processes reach this point."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def is_first() -> bool:
-  """True in the process that writes what is written once: metrics, configs, messages."""
+  """Returns True in the process that writes the shared output: metrics, configs, messages."""
   return jax.process_index() == 0
 
 
 def rows_of_process(where: jax.sharding.Sharding, batch_size: int) -> tuple[int, ...]:
-  """The rows of a global batch, sharded like `where`, that devices of this process hold; in order.
+  """Returns the rows of a global batch, sharded like `where`, on this process's devices, in order.
 
-  Processes share rows where a mesh axis other than the batch's lies across them.
+  Processes share rows if a mesh axis other than the batch axes spans them.
   """
   held = where.addressable_devices_indices_map((batch_size,)).values()
   return tuple(sorted({row for (rows,) in held for row in range(batch_size)[rows]}))
 
 
 def leave(code: int) -> None:
-  """Exits. After an error one of several processes goes at once: the others wait for it, so it must
-  not wait for them.
+  """Exits. In a multi-process job, a failed process exits at once: the others wait for it, so it
+  must not wait for them.
   """
   if code not in (0, STOPPED) and jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
-    # when process 0 is gone JAX ends the others: those that failed alike may say so before
+    # JAX ends the others when process 0 exits; this lets them print the same error first
     time.sleep(2)
     os._exit(code)
   sys.exit(code)
 
 
 def _await_coordinator(plan: Join, deadline: float, timeout_seconds: float) -> None:
-  """Returns when somebody listens at the coordinator's address."""
+  """Waits until a process listens at the coordinator's address."""
   host, port = plan.coordinator.rsplit(':', 1)
   reason = ''
   while time.monotonic() < deadline:
@@ -212,7 +210,7 @@ def _await_coordinator(plan: Join, deadline: float, timeout_seconds: float) -> N
   raise errors.EchoXError(
     f'the coordinator {plan.coordinator} could not be reached within {timeout_seconds:.0f} s '
     f'({reason}): check the address, that process 0 '
-    'runs there, and that no firewall stands between.'
+    'runs there, and that no firewall blocks it.'
   )
 
 
@@ -221,7 +219,7 @@ def _slurm_tasks(environ: Mapping[str, str]) -> int:
 
 
 def _slurm(environ: Mapping[str, str], coordinator: str | None) -> Join:
-  """The tasks of a Slurm step; process 0 is on the first node."""
+  """Joins the tasks of a Slurm step; process 0 is on the first node."""
   need = ('SLURM_JOB_ID', 'SLURM_PROCID', 'SLURM_STEP_NODELIST')
   _require(environ, need, '--distributed=slurm', 'start the processes with srun')
   nodes = environ['SLURM_STEP_NODELIST']  # node7 or node7,other or node[007-015,20],other
@@ -243,7 +241,7 @@ def _slurm(environ: Mapping[str, str], coordinator: str | None) -> Join:
 
 
 def _open_mpi(environ: Mapping[str, str], coordinator: str | None) -> Join:
-  """The ranks of mpirun; rank 0 is where mpirun was started, unless `coordinator` says
+  """Joins the ranks of mpirun; rank 0 runs where mpirun was started, unless `coordinator` says
   otherwise.
   """
   need = ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK')
@@ -259,7 +257,7 @@ def _open_mpi(environ: Mapping[str, str], coordinator: str | None) -> Join:
     coordinator = f'{found[1] or f"[{found[2]}]"}:{_port(uri)}'
   elif coordinator is None:
     raise errors.ConfigError(
-      'this Open MPI does not tell where rank 0 runs: give '
+      'this Open MPI does not say where rank 0 runs: give '
       '--distributed=mpi --coordinator=HOST:PORT of that host.'
     )
   return Join(
@@ -271,8 +269,8 @@ def _open_mpi(environ: Mapping[str, str], coordinator: str | None) -> Join:
 
 
 def _local_device(environ: Mapping[str, str], alone: bool, local_rank: str | None) -> int | None:
-  """One GPU a process where processes share a host, unless the scheduler shows each process its own
-  GPU only.
+  """Assigns one GPU per process if processes share a host, unless the scheduler shows each process
+  only its own GPU.
   """
   visible = environ.get('CUDA_VISIBLE_DEVICES')
   bound = visible is not None and ',' not in visible
@@ -280,7 +278,7 @@ def _local_device(environ: Mapping[str, str], alone: bool, local_rank: str | Non
 
 
 def _port(job: str) -> int:
-  """A port that all processes of a job derive alike and other jobs most likely do not."""
+  """Derives a port that is the same for all processes of a job and most likely unique to it."""
   return 61440 + zlib.crc32(job.encode()) % 4096
 
 
@@ -293,8 +291,8 @@ def _require(environ: Mapping[str, str], names: tuple[str, ...], flag: str, reme
 
 
 def _tpu_hosts(environ: Mapping[str, str]) -> int:
-  """Number of hosts of the TPU job that this host is in, as GKE (environment) or Compute Engine
-  (metadata) tell; else 1.
+  """Returns the number of hosts of this TPU job from GKE (environment) or Compute Engine
+  (metadata); 1 elsewhere.
   """
   platforms = environ.get('JAX_PLATFORMS', '')
   if (platforms and 'tpu' not in platforms) or importlib.util.find_spec('libtpu') is None:
@@ -313,7 +311,7 @@ def _tpu_hosts(environ: Mapping[str, str]) -> int:
 
 
 def _metadata(key: str) -> str:
-  """What Compute Engine tells its machine about itself; empty elsewhere."""
+  """Reads an attribute from Compute Engine's metadata server; empty elsewhere."""
   try:
     with urllib.request.urlopen(
       urllib.request.Request(_METADATA + key, headers={'Metadata-Flavor': 'Google'}), timeout=5

@@ -1,5 +1,5 @@
-"""Host arrays onto shardings, row by row: no more of a parameter is in host memory than the devices
-of this process hold.
+"""Places host arrays on shardings, row by row. Host memory holds no more of a parameter than the
+devices of this process.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,11 +12,11 @@ import numpy as np
 def place(
   rows: Iterable[tuple[str, int | None, np.ndarray]], specs: Mapping[str, jax.ShapeDtypeStruct]
 ) -> Iterator[tuple[str, jax.Array]]:
-  """Parameters, each as soon as all of it has come.
+  """Yields each parameter as soon as all its rows have arrived.
 
   Args:
-    rows: (name, row of its first axis or None = all of it, values); those of one parameter one
-      after another.
+    rows: (name, row of the first axis or None = all rows, values); the rows of one parameter must
+      be consecutive.
     specs: name -> shape, dtype and sharding.
   """
   for name, own in itertools.groupby(rows, lambda item: item[0]):
@@ -40,7 +40,7 @@ def place(
 
 
 def _key(index: tuple[slice, ...]) -> tuple[tuple[int | None, int | None], ...]:
-  """Slices as something that a dict takes."""
+  """Converts slices to a hashable key."""
   return tuple((s.start, s.stop) for s in index)
 
 

@@ -1,9 +1,9 @@
-"""One table from logical axis names to mesh axes, the mesh, and shardings made from both.
+"""The table from logical axis names to mesh axes, the mesh, and the shardings made from both.
 
-Arrays name their axes; the table says over which mesh axes each name is split. `data` splits the
-batch (its outermost part may be the slices of a multi-slice job, `dcn_data`), `fsdp` splits the
-batch and the parameters, `tensor` heads and widths of feed-forward layers, `sequence` positions.
-The compiler puts the collectives in.
+Arrays name their axes; the table maps each name to the mesh axes that split it. `data` splits the
+batch (its outermost part may be the slices of a multi-slice job, `dcn_data`). `fsdp` splits the
+batch and the parameters, `tensor` splits heads and feed-forward widths, `sequence` splits
+positions. The compiler inserts the collectives.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,29 +19,29 @@ from echox_jax import errors
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
-# Every logical name used by a parameter or an activation stands here once; None = replicated.
+# Every logical axis name of a parameter or an activation is listed here once; None = replicated.
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
   # Activations.
   ('batch', ('data', 'fsdp')),
   ('length', 'sequence'),
-  # keys and values: every position sees all of them, so `sequence` gathers them
+  # keys and values: every position needs all of them, so they are gathered over `sequence`
   ('key_length', None),
   ('act_embed', None),
   ('act_vocab', 'tensor'),  # logits
-  # Logits in chunks, where the table is larger than the states: the devices of a row group share
-  # its rows and split the vocabulary (`chunked`).
+  # Chunked logits if the table is larger than the states: the devices of a row group share its rows
+  # and split the vocabulary (`models.chunked_head`).
   ('head_batch', 'data'),
   ('head_vocab', ('fsdp', 'tensor')),
-  # Parameters; heads and mlp are also the names of activations inside a layer, which are split
-  # like their weights.
+  # Parameters. Activations inside a layer also use `heads` and `mlp`, so they are split like their
+  # weights.
   ('embed', 'fsdp'),
   ('mlp', 'tensor'),
   ('heads', 'tensor'),
   ('kv_heads', 'tensor'),
-  # Tables [vocabulary, width]. Real vocabularies are odd numbers (Llama 3 with its AUDIO token:
-  # 128,257), which no mesh divides; padding rows would change what checkpoints hold. So a table
-  # rests split along its width, over both axes. Where logits are made in chunks it is turned, by
-  # an all-to-all of the parts, to be split along its rows: activations may be split unevenly.
+  # Tables [vocabulary, width]. Real vocabulary sizes are odd (Llama 3 with its AUDIO token:
+  # 128,257), so no mesh divides them, and padding rows would change the checkpoints. So a table is
+  # stored split along its width, over both axes. For chunked logits an all-to-all reshards it along
+  # its rows, because activations may be split unevenly.
   ('vocab', None),
   ('unit_vocab', None),
   ('table_embed', ('fsdp', 'tensor')),
@@ -51,29 +51,28 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
   ('conv_out', 'tensor'),
   ('layers', None),
   ('lora_rank', None),
-  ('lora_out', ('tensor', 'fsdp')),  # the other axis of B, which has no `embed` to be split by
+  ('lora_out', ('tensor', 'fsdp')),  # output axis of B, because B has no `embed` axis to split
   ('mel', None),
   ('positions', None),
   ('codes', None),
   ('norm', None),
 )
 
-# Parameter axes that stay whole where their mesh axis does not divide them; for all others that is
-# an error. Convolutions begin and end with odd numbers of channels (1 sample, 80 mel bands) and are
-# small, as LoRA is.
+# Parameter axes that stay whole if their mesh axis does not divide them; for other axes this is an
+# error. Convolutions begin and end with odd channel counts (1 sample, 80 mel bands); they and LoRA
+# are small.
 WHOLE_IF_UNEVEN = ('conv_in', 'conv_out', 'lora_out')
 
 _RULES = {name: (axes,) if isinstance(axes, str) else axes or () for name, axes in RULES}
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """The mesh with the given axis sizes, 1 where not given; one size may be -1.
+  """Makes a mesh with the given axis sizes, by default 1; one size may be -1.
 
   Args:
-    sizes: of the axes `AXES`, and `dcn_data`: slices of a multi-slice job, the outermost part of
-      the axis `data`.
-    devices: all by default. Where they do not tell their slice, consecutive ones are taken for a
-      slice.
+    sizes: sizes of the axes `AXES`, and of `dcn_data`: slices of a multi-slice job, the outermost
+      part of the axis `data`.
+    devices: default: all. If they have no slice index, consecutive devices form a slice.
 
   Raises:
     ConfigError: the sizes do not multiply to the number of devices, or `dcn_data` is not the number
@@ -90,22 +89,22 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
   if any(size < 1 and size != -1 for size in shape):
     raise errors.ConfigError(
       f'mesh {shown} has a size that is not a number of devices: use 1 or '
-      'more, or -1 for what is left.'
+      'more, or -1 for all remaining devices.'
     )
   known = int(np.prod([size for size in shape if size != -1]))
   if -1 in shape and len(devices) % known == 0:
     shape[shape.index(-1)] = len(devices) // known
   if int(np.prod(shape)) != len(devices):
     raise errors.ConfigError(
-      f'mesh {shown} does not multiply to the {len(devices)} devices at hand: change a size, or '
+      f'mesh {shown} does not multiply to the {len(devices)} devices available: change a size, or '
       'set one to -1.'
     )
   return Mesh(arrange(devices, *shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def arrange(devices: Sequence[jax.Device], slices: int, *shape: int) -> np.ndarray:
-  """The devices as an array of `shape`, its first axis `slices` times as long, so that neighbours
-  in it are near each other.
+  """Arranges the devices as an array of `shape` with the first axis `slices` times as long, so that
+  array neighbours are physically close.
 
   Raises:
     ConfigError: the devices form another number of slices.
@@ -125,27 +124,27 @@ def arrange(devices: Sequence[jax.Device], slices: int, *shape: int) -> np.ndarr
 
 
 def spec(names: Sequence[str | None], what: str = 'an array') -> PartitionSpec:
-  """How an array with these axis names is split; None = an axis that is not.
+  """Returns the partition spec of an array with these axis names; None = an unsplit axis.
 
   Args:
-    names: one for each axis.
+    names: one per axis.
     what: the array, for messages.
 
   Raises:
-    ConfigError: a name without a rule, or two names that are split over one mesh axis.
+    ConfigError: a name has no rule, or two names are split over the same mesh axis.
   """
   return PartitionSpec(*(axes or None for axes in _mesh_axes(names, what)))
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """Asks the compiler to split the activation `x` by the rules; without a mesh, or with one device,
-  only checks the names.
+  """Constrains the sharding of the activation `x` by the rules; without a mesh, or with one device,
+  it only checks the names.
 
-  An axis that is shorter than its part of the mesh (one token, one row) is left to the compiler;
-  longer ones may be uneven.
+  An axis shorter than its part of the mesh (one token, one row) is left to the compiler; longer
+  axes may be split unevenly.
 
   Raises:
-    ConfigError: as `spec`.
+    ConfigError: see `spec`.
   """
   if len(names) != x.ndim:
     raise ValueError(f'an activation of shape {x.shape} has {len(names)} axis names {names}.')
@@ -160,22 +159,22 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def current_mesh() -> jax.sharding.AbstractMesh | None:
-  """The mesh that the compiler splits a computation over; None without one, on one device, and
-  inside of `by_rows`.
+  """Returns the mesh that the compiler splits a computation over; None without a mesh, on one
+  device, and inside `by_rows`.
   """
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
 def axis_size(axis: str) -> int:
-  """Parts that a mesh axis makes; 1 without a mesh."""
+  """Returns the size of a mesh axis; 1 without a mesh."""
   mesh = current_mesh()
   return 1 if mesh is None else mesh.shape[axis]
 
 
 def parts(name: str, size: int) -> int:
-  """Into how many parts the mesh splits an activation's axis called `name`; 1 where they would not
-  be equal.
+  """Returns the number of parts that the mesh splits the activation axis `name` into; 1 if they
+  would not be equal.
   """
   mesh = current_mesh()
   found = 1 if mesh is None else _parts(mesh, _RULES[name])
@@ -183,7 +182,7 @@ def parts(name: str, size: int) -> int:
 
 
 def is_even(shape: Sequence[int], names: Sequence[str | None]) -> bool:
-  """Whether the mesh splits an activation of this shape into equal parts; yes without a mesh."""
+  """Returns whether the mesh splits an activation of this shape evenly; True without a mesh."""
   mesh = current_mesh()
   return mesh is None or not any(
     size % _parts(mesh, axes) for size, axes in zip(shape, _mesh_axes(names, 'an activation'))
@@ -193,22 +192,21 @@ def is_even(shape: Sequence[int], names: Sequence[str | None]) -> bool:
 def by_rows(
   function: Callable[..., Any], rows: Any, *whole: Any, differentiable: bool = True
 ) -> Any:
-  """`function(rows, *whole)`, computed by each device on its own rows, with no exchange between
-  devices inside.
+  """Computes `function(rows, *whole)` on each device's own rows, without communication inside.
 
-  For what the compiler does not split by itself: Fourier transforms and grouped convolutions (it
-  gathers all rows on every device, and gives some gradients of grouped convolutions wrong), gathers
-  by computed row numbers, and loops that every device is to end by itself.
+  Use it for computations that the compiler does not split by itself: Fourier transforms and grouped
+  convolutions (it gathers all rows on every device, and gets some gradients of grouped convolutions
+  wrong), gathers by computed row indices, and loops that each device should end independently.
 
   Args:
-    function: takes any number of rows; what it knows of other rows is only what one device holds.
-    rows: tree of arrays whose first axis is split as a batch is; other axes are whole.
-    *whole: trees of arrays that every device needs whole; they are gathered once, before.
-    differentiable: False where no gradient is asked for, which lets loops start from constants.
+    function: takes any number of rows; it sees only the rows of one device.
+    rows: tree of arrays whose first axis is split like a batch; other axes are whole.
+    *whole: trees of arrays that every device needs whole; they are gathered once, before the call.
+    differentiable: False if no gradient is needed, which lets loops start from constants.
 
   Returns:
-    the tree of `function`, first axes joined. Where the mesh does not divide the rows there is one
-    call, on all of them.
+    The result tree of `function` with first axes concatenated. If the mesh does not divide the
+    rows, there is a single call on all rows.
   """
   mesh = current_mesh()
   if mesh is None or any(x.shape[0] % row_groups(mesh) for x in jax.tree.leaves(rows)):
@@ -224,10 +222,10 @@ def by_rows(
 
 
 def param_shardings(boxed, mesh: Mesh):
-  """Tree of shardings for a tree of parameters boxed with logical names (or their shapes).
+  """Returns the tree of shardings for parameters (or shapes) boxed with logical names.
 
   Raises:
-    ConfigError: as `spec`, or a size that its mesh axes do not divide.
+    ConfigError: see `spec`; or mesh axes do not divide a size.
   """
 
   def sharding(path, leaf):
@@ -250,8 +248,8 @@ def param_shardings(boxed, mesh: Mesh):
 
 
 def unbox(boxed):
-  """The bare arrays or shapes; unlike `nn.meta.unbox` it adds no sharding constraints, so that
-  shapes may pass under a mesh.
+  """Returns the bare arrays or shapes. Unlike `nn.meta.unbox` it adds no sharding constraints, so
+  it accepts shapes under a mesh.
   """
 
   def is_box(x):
@@ -261,18 +259,18 @@ def unbox(boxed):
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Batches are split over rows."""
+  """Returns the sharding of batches, which are split by rows."""
   return NamedSharding(mesh, spec(('batch',)))
 
 
 def row_groups(mesh: Mesh) -> int:
-  """The number of devices (or groups of devices) that share the rows of a batch."""
+  """Returns the number of devices (or groups of devices) that divide the rows of a batch."""
   return _parts(mesh, _RULES['batch'])
 
 
 def check_rows(rows: int, mesh: Mesh, what: str) -> None:
-  """Raises ConfigError where the mesh does not divide a batch of `rows` rows, which `what`
-  names.
+  """Raises ConfigError if the mesh does not divide a batch of `rows` rows; `what` names the
+  batch.
   """
   groups = row_groups(mesh)
   if rows % groups:
@@ -284,12 +282,12 @@ def check_rows(rows: int, mesh: Mesh, what: str) -> None:
 
 
 def _parts(mesh, axes: Sequence[str]) -> int:
-  """Into how many parts the mesh axes split."""
+  """Returns the number of parts that the mesh axes make."""
   return int(np.prod([mesh.shape[axis] for axis in axes]))
 
 
 def _mesh_axes(names: Sequence[str | None], what: str) -> list[tuple[str, ...]]:
-  """The mesh axes of each named axis; errors as `spec`."""
+  """Returns the mesh axes of each named axis; raises like `spec`."""
   for name in names:
     if name is not None and name not in _RULES:
       raise errors.ConfigError(

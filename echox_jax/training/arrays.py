@@ -1,4 +1,4 @@
-"""Trees of arrays on disk, through Orbax: what checkpoints and frozen parameters are made of."""
+"""Trees of arrays on disk, written by Orbax; checkpoints and frozen parameters use them."""
 
 from collections.abc import Iterable, Mapping
 import math
@@ -15,11 +15,11 @@ from echox_jax.models.trees import Tree, flatten, unflatten
 
 
 def write(path: Path, tree: Tree) -> None:
-  """Writes a tree of arrays as the folder `path`, whole or not at all; all processes of a job
+  """Atomically writes a tree of arrays as the folder `path`. All processes of a job call it
   together.
 
   Raises:
-    CheckpointError: it cannot be written.
+    CheckpointError: the folder cannot be written.
   """
   path = Path(path).absolute()
   try:
@@ -27,17 +27,17 @@ def write(path: Path, tree: Tree) -> None:
       checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(tree))
   except Exception as error:  # the storage layer reports a full disk in several ways
     raise errors.CheckpointError(
-      f'{path} cannot be written ({reason(error)}): make room there or make it writable.'
+      f'{path} cannot be written ({reason(error)}): free some space there or make it writable.'
     ) from error
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-  """`a/b/c` -> shape of the arrays in the folder `path`; errors as `read`."""
+  """Returns {`a/b/c`: shape} of the arrays in the folder `path`; raises like `read`."""
   return {name: tuple(leaf.shape) for name, leaf in _metadata(path).items()}
 
 
 def read(path: Path, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-  """The named arrays on the shardings and in the dtypes of their specs.
+  """Reads the named arrays with the shardings and dtypes of their specs.
 
   Raises:
     CheckpointError: the folder is missing or damaged.
@@ -48,14 +48,13 @@ def read(path: Path, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax
 
 
 def read_on_host(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-  """The named arrays as numpy arrays in the dtype that they are stored in; no device holds any of
-  them.
+  """Reads the named arrays as numpy arrays in their stored dtypes, without using device memory.
 
-  Reading an array takes its size twice for a moment. They are read one after the other, the largest
-  first, so that all of them together take little more than their own size.
+  Reading an array briefly needs twice its size. Arrays are read one by one, largest first, so the
+  peak is little more than their total size.
 
   Raises:
-    CheckpointError: as `read`.
+    CheckpointError: see `read`.
   """
   stored, found = _metadata(path), {}
   for name in sorted(names, key=lambda name: -math.prod(stored[name].shape)):
@@ -68,8 +67,8 @@ def read_on_host(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def restore_args(tree: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
-  """What Orbax is asked for to restore `tree`, of jax.ShapeDtypeStruct with shardings; `partial`:
-  the folder may hold more.
+  """Returns the Orbax arguments that restore `tree` (jax.ShapeDtypeStruct with shardings);
+  `partial`: the folder may hold more arrays.
   """
   return ocp.args.PyTreeRestore(
     tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=partial
@@ -77,7 +76,7 @@ def restore_args(tree: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
 
 
 def reason(error: Exception) -> str:
-  """What an error of the storage layer says, on one line."""
+  """Returns the message of a storage error on one line."""
   return (
     getattr(error, 'strerror', None)
     or f'{type(error).__name__}: {str(error).strip()}'.splitlines()[0]
@@ -85,11 +84,11 @@ def reason(error: Exception) -> str:
 
 
 def damaged(path: Path, error: Exception) -> errors.CheckpointError:
-  """The error for what cannot be read."""
+  """Returns the error for an unreadable checkpoint."""
   return errors.CheckpointError(
     f'the checkpoint {path} cannot be read ({reason(error)}): remove this folder and run the '
     'same command again, '
-    'which goes on from the checkpoint before it or starts anew.'
+    'which resumes from the previous checkpoint or starts from scratch.'
   )
 
 

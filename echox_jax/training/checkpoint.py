@@ -1,12 +1,13 @@
-"""Checkpoints of a stage: what its training resumes from, and where other stages and exports find
-its parameters.
+"""Checkpoints of a stage. Its training resumes from them, and other stages and exports read its
+parameters from them.
 
-A stage's folder holds `checkpoints/STEP/{params,opt_state,meta}`: separate items, so that the next
-stage or another mesh reads parameters alone. `params` are those that the stage trains; the frozen
-ones are written once (see `frozen`), and `meta` refers to them. Checkpoints of before there were
-references hold all of them in `params`, and are read as well. All processes of a job save and
-restore together, each its part; another number of them, on another mesh, restores what they saved.
-`finished.json` appears when the last step is saved; until then the stage can only be resumed.
+A stage's folder holds `checkpoints/STEP/{params,opt_state,meta}`. These are separate items, so the
+next stage can read only the parameters. `params` has the parameters that the stage trains. The
+frozen ones are written once (see `frozen`), and `meta` refers to them. Older checkpoints have no
+reference and hold all parameters in `params`; they can still be read. All processes of a job save
+and restore together, each its own shards. Another number of processes, on another mesh, can restore
+the checkpoint. `finished.json` appears after the last step is saved; until then the stage can only
+be resumed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,40 +34,40 @@ class Checkpoints:
   """Saves and restores the runs of one stage.
 
   Args:
-    folder: of the stage.
-    keep: number of checkpoints to keep; an old one goes only when a newer one is whole.
+    folder: the stage's folder.
+    keep: number of checkpoints to keep; an old one is deleted only when a newer one is complete.
   """
 
   def __init__(self, folder: Path, keep: int):
     self._folder = Path(folder).absolute() / FOLDER
     self._manager = _manager(
-      # what a killed run left
+      # remove temporary files of killed runs
       self._folder,
       max_to_keep=max(keep, 1),
       cleanup_tmp_directories=True,
-      # On CPU host copies may share memory with buffers that the next step overwrites, so saving
-      # waits there.
+      # On CPU, host copies may share memory with buffers that the next step overwrites, so saving
+      # is synchronous.
       enable_async_checkpointing=jax.default_backend() != 'cpu',
     )
 
   def latest_step(self) -> int | None:
-    """The newest step that is saved whole."""
+    """Returns the newest completely saved step."""
     return self._manager.latest_step()
 
   def save(
     self, step: int, params: Tree, opt_state: Any, iterator: Any, meta: dict[str, Any]
   ) -> None:
-    """Saves everything that a resumed run needs; does nothing if the step is saved already.
+    """Saves everything that a resumed run needs, unless the step is saved already.
 
     Args:
       step: number of steps done.
       params: the parameters that the stage trains, a tree of arrays.
       opt_state: a tree of arrays.
       iterator: its `get_state()` is JSON, and the same in all processes.
-      meta: JSON that is kept beside them; its `frozen` is what `frozen.write` gave.
+      meta: JSON metadata; its `frozen` is the result of `frozen.write`.
 
     Raises:
-      CheckpointError: it cannot be written; earlier checkpoints stay.
+      CheckpointError: the checkpoint cannot be written; earlier checkpoints stay.
     """
     if step in self._manager.all_steps():
       return
@@ -85,8 +86,8 @@ class Checkpoints:
   def restore(
     self, step: int, trainable: Tree, frozen: Tree, opt_state: Any, iterator: Any
   ) -> tuple[Tree, Tree, Any, dict[str, Any]]:
-    """(trainable, frozen, opt_state, meta) of `step` on the given shardings; the iterator is set to
-    where it was.
+    """Returns (trainable, frozen, opt_state, meta) of `step` on the given shardings; sets the
+    iterator to its saved position.
 
     Args:
       step: a saved step.
@@ -94,8 +95,8 @@ class Checkpoints:
       iterator: over the same data.
 
     Raises:
-      CheckpointError: the checkpoint or the frozen parameters that it refers to are missing,
-        damaged or of another config.
+      CheckpointError: the checkpoint or its frozen parameters are missing, damaged or do not match
+        the config.
     """
     saved = _open(self._folder.parent, self._folder / str(step))
     wanted = flatten(trainable) | flatten(frozen)
@@ -123,10 +124,10 @@ class Checkpoints:
     return part(trainable), part(frozen), restored['opt_state'], restored['meta']
 
   def close(self) -> None:
-    """Waits until what was saved is on disk.
+    """Waits until all saved checkpoints are on disk.
 
     Raises:
-      CheckpointError: it could not be written.
+      CheckpointError: a checkpoint could not be written.
     """
     try:
       self._manager.wait_until_finished()
@@ -139,34 +140,34 @@ class Checkpoints:
     return errors.CheckpointError(
       f'the checkpoint of step {step} could not be written to {self._folder} '
       f'({arrays.reason(error)}): '
-      'make room there or make it writable, and run the same command again; earlier checkpoints '
-      'are kept.'
+      'free some space there or make it writable, and run the same command again; earlier '
+      'checkpoints are kept.'
     )
 
 
 def save_params(folder: Path, params: Tree) -> None:
-  """Writes parameters alone as step 0 of `folder`, for stages to start from.
+  """Writes only parameters, as step 0 of `folder`, for stages to start from.
 
   Raises:
-    CheckpointError: they cannot be written.
+    CheckpointError: the parameters cannot be written.
   """
   arrays.write(Path(folder) / FOLDER / '0' / 'params', params)
 
 
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
-  """Marks the stage in `folder` as finished, under a new `id`: what starts from it can tell whether
-  it was trained again.
+  """Marks the stage in `folder` as finished with a new `id`, so that later stages can tell whether
+  it was retrained.
   """
   files.atomic_write_json(Path(folder) / FINISHED, summary | {'id': uuid.uuid4().hex})
 
 
 def unmark_finished(folder: Path) -> None:
-  """Takes the mark away: the stage is trained further."""
+  """Removes the mark, because the stage is trained further."""
   (Path(folder) / FINISHED).unlink(missing_ok=True)
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
-  """The summary of a finished stage; None if the stage is not finished."""
+  """Returns the summary of a finished stage; None if the stage is not finished."""
   try:
     return json.loads((Path(folder) / FINISHED).read_text('utf-8'))
   except (FileNotFoundError, NotADirectoryError):
@@ -176,15 +177,15 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
 
 
 def param_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-  """`group/path` -> shape of the parameters in the newest checkpoint of the stage in `folder`,
-  frozen ones included.
+  """Returns {`group/path`: shape} of all parameters, frozen ones included, in the newest checkpoint
+  of the stage in `folder`.
   """
   return _open(folder, _latest(folder)).shapes
 
 
 def load_params(folder: Path, specs: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-  """The named parameters (`group/path`) of the newest checkpoint in `folder`, on the shardings of
-  their specs.
+  """Loads the named parameters (`group/path`) from the newest checkpoint in `folder`, on the
+  shardings of their specs.
   """
   saved = _open(folder, _latest(folder))
   own, kept = saved.parted(specs)
@@ -192,8 +193,8 @@ def load_params(folder: Path, specs: dict[str, jax.ShapeDtypeStruct]) -> dict[st
 
 
 def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
-  """Whole parameter groups of the newest checkpoint of the stage in `folder`, as numpy arrays in
-  the dtypes that they are stored in.
+  """Loads whole parameter groups from the newest checkpoint of the stage in `folder`, as numpy
+  arrays in their stored dtypes.
 
   Raises:
     CheckpointError: there is no checkpoint, it is damaged, or it lacks a group.
@@ -215,25 +216,25 @@ def load_groups(folder: Path, groups: Iterable[str]) -> Tree:
 def check_shapes(
   name: str, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
-  """Raises CheckpointError naming the first of the `wanted` parameters that `found` lacks or has in
+  """Raises CheckpointError for the first of the `wanted` parameters that `found` lacks or has in
   another shape.
   """
   for path, shape in wanted.items():
     if found.get(path) != tuple(shape):
       has = f'as {found[path]}' if path in found else 'not at all'
       raise errors.CheckpointError(
-        f'{name} is of another config: it has {path} {has}, the config asks for {tuple(shape)}; '
+        f'{name} has another config: it has {path} {has}, the config asks for {tuple(shape)}; '
         'use the config that it was made with, or another --workdir.'
       )
 
 
 class _Saved(NamedTuple):
-  """Where the parameters of one checkpoint are.
+  """Location of one checkpoint's parameters.
 
   Attributes:
-    stage, folder: of the stage, and of the checkpoint in it.
-    reference: to the frozen ones; None where `params` holds all there are.
-    own, kept: `group/path` -> shape of those in `params`, and of the frozen ones.
+    stage, folder: folders of the stage and of the checkpoint.
+    reference: reference to the frozen parameters; None if `params` holds all parameters.
+    own, kept: `group/path` -> shape of the parameters in `params` and of the frozen ones.
   """
 
   stage: Path
@@ -248,11 +249,11 @@ class _Saved(NamedTuple):
 
   @property
   def shapes(self) -> dict[str, tuple[int, ...]]:
-    """Of all parameters."""
+    """Shapes of all parameters."""
     return self.own | self.kept
 
   def parted(self, wanted: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
-    """Entries by `group/path` -> (those of the checkpoint itself, those of the frozen
+    """Splits entries by `group/path` into (the checkpoint's own parameters, frozen
     parameters).
     """
     return (
@@ -262,7 +263,7 @@ class _Saved(NamedTuple):
 
 
 def _open(stage: Path, folder: Path) -> _Saved:
-  """The checkpoint in `folder`; what is large is not read."""
+  """Opens the checkpoint in `folder` without reading its arrays."""
   reference = _reference(folder)
   return _Saved(
     Path(stage),
@@ -284,7 +285,7 @@ def _manager(folder: Path, **options) -> ocp.CheckpointManager:
 
 
 def _latest(folder: Path) -> Path:
-  """The folder of the newest step of the stage in `folder`."""
+  """Returns the folder of the newest step of the stage in `folder`."""
   folder = Path(folder).absolute() / FOLDER
   steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
   if not steps:
@@ -293,8 +294,8 @@ def _latest(folder: Path) -> Path:
 
 
 def _reference(step: Path) -> dict[str, str] | None:
-  """What the checkpoint in the folder `step` says of its frozen parameters; None where it holds all
-  there are.
+  """Returns the frozen parameters' reference in the checkpoint folder `step`; None if the
+  checkpoint holds all parameters.
   """
   if not (step / 'meta').is_dir():
     return None

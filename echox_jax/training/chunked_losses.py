@@ -1,8 +1,8 @@
-"""Losses of output heads over a large vocabulary, without their logits [B,T,V] in memory (see
+"""Losses of output heads over a large vocabulary that never hold all logits [B,T,V] in memory (see
 `models.chunked_head`).
 
-Values and gradients are those of `losses` on whole logits. A table that is not differentiated has
-no gradient buffer at all.
+Values and gradients equal those of `losses` on whole logits. A table without gradient needs no
+gradient buffer.
 """
 
 import functools
@@ -22,7 +22,7 @@ from echox_jax.training import losses
 def cross_entropy(
   states: Float[Array, 'B T D'], table: Float[Array, 'V D'], labels: Int[Array, 'B T'], chunk: int
 ) -> losses.Mean:
-  """Gives `losses.cross_entropy` of a head; labels are IGNORE where they do not count."""
+  """Computes `losses.cross_entropy` of a head; positions with the label IGNORE do not count."""
   if not chunk:
     return losses.cross_entropy(chunked_head.logits(states, table), labels)
   return losses.masked_mean(_scores(states, table, labels, None, chunk)[0], labels != IGNORE)
@@ -36,9 +36,9 @@ def ctc_loss(
   blank: int,
   chunk: int,
 ) -> tuple[Float[Array, ''], Float[Array, ' B']]:
-  """Gives `losses.ctc_loss` of a head.
+  """Computes `losses.ctc_loss` of a head.
 
-  CTC needs the logits of a row's labels and of the blank alone, and each frame's normaliser.
+  CTC needs only the logits of a row's labels and of the blank, and each frame's normaliser.
   """
   if not chunk:
     return losses.ctc_loss(chunked_head.logits(frames, table), frame_lengths, labels, blank)
@@ -52,17 +52,17 @@ def ctc_loss(
 def _scores(
   states: Array, table: Array, labels: Array, ids: Array | None, chunk: int
 ) -> tuple[Array, Array | None]:
-  """What losses need of the logits.
+  """Computes the reductions of the logits that the losses need.
 
   Args:
     states: float[B,T,D].
     table: float[V,D].
     labels: int[B,T], IGNORE = no label.
-    ids: int[B,C], ids asked for at every position of the row, or None.
-    chunk: positions whose logits exist at a time.
+    ids: int[B,C], extra ids whose logits are needed at every position of the row, or None.
+    chunk: positions whose logits are in memory at a time.
 
   Returns:
-    (float32[B,T] log-sum-exp of the logits, less the label's logit where there is one;
+    (float32[B,T] log-sum-exp of the logits, minus the label's logit if there is a label;
      float32[B,T,C] logits of `ids`, or None).
   """
   return _scores_forward(states, table, labels, ids, chunk)[0]
@@ -93,7 +93,7 @@ def _forward_rule(states, table, labels, ids, chunk):
   out, residuals = _scores_forward(
     states.value, table.value, labels.value, None if ids is None else ids.value, chunk
   )
-  # the structure tells the backward pass, being static
+  # the pytree structure is static, so it tells the backward pass whether the table is trained
   return out, (residuals, () if table.perturbed else None)
 
 
@@ -105,8 +105,8 @@ def _backward_rule(chunk, residuals, cotangents):
     chunked_head.placed_table(table, states.dtype, layout),
     sharding.parts(layout.rows, states.shape[0]),
   )
-  # Each row group adds up a gradient of its own, float32[groups,V,D]; they become one after the
-  # last chunk.
+  # Each row group accumulates its own gradient, float32[groups,V,D]; they are summed after the last
+  # chunk.
   by_group = (layout.rows, layout.vocabulary, None)
 
   def grouped(x):
@@ -165,13 +165,13 @@ _scores.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
 
 
 def _is_label(labels: Array, values: Array) -> Array:
-  """bool[B,t,V]: where the label stands; nowhere if it is IGNORE."""
+  """Returns bool[B,t,V]: True at the label; nowhere if it is IGNORE."""
   return labels[..., None] == chunked_head.ids_of(values)
 
 
 def _rows(table: Array, ids: Array, dtype) -> Array:
-  """float[B,C,D]: the rows of int[B,C], taken where the table rests, split along its width: only
-  what is taken is sent.
+  """Returns float[B,C,D]: the rows of int[B,C], taken from the table split along its width, so that
+  only these rows are communicated.
   """
   rows = constrain(jnp.asarray(table), 'vocab', 'table_embed')[
     constrain(ids, 'head_batch', None)

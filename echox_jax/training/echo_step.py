@@ -2,10 +2,12 @@
 own text).
 
 Echo training (paper, stage 3): the S2T model's answer states H go through the denoising adapter
-into the echo decoder. The text X' that H stands for is given to the *frozen* T2C, which decodes
-  pseudo-labels Y' inside the step. L = CE(echo decoder on BOS Y' EOT, given adapter(H)) + lambda *
-  mean_i (1 - cos(adapter(H_i), Emb(X'_i))) + w * L_s2t
-The paper sums the cosine term over tokens; here it is their mean, so that lambda does not depend on
+into the echo decoder. The *frozen* T2C decodes pseudo-labels Y' from H's text X' inside the step.
+
+  L = CE(echo decoder on BOS Y' EOT, given adapter(H))
+      + lambda * mean_i (1 - cos(adapter(H_i), Emb(X'_i))) + w * L_s2t
+
+The paper sums the cosine term over tokens. Here it is the mean, so that lambda does not depend on
 batch or length.
 """
 
@@ -33,8 +35,8 @@ ECHO_TEXTS = ('gold', 'argmax', 'generate')
 
 
 class Answers(NamedTuple):
-  """The spoken part of each answer, filled up at the left: states float[B,A,D] that predict ids
-  int[B,A]; lengths int[B].
+  """The spoken part of each answer, right-padded: states float[B,A,D] that predict ids int[B,A];
+  lengths int[B].
   """
 
   states: Array
@@ -43,16 +45,15 @@ class Answers(NamedTuple):
 
 
 class SliceBatch(NamedTuple):
-  """The slices of a batch, one a row. Each row group of the mesh has M / groups rows, filled from
-  the first on.
+  """The slices of a batch, one per row. Each row group of the mesh has M / groups rows, with empty
+  rows at the end.
 
   Attributes:
     states: float[M,N,D].
     ids: int[M,N], the tokens that the states predict.
     lengths: int[M], 0 = no slice.
-    number: int[M], which slice of the batch it is, by row and place in it: the same on every mesh.
-    overflow_slices: int32, slices without room: beyond a row's `max_slices` or a row group's share
-      of M.
+    number: int[M], index of the slice by batch row and order in it; the same on every mesh.
+    overflow_slices: int32, slices over a row's `max_slices` or a row group's share of M.
     overflow_slice_tokens: int32, slices longer than `max_slice_tokens`, left out.
   """
 
@@ -65,8 +66,8 @@ class SliceBatch(NamedTuple):
 
 
 class _Places(NamedTuple):
-  """Where the slices of some rows are: row int[m], columns int[m,N]; the rest as in `SliceBatch`,
-  counts int[1].
+  """Positions of the slices of some rows: row int[m], columns int[m,N]; the other fields are as in
+  `SliceBatch`, with counts int[1].
   """
 
   row: Array
@@ -80,15 +81,15 @@ class _Places(NamedTuple):
 def t2c_loss(
   params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
 ) -> tuple[Array, Metrics]:
-  """Cross-entropy of unit words given their text (paper, stage 2).
+  """Computes the cross-entropy of unit words given their text (paper, stage 2).
 
   Args:
     params: groups `unit_text_embedding` and `t2c`.
-    batch: `input_ids`, `labels` int[B,T], the labels of a row in one piece; or packed rows, with
+    batch: `input_ids`, `labels` int[B,T], with contiguous labels in each row; or packed rows, with
       `segments` int[B,T].
     rng: dropout key; None = deterministic.
-    experiment: its `data.max_unit_words` (+ BOS and EOT) is the room for labels of a row that is
-      not packed, so that logits exist only there.
+    experiment: its `data.max_unit_words` (+ BOS and EOT) limits the labels of an unpacked row, so
+      logits are computed only for them.
 
   Returns:
     (loss, metrics `unit_ce`, `tokens`, `overflow_unit_words`).
@@ -119,14 +120,14 @@ def t2c_loss(
 def echo_loss(
   params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
 ) -> tuple[Array, Metrics]:
-  """Echo training on one batch.
+  """Computes the loss of echo training on one batch.
 
   Args:
     params: groups `llm`, `adapter`, `unit_text_embedding`, `t2c` (frozen), `echo`,
-      `denoising_adapter`, and `whisper` where states are not cached.
-    batch: as `s2t_step.s2t_loss`, one answer a row.
+      `denoising_adapter`, and `whisper` if states are not cached.
+    batch: as in `s2t_step.s2t_loss`, one answer per row.
     rng: dropout key; None = deterministic.
-    experiment: the job; `train.loss` holds weights, the source of X' and the room for slices.
+    experiment: the job; `train.loss` has the weights, the source of X' and the slice budgets.
 
   Returns:
     (loss, metrics of `s2t_loss` and `echo_ce`, `denoising`, `slices`, `unit_words`, `replaced_text`
@@ -135,7 +136,7 @@ def echo_loss(
     `overflow_answers`).
 
   Raises:
-    ConfigError: an unknown `echo_text`.
+    ConfigError: `echo_text` is unknown.
   """
   cfg, choices = experiment.model, experiment.train.loss
   if choices.echo_text not in ECHO_TEXTS:
@@ -184,11 +185,11 @@ def echo_loss(
 
 
 def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
-  """Takes the states that predict spoken tokens out of whole rows.
+  """Extracts the states that predict spoken tokens from whole rows.
 
   Args:
-    cfg: its profile says which special ids are not spoken; all other tokens are.
-    output: of `s2t_forward`, labels of one answer a row.
+    cfg: its profile determines the special ids that are not spoken; all other tokens are.
+    output: result of `s2t_forward`, with the labels of one answer per row.
     room: static number of tokens A.
   """
   special = cfg.special_ids
@@ -205,15 +206,15 @@ def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
 def batch_slices(
   params: dict, cfg: EchoXConfig, spoken: Answers, max_slices: int, places: int
 ) -> SliceBatch:
-  """Cuts answers where streaming would cut them and gathers the slices that there are into M rows.
+  """Cuts answers where streaming would cut them and gathers the slices into M rows.
 
-  Every device gathers the slices of its own rows, so that no state leaves its device.
+  Every device gathers the slices of its own rows, so no state leaves its device.
 
   Args:
     params: group `llm`, for the head row of ".".
-    cfg: `streaming` gives the rule and N = `max_slice_tokens`.
+    cfg: `streaming` has the rule and N = `max_slice_tokens`.
     spoken: the answers.
-    max_slices: of a row.
+    max_slices: maximum number of slices per row.
     places: M; 0 = batch size x `max_slices`.
   """
   rule, batch = cfg.streaming, spoken.ids.shape[0]
@@ -238,8 +239,8 @@ def batch_slices(
 def _find_slices(
   rule: StreamingConfig, max_slices: int, places: int, rows: tuple[Array, Array, Array]
 ) -> _Places:
-  """The places of the slices of rows (scores float[b,A], lengths int[b], numbers int[b]), m =
-  `places` of them at most.
+  """Finds at most m = `places` slices of rows (scores float[b,A], lengths int[b], numbers
+  int[b]).
   """
   scores, lengths, rows_of_batch = rows
   room = scores.shape[1]
@@ -267,27 +268,26 @@ def _find_slices(
 
 
 def _take_slices(rows: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-  """States float[b,A,D], ids int[b,A], and places in them int[m], int[m,N] -> float[m,N,D],
-  int[m,N].
+  """Gathers states float[b,A,D] and ids int[b,A] at rows int[m] and columns int[m,N] ->
+  float[m,N,D], int[m,N].
   """
   states, ids, row, columns = rows
   return states[row[:, None], columns], ids[row[:, None], columns]
 
 
 def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: SliceBatch) -> tuple[Array, Array]:
-  """X' of the slices: the likeliest ids, but no id that is never spoken.
+  """Returns X' of the slices: the argmax ids without ids that are never spoken.
 
-  The likeliest id of a state inside an answer can be EOT, BOS or AUDIO. Inside a slice such an id
-  would put the end-of-text marker, or a state that inference never speaks, into what the T2C reads;
-  the gold id takes its place.
+  The argmax inside an answer can be EOT, BOS or AUDIO. This would put an end-of-text marker, or a
+  state that inference never speaks, into the T2C's input. The gold id replaces it.
 
   Args:
-    cfg: names the special ids.
+    cfg: has the special ids.
     likeliest: int[M,N].
     slices: `ids` and `lengths` of the M slices.
 
   Returns:
-    (int[M,N], how many real tokens were replaced int32).
+    (int[M,N], number of replaced real tokens, int32).
   """
   markers = jnp.asarray(prompts.markers(cfg.special_ids))
   inside = jnp.arange(likeliest.shape[1]) < slices.lengths[:, None]
@@ -298,7 +298,7 @@ def spoken_text(cfg: EchoXConfig, likeliest: Array, slices: SliceBatch) -> tuple
 def pseudo_labels(
   params: dict, cfg: EchoXConfig, text: Array, lengths: Array, max_words: int
 ) -> generate.UnitWords:
-  """Unit words that the frozen T2C says for text int[M,N]; no gradient."""
+  """Decodes unit words for text int[M,N] with the frozen T2C; no gradient."""
   frozen = jax.lax.stop_gradient((params['t2c'], params['unit_text_embedding']['embedding']))
   return generate.decode_unit_words(
     frozen[0], cfg, frozen[1], unit_decoder.embed_text(frozen[1], text), lengths, max_words
@@ -314,10 +314,10 @@ def echo_terms(
   rng: Array | None,
   chunk: int = 0,
 ) -> tuple[losses.Mean, losses.Mean]:
-  """(cross-entropy of the echo decoder on Y', cosine distance of adapted states from text
+  """Returns (cross-entropy of the echo decoder on Y', cosine distance of adapted states from text
   embeddings).
 
-  SliceBatch without words, or whose words did not end within the budget, count in the second only.
+  Slices without words, or whose words exceed the budget, count only in the second term.
 
   Args:
     params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
@@ -326,7 +326,7 @@ def echo_terms(
     text: int[M,N], X'.
     words: Y' of the M slices.
     rng: dropout key; None = no dropout.
-    chunk: as in `chunked`.
+    chunk: as in `models.chunked_head`.
   """
   table, special = params['unit_text_embedding']['embedding'], cfg.special_ids
   dropout = s2t_step.dropout(rng)
@@ -359,8 +359,8 @@ def echo_terms(
 
 
 def _adapted(params: dict, cfg: EchoXConfig, slices: SliceBatch, rng: Array | None) -> Array:
-  """Adapted states float[M,N,D]. What dropout hides follows from a slice's number, not from where
-  it stands in M.
+  """Returns adapted states float[M,N,D]. Dropout depends on a slice's number, not on its row in
+  M.
   """
   adapter = functools.partial(DenoisingAdapter(cfg).apply, {'params': params['denoising_adapter']})
   if rng is None:
@@ -373,8 +373,8 @@ def _adapted(params: dict, cfg: EchoXConfig, slices: SliceBatch, rng: Array | No
 
 
 def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Array]:
-  """The `room` columns from each row's first label on: (hidden float[B,room,h], labels int[B,room],
-  labels missed).
+  """Takes `room` columns from each row's first label on: (hidden float[B,room,h], labels
+  int[B,room], number of labels cut off).
   """
   counted = labels != IGNORE
   columns = jnp.argmax(counted, axis=1)[:, None] + jnp.arange(room)
@@ -388,8 +388,8 @@ def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Ar
 def _own_answers(
   params: dict, cfg: EchoXConfig, batch: dict, max_new_tokens: int
 ) -> tuple[dict, Array]:
-  """The batch with the model's own greedy answers in place of the gold ones, and how many did not
-  fit or end.
+  """Replaces the gold answers of a batch by the model's own greedy answers; returns the batch and
+  the number of answers that did not fit or end.
   """
   ids, labels = batch['input_ids'], batch['labels']
   room = ids.shape[1]
@@ -414,5 +414,5 @@ def _own_answers(
 def _answer(
   cfg: EchoXConfig, max_tokens: int, rows: tuple[Array, Array, Array], params: dict
 ) -> generate.Generated:
-  """Greedy answers to rows of prompts and speech."""
+  """Generates greedy answers to rows of prompts and speech."""
   return generate.generate_text(params, cfg, *rows, max_tokens)

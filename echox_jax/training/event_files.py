@@ -1,9 +1,9 @@
-"""The metrics of a run for TensorBoard (`train.tensorboard`): event files, written by tensorboardX
+"""Writes the metrics of a run as TensorBoard event files (`train.tensorboard`), with tensorboardX
 (extra `tensorboard`).
 
-An event file holds what `metrics.jsonl` holds, as scalars `train/NAME` and `eval/NAME` over steps.
-When a run goes on, it is written anew from the kept records: steps that are made again are not
-there twice, and a run that had no event file so far gets a whole one.
+An event file has the content of `metrics.jsonl` as scalars `train/NAME` and `eval/NAME` over steps.
+A resumed run rewrites it from the kept records: repeated steps do not appear twice, and a run that
+had no event file gets a complete one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,8 +22,8 @@ class EventFiles:
   """Writes records of a run into an event file.
 
   Args:
-    folder: for event files; those that are there are replaced.
-    records: of the run so far, in the form of `metrics.jsonl`.
+    folder: folder for event files; existing event files are replaced.
+    records: records of the run so far, in the format of `metrics.jsonl`.
 
   Raises:
     MissingExtraError: tensorboardX is not installed.
@@ -35,8 +35,7 @@ class EventFiles:
 
     for old in Path(folder).glob('events.out.tfevents.*'):
       old.unlink()
-    # A TensorBoard that is looking at the folder just now forgets what it has read from this step
-    # on: all.
+    # A running TensorBoard drops what it has read from `purge_step` on; 0 drops everything.
     self._writer = SummaryWriter(str(folder), purge_step=0, flush_secs=_FLUSH_SECONDS)
     for record in records:
       self.add(record)
@@ -50,12 +49,12 @@ class EventFiles:
         self._writer.add_scalar(f'{record["kind"]}/{name}', value, record['step'], record['time'])
 
   def close(self) -> None:
-    """Writes what is waiting."""
+    """Flushes pending records and closes the file."""
     self._writer.close()
 
 
 def check_installed() -> None:
-  """Raises MissingExtraError where tensorboardX is not installed: ask before long work."""
+  """Raises MissingExtraError if tensorboardX is not installed; call it before long work starts."""
   errors.require(
     'tensorboardX', 'tensorboard', 'Writing TensorBoard event files (train.tensorboard)'
   )

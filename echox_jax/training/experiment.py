@@ -1,4 +1,4 @@
-"""The configuration of a training job: what model, which stage, which data, how long."""
+"""The configuration of a training job: model, stage, data and training settings."""
 
 import dataclasses
 
@@ -24,10 +24,10 @@ class AugmentConfig:
   """Augmentation of speech in training, all off by default.
 
   Attributes:
-    time_mask, feature_mask: fractions of a clip's time and features that are hidden at most: of its
-      cached states, or where waveforms are read of its log-mel (SpecAugment).
-    time_warp, noise: of cached states (`rows.augment`).
-    speed, reverb, snr_db: of waveforms (`waveforms.augment`): how much faster or slower, seconds,
+    time_mask, feature_mask: maximum fractions of a clip's time and features to mask, in its cached
+      states or, for waveforms, in its log-mel (SpecAugment).
+    time_warp, noise: for cached states (`rows.augment`).
+    speed, reverb, snr_db: for waveforms (`waveforms.augment`): relative speed change, seconds,
       (lowest, highest) dB.
   """
 
@@ -42,19 +42,22 @@ class AugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """Which sets a stage reads and the static sizes of its batches.
+  """The data sets of a stage and the static sizes of its batches.
 
-  `sets`: names like `questions/train` under the raw or the precomputed folder. `eval_sets`:
-  held-out ones, on which the stage is evaluated while it trains (`validation`). `weights`: how
-  often rows of each come, relative to one another; empty = every row of all sets once an epoch.
-  Rows that exceed a size are left out and counted, never cut silently. `max_tokens` is the length
-  of a whole row, prompt and answer; `max_reduced_units` bounds what the duration predictor sees of
-  a clip at a time; `workers` > 0 reads in that many processes. `written_fraction` of the rows of
-  s2t and echo are written questions, without speech.
-  `packing`: rows of text, t2c and s2t hold as many examples as find room; `max_row_states` bounds
-  the clips of one: a bucket of 1500 states has room for max_row_states / 1500 of them.
-  `buckets`: lengths in states; the clips of a batch are padded to the first one that they fit in,
-  the last is `max_states`.
+  Rows that exceed a size are skipped and counted, never silently truncated.
+
+  `sets`: names like `questions/train` under the raw or the precomputed folder.
+  `eval_sets`: held-out sets for evaluation during training (`validation`).
+  `weights`: relative sampling weights of the sets; empty = every row of all sets once per epoch.
+  `written_fraction`: fraction of s2t and echo rows that are written questions, without speech.
+  `max_tokens`: length of a whole row, prompt and answer.
+  `max_reduced_units`: maximum units of a clip that the duration predictor sees at a time.
+  `workers`: number of reader processes; 0 = read in a thread.
+  `packing`: rows of text, t2c and s2t hold as many examples as fit.
+  `max_row_states`: limits the clips of a packed row; a bucket of 1500 states has room for
+  max_row_states / 1500 of them.
+  `buckets`: lengths in states; the clips of a batch are padded to the first bucket that fits them
+  all. The last bucket is `max_states`.
   """
 
   sets: tuple[str, ...] = ()
@@ -77,13 +80,13 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VocoderLossConfig:
-  """Weights and resolutions. `mel` and `stft` windows are samples; hop is a quarter of the window.
+  """Weights and resolutions. `mel` and `stft` windows are in samples; the hop is a quarter window.
 
   Attributes:
     num_mels: bands of the mel loss; f_max in Hz.
-    mel_windows: one mel L1 each (HiFi-GAN: 1024 alone).
-    stft_windows: resolutions of the spectral loss (log magnitude L1 + spectral convergence); none =
-      off.
+    mel_windows: one mel L1 each (HiFi-GAN: only 1024).
+    stft_windows: resolutions of the spectral loss (log magnitude L1 + spectral convergence); empty
+      = off.
     mel, stft, adversarial, feature_matching, duration: weights.
   """
 
@@ -100,20 +103,20 @@ class VocoderLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-  """Weights and choices of the losses.
+  """Weights and options of the losses.
 
   `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or
   `generate`.
-  `max_new_tokens`: the longest answers that `generate` makes.
-  `max_slices`: of an answer; what is beyond is counted.
+  `max_new_tokens`: longest answer that `generate` makes.
+  `max_slices`: maximum slices of an answer; the excess is counted.
   `slices_per_batch`: static number of slices that echo training takes from a batch; 0 = batch size
-  x `max_slices`. Every device (with `accumulate_steps` every part of a batch) takes an
-  equal share of them from its own rows; what exceeds the share is counted.
-  `generate_gib`: with `echo_text` = `generate` on several devices each of them holds the LLM and
-  the adapter whole while answers are made; a config whose LLM takes more GiB than this is refused.
-  `chunk_tokens`: positions of a device's rows whose logits exist at a time, in the losses of all
-  heads; 0 = all (`chunked`).
-  `adversarial_start`: the vocoder's discriminators come in at this step.
+  x `max_slices`. Every device (with `accumulate_steps`, every part of a batch) takes an equal share
+  from its own rows; the excess is counted.
+  `generate_gib`: with `echo_text` = `generate`, each of several devices holds the whole LLM and
+  adapter while it generates answers. A config that needs more GiB than this limit is refused.
+  `chunk_tokens`: positions of a device's rows whose logits are in memory at a time, in the losses
+  of all heads; 0 = all (`models.chunked_head`).
+  `adversarial_start`: first step with the vocoder's discriminators.
   """
 
   ctc_weight: float = 0.3
@@ -131,16 +134,16 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """One stage's run.
+  """Training settings of one stage.
 
-  `eval_every`: steps from one evaluation on `data.eval_sets` to the next, 0 = never;
+  `eval_every`: steps between evaluations on `data.eval_sets`, 0 = never.
   `eval_batches`: batches of each set.
-  `tensorboard`: the metrics are also written as TensorBoard event files (`event_files`).
+  `tensorboard`: also writes the metrics as TensorBoard event files (`event_files`).
   `init_from`: stage names or checkpoint folders, tried left to right for each parameter group.
-  `accumulate_steps`: parts that a batch is computed in, one after another, before the one update.
-  `frozen_dtype`: `float32` or `bfloat16`, of the parameters that the stage does not train; trained
-  ones are float32.
-  `discriminators`: sizes of those that stage `vocoder` trains against.
+  `accumulate_steps`: gradient accumulation: number of parts of a batch per update.
+  `frozen_dtype`: dtype of the frozen parameters, `float32` or `bfloat16`; trained parameters are
+  float32.
+  `discriminators`: sizes of the discriminators of stage `vocoder`.
   """
 
   steps: int = 100
@@ -161,10 +164,10 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Sizes of the mesh axes; one may be -1 = all devices that are left.
+  """Sizes of the mesh axes; one may be -1 = all remaining devices.
 
-  `dcn_data`: slices of a multi-slice job, the outermost part of the data axis; `data` counts within
-  a slice.
+  `dcn_data`: number of slices of a multi-slice job, the outermost part of the data axis. `data`
+  counts within a slice.
   """
 
   data: int = -1
@@ -176,8 +179,8 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-  """The text tokenizer: `model` is a SentencePiece file, or a `tokenizer.json`; empty = trained by
-  precompute on the corpus text (nano).
+  """The text tokenizer. `model` is a SentencePiece file or a `tokenizer.json`; empty = precompute
+  trains one on the corpus text (nano).
   """
 
   model: str = ''
@@ -186,16 +189,17 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PrecomputeConfig:
-  """What precompute reads and writes.
+  """Settings of precompute.
 
-  `kmeans` names a fitted k-means file (empty = fit here); `hubert` the folder of a HuBERT, imported
-  or as transformers writes it, needed where `units.encoder` is `hubert`. `kmeans_hours`: about so
-  much speech of `kmeans_sets`, spread evenly, is what k-means is fitted on; 0 = all of it. Its
-  states are kept on disk meanwhile and rest on the devices, 276 MB an hour at width 768.
-  `shard_examples`: so many examples are worked on and written at a time by one process; what is
-  stopped repeats no more.
-  `batch_seconds`: of speech, padding included, that each device encodes at a time; 12 is what CPUs
-  are fastest with, accelerators want more.
+  `kmeans`: a fitted k-means file; empty = fit it here.
+  `hubert`: folder of a HuBERT, imported or in transformers format; required if `units.encoder` is
+  `hubert`.
+  `kmeans_hours`: approximate hours of speech to fit k-means on, sampled evenly from `kmeans_sets`;
+  0 = all. During the fit the states are on disk and on the devices, 276 MB per hour at width 768.
+  `shard_examples`: examples that one process computes and writes at a time. An interrupted run
+  repeats at most these.
+  `batch_seconds`: seconds of speech, padding included, that each device encodes at a time. 12 is
+  fastest on CPUs; accelerators need more.
   """
 
   kmeans_sets: tuple[str, ...] = ('answers/train',)
@@ -212,10 +216,10 @@ class PrecomputeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-  """Everything a job needs, built from a ConfigDict by `echox_jax.config.build`.
+  """The whole configuration of a job; `echox_jax.config.build` builds it from a ConfigDict.
 
-  `model` is what is trained. `engine` is how the model will answer: no stage reads it, it is
-  exported beside the model.
+  `model`: the model to train.
+  `engine`: inference budgets, exported with the model; no stage reads them.
   """
 
   stage: str = 'text'

@@ -1,17 +1,17 @@
-"""FLOPs that a step of each stage takes, counted from the config: what `mfu` is measured against.
+"""FLOPs of a training step of each stage, counted from the config; `mfu` is based on them.
 
-Counted are products of matrices and convolutions, two FLOPs a multiplication; not norms, softmax
-and other work on single numbers (a few percent), nor anything that is computed a second time to
-save memory. With F the FLOPs of a product forward:
+The count includes matmuls and convolutions, at two FLOPs per multiply-add. It excludes norms,
+softmax and other elementwise work (a few percent) and recomputation that saves memory. With F = the
+forward FLOPs of a matmul:
 
-  F    frozen, no gradient goes through it (Whisper, the T2C that makes pseudo-labels)
-  2 F  frozen, gradients go through it (the LLM under LoRA): forward and gradient of the input
-  3 F  trained: gradient of the weights as well
-  3 F  attention (two products without weights) where gradients go through it, else F
+  F    frozen, no gradient flows through it (Whisper, the T2C that makes pseudo-labels)
+  2 F  frozen, gradients flow through it (the LLM under LoRA): forward and input gradient
+  3 F  trained: the weight gradient as well
+  3 F  attention (two matmuls without weights) if gradients flow through it, else F
 
-So an LLM under LoRA takes 4 FLOPs a parameter and position, not the 6 of full training. Causal
-attention counts only what may be seen, half of the square. Rows count with all positions of their
-static shape, padding included; decoding loops as if they took their whole budget, which they seldom
+So an LLM under LoRA takes 4 FLOPs per parameter and position, not the 6 of full training. Causal
+attention counts only the visible half of the square. Rows count with all positions of their static
+shape, padding included. Decoding loops count as if they used their whole budget, which they seldom
 do (pseudo-labels are about 1 % of a step of echo training).
 """
 
@@ -34,21 +34,21 @@ Parts = dict[str, float]
 
 
 class Clips(NamedTuple):
-  """Clips of a batch, and their length in states."""
+  """Number of clips in a batch, and their length in states."""
 
   number: int
   states: int
 
 
 def step_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> float:
-  """FLOPs of a step of the stage, over all devices; packed rows and buckets differ, so that they
+  """Returns the FLOPs of a step of the stage over all devices. With packed rows and buckets they
   depend on the (global) batch.
   """
   return sum(stage_flops(experiment, batch).values())
 
 
 def stage_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> Parts:
-  """The same by part."""
+  """Like `step_flops`, per part of the model."""
   if experiment.stage in ('s2t', 'echo'):
     return {'s2t': _s2t, 'echo': _echo}[experiment.stage](experiment, _clips(experiment, batch))
   stages = {'text': _text, 't2c': _t2c, 'vocoder': _vocoder}
@@ -56,7 +56,7 @@ def stage_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = 
 
 
 def prefill_flops(experiment: ExperimentConfig) -> float:
-  """Reading a batch of the longest questions: Whisper, adapter, LLM, and the head at one
+  """Prefill of a batch of the longest questions: Whisper, adapter, LLM, and the head at one
   position.
   """
   cfg, rows, data = experiment.model, experiment.train.batch_size, experiment.data
@@ -70,7 +70,7 @@ def prefill_flops(experiment: ExperimentConfig) -> float:
 
 
 def decode_flops(experiment: ExperimentConfig) -> float:
-  """One more token for each of a batch of such questions; attention over all slots of the cache."""
+  """One decode step after `prefill_flops`; attention over all slots of the cache."""
   cfg, rows = experiment.model, experiment.train.batch_size
   slots = (
     experiment.data.max_tokens + cfg.adapter.shrink_budget - 1 + experiment.engine.max_new_tokens
@@ -81,7 +81,7 @@ def decode_flops(experiment: ExperimentConfig) -> float:
 
 
 def log_mel_forward(num_mel_bins: int, rows: int, frames: int) -> float:
-  """Real transform as two products, and mel filters, of `frames` at 100 Hz."""
+  """Real transform as two matmuls, and mel filters, of `frames` at 100 Hz."""
   bins = log_mel.N_FFT // 2 + 1
   return 2 * rows * frames * (2 * log_mel.N_FFT * bins + bins * num_mel_bins)
 
@@ -95,7 +95,7 @@ def whisper_forward(cfg: WhisperConfig, rows: int, states: int) -> float:
 
 
 def adapter_forward(cfg: EchoXConfig, rows: int, frames: int) -> Parts:
-  """`projection`, which no gradient leaves; `layers`; `attention`; and the CTC `head`, on frames at
+  """`projection` (needs no input gradient), `layers`, `attention` and the CTC `head`, on frames at
   25 Hz.
   """
   width, slots, all_frames = cfg.llm.hidden_size, cfg.adapter.shrink_budget, rows * frames
@@ -114,7 +114,7 @@ def adapter_forward(cfg: EchoXConfig, rows: int, frames: int) -> Parts:
 
 
 def llama_forward(cfg: LlamaConfig, rows: int, length: int) -> Parts:
-  """`base` products, `lora` and causal `attention` of all layers; no head."""
+  """`base` matmuls, `lora` and causal `attention` of all layers; no head."""
   base, lora = _weights(cfg)
   attention = cfg.num_layers * _attention(cfg.num_heads * cfg.head_dim, (length + 1) / 2)
   return {
@@ -180,7 +180,7 @@ def _text(experiment: ExperimentConfig) -> Parts:
 
 
 def _clips(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> Clips:
-  """What a batch of a hearing stage has; None: of the longest bucket."""
+  """Returns the clips of a batch with speech; None: clips of the longest bucket."""
   data = experiment.data
   if batch is None:
     return Clips(experiment.train.batch_size, data.max_states)
@@ -253,7 +253,7 @@ def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
   }
   if choices.echo_text == 'argmax':
     parts['own_text'] = head_forward(width, vocabulary, slices * tokens)
-  # answers, then one more pass over them in place of the gold ones
+  # generated answers, then another pass over them instead of the gold ones
   if choices.echo_text == 'generate':
     length, answer = (
       data.max_tokens + cfg.adapter.shrink_budget - 1,
@@ -275,8 +275,8 @@ def _vocoder(experiment: ExperimentConfig) -> Parts:
   return {
     'generator': 3 * vocoder_forward(cfg.vocoder, rows, frames),
     'durations': 3 * duration_forward(cfg.vocoder, rows, experiment.data.max_reduced_units),
-    # For the generator: real speech without gradient, made speech with that of the input; for
-    # themselves: both, trained.
+    # Generator loss: real speech without gradient, generated speech with input gradient.
+    # Discriminator loss: both, trained.
     'discriminators': (1 + 2 + 3 + 3) * judged,
   }
 
@@ -312,12 +312,12 @@ def _unit_head(cfg: EchoXConfig, positions: int) -> float:
 
 
 def _attention(width: int, keys: float) -> float:
-  """Scores and weighted sum for one position that sees `keys` of them."""
+  """Scores and weighted sum of one position that sees `keys` positions."""
   return 4 * width * keys
 
 
 def _weights(cfg: LlamaConfig) -> tuple[int, int]:
-  """Parameters of the products of all layers: (base, LoRA)."""
+  """Returns the number of matmul parameters of all layers: (base, LoRA)."""
   queries, values = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
   shapes = {
     'q_proj': (cfg.hidden_size, queries),
@@ -340,8 +340,8 @@ def _convolutions(
   strides: Sequence[int],
   groups: Sequence[int],
 ) -> int:
-  """Multiplications of a stack of "same" convolutions on one channel, and of the last one of kernel
-  3 to one channel.
+  """Multiplications of a stack of "same" convolutions with one input channel, and of a final
+  convolution with kernel 3 and one output channel.
   """
   macs, before = 0, 1
   for width, kernel, stride, group in zip(channels, kernels, strides, groups):

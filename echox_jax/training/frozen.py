@@ -1,12 +1,12 @@
-"""Frozen parameters of a run: written once, beside its checkpoints, which hold a reference to them.
+"""Frozen parameters of a run, written once next to its checkpoints, which refer to them.
 
-  STAGE/frozen/ID/params           through Orbax, in the dtype and on the shards that they rest in
-  STAGE/frozen/ID/checksums.json   shape, dtype and sum of every array; written last, so that it
-                                   marks a whole folder
+  STAGE/frozen/ID/params           written by Orbax in the stored dtype and sharding
+  STAGE/frozen/ID/checksums.json   shape, dtype and sum of every array; written last, so it marks a
+                                   complete folder
 
-ID is a digest of checksums.json. The sum of an array is one of integers that depends on every bit
-and its place, and neither on the mesh nor on the number of processes: devices compute it where the
-array rests, hosts on numpy arrays.
+ID is a digest of checksums.json. An array's sum is an integer sum that depends on every bit and its
+position, but not on the mesh or the number of processes. Devices compute it on the shards in place,
+hosts on numpy arrays.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -27,27 +27,28 @@ from echox_jax.parallel import distributed
 from echox_jax.training import arrays
 
 FOLDER, PARAMS, SUMS = 'frozen', 'params', 'checksums.json'
-_ELEMENTS = 1 << 18  # of an array that a host looks at at a time
-_FACTOR = 0x9E3779B1  # odd: places get distinct weights
+_ELEMENTS = 1 << 18  # elements that a host sums at a time
+_FACTOR = 0x9E3779B1  # odd, so that positions get distinct weights
 
-# what a checkpoint says: `folder`, relative to the stage's, and `checksum`
+# the reference in a checkpoint: `folder`, relative to the stage's, and `checksum`
 Reference = Mapping[str, str]
-Entries = Mapping[str, Any]  # what checksums.json holds
+Entries = Mapping[str, Any]  # content of checksums.json
 
 
 def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
-  """Writes them where they are not yet; all processes of a job together.
+  """Writes the frozen parameters unless they exist already. All processes of a job call it
+  together.
 
   Args:
-    stage: its folder.
+    stage: the stage's folder.
     frozen: arrays on their shardings.
 
   Returns:
-    The reference that checkpoints keep: `folder`, relative to the stage's, and `checksum`. None
-    where nothing is frozen.
+    The reference for checkpoints: `folder`, relative to the stage's, and `checksum`. None if
+    nothing is frozen.
 
   Raises:
-    CheckpointError: they cannot be written.
+    CheckpointError: the parameters cannot be written.
   """
   leaves = flatten(frozen)
   if not leaves:
@@ -58,7 +59,7 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
   folder = Path(stage).absolute() / FOLDER / identity
   if not (folder / SUMS).is_file():
     if distributed.is_first():
-      # of a run that never got to its first checkpoint
+      # left by a run that stopped before its first checkpoint
       shutil.rmtree(folder.parent, ignore_errors=True)
     distributed.barrier('frozen')
     arrays.write(folder / PARAMS, frozen)
@@ -69,7 +70,7 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
 
 
 def shapes(stage: Path, reference: Reference | None) -> dict[str, tuple[int, ...]]:
-  """`group/path` -> shape; {} without a reference; errors as `read`."""
+  """Returns {`group/path`: shape}, {} without a reference; raises like `read`."""
   return (
     {path: tuple(entry['shape']) for path, entry in _entries(stage, reference).items()}
     if reference
@@ -80,13 +81,12 @@ def shapes(stage: Path, reference: Reference | None) -> dict[str, tuple[int, ...
 def read(
   stage: Path, reference: Reference | None, specs: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-  """Those of `specs` (`group/path`) on their shardings and in their dtypes, each checked against
-  its sum.
+  """Reads the arrays of `specs` (`group/path`) with their shardings and dtypes; checks each sum.
 
   Args:
-    stage: its folder.
-    reference: of the checkpoint; None needs no specs.
-    specs: of any of the arrays that are there.
+    stage: the stage's folder.
+    reference: the checkpoint's reference; may be None if there are no specs.
+    specs: specs of any subset of the stored arrays.
 
   Raises:
     CheckpointError: the folder was moved, is damaged, or is not the one that the checkpoint refers
@@ -105,7 +105,7 @@ def read(
 def read_on_host(
   stage: Path, reference: Reference | None, paths: Collection[str]
 ) -> dict[str, np.ndarray]:
-  """Those of `paths` as numpy arrays in the dtype that they are stored in; otherwise as `read`."""
+  """Like `read`, but returns `paths` as numpy arrays in their stored dtypes."""
   return (
     _checked(stage, reference, lambda file, _: arrays.read_on_host(file, paths), host_sum)
     if paths
@@ -114,7 +114,7 @@ def read_on_host(
 
 
 def host_sum(array: np.ndarray) -> int:
-  """The sum of a numpy array, modulo 2^32: its bits, each element weighted by its place."""
+  """Returns the sum of a numpy array's bits modulo 2^32; each element is weighted by position."""
   flat, total = np.ascontiguousarray(array).reshape(-1), 0
   bits = flat.view(f'u{array.dtype.itemsize}')
   for start in range(0, len(bits), _ELEMENTS):
@@ -126,7 +126,7 @@ def host_sum(array: np.ndarray) -> int:
 
 @jax.jit
 def device_sum(array: jax.Array) -> jax.Array:
-  """`host_sum` where the array rests."""
+  """Computes `host_sum` on the devices that hold the array."""
   bits = jax.lax.bitcast_convert_type(array, f'uint{8 * array.dtype.itemsize}').astype(jnp.uint32)
   place = jnp.zeros(array.shape, jnp.uint32)
   for axis in range(array.ndim):
@@ -148,15 +148,15 @@ def _folder(stage: Path, reference: Reference) -> Path:
 
 
 def _entries(stage: Path, reference: Reference) -> Entries:
-  """What checksums.json says, once it is known to be what the checkpoint refers to."""
+  """Reads checksums.json and checks it against the checkpoint's reference."""
   file = _folder(stage, reference) / SUMS
   try:
     entries = json.loads(file.read_text('utf-8'))
   except FileNotFoundError:
     raise errors.CheckpointError(
-      f'the checkpoints in {stage} refer to frozen parameters in {file.parent}, which are not '
-      'there: move that folder back '
-      'to its place beside the checkpoints.'
+      f'the checkpoints in {stage} refer to frozen parameters in {file.parent}, which are '
+      'missing: move that folder back '
+      'to its place next to the checkpoints.'
     ) from None
   except ValueError:
     entries = None
@@ -171,7 +171,7 @@ def _checked(
   load: Callable[[Path, Entries], dict[str, Any]],
   sum_of: Callable[[Any], Any],
 ) -> dict[str, Any]:
-  """What `load` reads, once every array has its sum."""
+  """Calls `load` and checks the sum of every array."""
   entries, file = _entries(stage, reference), _folder(stage, reference) / PARAMS
   try:
     found = load(file, entries)
@@ -187,7 +187,7 @@ def _checked(
 def _mismatch(stage: Path, where: Path, detail: str = '') -> errors.CheckpointError:
   return errors.CheckpointError(
     f'the frozen parameters in {where}{detail} do not match the checksum in the checkpoints of '
-    f'{stage}: they are damaged or of '
+    f'{stage}: they are damaged or from '
     'another run, so copy that folder again from where the stage was trained, or train the stage '
     'again.'
   )

@@ -1,4 +1,4 @@
-"""What a stage starts from: parameters of earlier stages, of other checkpoints, and copies between
+"""Initial parameters of a stage: from earlier stages, from other checkpoints, or copied between
 groups.
 """
 
@@ -17,22 +17,22 @@ from echox_jax.parallel import placing
 from echox_jax.training import checkpoint, stages
 from echox_jax.training.experiment import ExperimentConfig
 
-SCRATCH = 'scratch'  # as the one entry of init_from: start from nothing, whatever the stage
+SCRATCH = 'scratch'  # as the only entry of init_from: start any stage from scratch
 WEIGHTS = 'model.safetensors'
-_TABLES = ('llm/embed_tokens/embedding', 'llm/lm_head/embedding')  # float[V,D], a row for each id
+_TABLES = ('llm/embed_tokens/embedding', 'llm/lm_head/embedding')  # float[V,D], one row per id
 Specs = dict[str, jax.ShapeDtypeStruct]  # `group/path` -> shape, dtype and sharding
-# size such as `tiny.en` -> parameters of the speech encoder that a package carries
+# size, e.g. `tiny.en` -> parameters of the speech encoder that comes with a package
 PackagedEncoder = Callable[[str], dict]
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamSource:
-  """Somewhere that parameters come from.
+  """A checkpoint to start from.
 
   Attributes:
     name: for messages.
-    shapes: `group/path` -> shape of all that it has.
-    read: gives the asked-for paths as arrays on the shardings of their specs.
+    shapes: `group/path` -> shape of all its parameters.
+    read: returns the requested paths as arrays on the shardings of their specs.
   """
 
   name: str
@@ -40,18 +40,18 @@ class ParamSource:
   read: Callable[[Specs], dict[str, jax.Array]]
 
   def has(self, prefix: str) -> bool:
-    """True if there are parameters under `prefix`."""
+    """Returns whether there are parameters under `prefix`."""
     return any(path.startswith(prefix + '/') for path in self.shapes)
 
 
 def open_sources(
   stage: stages.Stage, experiment: ExperimentConfig, workdir: str | os.PathLike[str]
 ) -> list[ParamSource] | None:
-  """What `train.init_from` names (default: the stage's predecessors), in order; None = from
-  scratch.
+  """Opens the checkpoints of `train.init_from` (default: the stage's predecessors), in order; None
+  = from scratch.
 
   Raises:
-    CheckpointError: a predecessor is not finished, or a folder holds nothing to start from.
+    CheckpointError: a predecessor is not finished, or a folder has no checkpoint to start from.
   """
   init = experiment.train.init_from or stage.starts_from
   return (
@@ -66,16 +66,16 @@ def load_initial(
   wanted: Specs,
   packaged_encoder: PackagedEncoder | None = None,
 ) -> dict[str, jax.Array]:
-  """Those of the `wanted` parameters that do not start fresh, each on its sharding.
+  """Loads the `wanted` parameters that do not start fresh, each on its sharding.
 
-  Every group is taken whole from the first source that has it; failing that it is a copy where the
-  table of stages says so. The speech
-  encoder that no source has is `packaged_encoder`'s. LoRA leaves that the source lacks start fresh.
-  Rows of added special ids that its tables lack start as the mean of the others, as likely as an
-  average id: a base Llama 3 has 128,256 rows, and AUDIO is id 128,256 of the config.
+  Every group is taken whole from the first source that has it. If no source has it, it is a copy if
+  the table of stages says so. If no source has the speech encoder, it comes from
+  `packaged_encoder`. LoRA leaves that the source lacks start fresh. Rows of added special ids that
+  its tables lack start as the mean of the other rows, as likely as an average id: a base Llama 3
+  has 128,256 rows, and AUDIO is id 128,256 of the config.
 
   Raises:
-    CheckpointError: a group that must come from a source is nowhere, or shapes differ.
+    CheckpointError: no source has a group that must come from a source, or shapes differ.
   """
   scratch, sources = sources is None, sources or []
   copies = stage.copies_for(experiment)
@@ -107,14 +107,14 @@ def load_initial(
 def _read(
   source: ParamSource, names: dict[str, str], wanted: Specs, special_ids: set[int]
 ) -> dict[str, jax.Array]:
-  """Reads {our path: path in the source}; two of ours may be one of the source's."""
+  """Reads {our path: path in the source}; two of our paths may share a source path."""
   names = {
     path: origin
     for path, origin in names.items()
     if origin in source.shapes or not path.endswith(('/lora_a', '/lora_b'))
   }
-  # Where one of two users is trained, the other frozen in a narrower type, it is read for the
-  # trained one.
+  # If one of two users is trained and the other is frozen in a narrower dtype, read it in the
+  # trained one's dtype.
   specs = {
     names[path]: wanted[path]
     for path in sorted(names, key=lambda path: wanted[path].dtype.itemsize)
@@ -136,8 +136,8 @@ def _read(
   for path, origin in names.items():
     first_user.setdefault(origin, path)
 
-  # A second user gets a buffer of its own: trained parameters are donated to the step, frozen ones
-  # are not.
+  # A second user gets its own buffer: trained parameters are donated to the step, frozen ones are
+  # not.
   def own(path, origin):
     return arrays[origin] if first_user[origin] == path else arrays[origin].copy()
 
@@ -147,8 +147,8 @@ def _read(
 def _stored(
   origin: str, spec: jax.ShapeDtypeStruct, found: tuple[int, ...] | None, special_ids: set[int]
 ) -> jax.ShapeDtypeStruct:
-  """`spec`, without the rows of special ids that the source's table, of shape `found`, is
-  lacking.
+  """Returns `spec` without the rows of special ids that the source's table of shape `found`
+  lacks.
   """
   added = range(found[0], spec.shape[0]) if origin in _TABLES and found else ()
   return (
@@ -159,7 +159,7 @@ def _stored(
 
 
 def _with_added_rows(table: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
-  """The table at the length of `spec`: what is new are means of the rest."""
+  """Extends the table to the length of `spec`; new rows are the mean of the others."""
 
   def lengthen(table):
     mean = jnp.mean(table, axis=0, keepdims=True, dtype=jnp.float32).astype(table.dtype)
@@ -169,8 +169,8 @@ def _with_added_rows(table: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def open_source(entry: str, stage: stages.Stage, workdir: Path) -> ParamSource:
-  """The source that an entry of `init_from` names: a finished stage, a stage folder elsewhere, an
-  exported or imported model.
+  """Opens the source that an entry of `init_from` names: a finished stage, another stage folder, or
+  an exported or imported model.
   """
   folder = workdir / entry if entry in stages.STAGES else Path(entry)
   if entry in stages.STAGES and checkpoint.read_finished(folder) is None:
@@ -194,14 +194,14 @@ def open_source(entry: str, stage: stages.Stage, workdir: Path) -> ParamSource:
 
 
 def _safetensors(file: Path) -> ParamSource:
-  """Parameters of a model folder, exported or imported."""
+  """Opens the parameters of an exported or imported model folder."""
   tensors = tensor_files.open_tensors(file)
 
   def rows(paths: Iterable[str]) -> Iterator[tuple[str, int | None, np.ndarray]]:
     for path in paths:
       if len(tensors.shapes[path]) < 3:
         yield path, None, tensors[path]
-      else:  # one of many layers at a time
+      else:  # layer by layer
         yield from (
           (path, row, tensors.rows(path, row, row + 1)[0]) for row in range(tensors.shapes[path][0])
         )
@@ -214,7 +214,7 @@ def _safetensors(file: Path) -> ParamSource:
 def _from_package(
   packaged_encoder: PackagedEncoder, size: str, specs: Specs
 ) -> dict[str, jax.Array]:
-  """The speech encoder that a package carries."""
+  """Loads the speech encoder that comes with a package."""
   flat = flatten({'whisper': packaged_encoder(size)})
   checkpoint.check_shapes(
     f'the packaged encoder {size!r}',

@@ -1,19 +1,19 @@
-"""Where the random numbers of a run come from: one seed, and streams that never meet."""
+"""Random keys of a run: independent streams from one seed."""
 
 import jax
 
-# Folded in before the number of a step, so that no step shares its key with the initialisation of a
-# parameter group, which folds in the group's number (`models.params.init_groups`).
+# Folded in before the step number. Otherwise a step could share its key with the initialisation of
+# a parameter group, which folds in the group's index (`models.params.init_groups`).
 _STEPS = 0x57E9
 
 
 def init_key(seed: int) -> jax.Array:
-  """The key that fresh parameters are made from."""
+  """Returns the key for parameter initialisation."""
   return jax.random.key(seed)
 
 
 def step_key(seed: int, step: jax.Array | int) -> jax.Array:
-  """The key of a step, from its number alone: a resumed run draws what an uninterrupted one
-  draws.
+  """Returns the key of a step. It depends only on the step number, so a resumed run draws the same
+  random numbers as an uninterrupted one.
   """
   return jax.random.fold_in(jax.random.fold_in(init_key(seed), _STEPS), step)

@@ -1,4 +1,4 @@
-"""What a stage was trained from, and whether that has been trained again since."""
+"""Tracks the checkpoints that a stage was trained from, and whether they were retrained since."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from echox_jax.training import checkpoint, stages
 
 
 def sources(entries: tuple[str, ...], workdir: str | Path) -> dict[str, str]:
-  """Entry of `init_from` -> id of the finished training there, for those that have one."""
+  """Returns {entry of `init_from`: id of its finished training}, for entries that have one."""
   ids = {
     entry: (checkpoint.read_finished(_folder(workdir, entry)) or {}).get('id') for entry in entries
   }
@@ -19,13 +19,14 @@ def sources(entries: tuple[str, ...], workdir: str | Path) -> dict[str, str]:
 def outdated(
   workdir: str | Path, stage: str, trained_from: Mapping[str, str] | None = None
 ) -> list[str]:
-  """One sentence for each stage, from `stage` back to the first, whose source has been trained
-  again since.
+  """Returns a sentence for each stage, from `stage` back to the first, whose source was retrained
+  since.
 
   Args:
-    workdir: of the stages.
+    workdir: folder of the stages.
     stage: name of the stage.
-    trained_from: what `sources` gave when it started; default: what its finished training recorded.
+    trained_from: result of `sources` when the stage started; default: the record of its finished
+      training.
   """
   if trained_from is None:
     trained_from = (checkpoint.read_finished(Path(workdir) / stage) or {}).get('sources', {})
@@ -33,7 +34,7 @@ def outdated(
 
 
 def warn(workdir: str | Path, stage: str, trained_from: Mapping[str, str] | None = None) -> None:
-  """Prints the sentences of `outdated`, in the first process."""
+  """Prints the sentences of `outdated` in the first process."""
   if distributed.is_first():
     for sentence in outdated(workdir, stage, trained_from):
       print(f'warning: {sentence}', file=sys.stderr)

@@ -32,13 +32,13 @@ from echox_jax.training import (
 )
 from echox_jax.training.experiment import ExperimentConfig
 
-# `(experiment, workdir, rows) -> iterator` over those rows of each batch that this process feeds,
-# with `get_state` and `set_state` that count for all processes alike; of held-out sets with
-# `distinct` too (see `validation.read_batches`).
+# `(experiment, workdir, rows) -> iterator` over this process's rows of each batch. Its `get_state`
+# and `set_state` work with a state that is the same for all processes. Iterators over held-out sets
+# also have `distinct` (see `validation.read_batches`).
 IteratorFactory = Callable[[ExperimentConfig, Path, Sequence[int]], Iterator[dict[str, Any]]]
 
 CONFIG, METRICS, PROFILE = 'config.json', 'metrics.jsonl', 'profile'
-# Fields that may differ between a run and its continuation: they change no parameter.
+# Fields that may differ when a run is resumed: they change no parameter.
 _FREE = (
   'data_dir',
   'data.workers',
@@ -61,28 +61,27 @@ def train(
   profile: tuple[int, int] | None = None,
   packaged_encoder: init_from.PackagedEncoder | None = None,
 ) -> dict[str, Any]:
-  """Trains the stage of `experiment` under `workdir`, going on from its newest checkpoint if there
-  is one.
+  """Trains the stage of `experiment` under `workdir`; resumes from its newest checkpoint, if any.
 
-  SIGTERM and Ctrl-C end the run after a step, saved; the same command goes on from there, on
-  whatever number of processes and devices. All processes see the same `workdir`; what is written
-  once the first of them writes.
+  On SIGTERM or Ctrl-C the run finishes the step, saves and stops. The same command resumes it, on
+  any number of processes and devices. All processes must see the same `workdir`; the first one
+  writes the shared files.
 
   Args:
     experiment: the job.
-    workdir: of all stages.
+    workdir: folder of all stages.
     iterator_factory: makes the batches.
     profile: (first, last) steps to trace into the stage's folder `profile`.
-    packaged_encoder: gives the speech encoder where a stage holds one and no checkpoint has it.
+    packaged_encoder: loads the speech encoder if the stage holds one and no checkpoint has it.
 
   Returns:
     `stage`, `steps` done, `finished`, `seconds` of this call, `metrics` of the last window,
-    `evaluation`, the newest record of one (empty = none); `already_finished` if there was nothing
-    to do.
+    `evaluation`: the newest evaluation record (empty = none); `already_finished` if there was
+    nothing to do.
 
   Raises:
-    EchoXError: what the user can put right: a missing predecessor, held-out set or package, another
-      config, a damaged checkpoint, a full disk, a loss that is not finite.
+    EchoXError: the user can fix the problem: a missing predecessor, held-out set or package,
+      another config, a damaged checkpoint, a full disk, a loss that is not finite.
   """
   started, steps = time.time(), experiment.train.steps
   stage = stages.get_stage(experiment.stage)
@@ -125,7 +124,7 @@ def train(
       )
       trained_from, kept = noted.get('sources', {}), noted.get('frozen')
     lineage.warn(workdir, stage.name, trained_from)
-    distributed.barrier('read')  # nothing is written before all have read
+    distributed.barrier('read')  # no process writes before all have read
     if distributed.is_first():
       files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
       checkpoint.unmark_finished(folder)
@@ -164,7 +163,7 @@ def train(
       batch = step.put_batch(_next(iterator, stage, done), mesh)
       waited = time.perf_counter() - waited
       variant = train_step.variant(done)
-      form = variant, *(value.shape for value in batch.values())  # buckets have shapes of their own
+      form = variant, *(value.shape for value in batch.values())  # each bucket has its own shapes
       if form not in compiled:
         before = time.perf_counter()
         arguments = (current.step, current.trainable, current.opt_state, current.frozen, batch)
@@ -182,9 +181,9 @@ def train(
       stopping = stop(done)
       saving = done % experiment.train.checkpoint_every == 0 or done == steps or stopping
       if saving or evaluate.due(done) or done % experiment.train.log_every == 0:
-        log.flush(done)  # also before saving: a state that is not finite must not be saved
+        log.flush(done)  # also before saving: raises rather than save a non-finite state
       if evaluate.due(done):
-        # before saving: what goes on from a checkpoint has its evaluation
+        # before saving: a run resumed from this checkpoint already has its evaluation
         evaluate(done, current, log)
       if saving:
         before = time.perf_counter()
@@ -205,8 +204,8 @@ def train(
 
 
 def check_config(file: Path, experiment: ExperimentConfig) -> None:
-  """Compares the config of the run in `file` with `experiment`; more steps, and what changes no
-  parameter, may differ.
+  """Compares the config of the run in `file` with `experiment`. More steps are allowed, and so are
+  changes to fields that affect no parameter.
 
   Raises:
     CheckpointError: another field differs, or the file is damaged.
@@ -221,7 +220,7 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
   def plain(job):
     return _flatten(json.loads(json.dumps(config_lib.to_dict(job))))
 
-  # a field that is newer than the run had its default
+  # a run from before a field existed used its default
   after, defaults = plain(experiment), plain(ExperimentConfig())
   for name in sorted(before.keys() | after.keys()):
     free = any(name == field or name.startswith(field + '.') for field in _FREE)
@@ -229,15 +228,15 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
     if old == new or free or (name == 'train.steps' and new > old):
       continue
     raise errors.CheckpointError(
-      f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: set it '
-      'back, or give another --workdir.'
+      f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: '
+      'change it back, or give another --workdir.'
     )
 
 
 def _restore(
   checkpoints: checkpoint.Checkpoints, done: int, abstract: state.TrainState, iterator
 ) -> tuple[state.TrainState, dict[str, Any]]:
-  """The state of step `done` and what was noted beside it; the iterator is set to where it was."""
+  """Restores the state and metadata of step `done`; sets the iterator to its saved position."""
   *trees, meta = checkpoints.restore(
     done, abstract.trainable, abstract.frozen, abstract.opt_state, iterator
   )

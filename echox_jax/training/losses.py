@@ -12,7 +12,7 @@ _IMPOSSIBLE = -1e30  # log-probability; finite, so that gradients stay finite
 
 
 class Mean(NamedTuple):
-  """A mean with the sum and the count that it is made of: float32 scalars."""
+  """A mean with its sum and count: float32 scalars."""
 
   mean: Array
   total: Array
@@ -22,15 +22,15 @@ class Mean(NamedTuple):
 def cross_entropy(
   logits: Float[Array, '*b V'], labels: Int[Array, '*b'], ignore: int = IGNORE
 ) -> Mean:
-  """Gives the cross-entropy over the labels that count.
+  """Computes the cross-entropy over all labels except `ignore`.
 
   Args:
-    logits: those at a position predict the label at the same position.
+    logits: logits at a position predict the label at the same position.
     labels: ids, or `ignore`.
     ignore: the label of positions that do not count.
 
   Returns:
-    Mean over counted labels (0 where there are none).
+    Mean over counted labels (0 if there are none).
   """
   logits = logits.astype(jnp.float32)
   counted = labels != ignore
@@ -41,9 +41,9 @@ def cross_entropy(
 def denoising_cosine(
   a: Float[Array, '*b D'], b: Float[Array, '*b D'], mask: Bool[Array, '*b'], epsilon: float = 1e-8
 ) -> Mean:
-  """Gives the mean of 1 - cosine of `a` and `b` over the positions of `mask` (paper, L_denoise).
+  """Computes the mean of 1 - cosine of `a` and `b` where `mask` is True (paper, L_denoise).
 
-  Vectors shorter than `epsilon` are divided by it, as in torch's cosine_similarity.
+  Vectors with a norm below `epsilon` are divided by `epsilon`, as in torch's cosine_similarity.
   """
   a, b = a.astype(jnp.float32), b.astype(jnp.float32)
 
@@ -59,16 +59,16 @@ def ctc_loss(
   labels: Int[Array, 'B C'],
   blank: int,
 ) -> tuple[Float[Array, ''], Float[Array, ' B']]:
-  """Gives CTC with the released reduction: each row over max(1, its labels), then the mean over
-  rows (facts 5).
+  """Computes CTC with the released reduction: divides each row by max(1, its labels), then averages
+  over rows (facts 5).
 
   A row whose labels do not fit into its frames counts as 0 with no gradient (torch's
   zero_infinity).
 
   Args:
     logits: not normalised.
-    frame_lengths: frames that count.
-    labels: ids, IGNORE at the right.
+    frame_lengths: valid frames of each row.
+    labels: ids, right-padded with IGNORE.
     blank: id of the blank.
 
   Returns:
@@ -88,8 +88,8 @@ def ctc_of_scores(
   frame_lengths: Int[Array, ' B'],
   labels: Int[Array, 'B C'],
 ) -> tuple[Float[Array, ''], Float[Array, ' B']]:
-  """Gives `ctc_loss` from the log-probabilities that it needs, of the blank and of each label (any
-  number where IGNORE).
+  """Computes `ctc_loss` from the log-probabilities of the blank and of each label (any number where
+  IGNORE).
   """
   counted = labels != IGNORE
   label_lengths = jnp.sum(counted, axis=-1)
@@ -102,7 +102,7 @@ def ctc_of_scores(
 
 
 def masked_mean(values: Float[Array, '*b'], mask: Bool[Array, '*b']) -> Mean:
-  """Gives the mean of the values where `mask` holds, 0 where it holds nowhere."""
+  """Returns the mean of the values where `mask` is True; 0 if it is True nowhere."""
   total = jnp.sum(jnp.where(mask, values, 0.0))
   count = jnp.sum(mask).astype(jnp.float32)
   return Mean(total / jnp.maximum(count, 1.0), total, count)
@@ -115,10 +115,11 @@ def _ctc_forward(
   frame_lengths: Array,
   label_lengths: Array,
 ) -> Array:
-  """Negative log-likelihoods float[B]: the forward algorithm with blanks and labels kept apart.
+  """Returns negative log-likelihoods float[B] by the forward algorithm, with separate blanks and
+  labels.
 
-  The best path's score is taken out after each frame: scores of hundreds of frames would leave too
-  few digits for the differences that the gradient is made of.
+  It subtracts the best path's score after each frame. Otherwise the scores of hundreds of frames
+  would leave too few digits for the small differences that the gradient depends on.
 
   Args:
     blank_scores: float[B,T] log-probabilities of the blank.

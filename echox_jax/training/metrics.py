@@ -1,17 +1,16 @@
-"""What a run tells: JSON lines, and a progress bar with the time that is left.
+"""The metrics of a run: JSON lines, and a progress bar with the remaining time.
 
-`metrics.jsonl` holds a line for each window of steps, `{"kind": "train", "step", ...}`; for each
-evaluation on held-out rows (`data.eval_sets`, see `validation`), `{"kind": "eval", "step", "loss",
-..., "eval_seconds"}`; and for each compilation, `{"kind": "compile",
-...}`. The time
-of evaluations, compilations and checkpoints is in no window. With `train.tensorboard` the first two
-are in event files as well (`event_files`).
+`metrics.jsonl` has three kinds of lines: `{"kind": "train", "step", ...}` per window of steps;
+`{"kind": "eval", "step", "loss", ..., "eval_seconds"}` per evaluation on held-out rows
+(`data.eval_sets`, see `validation`); and `{"kind": "compile", ...}` per compilation. A window
+excludes the time of evaluations, compilations and checkpoints. With `train.tensorboard` the first
+two kinds go to event files too (`event_files`).
 
 In the record of a window, loss parts are means over its steps; `tokens`, `audio_seconds` and
-`overflow_*` are sums. `step_time` and `data_time` are seconds a step, waiting for data included in
-both. `job_seconds` is the time since the job first started, whatever stopped it meanwhile, and
-`goodput` the share of it that was spent in steps that count. Where the FLOPs of a step are known
-there are `model_flops_per_second`, and `mfu`, their share of what the chips can do.
+`overflow_*` are sums. `step_time` and `data_time` are seconds per step; both include waiting for
+data. `job_seconds` is the time since the job first started, including interruptions. `goodput` is
+the share of it spent in steps that were kept. If the FLOPs of a step are known, there are
+`model_flops_per_second`, and `mfu`, their share of the chips' peak.
 """
 
 import json
@@ -31,22 +30,21 @@ _SUMS = ('tokens', 'audio_seconds')
 
 
 class Metrics:
-  """Collects the metrics of steps; a record is written for each window. Only the first process
-  writes.
+  """Collects the metrics of steps and writes a record per window. Only the first process writes.
 
   Args:
-    file: the JSON lines; records after `step` are dropped, so that no step of a resumed run is
-      there twice.
+    file: the JSON lines file; records after `step` are dropped, so that no step of a resumed run
+      appears twice.
     stage: for the progress bar and messages.
-    step: where the run starts.
-    steps: where it ends.
-    peak_flops: what all devices together can do, FLOP/s; None = not known.
+    step: first step of the run.
+    steps: last step of the run.
+    peak_flops: peak FLOP/s of all devices together; None = unknown.
     started: time.time() when this run began; None = now.
-    events: folder for TensorBoard event files; None = none are written.
+    events: folder for TensorBoard event files; None = no event files.
 
   Attributes:
-    last: the newest record of a window, of this run or the one that it continues; {} = none yet.
-    last_evaluation: that of an evaluation.
+    last: the newest window record of this run or of the run that it continues; {} = none yet.
+    last_evaluation: the newest evaluation record.
   """
 
   def __init__(
@@ -64,12 +62,12 @@ class Metrics:
     kept = truncate(self._file, step) if self._writes else []
     self.last, self.last_evaluation = newest(kept, 'train'), newest(kept, 'eval')
     self._events = event_files.EventFiles(events, kept) if events and self._writes else None
-    before = self.last.get('job_seconds', 0.0)  # of the runs that this one continues
+    before = self.last.get('job_seconds', 0.0)  # job time of the runs that this one continues
     self._job_started = (
       self.last['time'] - before if before else time.time() if started is None else started
     )
     self._productive = self.last.get('goodput', 0.0) * before
-    slow = 0.2 if sys.stderr.isatty() else 20.0  # a log file is not to fill with bars
+    slow = 0.2 if sys.stderr.isatty() else 20.0  # do not fill a log file with progress bars
     self.bar = tqdm.tqdm(
       total=steps,
       initial=step,
@@ -87,8 +85,8 @@ class Metrics:
     self._data_time, self._flops, self._excluded, self._start = 0.0, 0.0, 0.0, time.perf_counter()
 
   def add(self, values: dict[str, jax.Array], data_time: float, flops: float = 0.0) -> None:
-    """Adds one step; values stay on the device until the window ends. `flops`: of the model, over
-    all devices; 0 = not known.
+    """Adds one step; values stay on the device until the window ends. `flops`: model FLOPs of the
+    step over all devices; 0 = unknown.
     """
     self._window.append(values)
     self._data_time += data_time
@@ -96,7 +94,7 @@ class Metrics:
     self.bar.update()
 
   def exclude(self, seconds: float) -> None:
-    """Takes time that was not training (compiling, saving) out of the window."""
+    """Excludes time that was not training (compiling, saving) from the window."""
     self._excluded += seconds
 
   def compiled(self, step: int, variant: str, seconds: float) -> None:
@@ -107,10 +105,10 @@ class Metrics:
     self.exclude(seconds)
 
   def evaluated(self, step: int, values: dict[str, float], seconds: float) -> None:
-    """Records an evaluation after `step`, which took so long.
+    """Records an evaluation after `step` that took `seconds`.
 
     Raises:
-      EchoXError: a loss that is not finite.
+      EchoXError: the loss is not finite.
     """
     if not math.isfinite(values['loss']):
       raise errors.EchoXError(
@@ -118,7 +116,7 @@ class Metrics:
         f'{step}; the '
         'last good checkpoint is kept: lower train.optimizer.learning_rate and start again in '
         'another '
-        '--workdir, or look at those sets.'
+        '--workdir, or check those sets.'
       )
     self.last_evaluation = {
       'kind': 'eval',
@@ -132,10 +130,10 @@ class Metrics:
     self.exclude(seconds)
 
   def flush(self, step: int) -> None:
-    """Ends the window at `step`: waits for its steps, writes its record.
+    """Ends the window at `step`: waits for its steps and writes its record.
 
     Raises:
-      EchoXError: a loss or gradient that is not finite.
+      EchoXError: a loss or gradient is not finite.
     """
     if not self._window:
       return
@@ -157,7 +155,7 @@ class Metrics:
         f'stage {self._stage!r}: {bad[0]} is {record[bad[0]]} between steps '
         f'{step - len(window) + 1} and {step}; the last good '
         'checkpoint is kept: lower train.optimizer.learning_rate and start again in another '
-        '--workdir, or look at the data.'
+        '--workdir, or check the data.'
       )
     for name in _SUMS:
       if name in record:
@@ -177,13 +175,13 @@ class Metrics:
     self._begin()
 
   def close(self) -> None:
-    """Ends the progress bar and the event files."""
+    """Closes the progress bar and the event files."""
     self.bar.close()
     if self._events:
       self._events.close()
 
   def _show(self) -> None:
-    """The newest losses, behind the bar."""
+    """Shows the newest losses after the progress bar."""
     losses = {'loss': self.last, 'eval_loss': self.last_evaluation}
     self.bar.set_postfix(
       {name: f'{record["loss"]:.4g}' for name, record in losses.items() if record}, refresh=False
@@ -198,7 +196,7 @@ class Metrics:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-  """The records of a metrics file; a last line that was cut short is left out. Empty if there is no
+  """Reads the records of a metrics file and skips a truncated last line. Returns [] if there is no
   file.
   """
   records = []
@@ -212,12 +210,12 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def truncate(file: Path, step: int) -> list[dict[str, Any]]:
-  """Drops the records after `step` (all of them for a run that starts anew); returns the others."""
+  """Drops the records after `step` (all of them for a new run); returns the others."""
   kept = [record for record in read(file) if step and record['step'] <= step]
   files.atomic_write_text(file, ''.join(json.dumps(record) + '\n' for record in kept))
   return kept
 
 
 def newest(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-  """The last record of a kind; {} if there is none."""
+  """Returns the last record of a kind, or {}."""
   return next((record for record in reversed(records) if record['kind'] == kind), {})

@@ -1,5 +1,5 @@
-"""AdamW with warm-up and cosine decay, clipped, without decay of norms and biases (paper, training
-settings known).
+"""AdamW with warm-up, cosine decay and gradient clipping, without weight decay on norms and biases
+(paper, training settings known).
 """
 
 import jax
@@ -7,15 +7,15 @@ import optax
 
 from echox_jax.training.experiment import OptimizerConfig
 
-# names of norm scales and of biases; layers are stacked, so ranks do not tell them apart
+# names of norm scales and biases; layers are stacked, so array ranks do not identify them
 _NOT_DECAYED = ('scale', 'bias')
 
 
 def make_schedule(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
-  """Learning rate by step: linear warm-up, then a cosine from the peak to `end_fraction` of it.
+  """Returns the learning rate schedule: linear warm-up, then a cosine from the peak to
+  `end_fraction` of it.
 
-  The warm-up takes at most half of the run, so that a shortened run still reaches the peak and
-  decays.
+  The warm-up takes at most half of the run, so a shortened run still reaches the peak and decays.
   """
   warmup = min(cfg.warmup_steps, steps // 2)
   start = cfg.learning_rate / (warmup + 1) if warmup else cfg.learning_rate
@@ -25,7 +25,7 @@ def make_schedule(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-  """The optimizer of a run of `steps` steps; `clip_norm` 0 = no clipping."""
+  """Returns the optimizer for a run of `steps` steps; `clip_norm` 0 = no clipping."""
   clip = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm > 0 else []
   return optax.chain(
     *clip,
@@ -36,5 +36,5 @@ def make_optimizer(cfg: OptimizerConfig, steps: int) -> optax.GradientTransforma
 
 
 def decayed(params):
-  """Tree of bools: True where weight decay applies."""
+  """Returns a tree of bools: True where weight decay applies."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in _NOT_DECAYED, params)

@@ -1,4 +1,4 @@
-"""Being told to stop: all processes end after the same step, whichever of them was told."""
+"""Preemption: all processes stop after the same step, whichever of them gets the signal."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -12,11 +12,11 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[int], bool]]:
-  """Yields `stop(step)`: whether to stop after `step`, because of SIGTERM or Ctrl-C.
+  """Yields `stop(step)`: whether to stop after `step` because of SIGTERM or Ctrl-C.
 
-  It must be called after every step. With several processes JAX takes the signal (since
-  `jax.distributed.initialize`), tells the others, and all hear True at one and the same later step.
-  In a single process a second signal acts as it would without us.
+  Call it after every step. With several processes, JAX catches the signal (since
+  `jax.distributed.initialize`) and tells the others; all of them get True at the same later step.
+  In a single process, a second signal has its default effect.
   """
   if jax.process_count() > 1:
     with _handlers({signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}):
@@ -35,7 +35,7 @@ def watch() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def _handlers(handlers: dict[int, Callable]) -> Iterator[None]:
-  """Installs signal handlers, which only the main thread can; puts the earlier ones back."""
+  """Installs signal handlers and restores the old ones later; only the main thread can do so."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return

@@ -10,10 +10,10 @@ from echox_jax.parallel import distributed
 
 
 def parse(text: str | None) -> tuple[int, int] | None:
-  """`START:STOP` -> (start, stop): the steps after the first `start`, until `stop` are done.
+  """Parses `START:STOP` to (start, stop): traces from after step `start` to the end of step `stop`.
 
   Raises:
-    ConfigError: another form, or nothing to trace.
+    ConfigError: the text has another form or selects no step.
   """
   if text is None:
     return None
@@ -26,10 +26,10 @@ def parse(text: str | None) -> tuple[int, int] | None:
 
 
 class Trace:
-  """Traces the first process between two steps, as a context; an error ends the trace too.
+  """Context manager that traces the first process between two steps; an error also ends the trace.
 
   Args:
-    folder: where the trace goes.
+    folder: output folder of the trace.
     window: (start, stop); None = no trace.
   """
 
@@ -45,7 +45,7 @@ class Trace:
       jax.profiler.stop_trace()
 
   def before(self, step: int) -> None:
-    """Before the step that follows `step` steps done; a resumed run may come in inside the
+    """Call before the next step, with `step` steps done; a resumed run may start inside the
     window.
     """
     if self._start <= step < self._stop and not self._on:
@@ -53,7 +53,7 @@ class Trace:
       self._on = True
 
   def after(self, step: int, values: Any) -> None:
-    """After `step` steps, the last of which computes `values`."""
+    """Call after `step` steps; the last one computes `values`."""
     if self._on and step >= self._stop:
       jax.block_until_ready(values)
       jax.profiler.stop_trace()

@@ -15,17 +15,17 @@ from echox_jax.training.experiment import ExperimentConfig
 
 Array = jax.Array
 Metrics = dict[str, Array]
-_MASKS = 7  # what tells their random numbers from those of dropout
+_MASKS = 7  # folded into the key, so that masks and dropout use different random numbers
 
 
 def text_loss(
   params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
 ) -> tuple[Array, Metrics]:
-  """Next-token cross-entropy of text rows.
+  """Computes the next-token cross-entropy of text rows.
 
   Args:
     params: group `llm`.
-    batch: `input_ids`, `labels` int[B,T]; `segments` int[B,T] where rows are packed.
+    batch: `input_ids`, `labels` int[B,T]; `segments` int[B,T] if rows are packed.
     rng: dropout key; None = deterministic.
     experiment: the job.
 
@@ -40,20 +40,20 @@ def text_loss(
 def s2t_loss(
   params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
 ) -> tuple[Array, Metrics]:
-  """Cross-entropy of the answer plus `ctc_weight` times CTC of the transcript.
+  """Computes the cross-entropy of the answer plus `ctc_weight` times CTC of the transcript.
 
   Args:
-    params: groups `llm`, `adapter` (and `whisper` where states are not cached).
+    params: groups `llm`, `adapter` (and `whisper` if states are not cached).
     batch: `input_ids`, `labels` int[B,T], `ctc_labels` int[B,C], `states` float[B,E,Dw] +
-      `state_lengths` int[B] or `audio` float[B,samples] + `audio_lengths` int[B]; speech and
+      `state_lengths` int[B] or `audio` float[B,samples] + `audio_lengths` int[B]. Speech and
       `ctc_labels` may have a turn axis after B. Packed rows have `segments` int[B,T], and an axis
-      of clips in its place.
+      of clips instead of turns.
     rng: dropout key; None = deterministic.
     experiment: the job.
 
   Returns:
     (loss, metrics `text_ce`, `ctc`, `tokens`, `audio_seconds`, `kept_frames`, `overflow_shrink`,
-      and of packed rows `overflow_positions`).
+      and `overflow_positions` for packed rows).
   """
   batch = with_states(params, batch, rng, experiment)
   output = echox.s2t_forward(params, experiment.model, batch, **dropout(rng))
@@ -61,8 +61,8 @@ def s2t_loss(
 
 
 def with_states(params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig) -> dict:
-  """The batch with the states of its waveforms, if it has any; given a key, `data.augment` may hide
-  parts of their log-mels.
+  """Adds the encoder states of a batch's waveforms, if it has any; with a key, `data.augment` may
+  mask parts of their log-mels.
   """
   if 'audio' not in batch:
     return batch
@@ -83,9 +83,7 @@ def with_states(params: dict, batch: dict, rng: Array | None, experiment: Experi
 def loss_of_output(
   params: dict, batch: dict, output: echox.S2TOutput, experiment: ExperimentConfig
 ) -> tuple[Array, Metrics]:
-  """As `s2t_loss`, for a forward pass that is there already (echo training needs its states as
-  well).
-  """
+  """Like `s2t_loss`, for an existing forward pass (echo training needs its states too)."""
   choices = experiment.train.loss
   ce = next_token_loss(params, output, choices.chunk_tokens)
   speech = output.speech
@@ -104,7 +102,7 @@ def loss_of_output(
     return jnp.sum(x).astype(jnp.float32)
 
   more = {}
-  # the mean is one over dialogues, not over the clips that there is room for
+  # average over dialogues, not over all clip slots
   if 'segments' in batch:
     ctc *= len(frames) / jnp.maximum(count(jnp.max(batch['segments'], axis=1)), 1.0)
     more['overflow_positions'] = count(output.overflow)
@@ -124,12 +122,14 @@ def loss_of_output(
 
 
 def dropout(rng: Array | None) -> dict:
-  """Arguments of a model's `apply`: dropout drawn from the key `rng`, or none at all (None)."""
+  """Returns the dropout arguments of a model's `apply` for the key `rng`; None = no dropout."""
   return {'deterministic': rng is None, 'rngs': None if rng is None else {'dropout': rng}}
 
 
 def next_token_loss(params: dict, output: echox.S2TOutput, chunk: int = 0) -> losses.Mean:
-  """Cross-entropy of each counted label given the state before it; `chunk` as in `chunked`."""
+  """Computes the cross-entropy of each label from the state before it; `chunk` as in
+  `models.chunked_head`.
+  """
   return chunked_losses.cross_entropy(
     output.hidden[:, :-1], head_embedding(params['llm']), output.labels[:, 1:], chunk
   )

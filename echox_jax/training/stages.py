@@ -1,10 +1,10 @@
-"""The stages of training: what each holds, trains, keeps frozen, starts from and minimises, in one
-table.
+"""The table of training stages: their parameter groups, trained and frozen parts, checkpoints to
+start from, and losses.
 
-Paper, three stages: S2T trains the adapter and LoRA; T2C trains the unit decoder on frozen text
-embeddings; echo training trains adapter, LoRA, echo decoder and denoising adapter against the
-frozen T2C. `text` exists for models that are small enough to have learned nothing yet; `vocoder`
-stands by itself.
+The paper has three stages. S2T trains the adapter and LoRA. T2C trains the unit decoder on frozen
+text embeddings. Echo training trains adapter, LoRA, echo decoder and denoising adapter against the
+frozen T2C. Here, `text` pretrains LLMs that are trained from scratch, and `vocoder` is independent
+of the other stages.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,28 +18,28 @@ from echox_jax.training.experiment import ExperimentConfig
 
 _LORA = r'llm/.*/lora_[ab]'
 _LLM_BASE = r'llm/(?!.*/lora_[ab]$).*'
-TEXT_TABLE = 'llm/TEXT_TABLE'  # stands for the table that `unit_decoder.text_table` names
+TEXT_TABLE = 'llm/TEXT_TABLE'  # placeholder for the table that `unit_decoder.text_table` names
 TEXT_TABLES = ('embed_tokens', 'lm_head')
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One row of the table. Patterns are regular expressions that match a whole path such as
+  """One row of the table. Patterns are regular expressions that match a whole path, e.g.
   `llm/trunk/norm/scale`.
 
   Attributes:
-    name: what configs and folders call it.
+    name: the name in configs and folders.
     groups: parameter groups that the stage holds.
-    trainable: patterns of what is trained; everything else is frozen: no gradient, no optimizer
+    trainable: patterns of the trained parameters; all others are frozen: no gradient, no optimizer
       state.
     starts_from: stages whose checkpoints it starts from (default of `init_from`).
-    inherits: groups that must come from there; other groups start fresh where no predecessor has
-      them.
+    inherits: groups that must come from these checkpoints; other groups start fresh if no
+      checkpoint has them.
     copies: (group, source path) pairs: the group starts as a copy; for `TEXT_TABLE` the config
       names the path.
     uses_speech: holds the speech encoder too, unless its states are cached.
     loss: (params, batch, dropout key, experiment) -> (loss, metrics).
-    optimizers: groups trained against each other, each with an optimizer of its own; empty = one
+    optimizers: groups trained against each other, each with its own optimizer; empty = one
       optimizer for all.
   """
 
@@ -54,13 +54,13 @@ class Stage:
   optimizers: tuple[str, ...] = ()
 
   def groups_for(self, experiment: ExperimentConfig) -> tuple[str, ...]:
-    """The groups held under this config."""
+    """Returns the groups that the stage holds with this config."""
     return self.groups + (
       ('whisper',) if self.uses_speech and not experiment.data.cached_states else ()
     )
 
   def copies_for(self, experiment: ExperimentConfig) -> dict[str, str]:
-    """Group -> path that it starts as a copy of, under this config.
+    """Returns {group: path that it starts as a copy of} with this config.
 
     Raises:
       ConfigError: `unit_decoder.text_table` names no table of the LLM.
@@ -120,10 +120,10 @@ STAGES = {
 
 
 def get_stage(name: str) -> Stage:
-  """The stage called `name`.
+  """Returns the stage called `name`.
 
   Raises:
-    ConfigError: there is none.
+    ConfigError: there is no such stage.
   """
   if name not in STAGES:
     raise errors.ConfigError(f'stage {name!r} is unknown: use one of {", ".join(STAGES)}.')
@@ -131,10 +131,10 @@ def get_stage(name: str) -> Stage:
 
 
 def trainable_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
-  """Those of `paths` that the stage trains.
+  """Returns the subset of `paths` that the stage trains.
 
   Raises:
-    ConfigError: a pattern matches nothing, so that the config lacks what the stage is to train.
+    ConfigError: a pattern matches no path, so the model lacks parameters that the stage trains.
   """
   paths = list(paths)
   found = frozenset()

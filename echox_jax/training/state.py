@@ -1,4 +1,4 @@
-"""The state of a training run: one pytree, created already sharded."""
+"""The state of a training run: one pytree, created directly on its shardings."""
 
 from collections.abc import Iterable
 
@@ -20,13 +20,13 @@ FROZEN_DTYPES = ('float32', 'bfloat16')
 
 @struct.dataclass
 class TrainState:
-  """What a step reads and writes.
+  """The state that a step reads and writes.
 
   Attributes:
     step: int32 scalar, steps done.
-    trainable: dict of groups with the trained leaves alone.
-    frozen: dict of groups with the leaves that never change, in `train.frozen_dtype`.
-    opt_state: player -> optimizer state over the trained leaves, float32 as they are (see
+    trainable: dict of groups with only the trained leaves.
+    frozen: dict of groups with the frozen leaves, in `train.frozen_dtype`.
+    opt_state: optimizer name -> optimizer state of the trained leaves, float32 like them (see
       `by_optimizer`).
   """
 
@@ -36,12 +36,12 @@ class TrainState:
   opt_state: Tree
 
   def params(self) -> Tree:
-    """Dict of whole groups."""
+    """Returns a dict of whole groups."""
     return merge(self.trainable, self.frozen)
 
 
 def split(stage: stages.Stage, params: Tree) -> tuple[Tree, Tree]:
-  """(trainable, frozen) halves of the parameters, by the stage's patterns."""
+  """Splits the parameters into (trainable, frozen) by the stage's patterns."""
   flat = flatten(params)
   chosen = stages.trainable_paths(stage, flat)
   return (
@@ -51,28 +51,28 @@ def split(stage: stages.Stage, params: Tree) -> tuple[Tree, Tree]:
 
 
 def by_optimizer(stage: stages.Stage, trainable: Tree) -> dict[str, Tree]:
-  """The trained leaves by optimizer: one for all, or one for each group of groups trained against
-  each other.
+  """Returns the trained leaves by optimizer: one optimizer for all, or one per group if groups are
+  trained against each other.
   """
   return {name: trainable[name] for name in stage.optimizers} or {'model': trainable}
 
 
 def init_params(key: jax.Array, experiment: ExperimentConfig, groups: Iterable[str]) -> Tree:
-  """Makes fresh boxed parameters of `groups`, with the sizes of the job."""
+  """Initialises boxed parameters of `groups` with the job's sizes."""
   return params_lib.init_groups(key, experiment.model, groups, experiment.train.discriminators)
 
 
 def abstract_params(experiment: ExperimentConfig, groups: Iterable[str], mesh: Mesh) -> Tree:
-  """Shapes and shardings of the parameters of `groups`; nothing is computed."""
+  """Returns shapes and shardings of the parameters of `groups`, without computing anything."""
   boxed = jax.eval_shape(lambda key: init_params(key, experiment, groups), jax.random.key(0))
   return _with_shardings(sharding.unbox(boxed), sharding.param_shardings(boxed, mesh))
 
 
 def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> TrainState:
-  """Shapes and shardings of the whole state.
+  """Returns shapes and shardings of the whole state.
 
   Raises:
-    ConfigError: the mesh does not fit the parameters, or an unknown `train.frozen_dtype`.
+    ConfigError: the mesh does not fit the parameters, or `train.frozen_dtype` is unknown.
   """
   dtype = experiment.train.frozen_dtype
   if dtype not in FROZEN_DTYPES:
@@ -110,11 +110,12 @@ def create_state(
   sources: list[init_from.ParamSource] | None,
   packaged_encoder: init_from.PackagedEncoder | None = None,
 ) -> TrainState:
-  """The state before the first step: parameters of the sources (see `init_from`), copies, fresh
-  values; built on their shardings.
+  """Creates the state before the first step, directly on its shardings: parameters of the sources
+  (see `init_from`), copies and fresh values.
 
   Raises:
-    CheckpointError: a source is damaged, of another config, or lacks what the stage must inherit.
+    CheckpointError: a source is damaged, has another config, or lacks a group that the stage must
+      inherit.
   """
   abstract = abstract_state(stage, experiment, mesh)
   wanted = flatten(abstract.params())

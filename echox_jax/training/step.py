@@ -1,11 +1,11 @@
 """One optimizer step as a jitted function: a loss with one optimizer, or generator and
 discriminators with two.
 
-With `train.accumulate_steps` the rows of a batch are computed in so many parts, one after another,
-and the update is made once. Every part counts by its supervised tokens: a loss that is a mean over
-tokens, its gradient and its metrics are those of the whole batch. Terms that are means over
-something else (CTC over rows, the echo decoder's over unit words) are weighted by tokens as well,
-so theirs are equal only where the parts are alike. Counts (tokens, seconds, overflows...) are
+With `train.accumulate_steps` a batch is split into that many parts. They are computed one after
+another, followed by a single update. Each part is weighted by its supervised tokens, so a loss that
+is a mean over tokens, its gradient and its metrics equal those of the whole batch. Terms that are
+means over something else (CTC over rows, the echo decoder's over unit words) are weighted by tokens
+too, so they are only exact if the parts are alike. Counts (tokens, seconds, overflows...) are
 summed.
 """
 
@@ -32,7 +32,7 @@ from echox_jax.training.state import TrainState
 Metrics = dict[str, jax.Array]
 Carry = tuple[jax.Array, Any, Any]  # step, trainable, opt_state
 
-# Metrics that are counts, as are all `overflow_*`; the others are means.
+# Metrics that are counts, like all `overflow_*`; the others are means.
 _COUNTS = (
   'tokens',
   'audio_seconds',
@@ -52,7 +52,7 @@ class TrainStep:
     functions: jitted
       `(step, trainable, opt_state, frozen, batch) -> ((step, trainable, opt_state), metrics)`, by
       variant; the first three arguments are donated.
-    variant: which of them does a step, by its number alone, so that a resumed run takes the same.
+    variant: selects the function from the step number alone, so that a resumed run uses the same.
   """
 
   functions: Mapping[str, Any]
@@ -61,8 +61,8 @@ class TrainStep:
   def __call__(
     self, function: Callable[..., Any], state: TrainState, batch: Mapping[str, jax.Array]
   ) -> tuple[TrainState, Metrics]:
-    """One step with `function`, a (compiled) one of `functions`; the arrays of `state` other than
-    frozen are used up.
+    """Runs one step with `function`, a (compiled) member of `functions`; donates all arrays of
+    `state` except the frozen ones.
     """
     (step, trainable, opt_state), metrics = function(
       state.step, state.trainable, state.opt_state, state.frozen, batch
@@ -71,7 +71,7 @@ class TrainStep:
 
 
 def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None:
-  """Raises ConfigError where the batch, or its slices, cannot be split over the mesh or into
+  """Raises ConfigError if the batch, or its slices, cannot be split over the mesh or into
   `accumulate_steps` parts.
   """
   _check_positions(stage, experiment)
@@ -97,9 +97,10 @@ def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None
 
 
 def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> TrainStep:
-  """The step of `stage`; its random numbers come from the seed and the number of the step.
+  """Builds the step of `stage`; its random numbers depend on the seed and the step number.
 
-  The metrics are those of the loss, `loss`, `grad_norm` (of each player) and `learning_rate`.
+  The metrics are the loss function's own, plus `loss`, `grad_norm` (one per optimizer) and
+  `learning_rate`.
   """
   abstract = state_lib.abstract_state(stage, experiment, mesh)
   shardings = jax.tree.map(
@@ -121,10 +122,10 @@ def make_train_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mes
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows (numpy) -> global arrays, split over the data axes of the mesh.
+  """Turns this process's rows (numpy) into global arrays, sharded over the data axes of the mesh.
 
-  Nothing waits for the transfer: steps are dispatched ahead of the devices, so a batch is on its
-  way while earlier steps run.
+  The transfer is asynchronous: steps are dispatched ahead of the devices, so a batch is transferred
+  while earlier steps run.
   """
   where = sharding.batch_sharding(mesh)
   return {
@@ -133,10 +134,10 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
-  """Raises ConfigError where a row is longer than the model it goes into has positions."""
+  """Raises ConfigError if a row needs more positions than its model has."""
   model, data = experiment.model, experiment.data
   row = f'data.max_tokens {data.max_tokens}'
-  rows = []  # (positions of a row, the fields that say so, the part of the model and its config)
+  rows = []  # (positions of a row, fields that determine them, model part and its config)
   if 'llm' in stage.groups and stage.uses_speech:
     both = f'{row} and adapter.shrink_budget {model.adapter.shrink_budget}'
     rows.append((data.max_tokens + positions.speech(model), both, 'llm', model.llm))
@@ -161,8 +162,8 @@ def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
 
 
 def _check_echo(experiment: ExperimentConfig, mesh: Mesh) -> None:
-  """Raises ConfigError where row groups cannot share the slices, or a device cannot hold the LLM
-  that is to make answers.
+  """Raises ConfigError if the slices do not divide over the row groups, or a device cannot hold the
+  LLM that generates answers.
   """
   model, choices, parts = experiment.model, experiment.train.loss, experiment.train.accumulate_steps
   groups = sharding.row_groups(mesh)
@@ -191,11 +192,10 @@ def _check_echo(experiment: ExperimentConfig, mesh: Mesh) -> None:
 
 
 def combine(metrics: Metrics) -> Metrics:
-  """The metrics of a whole from those of its parts, float[parts] each (of numpy or JAX): counts are
-  summed, means
-  are weighted by supervised tokens.
+  """Combines the metrics of parts, float[parts] each (numpy or JAX): sums counts and weights means
+  by supervised tokens.
 
-  In stages without tokens (the vocoder) all parts count alike.
+  In stages without tokens (the vocoder) all parts have equal weight.
   """
   weights = metrics.get('tokens', 0 * metrics['loss'] + 1)
   whole = weights.sum().clip(1.0)
@@ -209,7 +209,7 @@ def combine(metrics: Metrics) -> Metrics:
 
 
 def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
-  """The step of a stage with one loss; `shardings` of the trained parameters."""
+  """Builds the step of a stage with one loss; `shardings` are those of the trained parameters."""
   loss_fn, update = stage.loss, _updater(experiment)
   parts = experiment.train.accumulate_steps
 
@@ -244,7 +244,7 @@ def _single(stage: stages.Stage, experiment: ExperimentConfig, shardings: Tree):
 
 
 def _against(experiment: ExperimentConfig, adversarial: bool):
-  """The step of the vocoder: generator and discriminators move at once, judged on the same
+  """Builds the step of the vocoder: it updates generator and discriminators together, on the same
   generated waveform.
   """
   from echox_jax.training import vocoder_step  # stages import their losses only when they run
@@ -298,7 +298,7 @@ def _against(experiment: ExperimentConfig, adversarial: bool):
 
 
 def _parts(batch: Mapping[str, jax.Array], parts: int) -> dict[str, jax.Array]:
-  """Arrays [B, ...] -> [parts, B / parts, ...]; a part takes every `parts`-th row, so that rows
+  """Splits arrays [B, ...] into [parts, B / parts, ...]; a part takes every `parts`-th row, so rows
   stay on their devices.
   """
 
@@ -312,7 +312,7 @@ def _parts(batch: Mapping[str, jax.Array], parts: int) -> dict[str, jax.Array]:
 
 
 def _updater(experiment: ExperimentConfig):
-  """(grads, opt_state, params) -> (params, opt_state, norm of the gradient before clipping)."""
+  """Returns (grads, opt_state, params) -> (params, opt_state, gradient norm before clipping)."""
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
 
   def update(grads, opt_state, params):

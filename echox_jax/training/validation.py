@@ -1,18 +1,18 @@
-"""Held-out losses while a stage trains: `data.eval_sets`, every `train.eval_every` steps and after
-the last.
+"""Held-out losses during training: evaluates `data.eval_sets` every `train.eval_every` steps and
+after the last step.
 
-The batches are the first `train.eval_batches` of each set, in an order that follows from the seed.
-They are read once, before the first step, and kept in host memory, so that every evaluation sees
-the same rows, in a resumed run too. A batch has as many rows as training computes at a time
-(`train.batch_size` / `train.accumulate_steps`), split over the same mesh. No row counts twice: a
-set with fewer rows gives fewer batches. Only a set with too few rows for a single batch fills it
-with some of them again. Both are told at the start.
+It uses the first `train.eval_batches` batches of each set, in an order that depends on the seed.
+They are read once before the first step and stay in host memory, so every evaluation sees the same
+rows, even in a resumed run. A batch has as many rows as training computes at a time
+(`train.batch_size` / `train.accumulate_steps`), sharded over the same mesh. No row counts twice: a
+set with fewer rows gives fewer batches. If a set has too few rows for a single batch, some rows
+repeat. A message at the start reports both cases.
 
-The loss is that of training without what is random there: no dropout and no augmentation. Clips of
-all lengths share a batch (`data.buckets` are not used: a small set would not fill them). Stages
-that hear take spoken questions only, whatever `data.written_fraction` is. The vocoder is measured
-by what compares it with the recording; what its discriminators think of it changes as they learn,
-and is left out.
+The loss is the training loss without randomness: no dropout and no augmentation. Clips of all
+lengths share a batch; `data.buckets` are not used, because a small set would not fill them. Stages
+with speech use only spoken questions, regardless of `data.written_fraction`. The vocoder's loss
+only compares it with the recording. The adversarial losses are left out, because they change as the
+discriminators learn.
 
 Losses are means weighted by tokens and counts are sums, as in training (see `step.combine`).
 """
@@ -36,13 +36,13 @@ from echox_jax.training import metrics, stages, step
 from echox_jax.training.experiment import AugmentConfig, ExperimentConfig
 from echox_jax.training.state import TrainState
 
-VARIANT = 'eval'  # what its compilations are called in the metrics
+VARIANT = 'eval'  # name of its compilations in the metrics
 
 Batch = dict[str, np.ndarray]
 
 
 def check(experiment: ExperimentConfig) -> None:
-  """Raises ConfigError where the settings of the evaluation do not go together."""
+  """Raises ConfigError if the evaluation settings contradict each other."""
   data, train = experiment.data, experiment.train
   if train.eval_every < 0 or train.eval_batches < 1:
     raise errors.ConfigError(
@@ -63,9 +63,7 @@ def check(experiment: ExperimentConfig) -> None:
   again = next((name for name in data.eval_sets if named.count(name) > 1), None)
   if again:
     where = (
-      'is among the data.sets that the stage trains on'
-      if again in data.sets
-      else 'stands there twice'
+      'is among the data.sets that the stage trains on' if again in data.sets else 'is listed twice'
     )
     raise errors.ConfigError(
       f'data.eval_sets names {again!r}, which {where}: take it out, or name a set that is held out.'
@@ -73,7 +71,7 @@ def check(experiment: ExperimentConfig) -> None:
 
 
 def held_out(experiment: ExperimentConfig, name: str) -> ExperimentConfig:
-  """The job whose batches are those of the held-out set `name`."""
+  """Returns the job whose batches come from the held-out set `name`."""
   data = dataclasses.replace(
     experiment.data,
     sets=(name,),
@@ -94,18 +92,18 @@ def read_batches(
   workdir: Path,
   iterator_factory: Callable[..., Iterator[Batch]],
 ) -> list[Batch]:
-  """This process's rows of all batches that are evaluated; empty where nothing is.
+  """Reads this process's rows of all evaluation batches; empty without evaluation.
 
   Args:
     experiment: the job.
     mesh: the devices of all processes.
-    workdir: of all stages.
-    iterator_factory: as for `loop.train`; its iterators have `distinct(most)` too, the number of
-      batches, at most `most`, before one has a row again.
+    workdir: folder of all stages.
+    iterator_factory: as for `loop.train`; its iterators also have `distinct(most)`, the number of
+      batches, at most `most`, before a row repeats.
 
   Raises:
-    ConfigError, DataError: a set that is missing, damaged, or of which no row is left; the sentence
-      names `data.eval_sets`.
+    ConfigError, DataError: a set is missing, damaged, or has no usable row; the sentence names
+      `data.eval_sets`.
   """
   batches, most = [], experiment.train.eval_batches
   for name in experiment.data.eval_sets:
@@ -119,20 +117,20 @@ def read_batches(
       raise type(error)(f'data.eval_sets: {error}') from error
     if count < most and distributed.is_first():
       what = (
-        f'{count} of the {most} batches (train.eval_batches), and no more are evaluated'
+        f'{count} of the {most} batches (train.eval_batches), and only these are evaluated'
         if count
-        else 'not even one batch, so that some rows count more than once in its losses'
+        else 'not even one batch, so some rows count more than once in its losses'
       )
       print(f'stage {experiment.stage}: {name} fills {what}.', file=sys.stderr)
   return batches
 
 
 class Evaluation:
-  """Evaluates a stage, on the same batches each time.
+  """Evaluates a stage on the same batches each time.
 
   Args:
     stage, experiment, mesh: as for `step.make_train_step`.
-    batches: of `read_batches`; without any, no evaluation is ever due.
+    batches: result of `read_batches`; if empty, no evaluation is ever due.
   """
 
   def __init__(
@@ -143,15 +141,15 @@ class Evaluation:
     self._function, self._compiled = make_eval_step(stage, experiment, mesh), {}
 
   def due(self, done: int) -> bool:
-    """Whether to evaluate when `done` steps are done: their number alone decides, so that a resumed
-    run does the same."""
+    """Returns whether to evaluate after `done` steps. It depends only on `done`, so a resumed run
+    does the same."""
     return bool(self._batches) and (done % self._every == 0 or done == self._steps)
 
   def __call__(self, done: int, current: TrainState, log: metrics.Metrics) -> None:
-    """Evaluates the parameters of step `done` and records it; they are only read.
+    """Evaluates the parameters after step `done` and records the result.
 
     Raises:
-      EchoXError: a loss that is not finite.
+      EchoXError: a loss is not finite.
     """
     started, compiling, found = time.perf_counter(), 0.0, []
     for batch in self._batches:
@@ -171,9 +169,8 @@ class Evaluation:
 
 
 def make_eval_step(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> Any:
-  """The jitted `(trainable, frozen, batch) -> metrics`: those of the stage's loss, and `loss`;
-  nothing
-  in it is random."""
+  """Returns the jitted, deterministic `(trainable, frozen, batch) -> metrics`: the metrics of the
+  stage's loss, and `loss`."""
   evaluate = _of_vocoder(experiment) if stage.optimizers else _of_stage(stage, experiment)
   return jax.jit(evaluate, out_shardings=NamedSharding(mesh, PartitionSpec()))
 

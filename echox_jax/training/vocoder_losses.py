@@ -15,8 +15,8 @@ Array = jax.Array
 
 
 def magnitude(wave: Array, window: int) -> Array:
-  """Magnitudes of the centred (mirrored) Hann STFT: float[B,S] -> float32[B,S/hop+1,window/2+1],
-  hop = window / 4.
+  """Computes magnitudes of the centred (mirrored) Hann STFT: float[B,S] ->
+  float32[B,S/hop+1,window/2+1], hop = window / 4.
   """
   hop = window // 4
   wave = jnp.pad(wave.astype(jnp.float32), ((0, 0), (window // 2, window // 2)), mode='reflect')
@@ -31,8 +31,8 @@ def magnitude(wave: Array, window: int) -> Array:
 def spectral_losses(
   generated: Array, real: Array, cfg: VocoderLossConfig, sample_rate: int
 ) -> dict[str, Array]:
-  """Mel L1 and multi-resolution STFT loss of waveforms float[B,S]: {'mel_loss', 'stft_loss'}, each
-  a mean over resolutions.
+  """Computes mel L1 and multi-resolution STFT loss of waveforms float[B,S]: {'mel_loss',
+  'stft_loss'}, each averaged over resolutions.
   """
   windows = sorted({*cfg.mel_windows, *cfg.stft_windows})
   magnitudes = {w: (magnitude(generated, w), magnitude(real, w)) for w in windows}
@@ -52,8 +52,8 @@ def spectral_losses(
 
 
 def duration_loss(log_durations: Array, durations: Array) -> Array:
-  """MSE against log(count + 1) of the runs, without each row's first and last, which a cut may have
-  shortened.
+  """Computes the MSE against log(count + 1) of the runs. It skips each row's first and last run,
+  which a cut may have shortened.
 
   Args:
     log_durations: float32[B,R], predicted.
@@ -69,7 +69,7 @@ def duration_loss(log_durations: Array, durations: Array) -> Array:
 def discriminator_loss(
   real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]
 ) -> Array:
-  """Least squares: real to 1, generated to 0, summed over the discriminators."""
+  """Computes the least-squares loss (targets: real 1, generated 0), summed over discriminators."""
   return sum(
     jnp.mean((r.logits - 1) ** 2) + jnp.mean(g.logits**2)
     for r, g in zip(real, generated, strict=True)
@@ -79,8 +79,8 @@ def discriminator_loss(
 def generator_losses(
   real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]
 ) -> dict[str, Array]:
-  """{'adversarial_loss': generated to 1, 'feature_loss': L1 of the feature maps}, summed over the
-  discriminators.
+  """Returns {'adversarial_loss': least squares with target 1, 'feature_loss': L1 of the feature
+  maps}, summed over the discriminators.
   """
   adversarial = sum(jnp.mean((g.logits - 1) ** 2) for g in generated)
   feature = sum(

@@ -1,5 +1,5 @@
-"""The vocoder stage as pure functions; the training loop turns them into one jitted step for
-generator and discriminators.
+"""Losses of the vocoder stage as pure functions; the training loop combines them into one jitted
+step for generator and discriminators.
 """
 
 from typing import Any
@@ -33,25 +33,25 @@ def generator_loss(
   rng: Array | None,
   adversarial: bool,
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
-  """Loss of generator and duration predictor.
+  """Computes the loss of generator and duration predictor.
 
   Args:
     params: vocoder parameters.
-    disc_params: discriminator parameters; not used unless `adversarial`.
-    batch: units int32[B,F], audio float32[B,F*hop] (or int16), real_frames int32[B] (those behind
+    disc_params: discriminator parameters; only used if `adversarial`.
+    batch: units int32[B,F], audio float32[B,F*hop] (or int16), real_frames int32[B] (later frames
       are padding), reduced_units int32[B,R], durations int32[B,R] (0 = padding).
     cfg, disc_cfg, losses: sizes and weights.
-    rng: dropout of the duration predictor; None = deterministic.
+    rng: dropout key of the duration predictor; None = deterministic.
     adversarial: adds adversarial and feature matching loss (static).
 
   Returns:
-    (loss, (metrics, generated waveform float32[B,F*hop])); the waveform is for the discriminators'
-    turn.
+    (loss, (metrics, generated waveform float32[B,F*hop])); the waveform is the input of the
+    discriminator loss.
   """
   audio = as_float(batch['audio'])
   frames = batch['units'].shape[1]
-  # Beyond a short clip's end the audio is zero: unmasked, the generator would learn to fall silent
-  # on a repeated unit.
+  # The audio after the end of a short clip is zero. Without the mask, the generator would learn to
+  # fall silent on a repeated unit.
   real = jnp.arange(frames) < batch['real_frames'][:, None]
   wave = generate(params, cfg, batch['units'], real)
   parts = vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
@@ -84,8 +84,8 @@ def generator_loss(
 def discriminator_loss(
   disc_params: Params, generated: Array, audio: Array, disc_cfg: DiscriminatorConfig
 ) -> tuple[Array, dict[str, Array]]:
-  """Loss of the discriminators on generated and real waveforms, float[B,S]; no gradient reaches the
-  generator.
+  """Computes the discriminator loss on generated and real waveforms, float[B,S]; no gradient flows
+  to the generator.
   """
 
   def judge(x):
@@ -98,5 +98,5 @@ def discriminator_loss(
 
 
 def as_float(audio: Array) -> Array:
-  """int16 samples to [-1, 1); floats pass."""
+  """Scales int16 samples to [-1, 1); returns floats unchanged."""
   return audio.astype(jnp.float32) / 32768 if audio.dtype == jnp.int16 else audio

@@ -1,5 +1,5 @@
-"""SentencePiece BPE over units, each written as one private-use character: the alternative to the
-n-gram unit language.
+"""SentencePiece BPE over units, an alternative to the n-gram unit language. Each unit is written as
+one private-use character.
 """
 
 import base64
@@ -13,12 +13,12 @@ from echox_jax.config import UnitsConfig
 
 Word = tuple[int, ...]
 
-_FIRST_CHARACTER = 0xF0000  # plane 15 is private and holds 65,534 characters
-_UNKNOWN = 1  # SentencePiece insists on an unknown piece, number 0; it is not a word of ours
+_FIRST_CHARACTER = 0xF0000  # plane 15 is for private use and has 65,534 characters
+_UNKNOWN = 1  # SentencePiece requires an unknown piece, number 0; it is not a unit word
 
 
 class BpeModel:
-  """A SentencePiece model and its pieces as words; ids of single units are the units themselves."""
+  """A SentencePiece model with its pieces as words; the id of a single unit is the unit itself."""
 
   def __init__(self, words: tuple[Word, ...], proto: bytes):
     self.words = words
@@ -29,11 +29,11 @@ class BpeModel:
 
   @classmethod
   def fit(cls, sequences: Sequence[Sequence[int]], cfg: UnitsConfig) -> 'BpeModel':
-    """Merges units up to `cfg.vocab_size` words of at most `cfg.max_word_units` units, or as far as
-    the data goes.
+    """Merges units up to `cfg.vocab_size` words of at most `cfg.max_word_units` units, or fewer if
+    the data runs out.
     """
     proto = io.BytesIO()
-    # every unit once by itself, or unseen ones would be unknown
+    # adds every unit once by itself; otherwise unseen units would be unknown
     alphabet = [[u] for u in range(cfg.num_units)]
     sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=map(_text, [*sequences, *alphabet]),
@@ -61,7 +61,7 @@ class BpeModel:
     return cls((*((u,) for u in range(cfg.num_units)), *longer), proto.getvalue())
 
   def segment(self, units: Sequence[int]) -> list[int]:
-    """Gives the word ids, by the merges in the order in which they were learned."""
+    """Returns the word ids; applies the merges in the order in which they were learned."""
     return [self._word_of_piece[piece] for piece in self._processor.encode(_text(units))]
 
   def to_json(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _text(units: Sequence[int]) -> str:
 
 
 def _pieces(processor: sentencepiece.SentencePieceProcessor) -> list[Word]:
-  """The units of every piece; the unknown piece has none."""
+  """Returns the units of every piece; the unknown piece has none."""
   pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
   return [
     tuple(ord(c) - _FIRST_CHARACTER for c in piece) if i else () for i, piece in enumerate(pieces)

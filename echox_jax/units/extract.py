@@ -1,9 +1,8 @@
-"""Speech -> encoder states -> units, in batches of clips of like length.
+"""Speech -> encoder states -> units, in batches of clips of similar length.
 
-At full size the units come from layer 11 of mHuBERT (facts 11). No package carries HuBERT weights,
-so at nano size the states of a middle layer of Whisper's encoder stand in for them: they too carry
-what is said rather than who says it, but they were learned from transcribed speech, which HuBERT's
-were not.
+At full size the units come from layer 11 of mHuBERT (facts 11). No package contains HuBERT weights,
+so nano uses the states of a middle layer of Whisper's encoder instead. Like HuBERT's states, they
+encode content rather than speaker. Unlike HuBERT, Whisper was trained on transcribed speech.
 """
 
 import collections
@@ -28,22 +27,22 @@ from echox_jax.parallel import sharding
 
 _SHORTEST_BUCKET = rates.SAMPLE_RATE  # samples
 _BUCKETS_AN_OCTAVE = 4
-_WINDOW = 16  # batches whose clips are sorted by length together
-_RUNNING = 1  # batches on the devices while another is made ready
+_WINDOW = 16  # number of batches whose clips are sorted by length together
+_RUNNING = 1  # batches on the devices while the next one is prepared
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeechEncoder:
-  """What `encode_clips` needs to know of an encoder.
+  """A speech encoder for `encode_clips`.
 
   Attributes:
-    apply: (float[B,S] audio, int[B] samples, names) -> the fields of `ClipStates` that are named,
-      [B,T,D] each.
+    apply: (float[B,S] audio, int[B] samples, names) -> the named fields of `ClipStates`, [B,T,D]
+      each.
     num_states: samples -> states of the clip and its padding.
-    padding: zeros (samples) that follow every clip.
+    padding: zeros (samples) appended to every clip.
     max_samples: longest clip in one piece, padding included; longer ones are encoded in chunks.
     width: D of the states.
-    devices: B is a multiple of it: the rows are split over so many devices of this process.
+    devices: number of this process's devices that the rows are split over; B must be a multiple.
   """
 
   apply: Callable[[Array, Array, tuple[str, ...]], tuple[Array, ...]]
@@ -55,19 +54,19 @@ class SpeechEncoder:
 
 
 class ClipStates(NamedTuple):
-  """States of one clip at 50 Hz; None = not asked for."""
+  """States of one clip at 50 Hz; None = not requested."""
 
-  # float32[T,D] after the chosen layer, T = whole units of 320 samples that the clip itself fills
+  # float32[T,D] after the chosen layer, T = number of full units (320 samples) of the clip itself
   layer: np.ndarray | None
-  # float16[T2,D] of the last layer, the padding's states included: what the LLM's adapter is given
+  # float16[T2,D] of the last layer, including padding states: the input of the LLM's adapter
   final: np.ndarray | None
 
 
 def whisper_encoder(
   params: dict, cfg: WhisperConfig, layer: int, padding_seconds: float = 0.5
 ) -> SpeechEncoder:
-  """Makes Whisper an encoder, un-padded: each clip is followed by `padding_seconds` of silence
-  instead of filled up to 30 s.
+  """Makes an encoder from Whisper. Each clip is padded with `padding_seconds` of silence instead of
+  to 30 s.
   """
 
   def forward(
@@ -90,8 +89,8 @@ def whisper_encoder(
 
 
 def hubert_encoder(params: dict, cfg: HubertConfig, layer: int) -> SpeechEncoder:
-  """Makes HuBERT an encoder; clips over 100 s are encoded in chunks, as the released units were
-  made (facts 11).
+  """Makes an encoder from HuBERT. Clips over 100 s are encoded in chunks, like the released units
+  (facts 11).
   """
 
   def forward(params: dict, cfg: HubertConfig, audio: Array, samples: Array) -> tuple[Array, Array]:
@@ -117,8 +116,8 @@ def _encoder(
   layer: int,
   **sizes,
 ) -> SpeechEncoder:
-  """The encoder that computes `forward`, rows split over the devices of this process; layers that
-  are not asked for are left off.
+  """Makes an encoder that computes `forward` with rows split over this process's devices; it skips
+  layers that are not needed.
   """
   mesh = sharding.make_mesh({'data': -1}, jax.local_devices())
   rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
@@ -149,10 +148,10 @@ def _encoder(
 def speech_encoder(
   params: dict, encoder_cfg: WhisperConfig | HubertConfig, cfg: UnitsConfig
 ) -> SpeechEncoder:
-  """Makes the encoder that `cfg.encoder` names, tapped after `cfg.layer`.
+  """Makes the encoder that `cfg.encoder` names, with states taken after `cfg.layer`.
 
   Raises:
-    ConfigError: an encoder that is neither `whisper` nor `hubert`, or that does not have the layer.
+    ConfigError: the encoder is neither `whisper` nor `hubert`, or does not have the layer.
   """
   if not 1 <= cfg.layer <= encoder_cfg.num_layers:
     raise errors.ConfigError(
@@ -171,19 +170,19 @@ def encode_clips(
   batch_seconds: float = 12.0,
   names: tuple[str, ...] = ClipStates._fields,
 ) -> Iterator[ClipStates]:
-  """Yields the states of every clip, in order, a window of clips after another; the next is read
-  meanwhile, in a thread.
+  """Yields the states of every clip in order. It encodes one window of clips while a thread reads
+  the next.
 
   Args:
     encoder: from `speech_encoder`.
-    clips: of speech at 16 kHz.
-    batch_seconds: of clips of like length that are encoded at a time, padding included, by each
-      device; at least one clip. CPUs are fastest with 12 (tiny.en on clips of 2 to 12 s); an
-      accelerator wants more.
-    names: the fields that are wanted.
+    clips: speech at 16 kHz.
+    batch_seconds: seconds of similar-length clips, padding included, that each device encodes at a
+      time; at least one clip. CPUs are fastest with 12 (tiny.en on clips of 2 to 12 s); an
+      accelerator needs more.
+    names: the requested fields.
 
   Raises:
-    AudioError: a clip too short for a single state.
+    AudioError: a clip is too short for a single state.
   """
   clips, samples = iter(clips), _WINDOW * batch_seconds * rates.SAMPLE_RATE * encoder.devices
 
@@ -204,8 +203,8 @@ def encode_clips(
 def _encode_window(
   encoder: SpeechEncoder, window: Sequence[np.ndarray], batch_seconds: float, names: tuple[str, ...]
 ) -> Iterator[ClipStates]:
-  """Batches are of neighbours in the order of length, the longest first, so that only the last and
-  shortest may lack rows.
+  """Encodes a window. Batches are formed in order of length, longest first, so only the last batch
+  (the shortest clips) may lack rows.
   """
   pieces = [(i, piece) for i, clip in enumerate(window) for piece in _pieces(encoder, clip)]
   order = sorted(range(len(pieces)), key=lambda n: -len(pieces[n][1]))
@@ -233,8 +232,8 @@ def _encode_window(
 
 
 def _pieces(encoder: SpeechEncoder, clip: np.ndarray) -> list[np.ndarray]:
-  """Cuts a clip that is too long for the encoder into chunks; a rest too short for a state is
-  dropped.
+  """Splits a clip that is too long for the encoder into chunks; drops a remainder too short for a
+  state.
   """
   if encoder.num_states(len(clip)) < 1 or len(clip) < rates.UNIT_HOP:
     raise errors.AudioError(
@@ -246,8 +245,8 @@ def _pieces(encoder: SpeechEncoder, clip: np.ndarray) -> list[np.ndarray]:
 
 
 def _bucket(encoder: SpeechEncoder, samples: int) -> int:
-  """The padded length (samples, a whole number of units) of the batch that a clip goes into: a
-  geometric ladder.
+  """Returns the padded length (samples, a whole number of units) of a clip's batch; buckets grow
+  geometrically.
   """
   step = math.ceil(
     _BUCKETS_AN_OCTAVE * math.log2(max(1.0, (samples + encoder.padding) / _SHORTEST_BUCKET))
@@ -265,9 +264,7 @@ def _start(
   bucket: int,
   names: tuple[str, ...],
 ) -> tuple[Array, ...]:
-  """Starts to encode a batch of `rows` times `bucket` samples; clips that are missing are
-  silence.
-  """
+  """Starts to encode a batch of `rows` times `bucket` samples; missing clips are silence."""
   audio = np.zeros((rows, bucket), np.float32)
   lengths = np.full(rows, bucket, np.int32)
   for row, clip in enumerate(clips):
@@ -282,7 +279,7 @@ def _fetch(
   encoded: Sequence[Array],
   names: tuple[str, ...],
 ) -> Iterator[tuple[np.ndarray, ...]]:
-  """The states of each clip of a batch that has been started, its own only."""
+  """Yields the states of each clip of a started batch, without padding states."""
   encoded = [np.asarray(states) for states in encoded]
   for row, clip in enumerate(clips):
     states = encoder.num_states(len(clip) + encoder.padding)

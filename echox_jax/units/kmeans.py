@@ -1,6 +1,6 @@
-"""k-means over speech states, and the units it gives: one cluster id a state (50 Hz).
+"""k-means over speech states. Each state (50 Hz) becomes a unit, its cluster id.
 
-A unit is the nearest centroid by Euclidean distance, with no normalisation of the states (facts
+A unit is the nearest centroid by Euclidean distance, without normalisation of the states (facts
 11).
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 from echox_jax import errors, tensor_files
 from echox_jax.models.arrays import Array, Float, Int
 
-_NAME = 'centroids'  # of the one tensor in a file
-_CHUNK = 8192  # states whose distances to all centroids are held at a time
-_SEEDING_STATES = 20  # states a cluster that k-means++ looks at
-_FRACTIONS = (8, 4, 2, 1)  # Lloyd's iterations go over 1/8, 1/4, 1/2 and all of the states in turn
+_NAME = 'centroids'  # name of the only tensor in a file
+_CHUNK = 8192  # states whose distances to all centroids are in memory at a time
+_SEEDING_STATES = 20  # k-means++ samples this many states per cluster
+_FRACTIONS = (8, 4, 2, 1)  # Lloyd's iterations use 1/8, 1/4, 1/2 and all of the states in turn
 
 
 def fit(
@@ -30,29 +30,28 @@ def fit(
   iterations: int = 30,
   seed: int = 0,
 ) -> Float[np.ndarray, 'U D']:
-  """Fits centroids: k-means++ on a sample, then Lloyd's iterations over mini-batches that grow;
-  deterministic for one seed.
+  """Fits centroids: k-means++ on a sample, then Lloyd's iterations over growing mini-batches;
+  deterministic for a given seed.
 
-  A quarter of the iterations goes over each of 1/8, 1/4, 1/2 and all of the states (shuffled),
-  which moves the centroids most of the way at a fraction of the cost. A cluster that loses all its
-  states is set on one of the states that lie farthest off.
+  A quarter of the iterations uses each of 1/8, 1/4, 1/2 and all of the states (shuffled). The small
+  fractions move the centroids most of the way at a fraction of the cost. A cluster that loses all
+  its states moves to one of the states farthest from their centroids.
 
-  The states rest on all devices of all processes, each of which calls this alike, a part on each.
-  The sums of the parts are added in one order, so that the result does not depend on how many
-  devices there are.
+  The states are sharded over all devices of all processes; every process makes the same call. The
+  partial sums are added in a fixed order, so the result does not depend on the number of devices.
 
   Args:
-    states: one array; or several such, anything with `shape` and `dtype` that `np.asarray` reads,
-      one after another.
+    states: one array or a sequence of arrays; an array may be anything with `shape` and `dtype`
+      that `np.asarray` reads.
     num_units: clusters, at most as many as states.
-    iterations: Lloyd's iterations in all.
-    seed: of the shuffle and the first centroids.
+    iterations: total number of Lloyd's iterations.
+    seed: seed of the shuffle and the first centroids.
 
   Returns:
     float32 centroids.
 
   Raises:
-    DataError: fewer states than units.
+    DataError: there are fewer states than units.
   """
   arrays = [states] if isinstance(states, np.ndarray) else states
   n = sum(array.shape[0] for array in arrays)
@@ -75,7 +74,7 @@ def fit(
 
 
 def assign(states: Float[Array, '*b D'], centroids: Float[Array, 'U D']) -> Int[Array, '*b']:
-  """Gives the unit, int32, of every state: the argmin of ||x||^2 - 2 x.c + ||c||^2 over the
+  """Returns the unit, int32, of every state: the argmin of ||x||^2 - 2 x.c + ||c||^2 over the
   centroids c.
   """
   return jnp.argmin(_relative_distances(states.astype(jnp.float32), centroids), axis=-1).astype(
@@ -86,8 +85,8 @@ def assign(states: Float[Array, '*b D'], centroids: Float[Array, 'U D']) -> Int[
 def assign_clips(
   clips: Iterable[Float[np.ndarray, '_E D']], centroids: Float[np.ndarray, 'U D']
 ) -> Iterator[Int[np.ndarray, ' _E']]:
-  """Yields the units, int32, of the states of each clip. Clips are taken together, so that all
-  steps are alike.
+  """Yields the units, int32, of the states of each clip. Clips are batched, so all steps have the
+  same shape.
   """
   held, count = [], 0
   for clip in clips:
@@ -119,7 +118,7 @@ def load(path: str | os.PathLike[str]) -> Float[np.ndarray, 'U D']:
   """Reads the float32 centroids that `save` wrote.
 
   Raises:
-    CheckpointError: missing or damaged file.
+    CheckpointError: the file is missing or damaged.
   """
   try:
     return tensor_files.open_tensors(path)[_NAME]
@@ -132,7 +131,7 @@ def load(path: str | os.PathLike[str]) -> Float[np.ndarray, 'U D']:
 def reduce_units(
   units: Int[np.ndarray, ' F'],
 ) -> tuple[Int[np.ndarray, ' R'], Int[np.ndarray, ' R']]:
-  """Drops consecutive repeats; gives the reduced units and how long each run was in frames, both
+  """Drops consecutive repeats; returns the reduced units and the length of each run in frames, both
   int32.
   """
   units = np.asarray(units, np.int32)
@@ -143,12 +142,12 @@ def reduce_units(
 def expand_units(
   reduced: Int[np.ndarray, ' R'], durations: Int[np.ndarray, ' R']
 ) -> Int[np.ndarray, ' F']:
-  """Undoes `reduce_units`: gives the units, int32, of all frames."""
+  """Inverts `reduce_units`: returns the units, int32, of all frames."""
   return np.repeat(np.asarray(reduced, np.int32), durations)
 
 
 def _relative_distances(states: Array, centroids: Array) -> Array:
-  """float[...,K]: squared distances less ||x||^2, which no choice of centroid changes."""
+  """Returns float[...,K]: squared distances minus ||x||^2, which is the same for all centroids."""
   return jnp.sum(centroids * centroids, axis=-1) - 2 * jnp.einsum(
     '...D,KD->...K', states, centroids
   )
@@ -160,17 +159,17 @@ _assign = jax.jit(assign)
 def _place(
   arrays: Sequence[Any], order: np.ndarray, sample_size: int, mesh: Mesh
 ) -> tuple[Array, np.ndarray]:
-  """Shuffles the states, and puts them on the devices.
+  """Shuffles the states and places them on the devices.
 
   Args:
-    arrays: float[N,D] in all.
-    order: int[N], the states in their new order.
-    sample_size: how many of the first are also given back.
-    mesh: of all devices.
+    arrays: float[N,D] in total.
+    order: int[N], the new order of the states.
+    sample_size: number of leading states to return as the sample.
+    mesh: mesh of all devices.
 
   Returns:
-    (float[G,d,C,D] of chunks of C states, the second axis split over d devices: chunk G, 0 comes
-    before chunk G, 1; float32[S,D]).
+    (float[G,d,C,D]: chunks of C states, the second axis split over d devices, where chunk (G, 0)
+    comes before chunk (G, 1); the sample float32[S,D]).
   """
   n, d, devices = len(order), arrays[0].shape[1], mesh.size
   size = min(_CHUNK, n)
@@ -199,8 +198,8 @@ def _place(
 
 @functools.partial(jax.jit, static_argnames='num_units')
 def _plus_plus(states: Array, num_units: int, key: Array) -> Array:
-  """k-means++: each new centroid is a state drawn with probability proportional to its squared
-  distance to the chosen.
+  """k-means++: draws each new centroid from the states with probability proportional to the squared
+  distance to the nearest chosen centroid.
   """
   n = len(states)
   squares = jnp.sum(states * states, axis=-1)
@@ -210,8 +209,8 @@ def _plus_plus(states: Array, num_units: int, key: Array) -> Array:
     nearest, chosen = carry
     distance = jnp.maximum(squares - 2 * states @ states[chosen] + squares[chosen], 0)
     nearest = jnp.minimum(nearest, distance).at[chosen].set(0)
-    # log 0 = -inf rules out chosen states and their copies; where only copies are left, any state
-    # will do.
+    # log 0 = -inf excludes chosen states and their duplicates; if only duplicates are left, any
+    # state may be drawn.
     logits = jnp.where(jnp.any(nearest > 0), jnp.log(nearest), 0.0)
     return (nearest, jax.random.categorical(key, logits)), chosen
 
@@ -222,15 +221,15 @@ def _plus_plus(states: Array, num_units: int, key: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames=('share', 'iterations', 'mesh'))
 def _lloyd(chunks: Array, centroids: Array, share: int, iterations: int, mesh: Mesh) -> Array:
-  """`iterations` of: assign each of the first `share` states to its centroid, move every centroid
-  to the mean of its states.
+  """Runs `iterations` Lloyd steps: assign each of the first `share` states to its centroid, then
+  move every centroid to the mean of its states.
   """
   k, (_, devices, size, _) = len(centroids), chunks.shape
   groups = -(-share // (size * devices))
 
   def on_each_device(own: Array, centroids: Array) -> Array:
     own, device = own[:groups, 0], jax.lax.axis_index('data')  # [groups,C,D]
-    # of each state in the order of all
+    # global index of each state
     place = (jnp.arange(groups)[:, None] * devices + device) * size + jnp.arange(size)
 
     def iteration(_, centroids):
@@ -272,8 +271,8 @@ def _lloyd(chunks: Array, centroids: Array, share: int, iterations: int, mesh: M
 
 
 def _farthest(own: Array, far: Array, place: Array, k: int) -> Array:
-  """float32[k,D]: the states of all devices for which `far` is greatest; of equal ones those that
-  come first in the order of all.
+  """Returns float32[k,D]: the states of all devices with the greatest `far`; ties go to the lowest
+  global index.
   """
   values, at = jax.lax.top_k(far.reshape(-1), min(k, far.size))
   device = jax.lax.axis_index('data')

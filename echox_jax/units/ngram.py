@@ -2,8 +2,8 @@
 programming.
 
 The paper (arXiv 2505.15333) gives the segmentation, best(i) = max_{1<=k<=K} best(i-k) + log
-P(u_{i-k+1..i}). Order 2 looks at pairs of words (state: position and length of the last word). How
-the words are found is in `ngram_fit`.
+P(u_{i-k+1..i}). Order 2 uses pairs of words (state: position and length of the last word).
+`ngram_fit` finds the words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from echox_jax.models.arrays import Float
 
 Word = tuple[int, ...]
 
-PAIR_WEIGHT = 0.7  # of the pair estimate in P(word | last word); the rest is P(word)
-_FLOOR = 0.01  # expected count that every single unit keeps, seen or not
+PAIR_WEIGHT = 0.7  # weight of the pair estimate in P(word | last word); the rest is P(word)
+_FLOOR = 0.01  # minimum expected count of every single unit, seen or not
 
 
 @dataclasses.dataclass(frozen=True)
 class NgramModel:
-  """Words with log probabilities; `pairs` (log of the mixed P(word | last), for pairs seen in
-  fitting) makes it order 2.
+  """Words with log probabilities. With `pairs` (log of the mixed P(word | last), for pairs seen in
+  the fit) the model has order 2.
   """
 
   words: tuple[Word, ...]
@@ -37,11 +37,11 @@ class NgramModel:
 
   @classmethod
   def from_counts(cls, words: Sequence[Word], counts: Sequence[float]) -> 'NgramModel':
-    """Makes a model of words that were found elsewhere, with how often each occurs."""
+    """Makes a model from external words and their counts."""
     return cls(tuple(words), tuple(normalised(np.asarray(counts, float)).tolist()))
 
   def segment(self, units: Sequence[int]) -> list[int]:
-    """Gives the word ids of the most probable segmentation."""
+    """Returns the word ids of the most probable segmentation."""
     return self._segment_by_pairs(units) if self.pairs else self._segment_by_words(units)
 
   def _segment_by_words(self, units: Sequence[int]) -> list[int]:
@@ -62,7 +62,7 @@ class NgramModel:
     return ids[::-1]
 
   def _segment_by_pairs(self, units: Sequence[int]) -> list[int]:
-    """States are (position, last word); a word is its length, given the position."""
+    """States are (position, last word); the position and the word's length identify a word."""
     units = tuple(units)
     # at each position: last word -> (score, word before)
     states: list[dict[int, tuple[float, int]]] = [{-1: (0.0, -1)}]
@@ -99,7 +99,7 @@ class NgramModel:
 
 
 def normalised(counts: Float[np.ndarray, ' W']) -> Float[np.ndarray, ' W']:
-  """Turns counts into log probabilities; -inf stays (dropped), anything else is raised to the
+  """Turns counts into log probabilities; -inf (a dropped word) stays, other counts are at least the
   floor.
   """
   counts = np.where(np.isneginf(counts), 0.0, np.maximum(counts, _FLOOR))

@@ -1,18 +1,17 @@
-"""How the words of the n-gram unit language are found, from sequences that lie in shards.
+"""Fits the words of the n-gram unit language on sharded sequences.
 
-The paper (arXiv 2505.15333) says that the statistics are unsupervised; how they are counted,
-smoothed and pruned is published nowhere. What follows is our own choice: all substrings of up to K
-units that occur twice are candidates, their probabilities are re-estimated by EM (forward-backward
-over all segmentations), and the words whose loss would cost the likelihood least are dropped, step
-by step, down to the vocabulary size. Single units are never dropped, so that everything can be
-segmented.
+The paper (arXiv 2505.15333) says that the statistics are unsupervised, but not how they are
+counted, smoothed and pruned. The method here is our own choice. All substrings of up to K units
+that occur twice are candidates. EM re-estimates their probabilities (forward-backward over all
+segmentations). Pruning then drops, step by step, the words that cost the least likelihood, down to
+the vocabulary size. Single units are never dropped, so any sequence can be segmented.
 
 Order 2 re-estimates word pairs on its own best segmentations, mixed with the 1-gram probabilities.
 
-Every pass over the sequences is a function of one shard, and what it gives is added up in the order
-of the shards, in float64: the result does not depend on who computes which. What a shard counts is
-bounded: of each length the most frequent candidates that occur twice in that shard, and the most
-frequent pairs. With one shard nothing is lost but what one would drop anyway.
+Every pass over the sequences is a function of one shard. Its results are summed in shard order in
+float64, so they do not depend on which process computes which shard. The counts of a shard are
+bounded: for each length the most frequent candidates that occur twice in that shard, and the most
+frequent pairs. With a single shard, this only drops words that pruning would drop anyway.
 """
 
 from collections import Counter
@@ -31,30 +30,29 @@ from echox_jax.units.ngram import PAIR_WEIGHT, NgramModel, Word, normalised
 Arrays = Mapping[str, np.ndarray]
 Sequences = Iterable[Sequence[int] | Int[np.ndarray, ' _R']]  # of reduced units
 
-# units; longer sequences are cut for counting, so that they can be treated side by side
+# units; longer sequences are cut for counting, so that they can be processed as one batch
 _CHUNK = 256
-# occurrences that do not speak for a word: else long words seen twice or thrice win, which new
-# speech lacks
+# subtracted from counts; otherwise long words seen two or three times win, which new speech lacks
 _DISCOUNT = 3.0
-_SEED_FACTOR = 20  # candidates of each length at the start, in vocabularies
-_FINAL_ITERATIONS = 2  # of EM after the last pruning
-_PAIR_ITERATIONS = 3  # of segmenting and counting for order 2
-_MAX_PAIRS = 1 << 20  # of a shard, and of the model
+_SEED_FACTOR = 20  # initial candidates of each length, in multiples of the vocabulary size
+_FINAL_ITERATIONS = 2  # EM iterations after the last pruning
+_PAIR_ITERATIONS = 3  # iterations of segmenting and counting for order 2
+_MAX_PAIRS = 1 << 20  # limit per shard, and for the model
 
 
 @runtime_checkable
 class Shards(Protocol):
-  """Arrays by name, shard by shard."""
+  """A sequence of shards, each a dict of named arrays."""
 
   def __iter__(self) -> Iterator[Arrays]:
-    """Gives the shards in order."""
+    """Yields the shards in order."""
 
   def map(self, name: str, function: Callable[[Arrays], Arrays]) -> 'Shards':
-    """Gives `function` of every shard; `name` is unique for what is mapped."""
+    """Applies `function` to every shard; `name` is unique for each mapping."""
 
 
 class InMemory(tuple):
-  """Shards of one process."""
+  """Shards in the memory of one process."""
 
   def map(self, name: str, function: Callable[[Arrays], Arrays]) -> 'InMemory':
     del name
@@ -62,7 +60,7 @@ class InMemory(tuple):
 
 
 def make_shard(sequences: Sequences) -> Arrays:
-  """Makes one shard of sequences: all `units` one after another, and the `lengths`."""
+  """Makes one shard of sequences: the concatenated `units` and the `lengths`."""
   sequences = [np.asarray(sequence, np.int32) for sequence in sequences]
   return {
     'units': np.concatenate([np.zeros(0, np.int32), *sequences]),
@@ -71,8 +69,8 @@ def make_shard(sequences: Sequences) -> Arrays:
 
 
 def fit(shards: Shards, cfg: UnitsConfig, how: UnitFitConfig) -> NgramModel:
-  """Estimates words and probabilities; every unit below `cfg.num_units` becomes a word, with the
-  unit as its id.
+  """Estimates words and probabilities; every unit below `cfg.num_units` becomes a word whose id is
+  the unit.
 
   Args:
     shards: from `make_shard`.
@@ -102,7 +100,7 @@ def _fit_unigram(shards: Shards, cfg: UnitsConfig, iterations: int) -> NgramMode
   lattices = shards.map('lattices', functools.partial(_make_lattice, candidates))
 
   def expect(step: int) -> np.ndarray:
-    """How often each candidate is expected over all segmentations."""
+    """Returns the expected count of each candidate over all segmentations."""
     found = lattices.map(
       f'expected-{step}',
       lambda lattice: {'counts': _expected_counts(lattice['spans'], lattice['ends'], log_probs)},
@@ -135,12 +133,12 @@ def _fit_unigram(shards: Shards, cfg: UnitsConfig, iterations: int) -> NgramMode
 
 
 class _Candidates:
-  """Numbered words: single units first, then those of two units in order, and so on.
+  """Numbered words: single units first, then words of two units in order, and so on.
 
   Attributes:
-    words: int[W_k,k] of each length k, sorted.
-    lengths: int[W] units in a word.
-    alternatives: int32[W,K,K], the spans inside each word, itself left out (see `spans`).
+    words: int[W_k,k] for each length k, sorted.
+    lengths: int[W], units per word.
+    alternatives: int32[W,K,K], the spans inside each word, except the word itself (see `spans`).
   """
 
   def __init__(self, words: Sequence[np.ndarray]):
@@ -155,13 +153,13 @@ class _Candidates:
     self.alternatives[np.arange(len(rows)), self.lengths - 1, self.lengths - 1] = -1
 
   def word(self, number: int) -> Word:
-    """The units of a candidate."""
+    """Returns the units of a candidate."""
     k = self.lengths[number] - 1
     return tuple(self.words[k][number - self._starts[k]].tolist())
 
   def spans(self, rows: np.ndarray) -> np.ndarray:
-    """int32[S,L,K]: the candidate that ends at a position of int[S,L] `rows` with length k + 1; -1
-    = none. -1 fills rows up.
+    """Returns int32[S,L,K]: the candidate of length k + 1 that ends at each position of int[S,L]
+    `rows`; -1 = none. `rows` are padded with -1.
     """
     spans = np.full((*rows.shape, len(self.words)), -1, np.int32)
     spans[:, :, 0] = rows
@@ -177,12 +175,12 @@ class _Candidates:
 
 
 def _keys(words: np.ndarray) -> np.ndarray:
-  """bytes[W] of int[W,k] words, ordered as they are."""
+  """Converts int[W,k] words to bytes[W] with the same sort order."""
   return np.ascontiguousarray(words, '>u4').view(f'S{4 * words.shape[1]}').reshape(-1)
 
 
 def _rows(shard: Arrays) -> np.ndarray:
-  """The sequences cut into rows: int64[S,L], -1 beyond the end."""
+  """Cuts the sequences into rows: int64[S,L], padded with -1."""
   ends = np.cumsum(shard['lengths'])
   pieces = [
     shard['units'][i : min(i + _CHUNK, end)]
@@ -196,15 +194,15 @@ def _rows(shard: Arrays) -> np.ndarray:
 
 
 def count_candidates(shard: Arrays, num_units: int, longest: int, limit: int) -> Arrays:
-  """How often each unit occurs, and for k = 2 .. longest the substrings that occur twice, sorted,
-  the `limit` most frequent of them.
+  """Counts each unit and, for k = 2 .. longest, the substrings that occur at least twice; keeps the
+  `limit` most frequent, sorted.
   """
   rows = _rows(shard)
   found = {
     'words1': np.arange(num_units)[:, None],
     'times1': np.bincount(rows[rows >= 0], minlength=num_units),
   }
-  shorter = rows  # number of the substring of the last length that ends here; -1 = none
+  shorter = rows  # id of the substring one unit shorter that ends here; -1 = none
   for k in range(1, longest):
     keys = np.full(rows.shape, -1, np.int64)
     keys[:, k:] = np.where(
@@ -225,13 +223,13 @@ def count_candidates(shard: Arrays, num_units: int, longest: int, limit: int) ->
 
 
 def _most_frequent(numbers: np.ndarray, times: np.ndarray, limit: int) -> np.ndarray:
-  """The `limit` of `numbers` with the highest `times`, in order."""
+  """Returns the `limit` of `numbers` with the highest `times`, sorted."""
   return np.sort(numbers[np.argsort(-times[numbers], kind='stable')[:limit]])
 
 
 def _merge(counted: Sequence[Arrays], limit: int) -> tuple[_Candidates, np.ndarray]:
-  """The candidates of all shards, again the `limit` most frequent of each length, and float[W] how
-  often they occur.
+  """Merges the candidates of all shards, again the `limit` most frequent of each length; returns
+  them and their counts float[W].
   """
   words, counts = [], []
   for k in range(1, len(counted[0]) // 2 + 1):
@@ -249,18 +247,18 @@ def _merge(counted: Sequence[Arrays], limit: int) -> tuple[_Candidates, np.ndarr
 
 
 def _make_lattice(candidates: _Candidates, shard: Arrays) -> Arrays:
-  """`spans` of all candidates in the rows of a shard, and the `ends` of the rows."""
+  """Computes the `spans` of all candidates in the rows of a shard, and the `ends` of the rows."""
   rows = _rows(shard)
   return {'spans': candidates.spans(rows), 'ends': (rows >= 0).sum(axis=1)}
 
 
 def _span_scores(spans: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-  """float[S,L,K] log probability of each span, -inf where there is none."""
+  """Returns float[S,L,K]: log probability of each span, -inf where there is none."""
   return np.append(log_probs, -np.inf)[spans]
 
 
 def _best_scores(spans: np.ndarray, ends: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-  """float[S]: log probability of the best segmentation of each row; -inf where there is none."""
+  """Returns float[S]: log probability of each row's best segmentation; -inf if there is none."""
   scores = _span_scores(spans, log_probs)
   rows, length, longest = scores.shape
   best = np.full((rows, length + 1), -np.inf)
@@ -272,7 +270,7 @@ def _best_scores(spans: np.ndarray, ends: np.ndarray, log_probs: np.ndarray) -> 
 
 
 def _expected_counts(spans: np.ndarray, ends: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-  """float[W]: how often each word is expected over all segmentations (forward-backward)."""
+  """Returns float[W]: expected count of each word over all segmentations (forward-backward)."""
   scores = _span_scores(spans, log_probs)
   rows, length, longest = scores.shape
   forward = np.full((rows, length + 1), -np.inf)
@@ -296,8 +294,8 @@ def _expected_counts(spans: np.ndarray, ends: np.ndarray, log_probs: np.ndarray)
 
 
 def _count_pairs(model: NgramModel, shard: Arrays) -> Arrays:
-  """The pairs of words in the best segmentations, in the order in which they are first seen; -1
-  stands before the first word.
+  """Counts the word pairs in the best segmentations, in order of first occurrence; -1 precedes the
+  first word.
   """
   pairs = Counter()
   for sequence in np.split(shard['units'], np.cumsum(shard['lengths'])[:-1]):
@@ -307,7 +305,7 @@ def _count_pairs(model: NgramModel, shard: Arrays) -> Arrays:
 
 
 def _bounded(pairs: Mapping[tuple[int, int], int]) -> Arrays:
-  """The most frequent of the counted `pairs`, in their order."""
+  """Returns the most frequent of the counted `pairs`, in their original order."""
   words, times = (
     np.asarray(list(pairs), np.int64).reshape(-1, 2),
     np.asarray(list(pairs.values()), np.int64),
@@ -317,7 +315,7 @@ def _bounded(pairs: Mapping[tuple[int, int], int]) -> Arrays:
 
 
 def _mix(counted: Shards, log_probs: Sequence[float]) -> dict[tuple[int, int], float]:
-  """log P(word | last word) of the pairs of all shards, mixed with P(word)."""
+  """Returns log P(word | last word) of the pairs of all shards, mixed with P(word)."""
   pairs = Counter()
   for shard in counted:
     for pair, times in zip(map(tuple, shard['words'].tolist()), shard['times'].tolist()):

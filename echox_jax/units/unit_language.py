@@ -1,9 +1,9 @@
-"""Unit language: reduced units <-> unit words of at most K units, lossless both ways.
+"""Unit language: reduced units <-> unit words of at most K units, lossless in both directions.
 
-Three kinds by config: `ngram` (the paper's), `bpe` (SentencePiece) and `plain` (one word a unit,
-the baseline). In each that is fitted here, words 0 .. num_units - 1 are the single units
-themselves, so any sequence can be written, seen in fitting or not. A vocabulary made elsewhere
-(`from_words`) may have its words in any order and lack some.
+The config selects one of three kinds: `ngram` (the paper's), `bpe` (SentencePiece) and `plain` (one
+word per unit, the baseline). In a language fitted here, words 0 .. num_units - 1 are the single
+units, so any sequence can be encoded, even with units not seen in the fit. An external vocabulary
+(`from_words`) may have any order and lack some single units.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,20 +29,20 @@ SEPARATOR = '\u2581'  # before every unit of a written word: the released layout
 
 @runtime_checkable
 class Segmenter(Protocol):
-  """How one kind of language cuts units into words."""
+  """Splits units into the words of one kind of language."""
 
   words: tuple[Word, ...]
 
   def segment(self, units: Sequence[int]) -> list[int]:
-    """Gives the word ids of units."""
+    """Returns the word ids of units."""
 
   def to_json(self) -> dict[str, Any]:
-    """Gives what, with the words, makes the segmenter again."""
+    """Returns the JSON that, with the words, restores the segmenter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainModel:
-  """One word a unit."""
+  """One word per unit."""
 
   words: tuple[Word, ...]
 
@@ -81,20 +81,19 @@ class UnitLanguage:
 
   @property
   def vocabulary(self) -> list[str]:
-    """The words in order of their ids, written as in the released vocabulary: `▁837▁81▁194`."""
+    """The words in id order, written as in the released vocabulary: `▁837▁81▁194`."""
     return [''.join(f'{SEPARATOR}{u}' for u in word) for word in self.model.words]
 
   def encode(self, reduced: Iterable[int] | Int[np.ndarray, ' R']) -> Int[np.ndarray, ' W']:
-    """Gives the word ids, int32, of reduced units.
+    """Returns the word ids, int32, of reduced units.
 
     Raises:
-      DataError: a unit that the k-means does not have, or that a vocabulary made elsewhere cannot
-        write.
+      DataError: the k-means has no such unit, or an external vocabulary cannot encode it.
     """
     units = np.asarray(reduced, np.int64).tolist()
     if units and not (min(units) >= 0 and max(units) < self.num_units):
       raise errors.DataError(
-        f'Units must lie in 0 to {self.num_units - 1}: use the k-means that '
+        f'Units must be in 0 to {self.num_units - 1}: use the k-means that '
         'the language was made with.'
       )
     absent = set(units) - self._single_units
@@ -106,15 +105,15 @@ class UnitLanguage:
     return np.array(self.model.segment(units), np.int32)
 
   def decode(self, ids: Iterable[int] | Int[np.ndarray, ' W']) -> Int[np.ndarray, ' R']:
-    """Gives the reduced units, int32, of word ids.
+    """Returns the reduced units, int32, of word ids.
 
     Raises:
-      DataError: an id outside the vocabulary.
+      DataError: an id is outside the vocabulary.
     """
     ids = np.asarray(ids, np.int64).tolist()
     if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
       raise errors.DataError(
-        f'Unit words must lie in 0 to {self.vocab_size - 1}: use the language they were made with.'
+        f'Unit words must be in 0 to {self.vocab_size - 1}: use the language they were made with.'
       )
     return np.array([u for i in ids for u in self.model.words[i]], np.int32)
 
@@ -123,7 +122,7 @@ class UnitLanguage:
     return {word[0] for word in self.model.words if len(word) == 1}
 
   def compression(self, sequences: ngram_fit.Sequences) -> float:
-    """Gives the unit words per reduced unit over all `sequences` (1 = plain; less is shorter)."""
+    """Returns the unit words per reduced unit over all `sequences` (1 = plain; less = shorter)."""
     words = units = 0
     for sequence in sequences:
       words, units = words + len(self.encode(sequence)), units + len(sequence)
@@ -143,10 +142,10 @@ class UnitLanguage:
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> 'UnitLanguage':
-    """Reads what `save` wrote.
+    """Reads a file that `save` wrote.
 
     Raises:
-      CheckpointError: missing or damaged file.
+      CheckpointError: the file is missing or damaged.
     """
     try:
       saved = json.loads(Path(path).read_text('utf-8'))
@@ -163,16 +162,16 @@ class UnitLanguage:
 def from_words(
   words: Sequence[str], counts: Sequence[float] | None, num_units: int
 ) -> UnitLanguage:
-  """Takes a vocabulary made elsewhere, words written as `▁837▁81▁194` or `837_81_194`; its order
-  gives the ids.
+  """Makes a language from an external vocabulary. Words are written as `▁837▁81▁194` or
+  `837_81_194`; their order gives the ids.
 
   Args:
-    words: may hold words without units, which stand for no sound.
-    counts: how often each occurs, for encoding; None = all alike.
-    num_units: of the k-means.
+    words: may contain words without units, which produce no sound.
+    counts: frequency of each word, for encoding; None = all equal.
+    num_units: number of units of the k-means.
 
   Raises:
-    DataError: a word with a unit that the k-means does not have, or two words of the same units.
+    DataError: a word has a unit that the k-means does not have, or two words have the same units.
   """
   parsed = [tuple(map(int, re.findall(r'[0-9]+', word))) for word in words]
   seen = set()
@@ -195,19 +194,19 @@ def fit(
 ) -> UnitLanguage:
   """Fits the language that `cfg.language` names on reduced units.
 
-  The vocabulary may come out smaller than `cfg.vocab_size` where the sequences hold too few
-  repeated words. All sequences are held in memory: fit a large corpus on a sample of some million
-  units, or with `fit_shards`.
+  The vocabulary may be smaller than `cfg.vocab_size` if the sequences have too few repeated words.
+  All sequences are in memory: for a large corpus, fit on a sample of a few million units or use
+  `fit_shards`.
 
   Raises:
-    ConfigError: as `check`.
-    DataError: a unit outside 0 .. num_units - 1.
+    ConfigError: see `check`.
+    DataError: a unit is outside 0 .. num_units - 1.
   """
   check(cfg, how)
   sequences = [np.asarray(s, np.int64).tolist() for s in sequences]
   if any(s and not (min(s) >= 0 and max(s) < cfg.num_units) for s in sequences):
     raise errors.DataError(
-      f'Units must lie in 0 to {cfg.num_units - 1}: use the k-means of this config.'
+      f'Units must be in 0 to {cfg.num_units - 1}: use the k-means of this config.'
     )
   if cfg.language == 'ngram':
     return fit_shards(ngram_fit.InMemory([ngram_fit.make_shard(sequences)]), cfg, how)
@@ -217,22 +216,21 @@ def fit(
 def fit_shards(
   shards: ngram_fit.Shards, cfg: UnitsConfig, how: UnitFitConfig = UnitFitConfig()
 ) -> UnitLanguage:
-  """Fits an n-gram language on shards of reduced units, of which only what is counted is held in
-  memory.
+  """Fits an n-gram language on shards of reduced units; only the counts are held in memory.
 
   Raises:
-    ConfigError: as `check`.
+    ConfigError: see `check`.
   """
   check(cfg, how)
   return UnitLanguage('ngram', cfg.num_units, ngram_fit.fit(shards, cfg, how))
 
 
 def check(cfg: UnitsConfig, how: UnitFitConfig = UnitFitConfig()) -> None:
-  """Checks that such a language can be.
+  """Checks the settings of a unit language.
 
   Raises:
-    ConfigError: an unknown kind, a vocabulary smaller than the number of units, K < 1 or an order
-      other than 1 and 2.
+    ConfigError: the kind is unknown, the vocabulary is smaller than the number of units, K < 1, or
+      the order is neither 1 nor 2.
   """
   if cfg.language not in _KINDS:
     raise errors.ConfigError(f'units.language is {cfg.language!r}: use one of {", ".join(_KINDS)}.')

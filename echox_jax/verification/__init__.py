@@ -1,3 +1,1 @@
-"""Checks of this code against golden sets: arrays that the released code computed, with the weights
-it had.
-"""
+"""Checks this code against golden sets: arrays that the released code computed with its weights."""

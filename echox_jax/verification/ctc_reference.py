@@ -1,13 +1,13 @@
 """CTC gradient by the alpha-beta recursion in NumPy: exact in float64, and in float32 rounded as
-torch's kernel rounds.
+in torch's kernel.
 
-torch on a CPU, which made the golden gradients, keeps log-probabilities of whole paths in float32.
-They reach thousands, where a float32 has steps of 2e-4 to 5e-4; the steps of hundreds of frames add
-up, so that whole rows of torch's CTC gradient come out 0.05 to 0.3 % too large or too small. Ours
-takes the best path's score out after each frame (`losses.ctc_loss`) and has no such error. So the
-two are compared in two steps: ours with the exact gradient, and the golden norms with the exact
-gradient rounded as torch does. The order of operations below is that of torch's LossCTC.cpp; exp
-and log are rounded correctly, as libm's are.
+The golden gradients come from torch on a CPU, which keeps log-probabilities of whole paths in
+float32. They reach thousands, where float32 has steps of 2e-4 to 5e-4. Over hundreds of frames the
+rounding errors add up, so whole rows of torch's CTC gradient are 0.05 to 0.3 % too large or too
+small. Ours subtracts the best path's score after each frame (`losses.ctc_loss`) and has no such
+error. So the comparison has two steps: ours with the exact gradient, and the golden norms with the
+exact gradient rounded as in torch. The order of operations below is that of torch's LossCTC.cpp;
+exp and log are correctly rounded, like libm's.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ Array = np.ndarray
 
 
 def ctc_gradient(logits: Array, labels: Sequence[Array], blank: int, dtype: type) -> Array:
-  """d(negative log-likelihood) / d(logits) of each row, all of whose frames count.
+  """d(negative log-likelihood) / d(logits) of each row; all frames count.
 
   Args:
     logits: float[N,T,V].
-    labels: of each row, the ids of its labels.
+    labels: the label ids of each row.
     blank: id of the blank.
-    dtype: np.float64 = exact; np.float32 = rounded as torch rounds.
+    dtype: np.float64 = exact; np.float32 = rounded as in torch.
 
   Returns:
     dtype[N,T,V].
@@ -41,9 +41,9 @@ def ctc_gradient(logits: Array, labels: Sequence[Array], blank: int, dtype: type
 def _alpha_beta(
   scores: Array, labels: Sequence[Array], blank: int
 ) -> tuple[list[Array], list[Array], list[Array]]:
-  """Of each row: the path int[S] (labels with blanks around them), and log-probabilities [T,S] of
-  all beginnings that end in
-  each step of it, and of all endings that begin there."""
+  """For each row the path int[S] (labels with blanks around them), and log-probabilities [T,S] of
+  all prefixes that end at each step of it, and of all suffixes that start there.
+  """
   paths = [np.full(2 * len(ids) + 1, blank) for ids in labels]
   for path, ids in zip(paths, labels):
     path[1::2] = ids
@@ -58,8 +58,8 @@ def _alpha_beta(
 
 
 def _recursion(scores: Array, paths: Sequence[Array]) -> Array:
-  """[N,T,S]: log-probabilities of all beginnings that end at each step of the rows' paths; shorter
-  paths end in junk.
+  """[N,T,S]: log-probabilities of all prefixes that end at each step of the rows' paths. The unused
+  end of a shorter path holds junk.
   """
   dtype, longest = scores.dtype, max(map(len, paths))
   path = np.stack([np.pad(row, (0, longest - len(row)), mode='edge') for row in paths])
@@ -68,7 +68,7 @@ def _recursion(scores: Array, paths: Sequence[Array]) -> Array:
   )
   skips = np.zeros(path.shape, bool)
   skips[:, 2:] = path[:, 2:] != path[:, :-2]
-  alpha = np.full((len(path), longest + 2), -np.inf, dtype)  # two columns before the path's first
+  alpha = np.full((len(path), longest + 2), -np.inf, dtype)  # two columns before the path's start
   alpha[:, 2:4] = steps[:, 0, :2]
   made = np.empty(steps.shape, dtype)
   made[:, 0] = alpha[:, 2:]
@@ -79,7 +79,7 @@ def _recursion(scores: Array, paths: Sequence[Array]) -> Array:
 
 
 def _row_gradient(scores: Array, path: Array, alpha: Array, beta: Array) -> Array:
-  """[T,V], through the log-softmax; zero where the labels do not fit into the frames."""
+  """[T,V], through the log-softmax; zero if the labels do not fit into the frames."""
   likelihood = _log_sum(alpha[-1, :-3:-1])
   softmax = np.exp(scores)
   if np.isinf(likelihood):
@@ -96,7 +96,7 @@ def _row_gradient(scores: Array, path: Array, alpha: Array, beta: Array) -> Arra
 
 
 def _log_sum(options: Array) -> Array:
-  """log(sum(exp)) over the first axis, added in its order."""
+  """log(sum(exp)) over the first axis, added in order."""
   best = options.max(0)
   best = np.where(np.isinf(best), 0, best).astype(options.dtype)
   total = sum(_exp(option - best) for option in options)

@@ -1,7 +1,6 @@
-"""Opens a golden set: a folder of `golden_*.npz` and the `config.json` that gives their sizes and
-ids.
+"""Opens a golden set: a folder of `golden_*.npz`, and the `config.json` that gives sizes and ids.
 
-Weights come in under the keys of real checkpoints and go through the same import functions.
+Weights are stored under the keys of real checkpoints and go through the same import functions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from echox_jax.models.whisper import WhisperEncoder
 
 
 class Arrays(Mapping[str, np.ndarray]):
-  """The arrays of one file, read when asked for.
+  """The arrays of one file, read on access.
 
   Raises:
     DataError: an array is missing or cannot be read.
@@ -57,15 +56,17 @@ class Arrays(Mapping[str, np.ndarray]):
     return name in self._file
 
   def under(self, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, under the rest of their names."""
+    """The arrays whose names begin with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
 
   def _damaged(self) -> errors.DataError:
-    return errors.DataError(f'{self._path} is damaged or no npz file: copy the golden set again.')
+    return errors.DataError(
+      f'{self._path} is damaged or not an npz file: copy the golden set again.'
+    )
 
 
 class Golden:
-  """A golden set: its config, its files by name, and the model that their weights make."""
+  """A golden set: its config, its files by name, and the model with their weights."""
 
   def __init__(self, folder: str | os.PathLike[str]):
     """Opens `folder`.
@@ -78,15 +79,15 @@ class Golden:
       self._config: dict[str, Any] = json.loads((self.folder / 'config.json').read_text('utf-8'))
     except (OSError, ValueError) as error:
       raise errors.DataError(
-        f'{self.folder} is no golden set, it has no readable config.json: give the folder of one.'
+        f'{self.folder} is not a golden set (no readable config.json): give the folder of one.'
       ) from error
     self._files: dict[str, Arrays] = {}
 
   def config(self, section: str) -> dict[str, Any]:
-    """A section of config.json as it is.
+    """A section of config.json, unchanged.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is no such section.
     """
     if section not in self._config:
       raise errors.ConfigError(
@@ -95,7 +96,7 @@ class Golden:
     return self._config[section]
 
   def missing(self, names: tuple[str, ...]) -> list[str]:
-    """Which of these files ('weights' = golden_weights.npz) are not there."""
+    """The files among `names` ('weights' = golden_weights.npz) that do not exist."""
     return [self._path(name).name for name in names if not self._path(name).exists()]
 
   def __getitem__(self, name: str) -> Arrays:
@@ -106,7 +107,7 @@ class Golden:
 
   @functools.cached_property
   def cfg(self) -> EchoXConfig:
-    """The model without dropout, in float32; every frame has a slot (see `fitted`)."""
+    """The model without dropout, in float32, with a slot for every frame (see `fitted`)."""
     made = released_config.config_from_json(self._config)
     return dataclasses.replace(
       made,
@@ -126,7 +127,7 @@ class Golden:
 
   @functools.cached_property
   def params(self) -> dict[str, Any]:
-    """All groups of the model but the vocoder."""
+    """All groups of the model except the vocoder."""
     cfg = self.cfg
     groups = released.import_s2t(self.echox_weights, cfg) | released_units.import_units(
       self.echox_weights, cfg
@@ -135,17 +136,14 @@ class Golden:
     return jax.tree.map(jnp.asarray, groups | {'whisper': whisper})
 
   def trained(self) -> dict[str, Any]:
-    """The groups that the released code trains or passes gradients through (the encoder it never
-    does).
-    """
+    """The groups that the released code trains or passes gradients through (never the encoder)."""
     return {name: group for name, group in self.params.items() if name != 'whisper'}
 
   def speech(self, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Encoder states of clips, as a batch has them: `states` float[...,E,Dw], `state_lengths`
-    int[...].
+    """Encoder states of clips, as in a batch: `states` float[...,E,Dw], `state_lengths` int[...].
 
     Args:
-      index: int[...], numbers of log-mels: 0 lies in golden_stage1, the others in
+      index: int[...], numbers of log-mels: 0 is in golden_stage1, the others are in
         golden_stage1_loss.
     """
     flat = [self._states[int(i)] for i in np.ravel(index)]
@@ -153,7 +151,7 @@ class Golden:
     return {'states': states, 'state_lengths': np.full(np.shape(index), states.shape[-2])}
 
   def fitted(self, speech: Mapping[str, np.ndarray]) -> EchoXConfig:
-    """`cfg` with the shrink budget that these clips need: the released code has none."""
+    """`cfg` with the shrink budget that these clips need; the released code has no budget."""
     frames = self.cfg.whisper.max_positions // 2
 
     def kept(params: dict, states: Any, lengths: Any) -> Any:
@@ -165,7 +163,7 @@ class Golden:
 
   @functools.cached_property
   def _states(self) -> dict[int, np.ndarray]:
-    """Encoder states float[E,Dw] of every clip of the set, all encoded at once."""
+    """Encoder states float[E,Dw] of every clip of the set, encoded together."""
     mels = {0: self['stage1']['mel']} if not self.missing(('stage1',)) else {}
     if not self.missing(('stage1_loss',)):
       mels |= {
@@ -182,17 +180,17 @@ class Golden:
 
 
 def with_budget(cfg: EchoXConfig, budget: int) -> EchoXConfig:
-  """`cfg` with room for `budget` speech positions a clip."""
+  """`cfg` with room for `budget` speech positions per clip."""
   return dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, shrink_budget=budget))
 
 
 def in_bfloat16(cfg: EchoXConfig, adapter: bool = True) -> EchoXConfig:
-  """`cfg` computing in bfloat16, with room for every frame, since rounding may make the adapter
-  keep others.
+  """`cfg` computing in bfloat16, with room for every frame, because rounding may change which
+  frames the adapter keeps.
 
-  `adapter`: the speech adapter too. Which frames it keeps is discrete: one more or less moves the
-  states of all later tokens, and with random weights a loss of some dozen tokens by up to 2 %,
-  which says nothing about precision.
+  `adapter`: whether the speech adapter computes in bfloat16 too. Which frames it keeps is discrete:
+  one frame more or less changes the states of all later tokens. With random weights that changes a
+  loss over some dozen tokens by up to 2 %, which says nothing about precision.
   """
 
   def lower(part):

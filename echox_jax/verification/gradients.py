@@ -1,5 +1,5 @@
-"""Our gradients under the names of the released tensors, against golden norms and golden gradients
-in full.
+"""Compares our gradients, under the names of the released tensors, with golden norms and full
+golden gradients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from echox_jax.conversion import rules
 from echox_jax.models import trees
 from echox_jax.verification.rows import GRADIENT, Row, close, of_max, relative
 
-_NO_GRADIENT = 1e-6  # of a norm
+_NO_GRADIENT = 1e-6  # largest norm that counts as zero
 
 
 def by_tensor(
@@ -24,14 +24,14 @@ def by_tensor(
 def gradient_rows(
   name: str, ours: Mapping[str, np.ndarray], golden: Mapping[str, np.ndarray], note: str = ''
 ) -> list[Row]:
-  """A row for every golden norm and full gradient; tensors that have no golden norm must have got
-  no gradient.
+  """A row for every golden norm and full gradient. Tensors without a golden norm must have no
+  gradient.
 
   Args:
-    name: begins the rows' names.
+    name: prefix of the rows' names.
     ours: tensor name -> gradient.
-    golden: with arrays `gradnorm/<tensor>` and `grad/<tensor>`.
-    note: for every row.
+    golden: has arrays `gradnorm/<tensor>` and `grad/<tensor>`.
+    note: note of every row.
   """
   found, norms = (
     [],

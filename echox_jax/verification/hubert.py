@@ -1,4 +1,4 @@
-"""HuBERT: convolution features, the states after every layer, and the units of one of them."""
+"""HuBERT: convolution features, the states after every layer, and the units from one layer."""
 
 import functools
 

@@ -1,6 +1,4 @@
-"""Whisper's log-mel spectrogram, with every number of bands that the set has, and the filters
-alone.
-"""
+"""Whisper's log-mel spectrogram for every number of bands in the set, and its mel filters alone."""
 
 import functools
 import re
@@ -13,7 +11,7 @@ from echox_jax.verification.golden import Golden
 from echox_jax.verification.rows import Row, close
 
 FILES = ('mel',)
-_FILTERS = 1e-6  # they are of order 0.01
+_FILTERS = 1e-6  # absolute tolerance; the filters are of order 0.01
 
 
 def rows(golden: Golden) -> list[Row]:

@@ -1,10 +1,10 @@
 """The echo losses exactly as released (facts 5 and 6), to check these modules against the released
 code.
 
-`finetune_kd` is what the released weights were trained with, `finetune` an older form that trains
-the LLM too. They differ from echo_step in everything but the networks: unit targets are data,
-slices come as lengths, text parts are left-aligned with a gap before the targets, pads count in
-positions, and the cosine weight follows the cross-entropy.
+The released weights were trained with `finetune_kd`. `finetune` is an older form that trains the
+LLM too. They differ from echo_step in everything but the networks: unit targets are data, slices
+are given as lengths, text parts are left-aligned with a gap before the targets, padding counts in
+positions, and the cosine weight depends on the cross-entropy.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class TextPart(NamedTuple):
 
   Attributes:
     ids: int[R,P]; at text positions the token itself.
-    state: int[R,P], at text positions the index of the LLM state that takes its place, else -1.
+    state: int[R,P]; at text positions the index of the LLM state that replaces it, else -1.
     valid: bool[R,P].
   """
 
@@ -39,16 +39,16 @@ class TextPart(NamedTuple):
 
 
 class ReleasedLoss(NamedTuple):
-  """The loss and what it is made of, over R rows of T unit decoder positions.
+  """The loss and its terms, over R rows of T unit decoder positions.
 
   Attributes:
-    loss: scalar, as the ones below.
-    unit_ce: cross-entropy of the unit targets, in evaluation the whole loss of `finetune_kd`.
-    cosine: distance of the adapted states from the embeddings, summed over a row.
+    loss: scalar, like the terms.
+    unit_ce: cross-entropy of the unit targets; in evaluation the whole loss of `finetune_kd`.
+    cosine: distance between the adapted states and the embeddings, summed over a row.
     cosine_weight: without gradient.
     inputs: float[R,T,h].
     labels: int[R,T].
-    valid: bool[R,T], what may be seen as key.
+    valid: bool[R,T], positions that may be attended to.
     logits: float32[R,T,V+U].
   """
 
@@ -70,16 +70,16 @@ def text_part(
   Args:
     cfg: profile `released`.
     words: int[B,W], the supervised tokens of a row (BOS, text, EOT) in order.
-    starts: int[B], index of the LLM state that predicts the first of them.
+    starts: int[B], index of the LLM state that predicts the first supervised token.
     sub_lengths: int[B,S], tokens of each slice, -1 = no slice.
-    longest: static, the longest slice.
+    longest: static, length of the longest slice.
   """
   special = cfg.special_ids
   prefix = jnp.asarray(prompts.slice_prefix(special, prompts.get_profile(cfg.profile)))
   columns = jnp.arange(longest + len(prefix) + 1)
   lengths = jnp.maximum(sub_lengths, 0)
   before = jnp.cumsum(lengths, axis=1) - lengths
-  # The first slice brings a BOS of its own, so its prefix lacks the last id.
+  # The first slice has its own BOS, so its prefix lacks the last id.
   opening = len(prefix) - (jnp.arange(sub_lengths.shape[1]) == 0)[None, :, None]
   offset = columns - opening
   in_text = (offset >= 0) & (offset < lengths[..., None])
@@ -109,16 +109,16 @@ def finetune_kd(
   longest: int,
   rng: Array | None = None,
 ) -> ReleasedLoss:
-  """Released stage 3 loss: CE of the unit targets + w * cosine, with w = 0.2 CE / cosine where the
+  """Released stage 3 loss: CE of the unit targets + w * cosine, with w = 0.2 CE / cosine if the
   cosine is larger.
 
-  In evaluation the released code leaves the cosine term out: its loss is `unit_ce` then.
+  In evaluation the released code omits the cosine term, so its loss is `unit_ce`.
 
   Args:
     params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
     cfg: profile `released`.
     hidden: float[B,T,D], LLM states.
-    words: as in `text_part`, as are starts, sub_lengths and longest.
+    words: as in `text_part`, like starts, sub_lengths and longest.
     unit_targets: int[B,S,Tu], ids from V on, IGNORE = padding.
     rng: dropout key; None = no dropout.
   """
@@ -149,20 +149,20 @@ def finetune(
   s2t_loss: Array,
   rng: Array | None = None,
 ) -> ReleasedLoss:
-  """Released older stage 3 loss: L1 + L2, or 0.2 L1 + 2 L2 once L1 < 1, with L1 of speech to text
-  and L2 = CE + w * cosine.
+  """Older released stage 3 loss: L1 + L2, or 0.2 L1 + 2 L2 once L1 < 1, where L1 is the loss of
+  speech to text and L2 = CE + w * cosine.
 
-  The answer stands at the same positions in the row of the unit decoder as in that of the LLM
-  before speech is put in. Each of its embeddings there gives way to the adapted LLM state *at* that
-  token (not the one before it, which predicts it). All other embeddings are detached; the cosine
-  goes over whole rows.
+  In the unit decoder's row the answer has the same positions as in the LLM's row before speech is
+  inserted. There, each of its embeddings is replaced by the adapted LLM state *at* that token (not
+  the one before it, which predicts it). All other embeddings are detached. The cosine covers whole
+  rows.
 
   Args:
     params: groups `unit_text_embedding`, `echo`, `denoising_adapter`.
     cfg: profile `released`.
     hidden: float[B,T',D], LLM states.
-    expanded_labels: int[B,T'], the token at each of them where it is supervised, else IGNORE.
-    labels: int[B,T], the same before speech is put in.
+    expanded_labels: int[B,T'], the supervised token at each state, else IGNORE.
+    labels: int[B,T], the same before speech is inserted.
     unit_ids: int[B,Tu], prebuilt rows: text, then unit words (ids from V on), EOT = padding.
     unit_labels: int[B,Tu].
     s2t_loss: L1.
@@ -178,7 +178,7 @@ def finetune(
   )
   width = unit_ids.shape[1]
   said = jnp.pad(labels[:, :width] != IGNORE, ((0, 0), (0, max(0, width - labels.shape[1]))))
-  # The n-th supervised token of the one row is the n-th of the other.
+  # The n-th supervised token of one row is the n-th of the other.
   state = jnp.argsort(expanded_labels == IGNORE, axis=1, stable=True)
   state = jnp.take_along_axis(state, jnp.maximum(jnp.cumsum(said, axis=1) - 1, 0), axis=1)
   adapted = jnp.take_along_axis(_adapt(params, cfg, hidden, rng), state[..., None], axis=1)
@@ -208,13 +208,13 @@ def _unit_loss(
   clean: Array,
   rng: Array | None,
 ) -> ReleasedLoss:
-  """CE + w * cosine of rows of embeddings float[R,T,D]; the cosine is between `noisy` and `clean`
+  """CE + w * cosine of rows of embeddings float[R,T,D]; the cosine is between `noisy` and `clean`,
   float[R,P,D].
   """
   model, variables = UnitDecoder(cfg), {'params': params['echo']}
   positions = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
-  # A masked position does not even see itself: the first unit of a short slice is predicted from a
-  # pad.
+  # A masked position does not even attend to itself, so the first unit of a short slice is
+  # predicted from padding.
   mask = Mask(allowed=valid[:, None, None], causal=True)
   states, _ = model.apply(variables, embeddings, positions, mask, **dropout(rng), method='hidden')
   logits = model.apply(variables, states, method='logits')

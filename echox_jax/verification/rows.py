@@ -1,9 +1,9 @@
-"""One row per golden array: how far ours is from it, and whether that is near enough.
+"""One row per golden array: our error, and whether it is within the tolerance.
 
-Tolerances: activations, logits and waveforms 1e-4 in absolute terms (they are of order 1; where the
-root mean square of the golden values is above 1, the error is divided by it), losses 1e-5 relative,
-gradient norms 1e-3 relative, full gradients 1e-3 of their largest value; ids, masks, units,
-segments and durations must be identical.
+Tolerances: activations, logits and waveforms 1e-4 absolute (they are of order 1; if the root mean
+square of the golden values is above 1, the error is divided by it), losses 1e-5 relative, gradient
+norms 1e-3 relative, full gradients 1e-3 of their largest value. Ids, masks, units, segments and
+durations must be identical.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ class Row:
 
   Attributes:
     name: `section/array`.
-    shape: of the golden array.
-    max_abs_error: largest difference; infinite where the shapes differ.
-    relative_error: largest difference over the largest golden value; of kind `relative`, largest
+    shape: shape of the golden array.
+    max_abs_error: largest difference; infinite if the shapes differ.
+    relative_error: largest difference over the largest golden value; for kind `relative`, largest
       relative difference.
-    tolerance: of the error that the kind is about.
-    kind: `identical`; `absolute` (max_abs_error over max(1, root mean square) counts); `relative`
-      or `of max` (relative_error counts).
-    passed: within the tolerance.
-    note: what else is to be known.
+    tolerance: tolerance of the error that the kind uses.
+    kind: `identical`; `absolute` (uses max_abs_error over max(1, root mean square)); `relative` or
+      `of max` (use relative_error).
+    passed: whether the error is within the tolerance.
+    note: other remarks.
   """
 
   name: str
@@ -63,24 +63,24 @@ class Row:
 
 
 def identical(name: str, ours: Any, golden: Any) -> Row:
-  """Ids, masks, units, durations: no difference at all."""
+  """For ids, masks, units, durations: no difference at all."""
   return _row(name, ours, golden, 0.0, 'identical')
 
 
 def close(name: str, ours: Any, golden: Any, tolerance: float = ACTIVATION) -> Row:
-  """Activations, logits, waveforms: largest absolute difference, over max(1, golden root mean
+  """For activations, logits, waveforms: largest absolute difference over max(1, golden root mean
   square).
   """
   return _row(name, ours, golden, tolerance, 'absolute')
 
 
 def relative(name: str, ours: Any, golden: Any, tolerance: float = LOSS, note: str = '') -> Row:
-  """Losses and norms: largest relative difference."""
+  """For losses and norms: largest relative difference."""
   return _row(name, ours, golden, tolerance, 'relative', note)
 
 
 def of_max(name: str, ours: Any, golden: Any, tolerance: float = GRADIENT, note: str = '') -> Row:
-  """Full gradients: largest difference over the largest golden value."""
+  """For full gradients: largest difference over the largest golden value."""
   return _row(name, ours, golden, tolerance, 'of max', note)
 
 

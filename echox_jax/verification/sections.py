@@ -1,4 +1,4 @@
-"""The parts of a golden set and what checks each of them."""
+"""The parts of a golden set and their checks."""
 
 from collections.abc import Callable
 import dataclasses
@@ -21,7 +21,7 @@ from echox_jax.verification.rows import Row
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """`rows` compares the arrays of `files` (golden_NAME.npz) with ours."""
+  """`rows` compares our arrays with those of `files` (golden_NAME.npz)."""
 
   files: tuple[str, ...]
   rows: Callable[[Golden], list[Row]]
@@ -38,7 +38,7 @@ def check(golden: Golden, name: str) -> list[Row]:
 
   Raises:
     DataError: an array that the section needs is missing or damaged.
-    CheckpointError: weights that do not fit the config.
+    CheckpointError: the weights do not fit the config.
     ConfigError: the config lacks a field.
   """
   with (

@@ -1,4 +1,4 @@
-"""Speech to text at inference: from a log-mel to logits and one cached step, through every part in
+"""Speech to text at inference: from log-mel to logits and one cached step, through all parts
 between.
 """
 
@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 def rows(golden: Golden) -> list[Row]:
-  """A row for each array of the file; each part is fed with what ours before it made."""
+  """A row for each array of the file; each part gets the output of our part before it."""
   arrays = golden['stage1']
   speech = golden.speech(np.zeros(1, int))
   cfg, params = golden.fitted(speech), golden.params
@@ -59,8 +59,8 @@ def rows(golden: Golden) -> list[Row]:
   def read(params, ids, made):
     llm = functools.partial(Llama(cfg.llm).apply, {'params': params['llm']})
     row = echox.splice(cfg, ids, llm(ids, method='embed'), made)
-    # Every position sees the prompt keys before it, and what is hidden from others is hidden from
-    # itself.
+    # Every position attends to the prompt keys before it; a position that is masked for others is
+    # masked for itself.
     mask = Mask(allowed=row.prompt_keys[:, None, None], causal=True)
     hidden, _ = llm(row.inputs, row.positions, mask, method='hidden')
     state = generate.decode_step(
@@ -86,8 +86,8 @@ def rows(golden: Golden) -> list[Row]:
 
 
 def smallest_margin(logits: Array) -> Array:
-  """The smallest gap between the two best logits of a frame of float[B,T,V]: argmax is safe against
-  errors below half of it.
+  """The smallest gap between the two best logits of a frame in float[B,T,V]; smaller errors than
+  half of it cannot change the argmax.
   """
   best = jax.lax.top_k(logits, 2)[0]
   return jnp.min(best[..., 0] - best[..., 1])

@@ -1,10 +1,10 @@
-"""Speech-to-text training, one clip a row (`single`) and several (`multi`): rows, losses and
+"""Speech-to-text training with one clip per row (`single`) and several (`multi`): rows, losses and
 gradients.
 
 Gradients are compared in two steps, because torch rounds the CTC part of the golden ones (see
-ctc_reference): ours must be the exact gradient, computed with a CTC gradient in float64 (row
-`exact_gradient`: each tensor's largest difference over its largest value); and the exact gradient
-with its CTC part rounded as torch rounds must have the golden norms (rows `gradnorm/...`,
+ctc_reference). First, ours must equal the exact gradient, computed with a CTC gradient in float64
+(row `exact_gradient`: each tensor's largest difference over its largest value). Second, the exact
+gradient with its CTC part rounded as in torch must have the golden norms (rows `gradnorm/...`,
 `grad/...`).
 """
 
@@ -31,7 +31,7 @@ _ROUNDED = 'CTC part rounded as torch does'
 
 
 def rows(golden: Golden) -> list[Row]:
-  """Rows of every batch of the file."""
+  """The rows of every batch of the file."""
   kinds = [name.removesuffix('/loss') for name in golden['stage1_loss'] if name.endswith('/loss')]
   return [row for kind in kinds for row in _batch_rows(golden, kind)]
 

@@ -18,8 +18,8 @@ FILES = ('weights', 'stage2')
 
 
 def rows(golden: Golden) -> list[Row]:
-  """Rows of the forward pass (at the positions that are not padding), the loss, the gradients, the
-  loss in bfloat16.
+  """Rows of the forward pass (without padding positions), the loss, the gradients, and the bfloat16
+  loss.
   """
   arrays, cfg = golden['stage2'], golden.cfg
   ids, labels = arrays['t2u_input_ids'], arrays['t2u_labels']

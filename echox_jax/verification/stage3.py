@@ -1,9 +1,9 @@
 """Echo training as released: `finetune_kd` with the cosine term (`kd_train`) and without
 (`kd_eval_like`), and `finetune`.
 
-Losses and gradients are those of the whole chain from the log-mels on. What goes into the unit
-decoder and comes out of it is compared given the golden LLM states (`aligner_in`), so that these
-rows are about the unit decoder alone.
+Losses and gradients are those of the whole chain, from the log-mels on. The inputs and outputs of
+the unit decoder are compared given the golden LLM states (`aligner_in`), so these rows test only
+the unit decoder.
 """
 
 from typing import Any
@@ -73,7 +73,7 @@ def _kd_rows(
 
   output, found, parts = run(params)
   tensors = [*released.s2t_rules(cfg), *released_units.unit_rules(cfg)]
-  spoken = arrays['sub_lengths'].reshape(-1) >= 0  # of absent slices nothing counts
+  spoken = arrays['sub_lengths'].reshape(-1) >= 0  # absent slices do not count
   result = []
   for kind, (gradient, adapted, given) in parts.items():
     golden_of, name = arrays.under(f'{kind}/'), f'stage3/{kind}'
@@ -100,7 +100,7 @@ def _kd_rows(
       if not np.isnan(golden_of[key])
     ]
     by_name = by_tensor(gradient, tensors)
-    # torch gives the row of the padding id no gradient; the whole table is frozen in training
+    # torch gives no gradient to the row of the padding id; the whole table is frozen in training
     # anyway.
     by_name[_TEXT_TABLE] = np.where(
       np.arange(cfg.llm.vocab_size)[:, None] == cfg.special_ids.pad, 0, by_name[_TEXT_TABLE]
@@ -123,7 +123,7 @@ def _kd_rows(
 def _finetune_kd(
   params: dict[str, Any], cfg: EchoXConfig, arrays: Arrays, hidden: jax.Array, kept: jax.Array
 ) -> released_loss.ReleasedLoss:
-  """The loss, given the LLM states float[B,T,D] and how many positions the clips took int[B]."""
+  """The loss, given LLM states float[B,T,D] and the number of positions of the clips int[B]."""
   ids, labels = arrays['input_ids'], arrays['labels']
   counts = (labels != IGNORE).sum(axis=1)
   words = np.stack(

@@ -1,7 +1,7 @@
 """A spoken answer as it streams: tokens, trigger scores, segments, unit words, units, sound.
 
-Tokens and their states come from the waveform of the question. Each later part is fed with what the
-golden one before it made, so that a row is about its own part.
+Tokens and their states come from the waveform of the question. Each later part gets the golden
+output of the part before it, so a row tests only its own part.
 """
 
 import functools
@@ -59,7 +59,7 @@ def _text_rows(golden: Golden, arrays: Arrays) -> list[Row]:
 
 
 def _trigger_rows(golden: Golden, arrays: Arrays, segments: np.ndarray) -> list[Row]:
-  """Scores, and segment lengths by both forms of the rule: a whole answer at once and token by
+  """Scores, and segment lengths by both forms of the rule: for a whole answer at once, and token by
   token.
   """
   cfg, sims = golden.cfg, arrays['sims']
@@ -75,7 +75,7 @@ def _trigger_rows(golden: Golden, arrays: Arrays, segments: np.ndarray) -> list[
 
 
 def _unit_rows(golden: Golden, arrays: Arrays, segments: np.ndarray) -> list[Row]:
-  """What the unit decoder is given and says, all segments in one batch; the units in it after the
+  """Input and output of the unit decoder, all segments in one batch, and the units after the
   released filter.
   """
   cfg, params = golden.cfg, golden.params
@@ -121,8 +121,8 @@ def _unit_rows(golden: Golden, arrays: Arrays, segments: np.ndarray) -> list[Row
 
 
 def _sound_rows(golden: Golden, arrays: Arrays, count: int) -> list[Row]:
-  """Sound of the golden units with predicted durations, all segments in one batch, in the 16-bit
-  steps of the golden wave.
+  """Sound of the golden units with predicted durations, all segments in one batch, in 16-bit steps
+  like the golden wave.
   """
   cfg, params = vocoder.load(golden)
   units = [arrays[f'seg{i}/units'] for i in range(count)]

@@ -18,9 +18,9 @@ FILES = ('vocoder',)
 
 
 def rows(golden: Golden) -> list[Row]:
-  """Rows `log_dur`, `dur`, `wav` (predicted durations) and `wav_no_dur` of every vocoder that the
-  config names; and how many
-  numbers a generator of the public config holds."""
+  """Rows `log_dur`, `dur`, `wav` (predicted durations) and `wav_no_dur` of every vocoder in the
+  config, and the parameter count of a generator of the public config.
+  """
   found = [row for prefix in golden.config('vocoder') for row in _vocoder_rows(golden, prefix)]
   cfg = VocoderConfig()
   shapes = param_shapes(EchoXConfig(vocoder=cfg), ('vocoder',))

@@ -1,9 +1,9 @@
-"""Measures what this program costs, piece by piece.
+"""Measures the cost of this program, piece by piece.
 
   python -m launch.bench MEASURE [--json FILE] [options]
 
-`python -m launch.bench MEASURE --help` says what is measured, how, and what the figures in FILE are
-called.
+`python -m launch.bench MEASURE --help` describes what is measured and how, and the names of the
+figures in FILE.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
     )
     command.set_defaults(measure=module.measure)
     command.add_argument(
-      '--json', type=Path, metavar='FILE', help='also writes the figures to this file'
+      '--json', type=Path, metavar='FILE', help='also write the figures to this file'
     )
     module.add_options(command)
   options = parser.parse_args()

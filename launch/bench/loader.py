@@ -1,14 +1,14 @@
-"""What it costs to load speech for training: files decoded, made mono and resampled to 16 kHz, in
-batches, without a model.
+"""The cost of loading speech for training: files are decoded, mixed to mono and resampled to 16 kHz
+in batches, without a model.
 
-The speech of a data set is written to files of several formats, read in by
-`launch.corpus --keep_encoded`, and loaded by the Grain pipeline of stage s2t as in training, which
-decodes a file whenever its example comes up. The last row is of 16-bit samples, as `launch.corpus`
-keeps them by default.
+The speech of a data set is written to files of several formats and read in by `launch.corpus
+--keep_encoded`. The Grain pipeline of stage s2t loads it as in training, so it decodes a file
+whenever its example comes up. The last row is for 16-bit samples, which `launch.corpus` stores by
+default.
 
-Figures: `realtime_per_core`: seconds of speech a second of CPU time, all threads counted, over the
-formats together; `slowest`: of the slowest; `by_format`: of each, with `realtime` by the clock and
-`megabytes_per_hour` of what is stored.
+Figures: `realtime_per_core`: seconds of speech per second of CPU time of all threads, over all
+formats together; `slowest`: that of the slowest format; `by_format`: that of each format, with
+`realtime` by wall clock and `megabytes_per_hour` on disk.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _BATCH, _EPOCHS = 4, 2
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-  """What the command line may change."""
+  """Adds the options of this measurement."""
   speech.add_options(command, 'questions/train', minutes=8, clip_seconds=8)
 
 
@@ -51,7 +51,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
   spoken, found = speech.passages(options), {}
   with tempfile.TemporaryDirectory() as folder:
-    # any will do
+    # any reader would do
     train_tokenizer(
       sentences.extra_sentences(100), Path(folder) / 'precomputed' / 'tokenizer.model', 512
     )
@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _write_files(
   folder: Path, spoken: list[tuple[str, np.ndarray]], kind: str, rate: int, channels: int
 ) -> Path:
-  """The passages as files, and their manifest."""
+  """Writes the passages as files, and their manifest."""
   folder.mkdir(parents=True)
   with open(folder / 'list.jsonl', 'w', encoding='utf-8') as f:
     for i, (text, wave) in enumerate(spoken):
@@ -100,8 +100,8 @@ def _ingest(manifest: Path, data_dir: Path, keep_encoded: bool) -> Path:
 
 
 def _load(data_dir: Path, workdir: Path) -> dict[str, float]:
-  """Loads every row of a data set, over and over; the few batches that are read ahead at the end
-  cost time too, and are not counted.
+  """Loads every row of a data set repeatedly. The few batches read ahead at the end cost time too,
+  but are not counted.
   """
   job = config.build(
     ExperimentConfig,

@@ -1,12 +1,12 @@
-"""Memory and time of CTC + cross-entropy and their gradients, logits in chunks (lean) against whole
-(plain).
+"""Memory and time of CTC + cross-entropy and their gradients, with logits in chunks (lean) and
+whole (plain).
 
-Each form runs in a process of its own, one after the other. As in stage s2t: the CTC head is
-trained, the LM head is frozen. Both heads are float32.
+The two forms run one after the other, each in its own process. As in stage s2t, the CTC head is
+trained and the LM head is frozen. Both heads are float32.
 
-Figures: `lean_peak_bytes`, `plain_peak_bytes` (what the process grew by, gradients included) and
-their `ratio`, `lean_seconds`, `plain_seconds`, `lean_temp_bytes`, `plain_temp_bytes` (the
-compiler's count, without gradients), `loss_difference` (relative), and the sizes.
+Figures: `lean_peak_bytes`, `plain_peak_bytes` (growth of the process, gradients included) and their
+`ratio`, `lean_seconds`, `plain_seconds`, `lean_temp_bytes`, `plain_temp_bytes` (the compiler's
+count, without gradients), `loss_difference` (relative), and the sizes.
 """
 
 import argparse
@@ -22,15 +22,15 @@ BLANK = 5
 SIZES = {
   'vocab': (128256, 'rows of both heads'),
   'rows': (3, 'batch size'),
-  'frames': (750, 'CTC frames a row'),
-  'tokens': (1024, 'text positions a row'),
+  'frames': (750, 'CTC frames per row'),
+  'tokens': (1024, 'text positions per row'),
   'width': (512, 'width of both heads'),
-  'chunk': (48, 'positions at a time'),
+  'chunk': (48, 'positions per chunk'),
 }
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-  """What the command line may change."""
+  """Adds the options of this measurement."""
   for name, (value, meaning) in SIZES.items():
     command.add_argument(f'--{name}', type=int, default=value, help=f'{meaning} (default {value})')
 
@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _measure(
   vocab: int, rows: int, frames: int, tokens: int, width: int, chunk: int
 ) -> dict[str, float]:
-  """One form, in this process."""
+  """Measures one form in this process."""
   import jax
   import jax.numpy as jnp
 
@@ -90,10 +90,10 @@ def _measure(
 
 
 def _growth(run: Callable[[], Any]) -> tuple[Any, int]:
-  """(what `run` returns, bytes that this process held more at most while it ran).
+  """(the result of `run`, the most bytes that this process grew by while it ran).
 
   Raises:
-    EchoXError: not on Linux.
+    EchoXError: the system is not Linux.
   """
   memory = Path('/proc/self')
   if not (memory / 'clear_refs').exists():
@@ -104,7 +104,7 @@ def _growth(run: Callable[[], Any]) -> tuple[Any, int]:
   def held(name):
     return 1024 * int((memory / 'status').read_text().split(name + ':')[1].split()[0])
 
-  (memory / 'clear_refs').write_text('5')  # the peak starts anew
+  (memory / 'clear_refs').write_text('5')  # resets the peak
   before = held('VmRSS')
   result = run()
   return result, held('VmHWM') - before

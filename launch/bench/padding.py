@@ -1,9 +1,9 @@
-"""Share of padding in batches of a length mix like that of real speech: plain, in buckets, packed.
+"""Share of padding in batches with lengths distributed like real speech: plain, in buckets, packed.
 
-Questions: half turns of dialogue (log-normal, median 5 s), half read speech like LibriSpeech's
-(12.3 s, deviation 3.8 s), four tokens a second; answers: log-normal, median 60 tokens; T2C:
+Questions: half are dialogue turns (log-normal, median 5 s), half are read speech like LibriSpeech's
+(12.3 s, deviation 3.8 s), with four tokens per second. Answers: log-normal, median 60 tokens. T2C:
 log-normal, median 22 tokens, five unit words each. Sizes are those of the full-size configs. A clip
-keeps a frame for each token and for 85 % of the gaps between them. Shares are those of an epoch.
+keeps a frame for each token and for 85 % of the gaps between them. Shares are for one epoch.
 
 Figures: `s2t`, `t2c`: for `plain`, `bucketed`, `packed` the padding share of `states` and of LLM
 (decoder) `positions`; `buckets`.
@@ -21,9 +21,9 @@ from echox_jax.training.experiment import ExperimentConfig
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-  """What the command line may change."""
+  """Adds the options of this measurement."""
   command.add_argument(
-    '--examples', type=int, default=6000, help='of each stage (default %(default)s)'
+    '--examples', type=int, default=6000, help='examples per stage (default %(default)s)'
   )
 
 

@@ -1,20 +1,19 @@
-"""The precompute job against the same work written with transformers and torch, in one run on one
-machine.
+"""Compares the precompute job with the same work written with transformers and torch, in one run on
+one machine.
 
-The work: files of speech (flac, 16 kHz) are decoded; log-mel; Whisper tiny.en; each state of the
-third layer gets the nearest of 500 centroids; samples and units are written. Ours is
-`launch.corpus` and `launch.precompute` themselves, which also look for recordings that cannot be
-used, train a tokenizer, fit the unit language and write unit words. The peers have the same
-weights, files and cores, and batches of 8 clips (`launch/bench/precompute_peer.py`): `peer` pads to
-30 s, since transformers' WhisperEncoder refuses anything else; `peer_unpadded` is stricter: its
-encoder is taken apart, and called on clips of like length without more padding than that takes, and
-no further than the third layer. Each runs in a process of its own, once unmeasured, for what is
-compiled, and once measured.
+The work: decode files of speech (flac, 16 kHz); log-mel; Whisper tiny.en; find the nearest of 500
+centroids for each state of the third layer; write samples and units. Ours is `launch.corpus` and
+`launch.precompute` themselves, which also look for unusable recordings, train a tokenizer, fit the
+unit language and write unit words. The peers have the same weights, files and cores, and batches of
+8 clips (`launch/bench/precompute_peer.py`). `peer` pads to 30 s, because transformers'
+WhisperEncoder refuses anything else. `peer_unpadded` is stricter: its encoder is taken apart and
+called on clips of similar length, with only the padding that their batch needs, and only up to the
+third layer. Each runs in its own process: once unmeasured, to compile, and once measured.
 
 Figures: `audio_hours_per_hour`, `peer_audio_hours_per_hour`, `peer_unpadded_audio_hours_per_hour`;
-`ratio`, `ratio_unpadded`: ours through theirs; `cpu_ratio`, `cpu_ratio_unpadded`: the same by CPU
-time; `same_units`: the share of units that each peer finds like ours (padding changes some); of
-each `seconds`, `cpu_seconds`, `warm_up_seconds`; ours by part in `parts`.
+`ratio`, `ratio_unpadded`: ours divided by theirs; `cpu_ratio`, `cpu_ratio_unpadded`: the same by
+CPU time; `same_units`: the share of units for which each peer agrees with ours (padding changes
+some); `seconds`, `cpu_seconds`, `warm_up_seconds` of each; ours by part in `parts`.
 """
 
 import argparse
@@ -41,14 +40,14 @@ Units = dict[str, np.ndarray]
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-  """What the command line may change."""
+  """Adds the options of this measurement."""
   speech.add_options(command, 'answers/train', minutes=10, clip_seconds=0)
-  command.add_argument('--threads', type=int, default=2, help='cores of each (default %(default)s)')
+  command.add_argument('--threads', type=int, default=2, help='cores each (default %(default)s)')
   command.add_argument(
     '--batch_seconds',
     type=float,
     default=12.0,
-    help='of a batch of ours, as in precompute.batch_seconds (default %(default)s)',
+    help='per batch of ours, as in precompute.batch_seconds (default %(default)s)',
   )
 
 
@@ -92,9 +91,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _ours(source: Path, out: Path, batch_seconds: float) -> tuple[dict[str, Any], Units]:
   job = echox_nano.get_config('t2c')
   job.precompute.update(dict(unit_sets=SETS, state_sets=(), batch_seconds=batch_seconds))
-  job.tokenizer.vocab_size = 384  # for few texts
+  job.tokenizer.vocab_size = 384  # small, because there are few texts
   experiment = config.build(ExperimentConfig, job.to_dict())
-  # compiled once, for both runs
+  # compiled once for both runs
   encoder = functools.cache(precompute.pretrained_encoders(experiment).units)
   parts = {}
 
@@ -129,7 +128,7 @@ def _theirs(source: Path, out: Path, padded: bool, threads: int) -> tuple[dict[s
 
 
 def _timed(first: Callable[[], Any], second: Callable[[], Any]) -> dict[str, float]:
-  """Costs of `second`; what `first` does is only done once."""
+  """Costs of `second`, after an unmeasured `first`."""
   started = time.monotonic()
   first()
   middle, cpu = time.monotonic(), time.process_time()

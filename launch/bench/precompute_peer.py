@@ -1,5 +1,5 @@
-"""The work of precompute as a user of transformers and torch writes it: what
-`launch.bench precompute` compares with (extra `crosscheck`).
+"""The work of precompute as a user of transformers and torch writes it, for comparison in
+`launch.bench precompute` (extra `crosscheck`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ import soundfile
 from echox_jax.conversion import whisper_ct2
 from echox_jax.units import kmeans
 
-_SHARD = 256  # clips a file
+_SHARD = 256  # clips per file
 
 
 class Peer:
   """The encoder with its weights, and the centroids.
 
   Args:
-    size: of the packaged Whisper.
-    centroids: file of a k-means.
-    layer: whose states get units.
-    threads: of torch.
-    padded: to 30 s, which is what WhisperEncoder takes; else its modules are called one by one, up
-      to `layer`, on clips sorted by length and no longer padded than their batch takes.
+    size: size of the packaged Whisper.
+    centroids: k-means file.
+    layer: the layer whose states get units.
+    threads: torch threads.
+    padded: whether to pad to 30 s, as WhisperEncoder requires. If not, its modules are called one
+      by one, up to `layer`, on clips sorted by length with only the padding that their batch needs.
   """
 
   def __init__(self, size: str, centroids: str, layer: int, threads: int, padded: bool):
@@ -55,8 +55,8 @@ class Peer:
     self._centroids = torch.tensor(np.asarray(kmeans.load(centroids)))
 
   def run(self, files: Sequence[Path], out: Path, batch_size: int) -> dict[str, np.ndarray]:
-    """Units of every file, written to `out` with the samples, some hundred clips a file; returns
-    the units by name.
+    """Computes the units of every file and writes them to `out` with the samples, a few hundred
+    clips per file; returns the units by name.
     """
     out.mkdir(parents=True)
     if not self._padded:

@@ -1,13 +1,12 @@
 """Time of a step of echo training at nano size: pseudo-labels decoded within the step against the
-same step with given ones.
+same step with given pseudo-labels.
 
-Rows and parameters are random. A T2C that has learned nothing never ends, so that decoding takes
-its whole budget: this is the most that it can cost. Slices are cut by the streaming rule, as
-always.
+Rows and parameters are random. An untrained T2C never ends, so decoding uses its whole budget: this
+is the most that it can cost. Slices are cut by the streaming rule, as always.
 
-Figures: `on_the_fly_seconds`, `given_seconds` (medians of steps taken in turns) and their `ratio`;
-`on_the_fly_compile_seconds`, `given_compile_seconds`; `slices`, `unit_words` (in a batch), `room`
-(of slices, and of words in each), `steps`.
+Figures: `on_the_fly_seconds`, `given_seconds` (medians of alternating steps) and their `ratio`;
+`on_the_fly_compile_seconds`, `given_compile_seconds`; `slices`, `unit_words` (per batch), `room`
+(for slices, and for words in each), `steps`.
 """
 
 import argparse
@@ -27,13 +26,13 @@ from echox_jax.parallel import sharding
 from echox_jax.training import echo_step, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 
-_WARM_UP = 2  # steps that do not count
+_WARM_UP = 2  # steps that are not measured
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-  """What the command line may change."""
+  """Adds the options of this measurement."""
   command.add_argument(
-    '--steps', type=int, default=10, help='of each kind that count (default %(default)s)'
+    '--steps', type=int, default=10, help='measured steps of each kind (default %(default)s)'
   )
 
 
@@ -54,7 +53,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
       current[name] = start = state.create_state(stage, job, mesh, None)
       started = time.perf_counter()
       with mock.patch.object(echo_step, 'pseudo_labels', source):
-        # A function of its own each time: what was traced for the other is not taken.
+        # A new function each time, so that JAX does not reuse the trace of the other.
         function = step.make_train_step(stage, job, mesh).functions['step']
         compiled[name] = function.lower(
           start.step, start.trainable, start.opt_state, start.frozen, batch
@@ -79,7 +78,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _batch(job: ExperimentConfig) -> dict[str, np.ndarray]:
-  """Rows of random ids and states, of lengths as in the demo's corpus."""
+  """Rows of random ids and states, with lengths as in the demo's corpus."""
   rng, finish, model = np.random.default_rng(0), batches.Finish(job), job.model
   profile = prompts.get_profile(model.profile)
 

@@ -1,4 +1,4 @@
-"""Speech for measures: the clips of a data set, joined to passages of the length that is wanted."""
+"""Speech for measurements: the clips of a data set, joined to passages of the requested length."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ from echox_jax import audio, errors, rates
 def add_options(
   command: argparse.ArgumentParser, name: str, minutes: float, clip_seconds: float
 ) -> None:
-  """Where the speech comes from, and how much of it."""
+  """Adds options for the source and the amount of speech."""
   command.add_argument(
     '--data',
     type=Path,
@@ -28,7 +28,7 @@ def add_options(
     '--clip_seconds',
     type=float,
     default=clip_seconds,
-    help='clips are joined until they are that long; 0 = as they are (default %(default)s)',
+    help='join clips until they are this long; 0 = do not join (default %(default)s)',
   )
 
 
@@ -36,7 +36,7 @@ def passages(options: argparse.Namespace) -> list[tuple[str, np.ndarray]]:
   """(text, float32[samples] at 16 kHz) of every passage.
 
   Raises:
-    DataError: the data set is not there, or holds too little.
+    DataError: the data set is missing or too small.
   """
   found, texts, waves, total = [], [], [], 0
   for example in dataset.read_examples(options.data, *split_name(options.set)):

@@ -1,13 +1,13 @@
-"""How much shorter the unit language makes speech: words a second over the longest word (K units)
+"""How much the unit language shortens speech: words per second against the longest word (K units)
 and the size of the vocabulary.
 
-Fitted on one split of a data set with units, measured on another that was not seen. Shares are of
-the rate of reduced units (repeats dropped): 0.5 = half as many tokens. `--figure` draws the curves.
+Fitted on one split of a data set with units, measured on another, unseen split. Shares are of the
+rate of reduced units (repeats dropped): 0.5 = half as many tokens. `--figure` draws the curves.
 
-Figures: `units_per_second` (reduced); `curve`: for each kind, K and size asked for, the words that
-were found (`vocabulary`), and of the fitted and the held-out speech `words_per_second` and `share`;
-`chosen`: the row of --chosen_k and the largest vocabulary; `lossless`: of how many random and real
-sequences units -> words -> units gave the same in that language; `hours` of each split;
+Figures: `units_per_second` (reduced); `curve`: for each kind, K and requested size, the number of
+words found (`vocabulary`), and `words_per_second` and `share` of the fitted and the held-out
+speech; `chosen`: the row of --chosen_k and the largest vocabulary; `lossless`: for how many random
+and real sequences units -> words -> units is exact in that language; `hours` of each split;
 `fit_seconds`.
 """
 
@@ -33,7 +33,7 @@ UNITS_A_SECOND = rates.SAMPLE_RATE / rates.UNIT_HOP
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-  """What the command line may change."""
+  """Adds the options of this measurement."""
   command.add_argument(
     '--units',
     type=Path,
@@ -48,7 +48,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     '--held_out', default='answers/holdout', help='split to measure on (default %(default)s)'
   )
   command.add_argument(
-    '--num_units', type=int, default=500, help='of the k-means (default %(default)s)'
+    '--num_units', type=int, default=500, help='number of k-means units (default %(default)s)'
   )
   command.add_argument(
     '--k', type=_numbers, default=(2, 3, 4, 5, 6, 8), help='longest words (default 2,3,4,5,6,8)'
@@ -57,22 +57,19 @@ def add_options(command: argparse.ArgumentParser) -> None:
     '--vocabulary',
     type=_numbers,
     default=(1000, 2000, 4000, 8000),
-    help='sizes (default 1000,2000,4000,8000)',
+    help='vocabulary sizes (default 1000,2000,4000,8000)',
   )
   command.add_argument(
-    '--chosen_k',
-    type=int,
-    default=5,
-    help='K of the language that is checked (default %(default)s)',
+    '--chosen_k', type=int, default=5, help='K of the language to check (default %(default)s)'
   )
   command.add_argument(
     '--sequences',
     type=int,
     default=10_000,
-    help='random ones, and real ones, that are checked (default %(default)s)',
+    help='random sequences, and real ones, to check (default %(default)s)',
   )
   command.add_argument(
-    '--figure', type=Path, metavar='FILE.png', help='draws the curves (needs the extra `demo`)'
+    '--figure', type=Path, metavar='FILE.png', help='draw the curves (needs the extra `demo`)'
   )
 
 
@@ -119,7 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _units(folder: Path, name: str) -> list[np.ndarray]:
-  """int32[frames] of every turn that has units."""
+  """int32[frames] of every turn with units."""
   found = [
     turn.units
     for example in dataset.read_examples(folder, *split_name(name))
@@ -137,7 +134,7 @@ def _units(folder: Path, name: str) -> list[np.ndarray]:
 def _lossless(
   language: unit_language.UnitLanguage, real: Sequence[np.ndarray], count: int
 ) -> dict[str, str]:
-  """Of how many sequences the way there and back gave the same: random ones, and random stretches
+  """For how many sequences units -> words -> units is exact: random sequences, and random segments
   of real ones.
   """
   rng = np.random.default_rng(0)

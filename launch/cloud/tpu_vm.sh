@@ -5,8 +5,8 @@
 #     --bucket BUCKET --config configs/echox_8b.py:s2t [--slices 2] [--spot] [--dry-run] [-- --config.train.steps=1000 ...]
 #
 # Every worker mounts the bucket with gcsfuse at /mnt/echox, installs this source tree and runs the same command;
-# jax.distributed finds the other workers by itself. Run it again to go on after a pre-emption: finished steps are kept in the
-# bucket. --dry-run prints the commands and runs none. Needs: gcloud, logged in, with the TPU API enabled.
+# jax.distributed finds the other workers by itself. Run it again to continue after a pre-emption: finished steps are kept in
+# the bucket. --dry-run prints the commands and runs none. Needs: gcloud, logged in, with the TPU API enabled.
 set -euo pipefail
 
 name='' type='' zone='' project='' bucket='' config='' slices=1 spot='' dry='' runtime='' extra=()

@@ -235,7 +235,7 @@ def test_ids_of_a_chat_model_are_those_of_its_template():
   assert [''.join(tokens[i] for i in getattr(ids, role)) for role in prompts.ROLES] == list(
     prompts.ROLES
   )
-  with pytest.raises(errors.CheckpointError, match='no profile knows'):
+  with pytest.raises(errors.CheckpointError, match='matches no profile'):
     configured(tokens, merges, 1, 2, template=chat_folders.UNKNOWN['separator'])
   assert (
     configured(tokens, merges, 1, 2, template=chat_folders.UNKNOWN['separator'], profile='chatml')[

@@ -181,7 +181,7 @@ def test_whisper_of_another_width(source, tmp_path):
   folder = released_folder.write(
     tmp_path / 'whisper', narrow, CONFIG['whisper_encoder'] | {'d_model': 48}
   )
-  with pytest.raises(errors.CheckpointError, match='states of width 48, but .* takes 32'):
+  with pytest.raises(errors.CheckpointError, match='states of width 48, but .* expects 32'):
     run('echox', source, tmp_path / 'model', '--whisper', folder)
 
 

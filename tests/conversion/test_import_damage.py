@@ -118,7 +118,13 @@ def test_wrong_commands(source, tmp_path):
     ('echox', source, 'model', ('--base', source), 'needs no --base'),
     ('echox', source, 'thesis', (), 'thesis exists and is not an exported model'),
     ('piano', source, 'model', (), "no kind 'piano': use one of echox, llama"),
-    ('whisper', source, 'model', ('--unit-vocab', 'x'), "kind 'whisper' takes no --unit-vocab"),
+    (
+      'whisper',
+      source,
+      'model',
+      ('--unit-vocab', 'x'),
+      "kind 'whisper' does not accept --unit-vocab",
+    ),
     (
       'whisper',
       tmp_path / 'nowhere',

@@ -212,8 +212,8 @@ def test_registered_extensions_are_not_used(tmp_path):
     (tensor((2,), (1,), elements=3), 'storage 0 is missing or too short'),
     (tensor((2,), ()), 'sizes cannot be'),
     (tensor((1 << 31, 1 << 31), (0, 0)), 'sizes cannot be'),
-    (tensor((-1,), (1,)), 'no integers from 0'),
-    (tensor((2,), (-1,)), 'no integers from 0'),
+    (tensor((-1,), (1,)), 'not integers from 0'),
+    (tensor((2,), (-1,)), 'not integers from 0'),
     (b'ctorch._utils\n_rebuild_tensor\n(NK\x00))tR.', 'no plain storage'),
     (b'ctorch._utils\n_rebuild_qtensor\n.', "'torch._utils._rebuild_qtensor'"),
   ],
@@ -296,5 +296,5 @@ def test_entries_that_are_not_there(tmp_path):
   loaded = torch_file.load_torch(FILES / 'torch_zip.pt')
   with pytest.raises(errors.CheckpointError, match="no entry 'model'.*generator, steps"):
     torch_file.tensors_of('a.pt', loaded, 'model')
-  with pytest.raises(errors.CheckpointError, match='no tensors \\(n\\)'):
+  with pytest.raises(errors.CheckpointError, match='not tensors \\(n\\)'):
     torch_file.tensors_of('a.pt', {'model': {'n': 3}}, 'model')

@@ -142,7 +142,7 @@ def test_the_picture(folder, tmp_path, monkeypatch):
   if 'matplotlib' in sys.modules or __import__('importlib').util.find_spec('matplotlib'):
     inspection.draw(splits, tmp_path / 'p.png')
     assert (tmp_path / 'p.png').read_bytes()[1:4] == b'PNG'
-    with pytest.raises(DataError, match='no picture'):
+    with pytest.raises(DataError, match='not a picture'):
       inspection.draw(splits, tmp_path / 'p.xyz')
   importer = builtins.__import__
 

@@ -181,7 +181,7 @@ def test_reading_processes_make_the_same_batches(workdir):
 @pytest.mark.parametrize(
   'stage, data, words',
   [
-    ('echo', dict(packing=True), "stage 'echo' takes one example a row"),
+    ('echo', dict(packing=True), "stage 'echo' takes one example per row"),
     ('t2c', dict(buckets=(10,)), "stage 't2c' hears no clips"),
     ('s2t', dict(buckets=(10, 70)), 'not all from 1 to data.max_states = 60'),
   ],

@@ -291,7 +291,7 @@ def test_what_only_ffmpeg_reads_is_checked_too_and_its_lack_is_told(tmp_path, mo
   with pytest.raises(Unusable, match='more than 4'):
     decoding.decode(str(tmp_path / 'a.m4a'), 4.0)
   monkeypatch.setattr(shutil, 'which', lambda _: None)
-  with pytest.raises(Unusable, match='there being no ffmpeg'):
+  with pytest.raises(Unusable, match='without ffmpeg'):
     decoding.decode(str(tmp_path / 'a.m4a'), 30.0)
 
 

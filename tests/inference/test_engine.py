@@ -170,7 +170,7 @@ def test_text_alone_takes_no_parts_of_speech(engine, tmp_path):
   assert (
     ''.join(p.text for p in pieces) == done.text == spoken.text and done.scores == spoken.scores
   )
-  with pytest.raises(errors.EchoXError, match='made to read: write it'):
+  with pytest.raises(errors.EchoXError, match='only reads text: write the question'):
     next(reader.answer(tiny_model.question()))
   with pytest.raises(errors.CheckpointError, match='lacks whisper, adapter, unit_text_embedding'):
     Engine(language_model)

@@ -196,7 +196,7 @@ def test_mesh_and_batch_errors_in_one_sentence(argument, message):
       ['--config=configs/echox_nano.py:t2c', '--topology=v5e:4x4', '--slices=0'],
       'are not a topology',
     ),
-    (['--config=configs/echox_nano.py:t2c', '--topology=cpu:none'], 'no number of virtual CPUs'),
+    (['--config=configs/echox_nano.py:t2c', '--topology=cpu:none'], 'not a number of virtual CPUs'),
     (
       ['--config=configs/echox_nano.py:t2c', '--topology=cpu:1', '--step=dance'],
       'use a step of train, prefill, decode',

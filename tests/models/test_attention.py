@@ -121,7 +121,7 @@ def test_what_cannot_be_had_is_said_once_and_computed_plainly(arrays, caplog):
         attention(*arrays, mask, backend='splash'), attention(*arrays, mask)
       )
   assert [record.message for record in caplog.records] == [
-    "attention 'splash' cannot be had here, as this runs on cpu, not tpu: xla takes its place."
+    "attention 'splash' is not available here, as this runs on cpu, not tpu: using xla instead."
   ]
   with caplog.at_level(logging.WARNING):
     attention(*arrays, mask, backend='auto')  # the plain form is the best there is on a CPU
@@ -135,7 +135,7 @@ def test_what_cannot_be_had_is_said_once_and_computed_plainly(arrays, caplog):
 @pytest.mark.parametrize(
   'backend, change, words',
   [
-    ('splash', dict(dropout=True), 'drops weights'),
+    ('splash', dict(dropout=True), 'drops attention weights'),
     ('splash', dict(mask=Mask(allowed=KEYS[:, None, None])), 'irregular'),
     ('splash', dict(query=jnp.zeros((B, 1, N, H))), 'cache'),
     ('cudnn', {}, 'bfloat16 or float16, not float32'),

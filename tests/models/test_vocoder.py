@@ -129,7 +129,7 @@ def test_vocoder_files_that_are_not_there(golden, tmp_path):
   other = tmp_path / 'other.json'
   for text, error, said in [
     ('{', errors.ConfigError, 'other.json is not JSON'),
-    ('[]', errors.ConfigError, 'no JSON object'),
+    ('[]', errors.ConfigError, 'not a JSON object'),
     (
       json.dumps({k: v for k, v in values.items() if k != 'upsample_rates'}),
       errors.ConfigError,

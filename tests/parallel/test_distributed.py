@@ -112,8 +112,7 @@ def test_open_mpi():
   newer = {name: value for name, value in OPEN_MPI.items() if 'uri' not in name}
   assert _plan('mpi', newer, coordinator='x:5') == Join('x:5', 2, 1)
   with pytest.raises(
-    errors.ConfigError,
-    match='does not tell where rank 0 runs: give --distributed=mpi --coordinator',
+    errors.ConfigError, match='does not say where rank 0 runs: give --distributed=mpi --coordinator'
   ):
     _plan(environ=newer)
 
@@ -174,12 +173,12 @@ def test_tpu_pods_find_themselves(monkeypatch):
       dict(coordinator='a:1', num_processes=0, process_id=0),
       'out of range for 0 processes',
     ),
-    ('none', {}, dict(process_id=0), '--process_id is given beside --distributed=none'),
+    ('none', {}, dict(process_id=0), '--process_id is given with --distributed=none'),
     (
       'slurm',
       SLURM,
       dict(num_processes=2),
-      '--num_processes is given beside --distributed=slurm, which knows it',
+      '--num_processes is given with --distributed=slurm, which sets it itself',
     ),
     (
       'slurm',
@@ -211,7 +210,7 @@ def test_processes_that_do_not_come(monkeypatch):
   import threading
 
   monkeypatch.setattr(jax.distributed, 'initialize', lambda **_: threading.Event().wait(5))
-  with pytest.raises(errors.EchoXError, match='not all of the 2 processes came within 0 s'):
+  with pytest.raises(errors.EchoXError, match='not all of the 2 processes joined within 0 s'):
     distributed.initialise('auto', 'localhost:1', 2, 0, timeout_seconds=0.1)
 
 

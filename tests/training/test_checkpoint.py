@@ -195,7 +195,7 @@ def test_rows_of_added_special_ids_are_means_of_the_others(tmp_path):
   ):
     with pytest.raises(
       errors.CheckpointError,
-      match=r'is of another config: it has '
+      match=r'has another config: it has '
       r'llm/embed_tokens/embedding as \(32, 16\)',
     ):
       _initial(wrong, tmp_path)

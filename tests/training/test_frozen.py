@@ -92,7 +92,7 @@ def test_frozen_parameters_that_were_moved_are_named(saved):
   ):
     with pytest.raises(
       errors.CheckpointError,
-      match=r'frozen parameters in .* not there: move '
+      match=r'frozen parameters in .* missing: move '
       r'that folder back',
     ):
       use()

@@ -433,7 +433,7 @@ def test_a_split_without_examples_is_called_empty(tmp_path):
       dict(eval_every=5),
       "names 'a/train', which is among the data.sets that the stage trains on",
     ),
-    (('a/test', 'a/test'), dict(eval_every=5), "names 'a/test', which stands there twice"),
+    (('a/test', 'a/test'), dict(eval_every=5), "names 'a/test', which is listed twice"),
   ],
 )
 def test_settings_that_do_not_go_together(sets, train, message, tmp_path):
