@@ -74,13 +74,14 @@ def main(argv: list[str] | None = None) -> None:
   if args.output:
     model_folder.require(model, model_folder.SPEAKING, 'speak', 'leave out -o for text answers')
   engine = Engine(model, hears=bool(args.questions), speaks=args.output is not None)
-  waves = [_named(path, engine.check_wave, wave) for path, wave in zip(args.questions, waves)]
+  waves = [
+    _named(path, engine.questions.check_wave, wave) for path, wave in zip(args.questions, waves)
+  ]
   for text in args.text:
-    engine.prompt(text, audio=False)
+    engine.questions.prompt(text, audio=False)
   print('warming up ...', end='', file=sys.stderr, flush=True)
-  print(
-    f' {engine.warm_up(audio=bool(waves), text=bool(args.text), both=False):.1f} s', file=sys.stderr
-  )
+  seconds = engine.warm_up(spoken=bool(waves), written=bool(args.text), turns=False)
+  print(f' {seconds:.1f} s', file=sys.stderr)
 
   asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [
     (text, None, text) for text in args.text

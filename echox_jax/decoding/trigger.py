@@ -96,36 +96,15 @@ def cut_now(
   return jnp.where(cut, candidate + 1, 0).astype(jnp.int32)
 
 
-class SliceCutter:
-  """The same rule, fed one score at a time."""
-
-  def __init__(self, cfg: StreamingConfig):
-    self._cfg = cfg
-    self._scores: list[np.float32] = []
-    self._start = 0
-
-  def push(self, score: float | int | np.floating) -> tuple[int, int] | None:
-    """Adds the score of the next token; returns (start, stop) of the slice of tokens that is now
-    ready, if any.
-    """
-    cfg = self._cfg
-    self._scores.append(np.float32(score))
-    candidate = len(self._scores) - 1 - cfg.look_ahead
-    if candidate < 0:
-      return None
-    here = self._scores[candidate]
-    around = self._scores[max(0, candidate - cfg.peak_window) : candidate + cfg.peak_window + 1]
-    before = candidate - self._start
-    long_enough = before >= cfg.min_tokens or (
-      here > cfg.threshold and before >= cfg.min_tokens_above_threshold
-    )
-    if here < max(around) or not long_enough:
-      return None
-    ready = (self._start, candidate + 1)
-    self._start = candidate + 1
-    return ready
-
-  def finish(self) -> tuple[int, int] | None:
-    """Returns (start, stop) of the remaining tokens at the end of the answer, if any."""
-    stop = len(self._scores)
-    return (self._start, stop) if stop > self._start else None
+def streamed_slices(
+  token_scores: Float[np.ndarray, ' A'], cfg: StreamingConfig
+) -> list[tuple[int, int]]:
+  """Cuts one answer as its tokens come, by `cut_now`; returns (start, stop) of its slices."""
+  judge = jax.jit(lambda count, start: cut_now(row, count, start, cfg))
+  row, slices, start = jnp.asarray(token_scores, jnp.float32)[None], [], 0
+  for count in range(1, len(token_scores) + 1):
+    stop = int(judge(jnp.asarray([count]), jnp.asarray([start]))[0])
+    if stop:
+      slices.append((start, stop))
+      start = stop
+  return [*slices, (start, len(token_scores))] if start < len(token_scores) else slices

@@ -177,12 +177,18 @@ class Engine:
         return True
       return False
 
-  def warm_up(self) -> float:
-    """Compiles all that answering needs, whatever is asked; returns the seconds that it took."""
+  def warm_up(self, *, spoken: bool = True, written: bool = True, turns: bool = True) -> float:
+    """Compiles all that answering needs; returns the seconds that it took.
+
+    Args:
+      spoken: for spoken questions.
+      written: for written questions.
+      turns: for conversations of several turns.
+    """
     start = time.perf_counter()
     none = np.int32(0)
-    heard = [None]
-    if self.hears:
+    heard: list[Any] = [None] if written else []
+    if spoken and self.hears:
       noise = np.random.default_rng(0).normal(0, 0.1, (1, self._sizes.samples[-1]))
       heard += [
         self._programs.hear(
@@ -195,7 +201,8 @@ class Engine:
       first = special.bos if speech is None else special.audio
       for size in self._sizes.prompt:
         ids = padded([first], size, special.pad)
-        for read in (self._programs.read_first, self._programs.read_further):
+        further = (self._programs.read_further,) if turns else ()
+        for read in (self._programs.read_first, *further):
           self._state = read(
             self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
           )

@@ -8,9 +8,11 @@ the states, V the LLM's vocabulary.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from echox_jax import rates
 from echox_jax.config import EchoXConfig, EngineConfig
-from echox_jax.decoding import generate, sampler, trigger
+from echox_jax.decoding import generate, trigger
 from echox_jax.models import echox, positions
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Bool, Float, Int
@@ -77,19 +79,11 @@ def prefill(
 
 
 def sample(
-  params: dict,
-  cfg: EchoXConfig,
-  hidden: Float[Array, 'B D'],
-  logits: Float[Array, 'B V'],
-  key: Array | None = None,
-  temperature: float | Float[Array, ''] = 0.0,
-  top_p: float | Float[Array, ''] = 1.0,
+  params: dict, cfg: EchoXConfig, hidden: Float[Array, 'B D'], logits: Float[Array, 'B V']
 ) -> tuple[Int[Array, ' B'], Float[Array, ' B']]:
-  """Samples the next ids, int32, from logits and scores their states with the trigger, float32;
-  temperature 0 needs no key.
-  """
+  """Chooses the likeliest next ids, int32, and scores their states with the trigger, float32."""
   period = head_embedding(params['llm'])[cfg.special_ids.period]
-  return sampler.sample(logits, key, temperature, top_p), trigger.scores(hidden, period)
+  return jnp.argmax(logits, axis=-1).astype(jnp.int32), trigger.scores(hidden, period)
 
 
 def generate_units(

@@ -65,8 +65,7 @@ def _trigger_rows(golden: Golden, arrays: Arrays, segments: np.ndarray) -> list[
   cfg, sims = golden.cfg, arrays['sims']
   period = head_embedding(golden.params['llm'])[cfg.special_ids.period]
   number = trigger.cut_slices(jnp.asarray(sims)[None], jnp.array([len(sims)]), cfg.streaming)[0]
-  cutter = trigger.SliceCutter(cfg.streaming)
-  cuts = [cut for cut in [*map(cutter.push, sims), cutter.finish()] if cut]
+  cuts = trigger.streamed_slices(np.asarray(sims), cfg.streaming)
   return [
     close('stream/sims', trigger.scores(arrays['hidden'], period), sims),
     identical('stream/segments', [stop - start for start, stop in cuts], segments),

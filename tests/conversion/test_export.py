@@ -300,7 +300,7 @@ for name in ('launch', 'data_pipeline', 'configs', 'optax', 'orbax', 'grain', 'm
 import echox_jax
 model = echox_jax.load({str(trained / 'copy')!r})
 from echox_jax.inference.engine import Engine
-print(len(Engine(model).prompt('Paris?', False)), model.unit_language.vocab_size)
+print(len(Engine(model).questions.prompt('Paris?', False)), model.unit_language.vocab_size)
 """
   made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
   assert made.returncode == 0, made.stderr

@@ -10,7 +10,6 @@ import echox_jax
 from echox_jax import audio, errors, model_folder
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import released, released_config
-from echox_jax.inference.engine import Engine
 from launch import respond
 from tests.helpers import chat_folders, released_folder, tiny_model
 from tests.helpers.imports import WEIGHTS, run, same
@@ -108,9 +107,8 @@ def test_an_imported_llama_answers_written_questions(tmp_path, capsys):
   ask = lambda *more: respond.main(['--checkpoint', str(tmp_path / 'model'), *map(str, more)])
   ask('--text', 'Is it?', '--text', 'Why?', '--json', tmp_path / 'reply.json')
   reply = json.loads((tmp_path / 'reply.json').read_text())
-  batched = Engine(echox_jax.load(tmp_path / 'model'), hears=False, speaks=False).text_answers(
-    ['Is it?', 'Why?'], batch_size=2
-  )
+  model = echox_jax.load(tmp_path / 'model')
+  batched = [answer.text for answer in model.answer(['Is it?', 'Why?'])]
   assert [reply['text'], reply['further'][0]['text']] == batched
   assert reply['text'] in capsys.readouterr().out
   assert (

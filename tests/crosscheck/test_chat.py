@@ -11,6 +11,7 @@ from data_pipeline.corpus import facts
 import echox_jax
 from echox_jax.conversion import importers
 from echox_jax.evaluation.exist_match import exist_match
+from echox_jax.inference.answering import Request
 from echox_jax.inference.engine import Engine
 from tests.helpers import chat_folders, crosscheck
 
@@ -49,7 +50,9 @@ def reader(folder, **changes):
   """An engine for short questions and answers in text."""
   model = echox_jax.load(folder)
   cfg = dataclasses.replace(model.config, **changes)
-  budgets = dataclasses.replace(model.engine, max_prompt_tokens=128, max_new_tokens=48)
+  budgets = dataclasses.replace(
+    model.engine, max_prompt_tokens=128, max_new_tokens=48, conversations=24
+  )
   return Engine(dataclasses.replace(model, config=cfg, engine=budgets), hears=False, speaks=False)
 
 
@@ -65,7 +68,9 @@ def test_the_config_has_what_the_import_finds(folder):
 def test_prompts_are_those_of_jinja2(folder):
   engine = reader(folder)
   for message in MESSAGES:
-    assert engine.prompt(message, False) == chat_folders.engine_ids(folder, [('user', message)])
+    assert engine.questions.prompt(message, False) == chat_folders.engine_ids(
+      folder, [('user', message)]
+    )
   told = reader(folder, system_message=' Be brief.\n')
   said = [('system', ' Be brief.\n'), ('user', 'Why?')]
   assert told.prompt('Why?', False) == chat_folders.engine_ids(folder, said)
@@ -83,7 +88,7 @@ def test_prompts_are_those_of_transformers(folder):
       add_generation_prompt=True,
       return_dict=False,
     )
-    assert engine.prompt(message, False) == ids
+    assert engine.questions.prompt(message, False) == ids
 
 
 def test_it_knows_more_when_it_is_spoken_to_in_its_own_template(file, folder, record_property):
@@ -101,7 +106,8 @@ def test_it_knows_more_when_it_is_spoken_to_in_its_own_template(file, folder, re
   right = {}
   for name, change in changes.items():
     engine = reader(folder, **change)
-    said = engine.text_answers([fact.questions[0] for fact in chosen], batch_size=24)
+    asked = [Request(text=fact.questions[0]) for fact in chosen]
+    said = [events[-1].text for events in engine.answers(asked)]
     right[name] = sum(exist_match(text, fact.references) for text, fact in zip(said, chosen))
     record_property(f'right answers of SmolLM2-135M in {name}', right[name])
   print(f'\nright answers: {right} of {FACTS}')

@@ -187,16 +187,50 @@ def test_text_only(params):
   assert made.ids.shape == (1, 4) and made.hidden.shape == (1, 4, 24)
 
 
+def many(logits, count=2000, said=None, **changes):
+  """Draws of as many rows, each of its own seed."""
+  fields = dict(temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0) | changes
+  kinds = sampler.greedy(count)._asdict()
+  rows = {name: jnp.full(count, value, kinds[name].dtype) for name, value in fields.items()}
+  sampling = sampler.Sampling(**rows, seed=jnp.arange(count, dtype=jnp.uint32))
+  said = None if said is None else jnp.broadcast_to(jnp.asarray(said), (count, len(said)))
+  choose = jax.jit(sampler.choose)
+  logits = jnp.broadcast_to(logits, (count, logits.shape[-1]))
+  return np.asarray(choose(logits, sampling, jnp.zeros(count, jnp.int32), said))
+
+
+def test_top_k_and_repetition_penalty():
+  logits = jnp.array([[2.0, 1.0, 0.5, -1.0]])
+  assert set(many(logits, top_k=2)) == {0, 1}
+  assert set(many(logits, top_k=1)) == {0}
+  said = [True, False, False, True]
+  share = np.bincount(many(logits, said=said, repetition_penalty=2.0), minlength=4) / 2000
+  lowered = np.exp([1.0, 1.0, 0.5, -2.0])
+  np.testing.assert_allclose(share, lowered / lowered.sum(), atol=0.04)
+
+
+@pytest.mark.parametrize('top_p', [0.3, 0.9, 0.999])
+def test_large_vocabularies_are_ranked_only_as_far_as_needed(top_p):
+  """The same ids as a whole sort allows, with the likelier ones as often as they should be."""
+  logits = jnp.asarray(np.random.default_rng(0).normal(0, 2, (1, 500)), jnp.float32)
+  probability = np.asarray(jax.nn.softmax(logits[0]))
+  order = np.argsort(-probability)
+  before = np.cumsum(probability[order]) - probability[order]
+  kept = order[before <= top_p]
+  drawn = many(logits, count=4000, top_p=top_p)
+  assert set(drawn) <= set(kept.tolist())
+  share = np.bincount(drawn, minlength=500)[kept] / 4000
+  np.testing.assert_allclose(share, probability[kept] / probability[kept].sum(), atol=0.03)
+
+
 def test_sampling():
   logits = jnp.log(jnp.array([[0.05, 0.6, 0.3, 0.05]]))
-  assert sampler.sample(logits, jax.random.key(0)).tolist() == [1]
-  draw = jax.jit(jax.vmap(lambda key: sampler.sample(logits[0], key, 1.0, 0.85)))
-  share = np.bincount(draw(jax.random.split(jax.random.key(1), 2000)), minlength=4) / 2000
+  draw = many(logits, temperature=1.0, top_p=0.85)
+  assert sampler.choose(logits, sampler.greedy(1), jnp.zeros(1, jnp.int32)).tolist() == [1]
+  share = np.bincount(draw, minlength=4) / 2000
   # 0.9 is passed only after the second
   np.testing.assert_allclose(share, [0, 2 / 3, 1 / 3, 0], atol=0.04)
-  cold = jax.vmap(lambda key: sampler.sample(logits[0], key, 0.2, 1.0))(
-    jax.random.split(jax.random.key(2), 2000)
-  )
+  cold = many(logits, temperature=0.2, top_p=1.0)
   np.testing.assert_allclose(
     np.mean(cold == 1), 0.6**5 / (0.6**5 + 0.3**5 + 2 * 0.05**5), atol=0.03
   )

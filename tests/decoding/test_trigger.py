@@ -1,5 +1,7 @@
 """The cut rule: the whole-answer form and the streaming form are one rule."""
 
+import functools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -26,10 +28,26 @@ SCORES = st.lists(
 )
 
 
+@functools.cache
+def stream(rule):
+  """Scores float32[ROOM] and their number -> where `cut_now` ends slices, as the tokens come."""
+
+  def step(row, start, count):
+    stop = trigger.cut_now(row[None], count[None], start[None], rule)[0]
+    return jnp.where(stop > 0, stop, start), stop
+
+  return jax.jit(
+    lambda row: jax.lax.scan(
+      functools.partial(step, row), jnp.int32(0), jnp.arange(1, ROOM + 1, dtype=jnp.int32)
+    )[1]
+  )
+
+
 def streamed(scores, rule):
-  cutter = trigger.SliceCutter(rule)
-  found = [cutter.push(score) for score in scores] + [cutter.finish()]
-  return [f for f in found if f]
+  row = np.pad(np.float32(scores), (0, ROOM - len(scores)))
+  stops = [int(stop) for stop in np.asarray(stream(rule)(row))[: len(scores)] if stop]
+  ends = sorted({0, *stops, len(scores)})
+  return list(zip(ends, ends[1:]))
 
 
 @settings(max_examples=60, deadline=None)
