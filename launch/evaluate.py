@@ -28,10 +28,14 @@ import numpy as np
 from tqdm import tqdm
 
 from echox_jax import errors, files, rates
+from echox_jax.inference.answering import Request
+from echox_jax.inference.events import SpokenSlice
 from launch import cli
 
 _EXAMPLES = 6  # number of recordings to keep
 _JUDGED_AT_A_TIME = 16
+_AT_A_TIME = 16  # conversations of a batch
+_TIMED = 24  # questions that are answered one by one, for the times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +83,16 @@ def main(argv: list[str] | None = None) -> None:
   manifest = read_manifest(args.workdir)
   questions = read(args.data or args.workdir / 'data', 'questions', 'test', args.limit)
   holdout = read(args.workdir / 'precomputed', 'answers', 'holdout', args.limit)
-  engine = Engine(load(args.checkpoint))
+  model = load(args.checkpoint)
+  budgets = dataclasses.replace(model.engine, conversations=_AT_A_TIME)
+  engine = Engine(dataclasses.replace(model, engine=budgets))
+  alone = Engine(dataclasses.replace(model, engine=dataclasses.replace(budgets, conversations=1)))
 
-  seconds = {'warm_up': engine.warm_up(text=False, both=False)}
+  seconds = {'warm_up': engine.warm_up(turns=False) + alone.warm_up(written=False, turns=False)}
   clock = Clock(seconds)
   written = written_answers(engine, questions)
   clock.stop('written_questions')
-  replies = [reply(engine, example) for example in bar(questions, 'answering')]
+  replies = spoken_replies(engine, alone, questions)
   clock.stop('spoken_questions')
   remade = [resynthesise(engine, example) for example in bar(holdout, 'resynthesis')]
   clock.stop('resynthesis')
@@ -186,17 +193,34 @@ def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
 def written_answers(engine, questions: Sequence[Any]) -> list[str]:
   """The model's answers to the written questions; equal questions are asked once."""
   texts = list(dict.fromkeys(example.turns[0].text for example in questions))
-  answers = dict(zip(texts, engine.text_answers(texts)))
+  told = engine.answers([Request(text=text) for text in texts])
+  answers = dict(zip(texts, (events[-1].text for events in told)))
   return [answers[example.turns[0].text] for example in questions]
 
 
-def reply(engine, example) -> dict[str, Any]:
-  """The streaming engine's answer to one spoken question."""
+def spoken_replies(engine, alone, questions: Sequence[Any]) -> list[dict[str, Any]]:
+  """Answers the spoken questions: some of them one by one by the engine `alone`, whose times count,
+  and the others in batches.
+  """
   from echox_jax import audio
-  from echox_jax.inference.events import SpokenSlice
 
+  def request(example):
+    return Request(audio.from_int16(example.turns[0].audio))
+
+  timed = set(np.linspace(0, len(questions) - 1, min(_TIMED, len(questions))).round().astype(int))
+  events = {
+    i: alone.answers([request(questions[i])])[0] for i in bar(sorted(timed), 'answering one by one')
+  }
+  others = [i for i in range(len(questions)) if i not in timed]
+  for start in bar(range(0, len(others), _AT_A_TIME), 'answering in batches'):
+    batch = others[start : start + _AT_A_TIME]
+    events |= zip(batch, engine.answers([request(questions[i]) for i in batch]))
+  return [reply(example, events[i], i in timed) for i, example in enumerate(questions)]
+
+
+def reply(example, events: Sequence[Any], alone: bool) -> dict[str, Any]:
+  """The fields of `scores.Asked` that an answer gives, its waveform and its overflow."""
   question, answer = example.turns
-  events = list(engine.answer(audio.from_int16(question.audio)))
   done = events[-1]
   return dict(
     id=example.id,
@@ -210,6 +234,7 @@ def reply(engine, example) -> dict[str, Any]:
     first_audio_s=done.first_audio_at,
     finished_s=done.finished_at,
     text_s=max(done.token_times, default=0.0),
+    alone=alone,
     waveform=done.waveform,
     overflow=done.overflow,
   )

@@ -74,9 +74,8 @@ def main(argv: list[str] | None = None) -> None:
   if args.output:
     model_folder.require(model, model_folder.SPEAKING, 'speak', 'leave out -o for text answers')
   engine = Engine(model, hears=bool(args.questions), speaks=args.output is not None)
-  waves = [
-    _named(path, engine.questions.check_wave, wave) for path, wave in zip(args.questions, waves)
-  ]
+  check = engine.questions.check_wave
+  waves = [_named(path, check, wave) for path, wave in zip(args.questions, waves)]
   for text in args.text:
     engine.questions.prompt(text, audio=False)
   print('warming up ...', end='', file=sys.stderr, flush=True)

@@ -29,6 +29,8 @@ class Asked:
     first_audio_s: seconds until the first sound; None = nothing was spoken.
     finished_s: seconds until everything was finished.
     text_s: seconds until the last word of the text.
+    alone: whether the times are those of a question that was answered alone; others were answered
+      in a batch.
   """
 
   id: str
@@ -44,6 +46,7 @@ class Asked:
   first_audio_s: float | None
   finished_s: float
   text_s: float
+  alone: bool = True
 
   def marks(self) -> dict[str, bool]:
     """Whether the answer was right: `text` (written question), `s2t` (spoken question), `s2s`
@@ -72,14 +75,15 @@ def summarise(asked: Sequence[Asked]) -> dict[str, Any]:
     return {name: _scores([a for a in asked if getattr(a, field) == name]) for name in names}
 
   spoken = [a for a in asked if a.first_audio_s is not None]
+  timed = [a for a in spoken if a.alone]
   return {
     **_scores(asked),
-    'first_audio_s': _median([a.first_audio_s for a in spoken]),
-    'real_time_factor': _median([a.finished_s / a.audio_s for a in spoken]),
+    'first_audio_s': _median([a.first_audio_s for a in timed]),
+    'real_time_factor': _median([a.finished_s / a.audio_s for a in timed]),
     'silent_replies': len(asked) - len(spoken),
     'slices_per_answer': round(float(np.mean([a.slices for a in asked])), 2),
     'sound_before_text_ended': round(
-      float(np.mean([a.first_audio_s is not None and a.first_audio_s < a.text_s for a in asked])), 4
+      float(np.mean([a.first_audio_s < a.text_s for a in timed])) if timed else 0.0, 4
     ),
     'by_voice': by('voice'),
     'by_category': by('category'),

@@ -50,9 +50,8 @@ def reader(folder, **changes):
   """An engine for short questions and answers in text."""
   model = echox_jax.load(folder)
   cfg = dataclasses.replace(model.config, **changes)
-  budgets = dataclasses.replace(
-    model.engine, max_prompt_tokens=128, max_new_tokens=48, conversations=24
-  )
+  sizes = dict(max_prompt_tokens=128, max_new_tokens=48, conversations=24)
+  budgets = dataclasses.replace(model.engine, **sizes)
   return Engine(dataclasses.replace(model, config=cfg, engine=budgets), hears=False, speaks=False)
 
 

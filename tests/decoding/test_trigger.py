@@ -1,6 +1,7 @@
 """The cut rule: the whole-answer form and the streaming form are one rule."""
 
 import functools
+import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ def streamed(scores, rule):
   row = np.pad(np.float32(scores), (0, ROOM - len(scores)))
   stops = [int(stop) for stop in np.asarray(stream(rule)(row))[: len(scores)] if stop]
   ends = sorted({0, *stops, len(scores)})
-  return list(zip(ends, ends[1:]))
+  return list(itertools.pairwise(ends))
 
 
 @settings(max_examples=60, deadline=None)
