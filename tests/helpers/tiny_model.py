@@ -1,7 +1,5 @@
 """A tiny random model in the shape of a loaded bundle, for tests of answering."""
 
-import types
-
 from flax import linen as nn
 import jax
 import numpy as np
@@ -9,6 +7,7 @@ import numpy as np
 from echox_jax import config as config_lib
 from echox_jax import model_folder
 from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.inference import chat
 from echox_jax.models import params as params_lib
 from echox_jax.models import trees
 from echox_jax.prompts import NANO_IDS
@@ -120,13 +119,7 @@ def tiny_bundle(folder):
   """What `echox_jax.load` returns, in miniature."""
   config = tiny_config()
   tokenizer = train_tokenizer([WORDS] * 3, folder / 'tokenizer.model', 320)
-  return types.SimpleNamespace(
-    config=config,
-    engine=ENGINE,
-    params=tiny_params(config),
-    tokenizer=tokenizer,
-    unit_language=PlainPairs(),
-  )
+  return chat.Model(config, tiny_params(config), ENGINE, tokenizer, PlainPairs())
 
 
 def write_model(folder, cfg: EchoXConfig, copies=None):

@@ -224,7 +224,7 @@ def test_unit_words_and_units_that_are_left_out_are_counted(engine, tmp_path, mo
 
 def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  bundle.config = with_positions(bundle.config, llm=48)
+  bundle = dataclasses.replace(bundle, config=with_positions(bundle.config, llm=48))
   with pytest.raises(
     errors.EchoXError, match='positions for 28 .llm.max_positions 48.: ask a shorter one'
   ):
@@ -248,7 +248,7 @@ def test_a_question_beyond_the_positions_of_the_model_is_refused(tmp_path):
 )
 def test_a_model_without_positions_for_its_own_budgets_is_refused(tmp_path, fields, reason):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  bundle.config = with_positions(bundle.config, **fields)
+  bundle = dataclasses.replace(bundle, config=with_positions(bundle.config, **fields))
   with pytest.raises(errors.ConfigError, match=reason):
     Engine(bundle)
 
@@ -261,7 +261,9 @@ def test_a_slice_that_needs_more_positions_than_there_are_is_cut_and_counted(eng
   needed, _ = words(engine)
   bundle = tiny_model.tiny_bundle(tmp_path)
   least = positions.slice_row(bundle.config, 0)
-  bundle.config = with_positions(bundle.config, trunk=least + max(needed) - 1)
+  bundle = dataclasses.replace(
+    bundle, config=with_positions(bundle.config, trunk=least + max(needed) - 1)
+  )
   got, cut = words(Engine(bundle))
   assert max(got) == max(needed) - 1 and cut >= sum(n == max(needed) for n in needed)
 
