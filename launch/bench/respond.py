@@ -1,8 +1,8 @@
 """Time of an answer, and of its parts, at fixed sizes and with random weights.
 
 One process, warm: a spoken question of 10 s is answered again and again. Weights are random, and a
-few of them are set so that the work does not depend on chance: the LLM and the echo decoder never
-say EOT, each unit word is two units, and each unit lasts two frames.
+few of them are set so that the work does not depend on chance: the LLM never says EOT, the echo
+decoder says unit words alone, each unit word is two units, and each unit lasts two frames.
 
 Figures, in seconds, medians of `--runs`: `first_text_s`, `first_sound_s`, `last_text_s`, `total_s`
 of a spoken answer, `audio_s` of sound, `real_time_factor`; `text_only_s` and `text_only_sampled_s`,
@@ -106,8 +106,8 @@ def random_model(job: ExperimentConfig) -> Model:
   cfg = job.model
   make = jax.jit(lambda key: nn.meta.unbox(params_lib.init_groups(key, cfg, _GROUPS)))
   params = jax.tree.map(np.array, make(jax.random.key(0)))
-  for head in (params['llm']['lm_head'], params['echo']['lm_head']):
-    head['embedding'][cfg.special_ids.eot] = 0.0
+  params['llm']['lm_head']['embedding'][cfg.special_ids.eot] = 0.0
+  params['echo']['lm_head']['embedding'][: cfg.llm.vocab_size] = 0.0
   proj = params['vocoder']['duration_predictor']['proj']
   proj['kernel'][:], proj['bias'][:] = 0.0, np.log(1.0 + _FRAMES)
   rng = np.random.default_rng(0)
