@@ -116,7 +116,7 @@ def test_an_imported_llama_answers_written_questions(tmp_path, capsys):
     and reply['slices'] == []
     and len(reply['scores']) == reply['overflow']['answer_tokens'] * 4
   )
-  with pytest.raises(errors.CheckpointError, match='so it cannot speak: leave -o out'):
+  with pytest.raises(errors.CheckpointError, match='so it cannot speak: leave out -o'):
     ask('--text', 'Is it?', '-o', tmp_path / 'reply.wav')
   audio.write_wav(tmp_path / 'question.wav', tiny_model.question())
   with pytest.raises(

@@ -54,7 +54,7 @@ def test_a_tsv_says_the_same(tmp_path):
   )
   ingest.build('manifest', table, tmp_path / 'tsv')
   assert recordings.content(tmp_path / 'json') == recordings.content(tmp_path / 'tsv')
-  with pytest.raises(DataError, match="first line .'colour' is none"):
+  with pytest.raises(DataError, match="first line .'colour' is not a column"):
     ingest.build(
       'manifest',
       recordings.manifest(tmp_path, ['id\tanswer\tcolour', 'a\tb\tc'], 'wrong.tsv'),

@@ -57,7 +57,7 @@ def tpu_vm(*more):
   )
 
 
-def job(command):
+def parsed(command):
   """The training job of `... -m launch.train OPTIONS`, as launch.train itself reads it."""
   start = command.index('launch.train')
   return train.parse(command[start:])
@@ -77,7 +77,7 @@ def test_one_slice():
   )
   command = shlex.split(lines[-1][-1])
   assert command[3:6] == ['python3.11', '-m', 'launch.train']
-  experiment, options = job(command)
+  experiment, options = parsed(command)
   assert (experiment.stage, experiment.train.steps) == ('s2t', 7)
   assert experiment.model.llm.num_layers == 32 and options.workdir == '/mnt/echox/work'
 
@@ -88,7 +88,7 @@ def test_several_slices_start_together():
   trains = [line for line in printed.splitlines() if 'launch.train' in line]
   assert sorted(re.search(r'ssh (\S+)', line)[1] for line in trains) == ['job-0', 'job-1', 'job-2']
   for line in trains:
-    experiment, _ = job(shlex.split(shlex.split(line[2:])[-1]))
+    experiment, _ = parsed(shlex.split(shlex.split(line[2:])[-1]))
     assert experiment.mesh.dcn_data == 3
 
 
@@ -113,7 +113,7 @@ def test_slurm_task():
     '--workdir=/shared/work',
   )
   assert code == 0
-  experiment, options = job(shlex.split(printed))
+  experiment, options = parsed(shlex.split(printed))
   assert (experiment.stage, options.distributed) == ('echo', 'slurm')
   assert options.workdir == '/shared/work'
 
@@ -134,7 +134,7 @@ def test_jobset_is_whole_and_well_formed():
   assert replicated['replicas'] == 2 and inner['parallelism'] == inner['completions'] == 4
   pod = inner['template']['spec']
   (container,) = pod['containers']
-  experiment, options = job(container['command'] + container['args'])
+  experiment, options = parsed(container['command'] + container['args'])
   assert experiment.stage == 's2t' and experiment.mesh.dcn_data == 2
   assert options.workdir.startswith('/')
   assert (
