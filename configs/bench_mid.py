@@ -3,8 +3,8 @@
   python -m launch.bench respond --config=configs/bench_mid.py --json FILE
 
 Sizes: Whisper base as encoder, a Llama of 8 layers and width 512, the released `small` unit
-decoder, the public unit vocoder. The budgets and the rule fix what is done: a question of 10 s takes 150
-positions, an answer has 64 tokens in slices of 26, 26 and 12, five unit words a token.
+decoder, the public unit vocoder. The budgets and the rule fix what is done: a question of 10 s
+takes 150 positions, an answer has 64 tokens in slices of 26, 26 and 12, five unit words a token.
 """
 
 import dataclasses

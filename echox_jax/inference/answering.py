@@ -125,13 +125,13 @@ class Answering:
     while self._current < len(self._slices):
       own = self._slices[self._current]
       while own.pieces:
-        piece = own.pieces.pop(0)
+        piece, now = own.pieces.pop(0), self.now()
         if self._first_sound_at is None:
-          self._first_sound_at = self.now()
+          self._first_sound_at = now
         self.has_sound = True
         self._sounded += len(piece)
         self._waves.append(piece)
-        self.events.append(Sound(own.index, piece, self.now()))
+        self.events.append(Sound(own.index, piece, now))
       if own.spoken is None:
         return
       self.events.append(own.spoken)

@@ -76,8 +76,8 @@ class Questions:
     """
     if audio and not self.hears:
       raise errors.EchoXError(
-        'the question is spoken, but this engine was made to read: write it, or make one that '
-        'hears.'
+        'the question is spoken, but this engine only reads text: write the question, or make an '
+        'engine with hears=True.'
       )
     if not audio and not text.strip():
       raise errors.EchoXError('the question is empty: say or write something.')
@@ -89,7 +89,7 @@ class Questions:
     room = self.slots - self.budgets.max_new_tokens - speech
     if self.budgets.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
-        f'the question takes {len(ids)} tokens, but beside its answer this model has positions '
+        f'the question takes {len(ids)} tokens, but next to its answer this model has positions '
         f'for {room} (llm.max_positions {cfg.llm.max_positions}): ask a shorter one.'
       )
     if len(ids) > self.budgets.max_prompt_tokens:
@@ -104,7 +104,7 @@ class Questions:
     return prompts.answer(self.config.special_ids, prompts.get_profile(self.config.profile), ids)
 
 
-def padded(ids: Sequence[int], size: int, pad: int) -> Any:
+def padded(ids: Sequence[int] | np.ndarray, size: int, pad: int) -> Any:
   """int32[1,size]: ids, filled up with `pad` at the right."""
   row = np.full((1, size), pad, np.int32)
   row[0, : len(ids)] = ids

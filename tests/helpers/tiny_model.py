@@ -12,6 +12,7 @@ from echox_jax.models import params as params_lib
 from echox_jax.models import trees
 from echox_jax.prompts import NANO_IDS
 from echox_jax.tokenizer import train_tokenizer
+from echox_jax.units.unit_language import PlainModel, UnitLanguage
 
 TRUNK = dict(
   hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16
@@ -86,13 +87,9 @@ def tiny_config() -> EchoXConfig:
   )
 
 
-class PlainPairs:
-  """Unit language of the tests: each word stands for two units."""
-
-  vocab_size = 39
-
-  def decode(self, words) -> np.ndarray:
-    return np.asarray([u for w in words for u in (w % 20, (w + 7) % 20)], np.int32)
+def pairs(words: int = 39) -> UnitLanguage:
+  """A unit language in which each word stands for two units."""
+  return UnitLanguage('plain', 20, PlainModel(tuple((w % 20, (w + 7) % 20) for w in range(words))))
 
 
 def tiny_params(cfg: EchoXConfig) -> dict:
@@ -119,7 +116,7 @@ def tiny_bundle(folder):
   """What `echox_jax.load` returns, in miniature."""
   config = tiny_config()
   tokenizer = train_tokenizer([WORDS] * 3, folder / 'tokenizer.model', 320)
-  return chat.Model(config, tiny_params(config), ENGINE, tokenizer, PlainPairs())
+  return chat.Model(config, tiny_params(config), ENGINE, tokenizer, pairs())
 
 
 def write_model(folder, cfg: EchoXConfig, copies=None):

@@ -102,5 +102,5 @@ def test_a_model_without_speech_answers_in_text(model, tmp_path):
   reply = reader.chat().ask('Paris?')
   assert reply.text == model.chat().ask('Paris?').text
   assert not len(reply.wave) and reply.timings['first_sound_s'] is None
-  with pytest.raises(errors.EchoXError, match='this engine was made to read: write it'):
+  with pytest.raises(errors.EchoXError, match='this engine only reads text: write the question'):
     reader.chat().ask(QUESTIONS[0])

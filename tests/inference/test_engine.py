@@ -209,8 +209,8 @@ def test_unit_words_and_units_that_are_left_out_are_counted(engine, tmp_path, mo
   _, slices, done = parts(engine.answer(tiny_model.question()))
   assert done.overflow['unknown_unit_words'] == done.overflow['dropped_units'] == 0
   said = np.concatenate([s.unit_words for s in slices])
-  fewer = tiny_model.tiny_bundle(tmp_path)
-  fewer.unit_language.vocab_size = int(said.max())
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  fewer = dataclasses.replace(bundle, unit_language=tiny_model.pairs(int(said.max())))
   _, slices, done = parts(Engine(fewer).answer(tiny_model.question()))
   assert done.overflow['unknown_unit_words'] == int((said == said.max()).sum()) > 0
   assert sum(len(s.unit_words) for s in slices) == len(said) - done.overflow['unknown_unit_words']

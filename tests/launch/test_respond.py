@@ -1,5 +1,6 @@
 """The command that answers: files in, files out, and one sentence for whatever cannot work."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -63,7 +64,8 @@ def test_questions_in_any_form_are_answered_in_text_and_sound(tmp_path, capsys):
 
 
 def test_what_is_left_out_of_the_speech_is_told(tmp_path, capsys, monkeypatch, model):
-  monkeypatch.setattr(model.unit_language, 'vocab_size', 12)
+  fewer = dataclasses.replace(model, unit_language=tiny_model.pairs(12))
+  monkeypatch.setattr('echox_jax.load', lambda folder: fewer)
   run(tmp_path, '--text', 'Paris?', '--json', tmp_path / 'reply.json')
   missing = json.loads((tmp_path / 'reply.json').read_text())['overflow']['unknown_unit_words']
   assert (
