@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
   from echox_jax.evaluation import normalise, scores
   from echox_jax.inference.engine import Engine
 
+  cli.keep_compiled_programs()
   began = time.perf_counter()
   normalise.normalise('')  # reports a missing extra before the work, not after it
   judge = judge_lib.Judge(args.workdir / 'judge')

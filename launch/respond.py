@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
   from echox_jax import audio, load, model_folder
   from echox_jax.inference.engine import Engine
 
+  cli.keep_compiled_programs()
   waves = [audio.load_audio(path) for path in args.questions]
   model = load(args.checkpoint)
   model_folder.require(model, model_folder.TEXT, 'answer')
