@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')  # commands keep programs at home otherwise
 # The tests compile much and compute little: unoptimised code is made in two thirds of the time.
 # Tolerances are the same.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')

@@ -346,8 +346,8 @@ class Engine:
     return True
 
   def _end_slice(self, row: int, own: Slice) -> None:
-    words, units = jax.device_get((self._said.words[row], self._said.units[row]))
-    own.end(words, units)
+    words, units = jax.device_get((self._said.words, self._said.units))
+    own.end(words[row], units[row])
     self._speaking[row] = None
     self._finish(own.answering)
 
@@ -392,10 +392,8 @@ class Engine:
     if not len(units):
       return np.zeros(0, np.float32), lost
     if durations is None:
-      row = padded(units, budget, 0)
-      durations = self._programs.durations(self.params, row, np.arange(budget)[None] < len(units))[
-        0
-      ]
+      row, shown = padded(units, budget, 0), np.arange(budget)[None] < len(units)
+      durations = np.asarray(self._programs.durations(self.params, row, shown))[0]
     durations = np.asarray(durations[: len(units)], np.int64)
     lost += max(0, int(durations.sum()) - budget)
     frames = np.repeat(units, np.minimum(durations, budget))[:budget]
