@@ -45,6 +45,22 @@ def of_real(mask, out):
 
 
 @pytest.mark.parametrize('name', MASKS)
+def test_one_head_after_another_is_the_plain_form_gradients_included(arrays, name):
+  mask = MASKS[name]
+
+  def value(compute, arrays):
+    out = of_real(mask, compute(*arrays, mask))
+    return jnp.sum(jnp.sin(out)), out
+
+  plain, ours = (
+    jax.jit(jax.grad(functools.partial(value, compute), has_aux=True))(arrays)
+    for compute in (attention_lib.xla, attention_lib.by_head)
+  )
+  for wanted, found in zip(jax.tree.leaves(plain), jax.tree.leaves(ours)):
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize('name', MASKS)
 def test_splash_is_the_plain_form_gradients_included(arrays, name):
   mask = MASKS[name]
   splash = functools.partial(
@@ -127,7 +143,7 @@ def test_what_cannot_be_had_is_said_once_and_computed_plainly(arrays, caplog):
     attention(*arrays, mask, backend='auto')  # the plain form is the best there is on a CPU
   assert len(caplog.records) == 1
   with pytest.raises(
-    errors.ConfigError, match="attention is 'flash': use one of xla, splash, cudnn, auto"
+    errors.ConfigError, match="attention is 'flash': use one of xla, splash, cudnn, by_head, auto"
   ):
     attention(*arrays, mask, backend='flash')
 

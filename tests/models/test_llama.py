@@ -73,6 +73,35 @@ def test_cached_steps_give_the_states_of_one_pass(params, logits):
   np.testing.assert_allclose(np.concatenate(found, axis=1), logits, atol=1e-5)
 
 
+def test_separate_layers_and_rows_at_different_places_give_the_same_logits(params, logits):
+  """Row 0 is one token ahead of row 1; layers lie apart, as on a CPU."""
+  model, slots = llama.Llama(CFG.llm), IDS.shape[1]
+  apart = llama.separate_layers(params)
+  assert llama.are_layers_separate(apart) and not llama.are_layers_separate(params)
+
+  @jax.jit
+  def step(cache, ids, index):
+    mask = Mask(jnp.arange(slots) <= index[:, None])
+    hidden, cache = model.apply(
+      {'params': apart},
+      model.apply({'params': apart}, ids, method='embed'),
+      index[:, None],
+      mask,
+      cache,
+      index,
+      method='hidden',
+    )
+    return model.apply({'params': apart}, hidden, method='logits')[:, 0], cache
+
+  cache = llama.init_cache(CFG.llm, 2, slots, separate=True)
+  rows, found = np.arange(2), np.zeros(logits.shape, np.float32)
+  for t in range(slots + 1):
+    at = np.clip([t, t - 1], 0, slots - 1)
+    out, cache = step(cache, IDS[rows, at][:, None], jnp.asarray(at))
+    found[rows, at] = out
+  np.testing.assert_allclose(found, logits, atol=1e-5)
+
+
 def test_padding_at_the_right_changes_nothing(params, logits):
   model, variables = llama.Llama(CFG.llm), {'params': params}
   ids = np.pad(IDS, ((0, 0), (0, 3)))
