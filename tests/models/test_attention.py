@@ -57,7 +57,7 @@ def test_one_head_after_another_is_the_plain_form_gradients_included(arrays, nam
     for compute in (attention_lib.xla, attention_lib.by_head)
   )
   for wanted, found in zip(jax.tree.leaves(plain), jax.tree.leaves(ours)):
-    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize('name', MASKS)
