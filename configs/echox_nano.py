@@ -136,7 +136,8 @@ def t2c(config: ConfigDict) -> None:
   config.data.sets = ('answers/train', 'answers/holdout')
   config.data.max_tokens = 128
   config.data.max_unit_words = 96
-  config.train.update(dict(steps=1000, batch_size=16, checkpoint_every=500))
+  config.data.packing = True
+  config.train.update(dict(steps=1000, batch_size=12, checkpoint_every=500))
   config.train.optimizer.update(dict(learning_rate=2e-3, warmup_steps=50))
 
 
