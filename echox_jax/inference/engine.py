@@ -7,7 +7,7 @@ unit words are said, or a window of sound is made. Every shape is static: after 
 compiled any more. What does not fit a budget is counted, never lost in silence.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import threading
 import time
 from typing import Any
@@ -128,7 +128,8 @@ class Engine:
           yield event
           if isinstance(event, Done):
             return
-        self.pump()
+        if not self.pump():
+          raise RuntimeError('an answer waits, but there is nothing to do')
     finally:
       self.cancel(answering)
 
@@ -246,10 +247,7 @@ class Engine:
       turn.heard = self._programs.hear(self.params, wave, lengths)
       turn.kept, lost = (int(x[0]) for x in jax.device_get((turn.heard.kept, turn.heard.overflow)))
       answering.overflow['speech_positions'] = lost
-    speech = positions.speech(self.config)
-    width = bucket(self._sizes.prompt, len(turn.prompt)) + (speech if turn.heard is not None else 0)
-    needed = max(width, turn.positions() + self.budgets.max_new_tokens)
-    while conversation.turns and conversation.positions() + needed > self._programs.slots:
+    while conversation.turns and not self._fits([*conversation.turns, turn]):
       conversation.turns.pop(0)
       answering.overflow['turns'] += 1
     if answering.overflow['turns']:
@@ -260,8 +258,7 @@ class Engine:
     limit = min(answering.request.max_tokens or most, most)
     fresh, pieces = conversation.row is None, [(turn.prompt, turn.heard)]
     if fresh:
-      before = conversation.pieces(self.questions.lay_out_answer, self._sizes.prompt[-1])
-      pieces = [*before, *pieces]
+      pieces = [*self._pieces(conversation.turns), *pieces]
     for ids, heard in pieces:
       read = self._programs.read_first if fresh else self._programs.read_further
       ids = padded(ids, bucket(self._sizes.prompt, len(ids)), self.config.special_ids.pad)
@@ -273,6 +270,23 @@ class Engine:
     self._rows[row], conversation.row = conversation, row
     answering.going = True
     self._answering[row] = answering
+
+  def _pieces(self, turns: Sequence[Turn]) -> Iterator[tuple[Sequence[int], Any]]:
+    """What has to be read to hold turns that are over: ids, and the speech among them."""
+    most = self._sizes.prompt[-1]
+    for turn in turns:
+      yield turn.prompt, turn.heard
+      rest = self.questions.lay_out_answer(turn.answer)
+      yield from ((rest[begin : begin + most], None) for begin in range(0, len(rest), most))
+
+  def _fits(self, turns: Sequence[Turn]) -> bool:
+    """Whether turns, of which the last is to be answered, find room; pieces are padded."""
+    used, widest = 0, 0
+    for ids, heard in [*self._pieces(turns[:-1]), (turns[-1].prompt, turns[-1].heard)]:
+      extra = positions.speech(self.config) if heard is not None else 0
+      widest = max(widest, used + bucket(self._sizes.prompt, len(ids)) + extra)
+      used += len(ids) + extra
+    return max(widest, used + self.budgets.max_new_tokens) <= self._programs.slots
 
   def _think(self) -> None:
     """Decodes a few tokens of all answers; fewer as long as one of them has no sound yet."""

@@ -1,6 +1,6 @@
 """What a conversation holds: its turns, and the place where the LLM keeps them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -23,10 +23,6 @@ class Turn:
   kept: int = 0
   answer: Sequence[int] = ()
 
-  def positions(self) -> int:
-    """Positions of the LLM that it takes, BOS and EOT of the answer included."""
-    return len(self.prompt) + max(self.kept - 1, 0) + len(self.answer) + 2
-
 
 @dataclasses.dataclass(eq=False)
 class Conversation:
@@ -35,22 +31,3 @@ class Conversation:
   turns: list[Turn] = dataclasses.field(default_factory=list)
   row: int | None = None
   busy: bool = False
-
-  def positions(self) -> int:
-    """Positions that its turns take."""
-    return sum(turn.positions() for turn in self.turns)
-
-  def pieces(
-    self, lay_out: Callable[[Sequence[int]], list[int]], most: int
-  ) -> Iterator[tuple[list[int], Any]]:
-    """What has to be read to hold it again: ids, at most `most`, and the speech among them.
-
-    Args:
-      lay_out: ids of an answer -> the same with BOS and EOT, as the template has them.
-      most: ids of a piece.
-    """
-    for turn in self.turns:
-      yield turn.prompt, turn.heard
-      rest = lay_out(turn.answer)
-      for begin in range(0, len(rest), most):
-        yield rest[begin : begin + most], None
