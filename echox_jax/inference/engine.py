@@ -245,8 +245,7 @@ class Engine:
       wave = np.pad(answering.wave, (0, size - len(answering.wave)))[None]
       lengths = np.asarray([len(answering.wave)], np.int32)
       turn.heard = self._programs.hear(self.params, wave, lengths)
-      turn.kept, lost = (int(x[0]) for x in jax.device_get((turn.heard.kept, turn.heard.overflow)))
-      answering.overflow['speech_positions'] = lost
+      answering.overflow['speech_positions'] = int(jax.device_get(turn.heard.overflow)[0])
     while conversation.turns and not self._fits([*conversation.turns, turn]):
       conversation.turns.pop(0)
       answering.overflow['turns'] += 1

@@ -13,14 +13,12 @@ class Turn:
     text: of the question, or what was written beside speech.
     prompt: ids of the question, up to where the answer begins.
     heard: `EmbeddedSpeech` of the question, one row; None = it was written.
-    kept: positions of its speech; 0 = none.
     answer: ids of the answer, EOT left out.
   """
 
   text: str
   prompt: list[int]
   heard: Any = None
-  kept: int = 0
   answer: Sequence[int] = ()
 
 
