@@ -301,7 +301,7 @@ def speak_chunk(
     return (carry[0] < steps) & carry[1].going.any()
 
   _, speaking = jax.lax.while_loop(goes_on, step, (jnp.int32(0), speaking))
-  speaking = _time(params, cfg, speaking)
+  speaking = time_units(params, cfg, speaking)
   frames, lost = final_frames(speaking)
   return speaking, Spoken(
     frames=frames,
@@ -367,7 +367,7 @@ def vocoder_context(cfg: VocoderConfig) -> int:
   return int(np.ceil(reach)) + 1
 
 
-def _time(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:
+def time_units(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:
   """Predicts the durations of all units so far; those whose neighbours are known are final."""
   there = jnp.arange(speaking.units.shape[1]) < speaking.num_units[:, None]
   durations = UnitVocoder(cfg.vocoder).apply(

@@ -1,0 +1,108 @@
+"""Windows of sound equal the whole: for a vocoder that ends in an inverse STFT and for the released
+kind.
+"""
+
+import dataclasses
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echox_jax.config import VocoderConfig
+from echox_jax.decoding import speaking
+from echox_jax.models import vocoder as vocoder_lib
+from echox_jax.models.vocoder import UnitVocoder
+from tests.helpers import tiny_model
+
+ISTFT = tiny_model.tiny_config().vocoder
+RELEASED = VocoderConfig(  # the public sizes but for the widths
+  num_units=20, embedding_dim=8, model_in_dim=8, upsample_initial_channel=32
+)
+CONTEXT = dataclasses.replace(ISTFT, context_dilations=(1, 3))
+TOTAL = 83  # frames of the slice
+
+
+def state(cfg, total, going=False):
+  """One row that holds `total` units of a frame each, and one that is empty."""
+  made = speaking.empty(cfg, rows=2, max_words=4, max_frames=120)
+  units = np.zeros((2, 120), np.int32)
+  units[0, :total] = np.random.default_rng(0).integers(0, 20, total)
+  return made.replace(
+    units=jnp.asarray(units),
+    durations=jnp.asarray((np.arange(120) < total)[None] * np.asarray([[1], [0]]), jnp.int32),
+    timed=jnp.asarray([total, 0]),
+    num_units=jnp.asarray([total, 0]),
+    going=jnp.asarray([going, False]),
+  )
+
+
+@pytest.fixture(
+  scope='module', params=[ISTFT, RELEASED, CONTEXT], ids=['istft', 'released', 'context']
+)
+def made(request):
+  """(config, parameters, the sound of the whole slice)."""
+  cfg = dataclasses.replace(tiny_model.tiny_config(), vocoder=request.param)
+  params = nn.meta.unbox(jax.jit(lambda key: vocoder_lib.init_vocoder(key, cfg))(jax.random.key(0)))
+  units = np.asarray(state(cfg, TOTAL).units)[:1]
+  shown = np.arange(120)[None] < TOTAL
+  whole = jax.jit(functools.partial(UnitVocoder(cfg.vocoder).apply, method='generate'))(
+    {'params': params}, np.where(shown, units, 0), shown
+  )
+  return cfg, {'vocoder': params}, np.asarray(whole)[0, : TOTAL * 320]
+
+
+@pytest.mark.parametrize('window', [7, 40])
+def test_windows_join_to_the_whole(made, window):
+  cfg, params, whole = made
+  sound = jax.jit(lambda said, begin: speaking.sound(params, cfg, said, begin, window))
+  said = state(cfg, TOTAL)
+  pieces = [
+    np.asarray(sound(said, jnp.asarray([begin, 0])))[0] for begin in range(0, TOTAL, window)
+  ]
+  joined = np.concatenate(pieces)[: TOTAL * 320]
+  np.testing.assert_allclose(joined, whole, rtol=1e-5, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_window_is_final_before_the_slice_has_ended(made):
+  """With `vocoder_context` frames behind it, whatever comes later; with fewer it is not."""
+  cfg, params, whole = made
+  context, window = speaking.vocoder_context(cfg.vocoder), 10
+  sound = jax.jit(lambda said: speaking.sound(params, cfg, said, jnp.zeros(2, jnp.int32), window))
+  early = np.asarray(sound(state(cfg, window + context, going=True)))[0]
+  np.testing.assert_allclose(
+    early, whole[: window * 320], rtol=1e-5, atol=1e-5 * np.abs(whole).max()
+  )
+  too_early = np.asarray(sound(state(cfg, window + 1, going=True)))[0]
+  assert np.abs(too_early - whole[: window * 320]).max() > 1e-4 * np.abs(whole).max()
+
+
+def test_durations_are_final_when_their_neighbours_are_known(made):
+  """A slice that grows: what is timed early keeps its frames."""
+  cfg, params, _ = made
+  context = speaking.duration_context(cfg.vocoder)
+
+  @jax.jit
+  def timed(units, count, going):
+    said = state(cfg, 60).replace(
+      units=units, num_units=jnp.stack([count, 0]), going=jnp.asarray([False, False]) | going
+    )
+    return speaking.time_units(params, cfg, said)
+
+  units = state(cfg, 60).units
+  whole = timed(units, jnp.int32(60), jnp.asarray([False, False]))
+  assert int(whole.timed[0]) == 60
+  for count in (5, 21, 59):
+    early = timed(units, jnp.int32(count), jnp.asarray([True, False]))
+    final = count - context
+    assert int(early.timed[0]) == final
+    np.testing.assert_array_equal(early.durations[0, :final], whole.durations[0, :final])
+
+
+def test_the_spelling_leaves_out_and_counts():
+  spelt = speaking.spelling([[1, 2], [3, 9, 4], []], vocab_size=5, limit=9)
+  np.testing.assert_array_equal(spelt.units, [[1, 2], [3, 4], [0, 0], [0, 0], [0, 0]])
+  assert spelt.lengths.tolist() == [2, 2, 0, 0, 0] and spelt.dropped.tolist() == [0, 1, 0, 0, 0]
+  assert spelt.known == 3
