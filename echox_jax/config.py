@@ -277,6 +277,10 @@ class EngineConfig:
   `max_new_tokens`: tokens per answer.
   `max_unit_words`: unit words per slice.
   `max_frames`: audio frames per slice, at 50 per second.
+  `words_per_token`: a slice that says more unit words per token than this runs away: it is cut off
+  and counted like one that exceeds `max_unit_words`; 0 = no such limit.
+  `first_slice_tokens`: the first slice ends after so many tokens at the latest, so that sound comes
+  sooner; 0 = where the rule says.
   `max_context`: positions per conversation, all turns together; never more than the LLM has.
   `conversations`: rows of the KV cache: conversations that are answered at the same time.
   `first_tokens`, `tokens`: tokens per decode chunk, before the first sound and after it.
@@ -288,6 +292,8 @@ class EngineConfig:
   max_new_tokens: int = 512
   max_unit_words: int = 2048
   max_frames: int = 1024
+  words_per_token: int = 0
+  first_slice_tokens: int = 0
   max_context: int = 4096
   conversations: int = 1
   first_tokens: int = 8

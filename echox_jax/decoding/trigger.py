@@ -96,6 +96,21 @@ def cut_now(
   return jnp.where(cut, candidate + 1, 0).astype(jnp.int32)
 
 
+def cut_early(
+  token_scores: Float[Array, 'B A'], counts: Int[Array, ' B'], most: int
+) -> Int[Array, ' B']:
+  """Ends the first slice of answers that have `most` tokens: behind the token of the highest score
+  in the second half of them.
+
+  Returns:
+    Where the slice ends, int32, exclusive; 0 where there are fewer tokens.
+  """
+  at = jnp.arange(token_scores.shape[1])
+  allowed = (at >= most // 2) & (at < counts[:, None])
+  best = jnp.argmax(jnp.where(allowed, token_scores, -jnp.inf), axis=1)
+  return jnp.where(counts >= most, best + 1, 0).astype(jnp.int32)
+
+
 def streamed_slices(
   token_scores: Float[np.ndarray, ' A'], cfg: StreamingConfig
 ) -> list[tuple[int, int]]:

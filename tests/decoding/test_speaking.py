@@ -39,9 +39,10 @@ def state(cfg, total, going=False):
   )
 
 
-@pytest.fixture(
-  scope='module', params=[ISTFT, RELEASED, CONTEXT], ids=['istft', 'released', 'context']
-)
+VOCODERS = {'istft': ISTFT, 'released': RELEASED, 'context': CONTEXT}
+
+
+@pytest.fixture(scope='module', params=VOCODERS.values(), ids=VOCODERS)
 def made(request):
   """(config, parameters, the sound of the whole slice)."""
   cfg = dataclasses.replace(tiny_model.tiny_config(), vocoder=request.param)
