@@ -78,6 +78,7 @@ def get_config(stage: str = 's2t') -> ConfigDict:
       max_new_tokens=ANSWER,
       max_unit_words=SLICE * WORDS,
       max_frames=2 * 2 * SLICE * WORDS,
+      words_per_token=WORDS,
       max_context=64 + SPEECH + ANSWER,
     )
   )

@@ -202,7 +202,11 @@ def read(
 
 
 def decode_chunk(
-  params: dict, cfg: EchoXConfig, state: Conversations, steps: Int[Array, '']
+  params: dict,
+  cfg: EchoXConfig,
+  first_slice_tokens: int,
+  state: Conversations,
+  steps: Int[Array, ''],
 ) -> tuple[Conversations, Progress]:
   """Takes tokens for all conversations that are answering: at most `steps`, fewer where a slice
   becomes ready or all have ended.
@@ -214,6 +218,7 @@ def decode_chunk(
   Args:
     params: with group `llm`.
     cfg: the model.
+    first_slice_tokens: static: where the first slice ends at the latest; 0 = where the rule says.
     state: of all conversations.
     steps: tokens of each.
   """
@@ -234,7 +239,11 @@ def decode_chunk(
     place = jnp.where(spoken, state.count, room)  # out of range: dropped
     scores = state.scores.at[rows, place].set(trigger.scores(state.hidden, period), mode='drop')
     count = state.count + spoken
-    cut = jnp.where(spoken, trigger.cut_now(scores, count, state.start, cfg.streaming), 0)
+    cut = trigger.cut_now(scores, count, state.start, cfg.streaming)
+    if first_slice_tokens:
+      early = trigger.cut_early(scores, count, first_slice_tokens)
+      cut = jnp.where((cut == 0) & (state.start == 0), early, cut)
+    cut = jnp.where(spoken, cut, 0)
     made = state.made + going
     cut_off = going & (made >= state.limit)
     hidden, cache = _llm(

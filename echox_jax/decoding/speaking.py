@@ -54,6 +54,7 @@ class Speaking:
     token: int32[R], the id that was chosen last and has not been fed yet.
     step: int32[R], ids chosen before it.
     words: int32[R,N], unit words from 0 that the unit language has.
+    limit: int32[R], unit words of the slice at most.
     num_words: int32[R], unit words said, with those that it lacks.
     units: int32[R,F], reduced units.
     num_units: int32[R].
@@ -72,6 +73,7 @@ class Speaking:
   token: Any
   step: Any
   words: Any
+  limit: Any
   num_words: Any
   units: Any
   num_units: Any
@@ -152,6 +154,7 @@ def empty(
       name: zeros(jnp.int32)
       for name in (
         'position',
+        'limit',
         'token',
         'step',
         'num_words',
@@ -184,6 +187,7 @@ def begin_slice(
   states: Float[Array, 'A D'],
   start: Int[Array, ''],
   stop: Int[Array, ''],
+  words_per_token: int = 0,
 ) -> Speaking:
   """Reads a slice into a row.
 
@@ -194,6 +198,7 @@ def begin_slice(
     row: a row that is not going.
     states: of an answer.
     start, stop: the slice of them, at most `max_slice_tokens` long.
+    words_per_token: unit words of each token at most; 0 = as many as there is room for.
   """
   most = cfg.streaming.max_slice_tokens
   padded = jnp.pad(states, ((0, most), (0, 0)))
@@ -213,6 +218,9 @@ def begin_slice(
     method='hidden',
   )
   first = generate.choose_unit(cfg, head, hidden[:, -1])[0]
+  limit = speaking.words.shape[1]
+  if words_per_token:
+    limit = jnp.minimum(limit, words_per_token * length[0])
 
   def put(held: Array, one: Array) -> Array:
     at = [0] * held.ndim
@@ -228,6 +236,7 @@ def begin_slice(
     keys=speaking.keys.at[row].set(prompt.valid[0]),
     position=speaking.position.at[row].set(prompt.positions[0, -1] + 1),
     token=speaking.token.at[row].set(first),
+    limit=speaking.limit.at[row].set(limit),
     going=speaking.going.at[row].set(True),
     **zero,
   )
@@ -259,7 +268,7 @@ def speak_chunk(
     i, s = carry
     going = s.going & (s.token != eot)
     word = s.token - vocab
-    full = going & (word >= 0) & (s.num_words >= max_words)
+    full = going & (word >= 0) & (s.num_words >= s.limit)
     said = going & (word >= 0) & ~full
     known = said & (word < spelling.known)
     at = jnp.clip(word, 0, spelling.units.shape[0] - 1)

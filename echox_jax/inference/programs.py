@@ -54,16 +54,18 @@ class Programs:
     self.max_words = positions.max_unit_words(cfg, budgets.max_unit_words)
     decoding = {'compiler_options': _CPU_DECODING} if on_cpu else {}
 
-    def jitted(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-      """`function(params, cfg, ...)` as a function of (params, ...)."""
-      return jax.jit(lambda params, *args: function(params, cfg, *args), **options)
+    def jitted(function: Callable[..., Any], *sizes: int, **options: Any) -> Callable[..., Any]:
+      """`function(params, cfg, *sizes, ...)` as a function of (params, ...)."""
+      return jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
 
     self.hear = jitted(_hear)
     self.read_first = jitted(functools.partial(_read, fresh=True), donate_argnums=1)
     self.read_further = jitted(functools.partial(_read, fresh=False), donate_argnums=1)
-    self.decode_chunk = jitted(conversations.decode_chunk, donate_argnums=1, **decoding)
+    self.decode_chunk = jitted(
+      conversations.decode_chunk, budgets.first_slice_tokens, donate_argnums=1, **decoding
+    )
     self.forget = jax.jit(conversations.forget, donate_argnums=0)
-    self.begin_slice = jitted(_begin_slice, donate_argnums=1)
+    self.begin_slice = jitted(_begin_slice, budgets.words_per_token, donate_argnums=1)
     self.speak_chunk = jitted(_speak_chunk, donate_argnums=1, **decoding)
     self.sound = {
       frames: jitted(functools.partial(speaking.sound, window=frames))
@@ -119,6 +121,7 @@ def _read(
 def _begin_slice(
   params: dict,
   cfg: EchoXConfig,
+  words_per_token: int,
   said: speaking.Speaking,
   row: Array,
   states: Array,
@@ -128,7 +131,7 @@ def _begin_slice(
 ) -> speaking.Speaking:
   """`states` float[B,A,D] of all conversations."""
   own = jax.lax.dynamic_index_in_dim(states, conversation, keepdims=False)
-  return speaking.begin_slice(params, cfg, said, row, own, start, stop)
+  return speaking.begin_slice(params, cfg, said, row, own, start, stop, words_per_token)
 
 
 def _speak_chunk(
