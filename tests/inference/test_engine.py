@@ -205,6 +205,32 @@ def test_what_exceeds_a_budget_is_counted_and_nothing_is_lost(engine):
   assert wave.shape == (160 * 320,) and lost == 10
 
 
+def other(folder, **budgets):
+  """An engine with other budgets."""
+  bundle = tiny_model.tiny_bundle(folder)
+  return Engine(dataclasses.replace(bundle, engine=dataclasses.replace(bundle.engine, **budgets)))
+
+
+def test_the_first_slice_may_end_early(engine, tmp_path):
+  _, slices, done = parts(engine.answer(tiny_model.question()))
+  _, early, same = parts(other(tmp_path, first_slice_tokens=4).answer(tiny_model.question()))
+  assert same.text == done.text and same.scores == pytest.approx(done.scores, abs=1e-5)
+  start, stop = early[0].tokens
+  assert start == 0 and 3 <= stop <= 4 < slices[0].tokens[1]
+  assert stop == 1 + max(range(2, 4), key=lambda i: done.scores[i])
+  assert early[-1].tokens[1] == slices[-1].tokens[1]
+
+
+def test_a_slice_that_runs_away_is_cut_off_and_counted(engine, tmp_path):
+  _, slices, done = parts(engine.answer(tiny_model.question()))
+  _, shorter, cut = parts(other(tmp_path, words_per_token=1).answer(tiny_model.question()))
+  assert cut.text == done.text and [s.tokens for s in shorter] == [s.tokens for s in slices]
+  for whole, part in zip(slices, shorter):
+    most = part.tokens[1] - part.tokens[0]
+    np.testing.assert_array_equal(part.unit_words, whole.unit_words[:most])
+  assert cut.overflow['unit_words'] >= done.overflow['unit_words'] > 0
+
+
 def test_unit_words_and_units_that_are_left_out_are_counted(engine, tmp_path, monkeypatch):
   _, slices, done = parts(engine.answer(tiny_model.question()))
   assert done.overflow['unknown_unit_words'] == done.overflow['dropped_units'] == 0
