@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
   engine = Engine(dataclasses.replace(model, engine=budgets))
   alone = Engine(dataclasses.replace(model, engine=dataclasses.replace(budgets, conversations=1)))
 
-  seconds = {'warm_up': engine.warm_up(turns=False) + alone.warm_up(written=False, turns=False)}
+  seconds = {'warm_up': engine.warm_up(both=False, turns=False)}
+  seconds['warm_up'] += alone.warm_up(written=False, both=False, turns=False)
   clock = Clock(seconds)
   written = written_answers(engine, questions)
   clock.stop('written_questions')

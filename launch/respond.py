@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
   for text in args.text:
     engine.questions.prompt(text, audio=False)
   print('warming up ...', end='', file=sys.stderr, flush=True)
-  seconds = engine.warm_up(spoken=bool(waves), written=bool(args.text), turns=False)
+  seconds = engine.warm_up(spoken=bool(waves), written=bool(args.text), both=False, turns=False)
   print(f' {seconds:.1f} s', file=sys.stderr)
 
   asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [

@@ -178,36 +178,38 @@ class Engine:
         return True
       return False
 
-  def warm_up(self, *, spoken: bool = True, written: bool = True, turns: bool = True) -> float:
+  def warm_up(
+    self, *, spoken: bool = True, written: bool = True, both: bool = True, turns: bool = True
+  ) -> float:
     """Compiles all that answering needs; returns the seconds that it took.
 
     Args:
       spoken: for spoken questions.
       written: for written questions.
+      both: for spoken questions with a text beside them; otherwise without one.
       turns: for conversations of several turns.
     """
     start = time.perf_counter()
-    none = np.int32(0)
-    heard: list[Any] = [None] if written else []
+    special, none = self.config.special_ids, np.int32(0)
+    programs = (self._programs.read_first, *((self._programs.read_further,) if turns else ()))
+    asked: list[tuple[Any, int, int]] = []  # (speech, first id, size of the prompt)
+    if written:
+      asked += [(None, special.bos, size) for size in self._sizes.prompt]
     if spoken and self.hears:
       noise = np.random.default_rng(0).normal(0, 0.1, (1, self._sizes.samples[-1]))
-      heard += [
-        self._programs.hear(
-          self.params, noise[:, :size].astype(np.float32), np.asarray([size], np.int32)
+      for samples in self._sizes.samples:
+        wave = noise[:, :samples].astype(np.float32)
+        heard = self._programs.hear(self.params, wave, np.asarray([samples], np.int32))
+      least = bucket(self._sizes.prompt, len(self.questions.prompt('', audio=True)))
+      sizes = [size for size in self._sizes.prompt if size >= least] if both else [least]
+      asked += [(heard, special.audio, size) for size in sizes]
+    for speech, first, size in asked:
+      ids = padded([first], size, special.pad)
+      for read in programs:
+        self._state = read(
+          self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
         )
-        for size in self._sizes.samples
-      ][-1:]
-    special = self.config.special_ids
-    for speech in heard:
-      first = special.bos if speech is None else special.audio
-      for size in self._sizes.prompt:
-        ids = padded([first], size, special.pad)
-        further = (self._programs.read_further,) if turns else ()
-        for read in (self._programs.read_first, *further):
-          self._state = read(
-            self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
-          )
-          self._state = self._programs.forget(self._state, none)
+        self._state = self._programs.forget(self._state, none)
     self._state, _ = self._programs.decode_chunk(self.params, self._state, none)
     if self.speaks:
       nothing = np.zeros(len(self._speaking), np.int32)

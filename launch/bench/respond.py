@@ -77,8 +77,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   limits = _limits()
   engine = Engine(model)
   reader = Engine(model, speaks=False)
-  compile_s = engine.warm_up(written=False, turns=False)
-  compile_s += reader.warm_up(written=False, turns=False)
+  compile_s = engine.warm_up(written=False, both=False, turns=False)
+  compile_s += reader.warm_up(written=False, both=False, turns=False)
   answers, plain, sampled = [], [], []
   for _ in range(options.runs + 1):
     answers.append(_timed(engine, Request(wave)))
@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   own = model.engine
   default = EngineConfig(max_new_tokens=own.max_new_tokens, max_unit_words=own.max_unit_words)
   ladder = Engine(dataclasses.replace(model, engine=default))
-  compile_s += ladder.warm_up(written=False, turns=False)
+  compile_s += ladder.warm_up(written=False, both=False, turns=False)
   defaults = [_timed(ladder, Request(wave)) for _ in range(options.runs + 1)]
   figures = _medians(answers) | {
     'text_only_s': float(np.median(plain[1:])),
