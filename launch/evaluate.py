@@ -195,7 +195,7 @@ def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
 def written_answers(engine, questions: Sequence[Any]) -> list[str]:
   """The model's answers to the written questions; equal questions are asked once."""
   texts = list(dict.fromkeys(example.turns[0].text for example in questions))
-  told = engine.answers([Request(text=text) for text in texts])
+  told = engine.answers([Request(text=text, speaks=False) for text in texts])
   answers = dict(zip(texts, (events[-1].text for events in told)))
   return [answers[example.turns[0].text] for example in questions]
 

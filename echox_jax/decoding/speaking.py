@@ -10,7 +10,6 @@ frames depend on their neighbours, and nothing is final before its neighbours ar
 """
 
 from collections.abc import Sequence
-import functools
 from typing import Any, NamedTuple
 
 from flax import struct
@@ -323,32 +322,40 @@ def speak_chunk(
 
 
 def sound(
-  params: dict, cfg: EchoXConfig, speaking: Speaking, begin: Int[Array, ' R'], window: int
-) -> Float[Array, 'R S']:
-  """Makes the sound, float32, of `window` frames of every row from `begin` on.
+  params: dict,
+  cfg: EchoXConfig,
+  speaking: Speaking,
+  row: Int[Array, ''],
+  begin: Int[Array, ''],
+  window: int,
+) -> Float[Array, ' S']:
+  """Makes the sound, float32, of `window` frames of a row from `begin` on.
 
-  Frames that are not final are silent. So are the frames beside a window that lies within
-  `vocoder_context` of them, unless the slice has ended: wait for more.
+  Frames that are not final are silent. The last of a window are final if `vocoder_context` frames
+  behind it are, or the slice has ended: wait for more.
   """
   context, hop = vocoder_context(cfg.vocoder), cfg.vocoder.code_hop_size
-  budget = speaking.units.shape[1]
-  frames, _, _ = repeat_units(speaking.units, _final_durations(speaking), budget)
-  total, _ = final_frames(speaking)
-  first = jnp.maximum(begin - context, 0)  # an inverse STFT begins with the slice itself
-  at = first[:, None] + jnp.arange(window + 2 * context)
-  shown = at < total[:, None]
-  units = jnp.take_along_axis(frames, jnp.minimum(at, budget - 1), axis=1)
-  wave = UnitVocoder(cfg.vocoder).apply(
-    {'params': params['vocoder']}, jnp.where(shown, units, 0), shown, method='generate'
+  own = jax.tree.map(
+    lambda field: jax.lax.dynamic_index_in_dim(field, row),
+    {name: getattr(speaking, name) for name in ('units', 'durations', 'timed')},
   )
-  cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=window * hop)
-  return jax.vmap(cut)(wave, (begin - first) * hop)
+  budget = speaking.units.shape[1]
+  durations = _final(own['durations'], own['timed'])
+  frames, _, _ = repeat_units(own['units'], durations, budget)
+  first = jnp.maximum(begin - context, 0)  # an inverse STFT begins with the slice itself
+  at = first + jnp.arange(window + 2 * context)
+  shown = (at < durations.sum())[None]
+  units = jnp.where(shown, frames[:, jnp.minimum(at, budget - 1)], 0)
+  wave = UnitVocoder(cfg.vocoder).apply(
+    {'params': params['vocoder']}, units, shown, method='generate'
+  )
+  return jax.lax.dynamic_slice_in_dim(wave[0], (begin - first) * hop, window * hop)
 
 
 def final_frames(speaking: Speaking) -> tuple[Int[Array, ' R'], Int[Array, ' R']]:
   """Gives the frames of each row that are final, and those that find no room."""
   budget = speaking.units.shape[1]
-  total = _final_durations(speaking).sum(axis=1)
+  total = _final(speaking.durations, speaking.timed).sum(axis=1)
   return jnp.minimum(total, budget), jnp.maximum(total - budget, 0) + speaking.lost
 
 
@@ -389,7 +396,6 @@ def time_units(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:
   )
 
 
-def _final_durations(speaking: Speaking) -> Array:
+def _final(durations: Array, timed: Array) -> Array:
   """int32[R,F], 0 where a duration may still change."""
-  final = jnp.arange(speaking.units.shape[1]) < speaking.timed[:, None]
-  return jnp.where(final, speaking.durations, 0)
+  return jnp.where(jnp.arange(durations.shape[1]) < timed[:, None], durations, 0)

@@ -29,6 +29,7 @@ class Request:
     repetition_penalty: 1 = none.
     seed: of the sampling.
     max_tokens: of the answer; None = the budget.
+    speaks: whether the answer is spoken, where the engine speaks at all.
   """
 
   wave: np.ndarray | None = None
@@ -39,6 +40,7 @@ class Request:
   repetition_penalty: float | int = 1.0
   seed: int | np.integer = 0
   max_tokens: int | None = None
+  speaks: bool = True
 
   def sampling(self) -> Sampling:
     """The numbers that a program takes."""
@@ -58,6 +60,7 @@ class Answering:
     events: what has come and nobody has taken yet.
     conversation, turn: what it is a part of.
     lasting: whether the conversation goes on after it.
+    speaks: whether it is spoken.
     going: whether it is still being thought of.
     unspoken: slices that no row speaks yet.
     has_sound: whether a piece of sound has come.
@@ -72,7 +75,9 @@ class Answering:
     lasting: bool,
     tokenizer: Any,
     config: EchoXConfig,
+    speaks: bool,
   ):
+    self.speaks = speaks
     self.request, self.wave, self.turn = request, wave, turn
     self.conversation, self.lasting = conversation, lasting
     self.events: collections.deque[Event] = collections.deque()
@@ -101,7 +106,7 @@ class Answering:
       return -np.inf
     return self._first_sound_at + self._sounded / rates.SAMPLE_RATE - self.now()
 
-  def take(self, seen: Any, row: int, speaks: bool) -> None:
+  def take(self, seen: Any, row: int) -> None:
     """Takes what a chunk of the LLM made of it; `seen`: `Progress` on the host."""
     known, count = len(self.ids), int(seen.count[row])
     self.ids += seen.ids[row, known:count].tolist()
@@ -117,7 +122,7 @@ class Answering:
     ready = [(start, cut)] if cut else []
     if not self.going and count > (cut or start):
       ready.append((cut or start, count))
-    for begin, end in ready if speaks else ():
+    for begin, end in ready if self.speaks else ():
       self._add_slices(begin, end)
 
   def tell(self) -> None:

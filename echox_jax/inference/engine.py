@@ -100,7 +100,14 @@ class Engine:
       wave = None if request.wave is None else self.questions.check_wave(request.wave)
       ids = self.questions.prompt(request.text, wave is not None, not conversation.turns)
       answering = Answering(
-        request, wave, Turn(request.text, ids), conversation, lasting, self.tokenizer, self.config
+        request,
+        wave,
+        Turn(request.text, ids),
+        conversation,
+        lasting,
+        self.tokenizer,
+        self.config,
+        self.speaks and request.speaks,
       )
       conversation.busy = True
       self._waiting.append(answering)
@@ -220,7 +227,7 @@ class Engine:
         self.params, self._said, self._spelling, nothing > 0, none
       )
       for sound in self._programs.sound.values():
-        sound(self.params, self._said, nothing)
+        sound(self.params, self._said, none, none)
     return time.perf_counter() - start
 
   def _thinking(self) -> bool:
@@ -291,15 +298,17 @@ class Engine:
 
   def _think(self) -> None:
     """Decodes a few tokens of all answers; fewer as long as one of them has no sound yet."""
-    early = self.speaks and any(
-      not answering.has_sound for answering in self._answering.values() if answering.going
+    early = any(
+      answering.speaks and not answering.has_sound
+      for answering in self._answering.values()
+      if answering.going
     )
     count = self.budgets.first_tokens if early else self.budgets.tokens
     self._state, seen = self._programs.decode_chunk(self.params, self._state, np.int32(count))
     seen = jax.device_get(seen)
     for row, answering in list(self._answering.items()):
       if answering.going:
-        answering.take(seen, row, self.speaks)
+        answering.take(seen, row)
         self._finish(answering)
 
   def _begin_slices(self) -> None:
@@ -336,29 +345,20 @@ class Engine:
         own.take(spoken, row)
 
   def _make_sound(self) -> bool:
-    """Vocodes one window of all slices that have one ready, and ends those that are through."""
-    context = speaking.vocoder_context(self.config.vocoder)
-    ready, early = [], False
+    """Vocodes a window of each slice that has one ready, and ends those that are through."""
+    context, made = speaking.vocoder_context(self.config.vocoder), False
     for row, own in enumerate(self._speaking):
       if own is None:
         continue
       window = self.budgets.window if own.answering.has_sound else self.budgets.first_window
       if own.has_window(window, context):
-        ready.append(row)
-        early |= not own.answering.has_sound
-      elif own.through:
-        self._end_slice(row, own)
-    if not ready:
-      return False
-    window = self.budgets.first_window if early else self.budgets.window
-    begin = np.asarray([0 if own is None else own.sounded for own in self._speaking], np.int32)
-    waves = np.asarray(self._programs.sound[window](self.params, self._said, begin))
-    for row in ready:
-      own = self._speaking[row]
-      own.hear(waves[row], window)
+        sound = self._programs.sound[window]
+        wave = sound(self.params, self._said, np.int32(row), np.int32(own.sounded))
+        own.hear(np.asarray(wave), window)
+        made = True
       if own.through and own.sounded >= own.frames:
         self._end_slice(row, own)
-    return True
+    return made
 
   def _end_slice(self, row: int, own: Slice) -> None:
     words, units = jax.device_get((self._said.words, self._said.units))

@@ -58,11 +58,11 @@ def made(request):
 @pytest.mark.parametrize('window', [7, 40])
 def test_windows_join_to_the_whole(made, window):
   cfg, params, whole = made
-  sound = jax.jit(lambda said, begin: speaking.sound(params, cfg, said, begin, window))
+  sound = jax.jit(
+    lambda said, begin: speaking.sound(params, cfg, said, jnp.int32(0), begin, window)
+  )
   said = state(cfg, TOTAL)
-  pieces = [
-    np.asarray(sound(said, jnp.asarray([begin, 0])))[0] for begin in range(0, TOTAL, window)
-  ]
+  pieces = [np.asarray(sound(said, begin)) for begin in range(0, TOTAL, window)]
   joined = np.concatenate(pieces)[: TOTAL * 320]
   np.testing.assert_allclose(joined, whole, rtol=1e-5, atol=1e-5 * np.abs(whole).max())
 
@@ -71,12 +71,14 @@ def test_a_window_is_final_before_the_slice_has_ended(made):
   """With `vocoder_context` frames behind it, whatever comes later; with fewer it is not."""
   cfg, params, whole = made
   context, window = speaking.vocoder_context(cfg.vocoder), 10
-  sound = jax.jit(lambda said: speaking.sound(params, cfg, said, jnp.zeros(2, jnp.int32), window))
-  early = np.asarray(sound(state(cfg, window + context, going=True)))[0]
+  sound = jax.jit(
+    lambda said: speaking.sound(params, cfg, said, jnp.int32(0), jnp.int32(0), window)
+  )
+  early = np.asarray(sound(state(cfg, window + context, going=True)))
   np.testing.assert_allclose(
     early, whole[: window * 320], rtol=1e-5, atol=1e-5 * np.abs(whole).max()
   )
-  too_early = np.asarray(sound(state(cfg, window + 1, going=True)))[0]
+  too_early = np.asarray(sound(state(cfg, window + 1, going=True)))
   assert np.abs(too_early - whole[: window * 320]).max() > 1e-4 * np.abs(whole).max()
 
 
