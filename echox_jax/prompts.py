@@ -315,5 +315,5 @@ def _laid_out(ids: SpecialIds, layout: str, message: Sequence[int] = ()) -> list
   found: list[int] = []
   for name in layout.split():
     value = message if name in (MESSAGE, LINE) else getattr(ids, name)
-    found += [value] if isinstance(value, int) else value
+    found.extend([value] if isinstance(value, int) else value)
   return found
