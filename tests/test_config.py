@@ -64,15 +64,17 @@ def test_a_model_folder_of_an_earlier_version_loads(tmp_path):
   shutil.copytree(tmp_path / 'new', tmp_path / 'old')
   (tmp_path / 'old' / 'engine.json').unlink()
   values = json.loads((tmp_path / 'old' / 'config.json').read_text())
-  budgets = config_lib.to_dict(tiny_model.ENGINE)
+  names = ('max_prompt_tokens', 'max_new_tokens', 'max_unit_words', 'max_frames')
+  budgets = {name: getattr(tiny_model.ENGINE, name) for name in names}
+  wanted = {'new': tiny_model.ENGINE, 'old': EngineConfig(**budgets)}
   values['max_prompt_tokens'] = budgets.pop('max_prompt_tokens')
   values['streaming'] |= budgets | {'max_slices': 8}
   values['units'] |= {'ngram_order': 1, 'em_iterations': 6, 'kmeans_iterations': 30, 'seed': 0}
   values['discriminators'] = {'periods': [2, 3]}
   (tmp_path / 'old' / 'config.json').write_text(json.dumps(values))
-  for folder in ('new', 'old'):
+  for folder, engine in wanted.items():
     model = echox_jax.load(tmp_path / folder)
-    assert (model.config, model.engine) == (cfg, tiny_model.ENGINE)
+    assert (model.config, model.engine) == (cfg, engine)
 
 
 @pytest.mark.parametrize(
