@@ -30,7 +30,8 @@ def test_a_folder_that_the_user_chose_stays(options, monkeypatch, tmp_path):
   assert jax.config.jax_compilation_cache_dir == before
 
 
-def test_commands_silence_the_false_alarm_of_the_cache():
+def test_commands_silence_the_false_alarm_of_the_cache(monkeypatch):
   """In a process of its own, since JAX sets the level where nobody has."""
+  monkeypatch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)
   code = "import launch, os, jax; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
   assert run_python('-c', code).split() == ['3']
