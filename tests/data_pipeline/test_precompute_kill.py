@@ -2,13 +2,9 @@
 on as if nothing had been.
 """
 
-import json
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,7 +14,7 @@ from data_pipeline import dataset
 from data_pipeline.schema import Example, Turn
 from echox_jax.units import kmeans
 from tests.helpers import precompute_jobs
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import start_job
 
 JOB = dict(shard_examples=1)
 KILLS = 20
@@ -36,25 +32,8 @@ def start(compiled):
   """Starts a process of the job; compiled programs are kept between them."""
 
   def run(workdir, **options):
-    return subprocess.Popen(
-      [
-        sys.executable,
-        '-m',
-        'tests.helpers.precompute_jobs',
-        json.dumps(dict(workdir=str(workdir), experiment=JOB) | options),
-      ],
-      cwd=ROOT,
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      env=os.environ
-      | {
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
-        'JAX_COMPILATION_CACHE_DIR': str(compiled),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      },
-    )
+    options = dict(workdir=str(workdir), experiment=JOB) | options
+    return start_job('tests.helpers.precompute_jobs', options, compiled)
 
   return run
 

@@ -1,5 +1,6 @@
 """Python in a process of its own: what counts devices or memory, or must not import something."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,3 +20,23 @@ def run_python(*arguments, timeout=300) -> str:
   )
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stdout
+
+
+def start_job(module: str, options: dict, compiled) -> subprocess.Popen:
+  """Starts `python -m MODULE OPTIONS` on the CPU; the folder `compiled` keeps compiled programs
+  between processes.
+  """
+  return subprocess.Popen(
+    [sys.executable, '-m', module, json.dumps(options)],
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env=os.environ
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+      'JAX_COMPILATION_CACHE_DIR': str(compiled),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    },
+  )

@@ -5,12 +5,9 @@ who goes on.
 import functools
 import json
 import operator
-import os
 from pathlib import Path
 import shutil
 import socket
-import subprocess
-import sys
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -21,7 +18,7 @@ from echox_jax import errors
 from echox_jax.parallel import distributed
 from echox_jax.parallel.distributed import Join
 from echox_jax.training import checkpoint, metrics, profiling
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import start_job
 
 STEPS, STOP_AFTER = 12, 2
 FSDP = {'data': 2, 'fsdp': 4}
@@ -267,22 +264,7 @@ class Runs:
       )
       if process == stop:
         options['stop_after'] = STOP_AFTER
-      started.append(
-        subprocess.Popen(
-          [sys.executable, '-m', 'tests.helpers.distributed_jobs', json.dumps(options)],
-          cwd=ROOT,
-          text=True,
-          stdout=subprocess.PIPE,
-          stderr=subprocess.PIPE,
-          env=os.environ
-          | {
-            'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': '--xla_backend_optimization_level=0',
-            'JAX_COMPILATION_CACHE_DIR': str(self._folder),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-          },
-        )
-      )
+      started.append(start_job('tests.helpers.distributed_jobs', options, self._folder))
     done = [process.communicate(timeout=500) for process in started]
     assert [process.returncode for process in started] == [code] * processes, (
       done[0][1][-3000:] + done[-1][1][-3000:]
