@@ -5,6 +5,7 @@ fields and lists the valid ones, so a misspelt option never passes silently.
 """
 
 from collections.abc import Mapping
+import copy
 import dataclasses
 import types
 import typing
@@ -356,7 +357,7 @@ def split_model(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     The model's JSON, and the other fields in the layout of an experiment: `{'engine': ...}` and so
     on. The latter is empty if the file is of this version.
   """
-  model, moved = _copy(values), {}
+  model, moved = copy.deepcopy(dict(values)), {}
   for old, places in _MOVED.items():
     section, _, name = old.rpartition('.')
     holder = model.get(section, {}) if section else model
@@ -371,13 +372,6 @@ def upgrade_experiment(values: Mapping[str, Any]) -> dict[str, Any]:
   """Converts the JSON of a training job, from this version or an earlier one, to this version."""
   model, moved = split_model(values.get('model', {}))
   return _merge(moved, {**values, 'model': model})
-
-
-def _copy(values: Any) -> Any:
-  """Copies nested mappings into new dicts."""
-  if isinstance(values, Mapping):
-    return {name: _copy(value) for name, value in values.items()}
-  return values
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:

@@ -21,7 +21,7 @@ from echox_jax.decoding import sampler, trigger
 from echox_jax.models import echox, llama
 from echox_jax.models.arrays import Array, Int
 from echox_jax.models.attention import Mask
-from echox_jax.models.llama import Llama, head_embedding
+from echox_jax.models.llama import apply_llm, head_embedding
 
 
 @struct.dataclass
@@ -148,7 +148,7 @@ def read(
   width, asked = spliced.valid.shape[1], spliced.valid.sum().astype(jnp.int32)
   separate = llama.are_layers_separate(params['llm'])
   if fresh:
-    hidden, new = _llm(
+    hidden, new = apply_llm(
       params,
       cfg,
       'hidden',
@@ -166,7 +166,7 @@ def read(
     causal = slots <= length + jnp.arange(width)[:, None]
     itself = slots == length + jnp.arange(width)[:, None]
     allowed = (causal & (before | own)[:, None]) | itself
-    hidden, cache = _llm(
+    hidden, cache = apply_llm(
       params,
       cfg,
       'hidden',
@@ -189,7 +189,7 @@ def read(
     keys=state.keys.at[row].set(keys[0]),
     length=state.length.at[row].add(asked),
     hidden=state.hidden.at[row].set(hidden[0]),
-    logits=state.logits.at[row].set(_llm(params, cfg, 'logits', hidden)[0]),
+    logits=state.logits.at[row].set(apply_llm(params, cfg, 'logits', hidden)[0]),
     said=state.said.at[row].set(False),
     sampling=jax.tree.map(lambda x, value: x.at[row].set(value), state.sampling, sampling),
     limit=state.limit.at[row].set(limit),
@@ -246,11 +246,11 @@ def decode_chunk(
     cut = jnp.where(spoken, cut, 0)
     made = state.made + going
     cut_off = going & (made >= state.limit)
-    hidden, cache = _llm(
+    hidden, cache = apply_llm(
       params,
       cfg,
       'hidden',
-      _llm(params, cfg, 'embed', token[:, None]),
+      apply_llm(params, cfg, 'embed', token[:, None]),
       state.length[:, None],
       Mask(state.keys.at[rows, state.length].set(True, mode='drop')),
       state.cache,
@@ -263,7 +263,7 @@ def decode_chunk(
       ),
       length=state.length + state.going,
       hidden=hidden[:, 0],
-      logits=_llm(params, cfg, 'logits', hidden[:, 0]),
+      logits=apply_llm(params, cfg, 'logits', hidden[:, 0]),
       said=state.said.at[rows, token].set(True),
       made=made,
       ids=state.ids.at[rows, place].set(token, mode='drop'),
@@ -319,7 +319,3 @@ def _axis(held: Array) -> int:
 def _at_the_front(held: Array, new: Array) -> Array:
   """One row with the slots of `new` first."""
   return jax.lax.dynamic_update_slice_in_dim(held, new, 0, held.ndim - 3)
-
-
-def _llm(params: dict, cfg: EchoXConfig, method: str, *args):
-  return Llama(cfg.llm).apply({'params': params['llm']}, *args, method=method)

@@ -17,7 +17,7 @@ from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask
-from echox_jax.models.llama import Llama, are_layers_separate, init_cache
+from echox_jax.models.llama import apply_llm, are_layers_separate, init_cache
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
 
@@ -266,7 +266,7 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
   """
   keys = spliced.prompt_keys
   batch, width = keys.shape
-  hidden, cache = _llm(
+  hidden, cache = apply_llm(
     params,
     cfg,
     'hidden',
@@ -284,7 +284,7 @@ def prefill(params: dict, cfg: EchoXConfig, spliced: echox.Spliced, new_tokens: 
     jnp.int32(width),
     lengths,
     hidden,
-    _llm(params, cfg, 'logits', hidden),
+    apply_llm(params, cfg, 'logits', hidden),
   )
 
 
@@ -293,11 +293,11 @@ def decode_step(
 ) -> TextState:
   """Feeds the next token of every row."""
   keys = state.keys.at[:, state.slot].set(True)
-  hidden, cache = _llm(
+  hidden, cache = apply_llm(
     params,
     cfg,
     'hidden',
-    _llm(params, cfg, 'embed', token[:, None]),
+    apply_llm(params, cfg, 'embed', token[:, None]),
     state.positions[:, None],
     Mask(keys),
     state.cache,
@@ -309,7 +309,7 @@ def decode_step(
     state.slot + 1,
     state.positions + 1,
     hidden[:, 0],
-    _llm(params, cfg, 'logits', hidden[:, 0]),
+    apply_llm(params, cfg, 'logits', hidden[:, 0]),
   )
 
 
@@ -333,7 +333,7 @@ def generate_text(
   """
   eot = cfg.special_ids.eot
   speech = None if states is None else echox.embed_speech(params, cfg, states, state_lengths)
-  spliced = echox.splice(cfg, ids, _llm(params, cfg, 'embed', ids), speech)
+  spliced = echox.splice(cfg, ids, apply_llm(params, cfg, 'embed', ids), speech)
   batch, width = ids.shape[0], cfg.llm.hidden_size
 
   def step(carry):
@@ -355,7 +355,3 @@ def generate_text(
     lambda carry: (carry[0] < max_tokens) & ~carry[-1].all(), step, start
   )
   return Generated(tokens, counts, hidden, (~ended).astype(jnp.int32))
-
-
-def _llm(params: dict, cfg: EchoXConfig, method: str, *args):
-  return Llama(cfg.llm).apply({'params': params['llm']}, *args, method=method)

@@ -3,7 +3,7 @@ sound, while the slices are still being decoded.
 
   begin_slice   reads the states of a slice into a row (prefill of the echo decoder)
   speak_chunk   a few unit words for all rows, and the durations of what they are made of
-  sound         a window of frames of every row as a waveform
+  sound         a window of frames of a row as a waveform
 
 A window of sound equals the same frames of a whole slice: the durations of units and the samples of
 frames depend on their neighbours, and nothing is final before its neighbours are known.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterable, Iterator
 import dataclasses
 import time
 from typing import Any
@@ -64,6 +65,7 @@ class Answering:
     going: whether it is still being thought of.
     unspoken: slices that no row speaks yet.
     has_sound: whether a piece of sound has come.
+    finished: whether its last event has come.
   """
 
   def __init__(
@@ -83,7 +85,7 @@ class Answering:
     self.events: collections.deque[Event] = collections.deque()
     self.going = False
     self.unspoken: list[Slice] = []
-    self.has_sound = False
+    self.has_sound = self.finished = False
     self.ids: list[int] = []
     self._tokenizer, self._most = tokenizer, config.streaming.max_slice_tokens
     self.hop = config.vocoder.code_hop_size
@@ -92,7 +94,6 @@ class Answering:
     self._times: list[float] = []
     self._shown, self._sounded = '', 0  # letters and samples that have been told
     self._slices: list[Slice] = []
-    self._waves: list[np.ndarray] = []
     self._current = 0  # number of the slice that is being heard
     self.overflow = dict.fromkeys((*BUDGETS, *LEFT_OUT), 0)
 
@@ -125,6 +126,11 @@ class Answering:
     for begin, end in ready if self.speaks else ():
       self._add_slices(begin, end)
 
+  def taken(self) -> Iterator[Event]:
+    """Hands out what has come."""
+    while self.events:
+      yield self.events.popleft()
+
   def tell(self) -> None:
     """Tells of sound that is next to be heard, and of slices that are over."""
     while self._current < len(self._slices):
@@ -135,7 +141,6 @@ class Answering:
           self._first_sound_at = now
         self.has_sound = True
         self._sounded += len(piece)
-        self._waves.append(piece)
         self.events.append(Sound(own.index, piece, now))
       if own.spoken is None:
         return
@@ -151,7 +156,7 @@ class Answering:
     self.events.append(
       Done(
         self._text(self.ids, final=True),
-        np.concatenate([np.zeros(0, np.float32), *self._waves]),
+        _joined(own.spoken.waveform for own in self._slices),
         tuple(self._scores),
         tuple(self._times),
         dict(self.overflow),
@@ -159,6 +164,7 @@ class Answering:
         self.now(),
       )
     )
+    self.finished = True
 
   def _add_slices(self, begin: int, end: int) -> None:
     """Adds a slice, or where it is longer than the budget, counted pieces of it."""
@@ -238,8 +244,12 @@ class Slice:
       self.tokens,
       words[: self._num_words - self._overflow.get('unknown_unit_words', 0)],
       units[: self._num_units],
-      np.concatenate([np.zeros(0, np.float32), *self._waves]),
+      _joined(self._waves),
       self._cut_at,
       self.answering.now(),
     )
     self.answering.tell()
+
+
+def _joined(waves: Iterable[np.ndarray]) -> np.ndarray:
+  return np.concatenate([np.zeros(0, np.float32), *waves])

@@ -102,27 +102,19 @@ class Chat:
 
   def stream(self, question: Question, **options: Any) -> Iterator[Event]:
     """Asks, and yields text and sound as they come, then `Done`; closing it cancels the answer."""
-    answering = self._begin(question, options)
-    try:
-      while True:
-        while answering.events:
-          yield (event := answering.events.popleft())
-          if isinstance(event, Done):
-            return
-        self._engine.pump()
-    finally:
-      self._engine.cancel(answering)
+    yield from self._engine.stream(self._begin(question, options))
 
   async def astream(self, question: Question, **options: Any) -> AsyncIterator[Event]:
     """As `stream`, for asyncio: the work is done in a thread."""
     answering = self._begin(question, options)
     try:
       while True:
-        while answering.events:
-          yield (event := answering.events.popleft())
-          if isinstance(event, Done):
-            return
-        await asyncio.to_thread(self._engine.pump)
+        finished = answering.finished
+        for event in answering.taken():
+          yield event
+        if finished:
+          return
+        await asyncio.to_thread(self._engine.work_for, answering)
     finally:
       self._engine.cancel(answering)
 

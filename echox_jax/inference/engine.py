@@ -18,9 +18,9 @@ import numpy as np
 
 from echox_jax import errors, model_folder, prompts
 from echox_jax.decoding import sampler, speaking
-from echox_jax.inference import programs, steps
+from echox_jax.inference import programs
 from echox_jax.inference.answering import Answering, Request, Slice
-from echox_jax.inference.events import Done, Event
+from echox_jax.inference.events import Event
 from echox_jax.inference.history import Conversation, Turn
 from echox_jax.inference.questions import Questions, bucket, padded
 from echox_jax.models import positions
@@ -57,9 +57,9 @@ class Engine:
     params, self.config = programs.prepare(dict(model.params), model.config, on_cpu)
     self.params = jax.tree.map(jnp.asarray, params)
     self._programs = programs.Programs(self.config, self.budgets, on_cpu)
-    self._sizes = steps.buckets(self.config, self.budgets)
     slots = self._programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
+    self._sizes = self.questions.sizes
     self._lock = threading.RLock()  # `pump` may run in any thread, in one at a time
     self._state = self._programs.conversations()
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
@@ -127,18 +127,24 @@ class Engine:
       EchoXError: a question that the model cannot take, or a sampling that is none, before
         anything is computed.
     """
-    answering = self.ask(Request(audio, text, **options))
+    yield from self.stream(self.ask(Request(audio, text, **options)))
+
+  def stream(self, answering: Answering) -> Iterator[Event]:
+    """Yields the events of an answer, up to `Done`; closing it cancels the answer."""
     try:
       while True:
-        while answering.events:
-          event = answering.events.popleft()
-          yield event
-          if isinstance(event, Done):
-            return
-        if not self.pump():
-          raise RuntimeError('an answer waits, but there is nothing to do')
+        finished = answering.finished
+        yield from answering.taken()
+        if finished:
+          return
+        self.work_for(answering)
     finally:
       self.cancel(answering)
+
+  def work_for(self, answering: Answering) -> None:
+    """Does one piece of work; there is some as long as an answer is not finished."""
+    if not self.pump() and not answering.finished:  # another thread may just have finished it
+      raise RuntimeError('an answer waits, but there is nothing to do')
 
   def cancel(self, answering: Answering) -> None:
     """Ends an answer, whatever its state; what was said stays in the conversation."""
@@ -198,7 +204,7 @@ class Engine:
     """
     start = time.perf_counter()
     special, none = self.config.special_ids, np.int32(0)
-    programs = (self._programs.read_first, *((self._programs.read_further,) if turns else ()))
+    reads = (self._programs.read_first, *((self._programs.read_further,) if turns else ()))
     asked: list[tuple[Any, int, int]] = []  # (speech, first id, size of the prompt)
     if written:
       asked += [(None, special.bos, size) for size in self._sizes.prompt]
@@ -212,7 +218,7 @@ class Engine:
       asked += [(heard, special.audio, size) for size in sizes]
     for speech, first, size in asked:
       ids = padded([first], size, special.pad)
-      for read in programs:
+      for read in reads:
         self._state = read(
           self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
         )

@@ -15,7 +15,7 @@ from echox_jax.decoding import conversations, speaking
 from echox_jax.inference import steps
 from echox_jax.models import echox, llama, lora, positions
 from echox_jax.models.arrays import Array
-from echox_jax.models.llama import Llama
+from echox_jax.models.llama import apply_llm
 
 # Vectors of AVX-512 machines: XLA takes shorter ones unless told. It helps products of one row and
 # slows down those of many, so only decoding is compiled so.
@@ -113,7 +113,7 @@ def _read(
   fresh: bool,
 ) -> conversations.Conversations:
   """Reads a question int32[1,T], with speech in the place of its AUDIO id."""
-  embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
+  embeddings = apply_llm(params, cfg, 'embed', ids)
   spliced = echox.splice(cfg, ids, embeddings, heard)
   return conversations.read(params, cfg, state, row, spliced, sampling, limit, fresh)
 

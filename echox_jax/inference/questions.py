@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ class Questions:
   hears: bool
   slots: int
 
+  @functools.cached_property
+  def sizes(self) -> steps.Buckets:
+    """Static sizes that questions, and the sound of answers, are padded to."""
+    return steps.buckets(self.config, self.budgets)
+
   def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:
     """Gives a question at 16 kHz as float32, if it can be heard.
 
@@ -46,7 +52,7 @@ class Questions:
         'a question must be one channel of samples, not an array of shape '
         f'{wave.shape}: mix it down.'
       )
-    most = steps.buckets(self.config, self.budgets).samples[-1]
+    most = self.sizes.samples[-1]
     seconds, longest = len(wave) / rates.SAMPLE_RATE, most / rates.SAMPLE_RATE
     if seconds < SHORTEST_AUDIO:
       raise errors.AudioError(
@@ -85,8 +91,7 @@ class Questions:
     question = prompts.encode_question(profile, self.encode, text, audio)
     system = prompts.encode_system(profile, self.encode, cfg.system_message) if first else []
     ids = prompts.question_prompt(cfg.special_ids, profile, system, question, audio, first)
-    speech = positions.speech(cfg) if audio else 0
-    room = self.slots - self.budgets.max_new_tokens - speech
+    room = positions.question_room(cfg, self.slots, self.budgets.max_new_tokens, audio)
     if self.budgets.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(
         f'the question takes {len(ids)} tokens, but next to its answer this model has positions '

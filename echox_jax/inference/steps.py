@@ -16,7 +16,7 @@ from echox_jax.decoding import generate, trigger
 from echox_jax.models import echox, positions
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Bool, Float, Int
-from echox_jax.models.llama import Llama, head_embedding
+from echox_jax.models.llama import apply_llm, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
 
@@ -74,7 +74,7 @@ def prefill(
   """Prefills right-padded prompts, with `speech` in place of their AUDIO ids; returns the LLM state
   with cache slots for `max_new_tokens` more.
   """
-  embeddings = Llama(cfg.llm).apply({'params': params['llm']}, ids, method='embed')
+  embeddings = apply_llm(params, cfg, 'embed', ids)
   return generate.prefill(params, cfg, echox.splice(cfg, ids, embeddings, speech), max_new_tokens)
 
 

@@ -97,9 +97,9 @@ def attention(
   chosen = _BEST.get(current_platform(), 'xla') if backend == 'auto' else backend
   if chosen == 'by_head':
     many = query.shape[1] * key.shape[1] >= _MANY_SCORES
-    compute = by_head if many and dropout is None else xla
-    return compute(query, key, value, mask, *(() if dropout is None else (dropout,)))
-  if chosen != 'xla':
+    if many and dropout is None:
+      return by_head(query, key, value, mask)
+  elif chosen != 'xla':
     why_not = obstacle(chosen, query, key, mask, dropout is not None)
     if why_not is None:
       compute = functools.partial({'splash': splash, 'cudnn': cudnn}[chosen], causal=mask.causal)

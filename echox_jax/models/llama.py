@@ -318,6 +318,11 @@ def head_embedding(params: dict) -> Float[Array, 'V D']:
   return params['lm_head' if 'lm_head' in params else 'embed_tokens']['embedding']
 
 
+def apply_llm(params: dict, cfg: EchoXConfig, method: str, *args: Any) -> Any:
+  """Calls a method of `Llama` with the group `llm` of a model's parameters."""
+  return Llama(cfg.llm).apply({'params': params['llm']}, *args, method=method)
+
+
 def init_llm(key: Array, cfg: EchoXConfig) -> dict:
   """Makes boxed parameters of the LLM."""
   return Llama(cfg.llm).init(key, jnp.zeros((1, 2), jnp.int32))['params']

@@ -15,11 +15,11 @@ def speech(cfg: EchoXConfig) -> int:
   return cfg.adapter.shrink_budget - 1
 
 
-def question_room(cfg: EchoXConfig, max_new_tokens: int, audio: bool) -> int:
+def question_room(cfg: EchoXConfig, slots: int, max_new_tokens: int, audio: bool) -> int:
   """Returns the LLM positions left for the ids of a question after the longest speech and
   answer.
   """
-  return cfg.llm.max_positions - max_new_tokens - (speech(cfg) if audio else 0)
+  return slots - max_new_tokens - (speech(cfg) if audio else 0)
 
 
 def slice_row(cfg: EchoXConfig, words: int) -> int:
@@ -53,7 +53,9 @@ def check(cfg: EchoXConfig, engine: EngineConfig, groups: Container[str]) -> Non
     ConfigError: there is no position left for a question or for a unit word.
   """
   hears = 'adapter' in groups
-  if 'llm' in groups and question_room(cfg, engine.max_new_tokens, hears) < 1:
+  if (
+    'llm' in groups and question_room(cfg, cfg.llm.max_positions, engine.max_new_tokens, hears) < 1
+  ):
     beside = f' and adapter.shrink_budget {cfg.adapter.shrink_budget}' if hears else ''
     raise errors.ConfigError(
       f'the model has no position for a question beside engine.max_new_tokens '
