@@ -16,7 +16,8 @@ import echox_jax
 from echox_jax import audio, config
 from echox_jax.conversion import exporters, whisper_ct2
 from echox_jax.errors import CheckpointError
-from echox_jax.inference.engine import Done, Engine
+from echox_jax.inference.engine import Engine
+from echox_jax.inference.events import Done
 from echox_jax.models import whisper
 from echox_jax.prompts import NANO_IDS
 from echox_jax.training import loop
