@@ -34,6 +34,7 @@ TRUNK = dict(
   num_kv_heads=2,
   head_dim=48,
   max_positions=256,
+  attention='auto',
 )
 ENGINE = dict(max_prompt_tokens=96, max_new_tokens=40, max_unit_words=96, max_frames=400)
 DISCRIMINATORS = dict(
@@ -69,6 +70,7 @@ def model() -> dict:
   return dict(
     special_ids=dataclasses.asdict(NANO_IDS),
     max_audio_seconds=8.0,
+    whisper=dict(attention='auto'),
     adapter=dict(num_heads=4, intermediate_size=2 * WIDTH, dropout=0.1, shrink_budget=48),
     llm=dict(
       TRUNK,

@@ -280,6 +280,10 @@ class EngineConfig:
   `max_frames`: audio frames per slice, at 50 per second.
   `words_per_token`: a slice that says more unit words per token than this runs away: it is cut off
   and counted like one that exceeds `max_unit_words`; 0 = no such limit.
+  `least_words_per_token`: a slice that says fewer did not say its text.
+  `loop_times`: a round of unit words that comes so many times is a loop; 0 = none is looked for.
+  `retry_temperature`: a slice that loops, is silent, runs away or says too little is tried once
+  more, at this temperature; 0 = it is only reported.
   `first_slice_tokens`: the first slice ends after so many tokens at the latest, so that sound comes
   sooner; 0 = where the rule says.
   `max_context`: positions per conversation, all turns together; never more than the LLM has.
@@ -294,6 +298,9 @@ class EngineConfig:
   max_unit_words: int = 2048
   max_frames: int = 1024
   words_per_token: int = 0
+  least_words_per_token: float = 0.0
+  loop_times: int = 4
+  retry_temperature: float = 0.7
   first_slice_tokens: int = 0
   max_context: int = 4096
   conversations: int = 1

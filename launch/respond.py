@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _tell(events) -> dict[str, Any]:
   """Prints an answer as it is generated; returns its waveform and the data for `--json`."""
-  from echox_jax.inference.events import LEFT_OUT, SpokenSlice, TextPiece
+  from echox_jax.inference.events import SpokenSlice, TextPiece, notes
 
   slices, lines = [], []
   for event in events:
@@ -136,14 +136,8 @@ def _tell(events) -> dict[str, Any]:
   print('\n'.join(['', *lines]))
   seconds = len(event.waveform) / rates.SAMPLE_RATE
   rate = round(event.finished_at / seconds, 4) if seconds else None
-  for name, count in event.overflow.items():
-    if count:
-      why = (
-        'were left out of the speech'
-        if name in LEFT_OUT
-        else 'did not fit the budgets of this model'
-      )
-      print(f'  note: {count} {name.replace("_", " ")} {why}')
+  for note in notes(event.overflow):
+    print(f'  note: {note}')
   return {
     'text': event.text,
     'slices': slices,

@@ -16,8 +16,8 @@ from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.arrays import Array, Bool, Float, Int
-from echox_jax.models.attention import Mask
-from echox_jax.models.llama import apply_llm, are_layers_separate, init_cache
+from echox_jax.models.attention import Mask, current_platform
+from echox_jax.models.llama import apply_llm, are_layers_separate, init_cache, separate_layers
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
 
@@ -30,6 +30,20 @@ class UnitWords(NamedTuple):
   ids: Array
   lengths: Array
   overflow: Array
+
+
+class Draw(NamedTuple):
+  """How each row chooses a unit word where it must not take the likeliest.
+
+  Attributes:
+    temperature: float32[B]; 0 = the likeliest.
+    step: int32[B], number of the id, which makes the random number.
+    goes_on: bool[B], EOT cannot be chosen.
+  """
+
+  temperature: Array
+  step: Array
+  goes_on: Array
 
 
 class Generated(NamedTuple):
@@ -136,6 +150,8 @@ def decode_unit_tokens(
   """
   prompt = unit_prompt(cfg, text_table, text_part, text_lengths)
   inner, head, rows = unit_choices(params, cfg, text_table)
+  if current_platform() == 'cpu' and not are_layers_separate(inner):
+    inner = separate_layers(inner)
   loop = functools.partial(_say_units, cfg, steps)
   return sharding.by_rows(loop, (prompt, text_lengths), inner, head, rows, differentiable=False)
 
@@ -176,14 +192,34 @@ def unit_choices(
 
 
 def choose_unit(
-  cfg: EchoXConfig, head: Float[Array, 'choices F'], hidden: Float[Array, 'B F']
+  cfg: EchoXConfig,
+  head: Float[Array, 'choices F'],
+  hidden: Float[Array, 'B F'],
+  draw: Draw | None = None,
 ) -> Int[Array, ' B']:
-  """Gives the likeliest next id, int32: EOT, a unit word, or in profile `released` any id."""
+  """Gives the likeliest next id, or the drawn one, int32: EOT, a unit word, or in profile
+  `released` any id.
+  """
+  free = prompts.get_profile(cfg.profile).free_unit_ids
   scores = jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32)
+  if draw is not None:
+    eot = jnp.arange(scores.shape[1]) == (cfg.special_ids.eot if free else 0)
+    scores = jnp.where(draw.goes_on[:, None] & eot, -jnp.inf, scores)
+    scores += jax.lax.cond(
+      jnp.any(draw.temperature > 0),
+      lambda: draw.temperature[:, None] * _gumbel(draw.step, scores.shape[1]),
+      lambda: jnp.zeros_like(scores),
+    )
   choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-  if prompts.get_profile(cfg.profile).free_unit_ids:
+  if free:
     return choice
   return jnp.where(choice == 0, cfg.special_ids.eot, cfg.llm.vocab_size - 1 + choice)
+
+
+def _gumbel(step: Int[Array, ' B'], number: int) -> Float[Array, 'B choices']:
+  """Noise that depends on the step alone, not on the row."""
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), step)
+  return jax.vmap(lambda key: jax.random.gumbel(key, (number,)))(keys)
 
 
 def embed_unit(

@@ -3,6 +3,7 @@ sound, while the slices are still being decoded.
 
   begin_slice   reads the states of a slice into a row (prefill of the echo decoder)
   speak_chunk   a few unit words for all rows, and the durations of what they are made of
+  unsay         takes the newest words of a row back, after a loop
   sound         a window of frames of a row as a waveform
 
 A window of sound equals the same frames of a whole slice: the durations of units and the samples of
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.config import EchoXConfig, VocoderConfig
-from echox_jax.decoding import conversations, generate
+from echox_jax.decoding import conversations, generate, guards
 from echox_jax.models import llama
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask
@@ -62,8 +63,11 @@ class Speaking:
     unknown: int32[R], words that the unit language does not have.
     dropped: int32[R], units that the profile leaves out.
     lost: int32[R], units without room.
+    repeated: int32[R,L], see `guards.repeated`.
+    temperature: float32[R], 0 = the likeliest id each time.
     going: bool[R], the slice has not ended.
     cut_off: bool[R], the budget of words ended it.
+    looped: bool[R], a loop ended it.
   """
 
   cache: Any
@@ -81,15 +85,19 @@ class Speaking:
   unknown: Any
   dropped: Any
   lost: Any
+  repeated: Any
+  temperature: Any
   going: Any
   cut_off: Any
+  looped: Any
 
 
 class Spoken(struct.PyTreeNode):
   """What the host looks at after a chunk.
 
   Attributes:
-    going, num_words, num_units, unknown, dropped, cut_off: as in `Speaking`.
+    going, num_words, num_units, unknown, dropped, cut_off, looped: as in `Speaking`.
+    repeated: int32[R], newest words that are a repetition.
     frames: int32[R], frames that are final.
     lost: int32[R], frames without room.
   """
@@ -100,6 +108,8 @@ class Spoken(struct.PyTreeNode):
   unknown: Any
   dropped: Any
   cut_off: Any
+  looped: Any
+  repeated: Any
   frames: Any
   lost: Any
 
@@ -147,8 +157,11 @@ def empty(
     words=zeros(jnp.int32, max_words),
     units=zeros(jnp.int32, max_frames),
     durations=zeros(jnp.int32, max_frames),
+    repeated=zeros(jnp.int32, guards.ROUNDS),
+    temperature=zeros(jnp.float32),
     going=zeros(bool),
     cut_off=zeros(bool),
+    looped=zeros(bool),
     **{
       name: zeros(jnp.int32)
       for name in (
@@ -186,6 +199,7 @@ def begin_slice(
   states: Float[Array, 'A D'],
   start: Int[Array, ''],
   stop: Int[Array, ''],
+  temperature: Float[Array, ''],
   words_per_token: int = 0,
 ) -> Speaking:
   """Reads a slice into a row.
@@ -197,6 +211,8 @@ def begin_slice(
     row: a row that is not going.
     states: of an answer.
     start, stop: the slice of them, at most `max_slice_tokens` long.
+    temperature: 0 = the likeliest id each time. Else, as another try, ids are drawn, and the first
+      is not EOT.
     words_per_token: unit words of each token at most; 0 = as many as there is room for.
   """
   most = cfg.streaming.max_slice_tokens
@@ -216,7 +232,8 @@ def begin_slice(
     jnp.int32(0),
     method='hidden',
   )
-  first = generate.choose_unit(cfg, head, hidden[:, -1])[0]
+  again = generate.Draw(temperature[None], jnp.zeros(1, jnp.int32), temperature[None] > 0)
+  first = generate.choose_unit(cfg, head, hidden[:, -1], again)[0]
   limit = speaking.words.shape[1]
   if words_per_token:
     limit = jnp.minimum(limit, words_per_token * length[0])
@@ -228,7 +245,10 @@ def begin_slice(
 
   zero = {
     name: conversations.cleared(getattr(speaking, name), row)
-    for name in ('step', 'num_words', 'num_units', 'timed', 'unknown', 'dropped', 'lost', 'cut_off')
+    for name in (
+      *('step', 'num_words', 'num_units', 'timed', 'unknown', 'dropped', 'lost', 'cut_off'),
+      *('repeated', 'looped'),
+    )
   }
   return speaking.replace(
     cache=jax.tree.map(put, speaking.cache, new),
@@ -236,19 +256,26 @@ def begin_slice(
     position=speaking.position.at[row].set(prompt.positions[0, -1] + 1),
     token=speaking.token.at[row].set(first),
     limit=speaking.limit.at[row].set(limit),
+    temperature=speaking.temperature.at[row].set(temperature),
     going=speaking.going.at[row].set(True),
     **zero,
   )
 
 
 def speak_chunk(
-  params: dict, cfg: EchoXConfig, spelling: Spelling, speaking: Speaking, steps: Int[Array, '']
+  params: dict,
+  cfg: EchoXConfig,
+  loop_times: int,
+  spelling: Spelling,
+  speaking: Speaking,
+  steps: Int[Array, ''],
 ) -> tuple[Speaking, Spoken]:
   """Says at most `steps` more ids in every row that is going, and times the units they are made of.
 
   Args:
     params: as in `begin_slice`, and group `vocoder`.
     cfg: the model.
+    loop_times: static: a row ends that has said a round of words so many times; 0 = none does.
     spelling: of the unit language.
     speaking: of all rows.
     steps: ids of each row.
@@ -271,6 +298,9 @@ def speak_chunk(
     said = going & (word >= 0) & ~full
     known = said & (word < spelling.known)
     at = jnp.clip(word, 0, spelling.units.shape[0] - 1)
+    held = s.num_words - s.unknown
+    repeated = guards.repeated(s.repeated, s.words, held, word) * known[:, None]
+    looped = known & guards.in_loop(repeated, loop_times)
     length = jnp.where(known, spelling.lengths[at], 0)
     place = s.num_units[:, None] + jnp.arange(spelling.units.shape[1])
     wanted = jnp.arange(spelling.units.shape[1]) < length[:, None]
@@ -290,19 +320,21 @@ def speak_chunk(
     cut_off = full | (going & (s.step + 1 >= most))
     return i + 1, s.replace(
       cache=cache,
-      token=generate.choose_unit(cfg, head, hidden[:, 0]),
-      step=s.step + going,
-      words=s.words.at[rows, jnp.where(known, s.num_words - s.unknown, max_words)].set(
-        word, mode='drop'
+      token=generate.choose_unit(
+        cfg, head, hidden[:, 0], generate.Draw(s.temperature, s.step + 1, jnp.zeros_like(going))
       ),
+      step=s.step + going,
+      words=s.words.at[rows, jnp.where(known, held, max_words)].set(word, mode='drop'),
       num_words=s.num_words + said,
       units=units,
       num_units=jnp.minimum(total, max_units),
       lost=s.lost + jnp.maximum(total - max_units, 0),
       unknown=s.unknown + (said & ~known),
       dropped=s.dropped + jnp.where(known, spelling.dropped[at], 0),
-      going=going & ~cut_off,
+      repeated=jnp.where(going[:, None], repeated, s.repeated),
+      going=going & ~cut_off & ~looped,
       cut_off=s.cut_off | cut_off,
+      looped=s.looped | looped,
     )
 
   def goes_on(carry):
@@ -314,10 +346,53 @@ def speak_chunk(
   return speaking, Spoken(
     frames=frames,
     lost=lost,
+    repeated=speaking.repeated.max(axis=1),
     **{
       name: jnp.copy(getattr(speaking, name))
-      for name in ('going', 'num_words', 'num_units', 'unknown', 'dropped', 'cut_off')
+      for name in ('going', 'num_words', 'num_units', 'unknown', 'dropped', 'cut_off', 'looped')
     },
+  )
+
+
+def unsay(
+  cfg: EchoXConfig,
+  spelling: Spelling,
+  speaking: Speaking,
+  row: Int[Array, ''],
+  count: Int[Array, ''],
+  temperature: Float[Array, ''],
+) -> Speaking:
+  """Takes back words that a loop has repeated; the ids before them stay in the cache.
+
+  Args:
+    cfg: the model.
+    spelling: of the unit language.
+    speaking: of all rows.
+    row: a row that has `looped`.
+    count: its newest words to take back, 1 or more.
+    temperature: at which it goes on from there; 0 = it does not.
+  """
+  held = speaking.num_words[row] - speaking.unknown[row]
+  at = jnp.arange(speaking.words.shape[1])
+  own, gone = speaking.words[row], (at >= held - count) & (at < held)
+
+  def less(name, by):
+    return getattr(speaking, name).at[row].add(-by)
+
+  # The last word that stays is fed again, so that a new id is drawn after it.
+  kept = own[jnp.maximum(held - count - 1, 0)]
+  back = jnp.where(temperature > 0, 1, 0) * (held > count)
+  units = jnp.sum(jnp.where(gone, spelling.lengths[own], 0))
+  return speaking.replace(
+    num_words=less('num_words', count + back),
+    num_units=less('num_units', units + back * spelling.lengths[kept]),
+    dropped=less('dropped', jnp.sum(jnp.where(gone, spelling.dropped[own], 0))),
+    step=less('step', count + back),
+    token=speaking.token.at[row].set(cfg.llm.vocab_size + kept),
+    repeated=conversations.cleared(speaking.repeated, row),
+    temperature=speaking.temperature.at[row].set(temperature),
+    going=speaking.going.at[row].set(temperature > 0),
+    looped=speaking.looped.at[row].set(temperature <= 0),
   )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from echox_jax import rates
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding.sampler import Sampling
-from echox_jax.inference.events import BUDGETS, LEFT_OUT, Done, Event, Sound, SpokenSlice, TextPiece
+from echox_jax.inference.events import COUNTERS, Done, Event, Sound, SpokenSlice, TextPiece
 from echox_jax.inference.history import Conversation, Turn
 
 
@@ -95,7 +95,7 @@ class Answering:
     self._shown, self._sounded = '', 0  # letters and samples that have been told
     self._slices: list[Slice] = []
     self._current = 0  # number of the slice that is being heard
-    self.overflow = dict.fromkeys((*BUDGETS, *LEFT_OUT), 0)
+    self.overflow = dict.fromkeys(COUNTERS, 0)
 
   def now(self) -> float:
     """Seconds since the question was given."""
@@ -192,7 +192,9 @@ class Slice:
     text: its words.
     tokens: (start, stop) among the spoken tokens of the answer.
     frames: frames of its sound that are final; `sounded` of them are sound.
+    num_words: unit words so far that the unit language has; `repeated` of them are a loop.
     through: whether all of its unit words are there.
+    retried: whether it is being tried a second time.
     pieces: sound that has not been told of.
     spoken: what is told when it is over; None before.
   """
@@ -201,8 +203,8 @@ class Slice:
     self, answering: Answering, index: int, text: str, tokens: tuple[int, int], cut_at: float
   ):
     self.answering, self.index, self.text, self.tokens = answering, index, text, tokens
-    self.frames = self.sounded = self._num_words = self._num_units = 0
-    self.through = False
+    self.frames = self.sounded = self.num_words = self.repeated = self._num_units = 0
+    self.through = self.retried = self._looped = False
     self.pieces: list[np.ndarray] = []
     self.spoken: SpokenSlice | None = None
     self._cut_at, self._waves = cut_at, []
@@ -211,13 +213,38 @@ class Slice:
   def take(self, spoken: Any, row: int) -> None:
     """Takes what a chunk of the echo decoder made of it; `spoken`: `Spoken` on the host."""
     self.frames, self.through = int(spoken.frames[row]), not spoken.going[row]
-    self._num_words, self._num_units = int(spoken.num_words[row]), int(spoken.num_units[row])
+    self._num_units, self.repeated = int(spoken.num_units[row]), int(spoken.repeated[row])
+    self._looped = bool(spoken.looped[row])
     self._overflow = {
       'unit_words': int(spoken.cut_off[row]),
       'frames': int(spoken.lost[row]),
       'unknown_unit_words': int(spoken.unknown[row]),
       'dropped_units': int(spoken.dropped[row]),
     }
+    self.num_words = int(spoken.num_words[row]) - self._overflow['unknown_unit_words']
+
+  def problem(self, least: float) -> str | None:
+    """Gives the counter of what went wrong with the words of a slice that is through.
+
+    Args:
+      least: unit words of each token at least.
+    """
+    if self._looped:
+      return 'unit_loops'
+    if not any(letter.isalnum() for letter in self.text):
+      return None
+    if not self.num_words:
+      return 'silent_slices'
+    tokens = self.tokens[1] - self.tokens[0]
+    if self._overflow['unit_words'] or self.num_words < least * tokens:
+      return 'mismatched_slices'
+    return None
+
+  def resume(self, retried: bool) -> None:
+    """Goes on after words were taken back."""
+    self.through, self.frames = False, self.sounded
+    self.retried |= retried
+    self.answering.overflow['retried_slices'] += retried
 
   def has_window(self, window: int, context: int) -> bool:
     """Whether `window` more frames can be made sound; at its end fewer are a window too."""
@@ -234,15 +261,17 @@ class Slice:
     self._waves.append(piece)
     self.answering.tell()
 
-  def end(self, words: np.ndarray, units: np.ndarray) -> None:
+  def end(self, words: np.ndarray, units: np.ndarray, problem: str | None) -> None:
     """Ends it: all of its sound is there."""
+    if problem:
+      self.answering.overflow[problem] += 1
     for name, value in self._overflow.items():
       self.answering.overflow[name] += value
     self.spoken = SpokenSlice(
       self.index,
       self.text,
       self.tokens,
-      words[: self._num_words - self._overflow.get('unknown_unit_words', 0)],
+      words[: self.num_words],
       units[: self._num_units],
       _joined(self._waves),
       self._cut_at,

@@ -16,18 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import errors, model_folder, prompts
-from echox_jax.decoding import sampler, speaking
+from echox_jax import errors, model_folder
+from echox_jax.decoding import sampler
 from echox_jax.inference import programs
-from echox_jax.inference.answering import Answering, Request, Slice
+from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.events import Event
 from echox_jax.inference.history import Conversation, Turn
 from echox_jax.inference.questions import Questions, bucket, padded
+from echox_jax.inference.speakers import Speakers
 from echox_jax.models import positions
 from echox_jax.models.arrays import Float, Int
-
-# Sound that lies ready, in seconds, from which on thinking goes before speaking.
-_LEAD = 0.6
 
 
 class Engine:
@@ -64,17 +62,11 @@ class Engine:
     self._state = self._programs.conversations()
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
     self._waiting: list[Answering] = []
-    self._speaking: list[Slice | None] = []
     self._answering: dict[int, Answering] = {}  # by row
     if speaks:
-      limit = prompts.get_profile(self.config.profile).unit_id_limit
-      words = [
-        self.unit_language.decode([i]).tolist() for i in range(self.unit_language.vocab_size)
-      ]
-      spelt = speaking.spelling(words, self.config.unit_decoder.unit_vocab_size, limit)
-      self._spelling = jax.tree.map(jnp.asarray, spelt)
-      self._said = self._programs.speaking()
-      self._speaking = [None] * programs.speaking_rows(self.budgets)
+      self._speakers = Speakers(
+        self._programs, self.params, self.config, self.budgets, self.unit_language
+      )
 
   # Questions
 
@@ -153,9 +145,8 @@ class Engine:
         self._waiting.remove(answering)
         answering.conversation.busy = False
       if answering in self._answering.values():
-        self._speaking = [
-          None if own is not None and own.answering is answering else own for own in self._speaking
-        ]
+        if self.speaks:
+          self._speakers.leave(answering)
         self._release(answering)
 
   def answers(self, requests: Iterable[Request]) -> list[list[Event]]:
@@ -178,14 +169,8 @@ class Engine:
       if row is not None:
         self._read(self._waiting.pop(0), row)
         return True
-      if self.speaks:
-        self._begin_slices()
-        if self._make_sound():
-          return True
-        hungry = any(own is not None and own.answering.lead() < _LEAD for own in self._speaking)
-        if hungry or (any(self._speaking) and not self._thinking()):
-          self._speak()
-          return True
+      if self.speaks and self._say():
+        return True
       if self._thinking():
         self._think()
         return True
@@ -225,15 +210,7 @@ class Engine:
         self._state = self._programs.forget(self._state, none)
     self._state, _ = self._programs.decode_chunk(self.params, self._state, none)
     if self.speaks:
-      nothing = np.zeros(len(self._speaking), np.int32)
-      self._said = self._programs.begin_slice(
-        self.params, self._said, none, self._state.states, none, none, np.int32(1)
-      )
-      self._said, _ = self._programs.speak_chunk(
-        self.params, self._said, self._spelling, nothing > 0, none
-      )
-      for sound in self._programs.sound.values():
-        sound(self.params, self._said, none, none)
+      self._speakers.warm_up(self._state.states)
     return time.perf_counter() - start
 
   def _thinking(self) -> bool:
@@ -317,60 +294,19 @@ class Engine:
         answering.take(seen, row)
         self._finish(answering)
 
-  def _begin_slices(self) -> None:
-    """Gives slices that are ready to rows that are free."""
-    for row, spoken in enumerate(self._speaking):
-      if spoken is None:
-        waiting = [a for a in self._answering.values() if a.unspoken]
-        if not waiting:
-          return
-        answering = min(waiting, key=Answering.lead)
-        own = answering.unspoken.pop(0)
-        self._said = self._programs.begin_slice(
-          self.params,
-          self._said,
-          np.int32(row),
-          self._state.states,
-          np.int32(answering.conversation.row),
-          np.int32(own.tokens[0]),
-          np.int32(own.tokens[1]),
-        )
-        self._speaking[row] = own
-
-  def _speak(self) -> None:
-    """Says a few unit words of all slices."""
-    early = any(own is not None and not own.answering.has_sound for own in self._speaking)
-    count = self.budgets.first_words if early else self.budgets.words
-    active = np.asarray([own is not None for own in self._speaking])
-    self._said, spoken = self._programs.speak_chunk(
-      self.params, self._said, self._spelling, active, np.int32(count)
-    )
-    spoken = jax.device_get(spoken)
-    for row, own in enumerate(self._speaking):
-      if own is not None:
-        own.take(spoken, row)
-
-  def _make_sound(self) -> bool:
-    """Vocodes a window of each slice that has one ready, and ends those that are through."""
-    context, made = speaking.vocoder_context(self.config.vocoder), False
-    for row, own in enumerate(self._speaking):
-      if own is None:
-        continue
-      window = self.budgets.window if own.answering.has_sound else self.budgets.first_window
-      if own.has_window(window, context):
-        sound = self._programs.sound[window]
-        wave = sound(self.params, self._said, np.int32(row), np.int32(own.sounded))
-        own.hear(np.asarray(wave), window)
-        made = True
-      if own.through and own.sounded >= own.frames:
-        self._end_slice(row, own)
-    return made
-
-  def _end_slice(self, row: int, own: Slice) -> None:
-    words, units = jax.device_get((self._said.words, self._said.units))
-    own.end(words[row], units[row])
-    self._speaking[row] = None
-    self._finish(own.answering)
+  def _say(self) -> bool:
+    """Does what is most urgent for a listener; False = nothing is."""
+    speakers = self._speakers
+    speakers.begin(self._answering.values(), self._state.states)
+    made, over = speakers.make_sound()
+    for own in over:
+      self._finish(own.answering)
+    if made:
+      return True
+    if speakers.are_late() or (speakers.any() and not self._thinking()):
+      speakers.speak(self._state.states)
+      return True
+    return False
 
   def _finish(self, answering: Answering) -> None:
     """Ends an answer of which nothing is left to think or to say."""

@@ -1,13 +1,22 @@
 """The events of a streamed answer, in the order in which they occur."""
 
+from collections.abc import Mapping
 import dataclasses
 
 import numpy as np
 
-BUDGETS = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames', 'turns')
-
-
-LEFT_OUT = ('unknown_unit_words', 'dropped_units')  # counters of `Done.overflow` without a budget
+# Counters of `Done.overflow`, and what they tell.
+_BUDGETS = ('speech_positions', 'answer_tokens', 'slice_tokens', 'unit_words', 'frames', 'turns')
+_LEFT_OUT = ('unknown_unit_words', 'dropped_units')
+_TELL = {
+  **dict.fromkeys(_BUDGETS, 'did not fit the budgets of this model'),
+  **dict.fromkeys(_LEFT_OUT, 'were left out of the speech'),
+  'retried_slices': 'were spoken again, since the first try went wrong',
+  'unit_loops': 'said the same words over and over: the repetitions are cut off',
+  'silent_slices': 'have text, but no speech',
+  'mismatched_slices': 'said too much or too little for their text',
+}
+COUNTERS = tuple(_TELL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +82,10 @@ class Done:
       `answer_tokens` (1 = cut off), `slice_tokens` (slices split for length), `unit_words` (slices
       cut off), `frames`, `turns` (turns of the conversation that were forgotten). It also counts
       dropped items: `unknown_unit_words`, which the unit language lacks, and `dropped_units`, which
-      the profile's `unit_id_limit` removes.
+      the profile's `unit_id_limit` removes. And it counts slices: `retried_slices`, tried once
+      more since something was wrong, and those where it still is: `unit_loops`, whose repetitions
+      are cut off, `silent_slices` without any word, and `mismatched_slices`, which say too much or
+      too little for their text.
     first_audio_at: when the first audio was ready; None without audio.
     finished_at: when the answer was complete.
   """
@@ -88,3 +100,8 @@ class Done:
 
 
 Event = TextPiece | Sound | SpokenSlice | Done
+
+
+def notes(overflow: Mapping[str, int]) -> list[str]:
+  """Gives a sentence for each counter of `Done.overflow` that is not 0."""
+  return [f'{n} {name.replace("_", " ")} {_TELL[name]}' for name, n in overflow.items() if n]

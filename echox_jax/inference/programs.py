@@ -66,7 +66,8 @@ class Programs:
     )
     self.forget = jax.jit(conversations.forget, donate_argnums=0)
     self.begin_slice = jitted(_begin_slice, budgets.words_per_token, donate_argnums=1)
-    self.speak_chunk = jitted(_speak_chunk, donate_argnums=1, **decoding)
+    self.speak_chunk = jitted(_speak_chunk, budgets.loop_times, donate_argnums=2, **decoding)
+    self.unsay = jitted(_unsay, donate_argnums=2)
     self.sound = {
       frames: jitted(functools.partial(speaking.sound, window=frames))
       for frames in {budgets.first_window, budgets.window}
@@ -128,20 +129,30 @@ def _begin_slice(
   conversation: Array,
   start: Array,
   stop: Array,
+  temperature: Array,
 ) -> speaking.Speaking:
   """`states` float[B,A,D] of all conversations."""
   own = jax.lax.dynamic_index_in_dim(states, conversation, keepdims=False)
-  return speaking.begin_slice(params, cfg, said, row, own, start, stop, words_per_token)
+  return speaking.begin_slice(
+    params, cfg, said, row, own, start, stop, temperature, words_per_token
+  )
 
 
 def _speak_chunk(
   params: dict,
   cfg: EchoXConfig,
-  said: speaking.Speaking,
+  loop_times: int,
   spelling: speaking.Spelling,
+  said: speaking.Speaking,
   active: Array,
   count: Array,
 ) -> tuple[speaking.Speaking, speaking.Spoken]:
   """`active` bool[R]: rows that somebody still listens to."""
   said = said.replace(going=said.going & active)
-  return speaking.speak_chunk(params, cfg, spelling, said, count)
+  return speaking.speak_chunk(params, cfg, loop_times, spelling, said, count)
+
+
+def _unsay(params: dict, cfg: EchoXConfig, *args: Any) -> speaking.Speaking:
+  """Takes the parameters like all programs, though it needs none."""
+  del params
+  return speaking.unsay(cfg, *args)

@@ -23,6 +23,34 @@ default_init = nn.initializers.normal(0.02)  # facts 7: every Linear and Embeddi
 lora_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
+@jax.custom_vjp
+def matmul(x: Float[Array, '*b D'], kernel: Float[Array, 'D F']) -> Float[Array, '*b F']:
+  """x W, with a gradient of W that a CPU computes twice as fast.
+
+  It is a product over all rows, for which XLA on a CPU first transposes one of x and the gradient
+  of x W, element by element, together with what computes it. Here that is the narrower one; JAX's
+  own rule always takes the gradient.
+  """
+  return x @ kernel
+
+
+def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+  return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+  x, kernel = saved
+  rows = tuple(range(x.ndim - 1))
+  if x.shape[-1] <= gradient.shape[-1]:
+    of_kernel = jnp.tensordot(x, gradient, axes=(rows, rows))
+  else:
+    of_kernel = jnp.tensordot(gradient, x, axes=(rows, rows)).T
+  return gradient @ kernel.T, of_kernel.astype(kernel.dtype)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
 class Dense(nn.Module):
   """y = x W (+ b), with an optional low-rank update (LoRA, paper section "Training settings").
 
@@ -47,7 +75,8 @@ class Dense(nn.Module):
     width = x.shape[-1]
     param = functools.partial(_param, self)
     x = x.astype(self.dtype)
-    y = x @ param('kernel', self.kernel_init, self.axes, (width, self.features)).astype(self.dtype)
+    kernel = param('kernel', self.kernel_init, self.axes, (width, self.features))
+    y = matmul(x, kernel.astype(self.dtype))
     if self.use_bias:
       y += param('bias', nn.initializers.zeros, self.axes[1:], (self.features,)).astype(self.dtype)
     if self.lora.rank:
@@ -56,8 +85,9 @@ class Dense(nn.Module):
       b = param(
         'lora_b', nn.initializers.zeros, ('lora_rank', out), (self.lora.rank, self.features)
       )
-      low = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic) @ a.astype(self.dtype)
-      y += (low @ b.astype(self.dtype)) * (self.lora.alpha / self.lora.rank)
+      dropped = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic)
+      low = matmul(dropped, a.astype(self.dtype))
+      y += matmul(low, b.astype(self.dtype)) * (self.lora.alpha / self.lora.rank)
     return y
 
 

@@ -224,6 +224,7 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
   after, defaults = plain(experiment), plain(ExperimentConfig())
   for name in sorted(before.keys() | after.keys()):
     free = any(name == field or name.startswith(field + '.') for field in _FREE)
+    free |= name.endswith('.attention')  # who computes it: the results agree up to rounding
     old, new = before.get(name, defaults.get(name)), after.get(name)
     if old == new or free or (name == 'train.steps' and new > old):
       continue

@@ -1,0 +1,179 @@
+"""The rows that speak: slices of answers become unit words and windows of sound here, and what went
+wrong is tried once more.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echox_jax import prompts
+from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.decoding import speaking
+from echox_jax.inference.answering import Answering, Slice
+from echox_jax.inference.programs import Programs
+from echox_jax.models.arrays import Array
+from echox_jax.units.unit_language import UnitLanguage
+
+# Sound that lies ready, in seconds, from which on thinking goes before speaking.
+_LEAD = 0.6
+_GREEDY = np.float32(0)
+
+
+class Speakers:
+  """Rows of the echo decoder, and the slices that they speak.
+
+  Args:
+    programs: of the model.
+    params: of the model.
+    cfg: of the model.
+    budgets: of its answers.
+    language: its unit language.
+  """
+
+  def __init__(
+    self,
+    programs: Programs,
+    params: dict,
+    cfg: EchoXConfig,
+    budgets: EngineConfig,
+    language: UnitLanguage,
+  ):
+    self._programs, self._params, self._budgets = programs, params, budgets
+    self._spelling = spelling(language, cfg)
+    self._context = speaking.vocoder_context(cfg.vocoder)
+    self._duration_context = speaking.duration_context(cfg.vocoder)
+    self._said = programs.speaking()
+    self._rows: list[Slice | None] = [None] * self._said.going.shape[0]
+
+  def any(self) -> bool:
+    """Whether a slice is being spoken."""
+    return any(self._rows)
+
+  def are_late(self) -> bool:
+    """Whether a listener soon has nothing more to hear."""
+    return any(own is not None and own.answering.lead() < _LEAD for own in self._rows)
+
+  def begin(self, answerings: Iterable[Answering], states: Array) -> None:
+    """Gives slices that are ready to rows that are free.
+
+    Args:
+      answerings: answers that are on their way.
+      states: float[B,A,D] of all conversations.
+    """
+    for row, spoken in enumerate(self._rows):
+      if spoken is None:
+        waiting = [a for a in answerings if a.unspoken]
+        if not waiting:
+          return
+        self._rows[row] = min(waiting, key=Answering.lead).unspoken.pop(0)
+        self._read(row, states, _GREEDY)
+
+  def speak(self, states: Array) -> None:
+    """Says a few unit words of all slices; a slice that went wrong begins once more."""
+    early = any(own is not None and not own.answering.has_sound for own in self._rows)
+    count = self._budgets.first_words if early else self._budgets.words
+    active = np.asarray([own is not None for own in self._rows])
+    self._said, spoken = self._programs.speak_chunk(
+      self._params, self._spelling, self._said, active, np.int32(count)
+    )
+    spoken = jax.device_get(spoken)
+    for row, own in enumerate(self._rows):
+      if own is not None:
+        own.take(spoken, row)
+        if own.through:
+          self._mend(row, own, states)
+
+  def make_sound(self) -> tuple[bool, list[Slice]]:
+    """Vocodes a window of each slice that has one ready; returns whether there was one, and the
+    slices that are over.
+    """
+    made, over = False, []
+    for row, own in enumerate(self._rows):
+      if own is None:
+        continue
+      window = self._budgets.window if own.answering.has_sound else self._budgets.first_window
+      if own.has_window(window, self._context):
+        sound = self._programs.sound[window]
+        wave = sound(self._params, self._said, np.int32(row), np.int32(own.sounded))
+        own.hear(np.asarray(wave), window)
+        made = True
+      if own.through and own.sounded >= own.frames:
+        words, units = jax.device_get((self._said.words, self._said.units))
+        own.end(words[row], units[row], self._problem(own))
+        self._rows[row] = None
+        over.append(own)
+    return made, over
+
+  def leave(self, answering: Answering) -> None:
+    """Speaks no slice of an answer any more."""
+    for row, own in enumerate(self._rows):
+      if own is not None and own.answering is answering:
+        self._rows[row] = None
+
+  def warm_up(self, states: Array) -> None:
+    """Compiles all that speaking needs."""
+    none, nobody = np.int32(0), np.zeros(len(self._rows), bool)
+    self._said = self._programs.begin_slice(
+      self._params, self._said, none, states, none, none, np.int32(1), _GREEDY
+    )
+    self._said = self._programs.unsay(self._params, self._spelling, self._said, none, none, _GREEDY)
+    self._said, _ = self._programs.speak_chunk(
+      self._params, self._spelling, self._said, nobody, none
+    )
+    for sound in self._programs.sound.values():
+      sound(self._params, self._said, none, none)
+
+  def _read(self, row: int, states: Array, temperature: np.float32) -> None:
+    own = self._rows[row]
+    self._said = self._programs.begin_slice(
+      self._params,
+      self._said,
+      np.int32(row),
+      states,
+      np.int32(own.answering.conversation.row),
+      np.int32(own.tokens[0]),
+      np.int32(own.tokens[1]),
+      temperature,
+    )
+
+  def _problem(self, own: Slice) -> str | None:
+    return own.problem(self._budgets.least_words_per_token)
+
+  def _mend(self, row: int, own: Slice, states: Array) -> None:
+    """Tries a slice that went wrong once more: from its beginning where nobody has heard of it yet,
+    and after a loop from the last word before it. A second loop is taken back only.
+    """
+    problem = self._problem(own)
+    again = _GREEDY if own.retried else np.float32(self._budgets.retry_temperature)
+    if problem == 'unit_loops':
+      count = self._unheard(row, own)
+      if count:
+        self._said = self._programs.unsay(
+          self._params, self._spelling, self._said, np.int32(row), np.int32(count), again
+        )
+        own.resume(retried=bool(again > 0))
+    elif problem and again and not own.sounded:
+      self._read(row, states, again)
+      own.resume(retried=True)
+
+  def _unheard(self, row: int, own: Slice) -> int:
+    """Repeated words of a row that nobody has heard yet."""
+    words, lengths, durations = jax.device_get(
+      (self._said.words[row], self._spelling.lengths, self._said.durations[row])
+    )
+    ends = np.cumsum(lengths[words[: own.num_words]])  # in units
+    frames = np.cumsum(np.append(0, durations))
+    settled = frames[np.clip(ends - self._duration_context, 0, len(durations))]
+    heard = int(np.searchsorted(settled, own.sounded)) + 1 if own.sounded else 0
+    return max(0, min(own.repeated, own.num_words - heard))
+
+
+def spelling(language: UnitLanguage, cfg: EchoXConfig) -> speaking.Spelling:
+  """Makes the arrays of a model's unit language."""
+  words = [language.decode([i]).tolist() for i in range(language.vocab_size)]
+  limit = prompts.get_profile(cfg.profile).unit_id_limit
+  made: Any = speaking.spelling(words, cfg.unit_decoder.unit_vocab_size, limit)
+  return jax.tree.map(jnp.asarray, made)
