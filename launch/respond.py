@@ -4,16 +4,21 @@
   python -m launch.respond --checkpoint out/demo/model one.wav two.mp3 -o reply.wav
   python -m launch.respond --checkpoint out/demo/model --text "What is two plus two?" -o reply.wav
   python -m launch.respond --checkpoint models/smollm2-135m --text "What is two plus two?"
+  python -m launch.respond --checkpoint out/demo/model one.wav --text "And of Norway?" --chat --play
 
-The second command writes reply.wav and reply_2.wav. The last one answers in text only.
+The second command writes reply.wav and reply_2.wav. The fourth one answers in text only. In the
+last one the questions are turns of one conversation, and the answers are played at once.
 
 Questions may have any sample rate, channel count and common format. The text is printed as it is
 generated; a line for each slice says when it was heard. All questions are read before the first is
-answered. Replies are 16 kHz wav files. Without `-o` answers are text only: a language model that
-was just imported cannot speak yet.
+answered. Replies are 16 kHz wav files. Without `-o` and `--play` answers are text only: a language
+model that was just imported cannot speak yet.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
 from pathlib import Path
 import sys
 from typing import Any
@@ -39,7 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     '-o',
     '--output',
     type=Path,
-    help=('wav file to write; further answers get _2, _3 ... (default: text answers only)'),
+    help=('wav file to write; further answers get _2, _3 ... (default: none)'),
+  )
+  parser.add_argument(
+    '--play', action='store_true', help='play answers while they are made (extra `play`)'
+  )
+  parser.add_argument(
+    '--chat', action='store_true', help='the questions are turns of one conversation'
   )
   parser.add_argument('--json', type=Path, help='also write text, slices and times to this file')
   parser.add_argument(
@@ -49,13 +60,20 @@ def main(argv: list[str] | None = None) -> None:
     help='0 (default): always the most likely token; released: 0.2',
   )
   parser.add_argument('--top-p', type=float, default=0.9, help='for sampling (default 0.9)')
+  parser.add_argument('--top-k', type=int, default=0, help='for sampling; 0 (default): all tokens')
+  parser.add_argument(
+    '--repetition-penalty', type=float, default=1.0, help='above 1: said tokens get rarer'
+  )
   parser.add_argument('--seed', type=int, default=0, help='for sampling')
+  parser.add_argument('--max-tokens', type=int, help='tokens of an answer (default: the budget)')
   args = parser.parse_args(argv)
   if not args.questions and not args.text:
     raise errors.EchoXError('there is no question: give a recording or --text "...".')
-  from echox_jax.decoding import sampler
+  from echox_jax.inference.answering import Request
 
-  sampler.check(args.temperature, args.top_p)
+  names = ('temperature', 'top_p', 'top_k', 'repetition_penalty', 'seed', 'max_tokens')
+  asked = Request(**{name: getattr(args, name) for name in names})
+  asked.check()
   if args.output and args.output.suffix.lower() != '.wav':
     raise errors.EchoXError(
       f'{args.output} is not a wav file: give an output name that ends in .wav.'
@@ -65,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
   from echox_jax import audio, load, model_folder
   from echox_jax.inference.engine import Engine
+  from echox_jax.inference.history import Conversation
 
   cli.keep_compiled_programs()
   waves = [audio.load_audio(path) for path in args.questions]
@@ -72,33 +91,39 @@ def main(argv: list[str] | None = None) -> None:
   model_folder.require(model, model_folder.TEXT, 'answer')
   if args.questions:
     model_folder.require(model, model_folder.HEARING, 'hear', 'ask with --text')
-  if args.output:
-    model_folder.require(model, model_folder.SPEAKING, 'speak', 'leave out -o for text answers')
-  engine = Engine(model, hears=bool(args.questions), speaks=args.output is not None)
+  speaks = args.output is not None or args.play
+  if speaks:
+    model_folder.require(
+      model, model_folder.SPEAKING, 'speak', 'leave out -o and --play for text answers'
+    )
+  engine = Engine(model, hears=bool(args.questions), speaks=speaks)
   check = engine.questions.check_wave
   waves = [_named(path, check, wave) for path, wave in zip(args.questions, waves)]
   for text in args.text:
     engine.questions.prompt(text, audio=False)
-  print('warming up ...', end='', file=sys.stderr, flush=True)
-  seconds = engine.warm_up(spoken=bool(waves), written=bool(args.text), both=False, turns=False)
-  print(f' {seconds:.1f} s', file=sys.stderr)
-
-  asked = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [
+  questions = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [
     (text, None, text) for text in args.text
   ]
-  replies = []
-  for number, (name, wave, text) in enumerate(asked, 1):
-    print(f'\n{name}')
-    events = engine.answer(
-      wave, text, temperature=args.temperature, top_p=args.top_p, seed=args.seed
+  with _player(args.play) as play:
+    print('warming up ...', end='', file=sys.stderr, flush=True)
+    seconds = engine.warm_up(
+      spoken=bool(waves), written=bool(args.text), both=False, turns=args.chat
     )
-    replies.append(_tell(events) | {'question': name, 'audio': None})
-    waveform = replies[-1].pop('waveform')
-    if args.output:
-      target = args.output if number == 1 else args.output.with_stem(f'{args.output.stem}_{number}')
-      audio.write_wav(target, waveform)
-      replies[-1]['audio'] = str(target)
-      print(f'-> {target}')
+    print(f' {seconds:.1f} s', file=sys.stderr)
+    conversation, replies = Conversation() if args.chat else None, []
+    for number, (name, wave, text) in enumerate(questions, 1):
+      print(f'\n{name}')
+      request = dataclasses.replace(asked, wave=wave, text=text)
+      told = _tell(engine.stream(engine.ask(request, conversation)), play)
+      waveform = told.pop('waveform')
+      replies.append(told | {'question': name, 'audio': None})
+      if args.output:
+        target = args.output
+        if number > 1:
+          target = target.with_stem(f'{target.stem}_{number}')
+        audio.write_wav(target, waveform)
+        replies[-1]['audio'] = str(target)
+        print(f'-> {target}')
   if args.json:
     from echox_jax import files
 
@@ -107,14 +132,30 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def _tell(events) -> dict[str, Any]:
-  """Prints an answer as it is generated; returns its waveform and the data for `--json`."""
-  from echox_jax.inference.events import SpokenSlice, TextPiece, notes
+@contextlib.contextmanager
+def _player(wanted: bool) -> Iterator[Callable[[Any], None]]:
+  """Yields what is called with each piece of sound."""
+  if not wanted:
+    yield lambda piece: None
+    return
+  from launch import playback
+
+  with playback.Player() as player:
+    yield player.play
+
+
+def _tell(events, play: Callable[[Any], None]) -> dict[str, Any]:
+  """Prints an answer as it is generated, and plays it; returns its waveform and the data for
+  `--json`.
+  """
+  from echox_jax.inference.events import Sound, SpokenSlice, TextPiece, notes
 
   slices, lines = [], []
   for event in events:
     if isinstance(event, TextPiece):
       print(event.text, end='', flush=True)
+    elif isinstance(event, Sound):
+      play(event.waveform)
     elif isinstance(event, SpokenSlice):
       seconds = len(event.waveform) / rates.SAMPLE_RATE
       slices.append(

@@ -36,12 +36,27 @@ class Sampling(NamedTuple):
   seed: Array
 
 
-def check(temperature: float | int, top_p: float | int) -> None:
-  """Raises EchoXError if temperature is negative or not finite, or `top_p` is outside (0, 1]."""
+def check(
+  temperature: float | int,
+  top_p: float | int,
+  top_k: int = 0,
+  repetition_penalty: float | int = 1.0,
+) -> None:
+  """Checks how tokens are to be chosen.
+
+  Raises:
+    EchoXError: `temperature` is negative or not finite, `top_p` is outside (0, 1], `top_k` is
+      negative, or `repetition_penalty` is not positive and finite.
+  """
   if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
     raise errors.EchoXError(
       f'temperature {temperature} or top-p {top_p} is out of range: '
       'give a temperature of 0 or more and a top-p above 0, at most 1.'
+    )
+  if top_k < 0 or not 0 < repetition_penalty < math.inf:
+    raise errors.EchoXError(
+      f'top-k {top_k} or repetition penalty {repetition_penalty} is out of range: '
+      'give a top-k of 1 or more, or 0 for all tokens, and a penalty above 0, where 1 is none.'
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import rates
+from echox_jax import errors, rates
 from echox_jax.config import EchoXConfig
+from echox_jax.decoding import sampler
 from echox_jax.decoding.sampler import Sampling
 from echox_jax.inference.events import COUNTERS, Done, Event, Sound, SpokenSlice, TextPiece
 from echox_jax.inference.history import Conversation, Turn
@@ -42,6 +43,14 @@ class Request:
   seed: int | np.integer = 0
   max_tokens: int | None = None
   speaks: bool = True
+
+  def check(self) -> None:
+    """Raises EchoXError if the answer cannot be made as asked."""
+    sampler.check(self.temperature, self.top_p, self.top_k, self.repetition_penalty)
+    if self.max_tokens is not None and self.max_tokens < 1:
+      raise errors.EchoXError(
+        f'max_tokens is {self.max_tokens}: give 1 or more, or None for the budget.'
+      )
 
   def sampling(self) -> Sampling:
     """The numbers that a program takes."""

@@ -23,6 +23,7 @@ from echox_jax.inference.history import Conversation
 
 # A recording, a text, or a wave and its sample rate.
 Question = str | os.PathLike[str] | tuple[np.ndarray, int]
+_OPTIONS = tuple(f.name for f in dataclasses.fields(Request) if f.name not in ('wave', 'text'))
 _SOUNDS = ('.wav', '.flac', '.mp3', '.ogg', '.opus', '.m4a', '.aac', '.webm', '.aiff')
 
 
@@ -63,8 +64,12 @@ class Model(model_folder.Bundle):
 
     Args:
       **options: how answers are made, the fields of `answering.Request`: `temperature`, `top_p`,
-        `top_k`, `repetition_penalty`, `seed`, `max_tokens`.
+        `top_k`, `repetition_penalty`, `seed`, `max_tokens`, `speaks`.
+
+    Raises:
+      EchoXError: an option that there is not, or a value out of range.
     """
+    _request('', options).check()
     return Chat(self._engine, options)
 
   def answer(self, questions: Iterable[Question], **options: Any) -> list[Reply]:
@@ -123,6 +128,11 @@ class Chat:
 
 
 def _request(question: Question, options: dict[str, Any]) -> Request:
+  unknown = [name for name in options if name not in _OPTIONS]
+  if unknown:
+    raise errors.EchoXError(
+      f'an answer has no option {", ".join(unknown)}: use {", ".join(_OPTIONS)}.'
+    )
   if isinstance(question, tuple):
     wave, rate = question
     return Request(audio.to_mono_16k(wave, rate, name='the question'), **options)

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, model_folder
-from echox_jax.decoding import sampler
 from echox_jax.inference import programs
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.events import Event
@@ -81,7 +80,7 @@ class Engine:
       EchoXError: a question that the model cannot take, a sampling that is none, or a conversation
         that is still being answered.
     """
-    sampler.check(request.temperature, request.top_p)
+    request.check()
     with self._lock:
       lasting = conversation is not None
       conversation = conversation or Conversation()

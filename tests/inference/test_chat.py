@@ -104,3 +104,24 @@ def test_a_model_without_speech_answers_in_text(model, tmp_path):
   assert not len(reply.wave) and reply.timings['first_sound_s'] is None
   with pytest.raises(errors.EchoXError, match='this engine only reads text: write the question'):
     reader.chat().ask(QUESTIONS[0])
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    (dict(temperature=-1.0), 'temperature -1.0'),
+    (dict(top_p=0.0), 'top-p 0.0'),
+    (dict(top_k=-2), 'top-k -2'),
+    (dict(repetition_penalty=0.0), 'repetition penalty 0.0'),
+    (dict(max_tokens=0), 'max_tokens is 0: give 1 or more'),
+    (dict(temprature=0.2), 'no option temprature: use temperature, top_p'),
+  ],
+)
+def test_an_answer_that_cannot_be_made_so(model, options, message):
+  """Is refused before anything is computed, where the conversation begins and where it goes on."""
+  with pytest.raises(errors.EchoXError, match=message):
+    model.chat(**options)
+  conversation = model.chat()
+  with pytest.raises(errors.EchoXError, match=message):
+    conversation.ask('Paris?', **options)
+  assert conversation.ask('Paris?').text

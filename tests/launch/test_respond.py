@@ -1,13 +1,20 @@
 """The command that answers: files in, files out, and one sentence for whatever cannot work."""
 
 import dataclasses
+import importlib.machinery
+import importlib.util
 import json
+import sys
+import threading
+import time
+import types
 
 import numpy as np
 import pytest
 import soundfile
 
 from echox_jax import audio, errors
+from echox_jax.inference.chat import Model
 from launch import cli, respond
 from tests.helpers import tiny_model
 
@@ -138,3 +145,70 @@ def test_a_folder_that_is_no_model(tmp_path, capsys, monkeypatch):
   assert 'not an exported model' in fails(
     capsys, tmp_path, '--text', 'Paris?', '--checkpoint', tmp_path
   )
+
+
+loudspeakers = []
+
+
+class Loudspeaker:
+  """A sound card: asks for samples, as PortAudio does, from a thread of its own."""
+
+  def __init__(self, rate, channels, dtype, callback):
+    assert (rate, channels, dtype) == (16000, 1, 'float32')
+    self._callback, self._on = callback, threading.Event()
+    self.heard = []
+    loudspeakers.append(self)
+
+  def start(self):
+    self._on.set()
+    threading.Thread(target=self._ask, daemon=True).start()
+
+  def _ask(self):
+    while self._on.is_set():
+      out = np.full((500, 1), np.nan, np.float32)
+      self._callback(out, 500, None, None)
+      self.heard.append(out[:, 0])
+      time.sleep(1e-4)
+
+  def stop(self):
+    self._on.clear()
+
+  close = stop
+
+
+def test_answers_are_played_while_they_are_made(tmp_path, monkeypatch):
+  sounddevice = types.ModuleType('sounddevice')
+  sounddevice.OutputStream, sounddevice.PortAudioError = Loudspeaker, type('E', (Exception,), {})
+  sounddevice.__spec__ = importlib.machinery.ModuleSpec('sounddevice', None)
+  monkeypatch.setitem(sys.modules, 'sounddevice', sounddevice)
+  run(tmp_path, '--text', 'Paris?', '--play')
+  spoken = audio.load_audio(tmp_path / 'out' / 'reply.wav')
+  heard = np.concatenate(loudspeakers[-1].heard)
+  assert np.isfinite(heard).all() and len(heard) >= len(spoken) > 0
+  # windows of silence lie between pieces that came late; the sound itself is whole and in order
+  np.testing.assert_allclose(heard[heard != 0], spoken[spoken != 0], atol=1e-3)
+
+
+def test_nothing_to_play_on(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  assert "needs the package 'sounddevice'" in fails(capsys, tmp_path, '--text', 'Paris?', '--play')
+
+
+def test_questions_may_be_turns_of_a_conversation(tmp_path, model):
+  run(
+    tmp_path, '--text', 'Paris?', '--text', 'two plus two', '--chat', '--json', tmp_path / 'r.json'
+  )
+  told = json.loads((tmp_path / 'r.json').read_text())
+  chat = Model(**vars(model)).chat()
+  assert told['text'] == chat.ask('Paris?').text
+  assert told['further'][0]['text'] == chat.ask('two plus two').text
+  assert told['further'][0]['text'] != Model(**vars(model)).chat().ask('two plus two').text
+
+
+def test_options_out_of_range(tmp_path, capsys):
+  for option, message in (
+    (('--top-k', -1), 'top-k -1'),
+    (('--repetition-penalty', 0), 'repetition penalty 0'),
+    (('--max-tokens', 0), 'max_tokens is 0'),
+  ):
+    assert message in fails(capsys, tmp_path, '--text', 'Paris?', *option)
