@@ -10,15 +10,20 @@ answers.
 __version__ = '0.1.0'
 
 
-def load(folder):
+def load(folder, dtype=None, mesh=None):
   """Opens an exported model folder as `echox_jax.inference.chat.Model`.
 
+  Args:
+    folder: an exported or imported model folder.
+    dtype: `float32` or `bfloat16`: what computes, all but the vocoder; None = as the folder says.
+    mesh: devices to split the model over: a `jax.sharding.Mesh` of `parallel.sharding.make_mesh`,
+      or its sizes, such as `{'tensor': 8}`; None = one device.
+
   Raises:
-    EchoXError: as `echox_jax.model_folder.load`.
+    EchoXError: as `echox_jax.model_folder.load`; or no such dtype, or a mesh that does not fit.
   """
-  from echox_jax import model_folder  # imported late: `import echox_jax` alone stays instant
-  from echox_jax.inference.chat import Model
+  from echox_jax.inference import chat  # imported late: `import echox_jax` alone stays instant
   from echox_jax.parallel import jax_versions
 
   jax_versions.check()
-  return Model(**vars(model_folder.load(folder)))
+  return chat.load(folder, dtype, mesh)

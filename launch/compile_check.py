@@ -2,16 +2,17 @@
 fits, what it sends, and how fast it can be at most.
 
   python -m launch.compile_check --config=configs/echox_8b.py:echo --topology=v5e:4x4
-      [--step=train|prefill|decode] [--slices=N] [--json=FILE] [--explain=N] [--hlo=FILE]
+      [--step=train|hear|prefill|decode|speak] [--slices=N] [--json=FILE] [--explain=N] [--hlo=FILE]
       [--config.train.batch_size=64 ...]
 
 Needs `pip install 'echox-jax[compile]'` (libtpu) but no TPU, and takes minutes on two cores.
 `--topology` is a TPU slice by its cloud name (v5e:4x4, v5p:2x2x2, v6e:16x16), or cpu:8 for a dry
 run on virtual CPUs. Config fields are set as in `launch.train`. `train` takes batches of the
-longest bucket; packed rows have as many clips as they may. `prefill` reads `train.batch_size`
-questions of the longest size and `decode` adds a token to each; their weights are bfloat16. Bytes
-are per chip. If a program does not fit, the report names what it needs. The program is compiled,
-not run.
+longest bucket; packed rows have as many clips as they may. The other steps are the programs of the
+engine for `engine.conversations` at once, with bfloat16 weights: `hear` encodes a question of the
+longest size, `prefill` reads it, `decode` adds a token to every answer, and `speak` says a unit
+word of every slice. Bytes are per chip. If a program does not fit, the report names what it needs.
+The program is compiled, not run.
 
 The times are predictions from the program's text and the published speeds of the chip
 (`echox_jax/parallel/chips.py`): FLOPs, memory traffic, and messages between chips and between
@@ -32,21 +33,18 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 import numpy as np
 
 from data_pipeline import batches, rows
 from echox_jax import errors, files
 from echox_jax.compiled import collectives, costs, hlo, topologies
-from echox_jax.decoding import generate
-from echox_jax.inference import steps
 from echox_jax.parallel import chips, sharding
 from echox_jax.training import flops, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
-from launch import cli, train
+from launch import cli, compile_engine, train
 
-STEPS = ('train', 'prefill', 'decode')
-ANSWERING = ('whisper', 'adapter', 'llm')  # parameter groups for prefill and decode
+STEPS = ('train', *compile_engine.PROGRAMS)
 _USE = 'python -m launch.compile_check --config=configs/echox_8b.py:STAGE --topology=v5e:4x4'
 
 
@@ -75,9 +73,12 @@ def check(
   mesh = sharding.make_mesh(
     dataclasses.asdict(experiment.mesh), topologies.devices(topology, slices)
   )
-  lower = {'train': _train, 'prefill': _prefill, 'decode': _decode}[kind]
   started = time.perf_counter()
-  lowered, weights, model_flops = lower(stage, experiment, mesh)
+  if kind == 'train':
+    lowered, weights, model_flops = _train(stage, experiment, mesh)
+  else:
+    lowered, weights, model_flops = compile_engine.lower(kind, experiment, mesh)
+  rows = experiment.train.batch_size if kind == 'train' else experiment.engine.conversations
   report = {
     'config': '',
     'stage': stage.name,
@@ -86,7 +87,7 @@ def check(
     'chips': mesh.size,
     'step': kind,
     'mesh': dict(mesh.shape),
-    'batch_size': experiment.train.batch_size,
+    'batch_size': rows,
     'accumulate_steps': experiment.train.accumulate_steps,
     'weights_bytes_per_chip': _bytes_per_chip(weights),
     'model_flops': model_flops,
@@ -229,82 +230,6 @@ def _train(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
       abstract.step, abstract.trainable, abstract.opt_state, abstract.frozen, batch
     )
   return lowered, abstract.params(), flops.step_flops(experiment, batch)
-
-
-def _prefill(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
-  del stage  # the same for all stages
-  params, arrays, shapes = _answering(experiment, mesh)
-  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    lowered = jax.jit(
-      _reader(experiment), out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    ).lower(params, arrays)
-  return lowered, params, flops.prefill_flops(experiment)
-
-
-def _decode(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh):
-  del stage  # the same for all stages
-  params, _arrays, shapes = _answering(experiment, mesh)
-  token = jax.ShapeDtypeStruct(
-    (experiment.train.batch_size,), 'int32', sharding=sharding.batch_sharding(mesh)
-  )
-
-  def step(params, text, token):
-    return generate.decode_step(params, experiment.model, text, token)
-
-  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
-    lowered = jax.jit(
-      step, donate_argnums=1, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    ).lower({'llm': params['llm']}, shapes, token)
-  return lowered, {'llm': params['llm']}, flops.decode_flops(experiment)
-
-
-def _reader(experiment: ExperimentConfig):
-  """Returns a function from waveforms and prompts to the LLM's output."""
-  cfg = experiment.model
-
-  def read(params, arrays):
-    states, lengths = steps.encode(params, cfg, arrays['audio'], arrays['audio_lengths'])
-    heard = steps.embed(params, cfg, states, lengths)
-    return steps.prefill(params, cfg, experiment.engine.max_new_tokens, arrays['input_ids'], heard)
-
-  return read
-
-
-def _answering(experiment: ExperimentConfig, mesh: Mesh):
-  """Shapes of the bfloat16 parameters, of a batch of questions, and of the LLM state after the
-  questions.
-  """
-  sharding.check_rows(experiment.train.batch_size, mesh, 'train.batch_size')
-  params = jax.tree.map(
-    lambda leaf: leaf.update(dtype='bfloat16'), state.abstract_params(experiment, ANSWERING, mesh)
-  )
-  wanted = ('audio', 'audio_lengths', 'input_ids')
-  heard = dataclasses.replace(
-    experiment,
-    stage='s2t',
-    data=dataclasses.replace(experiment.data, cached_states=False, packing=False),
-  )
-  arrays = {
-    name: leaf.update(sharding=sharding.batch_sharding(mesh))
-    for name, leaf in batch_shapes(heard).items()
-    if name in wanted
-  }
-  text = jax.eval_shape(_reader(experiment), params, arrays)
-  cache = NamedSharding(mesh, sharding.spec((None, 'batch', None, 'kv_heads', None)))
-
-  def by_rows(leaf):
-    return leaf.update(
-      sharding=sharding.batch_sharding(mesh)
-      if leaf.ndim
-      else NamedSharding(mesh, sharding.spec(()))
-    )
-
-  shapes = jax.tree.map(by_rows, text)
-  return (
-    params,
-    arrays,
-    shapes.replace(cache=jax.tree.map(lambda leaf: leaf.update(sharding=cache), text.cache)),
-  )
 
 
 def _version(package: str) -> str | None:

@@ -57,6 +57,13 @@ def _stage(name: str, stage: str, topology: str, chips: int, slices: int = 1) ->
   return Row(f'8b-{stage}-{name}', f'configs/echox_8b.py:{stage}', topology, batch, slices, more)
 
 
+# Answering: weights over eight chips, and two such groups with half of the conversations each.
+_SERVING = (
+  '--config.mesh.data=2',
+  '--config.mesh.fsdp=1',
+  '--config.mesh.tensor=8',
+  '--config.engine.conversations=32',
+)
 ROWS = (
   *(
     _stage(name, stage, topology, chips, slices)
@@ -72,22 +79,8 @@ ROWS = (
   Row('3b-echo-8', 'configs/echox_3b.py:echo', 'v5e:2x4', 64),
   Row('8b-t2c-4', 'configs/echox_8b.py:t2c', 'v5e:2x2', 256),
   Row('3b-t2c-4', 'configs/echox_3b.py:t2c', 'v5e:2x2', 64),
-  Row(
-    '8b-prefill-16',
-    'configs/echox_8b.py:s2t',
-    'v5e:4x4',
-    32,
-    1,
-    ('--step=prefill', '--config.mesh.fsdp=2', '--config.mesh.tensor=8'),
-  ),
-  Row(
-    '8b-decode-16',
-    'configs/echox_8b.py:s2t',
-    'v5e:4x4',
-    32,
-    1,
-    ('--step=decode', '--config.mesh.fsdp=2', '--config.mesh.tensor=8'),
-  ),
+  Row('8b-prefill-16', 'configs/echox_8b.py:s2t', 'v5e:4x4', 32, 1, ('--step=prefill', *_SERVING)),
+  Row('8b-decode-16', 'configs/echox_8b.py:s2t', 'v5e:4x4', 32, 1, ('--step=decode', *_SERVING)),
   Row('vocoder-4', 'configs/echox_8b.py:vocoder', 'v5e:2x2', 64),
 )
 

@@ -22,6 +22,7 @@ from echox_jax.models import echox, llama
 from echox_jax.models.arrays import Array, Int
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import apply_llm, head_embedding
+from echox_jax.parallel.sharding import put_row, take_row
 
 
 @struct.dataclass
@@ -141,10 +142,7 @@ def read(
     fresh: static: whether the row is empty. The question then sees itself alone, which flash
       kernels compute.
   """
-  cache = jax.tree.map(
-    lambda held: jax.lax.dynamic_slice_in_dim(held, row, 1, _axis(held)), state.cache
-  )
-  keys, length = state.keys[row][None], state.length[row]
+  keys, length = take_row(state.keys, row), state.length[row]
   width, asked = spliced.valid.shape[1], spliced.valid.sum().astype(jnp.int32)
   separate = llama.are_layers_separate(params['llm'])
   if fresh:
@@ -158,8 +156,9 @@ def read(
       llama.init_cache(cfg.llm, 1, width, separate),
       jnp.int32(0),
     )
-    cache = jax.tree.map(_at_the_front, cache, new)
+    cache = new
   else:
+    cache = jax.tree.map(lambda held: take_row(held, row, _axis(held)), state.cache)
     slots = jnp.arange(keys.shape[1])
     before = keys & (slots < length)
     own = _shifted(spliced.prompt_keys, length, keys.shape[1])
@@ -181,11 +180,7 @@ def read(
   )
   hidden = hidden[:, asked - 1]
   return state.replace(
-    cache=jax.tree.map(
-      lambda held, one: jax.lax.dynamic_update_slice_in_dim(held, one, row, _axis(held)),
-      state.cache,
-      cache,
-    ),
+    cache=jax.tree.map(lambda held, one: put_slots(held, one, row), state.cache, cache),
     keys=state.keys.at[row].set(keys[0]),
     length=state.length.at[row].add(asked),
     hidden=state.hidden.at[row].set(hidden[0]),
@@ -306,6 +301,16 @@ def cleared(field: Array, row: Int[Array, '']) -> Array:
   return field.at[row].set(jnp.zeros((), field.dtype))
 
 
+def put_slots(held: Array, one: Array, row: Int[Array, '']) -> Array:
+  """Puts keys or values of one row, for its first slots, into those of all rows; the other slots of
+  the row become 0.
+  """
+  axis = _axis(held)
+  more = held.shape[axis + 1] - one.shape[axis + 1]
+  one = jnp.pad(one, [(0, more if i == axis + 1 else 0) for i in range(one.ndim)])
+  return put_row(held, one, row, axis)
+
+
 def _shifted(keys: Array, offset: Array, slots: int) -> Array:
   """bool[1,T] -> bool[1,slots], from slot `offset` on."""
   return jax.lax.dynamic_update_slice(jnp.zeros((1, slots), bool), keys, (0, offset))
@@ -314,8 +319,3 @@ def _shifted(keys: Array, offset: Array, slots: int) -> Array:
 def _axis(held: Array) -> int:
   """Where the rows are in a leaf of a cache: behind the layers, where these are in one array."""
   return held.ndim - 4
-
-
-def _at_the_front(held: Array, new: Array) -> Array:
-  """One row with the slots of `new` first."""
-  return jax.lax.dynamic_update_slice_in_dim(held, new, 0, held.ndim - 3)

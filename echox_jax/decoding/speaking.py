@@ -238,11 +238,6 @@ def begin_slice(
   if words_per_token:
     limit = jnp.minimum(limit, words_per_token * length[0])
 
-  def put(held: Array, one: Array) -> Array:
-    at = [0] * held.ndim
-    at[held.ndim - 4] = row
-    return jax.lax.dynamic_update_slice(held, one, tuple(at))
-
   zero = {
     name: conversations.cleared(getattr(speaking, name), row)
     for name in (
@@ -251,7 +246,9 @@ def begin_slice(
     )
   }
   return speaking.replace(
-    cache=jax.tree.map(put, speaking.cache, new),
+    cache=jax.tree.map(
+      lambda held, one: conversations.put_slots(held, one, row), speaking.cache, new
+    ),
     keys=speaking.keys.at[row].set(prompt.valid[0]),
     position=speaking.position.at[row].set(prompt.positions[0, -1] + 1),
     token=speaking.token.at[row].set(first),

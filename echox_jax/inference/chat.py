@@ -6,20 +6,23 @@ reply = chat.ask('question.wav')
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 import dataclasses
 import functools
 import os
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 import numpy as np
 
 from echox_jax import audio, errors, model_folder, rates
+from echox_jax.inference import placement
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Event, Sound, TextPiece
 from echox_jax.inference.history import Conversation
+from echox_jax.parallel import sharding
 
 # A recording, a text, or a wave and its sample rate.
 Question = str | os.PathLike[str] | tuple[np.ndarray, int]
@@ -47,8 +50,11 @@ class Reply:
   overflow: dict[str, int]
 
 
+@dataclasses.dataclass(frozen=True)
 class Model(model_folder.Bundle):
-  """A loaded model: its parts, and what it can do with them."""
+  """A loaded model: its parts, and what it can do with them. `mesh`: what it is split over."""
+
+  mesh: Mesh | None = None
 
   @functools.cached_property
   def _engine(self) -> Engine:
@@ -80,6 +86,18 @@ class Model(model_folder.Bundle):
     """
     requests = [_request(question, options) for question in questions]
     return [_reply(events) for events in self._engine.answers(requests)]
+
+
+def load(
+  folder: str | os.PathLike[str], dtype: str | None, mesh: Mesh | Mapping[str, int] | None
+) -> Model:
+  """Opens a model folder; see `echox_jax.load`."""
+  bundle = model_folder.load(folder)
+  if dtype is not None:
+    bundle = dataclasses.replace(bundle, config=placement.with_dtype(bundle.config, dtype))
+  if isinstance(mesh, Mapping):
+    mesh = sharding.make_mesh(mesh)
+  return Model(**vars(bundle), mesh=mesh)
 
 
 class Chat:

@@ -13,14 +13,14 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, model_folder
-from echox_jax.inference import programs
+from echox_jax.inference import placement
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.events import Event
 from echox_jax.inference.history import Conversation, Turn
+from echox_jax.inference.programs import Programs
 from echox_jax.inference.questions import Questions, bucket, padded
 from echox_jax.inference.speakers import Speakers
 from echox_jax.models import positions
@@ -50,15 +50,14 @@ class Engine:
     positions.check(model.config, model.engine, wanted)
     self.hears, self.speaks, self.budgets = hears, speaks, model.engine
     self.tokenizer, self.unit_language = model.tokenizer, model.unit_language
-    on_cpu = jax.default_backend() == 'cpu'
-    params, self.config = programs.prepare(dict(model.params), model.config, on_cpu)
-    self.params = jax.tree.map(jnp.asarray, params)
-    self._programs = programs.Programs(self.config, self.budgets, on_cpu)
+    mesh = getattr(model, 'mesh', None)
+    self.params, self.config = placement.prepare(model.params, model.config, mesh)
+    self._programs = Programs(self.config, self.budgets, mesh)
     slots = self._programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
     self._sizes = self.questions.sizes
     self._lock = threading.RLock()  # `pump` may run in any thread, in one at a time
-    self._state = self._programs.conversations()
+    self._state = self._programs.new_conversations()
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
     self._waiting: list[Answering] = []
     self._answering: dict[int, Answering] = {}  # by row
@@ -206,7 +205,7 @@ class Engine:
         self._state = read(
           self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
         )
-        self._state = self._programs.forget(self._state, none)
+        self._state = self._programs.forget(self.params, self._state, none)
     self._state, _ = self._programs.decode_chunk(self.params, self._state, none)
     if self.speaks:
       self._speakers.warm_up(self._state.states)
@@ -327,7 +326,7 @@ class Engine:
   def _forget(self, conversation: Conversation) -> None:
     """Empties the row of a conversation."""
     if conversation.row is not None:
-      self._state = self._programs.forget(self._state, np.int32(conversation.row))
+      self._state = self._programs.forget(self.params, self._state, np.int32(conversation.row))
       self._rows[conversation.row] = conversation.row = None
 
   # Units given from outside

@@ -9,79 +9,96 @@ import functools
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+from echox_jax import prompts
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
-from echox_jax.inference import steps
-from echox_jax.models import echox, llama, lora, positions
+from echox_jax.inference import placement, steps
+from echox_jax.models import echox, positions
 from echox_jax.models.arrays import Array
 from echox_jax.models.llama import apply_llm
+from echox_jax.parallel.sharding import take_row
+from echox_jax.units.unit_language import UnitLanguage
 
 # Vectors of AVX-512 machines: XLA takes shorter ones unless told. It helps products of one row and
 # slows down those of many, so only decoding is compiled so.
 _CPU_DECODING = {'xla_cpu_prefer_vector_width': 512}
 
 
-def prepare(params: dict, cfg: EchoXConfig, on_cpu: bool) -> tuple[dict, EchoXConfig]:
-  """Makes parameters ready for answering: LoRA folded in, and on a CPU layers taken apart.
-
-  Returns:
-    The parameters and the config that fits them.
-  """
-  params = dict(params)
-  if 'llm' in params and cfg.llm.lora.rank:
-    params['llm'] = lora.merge(params['llm'], cfg.llm.lora)
-    cfg = lora.merged_config(cfg)
-  if on_cpu:
-    for group in ('llm', 'echo'):
-      if group in params:
-        params[group] = llama.separate_layers(params[group])
-  return params, cfg
-
-
 class Programs:
   """Jitted functions; each takes the parameters first.
 
   Args:
-    cfg: of `prepare`.
+    cfg: of `placement.prepare`.
     budgets: static sizes.
-    on_cpu: whether the parameters were prepared for a CPU.
+    mesh: what everything is split over; None = one device.
   """
 
-  def __init__(self, cfg: EchoXConfig, budgets: EngineConfig, on_cpu: bool):
-    self._cfg, self._budgets, self._on_cpu = cfg, budgets, on_cpu
+  def __init__(self, cfg: EchoXConfig, budgets: EngineConfig, mesh: Mesh | None = None):
+    self._cfg, self._budgets, self._mesh = cfg, budgets, mesh
+    self._on_cpu = mesh is None and jax.default_backend() == 'cpu'
     self.slots = min(budgets.max_context, cfg.llm.max_positions)
     self.max_words = positions.max_unit_words(cfg, budgets.max_unit_words)
-    decoding = {'compiler_options': _CPU_DECODING} if on_cpu else {}
+    decoding = {'compiler_options': _CPU_DECODING} if self._on_cpu else {}
+    thinks, says = self._shardings(self._conversations), self._shardings(self._speaking)
 
     def jitted(function: Callable[..., Any], *sizes: int, **options: Any) -> Callable[..., Any]:
       """`function(params, cfg, *sizes, ...)` as a function of (params, ...)."""
-      return jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
+      made = jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
+      return made if mesh is None else placement.OnMesh(made, mesh)
+
+    def thinking(function: Callable[..., Any], *sizes: int, also: tuple = (), **options: Any):
+      """A function that uses up a state of the LLM, argument 1, and returns the next."""
+      where = (thinks, *also) if also else thinks
+      return jitted(function, *sizes, donate_argnums=1, out_shardings=where, **options)
+
+    def saying(function: Callable[..., Any], *sizes: int, also: tuple = (), **options: Any):
+      """A function that uses up a state of the echo decoder, argument 1, and returns the next."""
+      where = (says, *also) if also else says
+      return jitted(function, *sizes, donate_argnums=1, out_shardings=where, **options)
 
     self.hear = jitted(_hear)
-    self.read_first = jitted(functools.partial(_read, fresh=True), donate_argnums=1)
-    self.read_further = jitted(functools.partial(_read, fresh=False), donate_argnums=1)
-    self.decode_chunk = jitted(
-      conversations.decode_chunk, budgets.first_slice_tokens, donate_argnums=1, **decoding
+    self.read_first = thinking(functools.partial(_read, fresh=True))
+    self.read_further = thinking(functools.partial(_read, fresh=False))
+    self.decode_chunk = thinking(
+      conversations.decode_chunk, budgets.first_slice_tokens, also=(None,), **decoding
     )
-    self.forget = jax.jit(conversations.forget, donate_argnums=0)
-    self.begin_slice = jitted(_begin_slice, budgets.words_per_token, donate_argnums=1)
-    self.speak_chunk = jitted(_speak_chunk, budgets.loop_times, donate_argnums=2, **decoding)
-    self.unsay = jitted(_unsay, donate_argnums=2)
+    self.forget = thinking(_forget)
+    self.begin_slice = saying(_begin_slice, budgets.words_per_token)
+    self.speak_chunk = saying(_speak_chunk, budgets.loop_times, also=(None,), **decoding)
+    self.unsay = saying(_unsay)
     self.sound = {
       frames: jitted(functools.partial(speaking.sound, window=frames))
       for frames in {budgets.first_window, budgets.window}
     }
     self.durations, self.wave = jitted(steps.durations), jitted(steps.wave)
 
-  def conversations(self) -> conversations.Conversations:
+  def new_conversations(self) -> conversations.Conversations:
     """Makes an empty state of the LLM."""
+    return self._made(self._conversations)
+
+  def new_speaking(self) -> speaking.Speaking:
+    """Makes an empty state of the echo decoder."""
+    return self._made(self._speaking)
+
+  def abstract_states(self) -> tuple[conversations.Conversations, speaking.Speaking]:
+    """Returns shapes and shardings of both states on the mesh."""
+
+    def of(empty):
+      shapes = jax.eval_shape(empty)
+      return jax.tree.map(
+        lambda leaf, where: leaf.update(sharding=where), shapes, self._shardings(empty)
+      )
+
+    return of(self._conversations), of(self._speaking)
+
+  def _conversations(self) -> conversations.Conversations:
     return conversations.empty(
       self._cfg, self._budgets.conversations, self.slots, self._budgets.max_new_tokens, self._on_cpu
     )
 
-  def speaking(self) -> speaking.Speaking:
-    """Makes an empty state of the echo decoder."""
+  def _speaking(self) -> speaking.Speaking:
     return speaking.empty(
       self._cfg,
       speaking_rows(self._budgets),
@@ -89,6 +106,15 @@ class Programs:
       self._budgets.max_frames,
       self._on_cpu,
     )
+
+  def _shardings(self, empty: Callable[[], Any]) -> Any:
+    """Where a state is on the mesh."""
+    if self._mesh is None:
+      return None
+    return placement.of_state(jax.eval_shape(empty), self._mesh)
+
+  def _made(self, empty: Callable[[], Any]) -> Any:
+    return jax.jit(empty, out_shardings=self._shardings(empty))()
 
 
 def speaking_rows(budgets: EngineConfig) -> int:
@@ -132,18 +158,26 @@ def _begin_slice(
   temperature: Array,
 ) -> speaking.Speaking:
   """`states` float[B,A,D] of all conversations."""
-  own = jax.lax.dynamic_index_in_dim(states, conversation, keepdims=False)
+  own = take_row(states, conversation)[0]
   return speaking.begin_slice(
     params, cfg, said, row, own, start, stop, temperature, words_per_token
   )
+
+
+def _forget(
+  params: dict, cfg: EchoXConfig, state: conversations.Conversations, row: Array
+) -> conversations.Conversations:
+  """Takes the parameters like all programs, though it needs none."""
+  del params, cfg
+  return conversations.forget(state, row)
 
 
 def _speak_chunk(
   params: dict,
   cfg: EchoXConfig,
   loop_times: int,
-  spelling: speaking.Spelling,
   said: speaking.Speaking,
+  spelling: speaking.Spelling,
   active: Array,
   count: Array,
 ) -> tuple[speaking.Speaking, speaking.Spoken]:
@@ -152,7 +186,22 @@ def _speak_chunk(
   return speaking.speak_chunk(params, cfg, loop_times, spelling, said, count)
 
 
-def _unsay(params: dict, cfg: EchoXConfig, *args: Any) -> speaking.Speaking:
+def _unsay(
+  params: dict,
+  cfg: EchoXConfig,
+  said: speaking.Speaking,
+  spelling: speaking.Spelling,
+  row: Array,
+  count: Array,
+  temperature: Array,
+) -> speaking.Speaking:
   """Takes the parameters like all programs, though it needs none."""
   del params
-  return speaking.unsay(cfg, *args)
+  return speaking.unsay(cfg, spelling, said, row, count, temperature)
+
+
+def spelling(language: UnitLanguage, cfg: EchoXConfig) -> speaking.Spelling:
+  """Makes the arrays of a model's unit language, in numpy."""
+  words = [language.decode([i]).tolist() for i in range(language.vocab_size)]
+  limit = prompts.get_profile(cfg.profile).unit_id_limit
+  return speaking.spelling(words, cfg.unit_decoder.unit_vocab_size, limit)

@@ -3,15 +3,14 @@ wrong is tried once more.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import prompts
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import speaking
+from echox_jax.inference import programs as programs_lib
 from echox_jax.inference.answering import Answering, Slice
 from echox_jax.inference.programs import Programs
 from echox_jax.models.arrays import Array
@@ -42,10 +41,10 @@ class Speakers:
     language: UnitLanguage,
   ):
     self._programs, self._params, self._budgets = programs, params, budgets
-    self._spelling = spelling(language, cfg)
+    self._spelling = jax.tree.map(jnp.asarray, programs_lib.spelling(language, cfg))
     self._context = speaking.vocoder_context(cfg.vocoder)
     self._duration_context = speaking.duration_context(cfg.vocoder)
-    self._said = programs.speaking()
+    self._said = programs.new_speaking()
     self._rows: list[Slice | None] = [None] * self._said.going.shape[0]
 
   def any(self) -> bool:
@@ -77,7 +76,7 @@ class Speakers:
     count = self._budgets.first_words if early else self._budgets.words
     active = np.asarray([own is not None for own in self._rows])
     self._said, spoken = self._programs.speak_chunk(
-      self._params, self._spelling, self._said, active, np.int32(count)
+      self._params, self._said, self._spelling, active, np.int32(count)
     )
     spoken = jax.device_get(spoken)
     for row, own in enumerate(self._rows):
@@ -119,9 +118,9 @@ class Speakers:
     self._said = self._programs.begin_slice(
       self._params, self._said, none, states, none, none, np.int32(1), _GREEDY
     )
-    self._said = self._programs.unsay(self._params, self._spelling, self._said, none, none, _GREEDY)
+    self._said = self._programs.unsay(self._params, self._said, self._spelling, none, none, _GREEDY)
     self._said, _ = self._programs.speak_chunk(
-      self._params, self._spelling, self._said, nobody, none
+      self._params, self._said, self._spelling, nobody, none
     )
     for sound in self._programs.sound.values():
       sound(self._params, self._said, none, none)
@@ -152,7 +151,7 @@ class Speakers:
       count = self._unheard(row, own)
       if count:
         self._said = self._programs.unsay(
-          self._params, self._spelling, self._said, np.int32(row), np.int32(count), again
+          self._params, self._said, self._spelling, np.int32(row), np.int32(count), again
         )
         own.resume(retried=bool(again > 0))
     elif problem and again and not own.sounded:
@@ -169,11 +168,3 @@ class Speakers:
     settled = frames[np.clip(ends - self._duration_context, 0, len(durations))]
     heard = int(np.searchsorted(settled, own.sounded)) + 1 if own.sounded else 0
     return max(0, min(own.repeated, own.num_words - heard))
-
-
-def spelling(language: UnitLanguage, cfg: EchoXConfig) -> speaking.Spelling:
-  """Makes the arrays of a model's unit language."""
-  words = [language.decode([i]).tolist() for i in range(language.vocab_size)]
-  limit = prompts.get_profile(cfg.profile).unit_id_limit
-  made: Any = speaking.spelling(words, cfg.unit_decoder.unit_vocab_size, limit)
-  return jax.tree.map(jnp.asarray, made)

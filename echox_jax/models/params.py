@@ -6,6 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.sharding import Mesh
 
 from echox_jax import errors
 from echox_jax.config import DiscriminatorConfig, EchoXConfig
@@ -17,6 +18,7 @@ from echox_jax.models.llama import init_llm
 from echox_jax.models.unit_decoder import init_denoising_adapter, init_unit_decoder
 from echox_jax.models.vocoder import init_vocoder
 from echox_jax.models.whisper import init_whisper
+from echox_jax.parallel import sharding
 
 
 def init_unit_text_embedding(key: jax.Array, cfg: EchoXConfig) -> dict[str, Any]:
@@ -60,6 +62,27 @@ def init_groups(
     )
     for group in groups
   }
+
+
+def abstract_params(
+  cfg: EchoXConfig,
+  groups: Iterable[str],
+  mesh: Mesh,
+  discriminators: DiscriminatorConfig = DiscriminatorConfig(),
+) -> dict[str, Any]:
+  """Returns shapes and shardings of the parameters of `groups`, without computing anything.
+
+  Raises:
+    ConfigError: the mesh does not fit the parameters.
+  """
+  boxed = jax.eval_shape(
+    lambda key: init_groups(key, cfg, groups, discriminators), jax.random.key(0)
+  )
+  return jax.tree.map(
+    lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+    sharding.unbox(boxed),
+    sharding.param_shardings(boxed, mesh),
+  )
 
 
 def param_shapes(

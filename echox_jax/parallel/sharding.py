@@ -12,6 +12,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 from jax.experimental import mesh_utils
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -134,6 +135,38 @@ def spec(names: Sequence[str | None], what: str = 'an array') -> PartitionSpec:
     ConfigError: a name has no rule, or two names are split over the same mesh axis.
   """
   return PartitionSpec(*(axes or None for axes in _mesh_axes(names, what)))
+
+
+def fitted(shape: Sequence[int], names: Sequence[str | None], mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of an array by the rules; an axis that the mesh does not divide stays
+  whole.
+  """
+  axes = zip(shape, _mesh_axes(names, 'an array'))
+  return NamedSharding(
+    mesh,
+    PartitionSpec(*(own or None if size % _parts(mesh, own) == 0 else None for size, own in axes)),
+  )
+
+
+def take_row(held: jax.Array, row: jax.Array, axis: int = 0) -> jax.Array:
+  """Returns row `row` of an axis that a mesh may split, with that axis of length 1; no other row is
+  sent.
+  """
+  if current_mesh() is None:
+    return jax.lax.dynamic_slice_in_dim(held, row, 1, axis)
+  return jnp.sum(jnp.where(_at(held, row, axis), held, 0), axis, held.dtype, keepdims=True)
+
+
+def put_row(held: jax.Array, one: jax.Array, row: jax.Array, axis: int = 0) -> jax.Array:
+  """Puts `one`, with `axis` of length 1, in the place of row `row`; nothing is sent but `one`."""
+  if current_mesh() is None:
+    return jax.lax.dynamic_update_slice_in_dim(held, one, row, axis)
+  return jnp.where(_at(held, row, axis), one, held)
+
+
+def _at(held: jax.Array, row: jax.Array, axis: int) -> jax.Array:
+  """True at one row."""
+  return jax.lax.broadcasted_iota(jnp.int32, held.shape, axis) == row
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:

@@ -55,31 +55,6 @@ def stage_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = 
   return stages[experiment.stage](experiment)
 
 
-def prefill_flops(experiment: ExperimentConfig) -> float:
-  """Prefill of a batch of the longest questions: Whisper, adapter, LLM, and the head at one
-  position.
-  """
-  cfg, rows, data = experiment.model, experiment.train.batch_size, experiment.data
-  length = data.max_tokens + cfg.adapter.shrink_budget - 1
-  return (
-    _heard(experiment, _clips(experiment))
-    + adapter_forward(cfg, rows, data.max_states // 2)['layers']
-    + sum(llama_forward(cfg.llm, rows, length).values())
-    + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows)
-  )
-
-
-def decode_flops(experiment: ExperimentConfig) -> float:
-  """One decode step after `prefill_flops`; attention over all slots of the cache."""
-  cfg, rows = experiment.model, experiment.train.batch_size
-  slots = (
-    experiment.data.max_tokens + cfg.adapter.shrink_budget - 1 + experiment.engine.max_new_tokens
-  )
-  return rows * (
-    2 * sum(_weights(cfg.llm)) + _attention(cfg.llm.num_heads * cfg.llm.head_dim, slots)
-  ) + head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows)
-
-
 def log_mel_forward(num_mel_bins: int, rows: int, frames: int) -> float:
   """Real transform as two matmuls, and mel filters, of `frames` at 100 Hz."""
   bins = log_mel.N_FFT // 2 + 1
@@ -122,6 +97,13 @@ def llama_forward(cfg: LlamaConfig, rows: int, length: int) -> Parts:
     'lora': rows * length * 2 * lora,
     'attention': rows * length * attention,
   }
+
+
+def llama_step(cfg: LlamaConfig, rows: int, slots: int) -> float:
+  """One position of all layers that sees `slots` keys; no LoRA, no head."""
+  base, _ = _weights(cfg)
+  attention = cfg.num_layers * _attention(cfg.num_heads * cfg.head_dim, slots)
+  return rows * (2 * base + attention)
 
 
 def head_forward(width: int, vocabulary: int, positions: int) -> float:

@@ -64,8 +64,8 @@ def init_params(key: jax.Array, experiment: ExperimentConfig, groups: Iterable[s
 
 def abstract_params(experiment: ExperimentConfig, groups: Iterable[str], mesh: Mesh) -> Tree:
   """Returns shapes and shardings of the parameters of `groups`, without computing anything."""
-  boxed = jax.eval_shape(lambda key: init_params(key, experiment, groups), jax.random.key(0))
-  return _with_shardings(sharding.unbox(boxed), sharding.param_shardings(boxed, mesh))
+  sizes = experiment.train.discriminators
+  return params_lib.abstract_params(experiment.model, groups, mesh, sizes)
 
 
 def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> TrainState:
@@ -144,9 +144,3 @@ def create_state(
   )
   step, opt_state = rest(trainable)
   return TrainState(step, trainable, frozen, opt_state)
-
-
-def _with_shardings(shapes, shardings):
-  return jax.tree.map(
-    lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings
-  )

@@ -116,7 +116,11 @@ def test_collectives_are_counted_with_the_turns_of_their_loops():
 
 @pytest.mark.parametrize(
   'step, stage, batch',
-  [('train', 't2c', 16), ('train', 'vocoder', 8), ('prefill', 's2t', 8), ('decode', 's2t', 8)],
+  [
+    ('train', 't2c', 16),
+    ('train', 'vocoder', 8),
+    *((name, 's2t', 8) for name in ('hear', 'prefill', 'decode', 'speak')),
+  ],
 )
 def test_dry_run_on_virtual_cpus(tmp_path, step, stage, batch):
   done = run(
@@ -127,6 +131,7 @@ def test_dry_run_on_virtual_cpus(tmp_path, step, stage, batch):
     '--config.mesh.data=2',
     '--config.mesh.fsdp=4',
     f'--config.train.batch_size={batch}',
+    f'--config.engine.conversations={batch}',
   )
   assert done.returncode == 0, done.stderr[-2000:]
   report = json.loads((tmp_path / 'report.json').read_text())
@@ -199,7 +204,7 @@ def test_mesh_and_batch_errors_in_one_sentence(argument, message):
     (['--config=configs/echox_nano.py:t2c', '--topology=cpu:none'], 'not a number of virtual CPUs'),
     (
       ['--config=configs/echox_nano.py:t2c', '--topology=cpu:1', '--step=dance'],
-      'use a step of train, prefill, decode',
+      'use a step of train, hear, prefill, decode, speak',
     ),
     (
       ['--config=configs/echox_nano.py:t2c', '--topology=cpu:1', '--config.train.batchsize=12'],

@@ -1,0 +1,155 @@
+"""Makes a loaded model ready for answering: weights in the dtype that computes with them, LoRA
+folded in, everything on one device or split over a mesh.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from echox_jax import errors
+from echox_jax.config import EchoXConfig
+from echox_jax.models import llama, lora, trees
+from echox_jax.models import params as params_lib
+from echox_jax.parallel import sharding
+
+DTYPES = ('float32', 'bfloat16')
+_WEIGHTS = ('kernel', 'embedding', *lora.LEAVES)  # norms and biases stay float32
+
+
+def with_dtype(cfg: EchoXConfig, dtype: str) -> EchoXConfig:
+  """Returns a config whose parts compute in `dtype`, all but the vocoder: its phases need float32.
+
+  Raises:
+    ConfigError: another dtype than `DTYPES`.
+  """
+  if dtype not in DTYPES:
+    raise errors.ConfigError(f'dtype is {dtype!r}: use one of {", ".join(DTYPES)}.')
+  change = dataclasses.replace
+  return change(
+    cfg,
+    whisper=change(cfg.whisper, dtype=dtype),
+    adapter=change(cfg.adapter, dtype=dtype),
+    llm=change(cfg.llm, dtype=dtype),
+    unit_decoder=change(cfg.unit_decoder, trunk=change(cfg.unit_decoder.trunk, dtype=dtype)),
+  )
+
+
+def prepare(
+  params: Mapping[str, Any], cfg: EchoXConfig, mesh: Mesh | None
+) -> tuple[dict[str, Any], EchoXConfig]:
+  """Makes parameters ready for `programs.Programs`.
+
+  On a CPU, layers are taken apart (see `llama.separate_layers`). On a mesh, a device receives its
+  own part of each array alone.
+
+  Returns:
+    The parameters and the config that fits them.
+
+  Raises:
+    ConfigError: the mesh does not divide them.
+  """
+  params = {group: _cast(tree, weight_dtype(cfg, group)) for group, tree in params.items()}
+  if mesh is None:
+    params = jax.tree.map(jnp.asarray, params)
+  else:
+    params = put(params, params_lib.abstract_params(cfg, params, mesh))
+  if 'llm' in params and cfg.llm.lora.rank:
+    folded = lora.merged_config(cfg)
+    placed = None
+    if mesh is not None:
+      wanted = params_lib.abstract_params(folded, ('llm',), mesh)['llm']
+      placed = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+    params['llm'] = jax.jit(lambda tree: lora.merge(tree, cfg.llm.lora), out_shardings=placed)(
+      params['llm']
+    )
+    cfg = folded
+  if mesh is None and jax.default_backend() == 'cpu':
+    for group in ('llm', 'echo'):
+      if group in params:
+        params[group] = llama.separate_layers(params[group])
+  return params, cfg
+
+
+def abstract(cfg: EchoXConfig, groups: tuple[str, ...], mesh: Mesh) -> tuple[dict, EchoXConfig]:
+  """As `prepare`, for shapes instead of arrays."""
+  cfg = lora.merged_config(cfg)
+  shapes = params_lib.abstract_params(cfg, groups, mesh)
+
+  def stored(group):
+    def one(path, leaf):
+      return leaf.update(dtype=weight_dtype(cfg, group) if path[-1].key in _WEIGHTS else leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, shapes[group])
+
+  return {group: stored(group) for group in groups}, cfg
+
+
+def weight_dtype(cfg: EchoXConfig, group: str) -> str:
+  """Returns the dtype that computes with the weights of a parameter group."""
+  parts = {'whisper': cfg.whisper, 'adapter': cfg.adapter, 'llm': cfg.llm, 'hubert': cfg.hubert}
+  if group == 'vocoder':
+    return cfg.vocoder.dtype
+  return parts.get(group, cfg.unit_decoder.trunk).dtype
+
+
+def put(params: dict, wanted: dict) -> dict:
+  """Puts arrays where `wanted`, shapes with shardings, says."""
+  return jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), params, wanted)
+
+
+def of_state(shapes: Any, mesh: Mesh) -> Any:
+  """Returns the shardings of a state: rows like a batch, key/value heads like the weights that make
+  them.
+
+  Args:
+    shapes: of `conversations.Conversations` or `speaking.Speaking`.
+    mesh: where it is to be.
+  """
+
+  def one(path, leaf):
+    names = ['batch', *[None] * (leaf.ndim - 1)]
+    if path[0].name == 'cache':
+      names = [*[None] * (leaf.ndim - 4), 'batch', None, 'kv_heads', None]
+    return sharding.fitted(leaf.shape, names, mesh)
+
+  return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+class OnMesh:
+  """A jitted function that is called, or lowered, under a mesh and its rules."""
+
+  def __init__(self, function: Callable[..., Any], mesh: Mesh):
+    self._function, self._mesh = function, mesh
+
+  def __call__(self, *args: Any) -> Any:
+    with _entered(self._mesh):
+      return self._function(*args)
+
+  def lower(self, *args: Any) -> jax.stages.Lowered:
+    """Returns the program, not compiled yet; arguments may be shapes with shardings."""
+    with _entered(self._mesh):
+      lowered: jax.stages.Lowered = self._function.lower(*args)
+    return lowered
+
+
+@contextlib.contextmanager
+def _entered(mesh: Mesh):
+  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+    yield
+
+
+def _cast(tree: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+  """Weights in `dtype`; the rest as it is."""
+
+  def one(path: str, leaf: np.ndarray) -> np.ndarray:
+    fits = leaf.dtype == dtype or path.rsplit('/', 1)[-1] not in _WEIGHTS
+    return leaf if fits else leaf.astype(dtype)
+
+  return trees.unflatten({path: one(path, leaf) for path, leaf in trees.flatten(tree).items()})
