@@ -52,18 +52,18 @@ class Engine:
     self.tokenizer, self.unit_language = model.tokenizer, model.unit_language
     mesh = getattr(model, 'mesh', None)
     self.params, self.config = placement.prepare(model.params, model.config, mesh)
-    self._programs = Programs(self.config, self.budgets, mesh)
-    slots = self._programs.slots
+    self.programs = Programs(self.config, self.budgets, mesh)
+    slots = self.programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
     self._sizes = self.questions.sizes
     self._lock = threading.RLock()  # `pump` may run in any thread, in one at a time
-    self._state = self._programs.new_conversations()
+    self._state = self.programs.new_conversations()
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
     self._waiting: list[Answering] = []
     self._answering: dict[int, Answering] = {}  # by row
     if speaks:
       self._speakers = Speakers(
-        self._programs, self.params, self.config, self.budgets, self.unit_language
+        self.programs, self.params, self.config, self.budgets, self.unit_language
       )
 
   # Questions
@@ -187,7 +187,7 @@ class Engine:
     """
     start = time.perf_counter()
     special, none = self.config.special_ids, np.int32(0)
-    reads = (self._programs.read_first, *((self._programs.read_further,) if turns else ()))
+    reads = (self.programs.read_first, *((self.programs.read_further,) if turns else ()))
     asked: list[tuple[Any, int, int]] = []  # (speech, first id, size of the prompt)
     if written:
       asked += [(None, special.bos, size) for size in self._sizes.prompt]
@@ -195,7 +195,7 @@ class Engine:
       noise = np.random.default_rng(0).normal(0, 0.1, (1, self._sizes.samples[-1]))
       for samples in self._sizes.samples:
         wave = noise[:, :samples].astype(np.float32)
-        heard = self._programs.hear(self.params, wave, np.asarray([samples], np.int32))
+        heard = self.programs.hear(self.params, wave, np.asarray([samples], np.int32))
       least = bucket(self._sizes.prompt, len(self.questions.prompt('', audio=True)))
       sizes = [size for size in self._sizes.prompt if size >= least] if both else [least]
       asked += [(heard, special.audio, size) for size in sizes]
@@ -205,8 +205,8 @@ class Engine:
         self._state = read(
           self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
         )
-        self._state = self._programs.forget(self.params, self._state, none)
-    self._state, _ = self._programs.decode_chunk(self.params, self._state, none)
+        self._state = self.programs.forget(self.params, self._state, none)
+    self._state, _ = self.programs.decode_chunk(self.params, self._state, none)
     if self.speaks:
       self._speakers.warm_up(self._state.states)
     return time.perf_counter() - start
@@ -234,7 +234,7 @@ class Engine:
       size = bucket(self._sizes.samples, len(answering.wave))
       wave = np.pad(answering.wave, (0, size - len(answering.wave)))[None]
       lengths = np.asarray([len(answering.wave)], np.int32)
-      turn.heard = self._programs.hear(self.params, wave, lengths)
+      turn.heard = self.programs.hear(self.params, wave, lengths)
       answering.overflow['speech_positions'] = int(jax.device_get(turn.heard.overflow)[0])
     while conversation.turns and not self._fits([*conversation.turns, turn]):
       conversation.turns.pop(0)
@@ -249,7 +249,7 @@ class Engine:
     if fresh:
       pieces = [*self._pieces(conversation.turns), *pieces]
     for ids, heard in pieces:
-      read = self._programs.read_first if fresh else self._programs.read_further
+      read = self.programs.read_first if fresh else self.programs.read_further
       ids = padded(ids, bucket(self._sizes.prompt, len(ids)), self.config.special_ids.pad)
       sampling = answering.request.sampling()
       self._state = read(
@@ -275,7 +275,7 @@ class Engine:
       extra = positions.speech(self.config) if heard is not None else 0
       widest = max(widest, used + bucket(self._sizes.prompt, len(ids)) + extra)
       used += len(ids) + extra
-    return max(widest, used + self.budgets.max_new_tokens) <= self._programs.slots
+    return max(widest, used + self.budgets.max_new_tokens) <= self.programs.slots
 
   def _think(self) -> None:
     """Decodes a few tokens of all answers; fewer as long as one of them has no sound yet."""
@@ -285,7 +285,7 @@ class Engine:
       if answering.going
     )
     count = self.budgets.first_tokens if early else self.budgets.tokens
-    self._state, seen = self._programs.decode_chunk(self.params, self._state, np.int32(count))
+    self._state, seen = self.programs.decode_chunk(self.params, self._state, np.int32(count))
     seen = jax.device_get(seen)
     for row, answering in list(self._answering.items()):
       if answering.going:
@@ -326,7 +326,7 @@ class Engine:
   def _forget(self, conversation: Conversation) -> None:
     """Empties the row of a conversation."""
     if conversation.row is not None:
-      self._state = self._programs.forget(self.params, self._state, np.int32(conversation.row))
+      self._state = self.programs.forget(self.params, self._state, np.int32(conversation.row))
       self._rows[conversation.row] = conversation.row = None
 
   # Units given from outside
@@ -348,11 +348,11 @@ class Engine:
       return np.zeros(0, np.float32), lost
     if durations is None:
       row, shown = padded(units, budget, 0), np.arange(budget)[None] < len(units)
-      durations = np.asarray(self._programs.durations(self.params, row, shown))[0]
+      durations = np.asarray(self.programs.durations(self.params, row, shown))[0]
     durations = np.asarray(durations[: len(units)], np.int64)
     lost += max(0, int(durations.sum()) - budget)
     frames = np.repeat(units, np.minimum(durations, budget))[:budget]
     size = bucket(self._sizes.frames, len(frames))
     shown = np.arange(size)[None] < len(frames)
-    wave = self._programs.wave(self.params, padded(frames, size, 0), shown)
+    wave = self.programs.wave(self.params, padded(frames, size, 0), shown)
     return np.asarray(wave)[0, : len(frames) * self.config.vocoder.code_hop_size], lost

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from echox_jax import files
 from launch import cli
-from launch.bench import loader, losses, padding, precompute, pseudo_labels, unit_language
+from launch.bench import loader, losses, padding, precompute, pseudo_labels, respond, unit_language
 
 MEASURES = {
   'loader': loader,
@@ -20,6 +20,7 @@ MEASURES = {
   'padding': padding,
   'precompute': precompute,
   'pseudo_labels': pseudo_labels,
+  'respond': respond,
   'unit_language': unit_language,
 }
 

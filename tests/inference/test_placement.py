@@ -10,7 +10,6 @@ import echox_jax
 from echox_jax import errors
 from echox_jax.config import LoraConfig
 from echox_jax.inference import placement
-from echox_jax.inference.chat import Model
 from echox_jax.models import lora
 from echox_jax.models import params as params_lib
 from echox_jax.parallel import sharding
@@ -42,14 +41,14 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def alone(bundle):
-  return Model(**vars(bundle)).answer(QUESTIONS)
+  return bundle.answer(QUESTIONS)
 
 
 @pytest.mark.parametrize(
   'sizes', [dict(data=4, tensor=2), dict(fsdp=2, tensor=2, data=2)], ids=['tensor', 'fsdp']
 )
 def test_eight_devices_answer_as_one(bundle, alone, sizes):
-  model = Model(**vars(bundle), mesh=sharding.make_mesh(sizes))
+  model = dataclasses.replace(bundle, mesh=sharding.make_mesh(sizes))
   seconds = model.warm_up()
   replies = model.answer(QUESTIONS)
   assert seconds > 0 and [reply.text for reply in replies] == [reply.text for reply in alone]
@@ -59,7 +58,7 @@ def test_eight_devices_answer_as_one(bundle, alone, sizes):
   chats = [model.chat() for _ in range(2)]
   assert chats[0].ask(QUESTIONS[0]).text == alone[0].text
   assert chats[1].ask(QUESTIONS[1]).text == alone[1].text
-  later = Model(**vars(bundle)).chat()
+  later = dataclasses.replace(bundle).chat()
   later.ask(QUESTIONS[0])
   assert chats[0].ask(QUESTIONS[1]).text == later.ask(QUESTIONS[1]).text
 
@@ -81,12 +80,12 @@ def test_bfloat16(bundle, alone):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params['vocoder'])} == {'float32'}
   weights = [leaf for leaf in jax.tree.leaves(params['llm']) if leaf.dtype == 'bfloat16']
   assert sum(x.size for x in weights) > 0.95 * sum(x.size for x in jax.tree.leaves(params['llm']))
-  reply = Model(**vars(dataclasses.replace(bundle, config=cfg))).chat().ask(QUESTIONS[0])
+  reply = dataclasses.replace(bundle, config=cfg).chat().ask(QUESTIONS[0])
   assert reply.text[:1] == alone[0].text[:1] and np.isfinite(reply.wave).all()
 
 
 def test_a_folder_is_opened_with_a_dtype_and_a_mesh(tmp_path):
-  tiny_model.tiny_bundle(tmp_path)
+  tiny_model.write_model(tmp_path, tiny_model.tiny_config())
   model = echox_jax.load(tmp_path, dtype='bfloat16', mesh={'tensor': 2, 'data': 4})
   assert model.config.llm.dtype == 'bfloat16' and model.mesh.shape['tensor'] == 2
   assert echox_jax.load(tmp_path).mesh is None

@@ -14,7 +14,6 @@ import pytest
 import soundfile
 
 from echox_jax import audio, errors
-from echox_jax.inference.chat import Model
 from launch import cli, respond
 from tests.helpers import tiny_model
 
@@ -199,10 +198,10 @@ def test_questions_may_be_turns_of_a_conversation(tmp_path, model):
     tmp_path, '--text', 'Paris?', '--text', 'two plus two', '--chat', '--json', tmp_path / 'r.json'
   )
   told = json.loads((tmp_path / 'r.json').read_text())
-  chat = Model(**vars(model)).chat()
+  chat = dataclasses.replace(model).chat()
   assert told['text'] == chat.ask('Paris?').text
   assert told['further'][0]['text'] == chat.ask('two plus two').text
-  assert told['further'][0]['text'] != Model(**vars(model)).chat().ask('two plus two').text
+  assert told['further'][0]['text'] != dataclasses.replace(model).chat().ask('two plus two').text
 
 
 def test_options_out_of_range(tmp_path, capsys):

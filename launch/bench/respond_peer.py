@@ -1,0 +1,95 @@
+"""The same sizes in transformers and torch, for `launch.bench respond`: random weights, and as many
+threads as JAX has cores.
+"""
+
+from collections.abc import Callable
+import importlib.util
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from echox_jax.config import EchoXConfig, HubertConfig
+from echox_jax.models import hubert
+from echox_jax.parallel import sharding
+from echox_jax.training.experiment import ExperimentConfig
+from launch.bench import timing
+
+_CLIP = 160000  # samples: 10 s
+
+
+def is_installed() -> bool:
+  """Whether there is a peer."""
+  return all(importlib.util.find_spec(name) for name in ('torch', 'transformers'))
+
+
+def measure(job: ExperimentConfig, runs: int) -> dict[str, float]:
+  """Seconds of the LLM, of the encoder, and of HuBERT base here and there."""
+  import torch
+
+  torch.set_num_threads(os.cpu_count() or 1)
+  with torch.inference_mode():
+    return {
+      'text_only_s': timing.median(_llama(job), runs),
+      'encoder_s': timing.median(_whisper(job), runs),
+      'hubert_s': timing.median(_hubert(), runs),
+      'our_hubert_s': timing.median(_our_hubert(), runs),
+    }
+
+
+def _llama(job: ExperimentConfig) -> Callable[[], Any]:
+  import torch
+  import transformers
+
+  llm, engine = job.model.llm, job.engine
+  model = transformers.LlamaForCausalLM(
+    transformers.LlamaConfig(
+      vocab_size=llm.vocab_size,
+      hidden_size=llm.hidden_size,
+      intermediate_size=llm.intermediate_size,
+      num_hidden_layers=llm.num_layers,
+      num_attention_heads=llm.num_heads,
+      num_key_value_heads=llm.num_kv_heads,
+    )
+  ).eval()
+  asked = torch.zeros((1, job.model.adapter.shrink_budget + 30), dtype=torch.long)
+  number = engine.max_new_tokens
+  return lambda: model.generate(
+    asked, max_new_tokens=number, min_new_tokens=number, do_sample=False, pad_token_id=0
+  ).numpy()
+
+
+def _whisper(job: ExperimentConfig) -> Callable[[], Any]:
+  import torch
+  import transformers
+
+  own = job.model.whisper
+  sizes = transformers.WhisperConfig(
+    d_model=own.hidden_size,
+    encoder_layers=own.num_layers,
+    encoder_attention_heads=own.num_heads,
+    encoder_ffn_dim=own.intermediate_size,
+    num_mel_bins=own.num_mel_bins,
+  )
+  model = transformers.WhisperModel(sizes).get_encoder().eval()
+  mel = torch.zeros((1, own.num_mel_bins, 2 * own.max_positions))
+  return lambda: model(mel).last_hidden_state.numpy()
+
+
+def _hubert() -> Callable[[], Any]:
+  import torch
+  import transformers
+
+  model = transformers.HubertModel(transformers.HubertConfig()).eval()
+  wave = torch.randn((1, _CLIP))
+  return lambda: model(wave).last_hidden_state.numpy()
+
+
+def _our_hubert() -> Callable[[], Any]:
+  cfg = EchoXConfig(hubert=HubertConfig(attention='auto'))
+  params = sharding.unbox(jax.jit(lambda key: hubert.init_hubert(key, cfg))(jax.random.key(0)))
+  wave = np.random.default_rng(0).normal(0, 0.1, (1, _CLIP)).astype(np.float32)
+  encoder = hubert.HubertEncoder(cfg.hubert)
+  run = jax.jit(lambda wave: encoder.apply({'params': params}, wave, np.asarray([_CLIP]))[0])
+  return lambda: run(wave)

@@ -1,0 +1,50 @@
+"""The training step of `launch.bench respond`: stage s2t on random clips and ids."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from data_pipeline import batches, rows
+from echox_jax import prompts, rates
+from echox_jax.models.trees import merge
+from echox_jax.parallel import sharding
+from echox_jax.training import keys, stages, state
+from echox_jax.training.experiment import ExperimentConfig
+from launch.bench import timing
+
+_SECONDS, _ANSWER, _TRANSCRIPT = 10, 100, 30
+
+
+def measure(job: ExperimentConfig, runs: int) -> dict[str, float]:
+  """Seconds of the loss and its gradients, and of the loss alone."""
+  stage, mesh = stages.get_stage('s2t'), sharding.make_mesh({}, jax.devices()[:1])
+  boxed = jax.jit(lambda key: state.init_params(key, job, stage.groups_for(job)))(jax.random.key(0))
+  trainable, frozen = state.split(stage, sharding.unbox(boxed))
+  batch, rng = _batch(job), keys.step_key(0, 0)
+
+  def loss(tree: dict, frozen: dict, batch: dict) -> jax.Array:
+    return stage.loss(merge(tree, frozen), batch, rng, job)[0]
+
+  forward, gradients = jax.jit(loss), jax.jit(jax.value_and_grad(loss))
+  with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES):
+    return {
+      'train_step_s': timing.median(lambda: gradients(trainable, frozen, batch), runs),
+      'forward_s': timing.median(lambda: forward(trainable, frozen, batch), runs),
+    }
+
+
+def _batch(job: ExperimentConfig) -> dict[str, Any]:
+  rng, finish, model = np.random.default_rng(0), batches.Finish(job), job.model
+  profile = prompts.get_profile(model.profile)
+
+  def ids(number):
+    return rng.integers(20, model.special_ids.bos, number).astype(np.int32)
+
+  def row():
+    wave = rng.normal(0, 0.1, _SECONDS * rates.SAMPLE_RATE).astype(np.float32)
+    made = rows.question_row(model.special_ids, profile, (), (), ids(_ANSWER), audio=True)
+    return finish(made | {'ctc_labels': ids(_TRANSCRIPT), 'audio': wave}, rng)
+
+  return rows.stack([row() for _ in range(job.train.batch_size)])

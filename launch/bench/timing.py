@@ -1,0 +1,34 @@
+"""Times programs, and what a machine can do at best."""
+
+from collections.abc import Callable
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def median(run: Callable[[], Any], runs: int) -> float:
+  """Returns the seconds of `run`, which is called once more than is counted."""
+  times = []
+  for _ in range(runs + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    times.append(time.perf_counter() - start)
+  return float(np.median(times[1:]))
+
+
+def machine_limits() -> dict[str, float]:
+  """Returns `gflops` of a product of two matrices, and `gbytes_per_s` of the sum of an array."""
+  size = 2048
+  matrix, large = jnp.ones((size, size)), jnp.ones(1 << 26)  # 256 MB
+  product, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
+  return {
+    'gflops': 2 * size**3 / _best(lambda: product(matrix, matrix)) / 1e9,
+    'gbytes_per_s': large.nbytes / _best(lambda: total(large)) / 1e9,
+  }
+
+
+def _best(run: Callable[[], Any]) -> float:
+  return min(median(run, 1) for _ in range(6))
