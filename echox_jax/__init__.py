@@ -10,7 +10,7 @@ answers.
 __version__ = '0.1.0'
 
 
-def load(folder, dtype=None, mesh=None):
+def load(folder, dtype=None, mesh=None, int8=False):
   """Opens an exported model folder as `echox_jax.inference.chat.Model`.
 
   Args:
@@ -18,6 +18,8 @@ def load(folder, dtype=None, mesh=None):
     dtype: `float32` or `bfloat16`: what computes, all but the vocoder; None = as the folder says.
     mesh: devices to split the model over: a `jax.sharding.Mesh` of `parallel.sharding.make_mesh`,
       or its sizes, such as `{'tensor': 8}`; None = one device.
+    int8: whether to hold the kernels of the LLM and of the echo decoder as int8, a quarter of
+      float32. On a CPU that is slower.
 
   Raises:
     EchoXError: as `echox_jax.model_folder.load`; or no such dtype, or a mesh that does not fit.
@@ -26,4 +28,4 @@ def load(folder, dtype=None, mesh=None):
   from echox_jax.parallel import jax_versions
 
   jax_versions.check()
-  return chat.load(folder, dtype, mesh)
+  return chat.load(folder, dtype, mesh, int8)

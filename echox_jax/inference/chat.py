@@ -52,9 +52,15 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class Model(model_folder.Bundle):
-  """A loaded model: its parts, and what it can do with them. `mesh`: what it is split over."""
+  """A loaded model: its parts, and what it can do with them.
+
+  Attributes:
+    mesh: what it is split over; None = one device.
+    int8: whether kernels of the LLM and of the echo decoder are held as int8.
+  """
 
   mesh: Mesh | None = None
+  int8: bool = False
 
   @functools.cached_property
   def _engine(self) -> Engine:
@@ -89,7 +95,10 @@ class Model(model_folder.Bundle):
 
 
 def load(
-  folder: str | os.PathLike[str], dtype: str | None, mesh: Mesh | Mapping[str, int] | None
+  folder: str | os.PathLike[str],
+  dtype: str | None = None,
+  mesh: Mesh | Mapping[str, int] | None = None,
+  int8: bool = False,
 ) -> Model:
   """Opens a model folder; see `echox_jax.load`."""
   bundle = model_folder.load(folder)
@@ -97,7 +106,7 @@ def load(
     bundle = dataclasses.replace(bundle, config=placement.with_dtype(bundle.config, dtype))
   if isinstance(mesh, Mapping):
     mesh = sharding.make_mesh(mesh)
-  return Model(**vars(bundle), mesh=mesh)
+  return Model(**vars(bundle), mesh=mesh, int8=int8)
 
 
 class Chat:

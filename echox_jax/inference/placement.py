@@ -15,7 +15,7 @@ import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
-from echox_jax.models import llama, lora, trees
+from echox_jax.models import llama, lora, quantize, trees
 from echox_jax.models import params as params_lib
 from echox_jax.parallel import sharding
 
@@ -42,12 +42,18 @@ def with_dtype(cfg: EchoXConfig, dtype: str) -> EchoXConfig:
 
 
 def prepare(
-  params: Mapping[str, Any], cfg: EchoXConfig, mesh: Mesh | None
+  params: Mapping[str, Any], cfg: EchoXConfig, mesh: Mesh | None, int8: bool = False
 ) -> tuple[dict[str, Any], EchoXConfig]:
   """Makes parameters ready for `programs.Programs`.
 
   On a CPU, layers are taken apart (see `llama.separate_layers`). On a mesh, a device receives its
   own part of each array alone.
+
+  Args:
+    params: groups of a model folder.
+    cfg: the model.
+    mesh: what to split them over; None = one device.
+    int8: whether the kernels of the LLM and of the echo decoder are held as int8.
 
   Returns:
     The parameters and the config that fits them.
@@ -70,9 +76,11 @@ def prepare(
       params['llm']
     )
     cfg = folded
-  if mesh is None and jax.default_backend() == 'cpu':
-    for group in ('llm', 'echo'):
-      if group in params:
+  for group in ('llm', 'echo'):
+    if group in params:
+      if int8:
+        params[group] = jax.jit(quantize.quantize)(params[group])
+      if mesh is None and jax.default_backend() == 'cpu':
         params[group] = llama.separate_layers(params[group])
   return params, cfg
 

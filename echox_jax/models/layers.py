@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax.config import LoraConfig
-from echox_jax.models import chunked_head
+from echox_jax.models import chunked_head, quantize
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask, attention
 from echox_jax.parallel.sharding import constrain
@@ -77,6 +77,8 @@ class Dense(nn.Module):
     x = x.astype(self.dtype)
     kernel = param('kernel', self.kernel_init, self.axes, (width, self.features))
     y = matmul(x, kernel.astype(self.dtype))
+    if self.has_variable('params', quantize.SCALE):
+      y *= self.get_variable('params', quantize.SCALE).astype(self.dtype)
     if self.use_bias:
       y += param('bias', nn.initializers.zeros, self.axes[1:], (self.features,)).astype(self.dtype)
     if self.lora.rank:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,8 +11,9 @@ import echox_jax
 from echox_jax import errors
 from echox_jax.config import LoraConfig
 from echox_jax.inference import placement
-from echox_jax.models import lora
+from echox_jax.models import llama, lora, quantize
 from echox_jax.models import params as params_lib
+from echox_jax.models.attention import Mask
 from echox_jax.parallel import sharding
 from tests.helpers import tiny_model
 
@@ -93,3 +95,38 @@ def test_a_folder_is_opened_with_a_dtype_and_a_mesh(tmp_path):
     echox_jax.load(tmp_path, dtype='float16')
   with pytest.raises(errors.ConfigError, match='does not multiply to the 8 devices'):
     echox_jax.load(tmp_path, mesh={'tensor': 3})
+
+
+def test_int8_holds_a_quarter_and_answers_nearly_alike(bundle, alone):
+  """Random weights leave the tokens no margin, so states are compared, not texts."""
+  whole, cfg = placement.prepare(bundle.params, bundle.config, None)
+  small, _ = placement.prepare(bundle.params, bundle.config, None, int8=True)
+
+  def kernels(tree):
+    flat = jax.tree_util.tree_leaves_with_path(tree['trunk'])
+    return sum(leaf.nbytes for path, leaf in flat if path[-1].key.startswith('kernel'))
+
+  assert kernels(small['llm']) < 0.4 * kernels(whole['llm'])
+  assert kernels(small['echo']) < 0.4 * kernels(whole['echo'])
+  ids = jnp.arange(40, 60)[None]
+
+  def hidden(tree):
+    inputs = llama.apply_llm(tree, cfg, 'embed', ids)
+    at = jnp.arange(20)[None]
+    return llama.apply_llm(tree, cfg, 'hidden', inputs, at, Mask(causal=True))[0]
+
+  states, close = hidden(whole), hidden(small)
+  error = jnp.linalg.norm(states - close) / jnp.linalg.norm(states)
+  assert 0 < float(error) < 0.05
+  reply = dataclasses.replace(bundle, int8=True).chat().ask(QUESTIONS[0])
+  assert reply.text and np.isfinite(reply.wave).all() and len(reply.wave)
+  split = dataclasses.replace(bundle, int8=True, mesh=sharding.make_mesh(dict(data=4, tensor=2)))
+  assert split.chat().ask(QUESTIONS[0]).text == reply.text
+
+
+def test_a_quantised_kernel_is_nearly_the_kernel():
+  kernel = np.random.default_rng(0).normal(size=(2, 30, 7)).astype('f') * np.arange(7)
+  values, scale = quantize.quantize_kernel(jnp.asarray(kernel))
+  assert values.dtype == jnp.int8 and scale.shape == (2, 7)
+  most = np.abs(kernel).max(axis=1, keepdims=True)
+  assert (np.abs(values * scale[:, None] - kernel) <= most / 127 / 2 + 1e-6).all()
