@@ -30,7 +30,7 @@ from tqdm import tqdm
 from echox_jax import errors, files, rates
 from echox_jax.inference.answering import Request
 from echox_jax.inference.events import SpokenSlice
-from launch import cli
+from launch import cli, model_options
 
 _EXAMPLES = 6  # number of recordings to keep
 _JUDGED_AT_A_TIME = 16
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
+  model_options.add(parser)
   parser.add_argument(
     '--workdir', required=True, type=Path, help='working folder of the training stages'
   )
@@ -72,7 +72,6 @@ def main(argv: list[str] | None = None) -> None:
     raise errors.EchoXError(f'--limit is {args.limit}: give 1 or more.')
   args.out.parent.mkdir(parents=True, exist_ok=True)
 
-  from echox_jax import load
   from echox_jax.evaluation import judge as judge_lib
   from echox_jax.evaluation import normalise, scores
   from echox_jax.inference.engine import Engine
@@ -84,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
   manifest = read_manifest(args.workdir)
   questions = read(args.data or args.workdir / 'data', 'questions', 'test', args.limit)
   holdout = read(args.workdir / 'precomputed', 'answers', 'holdout', args.limit)
-  model = load(args.checkpoint)
+  model = model_options.open_model(args)
   budgets = dataclasses.replace(model.engine, conversations=_AT_A_TIME)
   engine = Engine(dataclasses.replace(model, engine=budgets))
   alone = Engine(dataclasses.replace(model, engine=dataclasses.replace(budgets, conversations=1)))

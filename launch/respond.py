@@ -24,7 +24,7 @@ import sys
 from typing import Any
 
 from echox_jax import errors, rates
-from launch import cli
+from launch import cli, model_options
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
     'questions', nargs='*', type=Path, metavar='QUESTION', help='recordings of questions'
   )
-  parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
+  model_options.add(parser)
   parser.add_argument(
     '--text', action='append', default=[], help='a written question (may be repeated)'
   )
@@ -81,13 +81,13 @@ def main(argv: list[str] | None = None) -> None:
   for folder in {file.parent for file in (args.output, args.json) if file}:
     folder.mkdir(parents=True, exist_ok=True)  # fail before anything is computed
 
-  from echox_jax import audio, load, model_folder
+  from echox_jax import audio, model_folder
   from echox_jax.inference.engine import Engine
   from echox_jax.inference.history import Conversation
 
   cli.keep_compiled_programs()
   waves = [audio.load_audio(path) for path in args.questions]
-  model = load(args.checkpoint)
+  model = model_options.open_model(args)
   model_folder.require(model, model_folder.TEXT, 'answer')
   if args.questions:
     model_folder.require(model, model_folder.HEARING, 'hear', 'ask with --text')

@@ -101,7 +101,7 @@ def workdir(tmp_path):
 
 def test_a_whole_evaluation(workdir, monkeypatch, tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  monkeypatch.setattr('echox_jax.load', lambda folder: bundle)
+  monkeypatch.setattr('echox_jax.load', lambda folder, **options: bundle)
   monkeypatch.setattr('echox_jax.evaluation.judge.Judge', FakeJudge)
   out = workdir / 'evaluation.json'
   evaluate.main(

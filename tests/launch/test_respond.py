@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch, model):
-  monkeypatch.setattr('echox_jax.load', lambda folder: model)
+  monkeypatch.setattr('echox_jax.load', lambda folder, **options: model)
 
 
 def run(tmp_path, *args):
@@ -71,7 +71,7 @@ def test_questions_in_any_form_are_answered_in_text_and_sound(tmp_path, capsys):
 
 def test_what_is_left_out_of_the_speech_is_told(tmp_path, capsys, monkeypatch, model):
   fewer = dataclasses.replace(model, unit_language=tiny_model.pairs(12))
-  monkeypatch.setattr('echox_jax.load', lambda folder: fewer)
+  monkeypatch.setattr('echox_jax.load', lambda folder, **options: fewer)
   run(tmp_path, '--text', 'Paris?', '--json', tmp_path / 'reply.json')
   missing = json.loads((tmp_path / 'reply.json').read_text())['overflow']['unknown_unit_words']
   assert (
@@ -211,3 +211,12 @@ def test_options_out_of_range(tmp_path, capsys):
     (('--max-tokens', 0), 'max_tokens is 0'),
   ):
     assert message in fails(capsys, tmp_path, '--text', 'Paris?', *option)
+
+
+def test_other_budgets(tmp_path, capsys):
+  run(tmp_path, '--text', 'Paris?', '--engine', 'max_new_tokens=3', '--json', tmp_path / 'r.json')
+  assert len(json.loads((tmp_path / 'r.json').read_text())['scores']) <= 3
+  (tmp_path / 'out' / 'reply.wav').unlink()
+  for wrong in ('max_tokens=3', 'max_new_tokens=x', 'max_new_tokens'):
+    message = fails(capsys, tmp_path, '--text', 'Paris?', '--engine', wrong)
+    assert f'--engine {wrong} is no budget' in message and 'max_new_tokens' in message
