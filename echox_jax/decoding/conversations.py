@@ -22,7 +22,7 @@ from echox_jax.models import echox, llama
 from echox_jax.models.arrays import Array, Int
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import apply_llm, head_embedding
-from echox_jax.parallel.sharding import put_row, take_row
+from echox_jax.parallel.sharding import current_mesh, put_row, take_row
 
 
 @struct.dataclass
@@ -302,10 +302,13 @@ def cleared(field: Array, row: Int[Array, '']) -> Array:
 
 
 def put_slots(held: Array, one: Array, row: Int[Array, '']) -> Array:
-  """Puts keys or values of one row, for its first slots, into those of all rows; the other slots of
-  the row become 0.
+  """Puts keys or values of one row, for its first slots, into those of all rows; nobody may see the
+  other slots of the row.
   """
   axis = _axis(held)
+  if current_mesh() is None:
+    start = [row if i == axis else 0 for i in range(held.ndim)]
+    return jax.lax.dynamic_update_slice(held, one, start)
   more = held.shape[axis + 1] - one.shape[axis + 1]
   one = jnp.pad(one, [(0, more if i == axis + 1 else 0) for i in range(one.ndim)])
   return put_row(held, one, row, axis)

@@ -22,6 +22,8 @@ BACKENDS = ('xla', 'splash', 'cudnn', 'by_head', 'auto')
 _BEST = {'tpu': 'splash', 'gpu': 'cudnn', 'cpu': 'by_head'}
 # From this many scores per clip and head, a CPU is faster if it takes one head after another.
 _MANY_SCORES = 128 * 128
+# A cache with more slots than two blocks is read block by block, as far as it is in use.
+_BLOCK = 256
 _MASKED = -1e30  # finite, so that a fully masked row stays finite
 _LANES, _MAX_BLOCK = 128, 512  # splash block sizes are multiples of _LANES, up to _MAX_BLOCK
 
@@ -95,11 +97,12 @@ def attention(
   if backend not in BACKENDS:
     raise errors.ConfigError(f'attention is {backend!r}: use one of {", ".join(BACKENDS)}.')
   chosen = _BEST.get(current_platform(), 'xla') if backend == 'auto' else backend
-  if chosen == 'by_head':
-    many = query.shape[1] * key.shape[1] >= _MANY_SCORES
-    if many and dropout is None:
+  if chosen == 'by_head' and dropout is None:
+    if query.shape[1] == 1 and mask.keys is not None and key.shape[1] > 2 * _BLOCK:
+      return by_block(query, key, value, mask.keys)
+    if query.shape[1] * key.shape[1] >= _MANY_SCORES:
       return by_head(query, key, value, mask)
-  elif chosen != 'xla':
+  if chosen in ('splash', 'cudnn'):
     why_not = obstacle(chosen, query, key, mask, dropout is not None)
     if why_not is None:
       compute = functools.partial({'splash': splash, 'cudnn': cudnn}[chosen], causal=mask.causal)
@@ -162,6 +165,48 @@ def by_head(
   keys, values = (x.transpose(2, 0, 1, 3) for x in (key, value))
   _, out = jax.lax.scan(head, None, (groups, keys, values))
   return out.transpose(1, 3, 0, 2, 4).reshape(b, t, n, h)
+
+
+def by_block(
+  query: Float[Array, 'B 1 N H'],
+  key: Float[Array, 'B S K H'],
+  value: Float[Array, 'B S K H'],
+  keys: Bool[Array, 'B S'],
+) -> Float[Array, 'B 1 N H']:
+  """Computes `attention` of one new token over a cache, block by block up to the last slot that a
+  row sees, so that slots which are not in use cost no time. It has no gradient.
+  """
+  b, _, n, h = query.shape
+  k, slots = key.shape[2], key.shape[1]
+  blocks = -(-slots // _BLOCK)
+  used = jnp.max(jnp.where(keys, 1 + jnp.arange(slots), 0))
+  query = query.reshape(b, k, n // k, h) * h**-0.5
+
+  def block(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    # The last block may overlap the one before it: what that has seen is hidden.
+    start = jnp.minimum(i * _BLOCK, slots - _BLOCK)
+    own_key, own_value, seen = (
+      jax.lax.dynamic_slice_in_dim(x, start, _BLOCK, axis=1) for x in (key, value, keys)
+    )
+    seen &= start + jnp.arange(_BLOCK) >= i * _BLOCK
+    scores = jnp.einsum('BKGH,BSKH->BKGS', query, own_key, preferred_element_type=jnp.float32)
+    scores = jnp.where(seen[:, None, None], scores, _MASKED)
+    largest, total, out = carry
+    larger = jnp.maximum(largest, scores.max(axis=-1))
+    weights = jnp.exp(scores - larger[..., None])
+    before = jnp.exp(largest - larger)
+    new = jnp.einsum('BKGS,BSKH->BKGH', weights.astype(value.dtype), own_value)
+    return larger, total * before + weights.sum(axis=-1), out * before[..., None] + new
+
+  start = (
+    jnp.full((b, k, n // k), _MASKED),
+    jnp.zeros((b, k, n // k)),
+    jnp.zeros((b, k, n // k, h)),
+  )
+  number = jnp.minimum((used + _BLOCK - 1) // _BLOCK, blocks)
+  _, total, out = jax.lax.fori_loop(0, number, block, start)
+  out = out / jnp.maximum(total, 1e-30)[..., None]  # a row that sees nothing gives 0
+  return out.astype(value.dtype).reshape(b, 1, n, h)
 
 
 def splash(
