@@ -46,7 +46,7 @@ class HubertConfig:
   num_conv_pos_embeddings: int = 128
   num_conv_pos_embedding_groups: int = 16
   layer_norm_eps: float = 1e-5
-  attention: str = 'xla'
+  attention: str = 'auto'
   dtype: str = 'float32'
 
 
