@@ -41,7 +41,8 @@ class Speakers:
     language: UnitLanguage,
   ):
     self._programs, self._params, self._budgets = programs, params, budgets
-    self._spelling = jax.tree.map(jnp.asarray, programs_lib.spelling(language, cfg))
+    spelling = programs_lib.spelling(language, cfg)
+    self._spelling, self._lengths = jax.tree.map(jnp.asarray, spelling), spelling.lengths
     self._context = speaking.vocoder_context(cfg.vocoder)
     self._duration_context = speaking.duration_context(cfg.vocoder)
     self._said = programs.new_speaking()
@@ -160,11 +161,9 @@ class Speakers:
 
   def _unheard(self, row: int, own: Slice) -> int:
     """Repeated words of a row that nobody has heard yet."""
-    words, lengths, durations = jax.device_get(
-      (self._said.words[row], self._spelling.lengths, self._said.durations[row])
-    )
-    ends = np.cumsum(lengths[words[: own.num_words]])  # in units
-    frames = np.cumsum(np.append(0, durations))
-    settled = frames[np.clip(ends - self._duration_context, 0, len(durations))]
+    words, durations = jax.device_get((self._said.words, self._said.durations))
+    ends = np.cumsum(self._lengths[words[row, : own.num_words]])  # in units
+    frames = np.cumsum(np.append(0, durations[row]))
+    settled = frames[np.clip(ends - self._duration_context, 0, len(frames) - 1)]
     heard = int(np.searchsorted(settled, own.sounded)) + 1 if own.sounded else 0
     return max(0, min(own.repeated, own.num_words - heard))

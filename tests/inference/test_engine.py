@@ -17,6 +17,7 @@ from echox_jax.inference.events import Done, Sound, SpokenSlice, TextPiece
 from echox_jax.models import echox, positions
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from tests.helpers import tiny_model
+from tests.helpers.compiling import compiling
 
 
 @pytest.fixture(scope='module')
@@ -46,39 +47,29 @@ def parts(events):
   )
 
 
-@pytest.fixture
-def compiled():
-  """The programs that are compiled during a test, by the name of the event."""
-  events = []
-
-  def listen(name, seconds, **_):
-    events.extend([name] * name.endswith('backend_compile_duration'))
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  yield events
-  jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def test_after_warm_up_nothing_is_compiled(engine, compiled):
+def test_after_warm_up_nothing_is_compiled(engine):
   texts = ['Paris?', 'Paris lies in France.', 'What is two plus two? Paris? plus']
   waves = [None, tiny_model.question(0.5), tiny_model.question(2.9)]  # one for each length of audio
   for audio in (False, True):  # and there is a text for each length of prompt
     assert {len(engine.questions.prompt(text, audio)) > 32 for text in texts} == {False, True}
-  for text, wave in itertools.product(texts, waves):
-    list(engine.answer(wave, text))
-  list(engine.answer(waves[1]))
-  for temperature, top_p, seed in (
-    (0.2, 0.9, 0),
-    (0.7, 1.0, 2**40),
-    (1, 1, -3),
-    (np.float64(2), 0.5, np.int64(7)),
-  ):
-    list(engine.answer(waves[1], temperature=temperature, top_p=top_p, seed=seed))
-    list(engine.answer(text=texts[0], temperature=temperature, top_p=top_p, seed=seed))
-  list(engine.answer(text=texts[0], temperature=1.0, top_k=3, repetition_penalty=1.3, max_tokens=4))
-  engine.answers([Request(text=texts[0]), Request(waves[2]), Request(waves[1], texts[1])])
+  with compiling() as compiled:
+    for text, wave in itertools.product(texts, waves):
+      list(engine.answer(wave, text))
+    list(engine.answer(waves[1]))
+    for temperature, top_p, seed in (
+      (0.2, 0.9, 0),
+      (0.7, 1.0, 2**40),
+      (1, 1, -3),
+      (np.float64(2), 0.5, np.int64(7)),
+    ):
+      list(engine.answer(waves[1], temperature=temperature, top_p=top_p, seed=seed))
+      list(engine.answer(text=texts[0], temperature=temperature, top_p=top_p, seed=seed))
+    ways = dict(temperature=1.0, top_k=3, repetition_penalty=1.3, max_tokens=4)
+    list(engine.answer(text=texts[0], **ways))
+    engine.answers([Request(text=texts[0]), Request(waves[2]), Request(waves[1], texts[1])])
   assert not compiled
-  jax.jit(lambda x: 3 * x)(1.0)
+  with compiling() as compiled:
+    jax.jit(lambda x: 3 * x)(1.0)
   assert compiled  # it would have been seen
 
 

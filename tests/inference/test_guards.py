@@ -14,6 +14,7 @@ from echox_jax.decoding import generate, guards
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, notes
 from tests.helpers import tiny_model
+from tests.helpers.compiling import compiling
 
 EOT = -1
 WRONG = ('retried_slices', 'unit_loops', 'silent_slices', 'mismatched_slices')
@@ -44,7 +45,11 @@ def answer(tmp_path, monkeypatch):
     engine = Engine(
       dataclasses.replace(bundle, engine=dataclasses.replace(bundle.engine, **wanted))
     )
-    return list(engine.answer(tiny_model.question(0.5), max_tokens=4))
+    engine.warm_up(written=False, both=False, turns=False)
+    with compiling() as compiled:
+      events = list(engine.answer(tiny_model.question(0.5), max_tokens=4))
+    assert not compiled
+    return events
 
   return run
 
