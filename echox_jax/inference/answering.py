@@ -17,6 +17,9 @@ from echox_jax.decoding.sampler import Sampling
 from echox_jax.inference.events import COUNTERS, Done, Event, Sound, SpokenSlice, TextPiece
 from echox_jax.inference.history import Conversation, Turn
 
+# 5 ms, from silence to full loudness.
+_FADE = np.sin(np.linspace(0, np.pi / 2, rates.SAMPLE_RATE // 200, dtype=np.float32)) ** 2
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
@@ -264,8 +267,9 @@ class Slice:
   def hear(self, wave: np.ndarray, window: int) -> None:
     """Takes the sound of the next `window` frames."""
     frames = min(window, self.frames - self.sounded)
-    self.sounded += frames
+    first, self.sounded = self.sounded == 0, self.sounded + frames
     piece = np.array(wave[: frames * self.answering.hop])
+    soften(piece, first, self.through and self.sounded == self.frames)
     self.pieces.append(piece)
     self._waves.append(piece)
     self.answering.tell()
@@ -287,6 +291,21 @@ class Slice:
       self.answering.now(),
     )
     self.answering.tell()
+
+
+def soften(wave: np.ndarray, begins: bool, ends: bool) -> None:
+  """Fades the edges of a slice in and out, in place: slices are vocoded one by one, so that without
+  it there is a click where two of them meet.
+
+  Args:
+    wave: float32[samples], a piece of a slice.
+    begins, ends: whether it is the first and the last piece.
+  """
+  fade = _FADE[: len(wave)]
+  if begins:
+    wave[: len(fade)] *= fade
+  if ends:
+    wave[len(wave) - len(fade) :] *= fade[::-1]
 
 
 def _joined(waves: Iterable[np.ndarray]) -> np.ndarray:

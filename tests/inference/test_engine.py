@@ -11,7 +11,7 @@ import pytest
 
 from echox_jax import errors, model_folder, prompts
 from echox_jax.decoding import generate
-from echox_jax.inference.answering import Request
+from echox_jax.inference.answering import Request, soften
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, TextPiece
 from echox_jax.models import echox, positions
@@ -105,9 +105,24 @@ def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
     rows[0, : len(own)] = np.asarray(said.hidden)[0, own]
     words = speak(params, rows, np.asarray([len(own)]))
     np.testing.assert_array_equal(one.unit_words, words.ids[0, : int(words.lengths[0])])
-    whole_slice, _ = engine.vocode(one.units)
+    whole_slice = np.array(engine.vocode(one.units)[0])
     assert len(whole_slice) == len(one.waveform)
+    soften(whole_slice, True, True)
     assert np.abs(whole_slice - one.waveform).max() <= 1e-5 * np.abs(whole_slice).max()
+
+
+def test_there_is_no_click_where_slices_meet(engine):
+  """The step is 50 dB below the level around it, and windows inside a slice are left as they are."""
+  _, slices, done = parts(engine.answer(tiny_model.question()))
+  spoken = [own.waveform for own in slices if len(own.waveform)]
+  assert len(spoken) > 1
+  for before, after in itertools.pairwise(spoken):
+    around = np.concatenate([before[-320:], after[:320]])
+    step, level = abs(float(after[0]) - float(before[-1])), float(np.sqrt(np.mean(around**2)))
+    assert level > 1e-5 and step <= level * 10 ** (-50 / 20)
+  whole = np.array(engine.vocode(slices[0].units)[0])
+  np.testing.assert_allclose(spoken[0][80:-80], whole[80:-80], atol=1e-5)
+  assert np.abs(spoken[0]).max() > 0
 
 
 def test_answers_are_the_same_alone_and_beside_others(engine):

@@ -1,0 +1,32 @@
+"""The programs of the engine use up their state: no second cache is ever in memory."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from echox_jax.inference import placement, programs
+from tests.helpers import tiny_model
+
+
+@pytest.mark.parametrize('name', ['read_first', 'decode_chunk', 'speak_chunk'])
+def test_a_cache_is_updated_in_place(tmp_path, name):
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  budgets = dataclasses.replace(bundle.engine, conversations=8, max_context=2000)
+  params, cfg = placement.prepare(bundle.params, bundle.config, None)
+  made = programs.Programs(cfg, budgets)
+  thinking, saying, none = made.new_conversations(), made.new_speaking(), np.int32(0)
+  state = saying if name == 'speak_chunk' else thinking
+  cache = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
+  if name == 'read_first':
+    sampling = jax.tree.map(lambda x: x[0], state.sampling)
+    rest = (none, np.zeros((1, 32), np.int32), None, sampling, none)
+  elif name == 'decode_chunk':
+    rest = (none,)
+  else:
+    rest = (programs.spelling(bundle.unit_language, cfg), np.ones(8, bool), none)
+  memory = getattr(made, name).lower(params, state, *rest).compile().memory_analysis()
+  assert memory.alias_size_in_bytes >= cache
+  if name != 'speak_chunk':  # its cache is too small to tell from what else it takes
+    assert memory.temp_size_in_bytes < cache / 2
