@@ -104,32 +104,37 @@ def main(argv: list[str] | None = None) -> None:
   questions = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [
     (text, None, text) for text in args.text
   ]
+  conversation, replies = Conversation() if args.chat else None, []
   with _player(args.play) as play:
     print('warming up ...', end='', file=sys.stderr, flush=True)
     seconds = engine.warm_up(
       spoken=bool(waves), written=bool(args.text), both=False, turns=args.chat
     )
     print(f' {seconds:.1f} s', file=sys.stderr)
-    conversation, replies = Conversation() if args.chat else None, []
     for number, (name, wave, text) in enumerate(questions, 1):
       print(f'\n{name}')
       request = dataclasses.replace(asked, wave=wave, text=text)
       told = _tell(engine.stream(engine.ask(request, conversation)), play)
-      waveform = told.pop('waveform')
-      replies.append(told | {'question': name, 'audio': None})
-      if args.output:
-        target = args.output
-        if number > 1:
-          target = target.with_stem(f'{target.stem}_{number}')
-        audio.write_wav(target, waveform)
-        replies[-1]['audio'] = str(target)
-        print(f'-> {target}')
+      file = _write(args.output, number, told.pop('waveform'))
+      replies.append(told | {'question': name, 'audio': file})
   if args.json:
     from echox_jax import files
 
     files.atomic_write_json(
       args.json, replies[0] | {'further': replies[1:]} if len(replies) > 1 else replies[0]
     )
+
+
+def _write(output: Path | None, number: int, waveform: Any) -> str | None:
+  """Writes answer `number` beside the first; returns its file."""
+  from echox_jax import audio
+
+  if output is None:
+    return None
+  target = output if number == 1 else output.with_stem(f'{output.stem}_{number}')
+  audio.write_wav(target, waveform)
+  print(f'-> {target}')
+  return str(target)
 
 
 @contextlib.contextmanager

@@ -112,8 +112,8 @@ def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
 
 
 def test_there_is_no_click_where_slices_meet(engine):
-  """The step is 50 dB below the level around it, and windows inside a slice are left as they are."""
-  _, slices, done = parts(engine.answer(tiny_model.question()))
+  """The step is 50 dB below the level around it; what is inside a slice is left as it is."""
+  _, slices, _ = parts(engine.answer(tiny_model.question()))
   spoken = [own.waveform for own in slices if len(own.waveform)]
   assert len(spoken) > 1
   for before, after in itertools.pairwise(spoken):
@@ -122,7 +122,6 @@ def test_there_is_no_click_where_slices_meet(engine):
     assert level > 1e-5 and step <= level * 10 ** (-50 / 20)
   whole = np.array(engine.vocode(slices[0].units)[0])
   np.testing.assert_allclose(spoken[0][80:-80], whole[80:-80], atol=1e-5)
-  assert np.abs(spoken[0]).max() > 0
 
 
 def test_answers_are_the_same_alone_and_beside_others(engine):
