@@ -5,6 +5,7 @@ what is drawn after it.
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,42 +17,48 @@ from echox_jax.inference.events import Done, Sound, SpokenSlice, notes
 from tests.helpers import tiny_model
 from tests.helpers.compiling import compiling
 
-EOT = -1
+choose_unit = generate.choose_unit  # as it is outside of these tests
 WRONG = ('retried_slices', 'unit_loops', 'silent_slices', 'mismatched_slices')
-LOOP = [1, 2, 3] + [4, 5] * 20
+LOOP = [1, 2, 3] + [4, 5] * 17
 
 
-@pytest.fixture
-def answer(tmp_path, monkeypatch):
-  """Answers a question whose first slice has the words of a list; gives its events."""
+@pytest.fixture(scope='module')
+def answer(tmp_path_factory):
+  """Answers a question whose only slice has the words of a list; gives its events.
+
+  The lists lie in two columns of the head, where `choose` finds them: engines of the same budgets
+  are made once.
+  """
+  bundle = tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny'))
+  vocab, eot = bundle.config.llm.vocab_size, bundle.config.special_ids.eot
+
+  def choose(cfg, head, hidden, draw=None):
+    column = (draw.temperature > 0).astype(jnp.int32)
+    return head[1 + jnp.clip(draw.step, 0, 38), column].astype(jnp.int32)
+
+  @functools.cache
+  def engine(budgets):
+    wanted = dict(max_unit_words=38, loop_times=4, retry_temperature=0.7, first_window=100)
+    budgets = dataclasses.replace(bundle.engine, **wanted | dict(budgets))
+    made = Engine(dataclasses.replace(bundle, engine=budgets))
+    made.warm_up(written=False, both=False, turns=False)
+    return made
 
   def run(first, again, **budgets):
-    bundle = tiny_model.tiny_bundle(tmp_path)
-    vocab, eot = bundle.config.llm.vocab_size, bundle.config.special_ids.eot
-
-    def ids(words):
-      row = np.full(64, EOT)
-      row[: len(words)] = words
-      return jnp.asarray(np.where(row == EOT, eot, vocab + row), jnp.int32)
-
-    def choose(cfg, head, hidden, draw=None):
-      step = jnp.clip(draw.step, 0, 63)
-      return jnp.where(draw.temperature > 0, ids(again)[step], ids(first)[step])
-
-    monkeypatch.setattr(generate, 'choose_unit', choose)
-    wanted = (
-      dict(max_unit_words=50, loop_times=4, retry_temperature=0.7, first_window=100) | budgets
-    )
-    engine = Engine(
-      dataclasses.replace(bundle, engine=dataclasses.replace(bundle.engine, **wanted))
-    )
-    engine.warm_up(written=False, both=False, turns=False)
+    made = engine(tuple(budgets.items()))
+    head = np.array(made.params['echo']['lm_head']['embedding'])
+    head[vocab:, :2] = eot
+    for column, words in enumerate((first, again)):
+      head[vocab : vocab + len(words), column] = vocab + np.asarray(words, int)
+    made.params['echo']['lm_head']['embedding'] = jnp.asarray(head)
     with compiling() as compiled:
-      events = list(engine.answer(tiny_model.question(0.5), max_tokens=4))
+      events = list(made.answer(tiny_model.question(0.5), max_tokens=4))
     assert not compiled
     return events
 
-  return run
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(generate, 'choose_unit', choose)
+    yield run
 
 
 def said(events):
@@ -76,7 +83,7 @@ def test_a_loop_is_taken_back_and_goes_on_otherwise(answer):
 
 
 def test_a_second_loop_ends_the_slice(answer):
-  events = answer(LOOP, [6] * 60)
+  events = answer(LOOP, [6] * 38)
   words, wrong = said(events)
   assert words == [1, 2, 3, 4, 5, 6]
   assert wrong == {'retried_slices': 1, 'unit_loops': 1}
@@ -89,7 +96,7 @@ def test_what_has_been_heard_of_a_loop_is_not_said_again(answer):
   words, wrong = said(events)
   assert wrong == {'retried_slices': 1} and words[:5] == [1, 2, 3, 4, 5]
   drawn = words.index(next(word for word in words if word >= 10))
-  assert words[5:drawn] == ([4, 5] * 20)[: drawn - 5]
+  assert words[5:drawn] == ([4, 5] * 17)[: drawn - 5]
   assert words[drawn:] == list(range(10 + drawn, 30))
 
 
@@ -117,15 +124,6 @@ def test_a_slice_that_runs_away_is_tried_once_more(answer):
   assert len(words) < 30 and wrong == {'retried_slices': 1, 'mismatched_slices': 1}
 
 
-def test_the_first_word_of_another_try_is_not_eot():
-  bundle_config = tiny_model.tiny_config()
-  head = jnp.zeros((41, 16)).at[0].set(1.0)  # EOT is far likelier than all others
-  hidden = jnp.full((2, 16), 9.0)
-  draw = generate.Draw(jnp.asarray([0.0, 0.7]), jnp.zeros(2, jnp.int32), jnp.asarray([False, True]))
-  first, again = generate.choose_unit(bundle_config, head, hidden, draw).tolist()
-  assert first == bundle_config.special_ids.eot and again >= bundle_config.llm.vocab_size
-
-
 @pytest.mark.parametrize('round_', [[7], [7, 8], [7, 8, 9, 7, 5, 6, 4, 3]])
 def test_a_loop_is_noticed_when_its_round_has_come_four_times(round_):
   words = [1, 2] + round_ * 12
@@ -135,3 +133,12 @@ def test_a_loop_is_noticed_when_its_round_has_come_four_times(round_):
     counts.append(bool(guards.in_loop(held, 4)[0]))
   assert counts.index(True) + 1 == 2 + len(round_) + max(3 * len(round_), 8)
   assert not bool(guards.in_loop(held, 0)[0])
+
+
+def test_the_first_word_of_another_try_is_not_eot():
+  bundle_config = tiny_model.tiny_config()
+  head = jnp.zeros((41, 16)).at[0].set(1.0)  # EOT is far likelier than all others
+  hidden = jnp.full((2, 16), 9.0)
+  draw = generate.Draw(jnp.asarray([0.0, 0.7]), jnp.zeros(2, jnp.int32), jnp.asarray([False, True]))
+  first, again = choose_unit(bundle_config, head, hidden, draw).tolist()
+  assert first == bundle_config.special_ids.eot and again >= bundle_config.llm.vocab_size
