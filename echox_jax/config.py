@@ -288,6 +288,7 @@ class EngineConfig:
   sooner; 0 = where the rule says.
   `max_context`: positions per conversation, all turns together; never more than the LLM has.
   `conversations`: rows of the KV cache: conversations that are answered at the same time.
+  `questions`: questions that are read at once when several wait.
   `first_tokens`, `tokens`: tokens per decode chunk, before the first sound and after it.
   `first_words`, `words`: unit words per chunk of the echo decoder, likewise.
   `first_window`, `window`: frames that the vocoder turns into sound at a time, likewise.
@@ -304,6 +305,7 @@ class EngineConfig:
   first_slice_tokens: int = 0
   max_context: int = 4096
   conversations: int = 1
+  questions: int = 4
   first_tokens: int = 8
   tokens: int = 16
   first_words: int = 16

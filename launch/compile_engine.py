@@ -70,8 +70,8 @@ def _prefill(
     _ints(1),
     _ints(1),
   )
-  sampling = jax.eval_shape(Request().sampling)
-  return made.read_first.lower(params, thinking, _ints(), ids, heard, sampling, _ints())
+  sampling = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1,), x.dtype), Request().sampling())
+  return made.read_first.lower(params, thinking, _ints(1), ids, heard, sampling, _ints(1))
 
 
 def _decode(

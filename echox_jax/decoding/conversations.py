@@ -1,6 +1,7 @@
-"""The LLM of B conversations at once: one state, three programs of static shapes.
+"""The LLM of B conversations at once: one state, four programs of static shapes.
 
-  read          a question behind what a conversation holds already (prefill)
+  read_first    questions into empty rows (prefill)
+  read_further  a question behind what a conversation holds already
   decode_chunk  a few tokens for all conversations that are answering
   forget        empties the place of a conversation
 
@@ -119,78 +120,105 @@ def empty(
   )
 
 
-def read(
+def read_first(
   params: dict,
   cfg: EchoXConfig,
   state: Conversations,
-  row: Int[Array, ''],
+  rows: Int[Array, ' Q'],
   spliced: echox.Spliced,
   sampling: sampler.Sampling,
-  limit: Int[Array, ''],
-  fresh: bool,
+  limits: Int[Array, ' Q'],
 ) -> Conversations:
-  """Reads a question into a row and makes it answer.
+  """Reads questions into empty rows and makes these answer. A question sees itself alone, which
+  flash kernels compute.
 
   Args:
     params: with group `llm`.
     cfg: the model.
     state: of all conversations.
-    row: number of the conversation.
-    spliced: one question with speech in place, padded at the right.
-    sampling: of this answer, one number a field.
-    limit: the most tokens of the answer.
-    fresh: static: whether the row is empty. The question then sees itself alone, which flash
-      kernels compute.
+    rows: numbers of the conversations; a number may come twice, with the same question.
+    spliced: Q questions with speech in place, padded at the right.
+    sampling: of each answer.
+    limits: the most tokens of each answer.
   """
-  keys, length = take_row(state.keys, row), state.length[row]
-  width, asked = spliced.valid.shape[1], spliced.valid.sum().astype(jnp.int32)
-  separate = llama.are_layers_separate(params['llm'])
-  if fresh:
-    hidden, new = apply_llm(
-      params,
-      cfg,
-      'hidden',
-      spliced.inputs,
-      spliced.positions,
-      Mask(spliced.prompt_keys, causal=True),
-      llama.init_cache(cfg.llm, 1, width, separate),
-      jnp.int32(0),
-    )
-    cache = new
-  else:
-    cache = jax.tree.map(lambda held: take_row(held, row, _axis(held)), state.cache)
-    slots = jnp.arange(keys.shape[1])
-    before = keys & (slots < length)
-    own = _shifted(spliced.prompt_keys, length, keys.shape[1])
-    causal = slots <= length + jnp.arange(width)[:, None]
-    itself = slots == length + jnp.arange(width)[:, None]
-    allowed = (causal & (before | own)[:, None]) | itself
-    hidden, cache = apply_llm(
-      params,
-      cfg,
-      'hidden',
-      spliced.inputs,
-      length + spliced.positions,
-      Mask(allowed=allowed[:, None]),
-      cache,
-      length,
-    )
-  keys = jnp.where(
-    jnp.arange(keys.shape[1]) < length, keys, _shifted(spliced.prompt_keys, length, keys.shape[1])
+  width, asked = spliced.valid.shape[1], spliced.valid.sum(axis=1).astype(jnp.int32)
+  hidden, new = apply_llm(
+    params,
+    cfg,
+    'hidden',
+    spliced.inputs,
+    spliced.positions,
+    Mask(spliced.prompt_keys, causal=True),
+    llama.init_cache(cfg.llm, len(rows), width, llama.are_layers_separate(params['llm'])),
+    jnp.int32(0),
   )
-  hidden = hidden[:, asked - 1]
+  cache = state.cache
+  for i in range(len(rows)):
+    cache = jax.tree.map(
+      lambda held, own, i=i: put_slots(held, take_row(own, i, _axis(own)), rows[i]), cache, new
+    )
+  hidden = jnp.take_along_axis(hidden, asked[:, None, None] - 1, axis=1)[:, 0]
+  slots = state.keys.shape[1]
+  keys = jnp.pad(spliced.prompt_keys, ((0, 0), (0, slots - width)))
+  state = state.replace(cache=cache, keys=state.keys.at[rows].set(keys))
+  return _begun(params, cfg, state, rows, hidden, asked, sampling, limits)
+
+
+def read_further(
+  params: dict,
+  cfg: EchoXConfig,
+  state: Conversations,
+  rows: Int[Array, ' 1'],
+  spliced: echox.Spliced,
+  sampling: sampler.Sampling,
+  limits: Int[Array, ' 1'],
+) -> Conversations:
+  """As `read_first`, for one question behind what its row holds already."""
+  row, width = rows[0], spliced.valid.shape[1]
+  keys, length = take_row(state.keys, row), state.length[row]
+  slots = jnp.arange(keys.shape[1])
+  before = keys & (slots < length)
+  own = jax.lax.dynamic_update_slice(jnp.zeros_like(keys), spliced.prompt_keys, (0, length))
+  itself = length + jnp.arange(width)[:, None]
+  allowed = ((slots <= itself) & (before | own)[:, None]) | (slots == itself)
+  hidden, cache = apply_llm(
+    params,
+    cfg,
+    'hidden',
+    spliced.inputs,
+    length + spliced.positions,
+    Mask(allowed=allowed[:, None]),
+    jax.tree.map(lambda held: take_row(held, row, _axis(held)), state.cache),
+    length,
+  )
+  asked = spliced.valid.sum(axis=1).astype(jnp.int32)
+  cache = jax.tree.map(lambda held, one: put_slots(held, one, row), state.cache, cache)
+  state = state.replace(cache=cache, keys=state.keys.at[row].set((before | own)[0]))
+  hidden = take_row(hidden, asked[0] - 1, 1)[:, 0]
+  return _begun(params, cfg, state, rows, hidden, length + asked, sampling, limits)
+
+
+def _begun(
+  params: dict,
+  cfg: EchoXConfig,
+  state: Conversations,
+  rows: Array,
+  hidden: Array,
+  lengths: Array,
+  sampling: sampler.Sampling,
+  limits: Array,
+) -> Conversations:
+  """Makes rows answer; `hidden` float[Q,D] predicts their first tokens."""
   return state.replace(
-    cache=jax.tree.map(lambda held, one: put_slots(held, one, row), state.cache, cache),
-    keys=state.keys.at[row].set(keys[0]),
-    length=state.length.at[row].add(asked),
-    hidden=state.hidden.at[row].set(hidden[0]),
-    logits=state.logits.at[row].set(apply_llm(params, cfg, 'logits', hidden)[0]),
-    said=state.said.at[row].set(False),
-    sampling=jax.tree.map(lambda x, value: x.at[row].set(value), state.sampling, sampling),
-    limit=state.limit.at[row].set(limit),
-    going=state.going.at[row].set(True),
+    length=state.length.at[rows].set(lengths),
+    hidden=state.hidden.at[rows].set(hidden),
+    logits=state.logits.at[rows].set(apply_llm(params, cfg, 'logits', hidden)),
+    said=state.said.at[rows].set(False),
+    sampling=jax.tree.map(lambda x, value: x.at[rows].set(value), state.sampling, sampling),
+    limit=state.limit.at[rows].set(limits),
+    going=state.going.at[rows].set(True),
     **{
-      name: cleared(getattr(state, name), row)
+      name: cleared(getattr(state, name), rows)
       for name in ('made', 'count', 'start', 'cut', 'cut_off')
     },
   )
@@ -296,8 +324,8 @@ def forget(state: Conversations, row: Int[Array, '']) -> Conversations:
   )
 
 
-def cleared(field: Array, row: Int[Array, '']) -> Array:
-  """A field with 0 or False in a row."""
+def cleared(field: Array, row: Int[Array, '...']) -> Array:
+  """A field with 0 or False in a row, or in several."""
   return field.at[row].set(jnp.zeros((), field.dtype))
 
 
@@ -312,11 +340,6 @@ def put_slots(held: Array, one: Array, row: Int[Array, '']) -> Array:
   more = held.shape[axis + 1] - one.shape[axis + 1]
   one = jnp.pad(one, [(0, more if i == axis + 1 else 0) for i in range(one.ndim)])
   return put_row(held, one, row, axis)
-
-
-def _shifted(keys: Array, offset: Array, slots: int) -> Array:
-  """bool[1,T] -> bool[1,slots], from slot `offset` on."""
-  return jax.lax.dynamic_update_slice(jnp.zeros((1, slots), bool), keys, (0, offset))
 
 
 def _axis(held: Array) -> int:

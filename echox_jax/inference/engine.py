@@ -56,6 +56,7 @@ class Engine:
     slots = self.programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
     self._sizes = self.questions.sizes
+    self.reads_at_once = min(self.budgets.questions, self.budgets.conversations)
     self._lock = threading.RLock()  # `pump` may run in any thread, in one at a time
     self._state = self.programs.new_conversations()
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
@@ -163,9 +164,7 @@ class Engine:
   def pump(self) -> bool:
     """Does the most urgent piece of work; False = there is none."""
     with self._lock:
-      row = self._row_for(self._waiting[0].conversation) if self._waiting else None
-      if row is not None:
-        self._read(self._waiting.pop(0), row)
+      if self._waiting and (self._read_together() or self._read_next()):
         return True
       if self.speaks and self._say():
         return True
@@ -188,24 +187,23 @@ class Engine:
     start = time.perf_counter()
     special, none = self.config.special_ids, np.int32(0)
     reads = (self.programs.read_first, *((self.programs.read_further,) if turns else ()))
-    asked: list[tuple[Any, int, int]] = []  # (speech, first id, size of the prompt)
-    if written:
-      asked += [(None, special.bos, size) for size in self._sizes.prompt]
-    if spoken and self.hears:
-      noise = np.random.default_rng(0).normal(0, 0.1, (1, self._sizes.samples[-1]))
-      for samples in self._sizes.samples:
-        wave = noise[:, :samples].astype(np.float32)
-        heard = self.programs.hear(self.params, wave, np.asarray([samples], np.int32))
-      least = bucket(self._sizes.prompt, len(self.questions.prompt('', audio=True)))
-      sizes = [size for size in self._sizes.prompt if size >= least] if both else [least]
-      asked += [(heard, special.audio, size) for size in sizes]
-    for speech, first, size in asked:
-      ids = padded([first], size, special.pad)
-      for read in reads:
-        self._state = read(
-          self.params, self._state, none, ids, speech, Request().sampling(), np.int32(1)
-        )
-        self._state = self.programs.forget(self.params, self._state, none)
+    for number in {1, self.reads_at_once}:
+      asked: list[tuple[Any, int, int]] = []  # (speech, first id, size of the prompt)
+      if written:
+        asked += [(None, special.bos, size) for size in self._sizes.prompt]
+      if spoken and self.hears:
+        noise = np.random.default_rng(0).normal(0, 0.1, (number, self._sizes.samples[-1]))
+        for samples in self._sizes.samples:
+          wave = noise[:, :samples].astype(np.float32)
+          heard = self.programs.hear(self.params, wave, np.full(number, samples, np.int32))
+        least = bucket(self._sizes.prompt, len(self.questions.prompt('', audio=True)))
+        sizes = [size for size in self._sizes.prompt if size >= least] if both else [least]
+        asked += [(heard, special.audio, size) for size in sizes]
+      for speech, first, size in asked:
+        prompts, requests = [[first] * size] * number, [Request(max_tokens=1)] * number
+        for read in reads if number == 1 else reads[:1]:
+          self._prefill(read, [0] * number, prompts, speech, requests)
+          self._state = self.programs.forget(self.params, self._state, none)
     self._state, _ = self.programs.decode_chunk(self.params, self._state, none)
     if self.speaks:
       self._speakers.warm_up(self._state.states)
@@ -227,15 +225,41 @@ class Engine:
         return row
     return None
 
-  def _read(self, answering: Answering, row: int) -> None:
-    """Reads a question, and the conversation before it where that is not held."""
+  def _read_together(self) -> bool:
+    """Reads several questions that stand for themselves and are all spoken, or all written."""
+    rows = [row for row, held in enumerate(self._rows) if held is None]
+    first, most = self._waiting[0], min(self.reads_at_once, len(rows))
+    alike = [a for a in self._waiting if not a.lasting and (a.wave is None) == (first.wave is None)]
+    if first.lasting or min(len(alike), most) < 2:
+      return False
+    chosen = alike[:most]
+    self._waiting = [answering for answering in self._waiting if answering not in chosen]
+    # what is too few is filled up with the first once more
+    filled = chosen + [first] * (self.reads_at_once - len(chosen))
+    heard = None if first.wave is None else self._hear(filled)
+    self._prefill(
+      self.programs.read_first,
+      (rows[: len(chosen)] + [rows[0]] * len(filled))[: len(filled)],
+      [answering.turn.prompt for answering in filled],
+      heard,
+      [answering.request for answering in filled],
+    )
+    for answering, row in zip(chosen, rows):
+      self._start(answering, row)
+    return True
+
+  def _read_next(self) -> bool:
+    """Reads the question that waits longest, and the conversation before it where that is not held;
+    False = no row is free.
+    """
+    answering = self._waiting[0]
+    row = self._row_for(answering.conversation)
+    if row is None:
+      return False
+    self._waiting.pop(0)
     conversation, turn = answering.conversation, answering.turn
     if answering.wave is not None:
-      size = bucket(self._sizes.samples, len(answering.wave))
-      wave = np.pad(answering.wave, (0, size - len(answering.wave)))[None]
-      lengths = np.asarray([len(answering.wave)], np.int32)
-      turn.heard = self.programs.hear(self.params, wave, lengths)
-      answering.overflow['speech_positions'] = int(jax.device_get(turn.heard.overflow)[0])
+      turn.heard = self._hear([answering])
     while conversation.turns and not self._fits([*conversation.turns, turn]):
       conversation.turns.pop(0)
       answering.overflow['turns'] += 1
@@ -243,20 +267,47 @@ class Engine:
       self._forget(conversation)
       opening = (*conversation.turns, turn)[0]
       opening.prompt = self.questions.prompt(opening.text, opening.heard is not None)
-    most = self.budgets.max_new_tokens
-    limit = min(answering.request.max_tokens or most, most)
     fresh, pieces = conversation.row is None, [(turn.prompt, turn.heard)]
     if fresh:
       pieces = [*self._pieces(conversation.turns), *pieces]
     for ids, heard in pieces:
       read = self.programs.read_first if fresh else self.programs.read_further
-      ids = padded(ids, bucket(self._sizes.prompt, len(ids)), self.config.special_ids.pad)
-      sampling = answering.request.sampling()
-      self._state = read(
-        self.params, self._state, np.int32(row), ids, heard, sampling, np.int32(limit)
-      )
+      self._prefill(read, [row], [ids], heard, [answering.request])
       fresh = False
-    self._rows[row], conversation.row = conversation, row
+    self._start(answering, row)
+    return True
+
+  def _hear(self, answerings: Sequence[Answering]) -> Any:
+    """Encodes the recordings of questions; counts what they have too much."""
+    waves = [answering.wave for answering in answerings]
+    lengths = np.asarray([len(wave) for wave in waves], np.int32)
+    size = bucket(self._sizes.samples, int(lengths.max()))
+    padded_waves = np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves])
+    heard = self.programs.hear(self.params, padded_waves, lengths)
+    for answering, lost in zip(answerings, jax.device_get(heard.overflow)):
+      answering.overflow['speech_positions'] = int(lost)
+    return heard
+
+  def _prefill(
+    self,
+    read: Any,
+    rows: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    heard: Any,
+    requests: Sequence[Request],
+  ) -> None:
+    """Runs a program that reads."""
+    size, most = bucket(self._sizes.prompt, max(map(len, prompts))), self.budgets.max_new_tokens
+    ids = np.concatenate([padded(ids, size, self.config.special_ids.pad) for ids in prompts])
+    sampling = jax.tree.map(lambda *x: np.stack(x), *(r.sampling() for r in requests))
+    limits = np.asarray([min(r.max_tokens or most, most) for r in requests], np.int32)
+    self._state = read(
+      self.params, self._state, np.asarray(rows, np.int32), ids, heard, sampling, limits
+    )
+
+  def _start(self, answering: Answering, row: int) -> None:
+    """An answer that has been read is thought of from now on."""
+    self._rows[row], answering.conversation.row = answering.conversation, row
     answering.going = True
     self._answering[row] = answering
 

@@ -59,8 +59,8 @@ class Programs:
       return jitted(function, *sizes, donate_argnums=1, out_shardings=where, **options)
 
     self.hear = jitted(_hear)
-    self.read_first = thinking(functools.partial(_read, fresh=True))
-    self.read_further = thinking(functools.partial(_read, fresh=False))
+    self.read_first = thinking(functools.partial(_read, conversations.read_first))
+    self.read_further = thinking(functools.partial(_read, conversations.read_further))
     self.decode_chunk = thinking(
       conversations.decode_chunk, budgets.first_slice_tokens, also=(None,), **decoding
     )
@@ -123,26 +123,26 @@ def speaking_rows(budgets: EngineConfig) -> int:
 
 
 def _hear(params: dict, cfg: EchoXConfig, audio: Array, lengths: Array) -> Any:
-  """Sound float32[1,S] -> what the LLM hears."""
+  """Sound float32[Q,S] -> what the LLM hears."""
   states, state_lengths = steps.encode(params, cfg, audio, lengths)
   return steps.embed(params, cfg, states, state_lengths)
 
 
 def _read(
+  read: Callable[..., conversations.Conversations],
   params: dict,
   cfg: EchoXConfig,
   state: conversations.Conversations,
-  row: Array,
+  rows: Array,
   ids: Array,
   heard: Any,
   sampling: Any,
-  limit: Array,
-  fresh: bool,
+  limits: Array,
 ) -> conversations.Conversations:
-  """Reads a question int32[1,T], with speech in the place of its AUDIO id."""
+  """Reads questions int32[Q,T], with speech in the place of their AUDIO ids."""
   embeddings = apply_llm(params, cfg, 'embed', ids)
   spliced = echox.splice(cfg, ids, embeddings, heard)
-  return conversations.read(params, cfg, state, row, spliced, sampling, limit, fresh)
+  return read(params, cfg, state, rows, spliced, sampling, limits)
 
 
 def _begin_slice(

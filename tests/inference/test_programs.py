@@ -16,12 +16,12 @@ def test_a_cache_is_updated_in_place(tmp_path, name):
   budgets = dataclasses.replace(bundle.engine, conversations=8, max_context=2000)
   params, cfg = placement.prepare(bundle.params, bundle.config, None)
   made = programs.Programs(cfg, budgets)
-  thinking, saying, none = made.new_conversations(), made.new_speaking(), np.int32(0)
+  thinking, saying, none = made.new_conversations(), made.new_speaking(), np.zeros((), np.int32)
   state = saying if name == 'speak_chunk' else thinking
   cache = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
   if name == 'read_first':
-    sampling = jax.tree.map(lambda x: x[0], state.sampling)
-    rest = (none, np.zeros((1, 32), np.int32), None, sampling, none)
+    sampling = jax.tree.map(lambda x: x[:1], state.sampling)
+    rest = (none[None], np.zeros((1, 32), np.int32), None, sampling, none[None])
   elif name == 'decode_chunk':
     rest = (none,)
   else:
