@@ -15,15 +15,15 @@ from echox_jax.decoding import speaking
 from echox_jax.inference import placement, programs, steps
 from echox_jax.inference.answering import Request
 from echox_jax.models import log_mel, positions
-from echox_jax.models import params as params_lib
 from echox_jax.training import flops
 from echox_jax.training.experiment import ExperimentConfig
 
+_TIMING = ('unit_embedding', 'duration_predictor')  # what speaking needs of the vocoder
 _GROUPS = {
   'hear': model_folder.HEARING,
   'prefill': ('llm',),
   'decode': ('llm',),
-  'speak': tuple(group for group in model_folder.SPEAKING if group in params_lib.GROUPS),
+  'speak': ('unit_text_embedding', 'echo', 'vocoder'),
 }
 PROGRAMS = tuple(_GROUPS)
 
@@ -43,6 +43,8 @@ def lower(
   """
   cfg = placement.with_dtype(experiment.model, 'bfloat16')
   params, cfg = placement.abstract(cfg, _GROUPS[name], mesh)
+  if name == 'speak':
+    params['vocoder'] = {part: params['vocoder'][part] for part in _TIMING}
   made = programs.Programs(cfg, experiment.engine, mesh)
   lowering: dict[str, Callable[..., jax.stages.Lowered]] = {
     'hear': _hear,

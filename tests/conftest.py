@@ -1,9 +1,14 @@
 """Settings that must stand before JAX starts, and fixtures that several folders share."""
 
 import os
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')  # commands keep programs at home otherwise
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  # What one test has compiled the next one finds, in whatever process, for as long as a run lasts.
+  _COMPILED = tempfile.TemporaryDirectory(prefix='echox-jax-tests-')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 # The tests compile much and compute little: unoptimised code is made in two thirds of the time.
 # Tolerances are the same.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')

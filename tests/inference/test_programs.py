@@ -13,8 +13,10 @@ from tests.helpers import tiny_model
 @pytest.mark.parametrize('name', ['read_first', 'decode_chunk', 'speak_chunk'])
 def test_a_cache_is_updated_in_place(tmp_path, name):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  budgets = dataclasses.replace(bundle.engine, conversations=8, max_context=2000)
-  params, cfg = placement.prepare(bundle.params, bundle.config, None)
+  budgets = dataclasses.replace(bundle.engine, conversations=32, max_context=2000)
+  llm = dataclasses.replace(bundle.config.llm, attention='auto')
+  cfg = dataclasses.replace(bundle.config, llm=llm)
+  params, cfg = placement.prepare(bundle.params, cfg, None)
   made = programs.Programs(cfg, budgets)
   thinking, saying, none = made.new_conversations(), made.new_speaking(), np.zeros((), np.int32)
   state = saying if name == 'speak_chunk' else thinking
@@ -25,7 +27,7 @@ def test_a_cache_is_updated_in_place(tmp_path, name):
   elif name == 'decode_chunk':
     rest = (none,)
   else:
-    rest = (programs.spelling(bundle.unit_language, cfg), np.ones(8, bool), none)
+    rest = (programs.spelling(bundle.unit_language, cfg), np.ones(32, bool), none)
   memory = getattr(made, name).lower(params, state, *rest).compile().memory_analysis()
   assert memory.alias_size_in_bytes >= cache
   if name != 'speak_chunk':  # its cache is too small to tell from what else it takes
