@@ -33,8 +33,9 @@ def job():
 
 
 def test_a_job_of_an_earlier_version_is_the_same_job(old, job):
-  model = old['model']  # nano has chosen another attention since
-  for part in (model['whisper'], model['llm'], model['unit_decoder']['trunk']):
+  model = old['model']  # another attention is chosen since
+  trunk = model['unit_decoder']['trunk']
+  for part in (model['whisper'], model['hubert'], model['llm'], trunk):
     assert part['attention'] == 'xla'
     part['attention'] = 'auto'
   assert config_lib.build(ExperimentConfig, config_lib.upgrade_experiment(old)) == job

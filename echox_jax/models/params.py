@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from echox_jax import errors
 from echox_jax.config import DiscriminatorConfig, EchoXConfig
@@ -67,7 +67,7 @@ def init_groups(
 def abstract_params(
   cfg: EchoXConfig,
   groups: Iterable[str],
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
   discriminators: DiscriminatorConfig = DiscriminatorConfig(),
 ) -> dict[str, Any]:
   """Returns shapes and shardings of the parameters of `groups`, without computing anything.

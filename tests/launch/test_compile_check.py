@@ -118,7 +118,7 @@ def test_collectives_are_counted_with_the_turns_of_their_loops():
   'step, stage, batch',
   [
     ('train', 't2c', 16),
-    ('train', 'vocoder', 8),
+    pytest.param('train', 'vocoder', 8, marks=pytest.mark.slow),
     *((name, 's2t', 8) for name in ('hear', 'prefill', 'decode', 'speak')),
   ],
 )
