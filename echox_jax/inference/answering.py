@@ -159,6 +159,10 @@ class Answering:
       self.events.append(own.spoken)
       self._current += 1
 
+  def ends_with(self, own: Slice) -> bool:
+    """Whether no slice comes behind `own`."""
+    return not self.going and own is self._slices[-1]
+
   def is_over(self) -> bool:
     """Whether nothing is left to think or to say."""
     return not self.going and self._current == len(self._slices)
@@ -269,7 +273,8 @@ class Slice:
     frames = min(window, self.frames - self.sounded)
     first, self.sounded = self.sounded == 0, self.sounded + frames
     piece = np.array(wave[: frames * self.answering.hop])
-    soften(piece, first, self.through and self.sounded == self.frames)
+    ends = self.through and self.sounded == self.frames
+    soften(piece, first and self.index > 0, ends and not self.answering.ends_with(self))
     self.pieces.append(piece)
     self._waves.append(piece)
     self.answering.tell()
