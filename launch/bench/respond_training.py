@@ -1,5 +1,6 @@
 """The training step of `launch.bench respond`: stage s2t on random clips and ids."""
 
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
@@ -8,17 +9,21 @@ import numpy as np
 
 from data_pipeline import batches, rows
 from echox_jax import prompts, rates
+from echox_jax.config import LoraConfig
 from echox_jax.models.trees import merge
 from echox_jax.parallel import sharding
 from echox_jax.training import keys, stages, state
 from echox_jax.training.experiment import ExperimentConfig
 from launch.bench import timing
 
+_LORA = LoraConfig(rank=64, alpha=16.0, dropout=0.05)  # as in the paper
 _SECONDS, _ANSWER, _TRANSCRIPT = 10, 100, 30
 
 
 def measure(job: ExperimentConfig, runs: int) -> dict[str, float]:
   """Seconds of the loss and its gradients, and of the loss alone."""
+  llm = dataclasses.replace(job.model.llm, lora=_LORA)
+  job = dataclasses.replace(job, model=dataclasses.replace(job.model, llm=llm))
   stage, mesh = stages.get_stage('s2t'), sharding.make_mesh({}, jax.devices()[:1])
   boxed = jax.jit(lambda key: state.init_params(key, job, stage.groups_for(job)))(jax.random.key(0))
   trainable, frozen = state.split(stage, sharding.unbox(boxed))
