@@ -32,6 +32,8 @@ from echox_jax.units.unit_language import UnitLanguage
 # Parts of a model needed for text answers, for spoken questions and for spoken answers.
 TEXT, HEARING = ('llm', 'tokenizer'), ('whisper', 'adapter')
 SPEAKING = ('unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder', 'unit_language')
+# The parameter groups among them.
+ANSWERING = tuple(part for part in (*HEARING, *TEXT, *SPEAKING) if part in params_lib.GROUPS)
 CONFIG, ENGINE, WEIGHTS = 'config.json', 'engine.json', 'model.safetensors'
 UNIT_LANGUAGE = 'unit_language.json'
 

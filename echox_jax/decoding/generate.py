@@ -37,13 +37,12 @@ class Draw(NamedTuple):
 
   Attributes:
     temperature: float32[B]; 0 = the likeliest.
-    step: int32[B], number of the id, which makes the random number.
-    goes_on: bool[B], EOT cannot be chosen.
+    step: int32[B], number of the id, which makes the random number. The first, 0, is not EOT where
+      ids are drawn.
   """
 
   temperature: Array
   step: Array
-  goes_on: Array
 
 
 class Generated(NamedTuple):
@@ -203,17 +202,21 @@ def choose_unit(
   free = prompts.get_profile(cfg.profile).free_unit_ids
   scores = jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32)
   if draw is not None:
-    eot = jnp.arange(scores.shape[1]) == (cfg.special_ids.eot if free else 0)
-    scores = jnp.where(draw.goes_on[:, None] & eot, -jnp.inf, scores)
-    scores += jax.lax.cond(
-      jnp.any(draw.temperature > 0),
-      lambda: draw.temperature[:, None] * _gumbel(draw.step, scores.shape[1]),
-      lambda: jnp.zeros_like(scores),
+    eot = cfg.special_ids.eot if free else 0
+    scores = jax.lax.cond(
+      jnp.any(draw.temperature > 0), lambda: _drawn(scores, draw, eot), lambda: scores
     )
   choice = jnp.argmax(scores, axis=-1).astype(jnp.int32)
   if free:
     return choice
   return jnp.where(choice == 0, cfg.special_ids.eot, cfg.llm.vocab_size - 1 + choice)
+
+
+def _drawn(scores: Array, draw: Draw, eot: int) -> Array:
+  """Scores with noise, so that the largest is a sample; those of temperature 0 stay as they are."""
+  first = ((draw.temperature > 0) & (draw.step == 0))[:, None]
+  scores = jnp.where(first & (jnp.arange(scores.shape[1]) == eot), -jnp.inf, scores)
+  return scores + draw.temperature[:, None] * _gumbel(draw.step, scores.shape[1])
 
 
 def _gumbel(step: Int[Array, ' B'], number: int) -> Float[Array, 'B choices']:

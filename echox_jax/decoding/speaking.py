@@ -232,7 +232,7 @@ def begin_slice(
     jnp.int32(0),
     method='hidden',
   )
-  again = generate.Draw(temperature[None], jnp.zeros(1, jnp.int32), temperature[None] > 0)
+  again = generate.Draw(temperature[None], jnp.zeros(1, jnp.int32))
   first = generate.choose_unit(cfg, head, hidden[:, -1], again)[0]
   limit = speaking.words.shape[1]
   if words_per_token:
@@ -317,9 +317,7 @@ def speak_chunk(
     cut_off = full | (going & (s.step + 1 >= most))
     return i + 1, s.replace(
       cache=cache,
-      token=generate.choose_unit(
-        cfg, head, hidden[:, 0], generate.Draw(s.temperature, s.step + 1, jnp.zeros_like(going))
-      ),
+      token=generate.choose_unit(cfg, head, hidden[:, 0], generate.Draw(s.temperature, s.step + 1)),
       step=s.step + going,
       words=s.words.at[rows, jnp.where(known, held, max_words)].set(word, mode='drop'),
       num_words=s.num_words + said,
@@ -370,22 +368,20 @@ def unsay(
     temperature: at which it goes on from there; 0 = it does not.
   """
   held = speaking.num_words[row] - speaking.unknown[row]
-  at = jnp.arange(speaking.words.shape[1])
-  own, gone = speaking.words[row], (at >= held - count) & (at < held)
+  # The last word that stays is taken back too and fed again, so that a new id is drawn after it.
+  count += (temperature > 0) & (held > count)
+  at, own = jnp.arange(speaking.words.shape[1]), speaking.words[row]
+  gone = (at >= held - count) & (at < held)
 
   def less(name, by):
     return getattr(speaking, name).at[row].add(-by)
 
-  # The last word that stays is fed again, so that a new id is drawn after it.
-  kept = own[jnp.maximum(held - count - 1, 0)]
-  back = jnp.where(temperature > 0, 1, 0) * (held > count)
-  units = jnp.sum(jnp.where(gone, spelling.lengths[own], 0))
   return speaking.replace(
-    num_words=less('num_words', count + back),
-    num_units=less('num_units', units + back * spelling.lengths[kept]),
+    num_words=less('num_words', count),
+    num_units=less('num_units', jnp.sum(jnp.where(gone, spelling.lengths[own], 0))),
     dropped=less('dropped', jnp.sum(jnp.where(gone, spelling.dropped[own], 0))),
-    step=less('step', count + back),
-    token=speaking.token.at[row].set(cfg.llm.vocab_size + kept),
+    step=less('step', count),
+    token=speaking.token.at[row].set(cfg.llm.vocab_size + own[held - count]),
     repeated=conversations.cleared(speaking.repeated, row),
     temperature=speaking.temperature.at[row].set(temperature),
     going=speaking.going.at[row].set(temperature > 0),

@@ -50,9 +50,8 @@ class Engine:
     positions.check(model.config, model.engine, wanted)
     self.hears, self.speaks, self.budgets = hears, speaks, model.engine
     self.tokenizer, self.unit_language = model.tokenizer, model.unit_language
-    mesh, int8 = getattr(model, 'mesh', None), getattr(model, 'int8', False)
-    self.params, self.config = placement.prepare(model.params, model.config, mesh, int8)
-    self.programs = Programs(self.config, self.budgets, mesh)
+    self.params, self.config = placement.prepare(model.params, model.config, model.mesh, model.int8)
+    self.programs = Programs(self.config, self.budgets, model.mesh)
     slots = self.programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
     self._sizes = self.questions.sizes
@@ -232,19 +231,19 @@ class Engine:
     alike = [a for a in self._waiting if not a.lasting and (a.wave is None) == (first.wave is None)]
     if first.lasting or min(len(alike), most) < 2:
       return False
-    chosen = alike[:most]
-    self._waiting = [answering for answering in self._waiting if answering not in chosen]
+    chosen = list(zip(alike[:most], rows))
     # what is too few is filled up with the first once more
-    filled = chosen + [first] * (self.reads_at_once - len(chosen))
-    heard = None if first.wave is None else self._hear(filled)
+    filled = chosen + chosen[:1] * (self.reads_at_once - len(chosen))
+    answerings = [answering for answering, _ in filled]
+    self._waiting = [answering for answering in self._waiting if answering not in answerings]
     self._prefill(
       self.programs.read_first,
-      (rows[: len(chosen)] + [rows[0]] * len(filled))[: len(filled)],
-      [answering.turn.prompt for answering in filled],
-      heard,
-      [answering.request for answering in filled],
+      [row for _, row in filled],
+      [answering.turn.prompt for answering in answerings],
+      None if first.wave is None else self._hear(answerings),
+      [answering.request for answering in answerings],
     )
-    for answering, row in zip(chosen, rows):
+    for answering, row in chosen:
       self._start(answering, row)
     return True
 

@@ -48,26 +48,21 @@ class Programs:
       made = jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
       return made if mesh is None else placement.OnMesh(made, mesh)
 
-    def thinking(function: Callable[..., Any], *sizes: int, also: tuple = (), **options: Any):
-      """A function that uses up a state of the LLM, argument 1, and returns the next."""
-      where = (thinks, *also) if also else thinks
-      return jitted(function, *sizes, donate_argnums=1, out_shardings=where, **options)
-
-    def saying(function: Callable[..., Any], *sizes: int, also: tuple = (), **options: Any):
-      """A function that uses up a state of the echo decoder, argument 1, and returns the next."""
-      where = (says, *also) if also else says
+    def using(state: Any, function: Callable[..., Any], *sizes: int, also: tuple = (), **options):
+      """A function that uses up a state, argument 1, and returns the next, where `state` says."""
+      where = (state, *also) if also else state
       return jitted(function, *sizes, donate_argnums=1, out_shardings=where, **options)
 
     self.hear = jitted(_hear)
-    self.read_first = thinking(functools.partial(_read, conversations.read_first))
-    self.read_further = thinking(functools.partial(_read, conversations.read_further))
-    self.decode_chunk = thinking(
-      conversations.decode_chunk, budgets.first_slice_tokens, also=(None,), **decoding
+    self.read_first = using(thinks, functools.partial(_read, conversations.read_first))
+    self.read_further = using(thinks, functools.partial(_read, conversations.read_further))
+    self.decode_chunk = using(
+      thinks, conversations.decode_chunk, budgets.first_slice_tokens, also=(None,), **decoding
     )
-    self.forget = thinking(_forget)
-    self.begin_slice = saying(_begin_slice, budgets.words_per_token)
-    self.speak_chunk = saying(_speak_chunk, budgets.loop_times, also=(None,), **decoding)
-    self.unsay = saying(_unsay)
+    self.forget = using(thinks, _forget)
+    self.begin_slice = using(says, _begin_slice, budgets.words_per_token)
+    self.speak_chunk = using(says, _speak_chunk, budgets.loop_times, also=(None,), **decoding)
+    self.unsay = using(says, _unsay)
     self.sound = {
       frames: jitted(functools.partial(speaking.sound, window=frames))
       for frames in {budgets.first_window, budgets.window}

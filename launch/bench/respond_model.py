@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from echox_jax import model_folder
 from echox_jax.inference import programs as programs_lib
 from echox_jax.inference.chat import Model
 from echox_jax.inference.engine import Engine
@@ -16,15 +17,6 @@ from echox_jax.training import flops
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units.unit_language import PlainModel, UnitLanguage
 
-GROUPS = (
-  'whisper',
-  'adapter',
-  'llm',
-  'unit_text_embedding',
-  'echo',
-  'denoising_adapter',
-  'vocoder',
-)
 _FRAMES = 2  # of a unit
 _UNITS = 2  # of a unit word
 
@@ -42,7 +34,9 @@ class Numbers:
 def make(job: ExperimentConfig) -> Model:
   """Makes random weights; the LLM never says EOT, the echo decoder only unit words."""
   cfg = job.model
-  draw = jax.jit(lambda key: nn.meta.unbox(params_lib.init_groups(key, cfg, GROUPS)))
+  draw = jax.jit(
+    lambda key: nn.meta.unbox(params_lib.init_groups(key, cfg, model_folder.ANSWERING))
+  )
   params = jax.tree.map(np.array, draw(jax.random.key(0)))
   params['llm']['lm_head']['embedding'][cfg.special_ids.eot] = 0.0
   params['echo']['lm_head']['embedding'][: cfg.llm.vocab_size] = 0.0

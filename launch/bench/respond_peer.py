@@ -14,7 +14,7 @@ from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.models import hubert
 from echox_jax.parallel import sharding
 from echox_jax.training.experiment import ExperimentConfig
-from launch.bench import timing
+from launch.bench import precompute_peer, timing
 
 _CLIP = 160000  # samples: 10 s
 
@@ -62,19 +62,11 @@ def _llama(job: ExperimentConfig) -> Callable[[], Any]:
 
 def _whisper(job: ExperimentConfig) -> Callable[[], Any]:
   import torch
-  import transformers
 
   own = job.model.whisper
-  sizes = transformers.WhisperConfig(
-    d_model=own.hidden_size,
-    encoder_layers=own.num_layers,
-    encoder_attention_heads=own.num_heads,
-    encoder_ffn_dim=own.intermediate_size,
-    num_mel_bins=own.num_mel_bins,
-  )
-  model = transformers.WhisperModel(sizes).get_encoder().eval()
+  encoder = precompute_peer.whisper_encoder(own)
   mel = torch.zeros((1, own.num_mel_bins, 2 * own.max_positions))
-  return lambda: model(mel).last_hidden_state.numpy()
+  return lambda: encoder(mel).last_hidden_state.numpy()
 
 
 def _hubert() -> Callable[[], Any]:

@@ -17,15 +17,6 @@ from echox_jax.units.unit_language import PlainModel, UnitLanguage
 TRUNK = dict(
   hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16
 )
-GROUPS = (
-  'whisper',
-  'adapter',
-  'llm',
-  'unit_text_embedding',
-  'echo',
-  'denoising_adapter',
-  'vocoder',
-)
 WORDS = (
   'Capitals of countries are asked for here, one after another. Paris lies in France. '
   'What is two plus two?'
@@ -99,7 +90,7 @@ def tiny_params(cfg: EchoXConfig) -> dict:
   depend on the question.
   """
   shapes = jax.eval_shape(
-    lambda: nn.meta.unbox(params_lib.init_groups(jax.random.key(0), cfg, GROUPS))
+    lambda: nn.meta.unbox(params_lib.init_groups(jax.random.key(0), cfg, model_folder.ANSWERING))
   )
   rng = np.random.default_rng(3)  # its answers depend on the question and it overflows some budgets
 

@@ -139,6 +139,6 @@ def test_the_first_word_of_another_try_is_not_eot():
   bundle_config = tiny_model.tiny_config()
   head = jnp.zeros((41, 16)).at[0].set(1.0)  # EOT is far likelier than all others
   hidden = jnp.full((2, 16), 9.0)
-  draw = generate.Draw(jnp.asarray([0.0, 0.7]), jnp.zeros(2, jnp.int32), jnp.asarray([False, True]))
+  draw = generate.Draw(jnp.asarray([0.0, 0.7]), jnp.zeros(2, jnp.int32))
   first, again = choose_unit(bundle_config, head, hidden, draw).tolist()
   assert first == bundle_config.special_ids.eot and again >= bundle_config.llm.vocab_size
