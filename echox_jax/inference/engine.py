@@ -50,8 +50,10 @@ class Engine:
     positions.check(model.config, model.engine, wanted)
     self.hears, self.speaks, self.budgets = hears, speaks, model.engine
     self.tokenizer, self.unit_language = model.tokenizer, model.unit_language
-    self.params, self.config = placement.prepare(model.params, model.config, model.mesh, model.int8)
-    self.programs = Programs(self.config, self.budgets, model.mesh)
+    # a bare `model_folder.Bundle` says neither
+    mesh, int8 = getattr(model, 'mesh', None), getattr(model, 'int8', False)
+    self.params, self.config = placement.prepare(model.params, model.config, mesh, int8)
+    self.programs = Programs(self.config, self.budgets, mesh)
     slots = self.programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
     self._sizes = self.questions.sizes
