@@ -1,5 +1,6 @@
 # make demo        makes everything from voices to a spoken answer, under out/demo; resumable
 # make voices      installs the voices of the demo that are Debian packages
+# make talk        serves the demo's model on http://127.0.0.1:8765/ for a browser; Ctrl-C ends it
 # make test        runs the tests; a bare machine is enough
 # make test-slow   runs the tests that take minutes
 # make lint        checks format, imports and likely mistakes
@@ -21,7 +22,7 @@ DEBIAN_VOICES := flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdl
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo voices test test-slow lint format crosscheck table clean distclean help
+.PHONY: demo talk voices test test-slow lint format crosscheck table clean distclean help
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -29,7 +30,7 @@ help:
 # One stamp a set of extras: the environment is made once and again only when the requirements change.
 $(VENV)/.test: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) -e '.[train,test]'
+	$(PIP_INSTALL) -e '.[train,serve,test]'
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.test
@@ -40,6 +41,12 @@ $(VENV)/.demo: $(VENV)/.test
 demo:
 	@started=$$(date +%s) && $(MAKE) --no-print-directory $(VENV)/.demo voices && \
 	  $(BIN)/python -m launch.demo --out $(OUT) --started $$started
+
+# `make talk HOST_PORT=9000` on another port.
+HOST_PORT ?= 8765
+talk: $(VENV)/.test
+	@test -f $(OUT)/model/config.json || { echo 'There is no model in $(OUT)/model: run `make demo` first.'; exit 2; }
+	@$(BIN)/python -m launch.serve --checkpoint $(OUT)/model --port $(HOST_PORT)
 
 # The flite and festival voices are Debian packages: installed where root may, else the demo says which voices it lacks.
 voices:

@@ -18,7 +18,7 @@ FLOORS = (
   ('decoding',),
   ('model_folder',),
   ('inference', 'training'),
-  ('conversion',),
+  ('conversion', 'serving'),
   ('evaluation', 'verification'),
   ('',),  # echox_jax itself, which opens a model
   ('data_pipeline', 'configs'),

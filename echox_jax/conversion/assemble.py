@@ -16,7 +16,7 @@ from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer
 from echox_jax.training import checkpoint, lineage
 from echox_jax.training.experiment import ExperimentConfig
 
-_FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 'echo', 'denoising_adapter')
+_FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter')
 
 
 def assemble(workdir: str | Path) -> tuple[EchoXConfig, EngineConfig, dict[str, Any], Path, Path]:

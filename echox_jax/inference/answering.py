@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Iterator
 import dataclasses
+import itertools
 import time
 from typing import Any
 
@@ -167,6 +168,11 @@ class Answering:
     """Whether nothing is left to think or to say."""
     return not self.going and self._current == len(self._slices)
 
+  def marks(self) -> tuple[tuple[int, int], ...]:
+    """Gives (ids, samples) at the end of each slice of which there is sound; see `history.Turn`."""
+    ends = itertools.accumulate(own.samples for own in self._slices)
+    return tuple((own.tokens[1], end) for own, end in zip(self._slices, ends) if own.samples)
+
   def finish(self) -> None:
     """Tells that it is over."""
     self.events.append(
@@ -225,6 +231,11 @@ class Slice:
     self.spoken: SpokenSlice | None = None
     self._cut_at, self._waves = cut_at, []
     self._overflow: dict[str, int] = {}
+
+  @property
+  def samples(self) -> int:
+    """Samples of its sound so far."""
+    return sum(map(len, self._waves))
 
   def take(self, spoken: Any, row: int) -> None:
     """Takes what a chunk of the echo decoder made of it; `spoken`: `Spoken` on the host."""

@@ -8,6 +8,7 @@ compiled any more. What does not fit a budget is counted, never lost in silence.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import threading
 import time
 from typing import Any
@@ -34,13 +35,14 @@ class Engine:
     model: of `echox_jax.load`.
     hears: whether questions are spoken; a model without the parts for it answers written ones.
     speaks: whether answers are; otherwise they are text alone, without slices and waveform.
+    reads: whether a `reading.Reader` is to speak given texts: its model takes memory.
 
   Raises:
     CheckpointError: it lacks a part that this takes.
     ConfigError: its budgets leave no positions for a question.
   """
 
-  def __init__(self, model: Any, *, hears: bool = True, speaks: bool = True):
+  def __init__(self, model: Any, *, hears: bool = True, speaks: bool = True, reads: bool = False):
     wanted = (
       *model_folder.TEXT,
       *(model_folder.HEARING if hears else ()),
@@ -52,7 +54,8 @@ class Engine:
     self.tokenizer, self.unit_language = model.tokenizer, model.unit_language
     # a bare `model_folder.Bundle` says neither
     mesh, int8 = getattr(model, 'mesh', None), getattr(model, 'int8', False)
-    self.params, self.config = placement.prepare(model.params, model.config, mesh, int8)
+    groups = {name: group for name, group in model.params.items() if reads or name != 't2c'}
+    self.params, self.config = placement.prepare(groups, model.config, mesh, int8)
     self.programs = Programs(self.config, self.budgets, mesh)
     slots = self.programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
@@ -85,10 +88,7 @@ class Engine:
     with self._lock:
       lasting = conversation is not None
       conversation = conversation or Conversation()
-      if conversation.busy:
-        raise errors.EchoXError(
-          'this conversation is still being answered: wait for the end, or close the stream first.'
-        )
+      self._check_rests(conversation)
       wave = None if request.wave is None else self.questions.check_wave(request.wave)
       ids = self.questions.prompt(request.text, wave is not None, not conversation.turns)
       answering = Answering(
@@ -159,6 +159,61 @@ class Engine:
     while self.pump():
       pass
     return [list(answering.events) for answering in asked]
+
+  # What was said before
+
+  def remember(self, conversation: Conversation, question: str, answer: str) -> Turn:
+    """Adds a written turn that nobody asked this engine, and returns it.
+
+    Raises:
+      EchoXError: a question that the model cannot take, or a conversation that is being answered.
+    """
+    with self._revising(conversation):
+      ids = self.questions.prompt(question, False, not conversation.turns)
+      turn = Turn(question, ids, answer=tuple(self.tokenizer.encode(answer)))
+      conversation.turns.append(turn)
+    return turn
+
+  def shorten(self, conversation: Conversation, turn: Turn, samples: int) -> None:
+    """Keeps of an answer what was heard in its first samples, at 16 kHz.
+
+    Raises:
+      EchoXError: the conversation is being answered.
+    """
+    with self._revising(conversation):
+      turn.answer = turn.answer[: turn.ids_heard(samples)]
+      turn.marks = [(ids, end) for ids, end in turn.marks if end <= samples]
+
+  def drop(self, conversation: Conversation, turn: Turn) -> None:
+    """Takes a turn out of a conversation, if it is still there.
+
+    Raises:
+      EchoXError: the conversation is being answered.
+    """
+    with self._revising(conversation):
+      conversation.turns = [own for own in conversation.turns if own is not turn]
+      if conversation.turns:
+        self._open(conversation.turns[0])
+
+  def leave(self, conversation: Conversation) -> None:
+    """Gives the row of a conversation to others; its next question reads it again."""
+    with self._lock:
+      if not conversation.busy:
+        self._forget(conversation)
+
+  @contextlib.contextmanager
+  def _revising(self, conversation: Conversation) -> Iterator[None]:
+    """Changes the turns of a conversation; what the LLM holds of them is read again."""
+    with self._lock:
+      self._check_rests(conversation)
+      yield
+      self._forget(conversation)
+
+  def _check_rests(self, conversation: Conversation) -> None:
+    if conversation.busy:
+      raise errors.EchoXError(
+        'this conversation is still being answered: wait for the end, or close the stream first.'
+      )
 
   # The loop
 
@@ -266,8 +321,7 @@ class Engine:
       answering.overflow['turns'] += 1
     if answering.overflow['turns']:
       self._forget(conversation)
-      opening = (*conversation.turns, turn)[0]
-      opening.prompt = self.questions.prompt(opening.text, opening.heard is not None)
+      self._open((*conversation.turns, turn)[0])
     fresh, pieces = conversation.row is None, [(turn.prompt, turn.heard)]
     if fresh:
       pieces = [*self._pieces(conversation.turns), *pieces]
@@ -370,10 +424,14 @@ class Engine:
     ended = not answering.going and not answering.overflow['answer_tokens']
     answering.going, conversation.busy = False, False
     del self._answering[conversation.row]
-    turn.answer = tuple(answering.ids)
+    turn.answer, turn.marks = tuple(answering.ids), answering.marks()
     conversation.turns.append(turn)
     if not answering.lasting or not ended:  # what was cut off lacks its EOT: it is read again
       self._forget(conversation)
+
+  def _open(self, turn: Turn) -> None:
+    """Makes a turn the first of its conversation."""
+    turn.prompt = self.questions.prompt(turn.text, turn.heard is not None)
 
   def _forget(self, conversation: Conversation) -> None:
     """Empties the row of a conversation."""

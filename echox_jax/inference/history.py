@@ -14,12 +14,25 @@ class Turn:
     prompt: ids of the question, up to where the answer begins.
     heard: `EmbeddedSpeech` of the question, one row; None = it was written.
     answer: ids of the answer, EOT left out.
+    marks: (ids, samples at 16 kHz) of the answer at the end of each slice that was spoken.
   """
 
   text: str
   prompt: list[int]
   heard: Any = None
   answer: Sequence[int] = ()
+  marks: Sequence[tuple[int, int]] = ()
+
+  def ids_heard(self, samples: int) -> int:
+    """Gives the ids of the answer that are heard in so many samples of its sound; of a slice that
+    breaks off, the share that was heard.
+    """
+    ids = before = 0
+    for stop, end in self.marks:
+      if samples < end:
+        return ids + (stop - ids) * (samples - before) // (end - before)
+      ids, before = stop, end
+    return ids
 
 
 @dataclasses.dataclass(eq=False)

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from echox_jax import files
 from launch import cli
-from launch.bench import loader, losses, padding, precompute, pseudo_labels, respond, unit_language
+from launch.bench import (
+  loader,
+  losses,
+  padding,
+  precompute,
+  pseudo_labels,
+  respond,
+  serve,
+  unit_language,
+)
 
 MEASURES = {
   'loader': loader,
@@ -21,6 +30,7 @@ MEASURES = {
   'precompute': precompute,
   'pseudo_labels': pseudo_labels,
   'respond': respond,
+  'serve': serve,
   'unit_language': unit_language,
 }
 

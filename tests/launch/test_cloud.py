@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from launch import train
+from launch import serve, train
 from tests.helpers.paths import ROOT
 
 CLOUD = ROOT / 'launch' / 'cloud'
@@ -144,3 +144,28 @@ def test_jobset_is_whole_and_well_formed():
     volume['name'] for volume in pod['volumes']
   }
   assert pod['nodeSelector']['cloud.google.com/gke-tpu-topology'] == '4x4'
+
+
+def test_the_deployment_runs_the_server_and_asks_whether_it_is_ready():
+  yaml = pytest.importorskip('yaml')
+  text = string.Template((CLOUD / 'serve.yaml').read_text())
+  values = {'NAME': 'talk', 'IMAGE': 'registry/talk:1', 'BUCKET': 'bucket', 'FOLDER': 'model'}
+  deployment, service = yaml.safe_load_all(text.safe_substitute(values))
+  pod = deployment['spec']['template']['spec']
+  (container,) = pod['containers']
+  assert container['command'] == ['python', '-m', 'launch.serve']
+  options = serve.parse(container['args'])
+  assert (options.host, str(options.checkpoint)) == ('0.0.0.0', '/gcs/model') and options.token
+  assert pod['terminationGracePeriodSeconds'] > options.stop_seconds
+  assert container['readinessProbe']['httpGet'] == {'path': '/readyz', 'port': options.port}
+  assert container['ports'] == [{'containerPort': options.port}]
+  assert service['spec']['ports'][0]['targetPort'] == options.port
+  assert service['spec']['selector'] == deployment['spec']['template']['metadata']['labels']
+
+
+def test_the_image_runs_the_server():
+  (command,) = re.findall(
+    r'exec python -m launch.serve (.*)"\]', (CLOUD / 'serve.Dockerfile').read_text()
+  )
+  options = serve.parse(shlex.split(command.replace('\\"', '"').replace('$TOKEN', 'some-token')))
+  assert (options.host, options.token) == ('0.0.0.0', 'some-token')

@@ -1,0 +1,109 @@
+"""Speaks texts that are given, by the text-to-codec model: text -> unit words -> units -> sound.
+
+It is the model that taught the echo decoder to speak (paper, stage 2); the LLM has no part in it.
+"""
+
+from collections.abc import Callable, Iterator
+import re
+
+import jax
+import numpy as np
+
+from echox_jax import errors, model_folder, prompts
+from echox_jax.config import EchoXConfig
+from echox_jax.decoding import generate
+from echox_jax.inference.answering import soften
+from echox_jax.inference.engine import Engine
+from echox_jax.inference.questions import padded
+from echox_jax.models import unit_decoder
+from echox_jax.models.arrays import Array, Float
+
+PARTS = ('t2c', 'unit_text_embedding', 'vocoder', 'tokenizer', 'unit_language')
+_SENTENCE, _CLAUSE, _WORD = r'(?<=[.!?])\s+', r'(?<=[,;:])\s+', r'\s+'
+
+
+class Reader:
+  """Speaks texts.
+
+  Args:
+    engine: made with `reads=True`.
+
+  Raises:
+    CheckpointError: its model lacks a part that this takes.
+  """
+
+  def __init__(self, engine: Engine):
+    model_folder.require(engine, PARTS, 'speak a text that it is given')
+    self._engine = engine
+    most = engine.programs.max_words
+    self._words = jax.jit(lambda params, *args: _unit_words(params, engine.config, most, *args))
+
+  def warm_up(self) -> None:
+    """Compiles all that speaking needs."""
+    self._decode([self._engine.config.special_ids.period])
+    most = self._engine.budgets.max_frames
+    for frames in (*range(1, most, 50), most):
+      units = np.arange(frames, dtype=np.int32) % 2
+      self._engine.vocode(units, np.ones(frames, np.int32))
+    self._engine.vocode(np.zeros(1, np.int32))
+
+  def say(self, text: str) -> Iterator[Float[np.ndarray, ' S']]:
+    """Yields the sound of a text, float32 at 16 kHz, a slice at a time.
+
+    Raises:
+      EchoXError: there is nothing to say.
+    """
+    engine, limit = self._engine, prompts.get_profile(self._engine.config.profile).unit_id_limit
+    slices = cut(text, engine.tokenizer.encode, engine.config.streaming.max_slice_tokens)
+    if not slices:
+      raise errors.EchoXError('there is nothing to say: give a text with words.')
+    for number, ids in enumerate(slices):
+      words = self._decode(ids)
+      units = engine.unit_language.decode(words[words < engine.unit_language.vocab_size])
+      wave, _ = engine.vocode(units if limit is None else units[units < limit])
+      wave = np.array(wave)
+      soften(wave, number > 0, number + 1 < len(slices))
+      yield wave
+
+  def _decode(self, ids: list[int]) -> np.ndarray:
+    """int32[words]: the unit words of a slice."""
+    cfg = self._engine.config
+    row = padded(ids, cfg.streaming.max_slice_tokens, cfg.special_ids.pad)
+    words = jax.device_get(self._words(self._engine.params, row, np.asarray([len(ids)], np.int32)))
+    return words.ids[0, : int(words.lengths[0])]
+
+
+def cut(text: str, encode: Callable[[str], list[int]], most: int) -> list[list[int]]:
+  """Cuts a text into slices of at most `most` ids: at the ends of sentences, and where one is too
+  long, of clauses and of words.
+  """
+  ids = encode(text.strip())
+  if not ids or len(ids) <= most:
+    return [ids] if ids else []
+  for border in (_SENTENCE, _CLAUSE, _WORD):
+    parts = [part for part in re.split(border, text.strip()) if part]
+    if len(parts) > 1:
+      return _joined(parts, encode, most)
+  return [ids[begin : begin + most] for begin in range(0, len(ids), most)]
+
+
+def _joined(parts: list[str], encode: Callable[[str], list[int]], most: int) -> list[list[int]]:
+  """Joins neighbours as long as they fit, and cuts what does not fit alone."""
+  slices, held = [], ''
+  for part in parts:
+    together = f'{held} {part}'.strip()
+    if len(encode(together)) <= most:
+      held = together
+      continue
+    slices += cut(held, encode, most)
+    held = part
+  return slices + cut(held, encode, most)
+
+
+def _unit_words(
+  params: dict, cfg: EchoXConfig, most: int, ids: Array, lengths: Array
+) -> generate.UnitWords:
+  """Ids int32[1,N] -> unit words."""
+  table = params['unit_text_embedding']['embedding']
+  embedded = unit_decoder.embed_text(table, ids)
+  return generate.decode_unit_words(params['t2c'], cfg, table, embedded, lengths, most)

@@ -1,0 +1,137 @@
+"""The page in a real Chromium whose microphone plays a file: it asks aloud, hears, interrupts."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.helpers import tiny_model
+from tests.helpers.live_server import serving
+from tests.helpers.paths import ROOT
+
+CHROMIUM = shutil.which('chromium')
+pytestmark = pytest.mark.skipif(
+  CHROMIUM is None, reason='chromium is not installed (Debian package `chromium`)'
+)
+# What a turn of the page keeps: samples of the wav file behind its audio element.
+SAMPLES = """async (selector) => {
+  const address = document.querySelector(selector + ' audio').src;
+  const data = await (await fetch(address)).arrayBuffer();
+  return [...new Int16Array(data.slice(44))];
+}"""
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
+  with serving(tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny'))) as live:
+    yield live
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+  """A browser whose microphone repeats a tone."""
+  sync_api = pytest.importorskip('playwright.sync_api')
+  file = tmp_path_factory.mktemp('sound') / 'microphone.wav'
+  soundfile.write(file, np.repeat(tiny_model.question(2.0), 3), 48000)
+  with sync_api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
+      executable_path=CHROMIUM,
+      args=[
+        '--no-sandbox',
+        '--use-fake-device-for-media-stream',
+        '--use-fake-ui-for-media-stream',
+        f'--use-file-for-fake-audio-capture={file}',
+        '--autoplay-policy=no-user-gesture-required',
+      ],
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+  """The page, connected; nothing it does may fail or come from elsewhere."""
+  page, wrong = browser.new_page(), []
+  page.on('pageerror', lambda error: wrong.append(str(error)))
+  page.on('console', lambda told: wrong.append(told.text) if told.type == 'error' else None)
+  page.on('request', lambda asked: wrong.append(asked.url) if not ours(asked.url, server) else None)
+  page.goto(server.http)
+  page.get_by_text('Ready.').wait_for()
+  yield page
+  page.close()
+  assert not wrong
+
+
+def ours(url, server):
+  return url.startswith((server.http, 'blob:', 'data:', server.http.replace('http', 'ws')))
+
+
+def write(page, text):
+  page.get_by_label('Written question').fill(text)
+  page.get_by_role('button', name='Ask').click()
+
+
+def played(page, number: int, part: str) -> np.ndarray:
+  selector = f'#turns > :nth-child({number}) .of-{part}'
+  page.locator(selector).wait_for()
+  return np.asarray(page.evaluate(SAMPLES, selector))
+
+
+def test_it_asks_aloud_and_hears_and_interrupts(page):
+  talk = page.get_by_role('button', name='Hold to talk')
+  talk.hover()
+  page.mouse.down()
+  page.wait_for_timeout(1500)
+  page.mouse.up()
+  asked, heard = played(page, 1, 'question'), played(page, 1, 'answer')
+  assert 24000 < len(asked) < 60000 and np.abs(asked).max() > 1000
+  assert len(heard) > 2400 and np.abs(heard).max() > 0
+  turn = page.locator('#turns > :nth-child(1)')
+  assert turn.locator('.answer .text').inner_text()
+  assert 'first sound after' in turn.locator('.measures').inner_text()
+  (ROOT / 'out').mkdir(exist_ok=True)
+  page.screenshot(path=ROOT / 'out' / 'page.png', full_page=True)
+  write(page, 'What is two plus two?')
+  page.get_by_text('Speaking.').wait_for()
+  page.keyboard.press('Escape')
+  page.locator('#turns > .cut').wait_for()
+  write(page, 'Paris?')
+  assert len(played(page, 3, 'answer'))
+  assert page.locator('#turns > li').count() == 3
+
+
+def test_hands_free_can_be_switched(page):
+  button = page.get_by_role('button', name='Hands-free')
+  button.click()
+  page.get_by_text('Listening. Just speak.').wait_for()
+  assert button.get_attribute('aria-pressed') == 'true'
+  button.click()
+  page.get_by_text('Ready.').wait_for()
+
+
+def test_text_alone_and_sampling(page):
+  page.get_by_text('How words are chosen').click()
+  page.get_by_label('Spoken answers').uncheck()
+  page.get_by_label('Seed').fill('7')
+  page.get_by_label('Seed').press('Tab')
+  write(page, 'Paris?')
+  page.get_by_text('first word after').wait_for()
+  assert page.locator('.of-answer').is_hidden()
+
+
+@pytest.mark.parametrize('width, scheme', [(360, 'light'), (360, 'dark'), (1200, 'light')])
+def test_it_fits_and_anybody_can_use_it(browser, server, width, scheme):
+  page = browser.new_page(
+    viewport={'width': width, 'height': 740}, color_scheme=scheme, bypass_csp=True
+  )
+  page.goto(server.http)
+  page.get_by_text('Ready.').wait_for()
+  write(page, 'Paris?')
+  page.locator('.of-answer a').wait_for()
+  assert page.evaluate('document.documentElement.scrollWidth') <= width
+  axe = pytest.importorskip('axe_playwright_python.sync_playwright')
+  found = axe.Axe().run(page).response['violations']
+  serious = [own['id'] for own in found if own['impact'] in ('serious', 'critical')]
+  assert not serious
+  page.close()
