@@ -91,4 +91,4 @@ clean:
 	rm -rf $(OUT)
 
 distclean: clean
-	rm -rf $(VENV) .venv-crosscheck .venv-compile
+	rm -rf $(VENV) .venv-crosscheck .venv-compile .venv-client-*

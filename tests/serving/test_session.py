@@ -214,20 +214,31 @@ def test_truncate(session):
   assert told[0] == Truncate(ticket, 4000) and told[1]['audio_end_ms'] == 250
   (found,) = send(session, 'conversation.item.retrieve', item_id=item)
   assert found['item']['content'] == [{'type': 'output_audio', 'transcript': ''}]
-  (error,) = send(
+  told = send(
     session, 'conversation.item.truncate', item_id=item, content_index=0, audio_end_ms=300
   )
-  assert 'lasts 250 ms' in error['error']['message']
+  assert names(told) == ['conversation.item.truncated']  # no more of it is there
 
 
-def test_truncate_ends_the_answer_that_is_being_made(session):
+def test_only_spoken_answers_are_truncated(session):
+  write(session)
+  (error,) = send(
+    session, 'conversation.item.truncate', item_id='item_1', content_index=0, audio_end_ms=1
+  )
+  assert error['error']['code'] == 'invalid_item'
+
+
+def test_an_answer_that_is_being_made_is_truncated_at_its_end(session):
+  """Some clients truncate first and cancel then."""
   ticket = ask(session)
   item = take(session, ticket, text(), sound(1.0))[0]['item']['id']
   told = send(
     session, 'conversation.item.truncate', item_id=item, content_index=0, audio_end_ms=100
   )
+  assert names(told) == ['conversation.item.truncated']
+  told = send(session, 'response.cancel')
   assert [type(c) for c in commands(told)] == [DropSound, Cancel, Truncate]
-  assert names(told)[-1] == 'conversation.item.truncated'
+  assert told[-1] == Truncate(ticket, 1600) and not events(told, 'error')
 
 
 def test_what_is_about_earlier_turns_waits_for_the_end_of_an_answer(session):
