@@ -20,7 +20,7 @@ from echox_jax.serving.refusals import Refusal
 PCM, MU_LAW, A_LAW = 'audio/pcm', 'audio/pcmu', 'audio/pcma'
 PCM_RATES = (24_000, 16_000)  # Hz; the first is the protocol's own
 TELEPHONE_RATE = 8_000  # Hz, of G.711
-_MU_BIAS, _MU_CLIP = 132, 32_635
+_MU_BIAS = 132
 # Largest magnitude, in units of 8, of each of the eight segments of A-law.
 _A_ENDS = np.asarray([0x1F, 0x3F, 0x7F, 0xFF, 0x1FF, 0x3FF, 0x7FF, 0xFFF])
 
@@ -110,12 +110,12 @@ def to_base64(data: bytes) -> str:
 
 def to_mu_law(samples: np.ndarray) -> np.ndarray:
   """int16[samples] -> uint8[samples]."""
-  wide = samples.astype(np.int32)
-  sign = np.where(wide < 0, 0x80, 0)
-  magnitude = np.minimum(np.abs(wide), _MU_CLIP) + _MU_BIAS
-  exponent = np.frexp(magnitude)[1] - 8  # the bias makes the leading bit the eighth or higher
-  mantissa = (magnitude >> (exponent + 3)) & 0xF
-  return (~(sign | (exponent << 4) | mantissa) & 0xFF).astype(np.uint8)
+  wide = samples.astype(np.int32) >> 2
+  mask = np.where(wide < 0, 0x7F, 0xFF)
+  magnitude = np.minimum(np.abs(wide) + _MU_BIAS // 4, 2**13 - 1)
+  segment = np.frexp(magnitude)[1] - 6  # the bias makes the leading bit the sixth or higher
+  mantissa = (magnitude >> (segment + 1)) & 0xF
+  return (((segment << 4) | mantissa) ^ mask).astype(np.uint8)
 
 
 def to_a_law(samples: np.ndarray) -> np.ndarray:

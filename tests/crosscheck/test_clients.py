@@ -1,4 +1,6 @@
-"""Clients that nobody here wrote talk to the server unmodified, each in an environment of its own."""
+"""Clients that nobody here wrote talk to the server unmodified, each in an environment of its
+own.
+"""
 
 import dataclasses
 import json

@@ -27,7 +27,7 @@ def test_g711_codes_are_kept_and_samples_nearly(kind):
   wave = EVERY / 32768
   heard = own.read(own.write(wave))
   loud = np.abs(wave) > 0.01
-  assert np.abs(heard[loud] / wave[loud] - 1).max() < 0.04
+  assert np.abs(heard[loud] / wave[loud] - 1).max() < 0.06
   assert np.abs(heard - wave)[~loud].max() < 0.0005
 
 

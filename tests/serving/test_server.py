@@ -73,7 +73,7 @@ def test_text_and_sound_come_and_turns_follow(server):
     first['status'] in ('completed', 'incomplete')
     and first['output'][0]['content'][0]['transcript']
   )
-  assert heard == round(24000 / 16000 * 16000 * 2 * heard / 48000) and heard > 4800
+  assert heard > 4800 and heard % 2 == 0
   assert second['output'][0]['content'][0]['transcript'] and second['usage']['output_tokens'] > 0
   kinds = [event['type'] for event in client.events]
   assert kinds.index('response.output_audio.delta') < kinds.index('response.done')
@@ -137,11 +137,7 @@ def test_cancel_stops_and_the_conversation_goes_on(server):
   ]
 
 
-def test_hands_free(server):
-  """A voice of noise bursts is none, so the detector hears nothing and nobody is answered; a commit
-  is always possible.
-  """
-
+def test_noise_is_no_voice_but_can_be_committed(server):
   async def talk(client):
     noise = np.random.default_rng(0).normal(0, 0.02, 24000)
     data = base64.b64encode((noise * 32767).astype('<i2').tobytes()).decode()

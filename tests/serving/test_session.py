@@ -104,7 +104,7 @@ def test_a_spoken_turn_by_voice(session):
 
 
 def test_a_click_is_no_voice(session):
-  wave = np.concatenate([quiet(0.5), loud(0.02), quiet(0.5), loud(0.03), quiet(1)])
+  wave = np.concatenate([quiet(0.5), loud(0.01), quiet(0.5), loud(0.01), quiet(1)])
   assert send(session, 'input_audio_buffer.append', audio=pcm(wave)) == []
 
 
