@@ -114,8 +114,8 @@ class Session:
       if isinstance(event, protocol.Append):
         self._check_hearing()
         for heard in self._listener.take(event.audio):
-          for own in heard:
-            yield self._until_refused(self._heard(own), event_id)
+          told = (self._until_refused(self._heard(own), event_id) for own in heard)
+          yield [output for outputs in told for output in outputs]
       else:
         yield self._until_refused(self._handlers[type(event)](event), event_id)
     except Refusal as refusal:
