@@ -23,7 +23,9 @@ def known(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
-  """Gives an object; raises Refusal for anything else."""
+  """Gives an object, an empty one for null; raises Refusal for anything else."""
+  if value is None:
+    return {}
   if not isinstance(value, dict):
     raise wrong(where, 'a JSON object')
   return value

@@ -80,6 +80,11 @@ def open_hub(model: Any, name: str, limits: Limits, access: Access) -> Hub:
     speaks=model_folder.has(model, model_folder.SPEAKING),
     reads=reads,
   )
+  return hub_of(engine, Reader(engine) if reads else None, name, limits, access)
+
+
+def hub_of(engine: Engine, reader: Reader | None, name: str, limits: Limits, access: Access) -> Hub:
+  """As `open_hub`, for an engine that is there already; `reader` None = it speaks no given text."""
   abilities = Abilities(
     name,
     engine.hears,
@@ -88,5 +93,5 @@ def open_hub(model: Any, name: str, limits: Limits, access: Access) -> Hub:
     lambda text: len(engine.tokenizer.encode(text)),
   )
   metrics = Metrics()
-  worker = Worker(engine, Reader(engine) if reads else None, limits.waiting, metrics)
+  worker = Worker(engine, reader, limits.waiting, metrics)
   return Hub(worker, abilities, limits, access, metrics)

@@ -246,7 +246,7 @@ def _truncate_item(event_id: str | None, values: Mapping[str, Any]) -> TruncateI
 
 
 def _create_response(event_id: str | None, values: Mapping[str, Any]) -> CreateResponse:
-  where, own = 'response', fields.mapping(values.get('response') or {}, 'response')
+  where, own = 'response', fields.mapping(values.get('response'), 'response')
   fields.known(own, _RESPONSE, where)
   made: dict[str, Any] = {
     'conversation': fields.choice(
@@ -276,9 +276,10 @@ def _create_response(event_id: str | None, values: Mapping[str, Any]) -> CreateR
 
 def _response_sound(value: Any) -> dict[str, Any]:
   made: dict[str, Any] = {}
-  sound = fields.mapping(value or {}, 'response.audio')
+  sound = fields.mapping(value, 'response.audio')
   fields.known(sound, ('output',), 'response.audio')
-  where, output = 'response.audio.output', fields.mapping(sound.get('output') or {}, 'output')
+  where = 'response.audio.output'
+  output = fields.mapping(sound.get('output'), where)
   fields.known(output, ('format', 'voice'), where)
   if output.get('format') is not None:
     made['output_format'] = formats.parse_format(output['format'], f'{where}.format')

@@ -117,7 +117,9 @@ def updated(settings: Settings, session: Any) -> Settings:
     )
   if 'instructions' in values:
     changes['instructions'] = fields.text(
-      values['instructions'] or '', 'session.instructions', _LONGEST
+      '' if values['instructions'] is None else values['instructions'],
+      'session.instructions',
+      _LONGEST,
     )
   if 'max_output_tokens' in values:
     changes['max_output_tokens'] = most_tokens(
@@ -125,10 +127,10 @@ def updated(settings: Settings, session: Any) -> Settings:
     )
   if 'sampling' in values:
     changes['choosing'] = choosing(settings.choosing, values['sampling'], 'session.sampling')
-  sound = fields.mapping(values.get('audio') or {}, 'session.audio')
+  sound = fields.mapping(values.get('audio'), 'session.audio')
   fields.known(sound, ('input', 'output'), 'session.audio')
-  changes |= _input(settings, fields.mapping(sound.get('input') or {}, 'session.audio.input'))
-  changes |= _output(fields.mapping(sound.get('output') or {}, 'session.audio.output'))
+  changes |= _input(settings, fields.mapping(sound.get('input'), 'session.audio.input'))
+  changes |= _output(fields.mapping(sound.get('output'), 'session.audio.output'))
   kept = dict(settings.kept)
   for name in _KEPT:
     if name in values:

@@ -2,7 +2,6 @@
 own.
 """
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import soxr
 
 from echox_jax import audio
 from echox_jax.serving.limits import Access, Limits
-from tests.helpers import crosscheck, tiny_model
+from tests.helpers import crosscheck, live_server
 from tests.helpers.live_server import serving
 from tests.helpers.paths import ROOT
 
@@ -27,9 +26,8 @@ PACKAGES = {
 
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
-  bundle = tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny'))
-  bundle = dataclasses.replace(bundle, params=dict(bundle.params) | {'t2c': bundle.params['echo']})
-  with serving(bundle, Limits(), Access('long-enough')) as live:
+  reader = live_server.tiny_reader(tmp_path_factory.mktemp('tiny'))
+  with serving(reader, Limits(), Access('long-enough')) as live:
     yield live
 
 

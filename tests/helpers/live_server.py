@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import threading
 import time
@@ -10,9 +11,12 @@ import time
 import numpy as np
 from websockets.asyncio.client import connect
 
-from echox_jax.serving.hub import Hub, open_hub
+from echox_jax.inference.engine import Engine
+from echox_jax.inference.reading import Reader
+from echox_jax.serving.hub import Hub, hub_of
 from echox_jax.serving.limits import Access, Limits
 from echox_jax.serving.server import Server
+from tests.helpers import tiny_model
 
 
 class LiveServer:
@@ -55,14 +59,21 @@ class LiveServer:
 
 
 @contextlib.contextmanager
-def serving(model, limits: Limits | None = None, access: Access | None = None):
-  """Yields a server of a model."""
-  server = LiveServer(open_hub(model, 'm', limits or Limits(), access or Access()))
+def serving(reader: Reader, limits: Limits | None = None, access: Access | None = None):
+  """Yields a server of a model; its engine outlives it, so that the next one starts at once."""
+  server = LiveServer(hub_of(reader._engine, reader, 'm', limits or Limits(), access or Access()))
   server.start()
   try:
     yield server
   finally:
     server.stop()
+
+
+def tiny_reader(folder) -> Reader:
+  """The tiny model, with a text-to-codec model, and its engine."""
+  bundle = tiny_model.tiny_bundle(folder)
+  params = dict(bundle.params) | {'t2c': bundle.params['echo']}
+  return Reader(Engine(dataclasses.replace(bundle, params=params), reads=True))
 
 
 class Client:

@@ -1,7 +1,5 @@
 """Texts that are given are spoken by the text-to-codec model."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -11,15 +9,13 @@ from echox_jax.inference import reading
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.reading import Reader
 from echox_jax.models import unit_decoder
-from tests.helpers import tiny_model
+from tests.helpers import live_server, tiny_model
 from tests.helpers.compiling import compiling
 
 
 @pytest.fixture(scope='module')
 def reader(tmp_path_factory):
-  bundle = tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny'))
-  params = dict(bundle.params) | {'t2c': bundle.params['echo']}
-  reader = Reader(Engine(dataclasses.replace(bundle, params=params), reads=True))
+  reader = live_server.tiny_reader(tmp_path_factory.mktemp('tiny'))
   reader.warm_up()
   return reader
 

@@ -87,10 +87,13 @@ def test_what_is_being_answered_is_not_changed(engine):
 
 
 def test_a_conversation_that_leaves_gives_its_row_to_others(engine):
-  conversation = Conversation()
-  ask(engine, conversation, 'two plus two')
+  for seed in range(50):  # an answer that ends by itself keeps its row
+    conversation, request = Conversation(), Request(text='two', temperature=3.0, seed=seed)
+    list(engine.stream(engine.ask(request, conversation)))
+    if conversation.row is not None:
+      break
   assert conversation.row is not None
   engine.leave(conversation)
   assert conversation.row is None
   kept = conversation.turns[0].answer
-  assert ask(engine, conversation, 'Paris?')[-1].text == said(engine, ('two plus two', kept))
+  assert ask(engine, conversation, 'Paris?')[-1].text == said(engine, ('two', kept))

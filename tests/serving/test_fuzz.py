@@ -11,7 +11,6 @@ import pytest
 from echox_jax.serving.limits import Limits
 from echox_jax.serving.protocol import EVENT_NAMES
 from tests.helpers import serving as helpers
-from tests.helpers import tiny_model
 from tests.helpers.live_server import Client, serving
 
 JSON = st.recursive(
@@ -131,9 +130,9 @@ def test_a_session_takes_anything(messages):
 
 
 @pytest.fixture(scope='module')
-def server(tmp_path_factory):
+def server(reader):
   limits = Limits(messages_per_second=1e9, burst=10**9)
-  with serving(tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny')), limits) as live:
+  with serving(reader, limits) as live:
     yield live
 
 

@@ -23,8 +23,8 @@ SAMPLES = """async (selector) => {
 
 
 @pytest.fixture(scope='module')
-def server(tmp_path_factory):
-  with serving(tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny'))) as live:
+def server(reader):
+  with serving(reader) as live:
     yield live
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import dataclasses
 import io
 import json
 import socket
@@ -15,22 +14,17 @@ import pytest
 import soundfile
 import websockets
 
+from echox_jax import audio
 from echox_jax.serving.limits import Access, Limits
+from echox_jax.serving.resampling import Stream
 from tests.helpers import tiny_model
 from tests.helpers.live_server import Client, serving
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-  bundle = tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny'))
-  params = dict(bundle.params) | {'t2c': bundle.params['echo']}
-  return dataclasses.replace(bundle, params=params)
-
-
-@pytest.fixture(scope='module')
-def server(model):
+def server(reader):
   limits = Limits(sessions=12, message_bytes=2**20, upload_bytes=2**20)
-  with serving(model, limits) as live:
+  with serving(reader, limits) as live:
     yield live
 
 
@@ -81,23 +75,17 @@ def test_text_and_sound_come_and_turns_follow(server):
 
 
 def test_what_is_heard_is_what_the_engine_says(server):
-  """Bytes of the socket against the waveform of plain HTTP."""
-
   async def talk(client):
     done = await client.ask('What is two plus two?')
     return done, client.heard()
 
   done, heard = run(server, talk)
-  body = json.dumps({'text': 'What is two plus two?'}).encode()
-  status, _, answer = request(server, '/v1/respond', body, **{'Content-Type': 'application/json'})
-  answer = json.loads(answer)
-  assert status == 200 and answer['text'] == done['output'][0]['content'][0]['transcript']
-  wave, rate = soundfile.read(io.BytesIO(base64.b64decode(answer['audio'])), dtype='float32')
-  got = np.frombuffer(heard, '<i2') / 32768
-  assert rate == 16000 and len(got) == round(1.5 * len(wave))
-  import soxr
-
-  assert np.abs(soxr.resample(wave, 16000, 24000) - got).max() < 0.01
+  said = list(server.hub.worker.engine.answer(text='What is two plus two?'))[-1]
+  assert said.text == done['output'][0]['content'][0]['transcript']
+  expected = audio.to_int16(Stream(16000, 24000).take(said.waveform, last=True))
+  got = np.frombuffer(heard, '<i2')
+  assert len(got) == len(expected) > 2400
+  assert np.abs(got.astype(int) - expected).max() <= 8  # of 32,768
 
 
 def test_two_at_once_and_each_hears_its_own(server):
@@ -324,8 +312,8 @@ def test_the_page_is_whole_and_takes_nothing_from_elsewhere(server):
   assert request(server, '/%2e%2e/%2e%2e/setup.cfg')[0] == 404
 
 
-def test_a_token_is_asked_of_everybody(model):
-  with serving(model, access=Access('right-token')) as server:
+def test_a_token_is_asked_of_everybody(reader):
+  with serving(reader, access=Access('right-token')) as server:
     assert refused(server) == (401, 'wrong_token')
     wrong = {'Authorization': 'Bearer wrong-token'}
     assert refused(server, additional_headers=wrong) == (401, 'wrong_token')
@@ -360,9 +348,9 @@ def stalled_reader(server):
   return raw
 
 
-def test_a_stalled_reader_is_dropped_and_others_are_served(model):
+def test_a_stalled_reader_is_dropped_and_others_are_served(reader):
   limits = Limits(unsent_bytes=200_000, stall_seconds=2.0)
-  with serving(model, limits) as server:
+  with serving(reader, limits) as server:
     raw = stalled_reader(server)
     text = b'{"type": "session.update", "session": {"instructions": "' + b'a' * 20_000 + b'"}}'
     mask = bytes([0x81, 0xFE]) + len(text).to_bytes(2, 'big') + bytes(4)
@@ -381,8 +369,8 @@ def test_a_stalled_reader_is_dropped_and_others_are_served(model):
     raw.close()
 
 
-def test_idle_sessions_are_closed(model):
-  with serving(model, Limits(idle_seconds=0.5)) as server:
+def test_idle_sessions_are_closed(reader):
+  with serving(reader, Limits(idle_seconds=0.5)) as server:
 
     async def talk(client):
       with pytest.raises(websockets.ConnectionClosed):
@@ -392,8 +380,8 @@ def test_idle_sessions_are_closed(model):
     assert run(server, talk) == (1001, 'The session was idle for too long.')
 
 
-def test_a_rate_is_kept(model):
-  with serving(model, Limits(burst=5, messages_per_second=1.0)) as server:
+def test_a_rate_is_kept(reader):
+  with serving(reader, Limits(burst=5, messages_per_second=1.0)) as server:
 
     async def talk(client):
       for _ in range(8):
@@ -404,8 +392,8 @@ def test_a_rate_is_kept(model):
     assert codes[:5] == ['response_cancel_not_active'] * 5 and codes[-1] == 'rate_limit_exceeded'
 
 
-def test_a_full_queue_is_told(model):
-  with serving(model, Limits(waiting=1)) as server:
+def test_a_full_queue_is_told(reader):
+  with serving(reader, Limits(waiting=1)) as server:
 
     async def main():
       async with server.connect() as one, server.connect() as two, server.connect() as three:
@@ -418,8 +406,8 @@ def test_a_full_queue_is_told(model):
     assert {own['status_details']['error']['code'] for own in failed} == {'server_busy'}
 
 
-def test_a_server_that_stops_ends_its_answers(model):
-  with serving(model) as server:
+def test_a_server_that_stops_ends_its_answers(reader):
+  with serving(reader) as server:
 
     async def main():
       async with server.connect() as idle, server.connect() as busy:
