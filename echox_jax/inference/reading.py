@@ -26,7 +26,7 @@ class Reader:
   """Speaks texts.
 
   Args:
-    engine: made with `reads=True`.
+    engine: made with `reads=True`; also an attribute.
 
   Raises:
     CheckpointError: its model lacks a part that this takes.
@@ -34,18 +34,18 @@ class Reader:
 
   def __init__(self, engine: Engine):
     model_folder.require(engine, PARTS, 'speak a text that it is given')
-    self._engine = engine
+    self.engine = engine
     most = engine.programs.max_words
     self._words = jax.jit(lambda params, *args: _unit_words(params, engine.config, most, *args))
 
   def warm_up(self) -> None:
     """Compiles all that speaking needs."""
-    self._decode([self._engine.config.special_ids.period])
-    most = self._engine.budgets.max_frames
+    self._decode([self.engine.config.special_ids.period])
+    most = self.engine.budgets.max_frames
     for frames in (*range(1, most, 50), most):
       units = np.arange(frames, dtype=np.int32) % 2
-      self._engine.vocode(units, np.ones(frames, np.int32))
-    self._engine.vocode(np.zeros(1, np.int32))
+      self.engine.vocode(units, np.ones(frames, np.int32))
+    self.engine.vocode(np.zeros(1, np.int32))
 
   def say(self, text: str) -> Iterator[Float[np.ndarray, ' S']]:
     """Yields the sound of a text, float32 at 16 kHz, a slice at a time.
@@ -53,7 +53,7 @@ class Reader:
     Raises:
       EchoXError: there is nothing to say.
     """
-    engine, limit = self._engine, prompts.get_profile(self._engine.config.profile).unit_id_limit
+    engine, limit = self.engine, prompts.get_profile(self.engine.config.profile).unit_id_limit
     slices = cut(text, engine.tokenizer.encode, engine.config.streaming.max_slice_tokens)
     if not slices:
       raise errors.EchoXError('there is nothing to say: give a text with words.')
@@ -67,9 +67,9 @@ class Reader:
 
   def _decode(self, ids: list[int]) -> np.ndarray:
     """int32[words]: the unit words of a slice."""
-    cfg = self._engine.config
+    cfg = self.engine.config
     row = padded(ids, cfg.streaming.max_slice_tokens, cfg.special_ids.pad)
-    words = jax.device_get(self._words(self._engine.params, row, np.asarray([len(ids)], np.int32)))
+    words = jax.device_get(self._words(self.engine.params, row, np.asarray([len(ids)], np.int32)))
     return words.ids[0, : int(words.lengths[0])]
 
 

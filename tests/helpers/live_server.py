@@ -61,7 +61,7 @@ class LiveServer:
 @contextlib.contextmanager
 def serving(reader: Reader, limits: Limits | None = None, access: Access | None = None):
   """Yields a server of a model; its engine outlives it, so that the next one starts at once."""
-  server = LiveServer(hub_of(reader._engine, reader, 'm', limits or Limits(), access or Access()))
+  server = LiveServer(hub_of(reader.engine, reader, 'm', limits or Limits(), access or Access()))
   server.start()
   try:
     yield server

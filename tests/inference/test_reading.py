@@ -38,7 +38,7 @@ def test_texts_are_cut_where_they_pause(text, slices):
 
 
 def test_a_slice_is_what_the_text_to_codec_model_says(reader):
-  engine = reader._engine
+  engine = reader.engine
   ids = engine.tokenizer.encode('two plus')
   (wave,) = reader.say('two plus')
   table = engine.params['unit_text_embedding']['embedding']
