@@ -27,10 +27,18 @@ class JsonLines(logging.Formatter):
     return json.dumps(values, default=str)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+  """Leaves out what uvicorn says of every socket that was refused with a status, as if it had been
+  forgotten.
+  """
+  return 'returned without completing handshake' not in record.getMessage()
+
+
 def to_stderr(level: str = 'INFO') -> None:
   """Sends the logs of the server, and warnings of what it is built on, to standard error."""
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(JsonLines())
+  handler.addFilter(_is_news)
   for name, own in (('echox_jax.serving', level), ('uvicorn', 'WARNING'), ('websockets', 'ERROR')):
     logger = logging.getLogger(name)
     logger.handlers, logger.propagate = [handler], False
