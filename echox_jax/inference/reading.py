@@ -74,14 +74,20 @@ class Reader:
 
 
 def cut(text: str, encode: Callable[[str], list[int]], most: int) -> list[list[int]]:
-  """Cuts a text into slices of at most `most` ids: at the ends of sentences, and where one is too
-  long, of clauses and of words.
+  """Cuts a text into slices of at most `most` ids: every sentence is one, as the model has learnt
+  it; where one is too long, at the ends of clauses and of words.
   """
-  ids = encode(text.strip())
+  sentences = re.split(_SENTENCE, text.strip())
+  return [ids for own in sentences if own for ids in _fitted(own, encode, most)]
+
+
+def _fitted(text: str, encode: Callable[[str], list[int]], most: int) -> list[list[int]]:
+  """Slices of a sentence; as much of it in each as there is room for."""
+  ids = encode(text)
   if not ids or len(ids) <= most:
     return [ids] if ids else []
-  for border in (_SENTENCE, _CLAUSE, _WORD):
-    parts = [part for part in re.split(border, text.strip()) if part]
+  for border in (_CLAUSE, _WORD):
+    parts = [part for part in re.split(border, text) if part]
     if len(parts) > 1:
       return _joined(parts, encode, most)
   return [ids[begin : begin + most] for begin in range(0, len(ids), most)]
@@ -95,9 +101,9 @@ def _joined(parts: list[str], encode: Callable[[str], list[int]], most: int) -> 
     if len(encode(together)) <= most:
       held = together
       continue
-    slices += cut(held, encode, most)
+    slices += _fitted(held, encode, most)
     held = part
-  return slices + cut(held, encode, most)
+  return slices + _fitted(held, encode, most)
 
 
 def _unit_words(

@@ -26,7 +26,7 @@ def reader(tmp_path_factory):
     ('', []),
     ('  \n ', []),
     ('Short.', ['Short.']),
-    ('One. Two. Three four five.', ['One. Two.', 'Three four', 'five.']),
+    ('One. Two. Three four five.', ['One.', 'Two.', 'Three four', 'five.']),
     ('One, two three', ['One,', 'two three']),
     ('abcdefghijkl', ['abcdefghij', 'kl']),
   ],
