@@ -90,3 +90,19 @@ def done(text: str = 'It is Oslo.', **overflow) -> Done:
 def text(piece: str = 'It is Oslo.') -> TextPiece:
   """A piece of an answer."""
   return TextPiece(piece, 0.03)
+
+
+def vowels(seconds=1.2) -> np.ndarray:
+  """Something like a voice: a buzz of 120 Hz through the formants of three vowels."""
+  t = np.arange(round(16000 * seconds)) / 16000
+  pitch = 120 + 15 * np.sin(2 * np.pi * 3 * t)
+  buzz = np.sign(np.sin(2 * np.pi * np.cumsum(pitch) / 16000)) + 0.1
+  spectrum, freq = np.fft.rfft(buzz), np.fft.rfftfreq(len(t), 1 / 16000)
+  formants = ((700, 1200, 2600), (300, 2300, 3000), (400, 800, 2600))
+  waves = []
+  for own in formants:
+    gain = sum(np.exp(-0.5 * ((freq - f) / 120) ** 2) for f in own)
+    waves.append(np.fft.irfft(spectrum * gain, len(t)))
+  number = (3 * 4 * t / seconds).astype(int) % 3
+  wave = np.choose(number, waves) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * t) ** 2)
+  return (0.3 * wave / np.abs(wave).max()).astype(np.float32)

@@ -6,20 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers import tiny_model
 from tests.helpers.live_server import serving
 from tests.helpers.paths import ROOT
+from tests.helpers.serving import vowels
 
 CHROMIUM = shutil.which('chromium')
 pytestmark = pytest.mark.skipif(
   CHROMIUM is None, reason='chromium is not installed (Debian package `chromium`)'
 )
-# What a turn of the page keeps: samples of the wav file behind its audio element.
-SAMPLES = """async (selector) => {
-  const address = document.querySelector(selector + ' audio').src;
-  const data = await (await fetch(address)).arrayBuffer();
-  return [...new Int16Array(data.slice(44))];
-}"""
 
 
 @pytest.fixture(scope='module')
@@ -30,10 +24,11 @@ def server(reader):
 
 @pytest.fixture(scope='module')
 def browser(tmp_path_factory):
-  """A browser whose microphone repeats a tone."""
+  """A browser whose microphone repeats something like a voice, and a pause behind it."""
   sync_api = pytest.importorskip('playwright.sync_api')
   file = tmp_path_factory.mktemp('sound') / 'microphone.wav'
-  soundfile.write(file, np.repeat(tiny_model.question(2.0), 3), 48000)
+  voice = np.concatenate([vowels(), np.zeros(24000, np.float32)])
+  soundfile.write(file, np.repeat(voice, 3), 48000)
   with sync_api.sync_playwright() as playwright:
     browser = playwright.chromium.launch(
       executable_path=CHROMIUM,
@@ -73,9 +68,13 @@ def write(page, text):
 
 
 def played(page, number: int, part: str) -> np.ndarray:
-  selector = f'#turns > :nth-child({number}) .of-{part}'
-  page.locator(selector).wait_for()
-  return np.asarray(page.evaluate(SAMPLES, selector))
+  """int16[samples] at 24 kHz of the question or of the answer of a turn, as the page keeps it."""
+  link = page.locator(f'#turns > :nth-child({number}) .of-{part} a')
+  with page.expect_download() as download:
+    link.click()
+  wave, rate = soundfile.read(download.value.path(), dtype='int16')
+  assert rate == 24000
+  return wave.astype(int)
 
 
 def test_it_asks_aloud_and_hears_and_interrupts(page):
@@ -95,17 +94,19 @@ def test_it_asks_aloud_and_hears_and_interrupts(page):
   write(page, 'What is two plus two?')
   page.get_by_text('Speaking.').wait_for()
   page.keyboard.press('Escape')
-  page.locator('#turns > .cut').wait_for()
+  page.locator('#turns > .cut:nth-child(2)').wait_for()
   write(page, 'Paris?')
   assert len(played(page, 3, 'answer'))
   assert page.locator('#turns > li').count() == 3
 
 
-def test_hands_free_can_be_switched(page):
+def test_hands_free_it_hears_and_is_interrupted_by_the_voice(page):
   button = page.get_by_role('button', name='Hands-free')
   button.click()
   page.get_by_text('Listening. Just speak.').wait_for()
   assert button.get_attribute('aria-pressed') == 'true'
+  assert len(played(page, 1, 'question')) > 24000 and len(played(page, 1, 'answer')) > 2400
+  page.locator('#turns > .cut').first.wait_for()  # the next voice comes while it speaks
   button.click()
   page.get_by_text('Ready.').wait_for()
 

@@ -24,6 +24,15 @@ function tell(text, alarm = false) {
   element('status').classList.toggle('alarm', alarm);
 }
 
+// Tells that it is the turn of the user, when the answer has been heard.
+function rest() {
+  if (player.isPlaying()) {
+    setTimeout(() => responding || rest(), player.leftMs());
+  } else if (!talking) {
+    tell(handsFree ? 'Listening. Just speak.' : 'Ready.');
+  }
+}
+
 function enable(on) {
   ready = on;
   for (const id of ['talk', 'hands-free', 'send', 'file', 'stop']) {
@@ -198,6 +207,7 @@ function interrupt(cancelled = false) {
   responding?.end('');
   player.stop();
   responding = null;
+  rest();
 }
 
 // What the server says
@@ -253,7 +263,7 @@ const handlers = {
     if (failed) {
       tell(details.error.message ?? 'The server could not answer.', true);
     } else {
-      tell(handsFree ? 'Listening. Just speak.' : 'Ready.');
+      rest();
     }
   },
   error: (event) => {

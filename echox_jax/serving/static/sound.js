@@ -126,7 +126,11 @@ export class Player {
   }
 
   isPlaying() {
-    return this.context !== null && this.next > this.context.currentTime;
+    return this.leftMs() > 0;
+  }
+
+  leftMs() {
+    return this.context ? Math.max(0, 1000 * (this.next - this.context.currentTime)) : 0;
   }
 
   heardMs() {
