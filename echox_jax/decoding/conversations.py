@@ -269,21 +269,21 @@ def decode_chunk(
     cut = jnp.where(spoken, cut, 0)
     made = state.made + going
     cut_off = going & (made >= state.limit)
+    slot = jnp.where(state.going, state.length, state.keys.shape[1])
+    keys = state.keys.at[rows, slot].set(True, mode='drop')
     hidden, cache = apply_llm(
       params,
       cfg,
       'hidden',
       apply_llm(params, cfg, 'embed', token[:, None]),
       state.length[:, None],
-      Mask(state.keys.at[rows, state.length].set(True, mode='drop')),
+      Mask(keys & state.going[:, None]),  # what rests costs no time, see `attention.by_block`
       state.cache,
       state.length,
     )
     return i + 1, state.replace(
       cache=cache,
-      keys=state.keys.at[rows, jnp.where(state.going, state.length, state.keys.shape[1])].set(
-        True, mode='drop'
-      ),
+      keys=keys,
       length=state.length + state.going,
       hidden=hidden[:, 0],
       logits=apply_llm(params, cfg, 'logits', hidden[:, 0]),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import errors, rates
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import sampler
 from echox_jax.decoding.sampler import Sampling
 from echox_jax.inference.events import COUNTERS, Done, Event, Sound, SpokenSlice, TextPiece
@@ -262,11 +262,21 @@ class Slice:
     self.retried |= retried
     self.answering.overflow['retried_slices'] += retried
 
-  def has_window(self, window: int, context: int) -> bool:
-    """Whether `window` more frames can be made sound; at its end fewer are a window too."""
-    if self.through:
-      return self.frames > self.sounded
-    return self.frames >= self.sounded + window + context
+  def next_window(self, budgets: EngineConfig, context: int) -> int:
+    """Frames of the next piece of sound that can be made; at the end fewer are there; 0 = none.
+
+    Args:
+      budgets: its sizes.
+      context: frames behind a piece that it depends on.
+    """
+    ready = self.frames - self.sounded - (0 if self.through else context)
+    sizes = (budgets.first_window,)
+    if self.answering.has_sound:
+      sizes = (budgets.long_window, budgets.window)
+    for size, less in zip(sizes, (*sizes[1:], 0)):
+      if ready >= size or (self.through and ready > less):
+        return size
+    return 0
 
   def hear(self, wave: np.ndarray, window: int) -> None:
     """Takes the sound of the next `window` frames."""

@@ -46,8 +46,9 @@ def prepare(
 ) -> tuple[dict[str, Any], EchoXConfig]:
   """Makes parameters ready for `programs.Programs`.
 
-  On a CPU, layers are taken apart (see `llama.separate_layers`). On a mesh, a device receives its
-  own part of each array alone.
+  On one device, projections are joined (see `llama.join_projections`), and on a CPU, layers are
+  taken apart (see `llama.separate_layers`). On a mesh, a device receives its own part of each array
+  alone.
 
   Args:
     params: groups of a model folder.
@@ -78,6 +79,8 @@ def prepare(
     cfg = folded
   for group in ('llm', 'echo'):
     if group in params:
+      if mesh is None:
+        params[group] = llama.join_projections(params[group])
       if int8:
         params[group] = jax.jit(quantize.quantize)(params[group])
       if mesh is None and jax.default_backend() == 'cpu':

@@ -90,22 +90,22 @@ class Speakers:
     """Vocodes a window of each slice that has one ready; returns whether there was one, and the
     slices that are over.
     """
-    made, over = False, []
+    ready = []  # all windows are asked for before the first is waited for
     for row, own in enumerate(self._rows):
-      if own is None:
-        continue
-      window = self._budgets.window if own.answering.has_sound else self._budgets.first_window
-      if own.has_window(window, self._context):
-        sound = self._programs.sound[window]
-        wave = sound(self._params, self._said, np.int32(row), np.int32(own.sounded))
-        own.hear(np.asarray(wave), window)
-        made = True
-      if own.through and own.sounded >= own.frames:
+      window = 0 if own is None else own.next_window(self._budgets, self._context)
+      if window:
+        sound, begin = self._programs.sound[window], np.int32(own.sounded)
+        ready.append((own, sound(self._params, self._said, np.int32(row), begin), window))
+    for own, wave, window in ready:
+      own.hear(np.asarray(wave), window)
+    over = []
+    for row, own in enumerate(self._rows):
+      if own is not None and own.through and own.sounded >= own.frames:
         words, units = jax.device_get((self._said.words, self._said.units))
         own.end(words[row], units[row], self._problem(own))
         self._rows[row] = None
         over.append(own)
-    return made, over
+    return bool(ready), over
 
   def leave(self, answering: Answering) -> None:
     """Speaks no slice of an answer any more."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from echox_jax.decoding import generate, guards
+from echox_jax.inference.answering import Request
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, notes
 from tests.helpers import tiny_model
@@ -41,7 +42,7 @@ def answer(tmp_path_factory):
     wanted = dict(max_unit_words=38, loop_times=4, retry_temperature=0.7, first_window=100)
     budgets = dataclasses.replace(bundle.engine, **wanted | dict(budgets))
     made = Engine(dataclasses.replace(bundle, engine=budgets))
-    made.warm_up(written=False, both=False, turns=False)
+    made.warm_up([Request(tiny_model.question(0.5))])
     return made
 
   def run(first, again, **budgets):

@@ -131,6 +131,17 @@ def test_merged_lora_gives_the_same_logits(params, logits):
   assert jax.tree.structure(shapes) == jax.tree.structure(merged)
 
 
+def test_joined_projections_give_the_same_logits(params, logits):
+  plain = llama.Llama(lora.merged_config(CFG).llm)
+  joined = llama.join_projections(lora.merge(params, CFG.llm.lora))
+  block = joined['trunk']['layers']
+  assert set(block['self_attn']) == {'qkv_proj', 'o_proj'}
+  assert set(block['mlp']) == {'gate_up_proj', 'down_proj'}
+  for tree in (joined, llama.separate_layers(joined)):
+    found = jax.jit(plain.apply)({'params': tree}, IDS)
+    np.testing.assert_allclose(found, logits, atol=1e-5)
+
+
 def test_lora_leaves_are_those_of_the_named_projections(params):
   attention = lora.mask(params)['trunk']['layers']['self_attn']
   assert attention == {
