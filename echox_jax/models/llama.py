@@ -94,9 +94,10 @@ def join_projections(params: dict) -> dict:
   Args:
     params: of a module that holds a `trunk`, without LoRA.
   """
-  if not isinstance(params, dict):
-    return params
-  made = {name: join_projections(leaf) for name, leaf in params.items()}
+  made = {
+    name: join_projections(leaf) if isinstance(leaf, dict) else leaf
+    for name, leaf in params.items()
+  }
   for joint, parts in _JOINT.items():
     if parts[0] in made:
       together = [made.pop(part)['kernel'] for part in parts]
@@ -143,7 +144,7 @@ def _project(
   """Projects x by each part of `joint`, one by one or by the kernel of `join_projections`."""
   cfg = module.cfg
   if module.has_variable('params', joint):
-    y = layers.Dense(sum(features), ('embed', None), dtype=cfg.dtype, name=joint)(x, *args)
+    y = layers.Dense(sum(features), ('embed', axes[0]), dtype=cfg.dtype, name=joint)(x, *args)
     return jnp.split(y, np.cumsum(features)[:-1], axis=-1)
   parts = zip(_JOINT[joint], features, axes)
   return [_projection(cfg, name, size, ('embed', axis))(x, *args) for name, size, axis in parts]
