@@ -29,6 +29,7 @@ ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
 # with float[B,slots,K,H].
 Cache = dict[str, Any]
 
+HEAD = 'head'  # see `transpose_head`
 # Projections that see the same input, see `join_projections`.
 _JOINT = {'qkv_proj': ('q_proj', 'k_proj', 'v_proj'), 'gate_up_proj': ('gate_proj', 'up_proj')}
 
@@ -103,6 +104,17 @@ def join_projections(params: dict) -> dict:
       together = [made.pop(part)['kernel'] for part in parts]
       made[joint] = {'kernel': jnp.concatenate(together, axis=-1)}
   return made
+
+
+def transpose_head(params: dict) -> dict:
+  """Holds the output table as `head` [D,V]. A CPU that multiplies several rows by a long table [V,D]
+  transposes it each time, which takes ten times longer than the product.
+
+  Args:
+    params: of `Llama`; a table that is tied stays beside it.
+  """
+  rest = {name: group for name, group in params.items() if name != 'lm_head'}
+  return {**rest, HEAD: jnp.array(head_embedding(params).T)}
 
 
 def are_layers_separate(params: dict) -> bool:
@@ -332,6 +344,9 @@ class Llama(nn.Module):
 
   def logits(self, hidden: Float[Array, '*b D']) -> Float[Array, '*b V']:
     """Returns the logits of the next token, in float32."""
+    if self.has_variable('params', HEAD):
+      table = self.get_variable('params', HEAD)
+      return jnp.matmul(hidden.astype(table.dtype), table, preferred_element_type=jnp.float32)
     return (self.embed_tokens if self.cfg.tie_embeddings else self.lm_head).attend(hidden)
 
   def __call__(self, ids: Int[Array, 'B T'], deterministic: bool = True) -> Float[Array, 'B T V']:
@@ -345,10 +360,13 @@ class Llama(nn.Module):
 
 
 def head_embedding(params: dict) -> Float[Array, 'V D']:
-  """Returns the output head table from the params of `Llama` or `UnitDecoder` (the trigger score
-  needs the row of ".").
-  """
+  """Returns the output head table from the params of `Llama` or `UnitDecoder`."""
   return params['lm_head' if 'lm_head' in params else 'embed_tokens']['embedding']
+
+
+def head_row(params: dict, token: int) -> Float[Array, ' D']:
+  """Returns the row of a token in the output head table (the trigger score needs that of ".")."""
+  return params[HEAD][:, token] if HEAD in params else head_embedding(params)[token]
 
 
 def apply_llm(params: dict, cfg: EchoXConfig, method: str, *args: Any) -> Any:
