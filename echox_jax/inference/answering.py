@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import time
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import errors, rates
-from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.config import EchoXConfig
 from echox_jax.decoding import sampler
 from echox_jax.decoding.sampler import Sampling
 from echox_jax.inference.events import COUNTERS, Done, Event, Sound, SpokenSlice, TextPiece
@@ -262,21 +262,17 @@ class Slice:
     self.retried |= retried
     self.answering.overflow['retried_slices'] += retried
 
-  def next_window(self, budgets: EngineConfig, context: int) -> int:
+  def next_window(self, sizes: Sequence[int], context: int) -> int:
     """Frames of the next piece of sound that can be made; at the end fewer are there; 0 = none.
 
     Args:
-      budgets: its sizes.
+      sizes: what there is to choose from, in ascending order.
       context: frames behind a piece that it depends on.
     """
     ready = self.frames - self.sounded - (0 if self.through else context)
-    sizes = (budgets.first_window,)
-    if self.answering.has_sound:
-      sizes = (budgets.long_window, budgets.window)
-    for size, less in zip(sizes, (*sizes[1:], 0)):
-      if ready >= size or (self.through and ready > less):
-        return size
-    return 0
+    if self.through and ready > 0:
+      return next((size for size in sizes if size >= ready), sizes[-1])
+    return max((size for size in sizes if size <= ready), default=0)
 
   def hear(self, wave: np.ndarray, window: int) -> None:
     """Takes the sound of the next `window` frames."""

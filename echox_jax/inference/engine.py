@@ -373,7 +373,9 @@ class Engine:
     """Does what is most urgent for a listener; False = nothing is."""
     speakers = self._speakers
     speakers.begin(self._answering.values(), self._state.states)
-    made, over = speakers.make_sound()
+    made, over = speakers.make_sound(
+      calm=all(own.has_sound or not own.speaks for own in self._answering.values())
+    )
     for own in over:
       self._finish(own.answering)
     if made:

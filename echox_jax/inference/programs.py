@@ -65,7 +65,7 @@ class Programs:
     self.unsay = using(says, _unsay)
     self.sound = {
       frames: jitted(functools.partial(speaking.sound, window=frames))
-      for frames in {budgets.first_window, budgets.window, budgets.long_window}
+      for frames in {budgets.first_window, *steps.windows(budgets)}
     }
     self.durations, self.wave = jitted(steps.durations), jitted(steps.wave)
 

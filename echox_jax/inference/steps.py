@@ -47,6 +47,11 @@ def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
   )
 
 
+def windows(engine: EngineConfig) -> Sequence[int]:
+  """Returns the frames of a piece of sound behind the first one, in ascending order."""
+  return [int(n) for n in _doubling(engine.window, max(engine.window, engine.long_window))]
+
+
 def encode(
   params: dict, cfg: EchoXConfig, audio: Float[Array, 'B S'], lengths: Int[Array, ' B']
 ) -> tuple[Float[Array, 'B E D'], Int[Array, ' B']]:

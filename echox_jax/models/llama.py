@@ -107,8 +107,8 @@ def join_projections(params: dict) -> dict:
 
 
 def transpose_head(params: dict) -> dict:
-  """Holds the output table as `head` [D,V]. A CPU that multiplies several rows by a long table [V,D]
-  transposes it each time, which takes ten times longer than the product.
+  """Holds the output table as `head` [D,V]. For a product of several rows, a CPU transposes a long
+  [V,D] each time, which takes ten times longer than the product.
 
   Args:
     params: of `Llama`; a table that is tied stays beside it.
