@@ -91,10 +91,11 @@ def main(argv: list[str] | None = None) -> None:
   alone = Engine(dataclasses.replace(model, engine=dataclasses.replace(budgets, conversations=1)))
 
   spoken = [Request(audio.from_int16(example.turns[0].audio)) for example in questions]
-  seconds = {'warm_up': engine.warm_up([*written_requests(questions), *spoken])}
+  written = written_requests(questions)
+  seconds = {'warm_up': engine.warm_up([*written, *spoken])}
   seconds['warm_up'] += alone.warm_up(spoken)
   clock = Clock(seconds)
-  written = written_answers(engine, questions)
+  texts_answered = written_answers(engine, questions, written)
   clock.stop('written_questions')
   replies = spoken_replies(engine, alone, questions, spoken)
   clock.stop('spoken_questions')
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
       written_answer=text,
       transcript=t,
     )
-    for r, text, t in zip(replies, written, heard['replies'])
+    for r, text, t in zip(replies, texts_answered, heard['replies'])
   ]
   texts = [r.text for r in remade]
   overflow = sum((collections.Counter(r['overflow']) for r in replies), collections.Counter())
@@ -194,9 +195,8 @@ def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
   return [schema.decode(source[int(i)]) for i in np.linspace(0, len(source) - 1, count).round()]
 
 
-def written_answers(engine, questions: Sequence[Any]) -> list[str]:
+def written_answers(engine, questions: Sequence[Any], requests: Sequence[Request]) -> list[str]:
   """The model's answers to the written questions; equal questions are asked once."""
-  requests = written_requests(questions)
   told = engine.answers(requests)
   answers = {request.text: events[-1].text for request, events in zip(requests, told)}
   return [answers[example.turns[0].text] for example in questions]

@@ -17,7 +17,14 @@ from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask, current_platform
-from echox_jax.models.llama import HEAD, apply_llm, are_layers_separate, init_cache, separate_layers
+from echox_jax.models.llama import (
+  HEAD,
+  apply_llm,
+  are_layers_separate,
+  init_cache,
+  separate_layers,
+  transpose_head,
+)
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
 
@@ -198,27 +205,25 @@ def unit_choices(
     The params without the head; the head; and the rows of the text table that can follow.
   """
   inner = {name: group for name, group in params.items() if name not in ('lm_head', HEAD)}
-  rows, dtype = text_table, cfg.unit_decoder.trunk.dtype
+  rows = text_table
   if not prompts.get_profile(cfg.profile).free_unit_ids:
     rows = unit_decoder.embed_text(text_table, jnp.asarray([cfg.special_ids.eot]))
   if HEAD in params:
     return inner, UnitHead(params[HEAD], transposed=True), rows
-  return inner, UnitHead(_chosen(params, cfg).astype(dtype)), rows
+  return inner, UnitHead(_chosen(params, cfg)), rows
 
 
 def transpose_unit_head(params: dict, cfg: EchoXConfig) -> dict:
-  """As `llama.transpose_head`, for the head of a `UnitDecoder` and what can be chosen."""
-  rest = {name: group for name, group in params.items() if name != 'lm_head'}
-  table = _chosen(params, cfg).astype(cfg.unit_decoder.trunk.dtype)
-  return {**rest, HEAD: jnp.array(table.T)}
+  """Holds what a `UnitDecoder` can choose as `llama.transpose_head` does."""
+  return transpose_head(params, _chosen(params, cfg))
 
 
 def _chosen(params: dict, cfg: EchoXConfig) -> Array:
-  """Rows of the head that can be chosen."""
+  """Rows of the head that can be chosen, in the dtype that computes with them."""
   head, eot = params['lm_head']['embedding'], cfg.special_ids.eot
-  if prompts.get_profile(cfg.profile).free_unit_ids:
-    return head
-  return jnp.concatenate([head[eot : eot + 1], head[cfg.llm.vocab_size :]])
+  if not prompts.get_profile(cfg.profile).free_unit_ids:
+    head = jnp.concatenate([head[eot : eot + 1], head[cfg.llm.vocab_size :]])
+  return head.astype(cfg.unit_decoder.trunk.dtype)
 
 
 def choose_unit(

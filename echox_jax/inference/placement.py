@@ -93,7 +93,7 @@ def _for_cpu(params: dict, cfg: EchoXConfig, group: str) -> dict:
   """The LLM or the echo decoder, laid out as a CPU reads it fastest."""
   params = llama.separate_layers(params)
   if group == 'llm':
-    return llama.transpose_head(params)
+    return llama.transpose_head(params, llama.head_embedding(params))
   return generate.transpose_unit_head(params, cfg)
 
 

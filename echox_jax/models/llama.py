@@ -106,15 +106,16 @@ def join_projections(params: dict) -> dict:
   return made
 
 
-def transpose_head(params: dict) -> dict:
-  """Holds the output table as `head` [D,V]. For a product of several rows, a CPU transposes a long
+def transpose_head(params: dict, table: Float[Array, 'V D']) -> dict:
+  """Holds an output table as `head` [D,V]. For a product of several rows, a CPU transposes a long
   [V,D] each time, which takes ten times longer than the product.
 
   Args:
-    params: of `Llama`; a table that is tied stays beside it.
+    params: of `Llama` or `UnitDecoder`; a table that is tied stays beside it.
+    table: of `head_embedding`, or the rows of it that can be chosen.
   """
   rest = {name: group for name, group in params.items() if name != 'lm_head'}
-  return {**rest, HEAD: jnp.array(head_embedding(params).T)}
+  return {**rest, HEAD: jnp.array(table.T)}
 
 
 def are_layers_separate(params: dict) -> bool:

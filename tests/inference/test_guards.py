@@ -139,10 +139,8 @@ def test_a_loop_is_noticed_when_its_round_has_come_four_times(round_):
 
 def test_the_first_word_of_another_try_is_not_eot():
   bundle_config = tiny_model.tiny_config()
-  head = generate.UnitHead(
-    jnp.zeros((41, 16)).at[0].set(1.0)
-  )  # EOT is far likelier than all others
+  table = jnp.zeros((41, 16)).at[0].set(1.0)  # EOT is far likelier than all others
   hidden = jnp.full((2, 16), 9.0)
   draw = generate.Draw(jnp.asarray([0.0, 0.7]), jnp.zeros(2, jnp.int32))
-  first, again = choose_unit(bundle_config, head, hidden, draw).tolist()
+  first, again = choose_unit(bundle_config, generate.UnitHead(table), hidden, draw).tolist()
   assert first == bundle_config.special_ids.eot and again >= bundle_config.llm.vocab_size

@@ -137,7 +137,8 @@ def test_joined_projections_give_the_same_logits(params, logits):
   block = joined['trunk']['layers']
   assert set(block['self_attn']) == {'qkv_proj', 'o_proj'}
   assert set(block['mlp']) == {'gate_up_proj', 'down_proj'}
-  for tree in (joined, llama.separate_layers(joined), llama.transpose_head(joined)):
+  turned = llama.transpose_head(joined, llama.head_embedding(joined))
+  for tree in (joined, llama.separate_layers(joined), turned):
     found = jax.jit(plain.apply)({'params': tree}, IDS)
     np.testing.assert_allclose(found, logits, atol=1e-5)
 
@@ -198,5 +199,5 @@ def test_tied_head():
   made = nn.meta.unbox(jax.jit(llama.Llama(cfg).init)(jax.random.key(0), IDS))['params']
   assert 'lm_head' not in made
   assert llama.head_embedding(made) is made['embed_tokens']['embedding']
-  turned = llama.transpose_head(made)
+  turned = llama.transpose_head(made, llama.head_embedding(made))
   np.testing.assert_array_equal(llama.head_row(turned, 3), llama.head_row(made, 3))
