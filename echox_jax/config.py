@@ -292,6 +292,7 @@ class EngineConfig:
   `first_tokens`, `tokens`: tokens per decode chunk, before the first sound and after it.
   `first_words`, `words`: unit words per chunk of the echo decoder, likewise.
   `first_window`, `window`: frames that the vocoder turns into sound at a time, likewise.
+  `long_window`: windows double up to it where so much lies ready and everybody hears something.
   """
 
   max_prompt_tokens: int = 1024
@@ -312,6 +313,7 @@ class EngineConfig:
   words: int = 48
   first_window: int = 20
   window: int = 50
+  long_window: int = 200
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:

@@ -4,13 +4,13 @@ They are the programs that answer questions: the same functions, budgets, states
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from echox_jax import model_folder, prompts
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import speaking
 from echox_jax.inference import placement, programs, steps
 from echox_jax.inference.answering import Request
@@ -19,13 +19,18 @@ from echox_jax.training import flops
 from echox_jax.training.experiment import ExperimentConfig
 
 _TIMING = ('unit_embedding', 'duration_predictor')  # what speaking needs of the vocoder
-_GROUPS = {
-  'hear': model_folder.HEARING,
-  'prefill': ('llm',),
-  'decode': ('llm',),
-  'speak': ('unit_text_embedding', 'echo', 'vocoder'),
-}
-PROGRAMS = tuple(_GROUPS)
+
+
+class _Program(NamedTuple):
+  """A program of the engine: the parameter groups that it takes, what lowers it, and what counts
+  the FLOPs of the model in it.
+  """
+
+  groups: tuple[str, ...]
+  lower: Callable[
+    [programs.Programs, dict[str, Any], EchoXConfig, ExperimentConfig], jax.stages.Lowered
+  ]
+  flops: Callable[[EchoXConfig, EngineConfig], float]
 
 
 def lower(
@@ -42,17 +47,13 @@ def lower(
     ConfigError: the mesh does not fit the parameters.
   """
   cfg = placement.with_dtype(experiment.model, 'bfloat16')
-  params, cfg = placement.abstract(cfg, _GROUPS[name], mesh)
+  program = _PROGRAMS[name]
+  params, cfg = placement.abstract(cfg, program.groups, mesh)
   if name == 'speak':
     params['vocoder'] = {part: params['vocoder'][part] for part in _TIMING}
   made = programs.Programs(cfg, experiment.engine, mesh)
-  lowering: dict[str, Callable[..., jax.stages.Lowered]] = {
-    'hear': _hear,
-    'prefill': _prefill,
-    'decode': _decode,
-    'speak': _speak,
-  }
-  return lowering[name](made, params, cfg, experiment), params, _flops(name, experiment)
+  lowered = program.lower(made, params, cfg, experiment)
+  return lowered, params, program.flops(experiment.model, experiment.engine)
 
 
 def _hear(
@@ -95,31 +96,48 @@ def _speak(
   return made.speak_chunk.lower(params, saying, spelling, active, _ints())
 
 
-def _flops(name: str, experiment: ExperimentConfig) -> float:
-  """A question of the longest size; a token of every answer; a unit word of every slice."""
-  cfg, engine = experiment.model, experiment.engine
-  if name == 'hear':
-    states = log_mel.num_frames(steps.buckets(cfg, engine).samples[-1]) // 2
-    if cfg.pad_audio_to_30_s:
-      states = cfg.whisper.max_positions
-    return (
-      flops.log_mel_forward(cfg.whisper.num_mel_bins, 1, 2 * states)
-      + flops.whisper_forward(cfg.whisper, 1, states)
-      + flops.adapter_forward(cfg, 1, states // 2)['layers']
-    )
-  width, vocabulary = cfg.llm.hidden_size, cfg.llm.vocab_size
-  if name == 'prefill':
-    length = engine.max_prompt_tokens + positions.speech(cfg)
-    parts = flops.llama_forward(cfg.llm, 1, length)
-    return parts['base'] + parts['attention'] + flops.head_forward(width, vocabulary, 1)
-  if name == 'decode':
-    rows, slots = engine.conversations, min(engine.max_context, cfg.llm.max_positions)
-    return flops.llama_step(cfg.llm, rows, slots) + flops.head_forward(width, vocabulary, rows)
+def _hear_flops(cfg: EchoXConfig, engine: EngineConfig) -> float:
+  """A question of the longest size."""
+  states = log_mel.num_frames(steps.buckets(cfg, engine).samples[-1]) // 2
+  if cfg.pad_audio_to_30_s:
+    states = cfg.whisper.max_positions
+  return (
+    flops.log_mel_forward(cfg.whisper.num_mel_bins, 1, 2 * states)
+    + flops.whisper_forward(cfg.whisper, 1, states)
+    + flops.adapter_forward(cfg, 1, states // 2)['layers']
+  )
+
+
+def _prefill_flops(cfg: EchoXConfig, engine: EngineConfig) -> float:
+  """A question of the longest size."""
+  parts = flops.llama_forward(cfg.llm, 1, engine.max_prompt_tokens + positions.speech(cfg))
+  head = flops.head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, 1)
+  return parts['base'] + parts['attention'] + head
+
+
+def _decode_flops(cfg: EchoXConfig, engine: EngineConfig) -> float:
+  """A token of every answer."""
+  rows, slots = engine.conversations, min(engine.max_context, cfg.llm.max_positions)
+  head = flops.head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows)
+  return flops.llama_step(cfg.llm, rows, slots) + head
+
+
+def _speak_flops(cfg: EchoXConfig, engine: EngineConfig) -> float:
+  """A unit word of every slice."""
   trunk, rows = cfg.unit_decoder.trunk, programs.speaking_rows(engine)
   slots = positions.slice_row(cfg, positions.max_unit_words(cfg, engine.max_unit_words))
   free = prompts.get_profile(cfg.profile).free_unit_ids
-  choices = cfg.unit_decoder.unit_vocab_size + (vocabulary if free else 1)
+  choices = cfg.unit_decoder.unit_vocab_size + (cfg.llm.vocab_size if free else 1)
   return flops.llama_step(trunk, rows, slots) + flops.head_forward(trunk.hidden_size, choices, rows)
+
+
+_PROGRAMS = {
+  'hear': _Program(model_folder.HEARING, _hear, _hear_flops),
+  'prefill': _Program(('llm',), _prefill, _prefill_flops),
+  'decode': _Program(('llm',), _decode, _decode_flops),
+  'speak': _Program(('unit_text_embedding', 'echo', 'vocoder'), _speak, _speak_flops),
+}
+PROGRAMS = tuple(_PROGRAMS)
 
 
 def _ints(*shape: int) -> jax.ShapeDtypeStruct:

@@ -34,7 +34,8 @@ from launch import cli, model_options
 
 _EXAMPLES = 6  # number of recordings to keep
 _JUDGED_AT_A_TIME = 16
-_AT_A_TIME = 16  # conversations of a batch
+_AT_A_TIME = 16  # conversations
+_TOLD = 64  # questions between two steps of the progress bar
 _TIMED = 24  # questions that are answered one by one, for the times
 
 
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     raise errors.EchoXError(f'--limit is {args.limit}: give 1 or more.')
   args.out.parent.mkdir(parents=True, exist_ok=True)
 
+  from echox_jax import audio
   from echox_jax.evaluation import judge as judge_lib
   from echox_jax.evaluation import normalise, scores
   from echox_jax.inference.engine import Engine
@@ -88,12 +90,14 @@ def main(argv: list[str] | None = None) -> None:
   engine = Engine(dataclasses.replace(model, engine=budgets))
   alone = Engine(dataclasses.replace(model, engine=dataclasses.replace(budgets, conversations=1)))
 
-  seconds = {'warm_up': engine.warm_up(both=False, turns=False)}
-  seconds['warm_up'] += alone.warm_up(written=False, both=False, turns=False)
+  spoken = [Request(audio.from_int16(example.turns[0].audio)) for example in questions]
+  written = written_requests(questions)
+  seconds = {'warm_up': engine.warm_up([*written, *spoken])}
+  seconds['warm_up'] += alone.warm_up(spoken)
   clock = Clock(seconds)
-  written = written_answers(engine, questions)
+  texts_answered = written_answers(engine, questions, written)
   clock.stop('written_questions')
-  replies = spoken_replies(engine, alone, questions)
+  replies = spoken_replies(engine, alone, questions, spoken)
   clock.stop('spoken_questions')
   remade = [resynthesise(engine, example) for example in bar(holdout, 'resynthesis')]
   clock.stop('resynthesis')
@@ -114,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
       written_answer=text,
       transcript=t,
     )
-    for r, text, t in zip(replies, written, heard['replies'])
+    for r, text, t in zip(replies, texts_answered, heard['replies'])
   ]
   texts = [r.text for r in remade]
   overflow = sum((collections.Counter(r['overflow']) for r in replies), collections.Counter())
@@ -191,31 +195,31 @@ def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
   return [schema.decode(source[int(i)]) for i in np.linspace(0, len(source) - 1, count).round()]
 
 
-def written_answers(engine, questions: Sequence[Any]) -> list[str]:
+def written_answers(engine, questions: Sequence[Any], requests: Sequence[Request]) -> list[str]:
   """The model's answers to the written questions; equal questions are asked once."""
-  texts = list(dict.fromkeys(example.turns[0].text for example in questions))
-  told = engine.answers([Request(text=text, speaks=False) for text in texts])
-  answers = dict(zip(texts, (events[-1].text for events in told)))
+  told = engine.answers(requests)
+  answers = {request.text: events[-1].text for request, events in zip(requests, told)}
   return [answers[example.turns[0].text] for example in questions]
 
 
-def spoken_replies(engine, alone, questions: Sequence[Any]) -> list[dict[str, Any]]:
+def written_requests(questions: Sequence[Any]) -> list[Request]:
+  """The questions in writing, each once."""
+  texts = dict.fromkeys(example.turns[0].text for example in questions)
+  return [Request(text=text, speaks=False) for text in texts]
+
+
+def spoken_replies(
+  engine, alone, questions: Sequence[Any], requests: Sequence[Request]
+) -> list[dict[str, Any]]:
   """Answers the spoken questions: some of them one by one by the engine `alone`, whose times count,
   and the others in batches.
   """
-  from echox_jax import audio
-
-  def request(example):
-    return Request(audio.from_int16(example.turns[0].audio))
-
   timed = set(np.linspace(0, len(questions) - 1, min(_TIMED, len(questions))).round().astype(int))
-  events = {
-    i: alone.answers([request(questions[i])])[0] for i in bar(sorted(timed), 'answering one by one')
-  }
+  events = {i: alone.answers([requests[i]])[0] for i in bar(sorted(timed), 'answering one by one')}
   others = [i for i in range(len(questions)) if i not in timed]
-  for start in bar(range(0, len(others), _AT_A_TIME), 'answering in batches'):
-    batch = others[start : start + _AT_A_TIME]
-    events |= zip(batch, engine.answers([request(questions[i]) for i in batch]))
+  for start in bar(range(0, len(others), _TOLD), 'answering in batches'):
+    batch = others[start : start + _TOLD]
+    events |= zip(batch, engine.answers([requests[i] for i in batch]))
   return [reply(example, events[i], i in timed) for i, example in enumerate(questions)]
 
 

@@ -96,24 +96,25 @@ def main(argv: list[str] | None = None) -> None:
     model_folder.require(
       model, model_folder.SPEAKING, 'speak', 'leave out -o and --play for text answers'
     )
-  engine = Engine(model, hears=bool(args.questions), speaks=speaks)
+  alone = dataclasses.replace(model.engine, conversations=1)
+  engine = Engine(
+    dataclasses.replace(model, engine=alone), hears=bool(args.questions), speaks=speaks
+  )
   check = engine.questions.check_wave
   waves = [_named(path, check, wave) for path, wave in zip(args.questions, waves)]
   for text in args.text:
     engine.questions.prompt(text, audio=False)
-  questions = [(str(path), wave, '') for path, wave in zip(args.questions, waves)] + [
-    (text, None, text) for text in args.text
+  named = [
+    (str(path), dataclasses.replace(asked, wave=w)) for path, w in zip(args.questions, waves)
   ]
+  named += [(text, dataclasses.replace(asked, text=text)) for text in args.text]
   conversation, replies = Conversation() if args.chat else None, []
   with _player(args.play) as play:
     print('warming up ...', end='', file=sys.stderr, flush=True)
-    seconds = engine.warm_up(
-      spoken=bool(waves), written=bool(args.text), both=False, turns=args.chat
-    )
+    seconds = engine.warm_up(None if args.chat else [request for _, request in named])
     print(f' {seconds:.1f} s', file=sys.stderr)
-    for number, (name, wave, text) in enumerate(questions, 1):
+    for number, (name, request) in enumerate(named, 1):
       print(f'\n{name}')
-      request = dataclasses.replace(asked, wave=wave, text=text)
       told = _tell(engine.stream(engine.ask(request, conversation)), play)
       file = _write(args.output, number, told.pop('waveform'))
       replies.append(told | {'question': name, 'audio': file})

@@ -13,14 +13,12 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 # Tolerances are the same.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
-import jax
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes that annotations name are checked wherever a test calls such a function.
 CHECKED = ('models', 'decoding', 'units', 'inference', 'training.losses', 'training.chunked_losses')
 install_import_hook([f'echox_jax.{name}' for name in CHECKED], 'beartype.beartype')
 
-from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 from tests.helpers import batch_jobs
@@ -32,21 +30,3 @@ def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('w')
   batch_jobs.write_sets(folder)
   return folder
-
-
-@pytest.fixture(scope='module')
-def compile_once(tmp_path_factory):
-  """All runs here are of one program: keep it."""
-  options = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-    'jax_persistent_cache_min_entry_size_bytes': -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()

@@ -22,7 +22,7 @@ from echox_jax.decoding import sampler, trigger
 from echox_jax.models import echox, llama
 from echox_jax.models.arrays import Array, Int
 from echox_jax.models.attention import Mask
-from echox_jax.models.llama import apply_llm, head_embedding
+from echox_jax.models.llama import apply_llm, head_row
 from echox_jax.parallel.sharding import current_mesh, put_row, take_row
 
 
@@ -247,7 +247,7 @@ def decode_chunk(
   """
   special, rows = cfg.special_ids, jnp.arange(state.keys.shape[0])
   unspoken = jnp.asarray(prompts.unspoken_ids(special, prompts.get_profile(cfg.profile)))
-  period = head_embedding(params['llm'])[special.period]
+  period = head_row(params['llm'], special.period)
   room = state.ids.shape[1]
   state = state.replace(
     start=jnp.where(state.cut > 0, state.cut, state.start), cut=jnp.zeros_like(state.cut)
@@ -269,21 +269,21 @@ def decode_chunk(
     cut = jnp.where(spoken, cut, 0)
     made = state.made + going
     cut_off = going & (made >= state.limit)
+    slot = jnp.where(state.going, state.length, state.keys.shape[1])
+    keys = state.keys.at[rows, slot].set(True, mode='drop')
     hidden, cache = apply_llm(
       params,
       cfg,
       'hidden',
       apply_llm(params, cfg, 'embed', token[:, None]),
       state.length[:, None],
-      Mask(state.keys.at[rows, state.length].set(True, mode='drop')),
+      Mask(keys & state.going[:, None]),  # what rests costs no time, see `attention.by_block`
       state.cache,
       state.length,
     )
     return i + 1, state.replace(
       cache=cache,
-      keys=state.keys.at[rows, jnp.where(state.going, state.length, state.keys.shape[1])].set(
-        True, mode='drop'
-      ),
+      keys=keys,
       length=state.length + state.going,
       hidden=hidden[:, 0],
       logits=apply_llm(params, cfg, 'logits', hidden[:, 0]),

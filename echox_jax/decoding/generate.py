@@ -17,7 +17,14 @@ from echox_jax.config import EchoXConfig
 from echox_jax.models import echox, unit_decoder
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask, current_platform
-from echox_jax.models.llama import apply_llm, are_layers_separate, init_cache, separate_layers
+from echox_jax.models.llama import (
+  HEAD,
+  apply_llm,
+  are_layers_separate,
+  init_cache,
+  separate_layers,
+  transpose_head,
+)
 from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
 
@@ -172,35 +179,61 @@ def unit_prompt(
   return unit_decoder.extend(prompt, embedded.astype(cfg.unit_decoder.trunk.dtype))
 
 
+@struct.dataclass
+class UnitHead:
+  """The output table of what can be chosen: EOT and the unit words, or in profile `released` all.
+
+  Attributes:
+    table: float[choices,F], or float[F,choices] if `transposed`, see `llama.transpose_head`.
+  """
+
+  table: Any
+  transposed: bool = struct.field(pytree_node=False, default=False)
+
+  def scores(self, hidden: Float[Array, 'B F']) -> Float[Array, 'B choices']:
+    """Scores the choices, in float32."""
+    axes = 'BD,DV->BV' if self.transposed else 'BD,VD->BV'
+    return jnp.einsum(axes, hidden, self.table, preferred_element_type=jnp.float32)
+
+
 def unit_choices(
   params: dict, cfg: EchoXConfig, text_table: Float[Array, 'V D']
-) -> tuple[dict, Float[Array, 'choices F'], Float[Array, 'texts D']]:
+) -> tuple[dict, UnitHead, Float[Array, 'texts D']]:
   """Takes a decoder apart for `choose_unit` and `embed_unit`.
 
   Returns:
-    The params without the head; the rows of the head that can be chosen, those of EOT and the unit
-    words, or all of them in profile `released`; and the rows of the text table that can follow.
+    The params without the head; the head; and the rows of the text table that can follow.
   """
-  inner = {name: group for name, group in params.items() if name != 'lm_head'}
-  head, rows = params['lm_head']['embedding'], text_table
+  inner = {name: group for name, group in params.items() if name not in ('lm_head', HEAD)}
+  rows = text_table
   if not prompts.get_profile(cfg.profile).free_unit_ids:
-    eot = cfg.special_ids.eot
+    rows = unit_decoder.embed_text(text_table, jnp.asarray([cfg.special_ids.eot]))
+  if HEAD in params:
+    return inner, UnitHead(params[HEAD], transposed=True), rows
+  return inner, UnitHead(_chosen(params, cfg)), rows
+
+
+def transpose_unit_head(params: dict, cfg: EchoXConfig) -> dict:
+  """Holds what a `UnitDecoder` can choose as `llama.transpose_head` does."""
+  return transpose_head(params, _chosen(params, cfg))
+
+
+def _chosen(params: dict, cfg: EchoXConfig) -> Array:
+  """Rows of the head that can be chosen, in the dtype that computes with them."""
+  head, eot = params['lm_head']['embedding'], cfg.special_ids.eot
+  if not prompts.get_profile(cfg.profile).free_unit_ids:
     head = jnp.concatenate([head[eot : eot + 1], head[cfg.llm.vocab_size :]])
-    rows = unit_decoder.embed_text(text_table, jnp.asarray([eot]))
-  return inner, head.astype(cfg.unit_decoder.trunk.dtype), rows
+  return head.astype(cfg.unit_decoder.trunk.dtype)
 
 
 def choose_unit(
-  cfg: EchoXConfig,
-  head: Float[Array, 'choices F'],
-  hidden: Float[Array, 'B F'],
-  draw: Draw | None = None,
+  cfg: EchoXConfig, head: UnitHead, hidden: Float[Array, 'B F'], draw: Draw | None = None
 ) -> Int[Array, ' B']:
   """Gives the likeliest next id, or the drawn one, int32: EOT, a unit word, or in profile
   `released` any id.
   """
   free = prompts.get_profile(cfg.profile).free_unit_ids
-  scores = jnp.einsum('BD,VD->BV', hidden, head, preferred_element_type=jnp.float32)
+  scores = head.scores(hidden)
   if draw is not None:
     eot = cfg.special_ids.eot if free else 0
     scores = jax.lax.cond(
@@ -241,7 +274,7 @@ def _say_units(
   steps: int,
   rows: tuple[unit_decoder.Prompt, Array],
   params: dict,
-  head: Array,
+  head: UnitHead,
   text_rows: Array,
 ) -> tuple[Array, Array, Array]:
   """The loop of `decode_unit_tokens`. On a mesh each device runs it on its own rows until they have

@@ -11,10 +11,6 @@ import jax.numpy as jnp
 from echox_jax import errors
 from echox_jax.models.arrays import Array, Bool, Float, Int
 
-# Likeliest ids that are ranked first. Only where they do not hold `top_p` of the probability, or
-# `top_k` is larger, the whole vocabulary is sorted.
-_RANKED = 64
-
 
 class Sampling(NamedTuple):
   """How each row chooses, one number a row.
@@ -98,34 +94,40 @@ def choose(
 
 def _draw(logits: Array, sampling: Sampling, step: Array) -> Array:
   """Samples every row; rows of temperature 0 give any id."""
-  vocab = logits.shape[-1]
   temperature = jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)[:, None]
   scaled = logits / temperature
-  total = jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
-
-  def among(number: int) -> Array:
-    """Draws from the `number` likeliest ids."""
-    ranked, ids = jax.lax.top_k(scaled, number)
-    probability = jnp.exp(ranked - total)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    kept = (before <= sampling.top_p[:, None]) & (jnp.arange(number) < top_k[:, None])
-    noise = jax.vmap(lambda seed, i: _gumbel(seed, i, number))(sampling.seed, step)
-    best = jnp.argmax(jnp.where(kept, ranked + noise, -jnp.inf), axis=-1)
-    return jnp.take_along_axis(ids, best[:, None], axis=-1)[:, 0].astype(jnp.int32)
-
-  top_k = jnp.where(sampling.top_k > 0, sampling.top_k, vocab)
-  if vocab <= _RANKED:
-    return among(vocab)
-  held = jnp.exp(jax.lax.top_k(scaled, _RANKED)[0] - total).sum(axis=-1)
-  enough = (held > sampling.top_p) | (top_k <= _RANKED) | (sampling.temperature <= 0)
-  return jax.lax.cond(enough.all(), lambda: among(_RANKED), lambda: among(vocab))
+  probability = jax.nn.softmax(scaled, axis=-1)
+  kept = jnp.where(_allowed(scaled, probability, sampling), probability, 0)
+  cumulative = jnp.cumsum(kept, axis=-1)
+  total = cumulative[:, -1:]
+  # a little below 1, so that a product that is rounded up stays below the total
+  place = jax.vmap(_uniform)(sampling.seed, step)[:, None] * (1 - 1e-6) * total
+  return jnp.sum(cumulative <= place, axis=-1).astype(jnp.int32)
 
 
-def _gumbel(seed: Array, step: Array, number: int) -> Array:
-  """Noise of the ranks, the first `_RANKED` the same however many there are."""
-  key = jax.random.fold_in(jax.random.key(seed), step)
-  first = jax.random.gumbel(key, (min(number, _RANKED),))
-  if number <= _RANKED:
-    return first
-  rest = jax.random.gumbel(jax.random.fold_in(key, 1), (number - _RANKED,))
-  return jnp.concatenate([first, rest])
+def _allowed(scores: Array, probability: Array, sampling: Sampling) -> Array:
+  """bool[B,V]: ids that top-p and top-k leave. The least score among them is found by bisection
+  over its bits, as a sort of a large vocabulary takes much longer.
+  """
+  bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
+  sign = jnp.uint32(1 << 31)
+  order = jnp.where(bits >= sign, ~bits, bits | sign)  # as large as the scores are
+  top_k = jnp.where(sampling.top_k > 0, sampling.top_k, scores.shape[-1])
+
+  def is_allowed(least: Array) -> Array:
+    likelier = order > least[:, None]
+    before = jnp.sum(jnp.where(likelier, probability, 0), axis=-1)
+    return (before <= sampling.top_p) & (jnp.sum(likelier, axis=-1) < top_k)
+
+  def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    low, high = bounds
+    middle = low + (high - low) // 2
+    allowed = is_allowed(middle)
+    return jnp.where(allowed, low, middle + 1), jnp.where(allowed, middle, high)
+
+  least, _ = jax.lax.fori_loop(0, 32, halve, (jnp.zeros_like(order[:, 0]), order.max(axis=-1)))
+  return order >= least[:, None]
+
+
+def _uniform(seed: Array, step: Array) -> Array:
+  return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), step))

@@ -26,6 +26,9 @@ from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from echox_jax.models.vocoder import UnitVocoder, repeat_units
 
+# Units whose durations are predicted at once.
+_TIMED = 64
+
 
 class Spelling(NamedTuple):
   """What unit words are made of, as arrays.
@@ -368,6 +371,7 @@ def unsay(
     temperature: at which it goes on from there; 0 = it does not.
   """
   held = speaking.num_words[row] - speaking.unknown[row]
+  context = duration_context(cfg.vocoder)
   # The last word that stays is taken back too and fed again, so that a new id is drawn after it.
   count += (temperature > 0) & (held > count)
   at, own = jnp.arange(speaking.words.shape[1]), speaking.words[row]
@@ -376,9 +380,11 @@ def unsay(
   def less(name, by):
     return getattr(speaking, name).at[row].add(-by)
 
+  num_units = less('num_units', jnp.sum(jnp.where(gone, spelling.lengths[own], 0)))
   return speaking.replace(
     num_words=less('num_words', count),
-    num_units=less('num_units', jnp.sum(jnp.where(gone, spelling.lengths[own], 0))),
+    num_units=num_units,
+    timed=speaking.timed.at[row].min(jnp.maximum(num_units[row] - context, 0)),
     dropped=less('dropped', jnp.sum(jnp.where(gone, spelling.dropped[own], 0))),
     step=less('step', count),
     token=speaking.token.at[row].set(cfg.llm.vocab_size + own[held - count]),
@@ -452,16 +458,32 @@ def vocoder_context(cfg: VocoderConfig) -> int:
 
 
 def time_units(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:
-  """Predicts the durations of all units so far; those whose neighbours are known are final."""
-  there = jnp.arange(speaking.units.shape[1]) < speaking.num_units[:, None]
-  durations = UnitVocoder(cfg.vocoder).apply(
-    {'params': params['vocoder']}, jnp.where(there, speaking.units, 0), there, method='durations'
-  )
-  waiting = jnp.where(speaking.going, duration_context(cfg.vocoder), 0)
-  return speaking.replace(
-    durations=jnp.minimum(durations, speaking.units.shape[1]),
-    timed=jnp.maximum(speaking.num_units - waiting, 0),
-  )
+  """Predicts the durations of units whose neighbours are known by now: they are final."""
+  context, most = duration_context(cfg.vocoder), speaking.units.shape[1]
+  waiting = jnp.where(speaking.going, context, 0)
+  goal = jnp.maximum(speaking.num_units - waiting, 0)
+  block = jnp.arange(min(_TIMED, most))
+  around = jnp.arange(-context, len(block) + context)
+  rows = jnp.arange(speaking.units.shape[0])[:, None]
+
+  def more(carry: tuple[Array, Array]) -> Array:
+    return (carry[0] < goal).any()
+
+  def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    timed, durations = carry
+    at = timed[:, None] + around
+    there = (at >= 0) & (at < speaking.num_units[:, None])
+    units = jnp.take_along_axis(speaking.units, jnp.clip(at, 0, most - 1), axis=1)
+    found = UnitVocoder(cfg.vocoder).apply(
+      {'params': params['vocoder']}, jnp.where(there, units, 0), there, method='durations'
+    )[:, context : context + len(block)]
+    place = timed[:, None] + block
+    place = jnp.where(place < goal[:, None], place, most)  # out of range: dropped
+    durations = durations.at[rows, place].set(jnp.minimum(found, most), mode='drop')
+    return jnp.maximum(timed, jnp.minimum(timed + len(block), goal)), durations
+
+  timed, durations = jax.lax.while_loop(more, step, (speaking.timed, speaking.durations))
+  return speaking.replace(timed=timed, durations=durations)
 
 
 def _final(durations: Array, timed: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import itertools
 import time
@@ -273,11 +273,17 @@ class Slice:
     self.retried |= retried
     self.answering.overflow['retried_slices'] += retried
 
-  def has_window(self, window: int, context: int) -> bool:
-    """Whether `window` more frames can be made sound; at its end fewer are a window too."""
-    if self.through:
-      return self.frames > self.sounded
-    return self.frames >= self.sounded + window + context
+  def next_window(self, sizes: Sequence[int], context: int) -> int:
+    """Frames of the next piece of sound that can be made; at the end fewer are there; 0 = none.
+
+    Args:
+      sizes: what there is to choose from, in ascending order.
+      context: frames behind a piece that it depends on.
+    """
+    ready = self.frames - self.sounded - (0 if self.through else context)
+    if self.through and ready > 0:
+      return next((size for size in sizes if size >= ready), sizes[-1])
+    return max((size for size in sizes if size <= ready), default=0)
 
   def hear(self, wave: np.ndarray, window: int) -> None:
     """Takes the sound of the next `window` frames."""

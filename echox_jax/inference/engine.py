@@ -66,6 +66,8 @@ class Engine:
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
     self._waiting: list[Answering] = []
     self._answering: dict[int, Answering] = {}  # by row
+    # chunks that run: who is thought of in which row, and what comes of it
+    self._running: list[tuple[dict[int, Answering], Any]] = []
     if speaks:
       self._speakers = Speakers(
         self.programs, self.params, self.config, self.budgets, self.unit_language
@@ -229,41 +231,57 @@ class Engine:
         return True
       return False
 
-  def warm_up(
-    self, *, spoken: bool = True, written: bool = True, both: bool = True, turns: bool = True
-  ) -> float:
-    """Compiles all that answering needs; returns the seconds that it took.
+  def warm_up(self, requests: Iterable[Request] | None = None) -> float:
+    """Compiles what answering needs; returns the seconds that it took.
 
     Args:
-      spoken: for spoken questions.
-      written: for written questions.
-      both: for spoken questions with a text beside them; otherwise without one.
-      turns: for conversations of several turns.
+      requests: what will be asked, each for itself; None = anything, conversations too.
+
+    Raises:
+      EchoXError: a question that the model cannot take.
     """
-    start = time.perf_counter()
-    special, none = self.config.special_ids, np.int32(0)
-    reads = (self.programs.read_first, *((self.programs.read_further,) if turns else ()))
+    start, none = time.perf_counter(), np.int32(0)
+    special, anything = self.config.special_ids, requests is None
+    samples, prompts = self._every_size() if requests is None else self._sizes_of(requests)
+    rng = np.random.default_rng(0)
     for number in {1, self.reads_at_once}:
-      asked: list[tuple[Any, int, int]] = []  # (speech, first id, size of the prompt)
-      if written:
-        asked += [(None, special.bos, size) for size in self._sizes.prompt]
-      if spoken and self.hears:
-        noise = np.random.default_rng(0).normal(0, 0.1, (number, self._sizes.samples[-1]))
-        for samples in self._sizes.samples:
-          wave = noise[:, :samples].astype(np.float32)
-          heard = self.programs.hear(self.params, wave, np.full(number, samples, np.int32))
-        least = bucket(self._sizes.prompt, len(self.questions.prompt('', audio=True)))
-        sizes = [size for size in self._sizes.prompt if size >= least] if both else [least]
-        asked += [(heard, special.audio, size) for size in sizes]
-      for speech, first, size in asked:
-        prompts, requests = [[first] * size] * number, [Request(max_tokens=1)] * number
-        for read in reads if number == 1 else reads[:1]:
-          self._prefill(read, [0] * number, prompts, speech, requests)
+      heard = None
+      for size in samples:
+        noise = rng.normal(0, 0.1, (number, size)).astype(np.float32)
+        heard = self.programs.hear(self.params, noise, np.full(number, size, np.int32))
+      further = (self.programs.read_further,) if anything and number == 1 else ()
+      for spoken, size in prompts:
+        ids = [[special.audio if spoken else special.bos] * size] * number
+        for read in (self.programs.read_first, *further):
+          asked = [Request(max_tokens=1)] * number
+          self._prefill(read, [0] * number, ids, heard if spoken else None, asked)
           self._state = self.programs.forget(self.params, self._state, none)
     self._state, _ = self.programs.decode_chunk(self.params, self._state, none)
     if self.speaks:
       self._speakers.warm_up(self._state.states)
     return time.perf_counter() - start
+
+  def _every_size(self) -> tuple[Iterable[int], Iterable[tuple[bool, int]]]:
+    """Sizes of sound, and of prompts without speech (False) and with it (True)."""
+    prompts = [(False, size) for size in self._sizes.prompt]
+    if not self.hears:
+      return (), prompts
+    least = len(self.questions.prompt('', audio=True))
+    return self._sizes.samples, prompts + [(True, n) for n in self._sizes.prompt if n >= least]
+
+  def _sizes_of(
+    self, requests: Iterable[Request]
+  ) -> tuple[Iterable[int], Iterable[tuple[bool, int]]]:
+    """As `_every_size`, for certain questions."""
+    samples, prompts = set(), set()
+    for request in requests:
+      spoken = request.wave is not None
+      if spoken:
+        length = len(self.questions.check_wave(request.wave))
+        samples.add(bucket(self._sizes.samples, length))
+      ids = self.questions.prompt(request.text, spoken)
+      prompts.add((spoken, bucket(self._sizes.prompt, len(ids))))
+    return sorted(samples), sorted(prompts)
 
   def _thinking(self) -> bool:
     return any(answering.going for answering in self._answering.values())
@@ -384,17 +402,24 @@ class Engine:
     return max(widest, used + self.budgets.max_new_tokens) <= self.programs.slots
 
   def _think(self) -> None:
-    """Decodes a few tokens of all answers; fewer as long as one of them has no sound yet."""
-    early = any(
-      answering.speaks and not answering.has_sound
-      for answering in self._answering.values()
-      if answering.going
-    )
+    """Decodes a few tokens of all answers; fewer as long as one of them has no sound yet, which are
+    looked at once they are there. Otherwise the next chunk runs while the host looks at one.
+    """
+    going = {row: answering for row, answering in self._answering.items() if answering.going}
+    early = any(answering.speaks and not answering.has_sound for answering in going.values())
     count = self.budgets.first_tokens if early else self.budgets.tokens
     self._state, seen = self.programs.decode_chunk(self.params, self._state, np.int32(count))
+    self._running.append((going, seen))
+    while len(self._running) > (not early):
+      self._look(*self._running.pop(0))
+    if not self._thinking():
+      self._running.clear()  # nothing was left to do in it
+
+  def _look(self, going: dict[int, Answering], seen: Any) -> None:
+    """Takes what came of a chunk."""
     seen = jax.device_get(seen)
-    for row, answering in list(self._answering.items()):
-      if answering.going:
+    for row, answering in going.items():
+      if answering.going and self._answering.get(row) is answering:
         answering.take(seen, row)
         self._finish(answering)
 
@@ -402,7 +427,9 @@ class Engine:
     """Does what is most urgent for a listener; False = nothing is."""
     speakers = self._speakers
     speakers.begin(self._answering.values(), self._state.states)
-    made, over = speakers.make_sound()
+    made, over = speakers.make_sound(
+      calm=all(own.has_sound or not own.speaks for own in self._answering.values())
+    )
     for own in over:
       self._finish(own.answering)
     if made:
@@ -421,12 +448,15 @@ class Engine:
   def _release(self, answering: Answering) -> None:
     """The conversation rests until its next question; one that has none is forgotten."""
     conversation, turn = answering.conversation, answering.turn
-    ended = not answering.going and not answering.overflow['answer_tokens']
+    cancelled = answering.going
     answering.going, conversation.busy = False, False
     del self._answering[conversation.row]
     turn.answer, turn.marks = tuple(answering.ids), answering.marks()
     conversation.turns.append(turn)
-    if not answering.lasting or not ended:  # what was cut off lacks its EOT: it is read again
+    if cancelled:
+      self._state = self.programs.forget(self.params, self._state, np.int32(conversation.row))
+    # what was cut off lacks its EOT: it is read again
+    if not answering.lasting or cancelled or answering.overflow['answer_tokens']:
       self._forget(conversation)
 
   def _open(self, turn: Turn) -> None:
@@ -434,9 +464,8 @@ class Engine:
     turn.prompt = self.questions.prompt(turn.text, turn.heard is not None)
 
   def _forget(self, conversation: Conversation) -> None:
-    """Empties the row of a conversation."""
+    """Gives the row of a conversation to others; what it holds is overwritten when it is read."""
     if conversation.row is not None:
-      self._state = self.programs.forget(self.params, self._state, np.int32(conversation.row))
       self._rows[conversation.row] = conversation.row = None
 
   # Units given from outside

@@ -15,6 +15,7 @@ import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
+from echox_jax.decoding import generate
 from echox_jax.models import llama, lora, quantize, trees
 from echox_jax.models import params as params_lib
 from echox_jax.parallel import sharding
@@ -46,8 +47,9 @@ def prepare(
 ) -> tuple[dict[str, Any], EchoXConfig]:
   """Makes parameters ready for `programs.Programs`.
 
-  On a CPU, layers are taken apart (see `llama.separate_layers`). On a mesh, a device receives its
-  own part of each array alone.
+  On one device, projections are joined (see `llama.join_projections`). On a CPU, layers are taken
+  apart and heads transposed (see `llama.separate_layers` and `llama.transpose_head`). On a mesh, a
+  device receives its own part of each array alone.
 
   Args:
     params: groups of a model folder.
@@ -78,11 +80,21 @@ def prepare(
     cfg = folded
   for group in ('llm', 'echo'):
     if group in params:
+      if mesh is None:
+        params[group] = llama.join_projections(params[group])
       if int8:
         params[group] = jax.jit(quantize.quantize)(params[group])
       if mesh is None and jax.default_backend() == 'cpu':
-        params[group] = llama.separate_layers(params[group])
+        params[group] = _for_cpu(params[group], cfg, group)
   return params, cfg
+
+
+def _for_cpu(params: dict, cfg: EchoXConfig, group: str) -> dict:
+  """The LLM or the echo decoder, laid out as a CPU reads it fastest."""
+  params = llama.separate_layers(params)
+  if group == 'llm':
+    return llama.transpose_head(params, llama.head_embedding(params))
+  return generate.transpose_unit_head(params, cfg)
 
 
 def abstract(cfg: EchoXConfig, groups: tuple[str, ...], mesh: Mesh) -> tuple[dict, EchoXConfig]:

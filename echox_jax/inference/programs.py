@@ -65,7 +65,7 @@ class Programs:
     self.unsay = using(says, _unsay)
     self.sound = {
       frames: jitted(functools.partial(speaking.sound, window=frames))
-      for frames in {budgets.first_window, budgets.window}
+      for frames in {budgets.first_window, *steps.windows(budgets)}
     }
     self.durations, self.wave = jitted(steps.durations), jitted(steps.wave)
 
@@ -96,7 +96,7 @@ class Programs:
   def _speaking(self) -> speaking.Speaking:
     return speaking.empty(
       self._cfg,
-      speaking_rows(self._budgets),
+      speaking_rows(self._budgets, self._on_cpu),
       self.max_words,
       self._budgets.max_frames,
       self._on_cpu,
@@ -112,9 +112,11 @@ class Programs:
     return jax.jit(empty, out_shardings=self._shardings(empty))()
 
 
-def speaking_rows(budgets: EngineConfig) -> int:
-  """Slices spoken at once: one a conversation, and two of one whose text has ended."""
-  return max(2, budgets.conversations)
+def speaking_rows(budgets: EngineConfig, on_cpu: bool = False) -> int:
+  """Slices spoken at once: one a conversation, and two of one whose text has ended, but on a CPU,
+  where two rows take as long as one after the other.
+  """
+  return budgets.conversations if on_cpu else max(2, budgets.conversations)
 
 
 def _hear(params: dict, cfg: EchoXConfig, audio: Array, lengths: Array) -> Any:

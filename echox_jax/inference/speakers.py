@@ -11,6 +11,7 @@ import numpy as np
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import speaking
 from echox_jax.inference import programs as programs_lib
+from echox_jax.inference import steps
 from echox_jax.inference.answering import Answering, Slice
 from echox_jax.inference.programs import Programs
 from echox_jax.models.arrays import Array
@@ -86,26 +87,33 @@ class Speakers:
         if own.through:
           self._mend(row, own, states)
 
-  def make_sound(self) -> tuple[bool, list[Slice]]:
+  def make_sound(self, calm: bool) -> tuple[bool, list[Slice]]:
     """Vocodes a window of each slice that has one ready; returns whether there was one, and the
     slices that are over.
+
+    Args:
+      calm: whether nobody waits for a first sound, so that windows may be long.
     """
-    made, over = False, []
+    first, (steady, *longer) = self._budgets.first_window, steps.windows(self._budgets)
+    ready = []  # all windows are asked for before the first is waited for
     for row, own in enumerate(self._rows):
       if own is None:
         continue
-      window = self._budgets.window if own.answering.has_sound else self._budgets.first_window
-      if own.has_window(window, self._context):
-        sound = self._programs.sound[window]
-        wave = sound(self._params, self._said, np.int32(row), np.int32(own.sounded))
-        own.hear(np.asarray(wave), window)
-        made = True
-      if own.through and own.sounded >= own.frames:
+      sizes = [steady, *(longer if calm else ())] if own.answering.has_sound else [first]
+      window = own.next_window(sizes, self._context)
+      if window:
+        sound, begin = self._programs.sound[window], np.int32(own.sounded)
+        ready.append((own, sound(self._params, self._said, np.int32(row), begin), window))
+    for own, wave, window in ready:
+      own.hear(np.asarray(wave), window)
+    over = []
+    for row, own in enumerate(self._rows):
+      if own is not None and own.through and own.sounded >= own.frames:
         words, units = jax.device_get((self._said.words, self._said.units))
         own.end(words[row], units[row], self._problem(own))
         self._rows[row] = None
         over.append(own)
-    return made, over
+    return bool(ready), over
 
   def leave(self, answering: Answering) -> None:
     """Speaks no slice of an answer any more."""

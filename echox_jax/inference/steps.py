@@ -16,7 +16,7 @@ from echox_jax.decoding import generate, trigger
 from echox_jax.models import echox, positions
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Bool, Float, Int
-from echox_jax.models.llama import apply_llm, head_embedding
+from echox_jax.models.llama import apply_llm, head_row
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
 
@@ -45,6 +45,11 @@ def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
     [int(n) for n in _doubling(_PROMPT_STEP, engine.max_prompt_tokens)],
     [int(n) for n in _doubling(_FRAME_STEP, engine.max_frames)],
   )
+
+
+def windows(engine: EngineConfig) -> Sequence[int]:
+  """Returns the frames of a piece of sound behind the first one, in ascending order."""
+  return [int(n) for n in _doubling(engine.window, max(engine.window, engine.long_window))]
 
 
 def encode(
@@ -82,7 +87,7 @@ def sample(
   params: dict, cfg: EchoXConfig, hidden: Float[Array, 'B D'], logits: Float[Array, 'B V']
 ) -> tuple[Int[Array, ' B'], Float[Array, ' B']]:
   """Chooses the likeliest next ids, int32, and scores their states with the trigger, float32."""
-  period = head_embedding(params['llm'])[cfg.special_ids.period]
+  period = head_row(params['llm'], cfg.special_ids.period)
   return jnp.argmax(logits, axis=-1).astype(jnp.int32), trigger.scores(hidden, period)
 
 

@@ -108,7 +108,8 @@ def encode_speech(
   covered = samples if cfg.pad_audio_to_30_s else jnp.minimum(audio_lengths + silence, samples)
   mel_lengths = jnp.where(audio_lengths > 0, covered // rates.MEL_HOP, 0)
   mel = mel if mask is None else mask(mel, mel_lengths)
-  states = WhisperEncoder(cfg.whisper).apply({'params': params['whisper']}, mel, mel_lengths)
+  shown = None if cfg.pad_audio_to_30_s else mel_lengths  # silence counts there
+  states = WhisperEncoder(cfg.whisper).apply({'params': params['whisper']}, mel, shown)
   return jax.lax.stop_gradient(states).reshape(*clips, *states.shape[1:]), num_states(
     mel_lengths
   ).reshape(clips)

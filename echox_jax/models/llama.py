@@ -29,6 +29,10 @@ ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
 # with float[B,slots,K,H].
 Cache = dict[str, Any]
 
+HEAD = 'head'  # see `transpose_head`
+# Projections that see the same input, see `join_projections`.
+_JOINT = {'qkv_proj': ('q_proj', 'k_proj', 'v_proj'), 'gate_up_proj': ('gate_proj', 'up_proj')}
+
 # What a layer saves for the backward pass; the rest is recomputed. `dots` saves the matmuls with
 # weights.
 REMAT_POLICIES = {
@@ -84,6 +88,36 @@ def separate_layers(params: dict) -> dict:
   return {**params, 'trunk': trunk | apart}
 
 
+def join_projections(params: dict) -> dict:
+  """Puts kernels side by side that see the same input: q, k and v as `qkv_proj`, gate and up as
+  `gate_up_proj`. For one token, one long product takes less time than several short ones.
+
+  Args:
+    params: of a module that holds a `trunk`, without LoRA.
+  """
+  made = {
+    name: join_projections(leaf) if isinstance(leaf, dict) else leaf
+    for name, leaf in params.items()
+  }
+  for joint, parts in _JOINT.items():
+    if parts[0] in made:
+      together = [made.pop(part)['kernel'] for part in parts]
+      made[joint] = {'kernel': jnp.concatenate(together, axis=-1)}
+  return made
+
+
+def transpose_head(params: dict, table: Float[Array, 'V D']) -> dict:
+  """Holds an output table as `head` [D,V]. For a product of several rows, a CPU transposes a long
+  [V,D] each time, which takes ten times longer than the product.
+
+  Args:
+    params: of `Llama` or `UnitDecoder`; a table that is tied stays beside it.
+    table: of `head_embedding`, or the rows of it that can be chosen.
+  """
+  rest = {name: group for name, group in params.items() if name != 'lm_head'}
+  return {**rest, HEAD: jnp.array(table.T)}
+
+
 def are_layers_separate(params: dict) -> bool:
   """Whether `separate_layers` made these params of a module that holds a `trunk`."""
   return 'layers' not in params['trunk']
@@ -117,6 +151,18 @@ def apply_rope(
   )
 
 
+def _project(
+  module: nn.Module, joint: str, features: tuple[int, ...], axes: tuple[str, ...], x: Array, *args
+) -> list[Array]:
+  """Projects x by each part of `joint`, one by one or by the kernel of `join_projections`."""
+  cfg = module.cfg
+  if module.has_variable('params', joint):
+    y = layers.Dense(sum(features), ('embed', axes[0]), dtype=cfg.dtype, name=joint)(x, *args)
+    return jnp.split(y, np.cumsum(features)[:-1], axis=-1)
+  parts = zip(_JOINT[joint], features, axes)
+  return [_projection(cfg, name, size, ('embed', axis))(x, *args) for name, size, axis in parts]
+
+
 class Attention(nn.Module):
   """Grouped-query self-attention, optionally with a KV cache."""
 
@@ -134,17 +180,17 @@ class Attention(nn.Module):
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     cfg = self.cfg
     freqs = rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
-    project = functools.partial(_projection, cfg)
-
-    def heads(y):
-      return y.reshape(*y.shape[:2], -1, cfg.head_dim)
-
-    q = heads(project('q_proj', cfg.num_heads * cfg.head_dim, ('embed', 'heads'))(x, deterministic))
-    k = heads(
-      project('k_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic)
-    )
-    v = heads(
-      project('v_proj', cfg.num_kv_heads * cfg.head_dim, ('embed', 'kv_heads'))(x, deterministic)
+    sizes = (cfg.num_heads, cfg.num_kv_heads, cfg.num_kv_heads)
+    q, k, v = (
+      y.reshape(*y.shape[:2], -1, cfg.head_dim)
+      for y in _project(
+        self,
+        'qkv_proj',
+        tuple(size * cfg.head_dim for size in sizes),
+        ('heads', 'kv_heads', 'kv_heads'),
+        x,
+        deterministic,
+      )
     )
     q = constrain(apply_rope(q, positions, freqs), 'batch', 'length', 'heads', None)
     k, v = (
@@ -156,7 +202,8 @@ class Attention(nn.Module):
       cache = {'key': k, 'value': v}
     out = attention(q, k, v, mask, backend=cfg.attention)
     out = out.reshape(*out.shape[:2], -1)
-    return project('o_proj', cfg.hidden_size, ('heads', 'embed'))(out, deterministic), cache
+    out = _projection(cfg, 'o_proj', cfg.hidden_size, ('heads', 'embed'))(out, deterministic)
+    return out, cache
 
 
 class Mlp(nn.Module):
@@ -166,11 +213,10 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B T D'], deterministic: bool) -> Float[Array, 'B T D']:
-    project = functools.partial(_projection, self.cfg)
-    gate = project('gate_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
-    up = project('up_proj', self.cfg.intermediate_size, ('embed', 'mlp'))(x, deterministic)
+    cfg, size = self.cfg, self.cfg.intermediate_size
+    gate, up = _project(self, 'gate_up_proj', (size, size), ('mlp', 'mlp'), x, deterministic)
     inner = constrain(nn.silu(gate) * up, 'batch', 'length', 'mlp')
-    return project('down_proj', self.cfg.hidden_size, ('mlp', 'embed'))(inner, deterministic)
+    return _projection(cfg, 'down_proj', cfg.hidden_size, ('mlp', 'embed'))(inner, deterministic)
 
 
 class Block(nn.Module):
@@ -299,6 +345,9 @@ class Llama(nn.Module):
 
   def logits(self, hidden: Float[Array, '*b D']) -> Float[Array, '*b V']:
     """Returns the logits of the next token, in float32."""
+    if self.has_variable('params', HEAD):
+      table = self.get_variable('params', HEAD)
+      return jnp.matmul(hidden.astype(table.dtype), table, preferred_element_type=jnp.float32)
     return (self.embed_tokens if self.cfg.tie_embeddings else self.lm_head).attend(hidden)
 
   def __call__(self, ids: Int[Array, 'B T'], deterministic: bool = True) -> Float[Array, 'B T V']:
@@ -312,10 +361,13 @@ class Llama(nn.Module):
 
 
 def head_embedding(params: dict) -> Float[Array, 'V D']:
-  """Returns the output head table from the params of `Llama` or `UnitDecoder` (the trigger score
-  needs the row of ".").
-  """
+  """Returns the output head table from the params of `Llama` or `UnitDecoder`."""
   return params['lm_head' if 'lm_head' in params else 'embed_tokens']['embedding']
+
+
+def head_row(params: dict, token: int) -> Float[Array, ' D']:
+  """Returns the row of a token in the output head table (the trigger score needs that of ".")."""
+  return params[HEAD][:, token] if HEAD in params else head_embedding(params)[token]
 
 
 def apply_llm(params: dict, cfg: EchoXConfig, method: str, *args: Any) -> Any:

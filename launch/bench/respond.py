@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   wave = np.random.default_rng(0).normal(0, 0.1, round(16000 * _SECONDS)).astype(np.float32)
   _say('compiling')
   engine = Engine(model)
-  compile_s = engine.warm_up(written=False, both=False, turns=False)
+  compile_s = engine.warm_up([Request(wave)])
   _say('answers')
   kinds = {
     'spoken': Request(wave),
@@ -101,8 +101,8 @@ def _default_budgets(model: Model, wave: np.ndarray, runs: int) -> tuple[dict[st
     retry_temperature=own.retry_temperature,
   )
   engine = Engine(dataclasses.replace(model, engine=budgets))
-  seconds = engine.warm_up(written=False, both=False, turns=False)
   request = Request(wave, max_tokens=own.max_new_tokens)
+  seconds = engine.warm_up([request])
   found = _medians([_answer(engine, request) for _ in range(runs + 1)])
   return {name: found[name] for name in _CHIEF}, seconds
 

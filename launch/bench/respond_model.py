@@ -60,13 +60,16 @@ def parts(engine: Engine, wave: np.ndarray) -> dict[str, Callable[[], Any]]:
   def encode():
     return programs.hear(params, wave[None], np.asarray([len(wave)], np.int32))
 
+  said = programs.new_speaking()
+
   def say():
-    said = programs.new_speaking()
+    nonlocal said
     said = programs.begin_slice(
       params, said, none, state.states, none, none, np.int32(tokens), zero
     )
     active = np.arange(said.going.shape[0]) == 0
-    return programs.speak_chunk(params, said, spelling, active, np.int32(10**6))[1]
+    said, spoken = programs.speak_chunk(params, said, spelling, active, np.int32(10**6))
+    return spoken
 
   def vocode():
     return programs.wave(params, frames, frames == 0)

@@ -8,6 +8,7 @@ import pytest
 
 from echox_jax.conversion import importers, whisper_ct2
 from echox_jax.models import log_mel, whisper
+from launch.bench import precompute_peer
 from tests.helpers import crosscheck
 
 pytestmark = pytest.mark.slow
@@ -50,22 +51,10 @@ def test_log_mel_of_speech(features, record_property):
 
 def test_states_match_transformers(model_file, features, states, record_property):
   torch = pytest.importorskip('torch', reason='torch is not installed')
-  from transformers import WhisperConfig
-  from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
   tensors, cfg = whisper_ct2.encoder_tensors(
     whisper_ct2.read_arrays(model_file.read_bytes(), 'tiny.en')
   )
-  encoder = WhisperEncoder(
-    WhisperConfig(
-      d_model=cfg.hidden_size,
-      encoder_layers=cfg.num_layers,
-      encoder_attention_heads=cfg.num_heads,
-      encoder_ffn_dim=cfg.intermediate_size,
-      num_mel_bins=cfg.num_mel_bins,
-      max_source_positions=cfg.max_positions,
-    )
-  ).eval()
+  encoder = precompute_peer.whisper_encoder(cfg)
   encoder.load_state_dict(
     {
       name.removeprefix('encoder.'): torch.tensor(np.asarray(value, np.float32))

@@ -23,8 +23,8 @@ def run_python(*arguments, timeout=300) -> str:
 
 
 def start_job(module: str, options: dict, compiled) -> subprocess.Popen:
-  """Starts `python -m MODULE OPTIONS` on the CPU; the folder `compiled` keeps compiled programs
-  between processes.
+  """Starts `python -m MODULE OPTIONS` on the CPU. The folder `compiled` keeps compiled programs
+  between processes: one of its own, as a process that is killed may leave half a file.
   """
   return subprocess.Popen(
     [sys.executable, '-m', module, json.dumps(options)],

@@ -38,6 +38,7 @@ ENGINE = EngineConfig(
   words=5,
   first_window=4,
   window=10,
+  long_window=25,
 )
 
 

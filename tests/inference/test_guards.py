@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from echox_jax.decoding import generate, guards
+from echox_jax.inference.answering import Request
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, notes
+from echox_jax.models.llama import HEAD
 from tests.helpers import tiny_model
 from tests.helpers.compiling import compiling
 
@@ -34,23 +36,23 @@ def answer(tmp_path_factory):
 
   def choose(cfg, head, hidden, draw=None):
     column = (draw.temperature > 0).astype(jnp.int32)
-    return head[1 + jnp.clip(draw.step, 0, 38), column].astype(jnp.int32)
+    return head.table[column, 1 + jnp.clip(draw.step, 0, 38)].astype(jnp.int32)
 
   @functools.cache
   def engine(budgets):
     wanted = dict(max_unit_words=38, loop_times=4, retry_temperature=0.7, first_window=100)
     budgets = dataclasses.replace(bundle.engine, **wanted | dict(budgets))
     made = Engine(dataclasses.replace(bundle, engine=budgets))
-    made.warm_up(written=False, both=False, turns=False)
+    made.warm_up([Request(tiny_model.question(0.5))])
     return made
 
   def run(first, again, **budgets):
     made = engine(tuple(budgets.items()))
-    head = np.array(made.params['echo']['lm_head']['embedding'])
-    head[vocab:, :2] = eot
+    head = np.array(made.params['echo'][HEAD])
+    head[:2, 1:] = eot
     for column, words in enumerate((first, again)):
-      head[vocab : vocab + len(words), column] = vocab + np.asarray(words, int)
-    made.params['echo']['lm_head']['embedding'] = jnp.asarray(head)
+      head[column, 1 : 1 + len(words)] = vocab + np.asarray(words, int)
+    made.params['echo'][HEAD] = jnp.asarray(head)
     with compiling() as compiled:
       events = list(made.answer(tiny_model.question(0.5), max_tokens=4))
     assert not compiled
@@ -137,8 +139,8 @@ def test_a_loop_is_noticed_when_its_round_has_come_four_times(round_):
 
 def test_the_first_word_of_another_try_is_not_eot():
   bundle_config = tiny_model.tiny_config()
-  head = jnp.zeros((41, 16)).at[0].set(1.0)  # EOT is far likelier than all others
+  table = jnp.zeros((41, 16)).at[0].set(1.0)  # EOT is far likelier than all others
   hidden = jnp.full((2, 16), 9.0)
   draw = generate.Draw(jnp.asarray([0.0, 0.7]), jnp.zeros(2, jnp.int32))
-  first, again = choose_unit(bundle_config, head, hidden, draw).tolist()
+  first, again = choose_unit(bundle_config, generate.UnitHead(table), hidden, draw).tolist()
   assert first == bundle_config.special_ids.eot and again >= bundle_config.llm.vocab_size

@@ -131,6 +131,18 @@ def test_merged_lora_gives_the_same_logits(params, logits):
   assert jax.tree.structure(shapes) == jax.tree.structure(merged)
 
 
+def test_joined_projections_give_the_same_logits(params, logits):
+  plain = llama.Llama(lora.merged_config(CFG).llm)
+  joined = llama.join_projections(lora.merge(params, CFG.llm.lora))
+  block = joined['trunk']['layers']
+  assert set(block['self_attn']) == {'qkv_proj', 'o_proj'}
+  assert set(block['mlp']) == {'gate_up_proj', 'down_proj'}
+  turned = llama.transpose_head(joined, llama.head_embedding(joined))
+  for tree in (joined, llama.separate_layers(joined), turned):
+    found = jax.jit(plain.apply)({'params': tree}, IDS)
+    np.testing.assert_allclose(found, logits, atol=1e-5)
+
+
 def test_lora_leaves_are_those_of_the_named_projections(params):
   attention = lora.mask(params)['trunk']['layers']['self_attn']
   assert attention == {
@@ -187,3 +199,5 @@ def test_tied_head():
   made = nn.meta.unbox(jax.jit(llama.Llama(cfg).init)(jax.random.key(0), IDS))['params']
   assert 'lm_head' not in made
   assert llama.head_embedding(made) is made['embed_tokens']['embedding']
+  turned = llama.transpose_head(made, llama.head_embedding(made))
+  np.testing.assert_array_equal(llama.head_row(turned, 3), llama.head_row(made, 3))

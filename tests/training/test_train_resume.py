@@ -14,7 +14,6 @@ from echox_jax.training import checkpoint, loop, metrics
 from tests.helpers import training_jobs
 
 STEPS = 7
-pytestmark = pytest.mark.usefixtures('compile_once')
 
 
 @pytest.fixture(scope='module')
