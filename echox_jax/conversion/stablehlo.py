@@ -238,7 +238,7 @@ def input_specs(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, jax.ShapeDt
   )
   known |= shapes(steps.embed, known['states'], known['state_lengths'])._asdict()
   state = dict(zip(_STATE, shapes(_prefill, known['ids'], sizes=(engine.max_new_tokens,))))
-  grown = {'cache_key': 2, 'cache_value': 2, 'keys': 1}  # axis of the slots
+  grown = {'cache_key': 3, 'cache_value': 3, 'keys': 1}  # axis of the slots
   for name, axis in grown.items():
     shape = list(state[name].shape)
     shape[axis] = slots

@@ -337,8 +337,8 @@ def put_slots(held: Array, one: Array, row: Int[Array, '']) -> Array:
   if current_mesh() is None:
     start = [row if i == axis else 0 for i in range(held.ndim)]
     return jax.lax.dynamic_update_slice(held, one, start)
-  more = held.shape[axis + 1] - one.shape[axis + 1]
-  one = jnp.pad(one, [(0, more if i == axis + 1 else 0) for i in range(one.ndim)])
+  more = held.shape[axis + 2] - one.shape[axis + 2]
+  one = jnp.pad(one, [(0, more if i == axis + 2 else 0) for i in range(one.ndim)])
   return put_row(held, one, row, axis)
 
 

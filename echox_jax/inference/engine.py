@@ -20,7 +20,7 @@ from echox_jax import errors, model_folder
 from echox_jax.inference import placement
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.events import Event
-from echox_jax.inference.history import Conversation, Turn
+from echox_jax.inference.history import Conversation, Heard, Turn
 from echox_jax.inference.programs import Programs
 from echox_jax.inference.questions import Questions, bucket, padded
 from echox_jax.inference.speakers import Speakers
@@ -75,12 +75,25 @@ class Engine:
 
   # Questions
 
-  def ask(self, request: Request, conversation: Conversation | None = None) -> Answering:
+  def hear(self, wave: Float[np.ndarray, '...']) -> Heard:
+    """Hears a spoken question before it is asked, one channel at 16 kHz.
+
+    Raises:
+      AudioError: it cannot be heard.
+    """
+    wave = self.questions.check_wave(wave)
+    with self._lock:
+      return Heard(wave, self._encode([wave]))
+
+  def ask(
+    self, request: Request, conversation: Conversation | None = None, heard: Heard | None = None
+  ) -> Answering:
     """Puts a question in the queue; `pump` makes its events.
 
     Args:
       request: the question.
       conversation: whose next turn it is; None = it stands for itself.
+      heard: what `hear` made of its sound; what it made of other sound counts as None.
 
     Raises:
       EchoXError: a question that the model cannot take, a sampling that is none, or a conversation
@@ -103,6 +116,8 @@ class Engine:
         self.config,
         self.speaks and request.speaks,
       )
+      if heard is not None and heard.wave is wave:
+        answering.turn.heard = heard.speech
       conversation.busy = True
       self._waiting.append(answering)
     return answering
@@ -240,16 +255,18 @@ class Engine:
     Raises:
       EchoXError: a question that the model cannot take.
     """
-    start, none = time.perf_counter(), np.int32(0)
-    special, anything = self.config.special_ids, requests is None
-    samples, prompts = self._every_size() if requests is None else self._sizes_of(requests)
+    start, none, special = time.perf_counter(), np.int32(0), self.config.special_ids
+    if requests is None:
+      samples, prompts = self.questions.every_size()
+    else:
+      samples, prompts = self.questions.sizes_of((own.wave, own.text) for own in requests)
     rng = np.random.default_rng(0)
     for number in {1, self.reads_at_once}:
       heard = None
       for size in samples:
         noise = rng.normal(0, 0.1, (number, size)).astype(np.float32)
         heard = self.programs.hear(self.params, noise, np.full(number, size, np.int32))
-      further = (self.programs.read_further,) if anything and number == 1 else ()
+      further = (self.programs.read_further,) if requests is None and number == 1 else ()
       for spoken, size in prompts:
         ids = [[special.audio if spoken else special.bos] * size] * number
         for read in (self.programs.read_first, *further):
@@ -260,28 +277,6 @@ class Engine:
     if self.speaks:
       self._speakers.warm_up(self._state.states)
     return time.perf_counter() - start
-
-  def _every_size(self) -> tuple[Iterable[int], Iterable[tuple[bool, int]]]:
-    """Sizes of sound, and of prompts without speech (False) and with it (True)."""
-    prompts = [(False, size) for size in self._sizes.prompt]
-    if not self.hears:
-      return (), prompts
-    least = len(self.questions.prompt('', audio=True))
-    return self._sizes.samples, prompts + [(True, n) for n in self._sizes.prompt if n >= least]
-
-  def _sizes_of(
-    self, requests: Iterable[Request]
-  ) -> tuple[Iterable[int], Iterable[tuple[bool, int]]]:
-    """As `_every_size`, for certain questions."""
-    samples, prompts = set(), set()
-    for request in requests:
-      spoken = request.wave is not None
-      if spoken:
-        length = len(self.questions.check_wave(request.wave))
-        samples.add(bucket(self._sizes.samples, length))
-      ids = self.questions.prompt(request.text, spoken)
-      prompts.add((spoken, bucket(self._sizes.prompt, len(ids))))
-    return sorted(samples), sorted(prompts)
 
   def _thinking(self) -> bool:
     return any(answering.going for answering in self._answering.values())
@@ -351,15 +346,20 @@ class Engine:
     return True
 
   def _hear(self, answerings: Sequence[Answering]) -> Any:
-    """Encodes the recordings of questions; counts what they have too much."""
-    waves = [answering.wave for answering in answerings]
-    lengths = np.asarray([len(wave) for wave in waves], np.int32)
-    size = bucket(self._sizes.samples, int(lengths.max()))
-    padded_waves = np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves])
-    heard = self.programs.hear(self.params, padded_waves, lengths)
+    """Gives what is said in questions; counts what they have too much."""
+    heard = answerings[0].turn.heard if len(answerings) == 1 else None
+    if heard is None:
+      heard = self._encode([answering.wave for answering in answerings])
     for answering, lost in zip(answerings, jax.device_get(heard.overflow)):
       answering.overflow['speech_positions'] = int(lost)
     return heard
+
+  def _encode(self, waves: Sequence[np.ndarray]) -> Any:
+    """Encodes recordings, padded to the same length."""
+    lengths = np.asarray([len(wave) for wave in waves], np.int32)
+    size = bucket(self._sizes.samples, int(lengths.max()))
+    padded_waves = np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves])
+    return self.programs.hear(self.params, padded_waves, lengths)
 
   def _prefill(
     self,

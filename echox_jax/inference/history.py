@@ -4,8 +4,23 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+import numpy as np
 
-@dataclasses.dataclass
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Heard:
+  """What was said, heard before it is asked.
+
+  Attributes:
+    wave: the very array that was heard.
+    speech: `EmbeddedSpeech`, one row.
+  """
+
+  wave: np.ndarray
+  speech: Any
+
+
+@dataclasses.dataclass(eq=False)
 class Turn:
   """A question and its answer.
 

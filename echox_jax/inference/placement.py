@@ -136,7 +136,7 @@ def of_state(shapes: Any, mesh: Mesh) -> Any:
   def one(path, leaf):
     names = ['batch', *[None] * (leaf.ndim - 1)]
     if path[0].name == 'cache':
-      names = [*[None] * (leaf.ndim - 4), 'batch', None, 'kv_heads', None]
+      names = [*[None] * (leaf.ndim - 4), 'batch', 'kv_heads', None, None]
     return sharding.fitted(leaf.shape, names, mesh)
 
   return jax.tree_util.tree_map_with_path(one, shapes)

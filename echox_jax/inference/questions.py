@@ -1,6 +1,6 @@
 """What can be asked: checks of recordings and texts, and the ids that a question becomes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -39,6 +39,26 @@ class Questions:
   def sizes(self) -> steps.Buckets:
     """Static sizes that questions, and the sound of answers, are padded to."""
     return steps.buckets(self.config, self.budgets)
+
+  def every_size(self) -> tuple[Iterable[int], Iterable[tuple[bool, int]]]:
+    """Sizes of sound, and of prompts without speech (False) and with it (True)."""
+    prompts = [(False, size) for size in self.sizes.prompt]
+    if not self.hears:
+      return (), prompts
+    least = len(self.prompt('', audio=True))
+    return self.sizes.samples, prompts + [(True, n) for n in self.sizes.prompt if n >= least]
+
+  def sizes_of(
+    self, asked: Iterable[tuple[np.ndarray | None, str]]
+  ) -> tuple[Iterable[int], Iterable[tuple[bool, int]]]:
+    """As `every_size`, for certain questions: their sound, or None, and what is written."""
+    samples, prompts = set(), set()
+    for wave, text in asked:
+      if wave is not None:
+        samples.add(bucket(self.sizes.samples, len(self.check_wave(wave))))
+      ids = self.prompt(text, wave is not None)
+      prompts.add((wave is not None, bucket(self.sizes.prompt, len(ids))))
+    return sorted(samples), sorted(prompts)
 
   def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:
     """Gives a question at 16 kHz as float32, if it can be heard.

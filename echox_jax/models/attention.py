@@ -22,8 +22,8 @@ BACKENDS = ('xla', 'splash', 'cudnn', 'by_head', 'auto')
 _BEST = {'tpu': 'splash', 'gpu': 'cudnn', 'cpu': 'by_head'}
 # From this many scores per clip and head, a CPU is faster if it takes one head after another.
 _MANY_SCORES = 128 * 128
-# A cache with more slots than two blocks is read block by block, as far as it is in use.
-_BLOCK = 256
+# Slots of a cache that one new token reads at a time, as far as they are in use.
+_BLOCK = 64
 _MASKED = -1e30  # finite, so that a fully masked row stays finite
 _LANES, _MAX_BLOCK = 128, 512  # splash block sizes are multiples of _LANES, up to _MAX_BLOCK
 
@@ -96,12 +96,9 @@ def attention(
   """
   if backend not in BACKENDS:
     raise errors.ConfigError(f'attention is {backend!r}: use one of {", ".join(BACKENDS)}.')
-  chosen = _BEST.get(current_platform(), 'xla') if backend == 'auto' else backend
-  if chosen == 'by_head' and dropout is None:
-    if query.shape[1] == 1 and mask.keys is not None and key.shape[1] > 2 * _BLOCK:
-      return by_block(query, key, value, mask.keys)
-    if query.shape[1] * key.shape[1] >= _MANY_SCORES:
-      return by_head(query, key, value, mask)
+  chosen = _chosen(backend)
+  if chosen == 'by_head' and dropout is None and query.shape[1] * key.shape[1] >= _MANY_SCORES:
+    return by_head(query, key, value, mask)
   if chosen in ('splash', 'cudnn'):
     why_not = obstacle(chosen, query, key, mask, dropout is not None)
     if why_not is None:
@@ -112,6 +109,25 @@ def attention(
       f'attention {chosen!r} is not available here, {why_not}: using xla instead.',
     )
   return xla(query, key, value, mask, dropout)
+
+
+def cached_attention(
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B K S H'],
+  value: Float[Array, 'B K S H'],
+  mask: Mask = Mask(),
+  backend: str = 'xla',
+) -> Float[Array, 'B T N H']:
+  """Computes `attention` over the keys and values of a cache, whose heads come first."""
+  by_keys = mask.keys is not None and not mask.causal
+  if query.shape[1] == 1 and by_keys and _chosen(backend) == 'by_head':
+    return by_block(query, key, value, mask.keys)
+  return attention(query, jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), mask, None, backend)
+
+
+def _chosen(backend: str) -> str:
+  """The backend that a name stands for on this platform."""
+  return _BEST.get(current_platform(), 'xla') if backend == 'auto' else backend
 
 
 def xla(
@@ -169,33 +185,34 @@ def by_head(
 
 def by_block(
   query: Float[Array, 'B 1 N H'],
-  key: Float[Array, 'B S K H'],
-  value: Float[Array, 'B S K H'],
+  key: Float[Array, 'B K S H'],
+  value: Float[Array, 'B K S H'],
   keys: Bool[Array, 'B S'],
 ) -> Float[Array, 'B 1 N H']:
   """Computes `attention` of one new token over a cache, block by block up to the last slot that a
   row sees, so that slots which are not in use cost no time. It has no gradient.
   """
   b, _, n, h = query.shape
-  k, slots = key.shape[2], key.shape[1]
-  blocks = -(-slots // _BLOCK)
+  k, slots = key.shape[1:3]
+  size = min(_BLOCK, slots)
   used = jnp.max(jnp.where(keys, 1 + jnp.arange(slots), 0))
   query = query.reshape(b, k, n // k, h) * h**-0.5
 
   def block(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     # The last block may overlap the one before it: what that has seen is hidden.
-    start = jnp.minimum(i * _BLOCK, slots - _BLOCK)
+    start = jnp.minimum(i * size, slots - size)
     own_key, own_value, seen = (
-      jax.lax.dynamic_slice_in_dim(x, start, _BLOCK, axis=1) for x in (key, value, keys)
+      jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+      for x, axis in ((key, 2), (value, 2), (keys, 1))
     )
-    seen &= start + jnp.arange(_BLOCK) >= i * _BLOCK
-    scores = jnp.einsum('BKGH,BSKH->BKGS', query, own_key, preferred_element_type=jnp.float32)
+    seen &= start + jnp.arange(size) >= i * size
+    scores = jnp.einsum('BKGH,BKSH->BKGS', query, own_key, preferred_element_type=jnp.float32)
     scores = jnp.where(seen[:, None, None], scores, _MASKED)
     largest, total, out = carry
     larger = jnp.maximum(largest, scores.max(axis=-1))
     weights = jnp.exp(scores - larger[..., None])
     before = jnp.exp(largest - larger)
-    new = jnp.einsum('BKGS,BSKH->BKGH', weights.astype(value.dtype), own_value)
+    new = jnp.einsum('BKGS,BKSH->BKGH', weights.astype(value.dtype), own_value)
     return larger, total * before + weights.sum(axis=-1), out * before[..., None] + new
 
   start = (
@@ -203,8 +220,7 @@ def by_block(
     jnp.zeros((b, k, n // k)),
     jnp.zeros((b, k, n // k, h)),
   )
-  number = jnp.minimum((used + _BLOCK - 1) // _BLOCK, blocks)
-  _, total, out = jax.lax.fori_loop(0, number, block, start)
+  _, total, out = jax.lax.fori_loop(0, (used + size - 1) // size, block, start)
   out = out / jnp.maximum(total, 1e-30)[..., None]  # a row that sees nothing gives 0
   return out.astype(value.dtype).reshape(b, 1, n, h)
 

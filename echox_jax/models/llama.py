@@ -21,12 +21,12 @@ from echox_jax import errors
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
 from echox_jax.models import layers
 from echox_jax.models.arrays import Array, Float, Int
-from echox_jax.models.attention import Mask, attention
+from echox_jax.models.attention import Mask, attention, cached_attention
 from echox_jax.parallel.sharding import constrain
 
 ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
-# {'key','value'}: float[layers,B,slots,K,H]; of separate layers {'layers_0': {'key','value'}, ...}
-# with float[B,slots,K,H].
+# {'key','value'}: float[layers,B,K,slots,H]; of separate layers {'layers_0': {'key','value'}, ...}
+# with float[B,K,slots,H]. Heads come first: a CPU would copy the other order for every token.
 Cache = dict[str, Any]
 
 HEAD = 'head'  # see `transpose_head`
@@ -51,7 +51,7 @@ def init_cache(cfg: LlamaConfig, batch: Any, slots: int, separate: bool = False)
     slots: positions.
     separate: whether the layers are, see `separate_layers`.
   """
-  shape = (batch, slots, cfg.num_kv_heads, cfg.head_dim)
+  shape = (batch, cfg.num_kv_heads, slots, cfg.head_dim)
 
   def empty(*leading):
     return {name: jnp.zeros((*leading, *shape), cfg.dtype) for name in ('key', 'value')}
@@ -62,13 +62,13 @@ def init_cache(cfg: LlamaConfig, batch: Any, slots: int, separate: bool = False)
 
 
 def write_slots(
-  held: Float[Array, 'B S K H'], new: Float[Array, 'B T K H'], index: Int[Array, '...']
-) -> Float[Array, 'B S K H']:
+  held: Float[Array, 'B K S H'], new: Float[Array, 'B T K H'], index: Int[Array, '...']
+) -> Float[Array, 'B K S H']:
   """Writes keys or values into the slots from `index` on: one number for all rows, or one a row."""
-  new = new.astype(held.dtype)
+  new = jnp.swapaxes(new.astype(held.dtype), 1, 2)
   if jnp.ndim(index) == 0:
-    return jax.lax.dynamic_update_slice_in_dim(held, new, index, axis=1)
-  write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+    return jax.lax.dynamic_update_slice_in_dim(held, new, index, axis=2)
+  write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
   return jax.vmap(write)(held, new, index)
 
 
@@ -197,10 +197,12 @@ class Attention(nn.Module):
       constrain(y, 'batch', 'key_length', 'kv_heads', None)
       for y in (apply_rope(k, positions, freqs), v)
     )
-    if cache is not None:
+    if cache is None:
+      out = attention(q, k, v, mask, backend=cfg.attention)
+    else:
       k, v = write_slots(cache['key'], k, index), write_slots(cache['value'], v, index)
       cache = {'key': k, 'value': v}
-    out = attention(q, k, v, mask, backend=cfg.attention)
+      out = cached_attention(q, k, v, mask, backend=cfg.attention)
     out = out.reshape(*out.shape[:2], -1)
     out = _projection(cfg, 'o_proj', cfg.hidden_size, ('heads', 'embed'))(out, deterministic)
     return out, cache

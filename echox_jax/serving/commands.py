@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.history import Turn
 
@@ -47,6 +49,13 @@ class Ask:
   earlier: tuple[Written, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hear:
+  """Hears what may be the next question, float32[samples] at 16 kHz, while a pause goes on."""
+
+  wave: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Cancel:
   """Stops an answer."""
@@ -74,7 +83,8 @@ class DropSound:
   """Drops sound that has not been sent yet; for the connection, not for the engine."""
 
 
-Command = Ask | Cancel | Truncate | Delete | DropSound
+ForEngine = Ask | Hear | Cancel | Truncate | Delete
+Command = ForEngine | DropSound
 
 
 @dataclasses.dataclass(frozen=True)

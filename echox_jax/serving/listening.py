@@ -12,9 +12,8 @@ from echox_jax.serving import turns
 from echox_jax.serving.formats import AudioFormat
 from echox_jax.serving.refusals import Refusal
 from echox_jax.serving.resampling import Stream
-from echox_jax.serving.turns import Detector, TurnRule, Turns, VoiceBegins
+from echox_jax.serving.turns import Detector, TurnRule, Turns, VoiceBegins, VoicePauses
 
-_TAIL = rates.SAMPLE_RATE // 5  # silence that a question keeps behind the voice
 _STEP = rates.SAMPLE_RATE // 2  # samples that are judged at once
 
 
@@ -26,15 +25,29 @@ class SpeechStarted:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class SpeechPaused:
+  """A voice pauses, perhaps for good.
+
+  Attributes:
+    wave: float32[samples] at 16 kHz, the turn so far.
+  """
+
+  wave: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class SpeechStopped:
   """A voice has ended, `at_ms` milliseconds after the first sample of the session.
 
   Attributes:
-    wave: float32[samples] at 16 kHz, the whole turn.
+    wave: float32[samples] at 16 kHz, the whole turn; after a pause, the very array of that pause.
   """
 
   at_ms: int
   wave: np.ndarray
+
+
+SpeechEvent = SpeechStarted | SpeechPaused | SpeechStopped
 
 
 class Listener:
@@ -60,6 +73,7 @@ class Listener:
     self._count = 0  # samples in `_pieces`
     self._first = 0  # position of the first of them, counted from the start of the session
     self._begin: int | None = None  # position at which the turn that is heard begins
+    self._paused = np.zeros(0, np.float32)  # that turn up to its last pause
     self._format, self._stream = audio_format, Stream(audio_format.rate, rates.SAMPLE_RATE)
     self._turns: Turns | None = None
     self._follow(rule)
@@ -76,7 +90,7 @@ class Listener:
       self._format, self._stream = audio_format, Stream(audio_format.rate, rates.SAMPLE_RATE)
     self._follow(rule)
 
-  def take(self, data: bytes) -> Iterator[list[SpeechStarted | SpeechStopped]]:
+  def take(self, data: bytes) -> Iterator[list[SpeechEvent]]:
     """Takes the next bytes, half a second at a time, so that others can do something in between;
     yields what was heard in each.
 
@@ -131,32 +145,37 @@ class Listener:
   def _ratio(self) -> float:
     return rates.SAMPLE_RATE / self._format.rate
 
-  def _hear(self, wave: np.ndarray) -> list[SpeechStarted | SpeechStopped]:
+  def _hear(self, wave: np.ndarray) -> list[SpeechEvent]:
     """Holds a piece at 16 kHz, and tells of voices in it."""
     self._keep(wave)
     if self._turns is None:
       return []
-    told: list[SpeechStarted | SpeechStopped] = []
+    told: list[SpeechEvent] = []
     for event in self._turns.take(wave):
       if isinstance(event, VoiceBegins):
         self._begin = max(event.start, self._first)
         told.append(SpeechStarted(_milliseconds(self._begin)))
+      elif isinstance(event, VoicePauses):
+        self._paused = self._turn(event.stop)
+        told.append(SpeechPaused(self._paused))
       else:
-        silence = self._turns.rule.silence_duration_ms * rates.SAMPLE_RATE // 1000
-        told.append(self._end(event.stop, max(0, silence - _TAIL)))
+        told.append(self._end(event.stop, self._paused))
     if self._begin is None:
       padding = self._turns.rule.prefix_padding_ms * rates.SAMPLE_RATE // 1000
       self._drop(self._turns.position - padding - turns.ONSET_PIECES * turns.PIECE)
     elif self._first + self._count - self._begin >= self._most:
-      told.append(self._end(self._first + self._count, 0))
+      stop = self._first + self._count
+      told.append(self._end(stop, self._turn(stop)))
       self._turns.restart()
       self._turns.position = self._first
     return told
 
-  def _end(self, stop: int, silence: int) -> SpeechStopped:
-    """Takes the turn out of the buffer, without the last `silence` samples before `stop`."""
-    held, begin = self._held(), self._begin
-    wave = held[begin - self._first : stop - silence - self._first][: self._most]
+  def _turn(self, stop: int) -> np.ndarray:
+    """The turn that is heard, up to a position."""
+    return self._held()[self._begin - self._first : stop - self._first][: self._most]
+
+  def _end(self, stop: int, wave: np.ndarray) -> SpeechStopped:
+    """Takes the turn, whose sound is `wave`, out of the buffer."""
     self._drop(stop)
     self._begin = None
     return SpeechStopped(_milliseconds(stop), wave)

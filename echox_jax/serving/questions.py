@@ -77,7 +77,7 @@ def question_of(items: Iterable[Item]) -> tuple[Asked, tuple[Written, ...]]:
       item.ticket = ticket
     earlier.append(Written(ticket, _joined(asked), answer.text))
   waves = [item.wave for item in waiting if item.wave is not None]
-  wave = np.concatenate(waves) if waves else None
+  wave = (waves[0] if len(waves) == 1 else np.concatenate(waves)) if waves else None
   return Asked(waiting, wave, _joined(waiting)), tuple(earlier)
 
 

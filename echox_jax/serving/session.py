@@ -15,10 +15,19 @@ from echox_jax import rates
 from echox_jax.inference.answering import Request
 from echox_jax.inference.events import Event
 from echox_jax.serving import protocol, server_events, settings, turns
-from echox_jax.serving.commands import Ask, Command, Delete, DropSound, Failed, Ticket, Truncate
+from echox_jax.serving.commands import (
+  Ask,
+  Command,
+  Delete,
+  DropSound,
+  Failed,
+  Hear,
+  Ticket,
+  Truncate,
+)
 from echox_jax.serving.items import Item, Items
 from echox_jax.serving.limits import Limits
-from echox_jax.serving.listening import Listener, SpeechStarted
+from echox_jax.serving.listening import Listener, SpeechPaused, SpeechStarted
 from echox_jax.serving.protocol import ResponseOptions
 from echox_jax.serving.questions import as_item, context_of, question_of
 from echox_jax.serving.refusals import Refusal
@@ -174,7 +183,9 @@ class Session:
       )
 
   def _heard(self, event: Any) -> Iterator[Output]:
-    """Tells of a voice; it interrupts the answer, and its end asks for one."""
+    """Tells of a voice: it interrupts an answer, is heard by the engine in a pause, and asks for an
+    answer by its end.
+    """
     rule = self._settings.turn_rule
     if isinstance(event, SpeechStarted):
       self._speech_item = self._new_id('item')
@@ -183,6 +194,10 @@ class Session:
       )
       if rule.interrupt_response and self._response and self._response.lasting:
         yield from self._cancel('turn_detected')
+      return
+    if isinstance(event, SpeechPaused):
+      if rule.create_response:
+        yield Hear(event.wave)
       return
     name, self._speech_item = self._speech_item, None
     yield self._event('input_audio_buffer.speech_stopped', audio_end_ms=event.at_ms, item_id=name)

@@ -16,6 +16,7 @@ from echox_jax import audio, errors, rates
 PIECE = 512  # samples that the detector takes
 ONSET_PIECES = 2  # above the threshold, from which on it is a voice
 _HYSTERESIS = 0.15
+_PAUSE_MS = 200  # silence after which a turn may be over; a question keeps so much of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,24 @@ class VoiceBegins:
 
 
 @dataclasses.dataclass(frozen=True)
-class VoiceEnds:
-  """`stop`: sample behind the turn, counted from the first of the stream; the silence that ended it
-  is included.
+class VoicePauses:
+  """The turn may be over, or go on. `stop`: sample behind it, counted from the first of the stream;
+  a little silence is included.
   """
 
   stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class VoiceEnds:
+  """The turn is over; a pause came before. `stop`: sample behind it, counted from the first of the
+  stream; the silence that ended it is included.
+  """
+
+  stop: int
+
+
+TurnEvent = VoiceBegins | VoicePauses | VoiceEnds
 
 
 class Detector(Protocol):
@@ -99,11 +112,11 @@ class Turns:
     """Forgets what was heard; positions go on."""
     self._detector = self._make_detector()
     self._rest = np.zeros(0, np.float32)
-    self._in_turn, self._voiced, self._silent = False, 0, 0
+    self._in_turn, self._paused, self._voiced, self._silent = False, False, 0, 0
 
-  def take(self, wave: np.ndarray) -> list[VoiceBegins | VoiceEnds]:
+  def take(self, wave: np.ndarray) -> list[TurnEvent]:
     """Judges the next float32[samples]; what is less than a piece waits for more."""
-    told: list[VoiceBegins | VoiceEnds] = []
+    told: list[TurnEvent] = []
     held = np.concatenate([self._rest, wave])
     whole = len(held) // PIECE * PIECE
     self._rest = held[whole:]
@@ -112,21 +125,28 @@ class Turns:
       told += self._judge(float(self._detector.process_chunk(data)))
     return told
 
-  def _judge(self, probability: float) -> list[VoiceBegins | VoiceEnds]:
+  def _judge(self, probability: float) -> list[TurnEvent]:
     self.position += PIECE
     if not self._in_turn:
       self._voiced = self._voiced + 1 if probability >= self.rule.threshold else 0
       if self._voiced < ONSET_PIECES:
         return []
-      self._in_turn, self._silent = True, 0
+      self._in_turn, self._paused, self._silent = True, False, 0
       padding = _samples(self.rule.prefix_padding_ms)
       return [VoiceBegins(max(0, self.position - self._voiced * PIECE - padding))]
-    quiet = probability < max(self.rule.threshold - _HYSTERESIS, 0.01)
-    self._silent = self._silent + PIECE if quiet else 0
-    if self._silent < _samples(self.rule.silence_duration_ms):
+    if probability >= max(self.rule.threshold - _HYSTERESIS, 0.01):
+      self._paused, self._silent = False, 0
       return []
-    self._in_turn, self._voiced = False, 0
-    return [VoiceEnds(self.position)]
+    self._silent += PIECE
+    told: list[TurnEvent] = []
+    enough = _samples(self.rule.silence_duration_ms)
+    if not self._paused and self._silent >= min(enough, _samples(_PAUSE_MS)):
+      self._paused = True
+      told.append(VoicePauses(self.position))
+    if self._silent >= enough:
+      self._in_turn, self._voiced = False, 0
+      told.append(VoiceEnds(self.position))
+    return told
 
 
 def _samples(milliseconds: int) -> int:

@@ -20,10 +20,10 @@ from echox_jax import errors
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Event, Sound
-from echox_jax.inference.history import Conversation
+from echox_jax.inference.history import Conversation, Heard
 from echox_jax.inference.reading import Reader
 from echox_jax.serving import refusals
-from echox_jax.serving.commands import Ask, Cancel, Delete, Failed, Ticket, Truncate
+from echox_jax.serving.commands import Ask, Cancel, Failed, ForEngine, Hear, Ticket, Truncate
 from echox_jax.serving.metrics import Metrics
 
 Deliver = Callable[[Ticket, Sequence[Event | Failed]], None]
@@ -38,11 +38,13 @@ class Seat:
     deliver: called in the thread with each batch of events; it must return at once.
     conversation: of the session.
     tickets: answers on their way.
+    heard: what may be the next question.
   """
 
   deliver: Deliver
   conversation: Conversation = dataclasses.field(default_factory=Conversation)
   tickets: set[Ticket] = dataclasses.field(default_factory=set)
+  heard: Heard | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -95,7 +97,7 @@ class Worker:
 
   # What sessions ask; these methods return at once
 
-  def command(self, seat: Seat, command: Ask | Cancel | Truncate | Delete) -> None:
+  def command(self, seat: Seat, command: ForEngine) -> None:
     """Takes a command of a session; a question that finds no room fails."""
     if isinstance(command, Ask) and not self._admit():
       seat.deliver(command.ticket, [self._why_not()])
@@ -184,7 +186,10 @@ class Worker:
       if event.first_audio_at is not None:
         self._metrics.first_sound.observe(event.first_audio_at)
 
-  def _do(self, seat: Seat, command: Ask | Cancel | Truncate | Delete) -> None:
+  def _do(self, seat: Seat, command: ForEngine) -> None:
+    if isinstance(command, Hear):
+      self._hear(seat, command)
+      return
     ticket = command.ticket
     if isinstance(command, Ask):
       self._ask(seat, command)
@@ -196,14 +201,22 @@ class Worker:
       self.engine.drop(seat.conversation, ticket.turn)
       ticket.turn = None
 
+  def _hear(self, seat: Seat, command: Hear) -> None:
+    try:
+      seat.heard = self.engine.hear(command.wave)
+    except errors.EchoXError:
+      seat.heard = None  # whoever asks it is told why
+
   def _ask(self, seat: Seat, command: Ask) -> None:
-    ticket = command.ticket
+    ticket, heard = command.ticket, seat.heard
+    if command.request.wave is not None:
+      seat.heard = None
     try:
       beside = Conversation() if command.earlier and not command.lasting else None
       conversation = seat.conversation if command.lasting else beside
       for written in command.earlier:
         written.ticket.turn = self.engine.remember(conversation, written.question, written.answer)
-      ticket.answering = self.engine.ask(command.request, conversation)
+      ticket.answering = self.engine.ask(command.request, conversation, heard)
     except errors.EchoXError as error:
       self._release()
       self._metrics.answers.labels('failed').inc()

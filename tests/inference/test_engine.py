@@ -137,6 +137,17 @@ def test_answers_are_the_same_alone_and_beside_others(engine):
   assert len({done.text for done in together}) > 3
 
 
+def test_what_was_heard_before_it_is_asked_is_not_heard_again(engine, monkeypatch):
+  wave = tiny_model.question(1.5)
+  wanted = parts(engine.answer(wave))[2]
+  heard, calls, hear = engine.hear(wave), [], engine.programs.hear
+  monkeypatch.setattr(engine.programs, 'hear', lambda *args: calls.append(args) or hear(*args))
+  for own, number in ((wave, 0), (wave.copy(), 1)):  # what was heard of other sound is not taken
+    found = parts(engine.stream(engine.ask(Request(own), heard=heard)))[2]
+    assert found.text == wanted.text and len(calls) == number
+    np.testing.assert_array_equal(found.waveform, wanted.waveform)
+
+
 def test_a_stream_that_is_left_harms_no_other(engine):
   waves = [tiny_model.question(1.5), tiny_model.question(2.6, 2)]
   wanted = [parts(engine.answer(wave))[2].text for wave in waves]

@@ -91,16 +91,32 @@ def test_a_spoken_turn_by_voice(session):
   assert 650 <= told[0]['audio_start_ms'] <= 750  # 300 ms before the voice
   more = send(session, 'input_audio_buffer.append', audio=pcm(quiet(1)))
   assert names(more) == [
+    'Hear',
     'input_audio_buffer.speech_stopped',
     'input_audio_buffer.committed',
     *ITEM,
     'response.created',
     'Ask',
   ]
+  heard = more.pop(0)
+  assert heard.wave is more[-1].request.wave
   assert 2450 <= more[0]['audio_end_ms'] <= 2600
   assert told[0]['item_id'] == more[0]['item_id'] == more[1]['item_id'] == more[2]['item']['id']
   seconds = len(more[-1].request.wave) / 16000
   assert 1.4 <= seconds <= 1.6  # padding, voice, and 200 ms of the silence behind it
+
+
+def test_a_pause_may_not_be_the_end(session):
+  wave = np.concatenate([loud(1), quiet(0.3), loud(1), quiet(1)])
+  told = send(session, 'input_audio_buffer.append', audio=pcm(wave))
+  assert names(told)[:4] == [
+    'input_audio_buffer.speech_started',
+    'Hear',
+    'Hear',
+    'input_audio_buffer.speech_stopped',
+  ]
+  assert told[2].wave is told[-1].request.wave
+  assert len(told[2].wave) - len(told[1].wave) == pytest.approx(1.3 * 16000, abs=512)
 
 
 def test_a_click_is_no_voice(session):

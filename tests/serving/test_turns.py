@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from echox_jax.serving import turns
-from echox_jax.serving.turns import TurnRule, Turns, VoiceBegins, VoiceEnds
+from echox_jax.serving.turns import TurnRule, Turns, VoiceBegins, VoiceEnds, VoicePauses
 from tests.helpers.serving import vowels
 
 
@@ -21,6 +21,8 @@ def test_a_voice_begins_and_ends():
   wave = np.concatenate([quiet(1), vowels(), quiet(1.5)])
   events = heard(wave)
   assert isinstance(events[0], VoiceBegins) and isinstance(events[-1], VoiceEnds)
+  assert isinstance(events[-2], VoicePauses)
+  assert events[-1].stop - events[-2].stop == pytest.approx(0.3 * 16000, abs=turns.PIECE)
   assert 0.5 <= events[0].start / 16000 <= 1.0
   assert 2.2 <= events[-1].stop / 16000 <= 3.1
 
