@@ -81,7 +81,7 @@ def _decode(
   made: programs.Programs, params: dict, cfg: EchoXConfig, experiment: ExperimentConfig
 ) -> jax.stages.Lowered:
   thinking, _ = made.abstract_states()
-  return made.decode_chunk.lower(params, thinking, _ints())
+  return made.decode_chunk.lower(params, thinking, _ints(*thinking.going.shape), _ints())
 
 
 def _speak(
@@ -93,7 +93,8 @@ def _speak(
     _ints(words, cfg.units.max_word_units), _ints(words), _ints(words), _ints()
   )
   active = jax.ShapeDtypeStruct(saying.going.shape, bool)
-  return made.speak_chunk.lower(params, saying, spelling, active, _ints())
+  rows = _ints(*saying.going.shape)
+  return made.speak_chunk.lower(params, saying, rows, spelling, active, _ints())
 
 
 def _hear_flops(cfg: EchoXConfig, engine: EngineConfig) -> float:

@@ -342,6 +342,32 @@ def put_slots(held: Array, one: Array, row: Int[Array, '']) -> Array:
   return put_row(held, one, row, axis)
 
 
+def take_rows(state: Any, rows: Int[Array, ' W']) -> Any:
+  """The state of some rows alone; `state`: with a field `cache`, such as `Conversations`."""
+
+  def take(held: Array, axis: int) -> Array:
+    return jnp.concatenate([take_row(held, rows[i], axis) for i in range(rows.shape[0])], axis)
+
+  rest = jax.tree.map(lambda held: take(held, 0), state.replace(cache=None))
+  return rest.replace(cache=jax.tree.map(lambda held: take(held, _axis(held)), state.cache))
+
+
+def put_rows(state: Any, some: Any, rows: Int[Array, ' W']) -> Any:
+  """Puts what `take_rows` gave, or what became of it, back into its rows."""
+
+  def put(held: Array, new: Array, axis: int) -> Array:
+    for i in range(rows.shape[0]):
+      held = put_row(held, jax.lax.slice_in_dim(new, i, i + 1, axis=axis), rows[i], axis)
+    return held
+
+  rest = jax.tree.map(
+    lambda held, new: put(held, new, 0), state.replace(cache=None), some.replace(cache=None)
+  )
+  return rest.replace(
+    cache=jax.tree.map(lambda held, new: put(held, new, _axis(held)), state.cache, some.cache)
+  )
+
+
 def _axis(held: Array) -> int:
   """Where the rows are in a leaf of a cache: behind the layers, where these are in one array."""
   return held.ndim - 4

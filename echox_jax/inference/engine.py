@@ -66,8 +66,8 @@ class Engine:
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
     self._waiting: list[Answering] = []
     self._answering: dict[int, Answering] = {}  # by row
-    # chunks that run: who is thought of in which row, and what comes of it
-    self._running: list[tuple[dict[int, Answering], Any]] = []
+    # chunks that run: who is thought of in which row, the rows it works for, and what comes of it
+    self._running: list[tuple[dict[int, Answering], Sequence[int], Any]] = []
     if speaks:
       self._speakers = Speakers(
         self.programs, self.params, self.config, self.budgets, self.unit_language
@@ -273,7 +273,9 @@ class Engine:
           asked = [Request(max_tokens=1)] * number
           self._prefill(read, [0] * number, ids, heard if spoken else None, asked)
           self._state = self.programs.forget(self.params, self._state, none)
-    self._state, _ = self.programs.decode_chunk(self.params, self._state, none)
+    for width in self.programs.widths(len(self._rows)):
+      rows = self.programs.rows(range(width), len(self._rows))
+      self._state, _ = self.programs.decode_chunk(self.params, self._state, rows, none)
     if self.speaks:
       self._speakers.warm_up(self._state.states)
     return time.perf_counter() - start
@@ -408,19 +410,20 @@ class Engine:
     going = {row: answering for row, answering in self._answering.items() if answering.going}
     early = any(answering.speaks and not answering.has_sound for answering in going.values())
     count = self.budgets.first_tokens if early else self.budgets.tokens
-    self._state, seen = self.programs.decode_chunk(self.params, self._state, np.int32(count))
-    self._running.append((going, seen))
+    rows = self.programs.rows([*going], len(self._rows))
+    self._state, seen = self.programs.decode_chunk(self.params, self._state, rows, np.int32(count))
+    self._running.append((going, rows.tolist(), seen))
     while len(self._running) > (not early):
       self._look(*self._running.pop(0))
     if not self._thinking():
       self._running.clear()  # nothing was left to do in it
 
-  def _look(self, going: dict[int, Answering], seen: Any) -> None:
+  def _look(self, going: dict[int, Answering], rows: Sequence[int], seen: Any) -> None:
     """Takes what came of a chunk."""
     seen = jax.device_get(seen)
     for row, answering in going.items():
       if answering.going and self._answering.get(row) is answering:
-        answering.take(seen, row)
+        answering.take(seen, rows.index(row))
         self._finish(answering)
 
   def _say(self) -> bool:

@@ -4,19 +4,20 @@
 same ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
+import numpy as np
 
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
 from echox_jax.inference import placement, steps
 from echox_jax.models import echox, positions
-from echox_jax.models.arrays import Array
+from echox_jax.models.arrays import Array, Int
 from echox_jax.models.llama import apply_llm
 from echox_jax.parallel.sharding import take_row
 from echox_jax.units.unit_language import UnitLanguage
@@ -57,17 +58,36 @@ class Programs:
     self.read_first = using(thinks, functools.partial(_read, conversations.read_first))
     self.read_further = using(thinks, functools.partial(_read, conversations.read_further))
     self.decode_chunk = using(
-      thinks, conversations.decode_chunk, budgets.first_slice_tokens, also=(None,), **decoding
+      thinks,
+      functools.partial(_of_rows, conversations.decode_chunk),
+      budgets.first_slice_tokens,
+      also=(None,),
+      **decoding,
     )
     self.forget = using(thinks, _forget)
     self.begin_slice = using(says, _begin_slice, budgets.words_per_token)
-    self.speak_chunk = using(says, _speak_chunk, budgets.loop_times, also=(None,), **decoding)
+    self.speak_chunk = using(
+      says, functools.partial(_of_rows, _speak_chunk), budgets.loop_times, also=(None,), **decoding
+    )
     self.unsay = using(says, _unsay)
     self.sound = {
       frames: jitted(functools.partial(speaking.sound, window=frames))
       for frames in {budgets.first_window, *steps.windows(budgets)}
     }
     self.durations, self.wave = jitted(steps.durations), jitted(steps.wave)
+
+  def widths(self, number: int) -> Sequence[int]:
+    """How many of `number` rows a chunk can work for, in ascending order. On a CPU it takes longer,
+    the more there are.
+    """
+    return [*(own for own in (1, 4) if self._on_cpu and own < number), number]
+
+  def rows(self, wanted: Sequence[int], number: int) -> Int[np.ndarray, ' W']:
+    """The fewest of `number` rows that a chunk can work for, so that `wanted` are among them."""
+    width = next(own for own in self.widths(number) if own >= len(wanted))
+    others = [row for row in range(number) if row not in wanted]
+    chosen = [*wanted, *others][:width] if width < number else range(number)
+    return np.asarray(chosen, np.int32)
 
   def new_conversations(self) -> conversations.Conversations:
     """Makes an empty state of the LLM."""
@@ -142,6 +162,24 @@ def _read(
   return read(params, cfg, state, rows, spliced, sampling, limits)
 
 
+def _of_rows(
+  chunk: Callable[..., tuple[Any, Any]],
+  params: dict,
+  cfg: EchoXConfig,
+  size: int,
+  state: Any,
+  rows: Array,
+  *args: Any,
+) -> tuple[Any, Any]:
+  """Runs a chunk for some rows, int32[W], alone; the others stay as they are. As many as there are
+  are taken in their order.
+  """
+  if rows.shape[0] == state.keys.shape[0]:
+    return chunk(params, cfg, size, state, *args)
+  some, seen = chunk(params, cfg, size, conversations.take_rows(state, rows), *args)
+  return conversations.put_rows(state, some, rows), seen
+
+
 def _begin_slice(
   params: dict,
   cfg: EchoXConfig,
@@ -178,7 +216,7 @@ def _speak_chunk(
   active: Array,
   count: Array,
 ) -> tuple[speaking.Speaking, speaking.Spoken]:
-  """`active` bool[R]: rows that somebody still listens to."""
+  """`active` bool[W]: rows that somebody still listens to."""
   said = said.replace(going=said.going & active)
   return speaking.speak_chunk(params, cfg, loop_times, spelling, said, count)
 

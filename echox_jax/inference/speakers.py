@@ -77,13 +77,15 @@ class Speakers:
     early = any(own is not None and not own.answering.has_sound for own in self._rows)
     count = self._budgets.first_words if early else self._budgets.words
     active = np.asarray([own is not None for own in self._rows])
+    rows = self._programs.rows(np.flatnonzero(active).tolist(), len(active))
     self._said, spoken = self._programs.speak_chunk(
-      self._params, self._said, self._spelling, active, np.int32(count)
+      self._params, self._said, rows, self._spelling, active[rows], np.int32(count)
     )
     spoken = jax.device_get(spoken)
-    for row, own in enumerate(self._rows):
+    for place, row in enumerate(rows.tolist()):
+      own = self._rows[row]
       if own is not None:
-        own.take(spoken, row)
+        own.take(spoken, place)
         if own.through:
           self._mend(row, own, states)
 
@@ -123,14 +125,16 @@ class Speakers:
 
   def warm_up(self, states: Array) -> None:
     """Compiles all that speaking needs."""
-    none, nobody = np.int32(0), np.zeros(len(self._rows), bool)
+    none = np.int32(0)
     self._said = self._programs.begin_slice(
       self._params, self._said, none, states, none, none, np.int32(1), _GREEDY
     )
     self._said = self._programs.unsay(self._params, self._said, self._spelling, none, none, _GREEDY)
-    self._said, _ = self._programs.speak_chunk(
-      self._params, self._said, self._spelling, nobody, none
-    )
+    for width in self._programs.widths(len(self._rows)):
+      rows = self._programs.rows(range(width), len(self._rows))
+      self._said, _ = self._programs.speak_chunk(
+        self._params, self._said, rows, self._spelling, np.zeros(len(rows), bool), none
+      )
     for sound in self._programs.sound.values():
       sound(self._params, self._said, none, none)
 

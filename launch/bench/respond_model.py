@@ -67,8 +67,8 @@ def parts(engine: Engine, wave: np.ndarray) -> dict[str, Callable[[], Any]]:
     said = programs.begin_slice(
       params, said, none, state.states, none, none, np.int32(tokens), zero
     )
-    active = np.arange(said.going.shape[0]) == 0
-    said, spoken = programs.speak_chunk(params, said, spelling, active, np.int32(10**6))
+    rows = programs.rows([0], said.going.shape[0])
+    said, spoken = programs.speak_chunk(params, said, rows, spelling, rows == 0, np.int32(10**6))
     return spoken
 
   def vocode():
