@@ -1,8 +1,9 @@
 """When somebody speaks: the turns of a conversation, heard by Silero's voice activity detector.
 
 The detector gives the probability of voice for each 32 ms of sound at 16 kHz. A turn begins with
-two such pieces above the threshold, so that a click or the edge of a cough is none, and ends with
-enough silence. Silence is what lies below the threshold by 0.15, as in Silero's own rule.
+two such pieces above the threshold, or one above it by 0.15, so that a click or the edge of a cough
+is none, and ends with enough silence. Silence is what lies below the threshold by 0.15, as in
+Silero's own rule.
 """
 
 from collections.abc import Callable
@@ -129,7 +130,8 @@ class Turns:
     self.position += PIECE
     if not self._in_turn:
       self._voiced = self._voiced + 1 if probability >= self.rule.threshold else 0
-      if self._voiced < ONSET_PIECES:
+      sure = probability >= min(self.rule.threshold + _HYSTERESIS, 0.99)
+      if not sure and self._voiced < ONSET_PIECES:
         return []
       self._in_turn, self._paused, self._silent = True, False, 0
       padding = _samples(self.rule.prefix_padding_ms)

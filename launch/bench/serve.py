@@ -116,7 +116,8 @@ async def _turn_taking(address: str, waves: list[np.ndarray]) -> dict[str, Any]:
 
   answered, stops, false = 0, [], 0
   disturbances = _disturbances()
-  for wave in waves[:5]:
+  questions = [waves[n % len(waves)] for n in range(10)]
+  for wave in questions:
     caller = await serve_clients.call(address)
     await caller.turns(_rule())
     own = await caller.ask_hands_free(wave, _SILENCE)
@@ -135,7 +136,7 @@ async def _turn_taking(address: str, waves: list[np.ndarray]) -> dict[str, Any]:
     await caller.close()
   known = [stop for stop in stops if stop is not None]
   return {
-    'turn_over_rate': answered / len(waves[:5]),
+    'turn_over_rate': answered / len(questions),
     'barge_in_ms': _percentiles([1000 * stop for stop in known]),
     'barge_in_rate': len(known) / len(stops),
     'false_barge_in_rate': false / len(disturbances),

@@ -43,3 +43,20 @@ def test_what_is_no_voice(kind):
 def test_pieces_make_no_difference():
   wave = np.concatenate([quiet(0.5), vowels(), quiet(1)])
   assert heard(wave, piece=101) == heard(wave, piece=len(wave))
+
+
+@pytest.mark.parametrize(
+  ('probabilities', 'begins'),
+  [([0.6, 0.1, 0.6, 0.1], None), ([0.1, 0.6, 0.6], 2), ([0.1, 0.7], 1), ([0.49, 0.49], None)],
+)
+def test_one_sure_piece_or_two_begin_a_turn(probabilities, begins):
+  class Scripted:
+    def __init__(self):
+      self._left = iter(probabilities)
+
+    def process_chunk(self, audio: bytes) -> float:
+      return next(self._left)
+
+  own = Turns(TurnRule(), Scripted)
+  told = [own.take(np.zeros(turns.PIECE, np.float32)) for _ in probabilities]
+  assert [n for n, events in enumerate(told) if events] == ([] if begins is None else [begins])
