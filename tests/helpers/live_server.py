@@ -27,9 +27,9 @@ class LiveServer:
     port: where it listens.
   """
 
-  def __init__(self, hub: Hub):
+  def __init__(self, hub: Hub, **tls):
     self.hub = hub
-    self._server = Server(hub, '127.0.0.1', 0)
+    self._server = Server(hub, '127.0.0.1', 0, **tls)
     self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
 
   def start(self) -> None:
@@ -59,9 +59,13 @@ class LiveServer:
 
 
 @contextlib.contextmanager
-def serving(reader: Reader, limits: Limits | None = None, access: Access | None = None):
-  """Yields a server of a model; its engine outlives it, so that the next one starts at once."""
-  server = LiveServer(hub_of(reader.engine, reader, 'm', limits or Limits(), access or Access()))
+def serving(reader: Reader, limits: Limits | None = None, access: Access | None = None, **tls):
+  """Yields a server of a model; its engine outlives it, so that the next one starts at once.
+
+  `tls`: `certificate` and `key` of `Server`.
+  """
+  hub = hub_of(reader.engine, reader, 'm', limits or Limits(), access or Access())
+  server = LiveServer(hub, **tls)
   server.start()
   try:
     yield server

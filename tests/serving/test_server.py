@@ -4,7 +4,10 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -54,6 +57,26 @@ def request(server, path, data=None, **headers):
       return answer.status, answer.headers['content-type'], answer.read()
   except urllib.error.HTTPError as error:
     return error.code, error.headers['content-type'], error.read()
+
+
+def test_tls(reader, tmp_path):
+  if shutil.which('openssl') is None:
+    pytest.skip('openssl, which makes a certificate, is not installed')
+  files = {'certificate': tmp_path / 'certificate.pem', 'key': tmp_path / 'key.pem'}
+  made = ['-out', files['certificate'], '-keyout', files['key'], '-subj', '/CN=localhost']
+  made += ['-addext', 'subjectAltName=DNS:localhost', '-nodes', '-days', '1']
+  subprocess.run(['openssl', 'req', '-x509', *made], check=True, capture_output=True)
+  trusted = ssl.create_default_context(cafile=files['certificate'])
+
+  async def talk(port):
+    address = f'wss://localhost:{port}/v1/realtime'
+    async with websockets.connect(address, ssl=trusted) as websocket:
+      return await Client(websocket).until('session.created')
+
+  with serving(reader, **files) as live:
+    assert asyncio.run(talk(live.port))['session']
+    place = f'https://localhost:{live.port}/healthz'
+    assert urllib.request.urlopen(place, context=trusted, timeout=30).status == 200
 
 
 def test_text_and_sound_come_and_turns_follow(server):
