@@ -78,11 +78,6 @@ class Listener:
     self._turns: Turns | None = None
     self._follow(rule)
 
-  @property
-  def in_turn(self) -> bool:
-    """Whether somebody is speaking, as far as the server judges it."""
-    return self._begin is not None
-
   def configure(self, audio_format: AudioFormat, rule: TurnRule | None) -> None:
     """Takes the settings of a session that has changed; what was heard stays."""
     if audio_format != self._format:

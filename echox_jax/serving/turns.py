@@ -104,11 +104,6 @@ class Turns:
     self.position = 0  # samples that have been judged
     self.restart()
 
-  @property
-  def in_turn(self) -> bool:
-    """Whether somebody is speaking."""
-    return self._in_turn
-
   def restart(self) -> None:
     """Forgets what was heard; positions go on."""
     self._detector = self._make_detector()

@@ -10,7 +10,8 @@ Figures in seconds, medians of `--runs`: `first_text_s`, `first_sound_s`, `last_
 on the question; `t2c_s`, the unit words of a slice; `vocoder_s`, the sound of a slice;
 `train_step_s`, loss and gradients of stage s2t for four clips of 10 s; `forward_s`, its loss alone.
 `compile_s` is apart from all these. `default_budgets` holds `first_sound_s`, `last_text_s` and
-`total_s` of the same answer with the budgets of a config that names none.
+`total_s` of the same answer with the budgets of a config that names none. `tokens_per_s` is of one
+written question that is answered in writing, `tokens_per_s_16` of 16 at once.
 
 `gflops` and `gbytes_per_s` are what this machine does at best in the same run (a product of two
 matrices, the sum of an array), and `share_of_limit` is each part's share of that. With transformers
@@ -20,6 +21,7 @@ base on 10 s here and there.
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 from pathlib import Path
 import sys
@@ -83,6 +85,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   figures |= respond_training.measure(job, runs)
   _say('default budgets')
   figures['default_budgets'], more = _default_budgets(model, wave, runs)
+  _say('16 conversations')
+  for name, number in (('tokens_per_s', 1), ('tokens_per_s_16', 16)):
+    figures[name], seconds = _tokens_per_s(model, number, runs)
+    more += seconds
   figures['real_time_factor'] = figures['total_s'] / figures['audio_s']
   figures['compile_s'] = compile_s + more
   if respond_peer.is_installed():
@@ -105,6 +111,16 @@ def _default_budgets(model: Model, wave: np.ndarray, runs: int) -> tuple[dict[st
   seconds = engine.warm_up([request])
   found = _medians([_answer(engine, request) for _ in range(runs + 1)])
   return {name: found[name] for name in _CHIEF}, seconds
+
+
+def _tokens_per_s(model: Model, number: int, runs: int) -> tuple[float, float]:
+  """Tokens a second of written questions that are answered together, and seconds of compiling."""
+  budgets = dataclasses.replace(model.engine, conversations=number)
+  engine = Engine(dataclasses.replace(model, engine=budgets), hears=False, speaks=False)
+  requests = [Request(text='5 6 7')] * number
+  seconds = engine.warm_up(requests)
+  answer = functools.partial(engine.answers, requests)
+  return number * budgets.max_new_tokens / timing.median(answer, runs), seconds
 
 
 def _answer(engine: Engine, request: Request) -> dict[str, float]:

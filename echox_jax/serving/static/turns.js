@@ -27,10 +27,6 @@ export class Turn {
     this.find(`.${part} .text`).textContent += text;
   }
 
-  replaceQuestion(text) {
-    this.find('.question .text').textContent = text;
-  }
-
   hears(samples) {
     this.question.push(samples);
     this.draw();
