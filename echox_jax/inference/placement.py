@@ -55,7 +55,7 @@ def prepare(
     params: groups of a model folder.
     cfg: the model.
     mesh: what to split them over; None = one device.
-    int8: whether the kernels of the LLM and of the echo decoder are held as int8.
+    int8: whether the kernels of the LLM and of the unit decoders are held as int8.
 
   Returns:
     The parameters and the config that fits them.
@@ -78,7 +78,7 @@ def prepare(
       params['llm']
     )
     cfg = folded
-  for group in ('llm', 'echo'):
+  for group in ('llm', 'echo', 't2c'):
     if group in params:
       if mesh is None:
         params[group] = llama.join_projections(params[group])
@@ -90,7 +90,7 @@ def prepare(
 
 
 def _for_cpu(params: dict, cfg: EchoXConfig, group: str) -> dict:
-  """The LLM or the echo decoder, laid out as a CPU reads it fastest."""
+  """The LLM or a unit decoder, laid out as a CPU reads it fastest."""
   params = llama.separate_layers(params)
   if group == 'llm':
     return llama.transpose_head(params, llama.head_embedding(params))

@@ -14,8 +14,9 @@ fifth of the time to the last.
 
 `turn_taking`, after that and with one caller: `turn_over_rate`, spoken questions that were answered
 without a commit; `barge_in_ms`, from the first sample of a voice during an answer to the event that
-tells the client to be silent; `false_barge_in_rate`, coughs and noises that did the same. Coughs
-are made: bursts of noise that fade.
+tells the client to be silent; `cancel_ms`, from `response.cancel` to the end of the answer;
+`false_barge_in_rate`, coughs and noises that did the same. Coughs are made: bursts of noise that
+fade.
 
 `crowd`: so many clients connect at once and ask in writing; `served`, `refused`, `hung`.
 """
@@ -36,6 +37,7 @@ from echox_jax import audio, errors
 from echox_jax.serving.resampling import Stream
 
 _SILENCE = 0.5  # seconds that end a turn
+_WRITTEN = 'What is the capital of Norway?'
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -114,7 +116,7 @@ async def _calls(
 async def _turn_taking(address: str, waves: list[np.ndarray]) -> dict[str, Any]:
   from launch.bench import serve_clients
 
-  answered, stops, false = 0, [], 0
+  answered, stops, cancels, false = 0, [], [], 0
   disturbances = _disturbances()
   questions = [waves[n % len(waves)] for n in range(10)]
   for wave in questions:
@@ -123,6 +125,7 @@ async def _turn_taking(address: str, waves: list[np.ndarray]) -> dict[str, Any]:
     own = await caller.ask_hands_free(wave, _SILENCE)
     answered += own.first_s is not None
     stops.append(await _interrupt(caller, wave))
+    cancels.append(await _cancel(caller))
     await caller.close()
   for noise in disturbances:
     caller = await serve_clients.call(address)
@@ -138,6 +141,7 @@ async def _turn_taking(address: str, waves: list[np.ndarray]) -> dict[str, Any]:
   return {
     'turn_over_rate': answered / len(questions),
     'barge_in_ms': _percentiles([1000 * stop for stop in known]),
+    'cancel_ms': _percentiles([1000 * seconds for seconds in cancels]),
     'barge_in_rate': len(known) / len(stops),
     'false_barge_in_rate': false / len(disturbances),
   }
@@ -158,6 +162,18 @@ async def _interrupt(caller: Any, wave: np.ndarray) -> float | None:
     await speaking
 
 
+async def _cancel(caller: Any) -> float:
+  """Cancels an answer that is being made; seconds until it has ended."""
+  await caller.turns(None)
+  await caller.write(_WRITTEN)
+  await caller.send('response.create')
+  await caller.until('response.created')
+  began = time.perf_counter()
+  await caller.send('response.cancel')
+  at, _ = await caller.until('response.done')
+  return at - began
+
+
 async def _crowd(address: str, number: int) -> dict[str, int]:
   from websockets.exceptions import InvalidStatus, WebSocketException
 
@@ -170,9 +186,7 @@ async def _crowd(address: str, number: int) -> dict[str, int]:
       return 'refused'
     except (WebSocketException, OSError, TimeoutError):
       return 'hung'
-    content = [{'type': 'input_text', 'text': 'What is the capital of Norway?'}]
-    item = {'type': 'message', 'role': 'user', 'content': content}
-    await caller.send('conversation.item.create', item=item)
+    await caller.write(_WRITTEN)
     await caller.send('response.create')
     try:
       _, event = await caller.until('response.done')

@@ -95,6 +95,12 @@ class Caller:
       await self.send('input_audio_buffer.append', audio=piece)
     return time.perf_counter()
 
+  async def write(self, text: str) -> None:
+    """Adds a written question."""
+    content = [{'type': 'input_text', 'text': text}]
+    item = {'type': 'message', 'role': 'user', 'content': content}
+    await self.send('conversation.item.create', item=item)
+
   async def ask(self, wave: np.ndarray) -> Heard:
     """Asks aloud, and commits."""
     await self.speak(wave)
