@@ -361,8 +361,9 @@ class Session:
   def _cancel_response(self, event: protocol.CancelResponse) -> Iterable[Output]:
     wanted = event.response_id
     if self._response is None or wanted not in (None, self._response.ticket.name):
+      # clients that cancel what a voice has cancelled already know the refusal by its first words
       raise Refusal(
-        'no such answer is being made: it has ended already, or was never asked for.',
+        'Cancellation failed: no such answer is being made, or it has ended already.',
         'response_cancel_not_active',
       )
     return self._cancel('client_cancelled')

@@ -5,6 +5,7 @@ own.
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.slow
 PACKAGES = {
   'openai': ('openai[realtime]>=3.57,<4',),
   'agents': ('openai-agents>=0.24,<0.25', 'websockets>=15,<16'),
+  'livekit': ('livekit-plugins-openai>=1.8.9,<1.9', 'livekit-agents>=1.8.9,<1.9'),
+  'voicebench': ('voicebench>=0.2,<0.3',),
 }
 
 
@@ -29,6 +32,19 @@ def server(tmp_path_factory):
   reader = live_server.tiny_reader(tmp_path_factory.mktemp('tiny'))
   with serving(reader, Limits(), Access('long-enough')) as live:
     yield live
+
+
+@pytest.fixture
+def unhurried(server, monkeypatch):
+  """The server; it makes an answer about as fast as it is heard, so that a voice interrupts it."""
+  pump = server.hub.worker.engine.pump
+
+  def pump_later():
+    time.sleep(0.15)
+    pump()
+
+  monkeypatch.setattr(server.hub.worker.engine, 'pump', pump_later)
+  return server
 
 
 @pytest.fixture(scope='module')
@@ -81,3 +97,31 @@ def test_openai(server, question):
 def test_openai_agents(server, question):
   seen = told(server, question, 'agents')['seen']
   assert {'audio', 'audio_interrupted', 'agent_end', 'history_added'} <= set(seen)
+
+
+def test_livekit(unhurried, question):
+  found = told(unhurried, question, 'livekit')
+  # the agent cancels what the server has cancelled by then: a refusal that it does not pass on
+  assert not found['errors'] and set(found['refusals']) <= {'response_cancel_not_active'}
+  written, spoken, interrupted, last = found['played']
+  assert not (written['interrupted'] or spoken['interrupted'] or last['interrupted'])
+  assert min(own['playback_position'] for own in (written, spoken, last)) > 0.5
+  assert interrupted['interrupted'] and interrupted['playback_position'] > 0
+  assert [own['interrupted'] for own in found['answers']] == [False, False, True, False]
+  assert all(own['content'][0] for own in found['answers'])
+  reasons = [own['status_details'].get('reason') for own in found['ends']]
+  assert [reason == 'turn_detected' for reason in reasons] == [False, False, True, False]
+  assert found['seen'].count('conversation.item.truncated') == 1
+
+
+def test_voicebench(server, question):
+  found = told(server, question, 'voicebench')
+  summary = found['summary']
+  print(
+    '\nvoicebench, ms:', {name: summary[name]['p50'] for name in ('ttfa_ms', 'barge_in_stop_ms')}
+  )
+  assert summary['turns_passed'] == summary['turns'] == 4, found['turns']
+  assert summary['missed_responses'] == summary['false_barge_ins'] == 0
+  assert summary['barge_in_success_rate'] == 1
+  assert summary['ttfa_ms']['count'] == 2 and 0 < summary['ttfa_ms']['max'] < 5000
+  assert summary['barge_in_stop_ms']['count'] == 1 and 0 < summary['barge_in_stop_ms']['max'] < 1000

@@ -203,6 +203,8 @@ def test_cancel(session):
   again = send(session, 'response.cancel', event_id='e7')
   assert again[0]['error']['code'] == 'response_cancel_not_active'
   assert again[0]['error']['event_id'] == 'e7'
+  # by these words agents of LiveKit's know that there was nothing left to cancel
+  assert again[0]['error']['message'].startswith('Cancellation failed')
 
 
 def test_cancel_before_anything_was_said(session):
