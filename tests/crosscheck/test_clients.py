@@ -23,7 +23,6 @@ PACKAGES = {
   'openai': ('openai[realtime]>=3.57,<4',),
   'agents': ('openai-agents>=0.24,<0.25', 'websockets>=15,<16'),
   'livekit': ('livekit-plugins-openai>=1.8.9,<1.9', 'livekit-agents>=1.8.9,<1.9'),
-  'voicebench': ('voicebench>=0.2,<0.3',),
 }
 
 
@@ -112,16 +111,3 @@ def test_livekit(unhurried, question):
   reasons = [own['status_details'].get('reason') for own in found['ends']]
   assert [reason == 'turn_detected' for reason in reasons] == [False, False, True, False]
   assert found['seen'].count('conversation.item.truncated') == 1
-
-
-def test_voicebench(server, question):
-  found = told(server, question, 'voicebench')
-  summary = found['summary']
-  print(
-    '\nvoicebench, ms:', {name: summary[name]['p50'] for name in ('ttfa_ms', 'barge_in_stop_ms')}
-  )
-  assert summary['turns_passed'] == summary['turns'] == 4, found['turns']
-  assert summary['missed_responses'] == summary['false_barge_ins'] == 0
-  assert summary['barge_in_success_rate'] == 1
-  assert summary['ttfa_ms']['count'] == 2 and 0 < summary['ttfa_ms']['max'] < 5000
-  assert summary['barge_in_stop_ms']['count'] == 1 and 0 < summary['barge_in_stop_ms']['max'] < 1000
