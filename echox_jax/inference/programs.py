@@ -15,7 +15,7 @@ import numpy as np
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
-from echox_jax.inference import placement, steps
+from echox_jax.inference import placement, steps, traced
 from echox_jax.models import echox, positions
 from echox_jax.models.arrays import Array, Int
 from echox_jax.models.llama import apply_llm
@@ -44,37 +44,57 @@ class Programs:
     decoding = {'compiler_options': _CPU_DECODING} if self._on_cpu else {}
     thinks, says = self._shardings(self._conversations), self._shardings(self._speaking)
 
-    def jitted(function: Callable[..., Any], *sizes: int, **options: Any) -> Callable[..., Any]:
+    kept = traced.folder(cfg, budgets) if self._on_cpu else None
+
+    def jitted(
+      name: str, function: Callable[..., Any], *sizes: int, fixed: int = 1, **options: Any
+    ) -> Callable[..., Any]:
       """`function(params, cfg, *sizes, ...)` as a function of (params, ...)."""
       made = jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
-      return made if mesh is None else placement.OnMesh(made, mesh)
+      if mesh is not None:
+        return placement.OnMesh(made, mesh)
+      return made if kept is None else traced.Traced(made, name, kept, fixed, **options)
 
-    def using(state: Any, function: Callable[..., Any], *sizes: int, also: tuple = (), **options):
+    def using(
+      name: str, state: Any, function: Callable[..., Any], *sizes: int, also: tuple = (), **options
+    ) -> Callable[..., Any]:
       """A function that uses up a state, argument 1, and returns the next, where `state` says."""
       where = (state, *also) if also else state
-      return jitted(function, *sizes, donate_argnums=1, out_shardings=where, **options)
+      options = dict(donate_argnums=1, out_shardings=where, **options)
+      return jitted(name, function, *sizes, fixed=2, **options)
 
-    self.hear = jitted(_hear)
-    self.read_first = using(thinks, functools.partial(_read, conversations.read_first))
-    self.read_further = using(thinks, functools.partial(_read, conversations.read_further))
+    self.hear = jitted('hear', _hear)
+    self.read_first = using(
+      'read_first', thinks, functools.partial(_read, conversations.read_first)
+    )
+    self.read_further = using(
+      'read_further', thinks, functools.partial(_read, conversations.read_further)
+    )
     self.decode_chunk = using(
+      'decode_chunk',
       thinks,
       functools.partial(_of_rows, conversations.decode_chunk),
       budgets.first_slice_tokens,
       also=(None,),
       **decoding,
     )
-    self.forget = using(thinks, _forget)
-    self.begin_slice = using(says, _begin_slice, budgets.words_per_token)
+    self.forget = using('forget', thinks, _forget)
+    self.begin_slice = using('begin_slice', says, _begin_slice, budgets.words_per_token)
     self.speak_chunk = using(
-      says, functools.partial(_of_rows, _speak_chunk), budgets.loop_times, also=(None,), **decoding
+      'speak_chunk',
+      says,
+      functools.partial(_of_rows, _speak_chunk),
+      budgets.loop_times,
+      also=(None,),
+      **decoding,
     )
-    self.unsay = using(says, _unsay)
+    self.unsay = using('unsay', says, _unsay)
     self.sound = {
-      frames: jitted(functools.partial(speaking.sound, window=frames))
+      frames: jitted(f'sound_{frames}', functools.partial(speaking.sound, window=frames))
       for frames in {budgets.first_window, *steps.windows(budgets)}
     }
-    self.durations, self.wave = jitted(steps.durations), jitted(steps.wave)
+    self.durations = jitted('durations', steps.durations)
+    self.wave = jitted('wave', steps.wave)
 
   def widths(self, number: int) -> Sequence[int]:
     """How many of `number` rows a chunk can work for, in ascending order. On a CPU it takes longer,
