@@ -33,6 +33,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import paper
 from echox_jax.training.experiment import ExperimentConfig
 
 POSITIONS = 1024  # LLM positions per row
@@ -58,21 +59,17 @@ PRETRAINED = dict(
   vocoder='unit-vocoder',
 )
 # The data sets of each stage with their weights: your own recordings, or the paper's data, weighted
-# by the item counts in its table. The paper's sets have the names that
-# `python -m launch.corpus --reader ... --prefix librispeech_` and similar commands give them.
+# by the item counts in its table (`configs/paper.py`).
 OWN = dict(
   s2t={'questions/train': 1},
   t2c={'answers/train': 1},
   echo={'questions/train': 1},
   vocoder={'answers/train': 1},
 )
-_READ = {'librispeech_transcripts/train': 281_241, 'mls_transcripts/train': 723_636}
-_ASKED = {'sharechatx_questions/train': 43_223, 'magpie_questions/train': 117_000}
-_SPOKEN = {
-  'audioqa_answers/train': 178_576,
-  'speechinstruct_answers/train': 31_563,
-  'hh_rlhf_answers/train': 124_945,
-}
+_READ, _ASKED, _SPOKEN = (
+  {f'{source.name}/train': source.items for source in sources}
+  for sources in (paper.READ, paper.ASKED, paper.SPOKEN)
+)
 PAPER = dict(s2t={**_READ, **_ASKED}, t2c=_SPOKEN, echo=_ASKED, vocoder=_SPOKEN)
 # with the AUDIO id
 LLAMA_3 = dict(rope_theta=500000.0, rms_norm_eps=1e-5, vocab_size=128257, max_positions=2048)

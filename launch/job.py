@@ -45,7 +45,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
   )
   parser.add_argument('verb', choices=VERBS, help='the part')
   parser.add_argument('stage', nargs='?', help='train: text, s2t, t2c, echo or vocoder')
-  parser.add_argument('--workdir', required=True, metavar='W', help='working folder, local or gs://')
+  parser.add_argument(
+    '--workdir', required=True, metavar='W', help='working folder, local or gs://'
+  )
   parser.add_argument('--config', metavar='FILE.py', help='config file, without a stage')
   parser.add_argument(
     '--stages', help='pipeline: in order (default: all five; the large configs have no `text`)'
