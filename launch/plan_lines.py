@@ -19,7 +19,7 @@ from launch.plan_rates import COMPUTED, MEASURED, PREDICTED, Figure
 _SAMPLE_BYTES, _UNIT_BYTES, _STATE_BYTES = 2, 4, 2  # dtypes of data_pipeline/schema.py
 _ADAM_BYTES = 3 * 4  # a trained parameter and its two moments, float32
 _STATES = rates.SAMPLE_RATE // rates.UNIT_HOP  # a second
-SLICE, CPU_HOSTS = WHERE = (SLICE, 'CPU hosts')
+SLICE, CPU_HOSTS = WHERE = ('slice', 'CPU hosts')
 
 
 @dataclasses.dataclass(frozen=True)
