@@ -28,6 +28,7 @@ from echox_jax import errors, files
 from echox_jax.parallel import chips
 from echox_jax.parallel.chips import Chip
 from echox_jax.training import stages, validation
+from echox_jax.training.experiment import ExperimentConfig
 from launch import cli, plan_lines, plan_rates, train
 from launch.plan_rates import Figure
 
@@ -41,7 +42,7 @@ def make(args: argparse.Namespace, options: Sequence[str]) -> dict[str, Any]:
     EchoXError: an unknown chip, stage, set or field, or a missing rate.
   """
   experiments = [
-    _experiment(args.config, stages.get_stage(name).name, options)
+    read_experiment(args.config, stages.get_stage(name).name, options)
     for name in args.stages.split(',')
   ]
   found = plan_rates.read(args.rates, args.workdir)
@@ -102,7 +103,8 @@ def read_sources(data: str | None, file: str | None) -> list[paper.Source]:
   return list(paper.SOURCES)
 
 
-def _experiment(config: str, stage: str, options: Sequence[str]):
+def read_experiment(config: str, stage: str, options: Sequence[str]) -> ExperimentConfig:
+  """The checked job of one stage, with the fields of the command line."""
   arguments = ['launch.plan', f'--config={config}:{stage}', '--workdir=unused', *options]
   experiment = train.parse(arguments, 'launch.plan')[0]
   validation.check(experiment)

@@ -53,7 +53,7 @@ where=(--project "$project" --zone "$zone")
 queue=(gcloud compute tpus queued-resources)
 [[ $slices == 1 ]] || job+=("--slices=$slices")
 
-run() { local line; printf -v line ' %q' "$@"; echo "+$line"; [[ -n $dry ]] || "$@"; }  # a line in one write: slices start side by side
+run() { local line; printf -v line ' %q' "$@"; echo "+$line"; [[ -n $dry ]] || "$@"; }
 state() { [[ -n $dry ]] || "${queue[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null || true; }
 
 # Waits until the slices are there, asks for them where nobody has, and again where they were taken away.
@@ -113,11 +113,13 @@ on_host() {
 
 # Starts the job on all hosts of all slices, which wait for one another; returns the exit code of one that failed, or 0.
 run_job() {
-  local command pids=() pid slice node code=0 one
+  local command line pids=() pid slice node code=0 one
   printf -v command '%q ' on_host "$image" echox "$fuse" "${job[@]}"
   for ((slice = 0; slice < slices; slice++)); do
     node=$name; [[ $slices == 1 ]] || node=$name-$slice
-    run gcloud compute tpus tpu-vm ssh "$node" "${where[@]}" --worker=all --command "$(declare -f on_host); $command" & pids+=($!)
+    line=(gcloud compute tpus tpu-vm ssh "$node" "${where[@]}" --worker=all --command)
+    printf '+ %s%q\n' "$(printf '%q ' "${line[@]}")" "${command% }"  # the function itself is not printed
+    [[ -n $dry ]] || "${line[@]}" "$(declare -f on_host); $command" & pids+=($!)
   done
   for pid in "${pids[@]}"; do
     one=0; wait "$pid" || one=$?
