@@ -104,32 +104,46 @@ def precompute(
   experiment: ExperimentConfig, sources: Sequence[Source], found: Mapping[str, Figure], on: Machines
 ) -> list[Line]:
   """Units, unit language, encoder states and the data sets that hold them, on the slice."""
-  jobs = experiment.precompute
-  spoken = sources_of(jobs.unit_sets, sources)
-  heard = sources_of(jobs.state_sets, sources)
-  lines = []
-
-  def encoded(step, those, cost):
-    mfu = found['mfu.encode']
-    seconds = sum(cost(source) for source in those) / (on.chips * on.chip.peak_flops * mfu.value)
-    work = f'{hours_of(those):,.0f} h'
-    lines.append(Line(step, work, SLICE, on.hosts, seconds / 3600, {'mfu.encode': mfu}))
-
-  def shared(step, those, name):
-    hours = hours_of(those) / (found[name].value * on.hosts)
-    work = f'{hours_of(those):,.0f} h'
-    lines.append(Line(step, work, SLICE, on.hosts, hours, {name: found[name]}))
-
+  jobs, lines = experiment.precompute, []
+  spoken, heard = sources_of(jobs.unit_sets, sources), sources_of(jobs.state_sets, sources)
   if spoken and not jobs.kmeans:
     fitted_on = sources_of(jobs.kmeans_sets, sources)
-    encoded('k-means', fitted_on, lambda source: kmeans_flops(experiment, source, fitted_on))
+    cost = sum(kmeans_flops(experiment, source, fitted_on) for source in fitted_on)
+    lines.append(_encoded('k-means', fitted_on, cost, found, on))
   if spoken:
-    encoded('units', spoken, lambda source: unit_flops(experiment, source))
-    shared('unit language', sources_of(jobs.language_sets, sources), 'language')
+    cost = sum(unit_flops(experiment, source) for source in spoken)
+    if 'units' in found:
+      lines.append(_shared('units', spoken, 'units', found, on))
+    else:
+      lines.append(_encoded('units', spoken, cost, found, on))
+    language = sources_of(jobs.language_sets, sources)
+    lines.append(_shared('unit language', language, 'language', found, on))
   if heard:
-    encoded('states', heard, lambda source: state_flops(experiment, source))
-  shared('unit words', list(dict.fromkeys([*spoken, *heard])), 'records')
-  return lines
+    cost = sum(state_flops(experiment, source) for source in heard)
+    lines.append(_encoded('states', heard, cost, found, on))
+  both = list(dict.fromkeys([*spoken, *heard]))
+  return [*lines, _shared('unit words', both, 'records', found, on)]
+
+
+def _encoded(
+  step: str, sources: Sequence[Source], cost: float, found: Mapping[str, Figure], on: Machines
+) -> Line:
+  """A step whose FLOPs the chips compute."""
+  figures = {
+    'flops': Figure(cost, PREDICTED, 'echox_jax/training/flops.py'),
+    'mfu': found['mfu.encode'],
+  }
+  seconds = cost / (on.chips * on.chip.peak_flops * figures['mfu'].value)
+  return Line(step, f'{hours_of(sources):,.0f} h', SLICE, on.hosts, seconds / 3600, figures)
+
+
+def _shared(
+  step: str, sources: Sequence[Source], rate: str, found: Mapping[str, Figure], on: Machines
+) -> Line:
+  """A step whose speech the hosts share, at a rate of each."""
+  hours = hours_of(sources) / (found[rate].value * on.hosts)
+  work = f'{hours_of(sources):,.0f} h'
+  return Line(step, work, SLICE, on.hosts, hours, {rate: found[rate]})
 
 
 def unit_flops(experiment: ExperimentConfig, source: Source) -> float:
@@ -228,7 +242,6 @@ def storage(experiments: Sequence[ExperimentConfig], sources: Sequence[Source]) 
   found = [
     ('data sets', seconds * audio, '16-bit samples at 16 kHz'),
     ('units and unit words', spoken * 2 * _STATES * _UNIT_BYTES, 'at most a word a unit'),
-    ('answers beside them', spoken * audio, 'precompute copies their samples'),
     ('states', heard * _STATES * cfg.whisper.hidden_size * _STATE_BYTES, 'float16'),
   ]
   for experiment in experiments:

@@ -33,8 +33,8 @@ def _assumed(value: float, reason: str) -> Figure:
 
 
 # What is taken where nothing has been measured. Units: seconds of speech a second of one core
-# (`read_in`, `load`), of one host (`language`, `records`); seconds (`question`); shares of the
-# chip's peak (`mfu`).
+# (`read_in`, `load`), of one host (`language`, `records`, and `units` where a working folder
+# measured it); seconds (`question`); shares of the chip's peak (`mfu`).
 DEFAULTS = {
   'read_in': _assumed(50.0, 'decoding one lossless file a time, and writing it'),
   'load': _assumed(263.0, 'the slowest format in data_pipeline/README.md'),
@@ -43,12 +43,11 @@ DEFAULTS = {
   'question': _assumed(2.0, 'a written and a spoken answer, and the judge'),
   'mfu.encode': _assumed(0.3, 'the frozen encoders of precompute'),
 }
-_FITTED = 'language'
 
 
 def read(files: Iterable[str], workdir: str | None) -> dict[str, Figure]:
-  """Rates of the names in `DEFAULTS`, `mfu.STAGE`, `mfu_bound.STAGE` and `goodput.STAGE`; later
-  files win, and the working folder wins over all.
+  """Rates of the names in `DEFAULTS`, `units`, `mfu.STAGE`, `mfu_bound.STAGE` and `goodput.STAGE`;
+  later files win, and the working folder wins over all.
 
   Args:
     files: JSON written by `launch.bench precompute`, `loader`, `unit_language` or
@@ -97,7 +96,7 @@ def _from_report(file: str, report: Any) -> dict[str, Figure]:
     return {name: measured(value) for name, value in rates.items()}
   if 'curve' in report and 'fit_seconds' in report:  # launch.bench unit_language
     fitted = 3600 * max(report['hours'].values()) * len(report['curve'])
-    return {_FITTED: measured(fitted / report['fit_seconds'])}
+    return {'language': measured(fitted / report['fit_seconds'])}
   if report and all(isinstance(value, int | float) for value in report.values()):
     unknown = [name for name in report if name not in DEFAULTS and not name.startswith('mfu.')]
     if not unknown:
@@ -130,8 +129,11 @@ def _from_workdir(folder: epath.Path) -> dict[str, Figure]:
     seconds = {name: step['seconds'] for name, step in written['steps'].items()}
     sets = {name: row['seconds'] for name, row in written['report']['sets'].items()}
     spoken = sum(v for name, v in sets.items() if f'units:{name}' in seconds)
-    for name, value in _host_rates(spoken, sum(sets.values()), seconds).items():
-      found[name] = Figure(value, MEASURED, str(file))
+    measured = _host_rates(spoken, sum(sets.values()), seconds)
+    encoding = sum(v for name, v in seconds.items() if name.startswith('units:'))
+    if encoding and spoken:
+      measured['units'] = spoken / encoding
+    found |= {name: Figure(value, MEASURED, str(file)) for name, value in measured.items()}
   file = folder / 'evaluation.json'
   if file.exists():
     written = _load(file)

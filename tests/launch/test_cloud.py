@@ -237,6 +237,8 @@ def wrong(value, schema, path=''):
   return next((one for one in found if one), None)
 
 
+# From JobSet's resource definition (config/components/crd/bases of kubernetes-sigs/jobset, commit
+# 08dfbdfd): all names of every level that the recipe uses, types and choices of what it sets.
 SCHEMA = json.loads((ROOT / 'tests' / 'helpers' / 'jobset_schema.json').read_text())
 
 

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from launch import job, pipeline, plan, train
+from launch import job, pipeline, plan
 from launch.steps import Step
 from tests.helpers import cloud_flags, cloud_tools
 from tests.helpers.paths import ROOT
@@ -151,9 +151,3 @@ def test_a_wrong_command_is_noticed():
   ):
     assert sentence in (cloud_flags.check(words.split(), known) or ''), words
   assert cloud_flags.check('docker run --rm image python --anything'.split(), known) is None
-
-
-def test_the_config_of_the_page_has_the_fields_of_its_jobs():
-  for stage in ('text', 's2t'):
-    arguments = [f'--config=configs/echox_nano.py:{stage}', '--workdir=gs://b/w']
-    assert train.parse(['launch.train', *arguments])[0].stage == stage

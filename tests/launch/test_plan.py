@@ -187,13 +187,15 @@ def test_a_working_folder_tells_its_own_rates(tmp_path):
   assert values == {
     'mfu.s2t': pytest.approx(0.4),
     'goodput.s2t': 0.8,
+    'units': 20.0,
     'language': 250.0,
     'records': 160.0,
     'question': 0.5,
   }
   without = lines(planned(*BIG, '--mfu=0.4'))['s2t']['hours']
-  made = lines(planned(*BIG, '--mfu=0.2', '--workdir', str(tmp_path)))['s2t']
-  assert made['hours'] == pytest.approx(without / 0.8)  # what was measured wins over --mfu
+  made = lines(planned(*BIG, '--mfu=0.2', '--workdir', str(tmp_path)))
+  assert made['s2t']['hours'] == pytest.approx(without / 0.8)  # what was measured wins over --mfu
+  assert made['units']['hours'] == pytest.approx(1729 / (20 * 4))
 
 
 def test_own_data_sets_and_sources(tmp_path):
