@@ -72,7 +72,7 @@ def get_config(stage: str = 's2t') -> ConfigDict:
   pretrained = dict(
     kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED)
   )
-  config = full_size.job(stage, parts, ROWS, 'models/smollm2-135m', pretrained)
+  config = full_size.job(stage, parts, ROWS, 'smollm2-135m', pretrained)
   config.train.discriminators.update(echox_nano.DISCRIMINATORS)
   config.train.steps = STEPS[stage]
   config.train.optimizer.update(dict(learning_rate=RATES[stage], warmup_steps=STEPS[stage] // 20))

@@ -34,5 +34,5 @@ ROWS = dict(s2t=128, t2c=256, echo=128, vocoder=64)
 def get_config(stage: str = 's2t') -> ConfigDict:
   """The job of one stage: s2t, t2c, echo or vocoder."""
   return full_size.job(
-    stage, full_size.model(LLM, UNIT_TRUNK), ROWS, 'models/llama-3.1-8b', mix=full_size.PAPER
+    stage, full_size.model(LLM, UNIT_TRUNK), ROWS, 'llama-3.1-8b', mix=full_size.PAPER
   )

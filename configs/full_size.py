@@ -22,15 +22,18 @@ every source. Sets of read speech have a test split only if their source has one
 
 Pretrained parts are in models/ (`PRETRAINED`), made once with
 `python -m launch.convert import --kind KIND --source ... --out models/...`, where KIND is llama or
-llama-gguf, whisper, hubert, kmeans and unit-vocoder.
+llama-gguf, whisper, hubert, kmeans and unit-vocoder. The environment variable ECHOX_MODELS names
+another folder, such as gs://BUCKET/models (`python -m launch.job --models` sets it).
 """
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+import os
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import paper
 from echox_jax.training.experiment import ExperimentConfig
 
 POSITIONS = 1024  # LLM positions per row
@@ -50,30 +53,31 @@ UNITS = dict(
   encoder='hubert', layer=11, num_units=1000, language='ngram', max_word_units=5, vocab_size=7500
 )
 PRETRAINED = dict(
-  whisper='models/whisper-large-v3',
-  hubert='models/hubert',
-  kmeans='models/kmeans/kmeans.safetensors',
-  vocoder='models/unit-vocoder',
+  whisper='whisper-large-v3',
+  hubert='hubert',
+  kmeans='kmeans/kmeans.safetensors',
+  vocoder='unit-vocoder',
 )
 # The data sets of each stage with their weights: your own recordings, or the paper's data, weighted
-# by the item counts in its table. The paper's sets have the names that
-# `python -m launch.corpus --reader ... --prefix librispeech_` and similar commands give them.
+# by the item counts in its table (`configs/paper.py`).
 OWN = dict(
   s2t={'questions/train': 1},
   t2c={'answers/train': 1},
   echo={'questions/train': 1},
   vocoder={'answers/train': 1},
 )
-_READ = {'librispeech_transcripts/train': 281_241, 'mls_transcripts/train': 723_636}
-_ASKED = {'sharechatx_questions/train': 43_223, 'magpie_questions/train': 117_000}
-_SPOKEN = {
-  'audioqa_answers/train': 178_576,
-  'speechinstruct_answers/train': 31_563,
-  'hh_rlhf_answers/train': 124_945,
-}
+_READ, _ASKED, _SPOKEN = (
+  {f'{source.name}/train': source.items for source in sources}
+  for sources in (paper.READ, paper.ASKED, paper.SPOKEN)
+)
 PAPER = dict(s2t={**_READ, **_ASKED}, t2c=_SPOKEN, echo=_ASKED, vocoder=_SPOKEN)
 # with the AUDIO id
 LLAMA_3 = dict(rope_theta=500000.0, rms_norm_eps=1e-5, vocab_size=128257, max_positions=2048)
+
+
+def models_dir() -> str:
+  """The folder of the pretrained parts: $ECHOX_MODELS, or `models`."""
+  return os.environ.get('ECHOX_MODELS', 'models').rstrip('/')
 
 
 def model(
@@ -130,7 +134,7 @@ def job(
   parts: Mapping[str, Any],
   rows: Mapping[str, int],
   llm: str,
-  pretrained: Mapping[str, str] = PRETRAINED,
+  pretrained: Mapping[str, str] | None = None,
   mix: Mapping[str, Mapping[str, int]] = OWN,
 ) -> ConfigDict:
   """The job of one stage.
@@ -139,14 +143,17 @@ def job(
     stage: s2t, t2c, echo or vocoder.
     parts: the parts, from `model`.
     rows: rows of a batch over all chips, by stage.
-    llm: folder of the language model and its tokenizer.
-    pretrained: folders of the other parts, see `PRETRAINED`; without `whisper` the packaged Whisper
-      is used.
+    llm: folder of the language model and its tokenizer, in `models_dir()`.
+    pretrained: folders of the other parts; None = those of `PRETRAINED` in `models_dir()`. Without
+      `whisper` the packaged Whisper is used.
     mix: sets and weights of each stage, `OWN` or `PAPER`.
   """
   stages = dict(s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
   if stage not in stages:
     raise ValueError(f'there is no stage {stage!r}: use one of {", ".join(stages)}.')
+  llm = f'{models_dir()}/{llm}'
+  if pretrained is None:
+    pretrained = {name: f'{models_dir()}/{path}' for name, path in PRETRAINED.items()}
   config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
   config.stage = stage
   with config.ignore_type():  # a role is one id or several

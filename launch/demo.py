@@ -17,7 +17,7 @@ import time
 
 from echox_jax import files
 from launch import cli, pipeline
-from launch.pipeline import Step
+from launch.steps import Runner, Step
 
 CONFIG = 'configs/echox_nano.py'
 TARGETS = {  # targets of the demo on two CPU cores
@@ -40,7 +40,7 @@ def steps(out: Path) -> list[Step]:
       'voices speak the questions and answers',
       ('launch.corpus', '--data', str(out / 'data')),
     ),
-    *pipeline.steps(CONFIG, out),
+    *pipeline.steps(CONFIG, str(out)),
     Step(
       'evaluate',
       'unseen voices ask, a judge listens',
@@ -124,15 +124,18 @@ def watch_memory(pid: int, saw: Callable[[float], None], stop: threading.Event) 
     saw(tree_rss_gib(pid))
 
 
-def run(step: Step, clock: Clock) -> None:
-  """Runs one part and records its peak memory."""
+def run(step: Step, clock: Clock) -> int:
+  """Runs one part and records its peak memory; returns the exit code of a part that was stopped,
+  else 0.
+  """
   stop = threading.Event()
   watcher = threading.Thread(
     target=watch_memory, args=(os.getpid(), clock.saw_memory, stop), daemon=True
   )
   watcher.start()
   try:
-    pipeline.run(step)
+    with Runner() as runner:
+      return runner.run(step)
   finally:
     stop.set()
     watcher.join()
@@ -191,7 +194,7 @@ def summary(out: Path, metrics: dict) -> str:
   return '\n'.join(lines)
 
 
-def main() -> None:
+def main() -> int:
   parser = argparse.ArgumentParser(
     prog='python -m launch.demo',
     description=__doc__,
@@ -223,11 +226,14 @@ def main() -> None:
       choose_question(out)
     start = time.time()
     try:
-      run(step, clock)
+      code = run(step, clock)
     finally:
       clock.save()
+    if code:
+      return code
     clock.save(step.name, time.time() - start)
   print(summary(out, finish(out, clock)))
+  return 0
 
 
 if __name__ == '__main__':

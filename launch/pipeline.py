@@ -6,19 +6,17 @@
 Reads the data sets under WORKDIR/data (made by `python -m launch.corpus`) and writes the model to
 WORKDIR/model. Each part is a separate command that can be run by hand; all get the same
 --config.FIELD=VALUE. If it is stopped, the same command continues where it was.
+
+On several hosts, run the same command on each host, with WORKDIR on shared storage.
 """
 
 import argparse
 from collections.abc import Sequence
-import dataclasses
-from pathlib import Path
-import subprocess
-import sys
 
-from echox_jax import errors
 from launch import cli
+from launch.steps import Step, run_all
 
-_STAGES = {
+STAGES = {
   'text': 'the LLM learns its facts from text',
   's2t': 'the LLM learns to hear',
   't2c': 'a small decoder learns to turn text into unit words',
@@ -27,66 +25,58 @@ _STAGES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """One part: a command, and the file that marks it as finished (None = the command checks)."""
-
-  name: str
-  title: str
-  command: tuple[str, ...]
-  proof: str | None = None
-
-
 def steps(
-  config: str, workdir: Path, names: Sequence[str] = tuple(_STAGES), options: Sequence[str] = ()
+  config: str, workdir: str, names: Sequence[str] = tuple(STAGES), options: Sequence[str] = ()
 ) -> list[Step]:
   """All parts in order, from data sets to the model in `workdir/model`."""
 
-  def job(module, stage):
-    return (f'launch.{module}', f'--config={config}:{stage}', f'--workdir={workdir}', *options)
-
   return [
-    Step('precompute', 'speech becomes units and unit words', job('precompute', names[0])),
-    *(Step(name, _STAGES[name], job('train', name)) for name in names),
-    Step(
-      'export',
-      'one folder to load',
-      (
-        'launch.convert',
-        'export',
-        '--checkpoint',
-        str(workdir),
-        '--to',
-        'safetensors',
-        '--out',
-        str(workdir / 'model'),
-      ),
-      'model/model.safetensors',
-    ),
+    precompute(f'{config}:{names[0]}', workdir, options),
+    *(train(config, workdir, name, options) for name in names),
+    export(workdir),
   ]
 
 
-def run(step: Step) -> None:
-  """Runs one part in its own process, so that its memory is freed afterwards.
+def precompute(config: str, workdir: str, options: Sequence[str] = ()) -> Step:
+  """What comes before all stages; the stage of the config does not matter."""
+  command = ('launch.precompute', f'--config={config}', f'--workdir={workdir}', *options)
+  return Step('precompute', 'speech becomes units and unit words', command)
+
+
+def train(config: str, workdir: str, stage: str, options: Sequence[str] = ()) -> Step:
+  """One stage."""
+  command = ('launch.train', f'--config={config}:{stage}', f'--workdir={workdir}', *options)
+  return Step(stage, STAGES[stage], command)
+
+
+def export(workdir: str, options: Sequence[str] = ()) -> Step:
+  """The last part: the model of a working folder, in `workdir/model`."""
+  arguments = ('--checkpoint', str(workdir), '--to', 'safetensors', '--out', f'{workdir}/model')
+  return Step(
+    'export',
+    'one folder to load',
+    ('launch.convert', 'export', *arguments, *options),
+    'model/model.safetensors',
+    alone=True,
+  )
+
+
+def check(step: Step) -> None:
+  """Reads the options of a part as the part itself will, to report a mistake in a later part now,
+  not after hours.
 
   Raises:
-    EchoXError: the part failed.
+    ConfigError: an unknown stage, field or flag, or sizes that do not match.
   """
-  process = subprocess.Popen([sys.executable, '-m', *step.command])
-  try:
-    code = process.wait()
-  finally:
-    if process.poll() is None:  # interrupted here: the part saves its state and ends
-      process.terminate()
-      process.wait()
-  if code:
-    raise errors.EchoXError(
-      f'the part {step.name!r} ended with exit code {code} (see its own message above): '
-      'correct that and run the same command again; finished parts are kept.'
-    )
+  # imported late: callers that only need the steps should not pay its memory
+  from echox_jax.training import validation
+  from launch import train
+
+  if step.command[0] in ('launch.precompute', 'launch.train'):
+    validation.check(train.parse(list(step.command), 'launch.pipeline')[0])
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog='python -m launch.pipeline',
     description=__doc__,
@@ -94,30 +84,30 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--config', required=True, metavar='FILE.py', help='config file')
-  parser.add_argument(
-    '--workdir', required=True, type=Path, help='folder of data, checkpoints and model'
-  )
-  parser.add_argument('--stages', default=','.join(_STAGES), help='in order (default %(default)s)')
-  args, options = parser.parse_known_args()
-  # imported late: callers that only need the steps should not pay its memory
-  from echox_jax.training import stages, validation
-  from launch import train
+  parser.add_argument('--workdir', required=True, help='folder of data, checkpoints and model')
+  parser.add_argument('--stages', default=','.join(STAGES), help='in order (default %(default)s)')
+  args, options = parser.parse_known_args(argv)
+  todo = steps(args.config, args.workdir, stage_names(args.stages), options)
+  for step in todo:
+    check(step)
+  code = run_all(todo)
+  if code == 0:
+    print(
+      f'the model is in {args.workdir}/model: python -m launch.respond --checkpoint '
+      f'{args.workdir}/model question.wav -o reply.wav'
+    )
+  return code
 
-  todo = steps(
-    args.config,
-    args.workdir,
-    [stages.get_stage(name).name for name in args.stages.split(',')],
-    options,
-  )
-  for step in todo[:-1]:  # reports a mistake in a later stage now, not after hours
-    validation.check(train.parse(list(step.command), 'launch.pipeline')[0])
-  for number, step in enumerate(todo, 1):
-    print(f'[{number}/{len(todo)}] {step.name}: {step.title}', flush=True)
-    run(step)
-  print(
-    f'the model is in {args.workdir / "model"}: python -m launch.respond --checkpoint '
-    f'{args.workdir / "model"} question.wav -o reply.wav'
-  )
+
+def stage_names(text: str) -> list[str]:
+  """The stages of a comma-separated list.
+
+  Raises:
+    ConfigError: there is no such stage.
+  """
+  from echox_jax.training import stages
+
+  return [stages.get_stage(name).name for name in text.split(',')]
 
 
 if __name__ == '__main__':

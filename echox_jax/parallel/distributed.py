@@ -174,6 +174,18 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def is_first_host(environ: Mapping[str, str]) -> bool:
+  """Returns True on the host of process 0, told by the environment alone: the processes need not
+  have joined.
+  """
+  plan = make_plan('auto', None, None, None, environ)
+  if plan is None or plan.process_id is not None:
+    return plan is None or plan.process_id == 0
+  worker = environ.get('TPU_WORKER_ID') or _metadata('agent-worker-number')
+  number = environ.get('MEGASCALE_SLICE_ID') or _megascale('SLICE_ID')
+  return int(worker or 0) == 0 and int(number or 0) == 0
+
+
 def rows_of_process(where: jax.sharding.Sharding, batch_size: int) -> tuple[int, ...]:
   """Returns the rows of a global batch, sharded like `where`, on this process's devices, in order.
 
@@ -305,9 +317,14 @@ def _tpu_hosts(environ: Mapping[str, str]) -> int:
     and (glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*'))
   ):
     names = _metadata('worker-network-endpoints')
-    told = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata('tpu-env'))
-    slices = max(slices, int(told[1])) if told else slices
+    slices = max(slices, int(_megascale('NUM_SLICES') or 1))
   return slices * len((names or '').split(','))
+
+
+def _megascale(name: str) -> str:
+  """Reads a number that Compute Engine gives the hosts of several slices; empty elsewhere."""
+  told = re.search(rf"MEGASCALE_{name}: *'?(\d+)", _metadata('tpu-env'))
+  return told[1] if told else ''
 
 
 def _metadata(key: str) -> str:

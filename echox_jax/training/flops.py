@@ -23,6 +23,7 @@ from echox_jax import prompts, rates
 from echox_jax.config import (
   DiscriminatorConfig,
   EchoXConfig,
+  HubertConfig,
   LlamaConfig,
   VocoderConfig,
   WhisperConfig,
@@ -67,6 +68,20 @@ def whisper_forward(cfg: WhisperConfig, rows: int, states: int) -> float:
   convolutions = 2 * 3 * width * (2 * cfg.num_mel_bins + width)  # the first at 100 Hz
   layer = 2 * (4 * width * width + 2 * width * cfg.intermediate_size) + _attention(width, states)
   return positions * (convolutions + cfg.num_layers * layer)
+
+
+def hubert_forward(cfg: HubertConfig, rows: int, samples: int) -> float:
+  """The encoder on waveforms of `samples`."""
+  macs, before, length = 0, 1, samples
+  for width, kernel, stride in zip(cfg.conv_dim, cfg.conv_kernel, cfg.conv_stride):
+    length = (length - kernel) // stride + 1
+    macs += length * kernel * before * width
+    before = width
+  width = cfg.hidden_size
+  grouped = width // cfg.num_conv_pos_embedding_groups
+  macs += length * width * (before + cfg.num_conv_pos_embeddings * grouped)
+  layer = 2 * (4 * width * width + 2 * width * cfg.intermediate_size) + _attention(width, length)
+  return rows * (2 * macs + cfg.num_layers * length * layer)
 
 
 def adapter_forward(cfg: EchoXConfig, rows: int, frames: int) -> Parts:

@@ -16,20 +16,20 @@ def watch() -> Iterator[Callable[[int], bool]]:
 
   Call it after every step. With several processes, JAX catches the signal (since
   `jax.distributed.initialize`) and tells the others; all of them get True at the same later step.
-  In a single process, a second signal has its default effect.
+  In a single process, a second Ctrl-C has its default effect. SIGTERM may come again: a scheduler
+  and the parent process (`launch.steps`) may both send it.
   """
   if jax.process_count() > 1:
     with _handlers({signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}):
       yield multihost_utils.reached_preemption_sync_point
     return
   told = threading.Event()
-  with contextlib.ExitStack() as stack:
 
-    def handle(*_):
-      told.set()
-      stack.close()
+  def interrupted(*_):
+    told.set()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    stack.enter_context(_handlers({signal.SIGTERM: handle, signal.SIGINT: handle}))
+  with _handlers({signal.SIGTERM: lambda *_: told.set(), signal.SIGINT: interrupted}):
     yield lambda step: told.is_set()
 
 

@@ -83,7 +83,7 @@ def test_from_a_folder_of_recordings_to_a_model(tmp_path):
 
 
 def test_a_mistake_in_a_later_stage_is_told_before_the_first_part(tmp_path, monkeypatch):
-  monkeypatch.setattr(pipeline, 'run', lambda step: pytest.fail(f'{step.name} ran'))
+  monkeypatch.setattr(pipeline, 'run_all', lambda todo: pytest.fail('something ran'))
 
   def told(*options, match):
     monkeypatch.setattr(
@@ -99,7 +99,7 @@ def test_a_mistake_in_a_later_stage_is_told_before_the_first_part(tmp_path, monk
 
 def test_the_parts_run_in_order_with_the_same_options(tmp_path, monkeypatch, capsys):
   ran = []
-  monkeypatch.setattr(pipeline, 'run', ran.append)
+  monkeypatch.setattr(pipeline, 'run_all', lambda todo: ran.extend(todo) or 0)
   monkeypatch.setattr(
     'sys.argv',
     [

@@ -13,12 +13,13 @@ from echox_jax import config as config_lib
 from echox_jax.config import (
   DiscriminatorConfig,
   EchoXConfig,
+  HubertConfig,
   LlamaConfig,
   LoraConfig,
   VocoderConfig,
   WhisperConfig,
 )
-from echox_jax.models import adapter, discriminators, llama, log_mel, vocoder, whisper
+from echox_jax.models import adapter, discriminators, hubert, llama, log_mel, vocoder, whisper
 from echox_jax.models.attention import Mask
 from echox_jax.parallel import chips
 from echox_jax.training import flops, stages
@@ -54,6 +55,10 @@ def floats(*shape):
   return jax.ShapeDtypeStruct(shape, 'float32')
 
 
+def integers(*shape):
+  return jax.ShapeDtypeStruct(shape, 'int32')
+
+
 def trunk(params, cfg, x):
   positions = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
   mask = Mask(causal=True)
@@ -68,6 +73,17 @@ def whole_square(forward):
 def test_log_mel():
   found = counted(lambda audio: log_mel.log_mel(audio, 80), floats(ROWS, 16000))
   assert found == pytest.approx(flops.log_mel_forward(80, ROWS, 100), rel=0.03)
+
+
+def test_hubert():
+  # exact GELU and norms are dear: wide products
+  cfg = HubertConfig(
+    hidden_size=512, intermediate_size=1024, num_layers=1, num_heads=2, conv_dim=(256,) * 7
+  )
+  encoder, clips = hubert.HubertEncoder(cfg), (floats(ROWS, 16000), integers(ROWS))
+  params = params_of(lambda key, _: encoder.init(key, *map(jnp.zeros_like, clips)))
+  found = counted(encoder.apply, params, *clips)
+  assert found == pytest.approx(flops.hubert_forward(cfg, ROWS, 16000), rel=0.05)
 
 
 def test_whisper():
