@@ -6,7 +6,17 @@ import json
 import numpy as np
 import pytest
 
-from echox_jax.serving.commands import Ask, Cancel, Delete, DropSound, Failed, Truncate
+from echox_jax.serving import formats
+from echox_jax.serving.commands import (
+  Ask,
+  Cancel,
+  Delete,
+  DropSound,
+  Failed,
+  Transcribe,
+  Transcript,
+  Truncate,
+)
 from echox_jax.serving.limits import Limits
 from tests.helpers import serving as helpers
 from tests.helpers.serving import commands, done, events, loud, names, pcm, quiet, send, sound, text
@@ -301,7 +311,7 @@ def test_items_have_places(session):
   )
   assert first[0]['previous_item_id'] is None
   (error,) = send(session, 'conversation.item.create', item=item | {'id': 'two'})
-  assert error['error']['code'] == 'item_exists'
+  assert error['error']['code'] == 'item_create_duplicate_item_id'
   (error,) = send(session, 'conversation.item.create', item=item, previous_item_id='none')
   assert error['error']['code'] == 'item_not_found'
   assert commands(send(session, 'response.create'))[0].request.text == 'Two?\nOne?\nTwo?\nThree?'
@@ -341,6 +351,117 @@ def test_an_answer_beside_the_conversation(session):
   told = take(session, made[-1].ticket, text(), done())
   assert not [name for name in names(told) if name.startswith('conversation.item')]
   assert commands(send(session, 'response.create'))[0].request.text == 'In the conversation?'
+
+
+def test_what_is_asked_beside_the_conversation_is_asked_in_it_as_well(session):
+  write(session, 'Before?')
+  written = {'role': 'assistant', 'content': [{'type': 'output_text', 'text': 'Yes.'}]}
+  write(session, **written)
+  write(session, 'And now?')
+  for conversation in ('none', 'auto'):
+    made = send(session, 'response.create', response={'conversation': conversation})
+    assert made[-1].request.text == 'And now?'
+    assert [(own.question, own.answer) for own in made[-1].earlier] == [('Before?', 'Yes.')]
+    take(session, made[-1].ticket, text(), done())
+
+
+def transcribed(session, seconds):
+  """Commits what was said; gives what comes of it."""
+  send(session, 'input_audio_buffer.append', audio=pcm(loud(seconds)))
+  return send(session, 'input_audio_buffer.commit')
+
+
+KIND = 'conversation.item.input_audio_transcription'
+WORDS = {'session': {'audio': {'input': {'transcription': {'model': 'whisper-1'}}}}}
+
+
+def test_who_asks_for_transcripts_is_told_what_was_heard(manual):
+  assert not commands(transcribed(manual, 1.0))  # nobody has asked
+  assert send(manual, 'session.update', **WORDS)[0]['session']['audio']['input']['transcription']
+  *told, command = transcribed(manual, 1.5)
+  assert isinstance(command, Transcribe) and names(told)[-1] == 'conversation.item.done'
+  (ask,) = commands(send(manual, 'response.create'))
+  assert len(ask.request.wave) == len(command.wave) + 16000  # both questions that wait
+  delta, completed = take(manual, command, Transcript('What is it?'))
+  assert names([delta, completed]) == [f'{KIND}.delta', f'{KIND}.completed']
+  assert delta['delta'] == completed['transcript'] == 'What is it?'
+  assert completed['item_id'] == told[-1]['item']['id'] and completed['content_index'] == 0
+  assert completed['usage'] == {'type': 'duration', 'seconds': 1.5}
+  (found,) = send(manual, 'conversation.item.retrieve', item_id=completed['item_id'])
+  assert found['item']['content'] == [{'type': 'input_audio', 'transcript': 'What is it?'}]
+
+
+def test_the_very_sound_of_a_spoken_turn_is_transcribed(session):
+  send(session, 'session.update', **WORDS)
+  wave = np.concatenate([loud(1), quiet(1)])
+  told = commands(send(session, 'input_audio_buffer.append', audio=pcm(wave)))
+  assert names(told) == ['Hear', 'Transcribe', 'Ask']
+  assert told[0].wave is told[1].wave is told[2].request.wave  # encoded once
+
+
+def test_a_transcript_may_fail_or_be_empty(manual):
+  send(manual, 'session.update', **WORDS)
+  (command,) = commands(transcribed(manual, 1.0))
+  (failed,) = take(manual, command, Failed('The question is silent.', 'invalid_audio', 'x_error'))
+  assert failed['type'] == f'{KIND}.failed' and failed['content_index'] == 0
+  assert failed['error'] == {
+    'type': 'x_error',
+    'code': 'invalid_audio',
+    'message': 'The question is silent.',
+  }
+  (command,) = commands(transcribed(manual, 1.0))
+  assert names(take(manual, command, Transcript(''))) == [f'{KIND}.completed']
+
+
+def test_transcripts_come_one_after_the_other_and_not_of_deleted_items(manual):
+  send(manual, 'session.update', **WORDS)
+  told = [transcribed(manual, 0.5 + 0.5 * i) for i in range(4)]
+  items = [own[0]['item_id'] for own in told]
+  (first,) = commands([output for own in told for output in own])
+  for at in (0, 2):  # one that the engine is at, and one that waits
+    send(manual, 'conversation.item.delete', item_id=items[at])
+  (second,) = take(manual, first, Transcript('deleted'))
+  assert len(second.wave) == 16000
+  third, *events = take(manual, second, Transcript('second'))
+  assert len(third.wave) == 32000 and {own['item_id'] for own in events} == {items[1]}
+  assert {own['item_id'] for own in take(manual, third, Transcript('fourth'))} == {items[3]}
+
+
+def test_the_end_of_an_answer_is_told_even_if_no_other_can_follow(session):
+  """A voice has asked while the answer was made, and its question is deleted before the end."""
+  rule = {'type': 'server_vad', 'interrupt_response': False}
+  send(session, 'session.update', session={'audio': {'input': {'turn_detection': rule}}})
+  ticket = ask(session)
+  wave = np.concatenate([loud(1), quiet(1)])
+  told = send(session, 'input_audio_buffer.append', audio=pcm(wave))
+  item = events(told, 'conversation.item.done')[0]['item']['id']
+  write(session, 'Written?')
+  write(session, role='assistant', content=[{'type': 'output_text', 'text': 'Yes.'}])
+  send(session, 'conversation.item.delete', item_id=item)
+  told = take(session, ticket, text(), done())
+  assert names(told)[-2:] == ['response.done', 'error'] and not commands(told)
+
+
+def test_a_server_that_stops_begins_no_other_answer(session):
+  rule = {'type': 'server_vad', 'interrupt_response': False}
+  send(session, 'session.update', session={'audio': {'input': {'turn_detection': rule}}})
+  ask(session)
+  wave = np.concatenate([loud(1), quiet(1)])
+  send(session, 'input_audio_buffer.append', audio=pcm(wave))
+  assert names(session.stop())[-1] == 'response.done'
+  assert not session.is_answering
+
+
+def test_sound_that_is_too_long_is_refused_before_it_is_resampled(session, monkeypatch):
+  monkeypatch.setattr(formats.AudioFormat, 'read', None)
+  part = {'type': 'input_audio', 'audio': pcm(quiet(8.5))}
+  item = {'type': 'message', 'role': 'user', 'content': [part]}
+  for name, fields in (
+    ('conversation.item.create', {'item': item}),
+    ('response.create', {'response': {'input': [item]}}),
+  ):
+    (error,) = send(session, name, **fields)
+    assert error['error']['code'] == 'audio_too_long'
 
 
 def test_a_failure_is_told(session):
@@ -460,3 +581,5 @@ def test_a_model_that_only_reads_says_so():
   assert error['error']['code'] == 'unsupported_modality'
   write(session)
   assert not commands(send(session, 'response.create'))[0].request.speaks
+  (error,) = send(session, 'session.update', **WORDS)
+  assert error['error']['param'] == 'session.audio.input.transcription'
