@@ -19,6 +19,7 @@ from tests.helpers.live_server import serving
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
+TRANSCRIBED = 'conversation.item.input_audio_transcription.completed'
 FRAME = rates.SAMPLE_RATE // 50
 PACKAGES = {
   'openai': ('openai[realtime]>=3.57,<4',),
@@ -101,11 +102,13 @@ def test_openai(server, question):
   )
   assert found['error']['event']['error']['event_id'] == 'mine' and found['speech'] > 44
   assert 'input_audio_buffer.speech_stopped' in found['seen']
+  assert found['seen'].count(TRANSCRIBED) == 2  # of what was committed, and of what was said
 
 
 def test_openai_agents(server, question):
   seen = told(server, question, 'agents')['seen']
   assert {'audio', 'audio_interrupted', 'agent_end', 'history_added'} <= set(seen)
+  assert 'input_audio_transcription_completed' in seen
 
 
 def test_livekit(unhurried, question):
@@ -121,6 +124,7 @@ def test_livekit(unhurried, question):
   reasons = [own['status_details'].get('reason') for own in found['ends']]
   assert [reason == 'turn_detected' for reason in reasons] == [False, False, True, False]
   assert found['seen'].count('conversation.item.truncated') == 1
+  assert found['seen'].count(TRANSCRIBED) == 2
 
 
 def test_voicebench(server, question):

@@ -7,19 +7,23 @@ import numpy as np
 import pytest
 
 from echox_jax.serving import formats
-from echox_jax.serving.commands import (
-  Ask,
-  Cancel,
-  Delete,
-  DropSound,
-  Failed,
-  Transcribe,
-  Transcript,
-  Truncate,
-)
+from echox_jax.serving.commands import Ask, Cancel, Delete, DropSound, Failed, Truncate
 from echox_jax.serving.limits import Limits
 from tests.helpers import serving as helpers
-from tests.helpers.serving import commands, done, events, loud, names, pcm, quiet, send, sound, text
+from tests.helpers.serving import (
+  MANUAL,
+  commands,
+  done,
+  events,
+  loud,
+  names,
+  pcm,
+  quiet,
+  send,
+  sound,
+  take,
+  text,
+)
 
 BEGIN = ['response.output_item.added', 'conversation.item.added', 'response.content_part.added']
 END = [
@@ -31,18 +35,6 @@ END = [
   'response.done',
 ]
 ITEM = ['conversation.item.added', 'conversation.item.done']
-MANUAL = {'session': {'audio': {'input': {'turn_detection': None}}}}
-
-
-@pytest.fixture
-def session():
-  return helpers.session()
-
-
-@pytest.fixture
-def manual(session):
-  send(session, 'session.update', **MANUAL)
-  return session
 
 
 def write(session, question='Paris?', **fields):
@@ -54,10 +46,6 @@ def ask(session, question='Paris?', **response):
   """Asks in writing; gives the ticket of the answer."""
   write(session, question)
   return commands(send(session, 'response.create', response=response))[0].ticket
-
-
-def take(session, ticket, *told):
-  return [output for event in told for output in session.engine(ticket, event)]
 
 
 def test_a_session_opens_with_its_settings(session):
@@ -183,15 +171,16 @@ def test_barge_in_by_voice(session):
   assert isinstance(more[-1], Ask) and more[-1].ticket is not ticket
 
 
-def test_a_voice_that_must_not_interrupt_is_answered_afterwards(session):
-  send(
-    session,
-    'session.update',
-    session={'audio': {'input': {'turn_detection': {'interrupt_response': False}}}},
-  )
-  ticket = ask(session)
+def voice_beside(session):
+  """A voice that must not interrupt, while an answer is made: the ticket, and what comes of it."""
+  rule = {'turn_detection': {'interrupt_response': False}}
+  send(session, 'session.update', session={'audio': {'input': rule}})
   wave = np.concatenate([loud(0.5), quiet(1)])
-  told = send(session, 'input_audio_buffer.append', audio=pcm(wave))
+  return ask(session), send(session, 'input_audio_buffer.append', audio=pcm(wave))
+
+
+def test_a_voice_that_must_not_interrupt_is_answered_afterwards(session):
+  ticket, told = voice_beside(session)
   assert 'Cancel' not in names(told) and 'response.created' not in names(told)
   after = take(session, ticket, text(), done())
   assert names(after)[-3:] == ['response.done', 'response.created', 'Ask']
@@ -365,101 +354,29 @@ def test_what_is_asked_beside_the_conversation_is_asked_in_it_as_well(session):
     take(session, made[-1].ticket, text(), done())
 
 
-def transcribed(session, seconds):
-  """Commits what was said; gives what comes of it."""
-  send(session, 'input_audio_buffer.append', audio=pcm(loud(seconds)))
-  return send(session, 'input_audio_buffer.commit')
-
-
-KIND = 'conversation.item.input_audio_transcription'
-WORDS = {'session': {'audio': {'input': {'transcription': {'model': 'whisper-1'}}}}}
-
-
-def test_who_asks_for_transcripts_is_told_what_was_heard(manual):
-  assert not commands(transcribed(manual, 1.0))  # nobody has asked
-  assert send(manual, 'session.update', **WORDS)[0]['session']['audio']['input']['transcription']
-  *told, command = transcribed(manual, 1.5)
-  assert isinstance(command, Transcribe) and names(told)[-1] == 'conversation.item.done'
-  (ask,) = commands(send(manual, 'response.create'))
-  assert len(ask.request.wave) == len(command.wave) + 16000  # both questions that wait
-  delta, completed = take(manual, command, Transcript('What is it?'))
-  assert names([delta, completed]) == [f'{KIND}.delta', f'{KIND}.completed']
-  assert delta['delta'] == completed['transcript'] == 'What is it?'
-  assert completed['item_id'] == told[-1]['item']['id'] and completed['content_index'] == 0
-  assert completed['usage'] == {'type': 'duration', 'seconds': 1.5}
-  (found,) = send(manual, 'conversation.item.retrieve', item_id=completed['item_id'])
-  assert found['item']['content'] == [{'type': 'input_audio', 'transcript': 'What is it?'}]
-
-
-def test_the_very_sound_of_a_spoken_turn_is_transcribed(session):
-  send(session, 'session.update', **WORDS)
-  wave = np.concatenate([loud(1), quiet(1)])
-  told = commands(send(session, 'input_audio_buffer.append', audio=pcm(wave)))
-  assert names(told) == ['Hear', 'Transcribe', 'Ask']
-  assert told[0].wave is told[1].wave is told[2].request.wave  # encoded once
-
-
-def test_a_transcript_may_fail_or_be_empty(manual):
-  send(manual, 'session.update', **WORDS)
-  (command,) = commands(transcribed(manual, 1.0))
-  (failed,) = take(manual, command, Failed('The question is silent.', 'invalid_audio', 'x_error'))
-  assert failed['type'] == f'{KIND}.failed' and failed['content_index'] == 0
-  assert failed['error'] == {
-    'type': 'x_error',
-    'code': 'invalid_audio',
-    'message': 'The question is silent.',
-  }
-  (command,) = commands(transcribed(manual, 1.0))
-  assert names(take(manual, command, Transcript(''))) == [f'{KIND}.completed']
-
-
-def test_transcripts_come_one_after_the_other_and_not_of_deleted_items(manual):
-  send(manual, 'session.update', **WORDS)
-  told = [transcribed(manual, 0.5 + 0.5 * i) for i in range(4)]
-  items = [own[0]['item_id'] for own in told]
-  (first,) = commands([output for own in told for output in own])
-  for at in (0, 2):  # one that the engine is at, and one that waits
-    send(manual, 'conversation.item.delete', item_id=items[at])
-  (second,) = take(manual, first, Transcript('deleted'))
-  assert len(second.wave) == 16000
-  third, *events = take(manual, second, Transcript('second'))
-  assert len(third.wave) == 32000 and {own['item_id'] for own in events} == {items[1]}
-  assert {own['item_id'] for own in take(manual, third, Transcript('fourth'))} == {items[3]}
-
-
 def test_the_end_of_an_answer_is_told_even_if_no_other_can_follow(session):
-  """A voice has asked while the answer was made, and its question is deleted before the end."""
-  rule = {'type': 'server_vad', 'interrupt_response': False}
-  send(session, 'session.update', session={'audio': {'input': {'turn_detection': rule}}})
-  ticket = ask(session)
-  wave = np.concatenate([loud(1), quiet(1)])
-  told = send(session, 'input_audio_buffer.append', audio=pcm(wave))
-  item = events(told, 'conversation.item.done')[0]['item']['id']
+  """The question that a voice has asked in the meantime is deleted before the end."""
+  ticket, told = voice_beside(session)
   write(session, 'Written?')
   write(session, role='assistant', content=[{'type': 'output_text', 'text': 'Yes.'}])
+  item = events(told, 'input_audio_buffer.committed')[0]['item_id']
   send(session, 'conversation.item.delete', item_id=item)
   told = take(session, ticket, text(), done())
   assert names(told)[-2:] == ['response.done', 'error'] and not commands(told)
 
 
 def test_a_server_that_stops_begins_no_other_answer(session):
-  rule = {'type': 'server_vad', 'interrupt_response': False}
-  send(session, 'session.update', session={'audio': {'input': {'turn_detection': rule}}})
-  ask(session)
-  wave = np.concatenate([loud(1), quiet(1)])
-  send(session, 'input_audio_buffer.append', audio=pcm(wave))
-  assert names(session.stop())[-1] == 'response.done'
-  assert not session.is_answering
+  voice_beside(session)
+  assert names(session.stop())[-1] == 'response.done' and not session.is_answering
 
 
 def test_sound_that_is_too_long_is_refused_before_it_is_resampled(session, monkeypatch):
   monkeypatch.setattr(formats.AudioFormat, 'read', None)
   part = {'type': 'input_audio', 'audio': pcm(quiet(8.5))}
   item = {'type': 'message', 'role': 'user', 'content': [part]}
-  for name, fields in (
-    ('conversation.item.create', {'item': item}),
-    ('response.create', {'response': {'input': [item]}}),
-  ):
+  asked = {'conversation.item.create': {'item': item}}
+  asked['response.create'] = {'response': {'input': [item]}}
+  for name, fields in asked.items():
     (error,) = send(session, name, **fields)
     assert error['error']['code'] == 'audio_too_long'
 
@@ -581,5 +498,3 @@ def test_a_model_that_only_reads_says_so():
   assert error['error']['code'] == 'unsupported_modality'
   write(session)
   assert not commands(send(session, 'response.create'))[0].request.speaks
-  (error,) = send(session, 'session.update', **WORDS)
-  assert error['error']['param'] == 'session.audio.input.transcription'
