@@ -83,7 +83,7 @@ class Engine:
     """
     wave = self.questions.check_wave(wave)
     with self._lock:
-      return Heard(wave, self._encode([wave]))
+      return Heard(wave, *self._encode([wave]))
 
   def ask(
     self, request: Request, conversation: Conversation | None = None, heard: Heard | None = None
@@ -265,7 +265,7 @@ class Engine:
       heard = None
       for size in samples:
         noise = rng.normal(0, 0.1, (number, size)).astype(np.float32)
-        heard = self.programs.hear(self.params, noise, np.full(number, size, np.int32))
+        heard, _ = self.programs.hear(self.params, noise, np.full(number, size, np.int32))
       further = (self.programs.read_further,) if requests is None and number == 1 else ()
       for spoken, size in prompts:
         ids = [[special.audio if spoken else special.bos] * size] * number
@@ -332,7 +332,7 @@ class Engine:
     if answering.wave is not None:
       turn.heard = self._hear([answering])
     while conversation.turns and not self._fits([*conversation.turns, turn]):
-      conversation.turns.pop(0)
+      conversation.turns.pop(0).heard = None  # whoever still knows the turn needs no speech of it
       answering.overflow['turns'] += 1
     if answering.overflow['turns']:
       self._forget(conversation)
@@ -351,7 +351,7 @@ class Engine:
     """Gives what is said in questions; counts what they have too much."""
     heard = answerings[0].turn.heard if len(answerings) == 1 else None
     if heard is None:
-      heard = self._encode([answering.wave for answering in answerings])
+      heard, _ = self._encode([answering.wave for answering in answerings])
     for answering, lost in zip(answerings, jax.device_get(heard.overflow)):
       answering.overflow['speech_positions'] = int(lost)
     return heard

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -14,10 +15,16 @@ class Heard:
   Attributes:
     wave: the very array that was heard.
     speech: `EmbeddedSpeech`, one row.
+    labels: int[1,S], CTC labels of its slots.
   """
 
   wave: np.ndarray
   speech: Any
+  labels: Any
+
+  def ids(self, blank: int) -> list[int]:
+    """Gives the ids of what was said, as the CTC head of the adapter has it; waits for them."""
+    return [label for label in jax.device_get(self.labels)[0].tolist() if label != blank]
 
 
 @dataclasses.dataclass(eq=False)

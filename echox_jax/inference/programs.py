@@ -17,6 +17,7 @@ from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
 from echox_jax.inference import placement, steps, traced
 from echox_jax.models import echox, positions
+from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Int
 from echox_jax.models.llama import apply_llm
 from echox_jax.parallel.sharding import take_row
@@ -159,10 +160,13 @@ def speaking_rows(budgets: EngineConfig, on_cpu: bool = False) -> int:
   return budgets.conversations if on_cpu else max(2, budgets.conversations)
 
 
-def _hear(params: dict, cfg: EchoXConfig, audio: Array, lengths: Array) -> Any:
-  """Sound float32[Q,S] -> what the LLM hears."""
+def _hear(
+  params: dict, cfg: EchoXConfig, audio: Array, lengths: Array
+) -> tuple[EmbeddedSpeech, Int[Array, 'Q L']]:
+  """Sound float32[Q,S] -> (what the LLM hears, CTC labels of its slots)."""
   states, state_lengths = steps.encode(params, cfg, audio, lengths)
-  return steps.embed(params, cfg, states, state_lengths)
+  speech = echox.embed_speech(params, cfg, states, state_lengths)
+  return speech.for_llm(), speech.labels
 
 
 def _read(

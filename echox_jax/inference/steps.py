@@ -65,8 +65,7 @@ def embed(
   params: dict, cfg: EchoXConfig, states: Float[Array, 'B E D'], lengths: Int[Array, ' B']
 ) -> EmbeddedSpeech:
   """Turns states of the speech encoder into LLM input embeddings."""
-  speech = echox.embed_speech(params, cfg, states, lengths)
-  return EmbeddedSpeech(speech.embeddings, speech.kept, speech.overflow)
+  return echox.embed_speech(params, cfg, states, lengths).for_llm()
 
 
 def prefill(

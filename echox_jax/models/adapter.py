@@ -22,6 +22,14 @@ from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.attention import Mask
 
 
+class EmbeddedSpeech(NamedTuple):
+  """The fields of `Speech` that the LLM needs."""
+
+  embeddings: Array
+  kept: Array
+  overflow: Array
+
+
 class Speech(NamedTuple):
   """Embedded speech: S slots (`shrink_budget`), F frames of 40 ms, leading axes [B] or [B,turns].
 
@@ -31,6 +39,8 @@ class Speech(NamedTuple):
     overflow: int[...], runs left out because all slots were in use.
     frames: float[...,F,D], the input of the CTC head.
     frame_lengths: int[...], frames of each clip.
+    labels: int[...,S], the CTC label of each slot, the blank beyond `kept`. A slot stands for a run
+      of equal labels, so that those which are no blank are the best path of CTC: what was said.
   """
 
   embeddings: Array
@@ -38,14 +48,11 @@ class Speech(NamedTuple):
   overflow: Array
   frames: Array
   frame_lengths: Array
+  labels: Array
 
-
-class EmbeddedSpeech(NamedTuple):
-  """The fields of `Speech` that the LLM needs."""
-
-  embeddings: Array
-  kept: Array
-  overflow: Array
+  def for_llm(self) -> EmbeddedSpeech:
+    """Leaves out what the LLM does not need."""
+    return EmbeddedSpeech(self.embeddings, self.kept, self.overflow)
 
 
 class AlignmentLayer(nn.Module):
@@ -146,12 +153,14 @@ class SoundwaveAdapter(nn.Module):
     # frames.
     out = self.look_back(shrunk, flat, keep if released else real, deterministic)
     out = jnp.where(valid[..., None], out, 0)
+    said = jnp.where(valid, jnp.take_along_axis(labels, index, axis=1), self.cfg.special_ids.audio)
     return Speech(
       out.reshape(*lead, -1, width),
       jnp.sum(valid, axis=-1).reshape(lead),
       overflow.reshape(lead),
       frames,
       frame_lengths,
+      said.reshape(*lead, -1),
     )
 
   def ctc_logits(self, frames: Float[Array, '*b F D']) -> Float[Array, '*b F V']:

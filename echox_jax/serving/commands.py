@@ -56,6 +56,13 @@ class Hear:
   wave: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transcribe:
+  """Asks for the words of a spoken question, float32[samples] at 16 kHz."""
+
+  wave: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Cancel:
   """Stops an answer."""
@@ -83,13 +90,20 @@ class DropSound:
   """Drops sound that has not been sent yet; for the connection, not for the engine."""
 
 
-ForEngine = Ask | Hear | Cancel | Truncate | Delete
+ForEngine = Ask | Hear | Transcribe | Cancel | Truncate | Delete
 Command = ForEngine | DropSound
 
 
 @dataclasses.dataclass(frozen=True)
+class Transcript:
+  """The words of a spoken question."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Failed:
-  """There will be no answer.
+  """There will be no answer, or no transcript.
 
   Attributes:
     message: why, in one sentence.

@@ -1,4 +1,8 @@
-"""A socket and its session: messages come in, events go out, and neither waits for the other."""
+"""A socket and its session: messages come in, events go out, and neither waits for the other.
+
+Time limits are `asyncio.timeout`: `asyncio.wait_for` of Python 3.11 loses a cancellation that comes
+as what it waits for has just ended, so that a connection would stay when its client has gone.
+"""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -11,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from echox_jax.inference.events import Event
 from echox_jax.serving import refusals
-from echox_jax.serving.commands import DropSound, Failed, Ticket
+from echox_jax.serving.commands import DropSound, Failed, Ticket, Transcribe, Transcript
 from echox_jax.serving.hub import Hub
 from echox_jax.serving.limits import Rate
 from echox_jax.serving.outbox import Outbox
@@ -61,7 +65,7 @@ class Connection:
     self._rate = Rate(hub.limits.messages_per_second, hub.limits.burst)
     self._loop = asyncio.get_running_loop()
     self._seat = Seat(self._deliver)
-    self._leaving = False
+    self._leaving = self._has_left = False
 
   async def run(self) -> None:
     """Serves it until it ends."""
@@ -77,6 +81,7 @@ class Connection:
       for task in tasks:
         task.cancel()
       await asyncio.gather(*tasks, return_exceptions=True)
+      self._has_left = True  # what is still on its way from the engine must not ask it anything
       self._hub.worker.leave(self._seat)
       seconds = round(time.monotonic() - began, 1)
       _log.info('session_closed', extra={'session': name, 'why': ending.name, 'seconds': seconds})
@@ -87,8 +92,7 @@ class Connection:
   def leave_after_answer(self) -> None:
     """Ends it when the answer that is being made is sent."""
     self._leaving = True
-    if not self._session.is_answering:
-      self._outbox.close()
+    self._handle([])
 
   def leave_now(self) -> None:
     """Ends it, and the answer that is being made."""
@@ -99,7 +103,8 @@ class Connection:
     """Takes messages."""
     while True:
       try:
-        message = await asyncio.wait_for(self._socket.receive(), self._hub.limits.idle_seconds)
+        async with asyncio.timeout(self._hub.limits.idle_seconds):
+          message = await self._socket.receive()
       except TimeoutError:
         return IDLE
       if message['type'] == 'websocket.disconnect':
@@ -117,7 +122,8 @@ class Connection:
     """Sends what there is."""
     while (text := await self._outbox.next()) is not None:
       try:
-        await asyncio.wait_for(self._socket.send_text(text), self._hub.limits.stall_seconds)
+        async with asyncio.timeout(self._hub.limits.stall_seconds):
+          await self._socket.send_text(text)
       except TimeoutError:
         return SLOW
       except (WebSocketDisconnect, RuntimeError):  # it has been closed in the meantime
@@ -126,7 +132,8 @@ class Connection:
 
   async def _close(self, ending: Ending) -> None:
     try:
-      await asyncio.wait_for(self._socket.close(ending.code, ending.reason), 1.0)
+      async with asyncio.timeout(1.0):
+        await self._socket.close(ending.code, ending.reason)
     except (TimeoutError, WebSocketDisconnect, RuntimeError):
       _log.info('session_lost', extra={'session': self._session.session_id})
 
@@ -144,16 +151,20 @@ class Connection:
         self._outbox.put(output)
       else:
         self._hub.worker.command(self._seat, output)
-
-  def _deliver(self, ticket: Ticket, events: Sequence[Event | Failed]) -> None:
-    """Called in the thread of the engine."""
-    self._loop.call_soon_threadsafe(self._take, ticket, events)
-
-  def _take(self, ticket: Ticket, events: Sequence[Event | Failed]) -> None:
-    for event in events:
-      self._handle(self._session.engine(ticket, event))
     if self._leaving and not self._session.is_answering:
       self._outbox.close()
+
+  def _deliver(
+    self, cause: Ticket | Transcribe, events: Sequence[Event | Transcript | Failed]
+  ) -> None:
+    """Called in the thread of the engine."""
+    self._loop.call_soon_threadsafe(self._take, cause, events)
+
+  def _take(
+    self, cause: Ticket | Transcribe, events: Sequence[Event | Transcript | Failed]
+  ) -> None:
+    for event in () if self._has_left else events:
+      self._handle(self._session.engine(cause, event))
 
 
 _TOO_FAST = (

@@ -1,10 +1,11 @@
 """Checked fields of JSON objects that clients send."""
 
 from collections.abc import Iterable, Mapping
-import math
 from typing import Any
 
 from echox_jax.serving.refusals import Refusal
+
+_SHOWN = 64  # letters of a name that is told back, which may be as long as a message
 
 
 def known(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
@@ -16,9 +17,10 @@ def known(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
   for name in values:
     if name not in names:
       raise Refusal(
-        f'{where} has no field {name!r}: leave it out, or use one of {", ".join(sorted(names))}.',
+        f'{where} has no field {name[:_SHOWN]!r}: leave it out, or use one of '
+        f'{", ".join(sorted(names))}.',
         'unknown_parameter',
-        param=f'{where}.{name}',
+        param=f'{where}.{name[:_SHOWN]}',
       )
 
 
@@ -54,7 +56,7 @@ def text(value: Any, where: str, longest: int | None = None) -> str:
 def number(value: Any, where: str, least: float, most: float) -> float:
   """Gives a finite number from `least` to `most`; raises Refusal for anything else."""
   plain = isinstance(value, int | float) and not isinstance(value, bool)
-  if not plain or not math.isfinite(value) or not least <= value <= most:
+  if not plain or not least <= value <= most:  # nan is in no range, and an int may fit no float
     raise wrong(where, f'a number from {least:g} to {most:g}')
   return value
 

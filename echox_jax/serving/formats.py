@@ -42,6 +42,10 @@ class AudioFormat:
     """Bytes of a sample."""
     return 2 if self.kind == PCM else 1
 
+  def seconds(self, data: bytes) -> float:
+    """How long bytes sound."""
+    return len(data) / self.width / self.rate
+
   def read(self, data: bytes) -> np.ndarray:
     """bytes -> float32[samples] in [-1, 1).
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 import io
 import json
 import logging
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -21,6 +22,7 @@ from echox_jax.serving.commands import Failed
 from echox_jax.serving.connection import bearer
 from echox_jax.serving.formats import PCM_RATES
 from echox_jax.serving.hub import Hub
+from echox_jax.serving.limits import Limits
 from echox_jax.serving.openapi import OPENAPI
 from echox_jax.serving.refusals import Refusal
 from echox_jax.serving.resampling import Stream
@@ -35,6 +37,8 @@ SPEECH_FORMATS: dict[str, tuple[str, str, str]] = {
   'pcm': ('application/octet-stream', '', ''),
 }
 _STATUS = {refusals.INVALID: 400, refusals.BUSY: 503, refusals.SERVER: 500}
+_OWN_STATUS = {'too_large': 413, 'too_slow': 408, 'client_gone': 499}  # by code; 499 as in nginx
+_MOST_RATE, _MOST_CHANNELS = 192_000, 8  # of a recording
 _log = logging.getLogger('echox_jax.serving')
 Handler = Callable[[Hub, HttpRequest], Awaitable[Response]]
 
@@ -53,12 +57,12 @@ def guarded(handler: Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
       return _error(
         401, 'The token is missing or wrong: send it as Authorization: Bearer.', 'wrong_token'
       )
-    if request.method == 'POST' and not hub.is_ready:
-      return _error(503, 'The server is starting or stopping: ask again in a moment.', 'not_ready')
     try:
+      if request.method == 'POST':
+        return await _admitted(handler, hub, request)
       return await handler(hub, request)
     except Refusal as refusal:
-      status = 413 if refusal.code == 'too_large' else _STATUS[refusal.kind]
+      status = _OWN_STATUS.get(refusal.code, _STATUS[refusal.kind])
       return _error(status, str(refusal), refusal.code, refusal.param)
     except errors.EchoXError as error:
       return _error(400, str(error), 'invalid_request')
@@ -66,9 +70,28 @@ def guarded(handler: Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
   return route
 
 
+async def _admitted(handler: Handler, hub: Hub, request: HttpRequest) -> Response:
+  """Serves a question or a text, if there is room for it."""
+  if not hub.is_ready:
+    raise Refusal(
+      'The server is starting or stopping: ask again in a moment.', 'not_ready', refusals.BUSY
+    )
+  if hub.uploads >= hub.limits.uploads:
+    raise Refusal(
+      'The server takes no more requests at the same time: ask again in a few seconds.',
+      'server_busy',
+      refusals.BUSY,
+    )
+  hub.uploads += 1
+  try:
+    return await handler(hub, request)
+  finally:
+    hub.uploads -= 1
+
+
 async def respond(hub: Hub, request: HttpRequest) -> Response:
   """`POST /v1/respond`: a recording, or JSON with a text, becomes an answer in text and speech."""
-  body = await _body(request, hub.limits.upload_bytes)
+  body = await _body(request, hub.limits)
   kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
   wants_wav = 'audio/wav' in request.headers.get('accept', '')
   options = dict(request.query_params)
@@ -84,9 +107,9 @@ async def respond(hub: Hub, request: HttpRequest) -> Response:
     )
   else:
     numbers = {name: _number(name, text) for name, text in options.items()}
-    wave = await asyncio.to_thread(_recording, body, hub.limits.audio_seconds)
+    wave = await asyncio.to_thread(recording, body, hub.limits.audio_seconds)
     asked = Request(wave, **vars(settings.choosing(Choosing(), numbers, 'the query')))
-  done = await worker.answer(hub.worker, asked)
+  done = await _while_connected(request, worker.answer(hub.worker, asked))
   if isinstance(done, Failed):
     raise Refusal(done.message, done.code, done.kind)
   return _answer(done, wants_wav)
@@ -94,7 +117,7 @@ async def respond(hub: Hub, request: HttpRequest) -> Response:
 
 async def speech(hub: Hub, request: HttpRequest) -> Response:
   """`POST /v1/audio/speech`: a text becomes speech, by the text-to-codec model."""
-  values = _json(await _body(request, hub.limits.upload_bytes))
+  values = _json(await _body(request, hub.limits))
   fields.known(
     values, ('model', 'input', 'voice', 'response_format', 'speed', 'instructions'), 'the body'
   )
@@ -108,7 +131,7 @@ async def speech(hub: Hub, request: HttpRequest) -> Response:
       'unsupported_value',
       param='speed',
     )
-  wave = await _spoken(hub, text)
+  wave = await _while_connected(request, _spoken(hub, text))
   if kind == 'pcm':
     made = Stream(rates.SAMPLE_RATE, PCM_RATES[0]).take(wave, last=True)
     return Response(
@@ -140,16 +163,44 @@ async def openapi(request: HttpRequest) -> Response:
   return JSONResponse(OPENAPI)
 
 
-async def _body(request: HttpRequest, most: int) -> bytes:
-  """Reads the body, up to a size."""
-  data = bytearray()
-  async for piece in request.stream():
-    data += piece
-    if len(data) > most:
-      raise Refusal(
-        f'the body is larger than {most / 2**20:g} MiB: send a shorter recording.', 'too_large'
-      )
+async def _body(request: HttpRequest, limits: Limits) -> bytes:
+  """Reads the body, up to a size and a time."""
+  data, most = bytearray(), limits.upload_bytes
+  try:
+    async with asyncio.timeout(limits.upload_seconds):
+      async for piece in request.stream():
+        data += piece
+        if len(data) > most:
+          raise Refusal(
+            f'the body is larger than {most / 2**20:g} MiB: send a shorter recording.', 'too_large'
+          )
+  except TimeoutError as error:
+    raise Refusal(
+      f'the body has not come within {limits.upload_seconds:g} s: send a shorter recording.',
+      'too_slow',
+    ) from error
+  except ClientDisconnect as error:
+    raise _gone() from error
   return bytes(data)
+
+
+def _gone() -> Refusal:
+  return Refusal('The client has gone before its answer came: ask again.', 'client_gone')
+
+
+async def _while_connected(request: HttpRequest, work: Coroutine[Any, Any, Any]) -> Any:
+  """Gives what `work` comes to; where the client goes, nobody waits for it and it is stopped."""
+  doing = asyncio.ensure_future(work)
+  going = asyncio.ensure_future(request.receive())  # the body has come: what follows is the end
+  try:
+    await asyncio.wait((doing, going), return_when=asyncio.FIRST_COMPLETED)
+    if not doing.done():
+      raise _gone()
+    return doing.result()
+  finally:
+    doing.cancel()
+    going.cancel()
+    await asyncio.gather(doing, going, return_exceptions=True)
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -168,21 +219,37 @@ def _number(name: str, text: str) -> Any:
     raise fields.wrong(f'the query.{name}', 'a number') from error
 
 
-def _recording(data: bytes, seconds: float) -> np.ndarray:
-  """float32[samples] at 16 kHz of a file; its length is looked at before it is unpacked."""
+def recording(data: bytes, seconds: float) -> np.ndarray:
+  """float32[samples] at 16 kHz of a file. What the file says of itself is looked at first; then it
+  is unpacked a second at a time, for a small one can hold gigabytes of samples.
+
+  Raises:
+    Refusal: it is no audio, or more than `seconds`, or has more channels or samples than anybody
+      needs.
+    AudioError: it holds no samples, or some that are not finite.
+  """
   try:
     with soundfile.SoundFile(io.BytesIO(data)) as file:
-      if file.frames > seconds * file.samplerate:
+      rate, channels = file.samplerate, file.channels
+      if file.frames > seconds * rate:
         raise Refusal(
           f'the recording is longer than {seconds:g} s: send a shorter one.', 'audio_too_long'
         )
-      samples = file.read(dtype='float32', always_2d=True)
-      rate = file.samplerate
+      if rate > _MOST_RATE or channels > _MOST_CHANNELS:
+        raise Refusal(
+          f'the recording has {channels} channels of {rate} Hz, but at most {_MOST_CHANNELS} of '
+          f'{_MOST_RATE} Hz are read: convert it.',
+          'invalid_audio',
+        )
+      stream = Stream(rate, rates.SAMPLE_RATE)
+      blocks = file.blocks(rate, dtype='float32', always_2d=True)
+      pieces = [stream.take(block.mean(axis=1)) for block in blocks]
   except (soundfile.SoundFileError, ValueError) as error:
     raise Refusal(
       'the body is not audio that can be read: send wav, flac, ogg or mp3.', 'invalid_audio'
     ) from error
-  return audio.to_mono_16k(samples, rate, name='the recording')
+  wave = np.concatenate([*pieces, stream.take(np.zeros(0, np.float32), last=True)])
+  return audio.to_mono_16k(wave, rates.SAMPLE_RATE, name='the recording')
 
 
 def _answer(done: Done, wants_wav: bool) -> Response:

@@ -26,6 +26,7 @@ class Hub:
     abilities: of the model.
     limits, access, metrics: of the server.
     connections: that are open.
+    uploads: questions and texts by HTTP that are being served.
     stopping: whether it takes no new ones.
   """
 
@@ -35,6 +36,7 @@ class Hub:
   access: Access
   metrics: Metrics
   connections: set['Connection'] = dataclasses.field(default_factory=set)
+  uploads: int = 0
   stopping: bool = False
 
   @property

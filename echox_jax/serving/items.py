@@ -21,6 +21,7 @@ class Item:
     spoken: whether it was said rather than written.
     text: what is written (beside speech, too), or the transcript of what the model says.
     wave: float32[samples] at 16 kHz of a question that waits for its answer; None afterwards.
+    transcript: words of a question that was said; None = nobody asked for them, or not known yet.
     status: `in_progress`, `completed` or `incomplete`.
     ticket: the turn it is a part of; None = no answer was asked for yet.
     samples: of an answer, sound at 16 kHz that was made so far.
@@ -32,6 +33,7 @@ class Item:
   spoken: bool
   text: str = ''
   wave: np.ndarray | None = None
+  transcript: str | None = None
   status: str = 'completed'
   ticket: Ticket | None = None
   samples: int = 0
@@ -44,7 +46,7 @@ class Item:
     if self.spoken and mine:
       parts.append({'type': 'output_audio', 'transcript': self.text if self.whole else ''})
     elif self.spoken:
-      parts.append({'type': 'input_audio', 'transcript': None})
+      parts.append({'type': 'input_audio', 'transcript': self.transcript})
     if self.text and not (self.spoken and mine):
       parts.append({'type': 'output_text' if mine else 'input_text', 'text': self.text})
     begun = not mine or self.text or self.samples or self.status != 'in_progress'

@@ -21,7 +21,9 @@ class Limits:
   Attributes:
     sessions: connections at the same time.
     message_bytes: of a message of a client; 15 MiB of sound are 20 MiB of base64.
+    uploads: questions and texts by HTTP at the same time.
     upload_bytes: of a recording that comes by HTTP.
+    upload_seconds: that it may take to come.
     audio_seconds: of a question; a model may hear less.
     messages_per_second: that a client may send for long; `burst` of them at once.
     burst: see there.
@@ -36,7 +38,9 @@ class Limits:
 
   sessions: int = 16
   message_bytes: int = 21 * _MIB
+  uploads: int = 16
   upload_bytes: int = 32 * _MIB
+  upload_seconds: float = 60.0
   audio_seconds: float = 120.0
   messages_per_second: float = 400.0
   burst: int = 2000

@@ -176,8 +176,9 @@ class Listener:
     return SpeechStopped(_milliseconds(stop), wave)
 
   def _keep(self, wave: np.ndarray) -> None:
-    self._pieces.append(wave)
-    self._count += len(wave)
+    if len(wave):  # a resampler holds back what comes in small pieces
+      self._pieces.append(wave)
+      self._count += len(wave)
 
   def _held(self) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.float32), *self._pieces])

@@ -40,6 +40,7 @@ _ERROR = _object(
 _REFUSALS = {
   '400': _body('The request cannot be served; the message says why.', _ERROR),
   '401': _body('The token is missing or wrong.', _ERROR),
+  '408': _body('The body has not come in time.', _ERROR),
   '413': _body('The body is too large.', _ERROR),
   '503': _body('The server is busy, starting or stopping.', _ERROR),
 }

@@ -54,6 +54,11 @@ class Message:
   content: tuple[Content, ...] = ()
   reference: bool = False
 
+  @property
+  def is_spoken(self) -> bool:
+    """Whether there is sound in it."""
+    return any(part.audio is not None for part in self.content)
+
 
 @dataclasses.dataclass(frozen=True)
 class ResponseOptions:
@@ -201,7 +206,8 @@ def parse(text: str) -> ClientEvent:
       event_id = fields.text(event_id, 'event_id', _LONGEST_ID)
     return _parse(event_id, values)
   except Refusal as refusal:
-    refusal.event_id = event_id if isinstance(event_id, str) else None
+    if isinstance(event_id, str) and len(event_id) <= _LONGEST_ID:
+      refusal.event_id = event_id
     raise
 
 

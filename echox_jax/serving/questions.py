@@ -31,13 +31,21 @@ class Asked:
   text: str
 
 
-def as_item(name: str, message: Message, audio_format: AudioFormat) -> Item:
+def as_item(name: str, message: Message, audio_format: AudioFormat, most_seconds: float) -> Item:
   """Makes an item of what a client sends.
 
   Raises:
-    Refusal: its sound holds half a sample.
+    Refusal: its sound is longer than `most_seconds`, which is found before it is resampled, or
+      holds half a sample.
   """
   heard = [part for part in message.content if part.audio is not None]
+  seconds = sum(audio_format.seconds(part.audio) for part in heard)
+  if seconds > most_seconds:
+    raise Refusal(
+      f'the item holds {seconds:.1f} s of speech, but this model hears at most {most_seconds:g} s: '
+      'say less.',
+      'audio_too_long',
+    )
   waves = [_at_16k(part.audio, audio_format) for part in heard]
   texts = [part.text for part in message.content if part.audio is None and part.text]
   spoken = bool(waves)
@@ -82,17 +90,18 @@ def question_of(items: Iterable[Item]) -> tuple[Asked, tuple[Written, ...]]:
 
 
 def context_of(
-  messages: Iterable[Message], items: Items, audio_format: AudioFormat
+  messages: Iterable[Message], items: Items, audio_format: AudioFormat, most_seconds: float
 ) -> tuple[Asked, tuple[Written, ...]]:
   """As `question_of`, for an answer that brings its own items or names some of the conversation.
 
   Raises:
-    Refusal: there is no question, or no such item, or its sound is not held any more.
+    Refusal: there is no question, or no such item, its sound is not held any more, or that of an
+      item is longer than `most_seconds`.
   """
   found = []
   for message in messages:
     if not message.reference:
-      found.append(as_item('', message, audio_format))
+      found.append(as_item('', message, audio_format, most_seconds))
       continue
     item = items.find(message.item_id)
     if item.role == 'user' and item.spoken and item.wave is None:

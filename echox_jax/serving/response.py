@@ -62,7 +62,8 @@ class Response:
   def take(self, event: Event | Failed) -> Iterator[dict[str, Any]]:
     """Tells of an event of the engine."""
     if isinstance(event, Failed):
-      yield from self._end('failed', {'type': 'failed', 'error': _error(event)})
+      error = server_events.failure(event)
+      yield from self._end('failed', {'type': 'failed', 'error': error})
     elif isinstance(event, TextPiece):
       yield from self._begun()
       self.item.text += event.text
@@ -180,8 +181,3 @@ class Response:
     return server_events.usage(
       text, -(-samples // _TOKEN), self._count_tokens(said) if said else 0, -(-sounded // _TOKEN)
     )
-
-
-def _error(failed: Failed) -> dict[str, Any]:
-  """Why there is no answer; the protocol has type and code, the sentence is an addition."""
-  return {'type': failed.kind, 'code': failed.code, 'message': failed.message}

@@ -5,8 +5,10 @@ objects.
 from collections.abc import Mapping
 from typing import Any
 
+from echox_jax.serving.commands import Failed
 from echox_jax.serving.refusals import Refusal
 
+_CONTENT = ('item_id', 'content_index')
 _PART = ('response_id', 'item_id', 'output_index', 'content_index')
 # Name of an event -> its fields beside `type` and `event_id`.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -20,6 +22,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
   'conversation.item.added': ('item', 'previous_item_id'),
   'conversation.item.done': ('item', 'previous_item_id'),
   'conversation.item.retrieved': ('item',),
+  'conversation.item.input_audio_transcription.delta': (*_CONTENT, 'delta'),
+  'conversation.item.input_audio_transcription.completed': (*_CONTENT, 'transcript', 'usage'),
+  'conversation.item.input_audio_transcription.failed': (*_CONTENT, 'error'),
   'conversation.item.truncated': ('item_id', 'content_index', 'audio_end_ms'),
   'conversation.item.deleted': ('item_id',),
   'response.created': ('response',),
@@ -58,6 +63,13 @@ def error(refusal: Refusal) -> dict[str, Any]:
     'param': refusal.param,
     'event_id': refusal.event_id,
   }
+
+
+def failure(failed: Failed) -> dict[str, Any]:
+  """Why there is no answer, or no transcript; in an answer the sentence is an addition to the
+  protocol.
+  """
+  return {'type': failed.kind, 'code': failed.code, 'message': failed.message}
 
 
 def item(item_id: str, role: str, content: list[dict[str, Any]], status: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Messages of the client and events of the engine go in; what comes out, in order,
 client and commands for the engine.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import secrets
@@ -23,6 +24,8 @@ from echox_jax.serving.commands import (
   Failed,
   Hear,
   Ticket,
+  Transcribe,
+  Transcript,
   Truncate,
 )
 from echox_jax.serving.items import Item, Items
@@ -93,6 +96,8 @@ class Session:
     self._speech_item: str | None = None  # name of the question that is being spoken
     self._answer_next = False  # a question waits for the end of the answer before it
     self._later: list[Command] = []  # for the engine, when the answer has ended
+    # items whose words are asked for; the engine has the first one
+    self._unheard: collections.deque[tuple[Item, Transcribe]] = collections.deque()
     self._handlers: dict[type, Callable[[Any], Iterable[Output]]] = {
       protocol.SessionUpdate: self._update,
       protocol.Commit: self._commit,
@@ -145,9 +150,13 @@ class Session:
     """Makes the error event of a refusal."""
     return self._event('error', error=server_events.error(refusal))
 
-  def engine(self, ticket: Ticket, event: Event | Failed) -> list[Output]:
-    """Takes an event of an answer; what is left of a cancelled one is nothing to anybody."""
-    if self._response is None or self._response.ticket is not ticket:
+  def engine(self, cause: Ticket | Transcribe, event: Event | Transcript | Failed) -> list[Output]:
+    """Takes an event of an answer, or a transcript; what is left of a cancelled answer is nothing
+    to anybody.
+    """
+    if isinstance(cause, Transcribe):
+      return list(self._transcribed(event))
+    if self._response is None or self._response.ticket is not cause:
       return []
     outputs: list[Output] = list(self._response.take(event))
     if self._response.ended:
@@ -160,13 +169,21 @@ class Session:
     return self._response is not None
 
   def stop(self) -> list[Output]:
-    """Ends the answer that is being made, since the server stops."""
+    """Ends the answer that is being made, since the server stops; none follows."""
+    self._answer_next = False
     return self._cancel('client_cancelled')
 
   # Settings and sound
 
   def _update(self, event: protocol.SessionUpdate) -> Iterable[Output]:
     changed = settings.updated(self._settings, event.session)
+    if changed.transcription is not None and not self._abilities.hears:
+      raise Refusal(
+        'this model only reads text, so that there is nothing to transcribe: leave out '
+        'session.audio.input.transcription.',
+        'unsupported_value',
+        param='session.audio.input.transcription',
+      )
     if changed.speaks and not self._abilities.speaks:
       changed = dataclasses.replace(changed, output_modalities=('text',))
     if not self._abilities.hears:
@@ -216,6 +233,35 @@ class Session:
     before = self._items.add(item)
     yield self._event('input_audio_buffer.committed', item_id=name, previous_item_id=before)
     yield from self._told(item, before)
+    if self._settings.transcription is not None:
+      self._unheard.append((item, Transcribe(wave)))
+      if len(self._unheard) == 1:
+        yield self._unheard[0][1]
+
+  def _transcribed(self, event: Transcript | Failed) -> Iterator[Output]:
+    """Tells what was said in the first item of which the words were asked for, and asks for those
+    of the next one.
+    """
+    item, asked = self._unheard.popleft()
+    if self._unheard:
+      yield self._unheard[0][1]
+    if item not in self._items:
+      return
+    named, kind = {'item_id': item.item_id, 'content_index': 0}, 'input_audio_transcription'
+    if isinstance(event, Failed):
+      error = server_events.failure(event)
+      yield self._event(f'conversation.item.{kind}.failed', **named, error=error)
+      return
+    item.transcript = event.text
+    if event.text:
+      yield self._event(f'conversation.item.{kind}.delta', **named, delta=event.text)
+    seconds = round(len(asked.wave) / rates.SAMPLE_RATE, 3)
+    yield self._event(
+      f'conversation.item.{kind}.completed',
+      **named,
+      transcript=event.text,
+      usage={'type': 'duration', 'seconds': seconds},
+    )
 
   def _commit(self, event: protocol.Commit) -> Iterable[Output]:
     self._check_hearing()
@@ -234,13 +280,13 @@ class Session:
     if self._items.has(name):
       raise Refusal(
         'there is an item of that id already: choose another, or leave it out.',
-        'item_exists',
+        'item_create_duplicate_item_id',
         param='item.id',
       )
-    item = as_item(name, event.message, self._settings.input_format)
-    if item.wave is not None:
+    if event.message.is_spoken:
       self._check_hearing()
-      self._check_room(item)
+    item = as_item(name, event.message, self._settings.input_format, self._most_seconds)
+    self._check_room(item)
     yield from self._told(item, self._items.add(item, event.after))
 
   def _check_room(self, item: Item) -> None:
@@ -288,6 +334,9 @@ class Session:
         param='item_id',
       )
     self._items.remove(item)
+    # the first one is with the engine
+    kept = (own for at, own in enumerate(self._unheard) if not at or own[0] is not item)
+    self._unheard = collections.deque(kept)
     if item.ticket is not None:
       answer = item.role == 'assistant'
       yield from self._when_free(Truncate(item.ticket, 0) if answer else Delete(item.ticket))
@@ -311,11 +360,15 @@ class Session:
     """Asks the engine for an answer to all questions that wait."""
     own = self._own_settings(options)
     ticket = Ticket(self._new_id('resp'))
-    if options.context is not None:
-      asked, earlier = context_of(options.context, self._items, own.input_format)
-    else:
-      asked, earlier = question_of(self._items)
     lasting = options.conversation == 'auto' and options.context is None
+    if options.context is not None:
+      asked, earlier = context_of(
+        options.context, self._items, own.input_format, self._most_seconds
+      )
+    elif lasting:
+      asked, earlier = question_of(self._items)
+    else:  # what is asked beside the conversation waits for an answer in it as before
+      asked, earlier = question_of(dataclasses.replace(item) for item in self._items)
     wave, text = asked.wave, asked.text
     request = Request(
       wave,
@@ -386,9 +439,9 @@ class Session:
     self._response = None
     outputs: list[Output] = [*self._later]
     self._later.clear()
-    if self._answer_next and self._items.unanswered():
-      outputs += self._respond(ResponseOptions())
-    self._answer_next = False
+    wanted, self._answer_next = self._answer_next, False
+    if wanted and self._items.unanswered():
+      outputs += self._until_refused(self._respond(ResponseOptions()), None)
     return outputs
 
   def _when_free(self, command: Command) -> Iterator[Output]:

@@ -50,7 +50,9 @@ class Settings:
     instructions: kept and shown; the model was trained with a system message of its own.
     input_format, output_format: of sound.
     turn_rule: when a spoken turn ends; None = the client commits.
-    noise_reduction, transcription: kept and shown.
+    noise_reduction: kept and shown.
+    transcription: whether clients are told the words of what they say; None = they are not. What is
+      in it, such as the name of a model, is kept and shown.
     voice: kept and shown; the model has one voice.
     max_output_tokens: of an answer; `'inf'` = the budget of the model.
     choosing: how tokens are chosen.

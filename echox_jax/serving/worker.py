@@ -23,10 +23,20 @@ from echox_jax.inference.events import Done, Event, Sound
 from echox_jax.inference.history import Conversation, Heard
 from echox_jax.inference.reading import Reader
 from echox_jax.serving import refusals
-from echox_jax.serving.commands import Ask, Cancel, Failed, ForEngine, Hear, Ticket, Truncate
+from echox_jax.serving.commands import (
+  Ask,
+  Cancel,
+  Failed,
+  ForEngine,
+  Hear,
+  Ticket,
+  Transcribe,
+  Transcript,
+  Truncate,
+)
 from echox_jax.serving.metrics import Metrics
 
-Deliver = Callable[[Ticket, Sequence[Event | Failed]], None]
+Deliver = Callable[[Ticket | Transcribe, Sequence[Event | Transcript | Failed]], None]
 _log = logging.getLogger('echox_jax.serving')
 
 
@@ -35,15 +45,18 @@ class Seat:
   """What the thread holds for a session.
 
   Attributes:
-    deliver: called in the thread with each batch of events; it must return at once.
+    deliver: called in the thread with each batch of events, and what asked for them; it must return
+      at once.
     conversation: of the session.
     tickets: answers on their way.
+    pause: what was said before the newest pause; older ones are not heard any more.
     heard: what may be the next question.
   """
 
   deliver: Deliver
   conversation: Conversation = dataclasses.field(default_factory=Conversation)
   tickets: set[Ticket] = dataclasses.field(default_factory=set)
+  pause: np.ndarray | None = None
   heard: Heard | None = None
 
 
@@ -72,7 +85,8 @@ class Worker:
     self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
     self._answers: dict[Ticket, Seat] = {}
     self._speeches: list[_Speech] = []
-    self._lock, self._taken = threading.Lock(), 0  # answers asked for that have not ended
+    self._lock = threading.Lock()
+    self._admitted: set[Ticket | _Speech] = set()  # asked for, neither ended nor cancelled
     self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
     self.warm, self.failed = threading.Event(), False
 
@@ -93,15 +107,19 @@ class Worker:
   @property
   def answering(self) -> int:
     """Answers and texts that were asked for and have not ended."""
-    return self._taken
+    return len(self._admitted)
 
   # What sessions ask; these methods return at once
 
   def command(self, seat: Seat, command: ForEngine) -> None:
     """Takes a command of a session; a question that finds no room fails."""
-    if isinstance(command, Ask) and not self._admit():
+    if isinstance(command, Ask) and not self._admit(command.ticket):
       seat.deliver(command.ticket, [self._why_not()])
       return
+    if isinstance(command, Cancel):
+      self._release(command.ticket)  # at once: who interrupts an answer asks for the next one
+    elif isinstance(command, Hear):
+      seat.pause = command.wave
     self._queue.put(lambda: self._do(seat, command))
 
   def leave(self, seat: Seat) -> None:
@@ -116,10 +134,10 @@ class Worker:
         'export it again.'
       )
     speech = _Speech(self.reader.say(text), deliver)
-    if not self._admit():
+    if not self._admit(speech):
       deliver(self._why_not())
     else:
-      self._queue.put(lambda: self._speeches.append(speech))
+      self._queue.put(lambda: self._begin(speech))
 
     def stop() -> None:
       speech.wanted = False
@@ -145,6 +163,8 @@ class Worker:
         seat.deliver(ticket, [_BROKEN])
       for speech in self._speeches:
         speech.deliver(_BROKEN)
+      while (task := self._queue.get()) is not None:  # others may just have asked
+        task()
 
   def _take_commands(self) -> bool:
     """Does what was asked; waits where there is nothing else to do. False = the thread ends."""
@@ -174,7 +194,7 @@ class Worker:
         self._over(ticket)
       seat.deliver(ticket, events)
     if self._speeches:
-      self._speak(self._speeches.pop(0))
+      self._speak()
 
   def _count(self, answering: Answering, event: Event) -> None:
     if isinstance(event, Sound):
@@ -186,9 +206,29 @@ class Worker:
       if event.first_audio_at is not None:
         self._metrics.first_sound.observe(event.first_audio_at)
 
+  def _begin(self, speech: _Speech) -> None:
+    if self.failed:
+      speech.deliver(_BROKEN)
+    else:
+      self._speeches.append(speech)
+
   def _do(self, seat: Seat, command: ForEngine) -> None:
+    if self.failed:
+      self._refuse(seat, command)
+      return
+    try:
+      self._obey(seat, command)
+    except Exception:
+      self._refuse(seat, command)
+      raise
+
+  def _obey(self, seat: Seat, command: ForEngine) -> None:
     if isinstance(command, Hear):
-      self._hear(seat, command)
+      if command.wave is seat.pause:
+        self._hear(seat, command.wave)
+      return
+    if isinstance(command, Transcribe):
+      self._transcribe(seat, command)
       return
     ticket = command.ticket
     if isinstance(command, Ask):
@@ -201,11 +241,29 @@ class Worker:
       self.engine.drop(seat.conversation, ticket.turn)
       ticket.turn = None
 
-  def _hear(self, seat: Seat, command: Hear) -> None:
+  def _refuse(self, seat: Seat, command: ForEngine) -> None:
+    """Answers who asks an engine that has failed."""
+    if isinstance(command, Ask):
+      seat.deliver(command.ticket, [_BROKEN])
+    elif isinstance(command, Transcribe):
+      seat.deliver(command, [_BROKEN])
+
+  def _hear(self, seat: Seat, wave: np.ndarray) -> None:
     try:
-      seat.heard = self.engine.hear(command.wave)
+      seat.heard = self.engine.hear(wave)
     except errors.EchoXError:
       seat.heard = None  # whoever asks it is told why
+
+  def _transcribe(self, seat: Seat, command: Transcribe) -> None:
+    """Tells what was said. It is heard for the answer, too: an answer waits no longer for it."""
+    try:
+      if seat.heard is None or seat.heard.wave is not command.wave:
+        seat.heard = self.engine.hear(command.wave)
+    except errors.EchoXError as error:
+      seat.deliver(command, [Failed(str(error), 'invalid_audio', refusals.INVALID)])
+      return
+    ids = seat.heard.ids(self.engine.config.special_ids.audio)
+    seat.deliver(command, [Transcript(self.engine.tokenizer.decode(ids).strip())])
 
   def _ask(self, seat: Seat, command: Ask) -> None:
     ticket, heard = command.ticket, seat.heard
@@ -218,11 +276,11 @@ class Worker:
         written.ticket.turn = self.engine.remember(conversation, written.question, written.answer)
       ticket.answering = self.engine.ask(command.request, conversation, heard)
     except errors.EchoXError as error:
-      self._release()
+      self._release(ticket)
       self._metrics.answers.labels('failed').inc()
       seat.deliver(ticket, [Failed(str(error), 'invalid_question', refusals.INVALID)])
       return
-    ticket.turn = ticket.answering.turn
+    ticket.turn = ticket.answering.turn if command.lasting else None
     self._answers[ticket] = seat
     seat.tickets.add(ticket)
 
@@ -236,38 +294,37 @@ class Worker:
     """Forgets an answer that has ended; its turn stays."""
     self._answers.pop(ticket).tickets.discard(ticket)
     ticket.answering = None
-    self._release()
+    self._release(ticket)
 
   def _leave(self, seat: Seat) -> None:
+    if self.failed:
+      return
     for ticket in list(seat.tickets):
       self._cancel(ticket)
     self.engine.leave(seat.conversation)
     seat.conversation = Conversation()
 
-  def _speak(self, speech: _Speech) -> None:
+  def _speak(self) -> None:
     """Speaks the next slice of a text; others come first before its next one."""
-    if not speech.wanted:
-      self._release()
-      return
+    speech = self._speeches[0]
     try:
-      piece = next(speech.pieces, None)
+      piece = next(speech.pieces, None) if speech.wanted else None
     except errors.EchoXError as error:
-      self._release()
-      speech.deliver(Failed(str(error), 'invalid_text', refusals.INVALID))
-      return
-    if piece is None:
-      self._release()
-    else:
+      piece = Failed(str(error), 'invalid_text', refusals.INVALID)
+    self._speeches.pop(0)
+    if isinstance(piece, np.ndarray):
       self._speeches.append(speech)
+    else:
+      self._release(speech)
     speech.deliver(piece)
 
-  def _admit(self) -> bool:
-    """Counts another answer, if there is room."""
+  def _admit(self, asked: Ticket | _Speech) -> bool:
+    """Counts another answer or text, if there is room."""
     with self._lock:
-      if self._taken >= self._most or not self.is_well:
+      if len(self._admitted) >= self._most or not self.is_well:
         return False
-      self._taken += 1
-    self._metrics.answering.set(self._taken)
+      self._admitted.add(asked)
+      self._metrics.answering.set(len(self._admitted))
     return True
 
   def _why_not(self) -> Failed:
@@ -277,10 +334,11 @@ class Worker:
     self._metrics.refused.labels('queue').inc()
     return _FULL
 
-  def _release(self) -> None:
+  def _release(self, asked: Ticket | _Speech) -> None:
+    """Gives the place of an answer or a text to others; it may have been given before."""
     with self._lock:
-      self._taken -= 1
-    self._metrics.answering.set(self._taken)
+      self._admitted.discard(asked)
+      self._metrics.answering.set(len(self._admitted))
 
 
 _FULL = Failed(

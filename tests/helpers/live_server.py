@@ -73,11 +73,12 @@ def serving(reader: Reader, limits: Limits | None = None, access: Access | None 
     server.stop()
 
 
-def tiny_reader(folder) -> Reader:
-  """The tiny model, with a text-to-codec model, and its engine."""
+def tiny_reader(folder, **budgets) -> Reader:
+  """The tiny model, with a text-to-codec model, and its engine; `budgets`: of its answers."""
   bundle = tiny_model.tiny_bundle(folder)
   params = dict(bundle.params) | {'t2c': bundle.params['echo']}
-  return Reader(Engine(dataclasses.replace(bundle, params=params), reads=True))
+  engine = dataclasses.replace(bundle.engine, **budgets)
+  return Reader(Engine(dataclasses.replace(bundle, params=params, engine=engine), reads=True))
 
 
 class Client:

@@ -13,6 +13,8 @@ from echox_jax.inference.events import COUNTERS, Done, Sound, TextPiece
 from echox_jax.serving.limits import Limits
 from echox_jax.serving.session import Abilities, Session
 
+MANUAL = {'session': {'audio': {'input': {'turn_detection': None}}}}
+
 
 class LoudnessDetector:
   """Takes for a voice whatever is loud, but is never sure."""
@@ -44,6 +46,11 @@ def send(own: Session, name: str, **fields) -> list:
   """What comes of a message."""
   text = json.dumps({'type': name, **fields})
   return [output for outputs in own.client(text) for output in outputs]
+
+
+def take(own: Session, cause, *told) -> list:
+  """What comes of events of the engine; `cause`: the ticket of an answer, or `Transcribe`."""
+  return [output for event in told for output in own.engine(cause, event)]
 
 
 def names(outputs) -> list[str]:

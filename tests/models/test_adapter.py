@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 from flax import linen as nn
 import jax
@@ -77,6 +78,22 @@ def test_runs_beyond_the_budget_are_counted_and_the_first_ones_stay(params, stat
   assert np.all(np.isfinite(whole.embeddings)) and not np.any(whole.embeddings[2])
 
 
+@pytest.mark.parametrize('drop_blank', [False, True])
+@pytest.mark.parametrize('name', VARIANTS)
+def test_the_labels_of_the_slots_are_the_best_path_of_ctc(params, states, name, drop_blank):
+  cfg, blank = variant_of(name, drop_blank=drop_blank), NANO_IDS.audio
+  head = params['adapter']['ctc_head']['embedding']
+  head = {'embedding': head.at[blank].multiply(3.0)}  # as in speech, where much is blank
+  params = {'adapter': params['adapter'] | {'ctc_head': head}}
+  states = states.reshape(3, 20, 2, -1)[:, np.arange(20) // 2].reshape(3, 40, -1)  # with runs
+  speech = embed(params, cfg, states, np.array([40, 23, 0]))
+  best = np.argmax(echox.ctc_logits(params, cfg, speech.frames), axis=-1)
+  for row, found, frames in zip(best, speech.labels, speech.frame_lengths):
+    runs = [label for label, _ in itertools.groupby(row[:frames].tolist())]
+    assert [own for own in found.tolist() if own != blank] == [own for own in runs if own != blank]
+  assert blank in best[0] and len(set(best[0].tolist())) > 2 and speech.kept[0] < 20
+
+
 def test_turns_attend_to_each_other_only_in_the_released_variant(params, states):
   turns, lengths = states[None, :2], np.array([[40, 30]])
   for name, mixed in (('paper', False), ('released', True)):
@@ -139,7 +156,8 @@ def test_unknown_variant(params, states):
 
 def speech_of(values, kept):
   values = np.asarray(values, np.float32)
-  return Speech(values, np.asarray(kept), np.zeros_like(kept), values, np.asarray(kept))
+  kept = np.asarray(kept)
+  return Speech(values, kept, np.zeros_like(kept), values, kept, np.zeros(values.shape[:-1], int))
 
 
 def test_splice_puts_kept_vectors_in_the_place_of_audio():

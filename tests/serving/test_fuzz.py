@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 import pytest
 
+from echox_jax.serving.commands import Transcript
 from echox_jax.serving.limits import Limits
 from echox_jax.serving.protocol import EVENT_NAMES
 from tests.helpers import serving as helpers
@@ -65,6 +66,8 @@ VALUES = {
       'audio': st.sampled_from(
         [
           {'input': {'turn_detection': None}},
+          {'input': {'turn_detection': {'type': 'server_vad', 'threshold': 10**400}}},
+          {'input': {'transcription': {'model': 'whisper-1'}}},
           {'input': {'turn_detection': {'type': 'server_vad', 'silence_duration_ms': 64}}},
           {'input': {'format': {'type': 'audio/pcmu'}}},
           {'output': {'format': {'type': 'audio/pcm', 'rate': 16000}}},
@@ -127,6 +130,8 @@ def test_a_session_takes_anything(messages):
         elif type(output).__name__ == 'Ask' and len(messages) % 2:
           for event in (helpers.text('a'), helpers.sound(), helpers.done()):
             own.engine(output.ticket, event)
+        elif type(output).__name__ == 'Transcribe' and len(messages) % 2:
+          own.engine(output, Transcript('a'))
 
 
 @pytest.fixture(scope='module')

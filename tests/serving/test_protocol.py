@@ -127,6 +127,8 @@ BAD = {
   'tokens': '{"type": "response.create", "response": {"max_output_tokens": 0}}',
   'truth_as_number': '{"type": "response.create", "response": {"max_output_tokens": true}}',
   'sampling': '{"type": "response.create", "response": {"sampling": {"temperature": -1}}}',
+  'huge_number': '{"type": "response.create", "response": {"sampling": {"temperature": 1%s}}}'
+  % ('0' * 400),
   'beta_modalities': '{"type": "response.create", "response": {"modalities": ["text"]}}',
 }
 
@@ -136,6 +138,20 @@ def test_bad_messages_are_refused_in_one_sentence(text):
   with pytest.raises(Refusal) as caught:
     protocol.parse(text)
   assert '\n' not in str(caught.value) and str(caught.value).endswith('.') and caught.value.code
+
+
+def test_a_refusal_repeats_nothing_long():
+  """Else a message of a client would fill what waits to be sent to it."""
+  long = 'x' * 100_000
+  for text in (
+    json.dumps({'type': 'input_audio_buffer.commit', long: 1}),
+    json.dumps({'type': 'input_audio_buffer.commit', 'event_id': long}),
+    json.dumps({'type': long}),
+  ):
+    with pytest.raises(Refusal) as caught:
+      protocol.parse(text)
+    told = server_events.error(caught.value)
+    assert len(json.dumps(told)) < 1000
 
 
 def test_a_refusal_names_the_event():

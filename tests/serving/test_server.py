@@ -111,6 +111,23 @@ def test_what_is_heard_is_what_the_engine_says(server):
   assert np.abs(got.astype(int) - expected).max() <= 8  # of 32,768
 
 
+def test_who_asks_for_transcripts_is_told_what_was_heard(server):
+  async def talk(client):
+    rule = {'turn_detection': None, 'transcription': {'model': 'whisper-1'}}
+    await client.send('session.update', session={'audio': {'input': rule}})
+    await client.say(question())
+    await client.say(np.zeros(24000))
+    return client.events
+
+  kind = 'conversation.item.input_audio_transcription'
+  events = run(server, talk)
+  heard, silent = (own for own in events if own['type'] == 'input_audio_buffer.committed')
+  (completed,) = (own for own in events if own['type'] == f'{kind}.completed')
+  (failed,) = (own for own in events if own['type'] == f'{kind}.failed')
+  assert completed['item_id'] == heard['item_id'] and completed['transcript']
+  assert failed['item_id'] == silent['item_id'] and 'silent' in failed['error']['message']
+
+
 def test_two_at_once_and_each_hears_its_own(server):
   texts = ('Paris?', 'two plus two')
   alone = [run(server, lambda client, t=t: client.ask(t)) for t in texts]
@@ -449,3 +466,24 @@ def test_a_server_that_stops_ends_its_answers(reader):
 
     done, *codes = asyncio.run(main())
     assert done['status'] in ('completed', 'incomplete') and codes == [1001, 1001]
+
+
+def test_an_answer_that_is_cancelled_holds_up_no_stop(reader, monkeypatch):
+  pump = reader.engine.pump
+  monkeypatch.setattr(reader.engine, 'pump', lambda: time.sleep(0.3) or pump())
+  with serving(reader) as server:
+
+    async def talk(client):
+      await client.write('What is two plus two?')
+      await client.send('response.create')
+      await client.until('response.created')
+      server.begin_stop()
+      while not server.hub.stopping:
+        await asyncio.sleep(0.01)
+      await client.send('response.cancel')
+      assert (await client.until('response.done'))['response']['status'] == 'cancelled'
+      with pytest.raises(websockets.ConnectionClosed):
+        await client.until('never', 5)
+      return client.socket.close_code
+
+    assert run(server, talk) == 1001

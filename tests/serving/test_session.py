@@ -6,10 +6,24 @@ import json
 import numpy as np
 import pytest
 
+from echox_jax.serving import formats
 from echox_jax.serving.commands import Ask, Cancel, Delete, DropSound, Failed, Truncate
 from echox_jax.serving.limits import Limits
 from tests.helpers import serving as helpers
-from tests.helpers.serving import commands, done, events, loud, names, pcm, quiet, send, sound, text
+from tests.helpers.serving import (
+  MANUAL,
+  commands,
+  done,
+  events,
+  loud,
+  names,
+  pcm,
+  quiet,
+  send,
+  sound,
+  take,
+  text,
+)
 
 BEGIN = ['response.output_item.added', 'conversation.item.added', 'response.content_part.added']
 END = [
@@ -21,18 +35,6 @@ END = [
   'response.done',
 ]
 ITEM = ['conversation.item.added', 'conversation.item.done']
-MANUAL = {'session': {'audio': {'input': {'turn_detection': None}}}}
-
-
-@pytest.fixture
-def session():
-  return helpers.session()
-
-
-@pytest.fixture
-def manual(session):
-  send(session, 'session.update', **MANUAL)
-  return session
 
 
 def write(session, question='Paris?', **fields):
@@ -44,10 +46,6 @@ def ask(session, question='Paris?', **response):
   """Asks in writing; gives the ticket of the answer."""
   write(session, question)
   return commands(send(session, 'response.create', response=response))[0].ticket
-
-
-def take(session, ticket, *told):
-  return [output for event in told for output in session.engine(ticket, event)]
 
 
 def test_a_session_opens_with_its_settings(session):
@@ -173,15 +171,16 @@ def test_barge_in_by_voice(session):
   assert isinstance(more[-1], Ask) and more[-1].ticket is not ticket
 
 
-def test_a_voice_that_must_not_interrupt_is_answered_afterwards(session):
-  send(
-    session,
-    'session.update',
-    session={'audio': {'input': {'turn_detection': {'interrupt_response': False}}}},
-  )
-  ticket = ask(session)
+def voice_beside(session):
+  """A voice that must not interrupt, while an answer is made: the ticket, and what comes of it."""
+  rule = {'turn_detection': {'interrupt_response': False}}
+  send(session, 'session.update', session={'audio': {'input': rule}})
   wave = np.concatenate([loud(0.5), quiet(1)])
-  told = send(session, 'input_audio_buffer.append', audio=pcm(wave))
+  return ask(session), send(session, 'input_audio_buffer.append', audio=pcm(wave))
+
+
+def test_a_voice_that_must_not_interrupt_is_answered_afterwards(session):
+  ticket, told = voice_beside(session)
   assert 'Cancel' not in names(told) and 'response.created' not in names(told)
   after = take(session, ticket, text(), done())
   assert names(after)[-3:] == ['response.done', 'response.created', 'Ask']
@@ -301,7 +300,7 @@ def test_items_have_places(session):
   )
   assert first[0]['previous_item_id'] is None
   (error,) = send(session, 'conversation.item.create', item=item | {'id': 'two'})
-  assert error['error']['code'] == 'item_exists'
+  assert error['error']['code'] == 'item_create_duplicate_item_id'
   (error,) = send(session, 'conversation.item.create', item=item, previous_item_id='none')
   assert error['error']['code'] == 'item_not_found'
   assert commands(send(session, 'response.create'))[0].request.text == 'Two?\nOne?\nTwo?\nThree?'
@@ -341,6 +340,45 @@ def test_an_answer_beside_the_conversation(session):
   told = take(session, made[-1].ticket, text(), done())
   assert not [name for name in names(told) if name.startswith('conversation.item')]
   assert commands(send(session, 'response.create'))[0].request.text == 'In the conversation?'
+
+
+def test_what_is_asked_beside_the_conversation_is_asked_in_it_as_well(session):
+  write(session, 'Before?')
+  written = {'role': 'assistant', 'content': [{'type': 'output_text', 'text': 'Yes.'}]}
+  write(session, **written)
+  write(session, 'And now?')
+  for conversation in ('none', 'auto'):
+    made = send(session, 'response.create', response={'conversation': conversation})
+    assert made[-1].request.text == 'And now?'
+    assert [(own.question, own.answer) for own in made[-1].earlier] == [('Before?', 'Yes.')]
+    take(session, made[-1].ticket, text(), done())
+
+
+def test_the_end_of_an_answer_is_told_even_if_no_other_can_follow(session):
+  """The question that a voice has asked in the meantime is deleted before the end."""
+  ticket, told = voice_beside(session)
+  write(session, 'Written?')
+  write(session, role='assistant', content=[{'type': 'output_text', 'text': 'Yes.'}])
+  item = events(told, 'input_audio_buffer.committed')[0]['item_id']
+  send(session, 'conversation.item.delete', item_id=item)
+  told = take(session, ticket, text(), done())
+  assert names(told)[-2:] == ['response.done', 'error'] and not commands(told)
+
+
+def test_a_server_that_stops_begins_no_other_answer(session):
+  voice_beside(session)
+  assert names(session.stop())[-1] == 'response.done' and not session.is_answering
+
+
+def test_sound_that_is_too_long_is_refused_before_it_is_resampled(session, monkeypatch):
+  monkeypatch.setattr(formats.AudioFormat, 'read', None)
+  part = {'type': 'input_audio', 'audio': pcm(quiet(8.5))}
+  item = {'type': 'message', 'role': 'user', 'content': [part]}
+  asked = {'conversation.item.create': {'item': item}}
+  asked['response.create'] = {'response': {'input': [item]}}
+  for name, fields in asked.items():
+    (error,) = send(session, name, **fields)
+    assert error['error']['code'] == 'audio_too_long'
 
 
 def test_a_failure_is_told(session):

@@ -15,7 +15,7 @@ from agents.realtime import RealtimeAgent, RealtimeRunner
 async def until(session, seen, kind, seconds=60):
   async with asyncio.timeout(seconds):
     async for event in session:
-      seen.append(event.type)
+      seen.append(event.data.type if event.type == 'raw_model_event' else event.type)
       if event.type == 'error':
         raise RuntimeError(str(event.error))
       if event.type == kind:

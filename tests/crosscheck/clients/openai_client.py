@@ -46,7 +46,8 @@ async def turn(connection, seen, until='response.done'):
 
 
 def rule(**own):
-  return {'type': 'realtime', 'audio': {'input': {'turn_detection': own or None}}}
+  heard = {'turn_detection': own or None, 'transcription': {'model': 'whisper-1'}}
+  return {'type': 'realtime', 'audio': {'input': heard}}
 
 
 async def write(connection, text):
