@@ -11,13 +11,16 @@ be resumed.
 """
 
 from collections.abc import Iterable, Mapping
+import dataclasses
 import json
 from pathlib import Path
+import time
 from typing import Any, NamedTuple, TypeVar
 import uuid
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
@@ -30,8 +33,27 @@ FINISHED = 'finished.json'
 T = TypeVar('T')
 
 
+@dataclasses.dataclass
+class Saved:
+  """What saving one checkpoint took.
+
+  Attributes:
+    step: number of steps done.
+    wait_seconds: time that training waited for it: for the copy to host memory, and until it was
+      complete if the next save or the end of the run came earlier.
+    write_seconds: time from the start of the save until the checkpoint was complete.
+  """
+
+  step: int
+  wait_seconds: float = 0.0
+  write_seconds: float = 0.0
+
+
 class Checkpoints:
   """Saves and restores the runs of one stage.
+
+  A save copies the arrays and returns; threads write the copy while training goes on. At most one
+  checkpoint is being written: the next save waits for it.
 
   Args:
     folder: the stage's folder.
@@ -45,10 +67,11 @@ class Checkpoints:
       self._folder,
       max_to_keep=max(keep, 1),
       cleanup_tmp_directories=True,
-      # On CPU, host copies may share memory with buffers that the next step overwrites, so saving
-      # is synchronous.
-      enable_async_checkpointing=jax.default_backend() != 'cpu',
+      enable_async_checkpointing=True,
     )
+    self._writing: Saved | None = None
+    self._started = 0.0
+    self._complete: list[Saved] = []
 
   def latest_step(self) -> int | None:
     """Returns the newest completely saved step."""
@@ -57,7 +80,7 @@ class Checkpoints:
   def save(
     self, step: int, params: Tree, opt_state: Any, iterator: Any, meta: dict[str, Any]
   ) -> None:
-    """Saves everything that a resumed run needs, unless the step is saved already.
+    """Starts to save everything that a resumed run needs, unless the step is saved already.
 
     Args:
       step: number of steps done.
@@ -67,10 +90,15 @@ class Checkpoints:
       meta: JSON metadata; its `frozen` is the result of `frozen.write`.
 
     Raises:
-      CheckpointError: the checkpoint cannot be written; earlier checkpoints stay.
+      CheckpointError: this checkpoint or the one before cannot be written; earlier ones stay.
     """
     if step in self._manager.all_steps():
       return
+    self._settle()
+    started = time.perf_counter()
+    if jax.default_backend() == 'cpu':
+      # Host copies of CPU arrays share memory with buffers that the next step overwrites.
+      params, opt_state = jax.tree.map(jnp.copy, (params, opt_state))
     try:
       self._manager.save(
         step,
@@ -82,6 +110,21 @@ class Checkpoints:
       )
     except Exception as error:  # the storage layer reports a full disk in several ways
       raise self._unwritable(step, error) from error
+    self._writing, self._started = Saved(step, time.perf_counter() - started), started
+
+  def complete(self, wait: bool = False) -> list[Saved]:
+    """Returns the checkpoints that have become complete since the last call.
+
+    Args:
+      wait: whether to wait for the one that is being written.
+
+    Raises:
+      CheckpointError: it could not be written; earlier checkpoints stay.
+    """
+    if wait or (self._writing and not self._manager.is_saving_in_progress()):
+      self._settle()
+    complete, self._complete = self._complete, []
+    return complete
 
   def restore(
     self, step: int, trainable: Tree, frozen: Tree, opt_state: Any, iterator: Any
@@ -124,19 +167,31 @@ class Checkpoints:
     return part(trainable), part(frozen), restored['opt_state'], restored['meta']
 
   def close(self) -> None:
-    """Waits until all saved checkpoints are on disk.
+    """Waits until all saved checkpoints are complete.
 
     Raises:
       CheckpointError: a checkpoint could not be written.
     """
     try:
-      self._manager.wait_until_finished()
-    except Exception as error:
-      raise self._unwritable(self.latest_step(), error) from error
+      self._settle()
     finally:
       self._manager.close()
 
-  def _unwritable(self, step: int | None, error: Exception) -> errors.CheckpointError:
+  def _settle(self) -> None:
+    """Waits until the checkpoint that is being written is complete."""
+    if self._writing is None:
+      return
+    written, self._writing, before = self._writing, None, time.perf_counter()
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._unwritable(written.step, error) from error
+    now = time.perf_counter()
+    written.wait_seconds += now - before
+    written.write_seconds = now - self._started
+    self._complete.append(written)
+
+  def _unwritable(self, step: int, error: Exception) -> errors.CheckpointError:
     return errors.CheckpointError(
       f'the checkpoint of step {step} could not be written to {self._folder} '
       f'({arrays.reason(error)}): '

@@ -17,7 +17,7 @@ import pytest
 from echox_jax import errors
 from echox_jax.parallel import distributed
 from echox_jax.parallel.distributed import Join
-from echox_jax.training import checkpoint, metrics, profiling
+from echox_jax.training import checkpoint, profiling, records
 from tests.helpers.processes import start_job
 
 STEPS, STOP_AFTER = 12, 2
@@ -305,7 +305,7 @@ def stopped(run, tmp_path_factory):
 def _losses(workdir, kind='train'):
   return {
     r['step']: r['loss']
-    for r in metrics.read(workdir / 'text' / 'metrics.jsonl')
+    for r in records.read(workdir / 'text' / 'metrics.jsonl')
     if r['kind'] == kind
   }
 
