@@ -25,11 +25,10 @@ import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
 from echox_jax.models.trees import Tree, flatten, unflatten
-from echox_jax.training import arrays
+from echox_jax.training import arrays, layout
 from echox_jax.training import frozen as frozen_lib
 
-FOLDER = 'checkpoints'
-FINISHED = 'finished.json'
+FOLDER, FINISHED = layout.CHECKPOINTS, layout.FINISHED
 T = TypeVar('T')
 
 

@@ -21,6 +21,7 @@ from echox_jax.training import (
   flops,
   frozen,
   init_from,
+  layout,
   lineage,
   metrics,
   not_finite,
@@ -40,7 +41,6 @@ from echox_jax.training.experiment import ExperimentConfig
 # `not_finite.explain`).
 IteratorFactory = Callable[[ExperimentConfig, Path, Sequence[int]], Iterator[dict[str, Any]]]
 
-CONFIG, METRICS, PROFILE = 'config.json', 'metrics.jsonl', 'profile'
 # Fields that may differ when a run is resumed: they change no parameter, or, as `skip_batches`, are
 # checked with the checkpoint.
 _FREE = (
@@ -99,7 +99,7 @@ def train(
     files.remove_leftovers(folder)
   finished = checkpoint.read_finished(folder)
   if finished is not None:
-    check_config(folder / CONFIG, experiment)
+    check_config(folder / layout.CONFIG, experiment)
     if finished['steps'] >= steps:
       lineage.warn(workdir, stage.name)
       return finished | {'already_finished': True}
@@ -122,7 +122,7 @@ def train(
     stack.callback(checkpoints.close)
     done = checkpoints.latest_step()
     if done is not None:
-      check_config(folder / CONFIG, experiment)
+      check_config(folder / layout.CONFIG, experiment)
     else:
       sources = init_from.open_sources(stage, experiment, workdir)
     skip = experiment.train.skip_batches
@@ -142,7 +142,7 @@ def train(
     lineage.warn(workdir, stage.name, trained_from)
     distributed.barrier('read')  # no process writes before all have read
     if distributed.is_first():
-      files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
+      files.atomic_write_json(folder / layout.CONFIG, config_lib.to_dict(experiment))
       checkpoint.unmark_finished(folder)
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
@@ -162,7 +162,7 @@ def train(
     evaluate = validation.Evaluation(stage, experiment, mesh, held_out)
     events = folder / event_files.FOLDER if experiment.train.tensorboard else None
     log = metrics.Metrics(
-      folder / METRICS,
+      folder / layout.METRICS,
       stage.name,
       done,
       steps,
@@ -171,7 +171,7 @@ def train(
       events,
     )
     stack.callback(log.close)
-    trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
+    trace = stack.enter_context(profiling.Trace(folder / layout.PROFILE, profile))
     stop = stack.enter_context(preemption.watch())
     stopping = False
     beat.resumed(done)

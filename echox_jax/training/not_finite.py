@@ -20,10 +20,8 @@ import jax
 
 from echox_jax import errors, files
 from echox_jax.parallel import distributed
-from echox_jax.training import keys, skipping
+from echox_jax.training import keys, layout, skipping
 from echox_jax.training.experiment import ExperimentConfig
-
-FOLDER = 'not_finite'
 
 
 class NotFinite(errors.EchoXError):
@@ -85,7 +83,7 @@ def explain(
   """
   number = skipping.batch_of(error.step, experiment.train.skip_batches)
   examples = getattr(iterator, 'examples', None)
-  file = folder / FOLDER / f'batch-{number}.json'
+  file = folder / layout.BAD_BATCHES / f'batch-{number}.json'
   if distributed.is_first():
     key = jax.random.key_data(keys.step_key(experiment.seed, error.step - 1))
     files.atomic_write_json(
