@@ -20,7 +20,7 @@ from echox_jax.training import layout, records
 
 PRECOMPUTE = 'precomputed'
 _COMMITTED = 'commit_success.txt'  # on object stores Orbax writes it into a complete checkpoint
-_SHOWN = ('loss', 'step_time', 'tokens_per_second', 'goodput', 'saving', 'mfu')
+_SHOWN = ('loss', 'step_time', 'tokens_per_second', 'goodput', 'job_seconds', 'mfu')
 
 
 def collect(workdir: str | Path, now: float) -> dict[str, Any]:
@@ -31,8 +31,9 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
     `stages`: of each stage, in the order in which they began, `name`, `state` (`finished`,
       `running`, `stopped`, `failed`, `lost`, or `unfinished` if it wrote no heartbeats), `step` of
       `steps`, `updated` (time of the newest record or heartbeat), `loss`, `eval_loss`, `step_time`
-      in seconds, `tokens_per_second`, `goodput`, `saving` (shares of the job's time, see
-      `training.metrics`) and `mfu` of the newest window, `seconds_left`, `last_checkpoint` (step),
+      in seconds, `tokens_per_second`, `goodput`, `job_seconds` and `mfu` of the newest window (see
+      `training.metrics`), `saving`: share of the job's time in which training waited for
+      checkpoints, the last one included, `seconds_left`, `last_checkpoint` (step),
       `last_save` (record of the newest checkpoint that was written), `bad_batches` (numbers),
       `curve` and `eval_curve` (pairs of step and loss), `processes` (heartbeats), `problems`,
       `failure`; None = unknown;
@@ -104,13 +105,23 @@ def _stage(folder: epath.Path, now: float) -> dict[str, Any]:
     'last_checkpoint': max(_checkpoints(folder / layout.CHECKPOINTS), default=None),
     'last_save': saved or None,
     'bad_batches': sorted(_numbers(folder / layout.BAD_BATCHES, r'batch-(\d+)\.json')),
-    'job_seconds': last.get('job_seconds'),
+    'saving': _saving(kept, last),
     **{name: last.get(name) for name in _SHOWN},
     **{
       name: [(r['step'], r['loss']) for r in kept if r['kind'] == kind]
       for name, kind in (('curve', 'train'), ('eval_curve', 'eval'))
     },
   }
+
+
+def _saving(kept: Sequence[dict[str, Any]], last: dict[str, Any]) -> float | None:
+  """The share of the job's time in which training waited for checkpoints."""
+  if not last:
+    return None
+  saves = [record for record in kept if record['kind'] == 'save']
+  end = max([last['time'], *(record['time'] for record in saves)])
+  whole = end - (last['time'] - last['job_seconds'])
+  return sum(record['wait_seconds'] for record in saves) / whole
 
 
 def _job(name: str, beats: Sequence[heartbeats.Beat], now: float) -> dict[str, Any] | None:

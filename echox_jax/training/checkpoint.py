@@ -20,7 +20,6 @@ import uuid
 
 from etils import epath
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
@@ -51,8 +50,9 @@ class Saved:
 class Checkpoints:
   """Saves and restores the runs of one stage.
 
-  A save copies the arrays and returns; threads write the copy while training goes on. At most one
-  checkpoint is being written: the next save waits for it.
+  A save copies the arrays to host memory and returns; threads write the copy while training goes
+  on. (A CPU does not copy: JAX overwrites no buffer that numpy still sees.) At most one checkpoint
+  is being written: the next save waits for it.
 
   Args:
     folder: the stage's folder.
@@ -95,9 +95,6 @@ class Checkpoints:
       return
     self._settle()
     started = time.perf_counter()
-    if jax.default_backend() == 'cpu':
-      # Host copies of CPU arrays share memory with buffers that the next step overwrites.
-      params, opt_state = jax.tree.map(jnp.copy, (params, opt_state))
     try:
       self._manager.save(
         step,
