@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 
-from data_pipeline import selection
 from data_pipeline.precompute import records, report, text, units
 from data_pipeline.precompute.encoders import Encoders, pretrained_encoders
 from data_pipeline.precompute.job import Job
@@ -47,7 +46,7 @@ def run(
   process = process or Process(jax.process_index(), jax.process_count(), distributed.barrier)
   encoders = encoders or pretrained_encoders(experiment)
   with heartbeats.Heartbeat(
-    selection.precomputed_dir(workdir),
+    Path(workdir),  # not among the products
     'precompute',
     process=process.index,
     processes=process.count,

@@ -18,7 +18,6 @@ from echox_jax.monitoring import health
 from echox_jax.parallel import heartbeats
 from echox_jax.training import layout, records
 
-PRECOMPUTE = 'precomputed'
 _COMMITTED = 'commit_success.txt'  # on object stores Orbax writes it into a complete checkpoint
 _SHOWN = ('loss', 'step_time', 'tokens_per_second', 'goodput', 'job_seconds', 'mfu')
 
@@ -49,7 +48,7 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
   folder = epath.Path(workdir)
   found = sorted(path for path in folder.iterdir() if _is_stage(path)) if folder.is_dir() else []
   stages = sorted((_stage(path, now) for path in found), key=lambda stage: stage['began'])
-  precompute = _job('precompute', heartbeats.read(folder / PRECOMPUTE), now)
+  precompute = _job('precompute', heartbeats.read(folder), now)
   if not stages and precompute is None:
     raise errors.DataError(
       f'{workdir} has no run: name the working folder (--workdir) of launch.train, launch.pipeline '
@@ -71,9 +70,7 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
 
 
 def _is_stage(folder: epath.Path) -> bool:
-  return folder.name != PRECOMPUTE and (
-    (folder / layout.METRICS).exists() or (folder / heartbeats.FOLDER).is_dir()
-  )
+  return (folder / layout.METRICS).exists() or (folder / heartbeats.FOLDER).is_dir()
 
 
 def _stage(folder: epath.Path, now: float) -> dict[str, Any]:

@@ -112,6 +112,6 @@ def explain(
     f'stage {experiment.stage!r}: {error.name} is {error.window[error.step][error.name]} at step '
     f'{error.step} (found after step {error.found}); the last good checkpoint is kept, and {file} '
     f'names the examples of the batch: look at them and run the same command again with '
-    f'--config.train.skip_batches=({skip},) to go on without it, or lower '
+    f'--config.train.skip_batches={skip} to go on without it, or lower '
     'train.optimizer.learning_rate and start again in another --workdir.'
   )

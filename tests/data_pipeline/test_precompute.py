@@ -54,7 +54,7 @@ def same_records(one, other):
 
 
 def test_heartbeats_tell_how_far_it_is(workdir):
-  (beat,) = heartbeats.read(workdir / 'precomputed')
+  (beat,) = heartbeats.read(workdir)
   assert (beat.job, beat.state, beat.process, beat.processes) == ('precompute', 'finished', 0, 1)
   # every example is encoded for k-means, units, records...: more often than there are examples
   assert beat.step > 18 and beat.stage != 'starting'

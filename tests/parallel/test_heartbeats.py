@@ -48,9 +48,7 @@ def test_steps_count_when_the_device_has_done_them(tmp_path):
     _until(lambda: _only(tmp_path).begun == 6)
     written = _only(tmp_path)
     assert (written.step, written.steps, written.doing) == (5, 9, 'steps')
-    _until(
-      lambda: _only(tmp_path).time > written.time + 2 * EVERY
-    )  # it lives
+    _until(lambda: _only(tmp_path).time > written.time + 2 * EVERY)  # it lives
     assert _only(tmp_path).step == 5 and _only(tmp_path).step_time == written.step_time
     hanging.ready = True
     _until(lambda: _only(tmp_path).step == 6)

@@ -78,7 +78,7 @@ def test_the_batch_is_named_and_can_be_skipped(workdir, poisoned, tmp_path):
   message = str(caught.value)
   file = tmp_path / 'text' / 'not_finite' / f'batch-{BAD}.json'
   assert message.startswith(f"stage 'text': loss is nan at step {BAD} (found after step 6); ")
-  assert str(file) in message and f'--config.train.skip_batches=({BAD},)' in message
+  assert str(file) in message and f'--config.train.skip_batches={BAD} ' in message
   assert '\n' not in message
   assert checkpoint.Checkpoints(tmp_path / 'text', 1).latest_step() == 3  # 6 has bad parameters
   saved = checkpoint.load_groups(tmp_path / 'text', ['llm'])

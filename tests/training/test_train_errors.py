@@ -27,6 +27,10 @@ def test_command_line_sets_fields(tmp_path):
     ['train', CONFIG, f'--workdir={tmp_path}', '--config.train.steps=10']
   )
   assert job.stage == 's2t' and job.train.steps == 10 and values.workdir == str(tmp_path)
+  job, _ = launch_train.parse(
+    ['train', CONFIG, f'--workdir={tmp_path}', '--config.train.skip_batches=5,7']
+  )
+  assert job.train.skip_batches == (5, 7)
 
 
 def test_bad_command_lines():
