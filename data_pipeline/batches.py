@@ -83,23 +83,34 @@ def make_iterator(
     def is_first_pass(number):
       return not any(turn for row in plan[number].rows for turn, _ in row)
 
-    return BatchIterator(batches, batch_size, experiment.data.workers, is_first_pass)
+    def examples(number):
+      return [[chosen.name(index) for _, index in row] for row in plan[number].rows]
+
+    return BatchIterator(batches, batch_size, experiment.data.workers, is_first_pass, examples)
   stream = ordered(chosen, experiment).random_map(Finish(experiment))
+  places = ordered(chosen, experiment, range(len(chosen)))
   dataset = grain.MapDataset.range(len(stream) // batch_size).map(Gather(stream, batch_size, share))
 
   def is_first_pass(number):
     return not experiment.data.weights and (number + 1) * batch_size <= len(chosen)
 
-  return BatchIterator(dataset, batch_size, experiment.data.workers, is_first_pass)
+  def examples(number):
+    rows = range(number * batch_size, (number + 1) * batch_size)
+    return [[chosen.name(places[row])] for row in rows]
+
+  return BatchIterator(dataset, batch_size, experiment.data.workers, is_first_pass, examples)
 
 
-def ordered(chosen: selection.Selection, experiment: ExperimentConfig) -> grain.MapDataset:
+def ordered(
+  chosen: selection.Selection, experiment: ExperimentConfig, items: Sequence[Any] | None = None
+) -> grain.MapDataset:
   """The endless stream of rows: each epoch, or each pass of a set with a weight, takes every row
-  once.
+  once. It gives `items`, one for each row, in place of the rows' arrays.
   """
+  items = chosen if items is None else items
   if experiment.data.weights or len(chosen) > _FEW:
-    return mixing.mixture(experiment, chosen.rows).map(mixing.Taken(chosen)).seed(experiment.seed)
-  return grain.MapDataset.source(chosen).seed(experiment.seed).shuffle().repeat()
+    return mixing.mixture(experiment, chosen.rows).map(mixing.Taken(items)).seed(experiment.seed)
+  return grain.MapDataset.source(items).seed(experiment.seed).shuffle().repeat()
 
 
 def describe(experiment: ExperimentConfig, workdir: str | Path) -> dict[str, Any]:
@@ -227,6 +238,8 @@ class BatchIterator:
     workers: processes that read; 0 = a thread.
     is_first_pass: whether the batch of this number certainly has no repeated row. With
       `data.weights` this may be unknown, because each set starts again at a different time.
+    examples: the names of the examples in each row of the batch of this number, of all processes
+      (`Selection.name`).
   """
 
   def __init__(
@@ -235,12 +248,14 @@ class BatchIterator:
     batch_size: int,
     workers: int,
     is_first_pass: Callable[[int], bool],
+    examples: Callable[[int], list[list[dict[str, Any]]]],
   ):
-    self._batches, self._batch_size, self._workers, self._is_first_pass = (
+    self._batches, self._batch_size, self._workers, self._is_first_pass, self.examples = (
       batches,
       batch_size,
       workers,
       is_first_pass,
+      examples,
     )
     self.set_state({'examples': 0})
 

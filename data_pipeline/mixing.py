@@ -6,14 +6,15 @@ When all rows of a set have come, the set starts again in another order; sets do
 times. Without weights, all rows form one set and a pass is an epoch.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import grain
 import numpy as np
 
-from data_pipeline import selection
 from echox_jax import errors
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -81,9 +82,9 @@ def permutation(count: int, *seed: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-  """The arrays of the row at a place in the stream."""
+  """The item of the row at a place in the stream: its arrays, if the items are a `Selection`."""
 
-  chosen: selection.Selection
+  items: Sequence[Any]
 
-  def __call__(self, place: tuple[int, int]) -> selection.Arrays:
-    return self.chosen[place[1]]
+  def __call__(self, place: tuple[int, int]) -> Any:
+    return self.items[place[1]]

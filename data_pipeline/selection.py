@@ -62,6 +62,17 @@ class Selection(Sequence):
     turns = schema.decode(self.sources[row['source']][int(row['example'])]).turns
     return self.make(turns[row['turn'] :], heard=bool(row['states']))
 
+  def name(self, i: int) -> dict[str, Any]:
+    """What tells row `i` apart: its `set`, `record` in the set, `turn` and the example's `id`."""
+    row = self.rows[i]
+    record = self.sources[row['source']][int(row['example'])]
+    return {
+      'set': self.make.experiment.data.sets[row['source']],
+      'record': int(row['example']),
+      'turn': int(row['turn']),
+      'id': schema.decode(record).id,
+    }
+
 
 @dataclasses.dataclass(frozen=True)
 class RowMaker:

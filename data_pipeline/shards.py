@@ -22,6 +22,7 @@ from typing import Any
 
 from data_pipeline.fingerprints import checksum
 from echox_jax import files
+from echox_jax.parallel import heartbeats
 
 SCRATCH = 'parts'  # folder of notes and of files that are needed again only if inputs change
 _POLL_SECONDS = 0.2
@@ -56,11 +57,15 @@ class SharedWork:
   Attributes:
     folder: a folder that all processes see.
     index, count: number of this process, and of processes.
+    beat: tells which step this process is in; by default it writes nothing.
     ran: steps in which this process had something to do.
     seconds: time of the outputs of each step, summed over all processes.
   """
 
-  def __init__(self, folder: Path, process: Process = Process()):
+  def __init__(
+    self, folder: Path, process: Process = Process(), beat: heartbeats.Heartbeat | None = None
+  ):
+    self.beat = beat or heartbeats.Heartbeat(None)
     self.folder, self.index, self.count, self.meet = (
       folder,
       process.index,
@@ -87,12 +92,14 @@ class SharedWork:
       outputs: path -> fingerprint of all its inputs.
       make: (number of the output, where to write it) -> measurements, JSON-ready.
     """
+    self.beat.at(step)
     for number, (path, inputs) in list(enumerate(outputs.items()))[self.index :: self.count]:
       if not self.finished(path, inputs):
         self._make(path, inputs, lambda beside, number=number: make(number, beside))
         if step not in self.ran:
           self.ran.append(step)
-    self._await(outputs)
+    with self.beat.during(heartbeats.WAITING):
+      self._await(outputs)
     self.seconds[step] = round(
       self.seconds.get(step, 0) + sum(note['seconds'] for note in self.notes(outputs)), 1
     )

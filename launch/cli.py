@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 import sys
 
-import jax
-
 from echox_jax import errors
 from echox_jax.parallel import jax_versions
 
@@ -48,6 +46,8 @@ def keep_compiled_programs() -> None:
   """
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
+  import jax  # imported late: commands that compute nothing start without it
+
   base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
   jax.config.update('jax_compilation_cache_dir', str(base / 'echox-jax' / 'programs'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -20,6 +20,7 @@ FLOORS = (
   ('inference', 'training'),
   ('conversion', 'serving'),
   ('evaluation', 'verification'),
+  ('monitoring',),
   ('',),  # echox_jax itself, which opens a model
   ('data_pipeline', 'configs'),
   ('launch',),

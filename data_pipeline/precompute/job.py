@@ -14,6 +14,7 @@ from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import SCRATCH, Outputs, Process, SharedWork, ranges
 from echox_jax import config as config_lib
 from echox_jax import errors
+from echox_jax.parallel import heartbeats
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units.extract import SpeechEncoder
 
@@ -35,6 +36,7 @@ class Job:
     encoders: Encoders,
     progress: bool,
     process: Process,
+    beat: heartbeats.Heartbeat,
   ):
     self.experiment, self.choices, self.cfg = (
       experiment,
@@ -54,7 +56,7 @@ class Job:
       name: ranges(len(source), self.choices.shard_examples)
       for name, source in self.sources.items()
     }
-    self.work = SharedWork(self.folder, process)
+    self.work = SharedWork(self.folder, process, beat)
     given = {
       'kmeans': self.choices.kmeans,
       'hubert': self.choices.hubert if self.cfg.encoder == 'hubert' else '',
@@ -175,11 +177,14 @@ class Job:
   def bar(self, title: str, name: str, outputs: Outputs) -> Iterator['Bar']:
     """Progress of this process in a set; shows nothing if nothing is left to do."""
     total = sum(len(self.records[name][i]) for i in self.work.unfinished(outputs))
-    with tqdm(
-      total=total,
-      desc=title,
-      unit='example',
-      disable=not (self.progress and total),
-      mininterval=1.0,
-    ) as shown:
-      yield Bar(shown, self.work.count)
+    with (
+      self.work.beat.during(heartbeats.STEPS),
+      tqdm(
+        total=total,
+        desc=title,
+        unit='example',
+        disable=not (self.progress and total),
+        mininterval=1.0,
+      ) as shown,
+    ):
+      yield Bar(shown, self.work.count, self.work.beat)

@@ -10,7 +10,7 @@ from data_pipeline.precompute.encoders import Encoders, pretrained_encoders
 from data_pipeline.precompute.job import Job
 from data_pipeline.shards import Process
 from echox_jax import errors
-from echox_jax.parallel import distributed
+from echox_jax.parallel import distributed, heartbeats
 from echox_jax.training.experiment import ExperimentConfig
 
 
@@ -44,16 +44,22 @@ def run(
   """
   check_sizes(experiment)
   process = process or Process(jax.process_index(), jax.process_count(), distributed.barrier)
-  job = Job(
-    experiment, Path(workdir), encoders or pretrained_encoders(experiment), progress, process
-  )
-  text.make_tokenizer(job)
-  if experiment.precompute.unit_sets:
-    units.make_units(job, units.make_centroids(job))
-    units.make_language(job)
-  records.make_datasets(job)
-  records.make_tables(job)
-  return report.write_report(job)
+  encoders = encoders or pretrained_encoders(experiment)
+  with heartbeats.Heartbeat(
+    Path(workdir),  # not among the products
+    'precompute',
+    process=process.index,
+    processes=process.count,
+    every=experiment.heartbeat_seconds,
+  ) as beat:
+    job = Job(experiment, Path(workdir), encoders, progress, process, beat)
+    text.make_tokenizer(job)
+    if experiment.precompute.unit_sets:
+      units.make_units(job, units.make_centroids(job))
+      units.make_language(job)
+    records.make_datasets(job)
+    records.make_tables(job)
+    return report.write_report(job)
 
 
 def check_sizes(experiment: ExperimentConfig) -> None:

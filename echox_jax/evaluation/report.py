@@ -3,25 +3,14 @@
 import base64
 from collections.abc import Mapping
 import html
-import json
 from pathlib import Path
 from typing import Any
 
 from echox_jax import audio, files
-from echox_jax.evaluation import figures
+from echox_jax.evaluation import figures, pages
+from echox_jax.training import layout, records
 
 STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;
-max-width:60rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.05rem;margin:2rem 0 .3rem}
-p{margin:.2rem 0 .6rem}.grey{color:#777}
-img{width:100%;height:auto}table{border-collapse:collapse;font-size:.88rem}
-td,th{padding:.15rem 1.2rem .15rem 0;text-align:left;
-border-bottom:1px solid #eee}td.n{text-align:right;font-variant-numeric:tabular-nums}
-audio{height:2rem;vertical-align:middle}
-.ok{color:#3f8f5b}.missed{color:#c0443c}
-"""
 
 
 def write_report(
@@ -43,7 +32,7 @@ def write_report(
     MissingExtraError: matplotlib is not installed.
   """
   out_dir = Path(out_dir)
-  curves = {stage: read_metrics(out_dir / stage / 'metrics.jsonl') for stage in STAGES}
+  curves = {stage: read_metrics(out_dir / stage / layout.METRICS) for stage in STAGES}
   examples = out_dir / 'evaluation_examples'
   sounds = {
     'a real answer, never heard in training': examples / 'real_answer.wav',
@@ -68,24 +57,18 @@ def write_report(
     ),
     ('All figures', _table(metrics, targets)),
   ]
-  body = ''.join(f'<h2>{title}</h2>{content}' for title, content in sections if content)
-  page = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>EchoX '
-    f'report</title><style>{_STYLE}</style>'
-    '<h1>EchoX</h1><p class="grey">A spoken question, a spoken answer: what was trained and '
-    f'how well it works.</p>{body}</html>'
+  page = pages.page(
+    'EchoX report',
+    'EchoX',
+    'A spoken question, a spoken answer: what was trained and how well it works.',
+    sections,
   )
   return files.atomic_write_text(out_dir / 'report.html', page)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
   """The training and held-out records of a metrics file; empty if there is no file."""
-  if not path.is_file():
-    return []
-  records = [
-    json.loads(line) for line in path.read_text('utf-8').splitlines() if line.endswith('}')
-  ]
-  return [record for record in records if record.get('kind') in ('train', 'eval')]
+  return [record for record in records.read(path) if record.get('kind') in ('train', 'eval')]
 
 
 def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:

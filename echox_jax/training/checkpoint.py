@@ -11,8 +11,10 @@ be resumed.
 """
 
 from collections.abc import Iterable, Mapping
+import dataclasses
 import json
 from pathlib import Path
+import time
 from typing import Any, NamedTuple, TypeVar
 import uuid
 
@@ -22,16 +24,35 @@ import orbax.checkpoint as ocp
 
 from echox_jax import errors, files
 from echox_jax.models.trees import Tree, flatten, unflatten
-from echox_jax.training import arrays
+from echox_jax.training import arrays, layout
 from echox_jax.training import frozen as frozen_lib
 
-FOLDER = 'checkpoints'
-FINISHED = 'finished.json'
+FOLDER, FINISHED = layout.CHECKPOINTS, layout.FINISHED
 T = TypeVar('T')
+
+
+@dataclasses.dataclass
+class Saved:
+  """What saving one checkpoint took.
+
+  Attributes:
+    step: number of steps done.
+    wait_seconds: time that training waited for it: for the copy to host memory, and until it was
+      complete if the next save or the end of the run came earlier.
+    write_seconds: time from the start of the save until the checkpoint was complete.
+  """
+
+  step: int
+  wait_seconds: float = 0.0
+  write_seconds: float = 0.0
 
 
 class Checkpoints:
   """Saves and restores the runs of one stage.
+
+  A save copies the arrays to host memory and returns; threads write the copy while training goes
+  on. (A CPU does not copy: JAX overwrites no buffer that numpy still sees.) At most one checkpoint
+  is being written: the next save waits for it.
 
   Args:
     folder: the stage's folder.
@@ -45,10 +66,11 @@ class Checkpoints:
       self._folder,
       max_to_keep=max(keep, 1),
       cleanup_tmp_directories=True,
-      # On CPU, host copies may share memory with buffers that the next step overwrites, so saving
-      # is synchronous.
-      enable_async_checkpointing=jax.default_backend() != 'cpu',
+      enable_async_checkpointing=True,
     )
+    self._writing: Saved | None = None
+    self._started = 0.0
+    self._complete: list[Saved] = []
 
   def latest_step(self) -> int | None:
     """Returns the newest completely saved step."""
@@ -57,7 +79,7 @@ class Checkpoints:
   def save(
     self, step: int, params: Tree, opt_state: Any, iterator: Any, meta: dict[str, Any]
   ) -> None:
-    """Saves everything that a resumed run needs, unless the step is saved already.
+    """Starts to save everything that a resumed run needs, unless the step is saved already.
 
     Args:
       step: number of steps done.
@@ -67,10 +89,12 @@ class Checkpoints:
       meta: JSON metadata; its `frozen` is the result of `frozen.write`.
 
     Raises:
-      CheckpointError: the checkpoint cannot be written; earlier checkpoints stay.
+      CheckpointError: this checkpoint or the one before cannot be written; earlier ones stay.
     """
     if step in self._manager.all_steps():
       return
+    self._settle()
+    started = time.perf_counter()
     try:
       self._manager.save(
         step,
@@ -82,6 +106,21 @@ class Checkpoints:
       )
     except Exception as error:  # the storage layer reports a full disk in several ways
       raise self._unwritable(step, error) from error
+    self._writing, self._started = Saved(step, time.perf_counter() - started), started
+
+  def complete(self, wait: bool = False) -> list[Saved]:
+    """Returns the checkpoints that have become complete since the last call.
+
+    Args:
+      wait: whether to wait for the one that is being written.
+
+    Raises:
+      CheckpointError: it could not be written; earlier checkpoints stay.
+    """
+    if wait or (self._writing and not self._manager.is_saving_in_progress()):
+      self._settle()
+    complete, self._complete = self._complete, []
+    return complete
 
   def restore(
     self, step: int, trainable: Tree, frozen: Tree, opt_state: Any, iterator: Any
@@ -124,19 +163,31 @@ class Checkpoints:
     return part(trainable), part(frozen), restored['opt_state'], restored['meta']
 
   def close(self) -> None:
-    """Waits until all saved checkpoints are on disk.
+    """Waits until all saved checkpoints are complete.
 
     Raises:
       CheckpointError: a checkpoint could not be written.
     """
     try:
-      self._manager.wait_until_finished()
-    except Exception as error:
-      raise self._unwritable(self.latest_step(), error) from error
+      self._settle()
     finally:
       self._manager.close()
 
-  def _unwritable(self, step: int | None, error: Exception) -> errors.CheckpointError:
+  def _settle(self) -> None:
+    """Waits until the checkpoint that is being written is complete."""
+    if self._writing is None:
+      return
+    written, self._writing, before = self._writing, None, time.perf_counter()
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._unwritable(written.step, error) from error
+    now = time.perf_counter()
+    written.wait_seconds += now - before
+    written.write_seconds = now - self._started
+    self._complete.append(written)
+
+  def _unwritable(self, step: int, error: Exception) -> errors.CheckpointError:
     return errors.CheckpointError(
       f'the checkpoint of step {step} could not be written to {self._folder} '
       f'({arrays.reason(error)}): '

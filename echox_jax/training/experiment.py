@@ -139,6 +139,8 @@ class TrainConfig:
   `eval_every`: steps between evaluations on `data.eval_sets`, 0 = never.
   `eval_batches`: batches of each set.
   `tensorboard`: also writes the metrics as TensorBoard event files (`event_files`).
+  `skip_batches`: numbers of batches, from 1, that no step trains on, because they broke a run
+  (`skipping`).
   `init_from`: stage names or checkpoint folders, tried left to right for each parameter group.
   `accumulate_steps`: gradient accumulation: number of parts of a batch per update.
   `frozen_dtype`: dtype of the frozen parameters, `float32` or `bfloat16`; trained parameters are
@@ -156,6 +158,7 @@ class TrainConfig:
   frozen_dtype: str = 'float32'
   checkpoint_every: int = 200
   keep_checkpoints: int = 1
+  skip_batches: tuple[int, ...] = ()
   init_from: tuple[str, ...] = ()
   optimizer: OptimizerConfig = OptimizerConfig()
   loss: LossConfig = LossConfig()
@@ -220,12 +223,15 @@ class ExperimentConfig:
 
   `model`: the model to train.
   `engine`: inference budgets, exported with the model; no stage reads them.
+  `heartbeat_seconds`: how often each process of training or precompute writes that it lives
+  (`parallel.heartbeats`); 0 = never.
   """
 
   stage: str = 'text'
   seed: int = 0
   speech_encoder: str = 'tiny.en'
   data_dir: str = ''
+  heartbeat_seconds: float = 10.0
   model: EchoXConfig = EchoXConfig()
   engine: EngineConfig = EngineConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()

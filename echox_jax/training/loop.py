@@ -14,17 +14,20 @@ import jax.numpy as jnp
 
 from echox_jax import config as config_lib
 from echox_jax import errors, files
-from echox_jax.parallel import chips, distributed, sharding
+from echox_jax.parallel import chips, distributed, heartbeats, sharding
 from echox_jax.training import (
   checkpoint,
   event_files,
   flops,
   frozen,
   init_from,
+  layout,
   lineage,
   metrics,
+  not_finite,
   preemption,
   profiling,
+  skipping,
   stages,
   state,
   step,
@@ -34,13 +37,15 @@ from echox_jax.training.experiment import ExperimentConfig
 
 # `(experiment, workdir, rows) -> iterator` over this process's rows of each batch. Its `get_state`
 # and `set_state` work with a state that is the same for all processes. Iterators over held-out sets
-# also have `distinct` (see `validation.read_batches`).
+# also have `distinct` (see `validation.read_batches`); others may have `examples` (see
+# `not_finite.explain`).
 IteratorFactory = Callable[[ExperimentConfig, Path, Sequence[int]], Iterator[dict[str, Any]]]
 
-CONFIG, METRICS, PROFILE = 'config.json', 'metrics.jsonl', 'profile'
-# Fields that may differ when a run is resumed: they change no parameter.
+# Fields that may differ when a run is resumed: they change no parameter, or, as `skip_batches`, are
+# checked with the checkpoint.
 _FREE = (
   'data_dir',
+  'heartbeat_seconds',
   'data.workers',
   'data.eval_sets',
   'train.eval_every',
@@ -49,6 +54,7 @@ _FREE = (
   'train.tensorboard',
   'train.checkpoint_every',
   'train.keep_checkpoints',
+  'train.skip_batches',
   'mesh',
   'engine',
 )
@@ -93,7 +99,7 @@ def train(
     files.remove_leftovers(folder)
   finished = checkpoint.read_finished(folder)
   if finished is not None:
-    check_config(folder / CONFIG, experiment)
+    check_config(folder / layout.CONFIG, experiment)
     if finished['steps'] >= steps:
       lineage.warn(workdir, stage.name)
       return finished | {'already_finished': True}
@@ -101,32 +107,42 @@ def train(
   mesh = sharding.make_mesh(dataclasses.asdict(experiment.mesh))
   step.check(stage, experiment, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
+    beat = stack.enter_context(
+      heartbeats.Heartbeat(
+        folder,
+        'train',
+        stage.name,
+        steps,
+        jax.process_index(),
+        jax.process_count(),
+        experiment.heartbeat_seconds,
+      )
+    )
     checkpoints = checkpoint.Checkpoints(folder, experiment.train.keep_checkpoints)
     stack.callback(checkpoints.close)
     done = checkpoints.latest_step()
     if done is not None:
-      check_config(folder / CONFIG, experiment)
+      check_config(folder / layout.CONFIG, experiment)
     else:
       sources = init_from.open_sources(stage, experiment, workdir)
+    skip = experiment.train.skip_batches
     rows = distributed.rows_of_process(sharding.batch_sharding(mesh), experiment.train.batch_size)
     iterator = iterator_factory(experiment, Path(workdir), rows)
     held_out = validation.read_batches(experiment, mesh, Path(workdir), iterator_factory)
     if done is None:
       trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
-      current, done, kept = (
-        state.create_state(stage, experiment, mesh, sources, packaged_encoder),
-        0,
-        None,
-      )
+      current = state.create_state(stage, experiment, mesh, sources, packaged_encoder)
+      done, noted = 0, {}
     else:
       current, noted = _restore(
         checkpoints, done, state.abstract_state(stage, experiment, mesh), iterator
       )
-      trained_from, kept = noted.get('sources', {}), noted.get('frozen')
+      trained_from = noted.get('sources', {})
+    skipping.check(skip, stage.name, done, noted.get('skip_batches', ()))
     lineage.warn(workdir, stage.name, trained_from)
     distributed.barrier('read')  # no process writes before all have read
     if distributed.is_first():
-      files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
+      files.atomic_write_json(folder / layout.CONFIG, config_lib.to_dict(experiment))
       checkpoint.unmark_finished(folder)
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}
@@ -134,8 +150,9 @@ def train(
       'stage': stage.name,
       'model': config_lib.to_dict(experiment.model),
       'sources': trained_from,
+      'skip_batches': list(skip),
     }
-    meta['frozen'] = kept or frozen.write(folder, current.frozen)
+    meta['frozen'] = noted.get('frozen') or frozen.write(folder, current.frozen)
 
     def save():
       return checkpoints.save(
@@ -145,7 +162,7 @@ def train(
     evaluate = validation.Evaluation(stage, experiment, mesh, held_out)
     events = folder / event_files.FOLDER if experiment.train.tensorboard else None
     log = metrics.Metrics(
-      folder / METRICS,
+      folder / layout.METRICS,
       stage.name,
       done,
       steps,
@@ -154,41 +171,58 @@ def train(
       events,
     )
     stack.callback(log.close)
-    trace = stack.enter_context(profiling.Trace(folder / PROFILE, profile))
+    trace = stack.enter_context(profiling.Trace(folder / layout.PROFILE, profile))
     stop = stack.enter_context(preemption.watch())
     stopping = False
+    beat.resumed(done)
+    beat.doing(heartbeats.STEPS)
+
+    def flush():
+      try:
+        log.flush(done)
+      except not_finite.NotFinite as error:
+        raise not_finite.explain(error, folder, experiment, iterator) from error
 
     while done < steps and not stopping:
       waited = time.perf_counter()
-      batch = step.put_batch(_next(iterator, stage, done), mesh)
+      batch = step.put_batch(skipping.take(iterator, stage.name, done, skip), mesh)
       waited = time.perf_counter() - waited
       variant = train_step.variant(done)
       form = variant, *(value.shape for value in batch.values())  # each bucket has its own shapes
       if form not in compiled:
         before = time.perf_counter()
         arguments = (current.step, current.trainable, current.opt_state, current.frozen, batch)
-        compiled[form] = (
-          train_step.functions[variant].lower(*arguments).compile(),
-          flops.step_flops(experiment, batch),
-        )
+        with beat.during('compiling'):
+          compiled[form] = (
+            train_step.functions[variant].lower(*arguments).compile(),
+            flops.step_flops(experiment, batch),
+          )
         log.compiled(done, variant, time.perf_counter() - before)
       function, cost = compiled[form]
       trace.before(done)
       current, values = train_step(function, current, batch)
       done += 1
+      beat.begun(done, values['loss'], waited)
       trace.after(done, values)
       log.add(values, waited, cost)
       stopping = stop(done)
       saving = done % experiment.train.checkpoint_every == 0 or done == steps or stopping
       if saving or evaluate.due(done) or done % experiment.train.log_every == 0:
-        log.flush(done)  # also before saving: raises rather than save a non-finite state
+        flush()  # also before saving: raises rather than save a non-finite state
       if evaluate.due(done):
         # before saving: a run resumed from this checkpoint already has its evaluation
-        evaluate(done, current, log)
+        with beat.during('evaluating'):
+          evaluate(done, current, log)
       if saving:
         before = time.perf_counter()
-        save()
+        with beat.during('saving'):
+          save()
         log.exclude(time.perf_counter() - before)
+      log.saved(checkpoints.complete())
+    with beat.during('saving'):
+      log.saved(checkpoints.complete(wait=True))
+    if done < steps:
+      beat.stopped()
 
   summary = {
     'stage': stage.name,
@@ -242,16 +276,6 @@ def _restore(
     done, abstract.trainable, abstract.frozen, abstract.opt_state, iterator
   )
   return state.TrainState(jax.device_put(jnp.int32(done), abstract.step.sharding), *trees), meta
-
-
-def _next(iterator: Iterator[dict[str, Any]], stage: stages.Stage, done: int) -> dict[str, Any]:
-  try:
-    return next(iterator)
-  except StopIteration:
-    raise errors.DataError(
-      f'the data of stage {stage.name!r} ended after step {done}: lower train.steps or '
-      'train.batch_size, or give more data.'
-    ) from None
 
 
 def _flatten(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:

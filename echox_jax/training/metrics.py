@@ -1,18 +1,22 @@
 """The metrics of a run: JSON lines, and a progress bar with the remaining time.
 
-`metrics.jsonl` has three kinds of lines: `{"kind": "train", "step", ...}` per window of steps;
+`metrics.jsonl` has four kinds of lines: `{"kind": "train", "step", ...}` per window of steps;
 `{"kind": "eval", "step", "loss", ..., "eval_seconds"}` per evaluation on held-out rows
-(`data.eval_sets`, see `validation`); and `{"kind": "compile", ...}` per compilation. A window
-excludes the time of evaluations, compilations and checkpoints. With `train.tensorboard` the first
-two kinds go to event files too (`event_files`).
+(`data.eval_sets`, see `validation`); `{"kind": "compile", ...}` per compilation; and
+`{"kind": "save", "step", "wait_seconds", "write_seconds"}` per checkpoint that is complete (see
+`checkpoint.Saved`). A window excludes the time of evaluations, compilations and of waiting for
+checkpoints. With `train.tensorboard` the first two kinds go to event files too (`event_files`).
 
 In the record of a window, loss parts are means over its steps; `tokens`, `audio_seconds` and
 `overflow_*` are sums. `step_time` and `data_time` are seconds per step; both include waiting for
 data. `job_seconds` is the time since the job first started, including interruptions. `goodput` is
-the share of it spent in steps that were kept. If the FLOPs of a step are known, there are
+the share of it spent in steps that were kept, `saving` the share in which training waited for
+checkpoints. If the FLOPs of a step are known, there are
 `model_flops_per_second`, and `mfu`, their share of the chips' peak.
 """
 
+from collections.abc import Iterable
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -23,8 +27,8 @@ from typing import Any
 import jax
 import tqdm
 
-from echox_jax import errors, files
-from echox_jax.training import event_files
+from echox_jax import errors
+from echox_jax.training import checkpoint, event_files, not_finite, records
 
 _SUMS = ('tokens', 'audio_seconds')
 
@@ -59,8 +63,9 @@ class Metrics:
   ):
     self._file, self._stage, self._writes = Path(file), stage, jax.process_index() == 0
     self._peak_flops = peak_flops
-    kept = truncate(self._file, step) if self._writes else []
-    self.last, self.last_evaluation = newest(kept, 'train'), newest(kept, 'eval')
+    kept = records.truncate(self._file, step) if self._writes else []
+    self.last, self.last_evaluation = (records.newest(kept, kind) for kind in ('train', 'eval'))
+    self._saving = sum(record['wait_seconds'] for record in kept if record['kind'] == 'save')
     self._events = event_files.EventFiles(events, kept) if events and self._writes else None
     before = self.last.get('job_seconds', 0.0)  # job time of the runs that this one continues
     self._job_started = (
@@ -96,6 +101,14 @@ class Metrics:
   def exclude(self, seconds: float) -> None:
     """Excludes time that was not training (compiling, saving) from the window."""
     self._excluded += seconds
+
+  def saved(self, complete: Iterable[checkpoint.Saved]) -> None:
+    """Records checkpoints that are complete; the time that training waited for them is to be
+    excluded by itself.
+    """
+    for saved in complete:
+      self._saving += saved.wait_seconds
+      self._write({'kind': 'save', **dataclasses.asdict(saved), 'time': time.time()})
 
   def compiled(self, step: int, variant: str, seconds: float) -> None:
     """Records a compilation before the step after `step`."""
@@ -133,30 +146,18 @@ class Metrics:
     """Ends the window at `step`: waits for its steps and writes its record.
 
     Raises:
-      EchoXError: a loss or gradient is not finite.
+      NotFinite: a loss or gradient is not finite.
     """
     if not self._window:
       return
     window = jax.device_get(self._window)
+    not_finite.check(self._stage, step, window)
     seconds = max(time.perf_counter() - self._start - self._excluded, 1e-9)
     record = {'kind': 'train', 'step': step}
     for name in sorted(window[-1]):
       values = [float(values[name]) for values in window if name in values]
       total = math.fsum(values)
       record[name] = total if name in _SUMS or name.startswith('overflow_') else total / len(values)
-    bad = [
-      name
-      for name in record
-      if name == 'loss' or name.startswith('grad_norm')
-      if not math.isfinite(record[name])
-    ]
-    if bad:
-      raise errors.EchoXError(
-        f'stage {self._stage!r}: {bad[0]} is {record[bad[0]]} between steps '
-        f'{step - len(window) + 1} and {step}; the last good '
-        'checkpoint is kept: lower train.optimizer.learning_rate and start again in another '
-        '--workdir, or check the data.'
-      )
     for name in _SUMS:
       if name in record:
         record[f'{name}_per_second'] = record[name] / seconds
@@ -168,7 +169,12 @@ class Metrics:
     self._productive += seconds
     now = time.time()
     job_seconds = max(now - self._job_started, self._productive)
-    record |= {'time': now, 'job_seconds': job_seconds, 'goodput': self._productive / job_seconds}
+    record |= {
+      'time': now,
+      'job_seconds': job_seconds,
+      'goodput': self._productive / job_seconds,
+      'saving': self._saving / job_seconds,
+    }
     self._write(record)
     self.last = record
     self._show()
@@ -193,29 +199,3 @@ class Metrics:
         f.write(json.dumps(record) + '\n')
       if self._events:
         self._events.add(record)
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-  """Reads the records of a metrics file and skips a truncated last line. Returns [] if there is no
-  file.
-  """
-  records = []
-  if Path(file).exists():
-    for line in Path(file).read_text('utf-8').splitlines():
-      try:
-        records.append(json.loads(line))
-      except ValueError:
-        break
-  return records
-
-
-def truncate(file: Path, step: int) -> list[dict[str, Any]]:
-  """Drops the records after `step` (all of them for a new run); returns the others."""
-  kept = [record for record in read(file) if step and record['step'] <= step]
-  files.atomic_write_text(file, ''.join(json.dumps(record) + '\n' for record in kept))
-  return kept
-
-
-def newest(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-  """Returns the last record of a kind, or {}."""
-  return next((record for record in reversed(records) if record['kind'] == kind), {})

@@ -291,3 +291,29 @@ def test_profile_decides_the_slice_header():
     2,
   ]
   assert released['labels'].tolist() == [IGNORE] * 15 + [1, 103, 2]
+
+
+@pytest.mark.parametrize(
+  'stage, options',
+  [
+    ('s2t', {}),
+    ('s2t', dict(sets=('questions/train', 'questions/train'), weights=(3.0, 1.0))),
+    ('s2t', dict(packing=True, buckets=(20, 60))),
+    ('t2c', {}),
+  ],
+)
+def test_examples_of_a_batch_are_named(workdir, stage, options):
+  job = experiment(stage, **options)
+  iterator, chosen = batches.make_iterator(job, workdir), selection.select(job, workdir)
+  made = [chosen[i] for i in range(len(chosen))]
+  names = [chosen.name(i) for i in range(len(chosen))]
+  for number, batch in enumerate(take(iterator, 12)):
+    examples = iterator.examples(number)
+    assert len(examples) == len(batch['input_ids'])
+    for row, named in zip(batch['input_ids'], examples):
+      start = 0
+      for name in named:
+        ids_of = made[names.index(name)]['input_ids']
+        np.testing.assert_array_equal(row[start : start + len(ids_of)], ids_of)
+        start += len(ids_of)
+      assert named and (job.data.packing or len(named) == 1)

@@ -16,6 +16,7 @@ from data_pipeline import batches, dataset, index, precompute, record_files
 from data_pipeline.schema import Example, Turn
 from data_pipeline.shards import Process
 from echox_jax import errors
+from echox_jax.parallel import heartbeats
 from echox_jax.tokenizer import TextTokenizer, precomputed_tokenizer
 from echox_jax.units import extract, kmeans, unit_language
 from launch import precompute as launch_precompute
@@ -50,6 +51,13 @@ def same_records(one, other):
       assert a.keys() == b.keys()
       for column in a:
         np.testing.assert_array_equal(a[column], b[column])
+
+
+def test_heartbeats_tell_how_far_it_is(workdir):
+  (beat,) = heartbeats.read(workdir)
+  assert (beat.job, beat.state, beat.process, beat.processes) == ('precompute', 'finished', 0, 1)
+  # every example is encoded for k-means, units, records...: more often than there are examples
+  assert beat.step > 18 and beat.stage != 'starting'
 
 
 def test_columns_hold_what_the_parts_give_one_by_one(workdir, encoders):

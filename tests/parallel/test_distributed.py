@@ -17,7 +17,7 @@ import pytest
 from echox_jax import errors
 from echox_jax.parallel import distributed
 from echox_jax.parallel.distributed import Join
-from echox_jax.training import checkpoint, metrics, profiling
+from echox_jax.training import checkpoint, profiling, records
 from tests.helpers.processes import start_job
 
 STEPS, STOP_AFTER = 12, 2
@@ -247,15 +247,17 @@ class Runs:
   def __init__(self, folder: Path):
     self._folder = folder
 
-  def __call__(self, workdir, processes=1, mesh=FSDP, code=0, stop=None):
+  def __call__(
+    self, workdir, processes=1, mesh=FSDP, code=0, stop=None, after=STOP_AFTER, devices=8
+  ):
     """The records of all processes, by kind: {'batch': {step: rows}, 'saved': {step: digest},
-    'restored': ...}.
+    'restored': ...}. The process `stop` is told to stop `after` so many steps.
     """
     port, started = _free_port(), []
     for process in range(processes):
       options = dict(
         workdir=str(workdir),
-        devices=8 // processes,
+        devices=devices // processes,
         mesh=mesh,
         processes=processes,
         process=process,
@@ -263,17 +265,17 @@ class Runs:
         steps=STEPS,
       )
       if process == stop:
-        options['stop_after'] = STOP_AFTER
+        options['stop_after'] = after
       started.append(start_job('tests.helpers.distributed_jobs', options, self._folder))
     done = [process.communicate(timeout=500) for process in started]
     assert [process.returncode for process in started] == [code] * processes, (
       done[0][1][-3000:] + done[-1][1][-3000:]
     )
-    records = [
+    said = [
       [json.loads(line) for line in out.splitlines() if line.startswith('["')] for out, _ in done
     ]
     found = {kind: {} for kind in ('batch', 'saved', 'restored')}
-    for kind, step, value in functools.reduce(operator.iadd, records, []):
+    for kind, step, value in functools.reduce(operator.iadd, said, []):
       if kind == 'batch':
         # processes hold consecutive rows of these meshes
         found[kind][step] = found[kind].get(step, []) + value
@@ -305,7 +307,7 @@ def stopped(run, tmp_path_factory):
 def _losses(workdir, kind='train'):
   return {
     r['step']: r['loss']
-    for r in metrics.read(workdir / 'text' / 'metrics.jsonl')
+    for r in records.read(workdir / 'text' / 'metrics.jsonl')
     if r['kind'] == kind
   }
 
@@ -340,19 +342,28 @@ def test_two_processes_of_four_equal_one_of_eight(alone, stopped):
   assert all(abs(loss - held_out_one[step]) < 1e-5 for step, loss in held_out_two.items())
 
 
-def test_one_process_goes_on_where_two_stopped(run, alone, stopped, tmp_path):
+def test_fewer_devices_go_on_where_two_processes_stopped_and_back(run, alone, stopped, tmp_path):
+  """Eight devices in two processes, then four in one, then eight in two: the same run."""
   (workdir_one, one), (workdir_two, two) = alone, stopped
   (step,) = two['saved']
   shutil.copytree(workdir_two, tmp_path, dirs_exist_ok=True)
   leftover = tmp_path / 'text' / '.config.json.999999999.tmp'
   leftover.write_text('{')
   (tmp_path / 'text' / 'checkpoints' / f'{step + 1}.orbax-checkpoint-tmp').mkdir()
-  went_on = run(tmp_path)
-  assert went_on['restored'] == two['saved']  # bit for bit, optimizer state included
-  assert went_on['batch'] == {s: rows for s, rows in one['batch'].items() if s > step}
+  fewer = run(tmp_path, mesh={'data': 2, 'fsdp': 2}, devices=4, code=143, stop=0, after=step + 2)
+  assert fewer['restored'] == two['saved']  # bit for bit, optimizer state included
+  ((again, _),) = fewer['saved'].items()
+  assert step < again < STEPS
+  went_on = run(tmp_path, processes=2)
+  assert went_on['restored'] == fewer['saved']
+  batches = two['batch'] | fewer['batch'] | went_on['batch']
+  assert batches == one['batch']  # each step the same rows, also those that two runs made
+  losses_one, losses = _losses(workdir_one), _losses(tmp_path)
+  assert losses.keys() == losses_one.keys()
+  assert all(abs(loss - losses_one[s]) < 1e-5 for s, loss in losses.items())
   assert not leftover.exists() and {
     p.name for p in (tmp_path / 'text' / 'checkpoints').iterdir()
-  } == {str(step), str(STEPS)}
+  } == {str(again), str(STEPS)}
   _assert_params(workdir_one, tmp_path, _close)
   assert checkpoint.read_finished(tmp_path / 'text')['steps'] == STEPS
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from echox_jax.training import checkpoint, loop, metrics
+from echox_jax.training import checkpoint, loop, metrics, records
 from tests.helpers import training_jobs
 
 STEPS = 7
@@ -47,14 +47,14 @@ def _assert_same_run(one, other):
   jax.tree.map(np.testing.assert_array_equal, *saved)
   steps = [
     record['step']
-    for record in metrics.read(other / 'text' / 'metrics.jsonl')
+    for record in records.read(other / 'text' / 'metrics.jsonl')
     if record['kind'] == 'train'
   ]
   assert steps == sorted(set(steps)) and steps[-1] == STEPS
   losses = [
     {
       r['step']: r['loss']
-      for r in metrics.read(w / 'text' / 'metrics.jsonl')
+      for r in records.read(w / 'text' / 'metrics.jsonl')
       if r['kind'] == 'train'
     }
     for w in (one, other)
@@ -74,7 +74,7 @@ def test_killed_run_goes_on(uninterrupted, tmp_path, monkeypatch):
     with pytest.raises(Killed):
       _train(tmp_path)
   file = tmp_path / 'text' / 'metrics.jsonl'
-  assert max(r['step'] for r in metrics.read(file)) == 4  # the checkpoint is of step 3
+  assert max(r['step'] for r in records.read(file)) == 4  # the checkpoint is of step 3
   file.write_text(file.read_text() + '{"kind": "tra')
   assert checkpoint.read_finished(tmp_path / 'text') is None
   assert _train(tmp_path)['finished']
@@ -104,12 +104,17 @@ def test_trace_is_written_and_changes_nothing(uninterrupted):
 
 
 def test_compile_time_is_in_a_record_of_its_own(uninterrupted):
-  records = [
+  found = [
     json.loads(line) for line in (uninterrupted / 'text' / 'metrics.jsonl').read_text().splitlines()
   ]
-  assert records[0]['kind'] == 'compile' and records[0]['compile_seconds'] > 0
+  assert found[0]['kind'] == 'compile' and found[0]['compile_seconds'] > 0
+  windows = [record for record in found if record['kind'] == 'train']
+  assert len(windows) + 1 == len([record for record in found if record['kind'] != 'save'])
   assert all(
-    {'loss', 'step_time', 'data_time', 'tokens_per_second', 'goodput'} <= r.keys()
-    for r in records[1:]
+    {'loss', 'step_time', 'data_time', 'tokens_per_second', 'goodput', 'saving'} <= r.keys()
+    for r in windows
   )
-  assert records[1]['step_time'] < records[0]['compile_seconds']
+  assert windows[0]['step_time'] < found[0]['compile_seconds']
+  saves = [record for record in found if record['kind'] == 'save']
+  assert [record['step'] for record in saves] == [3, 6, STEPS]
+  assert all(record['wait_seconds'] > 0 and record['write_seconds'] > 0 for record in saves)

@@ -15,7 +15,16 @@ from data_pipeline import batches, dataset
 from data_pipeline.schema import Example, Turn
 from echox_jax import errors
 from echox_jax.prompts import IGNORE
-from echox_jax.training import checkpoint, event_files, loop, metrics, s2t_step, state, validation
+from echox_jax.training import (
+  checkpoint,
+  event_files,
+  loop,
+  metrics,
+  records,
+  s2t_step,
+  state,
+  validation,
+)
 from echox_jax.training.experiment import AugmentConfig
 from launch import train as launch_train
 from tests.helpers import batch_jobs, sharded_jobs, training_jobs, validation_jobs
@@ -57,7 +66,7 @@ class _Rows:
 
 def _records(folder, kind):
   return [
-    record for record in metrics.read(folder / 'text' / 'metrics.jsonl') if record['kind'] == kind
+    record for record in records.read(folder / 'text' / 'metrics.jsonl') if record['kind'] == kind
   ]
 
 
@@ -227,7 +236,7 @@ def test_evaluations_are_in_no_window(tmp_path, monkeypatch):
   assert log.bar.postfix == 'loss=1, eval_loss=2'
   log.close()
   train, evaluation = (
-    metrics.newest(metrics.read(tmp_path / 'metrics.jsonl'), kind) for kind in ('train', 'eval')
+    records.newest(records.read(tmp_path / 'metrics.jsonl'), kind) for kind in ('train', 'eval')
   )
   assert train['step_time'] == 10.0 and train['goodput'] == pytest.approx(20 / 70)
   assert evaluation == {

@@ -1,0 +1,174 @@
+"""The state of a run, from the files in its working folder: needs neither JAX nor the run itself.
+
+It reads, of every stage, `config.json`, `metrics.jsonl`, `finished.json`, the names of its
+checkpoints and of its bad batches, and the heartbeats; and the heartbeats of precompute.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+from etils import epath
+
+from echox_jax import errors
+from echox_jax.monitoring import health
+from echox_jax.parallel import heartbeats
+from echox_jax.training import layout, records
+
+_COMMITTED = 'commit_success.txt'  # on object stores Orbax writes it into a complete checkpoint
+_SHOWN = ('loss', 'step_time', 'tokens_per_second', 'goodput', 'job_seconds', 'mfu')
+
+
+def collect(workdir: str | Path, now: float) -> dict[str, Any]:
+  """Returns the state of the run in `workdir` at the time `now` (seconds since 1970), JSON-ready.
+
+  Returns:
+    `workdir`, `time`;
+    `stages`: of each stage, in the order in which they began, `name`, `state` (`finished`,
+      `running`, `stopped`, `failed`, `lost`, or `unfinished` if it wrote no heartbeats), `step` of
+      `steps`, `updated` (time of the newest record or heartbeat), `loss`, `eval_loss`, `step_time`
+      in seconds, `tokens_per_second`, `goodput`, `job_seconds` and `mfu` of the newest window (see
+      `training.metrics`), `saving`: share of the job's time in which training waited for
+      checkpoints, the last one included, `seconds_left`, `last_checkpoint` (step),
+      `last_save` (record of the newest checkpoint that was written), `bad_batches` (numbers),
+      `curve` and `eval_curve` (pairs of step and loss), `processes` (heartbeats), `problems`,
+      `failure`; None = unknown;
+    `precompute`: `state`, `stage`, `processes`, `problems`, `failure`; None = it wrote no
+      heartbeats;
+    `goodput`: of all stages; None = unknown;
+    `problems`: sentences; `last_failure`: the newest one, with `job` (name of the stage, or
+      `precompute`), `process`, `host`, `time`, `step`, `error`; None = none.
+
+  Raises:
+    DataError: there is no run in `workdir`.
+  """
+  folder = epath.Path(workdir)
+  found = sorted(path for path in folder.iterdir() if _is_stage(path)) if folder.is_dir() else []
+  stages = sorted((_stage(path, now) for path in found), key=lambda stage: stage['began'])
+  precompute = _job('precompute', heartbeats.read(folder), now)
+  if not stages and precompute is None:
+    raise errors.DataError(
+      f'{workdir} has no run: name the working folder (--workdir) of launch.train, launch.pipeline '
+      'or launch.precompute.'
+    )
+  jobs = [*([precompute] if precompute else []), *stages]
+  failures = [job['failure'] for job in jobs if job['failure']]
+  spent = [(s['job_seconds'], s['goodput']) for s in stages if s['job_seconds']]
+  whole = sum(seconds for seconds, _ in spent)
+  return {
+    'workdir': str(workdir),
+    'time': now,
+    'stages': stages,
+    'precompute': precompute,
+    'goodput': sum(seconds * share for seconds, share in spent) / whole if whole else None,
+    'problems': [f'{job["name"]}: {p["sentence"]}' for job in jobs for p in job['problems']],
+    'last_failure': max(failures, key=lambda failure: failure['time'], default=None),
+  }
+
+
+def _is_stage(folder: epath.Path) -> bool:
+  return (folder / layout.METRICS).exists() or (folder / heartbeats.FOLDER).is_dir()
+
+
+def _stage(folder: epath.Path, now: float) -> dict[str, Any]:
+  """The state of one stage."""
+  kept, beats = records.read(folder / layout.METRICS), heartbeats.read(folder)
+  last, evaluated, saved = (records.newest(kept, kind) for kind in ('train', 'eval', 'save'))
+  config, finished = _json(folder / layout.CONFIG), _json(folder / layout.FINISHED)
+  job = _job(folder.name, beats, now) or {
+    'name': folder.name,
+    'state': 'unfinished',
+    'stage': folder.name,
+    'processes': [],
+    'problems': [],
+    'failure': None,
+  }
+  steps = config.get('train', {}).get('steps')
+  if finished and finished['steps'] >= (steps or 0):
+    job['state'] = 'finished'
+  step = max([last.get('step', 0), *(beat.step for beat in beats)])
+  times = [last.get('time', 0.0), *(beat.time for beat in beats)]
+  left = max(steps - step, 0) if steps is not None else None
+  return job | {
+    'began': last['time'] - last['job_seconds'] if last else min(times[1:], default=now),
+    'step': step,
+    'steps': steps,
+    'updated': max(times) or None,
+    'eval_loss': evaluated.get('loss'),
+    'seconds_left': last['step_time'] * left if last and left is not None else None,
+    'last_checkpoint': max(_checkpoints(folder / layout.CHECKPOINTS), default=None),
+    'last_save': saved or None,
+    'bad_batches': sorted(_numbers(folder / layout.BAD_BATCHES, r'batch-(\d+)\.json')),
+    'saving': _saving(kept, last),
+    **{name: last.get(name) for name in _SHOWN},
+    **{
+      name: [(r['step'], r['loss']) for r in kept if r['kind'] == kind]
+      for name, kind in (('curve', 'train'), ('eval_curve', 'eval'))
+    },
+  }
+
+
+def _saving(kept: Sequence[dict[str, Any]], last: dict[str, Any]) -> float | None:
+  """The share of the job's time in which training waited for checkpoints."""
+  if not last:
+    return None
+  saves = [record for record in kept if record['kind'] == 'save']
+  end = max([last['time'], *(record['time'] for record in saves)])
+  whole = end - (last['time'] - last['job_seconds'])
+  return sum(record['wait_seconds'] for record in saves) / whole
+
+
+def _job(name: str, beats: Sequence[heartbeats.Beat], now: float) -> dict[str, Any] | None:
+  """What the heartbeats of a job say; None if there are none."""
+  if not beats:
+    return None
+  states = {beat.state for beat in beats}
+  problems = health.problems(beats, now) if heartbeats.FAILED not in states else []
+  lost = {number for p in problems if p.kind == 'lost' for number in p.processes}
+  running = {beat.process for beat in beats if beat.state == heartbeats.RUNNING}
+  failed = max((b for b in beats if b.failure), key=lambda b: b.failure['time'], default=None)
+  return {
+    'name': name,
+    'state': _state(states, alive=bool(running - lost)),
+    'stage': beats[0].stage,
+    'processes': [dataclasses.asdict(beat) for beat in beats],
+    'problems': [dataclasses.asdict(problem) for problem in problems],
+    'failure': failed
+    and {'job': name, 'process': failed.process, 'host': failed.host, **failed.failure},
+  }
+
+
+def _state(states: set[str], alive: bool) -> str:
+  if heartbeats.FAILED in states:
+    return heartbeats.FAILED
+  if heartbeats.RUNNING in states:
+    return heartbeats.RUNNING if alive else 'lost'
+  return heartbeats.STOPPED if heartbeats.STOPPED in states else heartbeats.FINISHED
+
+
+def _checkpoints(folder: epath.Path) -> list[int]:
+  """Steps of the complete checkpoints."""
+  remote = '://' in str(folder)
+  return [
+    step
+    for step in _numbers(folder, r'(\d+)')
+    if not remote or (folder / str(step) / _COMMITTED).exists()
+  ]
+
+
+def _numbers(folder: epath.Path, pattern: str) -> list[int]:
+  """The numbers in the names of files or folders that match the `pattern`."""
+  if not folder.is_dir():
+    return []
+  matches = (re.fullmatch(pattern, path.name) for path in folder.iterdir())
+  return [int(match[1]) for match in matches if match]
+
+
+def _json(file: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads(file.read_text('utf-8'))
+  except (FileNotFoundError, ValueError):
+    return {}

@@ -1,0 +1,144 @@
+"""The state of a run can be read from its folder while it runs, after it was killed, and without
+JAX.
+"""
+
+import json
+import sys
+import time
+
+import pytest
+
+from echox_jax import errors
+from echox_jax.monitoring import status, views
+from echox_jax.training import loop
+from tests.helpers import training_jobs
+from tests.helpers.processes import run_python
+
+STEPS = 7
+
+
+class Killed(BaseException):
+  """As if the process had been killed."""
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('finished')
+  loop.train(training_jobs.experiment(steps=STEPS), workdir, training_jobs.text_rows)
+  return workdir
+
+
+def _stage(workdir, now=None):
+  (stage,) = status.collect(workdir, time.time() if now is None else now)['stages']
+  return stage
+
+
+def test_a_finished_stage(finished):
+  stage = _stage(finished, time.time() + 9000)
+  assert (stage['name'], stage['state'], stage['step'], stage['steps']) == (
+    'text',
+    'finished',
+    7,
+    7,
+  )
+  assert stage['last_checkpoint'] == 7 and stage['last_save']['step'] == 7
+  assert 0 < stage['goodput'] < 1 and 0 < stage['saving'] < 1
+  assert [step for step, _ in stage['curve']] == [2, 3, 4, 6, 7]
+  assert stage['curve'][-1][1] == stage['loss']
+  (beat,) = stage['processes']
+  assert (beat['state'], beat['step'], beat['doing']) == ('finished', 7, 'steps')
+  assert not stage['problems'] and stage['failure'] is None
+
+
+class Watched:
+  """Rows; looks at the run before the batch of a step, and then ends it with an error."""
+
+  def __init__(self, workdir, at, error):
+    self.seen, self._workdir, self._at, self._error = None, workdir, at, error
+
+  def __call__(self, job, workdir, share):
+    rows, taken = training_jobs.text_rows(job, workdir, share), []
+
+    class Rows:
+      get_state, set_state = staticmethod(rows.get_state), staticmethod(rows.set_state)
+
+      def __next__(_):
+        taken.append(1)
+        if len(taken) == self._at:
+          time.sleep(0.3)  # for a heartbeat
+          self.seen = status.collect(self._workdir, time.time())
+          raise self._error
+        return next(rows)
+
+    return Rows()
+
+
+def _job(**train):
+  job = training_jobs.experiment(steps=STEPS, **train)
+  return training_jobs.dataclasses.replace(job, heartbeat_seconds=0.1)
+
+
+def test_a_run_that_fails_and_then_goes_on(tmp_path):
+  watched = Watched(tmp_path, 6, errors.DataError('record 4 is damaged: repair it.'))
+  with pytest.raises(errors.DataError):
+    loop.train(_job(), tmp_path, watched)
+  (running,) = watched.seen['stages']
+  assert (running['state'], running['step'], running['last_checkpoint']) == ('running', 5, 3)
+  assert running['seconds_left'] == pytest.approx(2 * running['step_time'])
+  (beat,) = running['processes']
+  assert beat['doing'] == 'steps' and beat['step_seconds'] > 0
+
+  report = status.collect(tmp_path, time.time())
+  assert report['stages'][0]['state'] == 'failed' and not report['problems']
+  assert report['last_failure']['error'] == 'record 4 is damaged: repair it.'
+  assert report['last_failure']['step'] == 5
+  text = views.in_text(report)
+  assert 'record 4 is damaged: repair it.' in text and 'after step 5' in text
+
+  loop.train(_job(), tmp_path, training_jobs.text_rows)
+  report = status.collect(tmp_path, time.time())
+  assert report['stages'][0]['state'] == 'finished'
+  assert report['last_failure']['error'] == 'record 4 is damaged: repair it.'
+
+
+def test_a_killed_run_is_lost_within_a_minute(tmp_path):
+  watched = Watched(tmp_path, 4, Killed())
+  with pytest.raises(Killed):
+    loop.train(training_jobs.experiment(steps=STEPS), tmp_path, watched)
+  file = tmp_path / 'text' / 'heartbeats' / '00000.json'
+  beat = watched.seen['stages'][0]['processes'][0]
+  file.write_text(json.dumps(beat))  # what lies there after kill -9
+  assert _stage(tmp_path, beat['time'] + 20)['state'] == 'running'
+  report = status.collect(tmp_path, beat['time'] + 60)
+  assert report['stages'][0]['state'] == 'lost'
+  (sentence,) = report['problems']
+  assert sentence.startswith(
+    f'text: process 0 on {beat["host"]} is lost: its last heartbeat is 60 s'
+  )
+
+
+def test_the_command_needs_no_jax_and_writes_json_and_a_page(finished, tmp_path):
+  (finished / 'text' / 'not_finite').mkdir()
+  (finished / 'text' / 'not_finite' / 'batch-5.json').write_text('{}')
+  code = (
+    'import sys; sys.modules["jax"] = None; sys.argv = ["status", *sys.argv[1:]]\n'
+    'from launch import status; status.main()'
+  )
+  out = run_python(
+    '-c', code, finished, '--json', tmp_path / 's.json', '--html', tmp_path / 's.html'
+  )
+  assert 'jax' in sys.modules  # so only the process of the command went without
+  assert out.splitlines()[3].split()[:5] == ['text', 'finished', '7', '/', '7']
+  assert 'the loss was not finite on batch 5' in out
+  report = json.loads((tmp_path / 's.json').read_text())
+  assert report['stages'][0]['state'] == 'finished' and report['stages'][0]['bad_batches'] == [5]
+  page = (tmp_path / 's.html').read_text()
+  assert page.count('<polyline') == 1 and 'the loss was not finite on batch 5' in page
+  assert 'http' not in page and 'src=' not in page and '<script' not in page
+  (finished / 'text' / 'not_finite' / 'batch-5.json').unlink()
+
+
+def test_a_folder_without_a_run(tmp_path):
+  for folder in (tmp_path, tmp_path / 'missing'):
+    with pytest.raises(errors.DataError, match='has no run: name the working folder'):
+      status.collect(folder, 0.0)
