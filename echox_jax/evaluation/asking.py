@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import audio, errors, files, rates
+from echox_jax.evaluation import questions
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.questions import Question
 from echox_jax.evaluation.store import SPOKEN, Store
@@ -52,14 +53,14 @@ def answer_batch(engine: Engine, store: Store, batch: int, asked: Sequence[Quest
   store.write(store_lib.ANSWERS, batch, rows)
 
 
-def request(
-  question: Question, how: str, sound: np.ndarray | None, ways: Iterable[str]
-) -> Request:
+def request(question: Question, how: str, sound: np.ndarray | None, ways: Iterable[str]) -> Request:
   """How a question is put: as sound alone or as text alone, answered in speech where a way asks
   for it.
   """
   speaks = f'{"S" if how == SPOKEN else "T"}2S' in ways
-  return Request(sound, speaks=speaks) if how == SPOKEN else Request(None, question.text, speaks=speaks)
+  return (
+    Request(sound, speaks=speaks) if how == SPOKEN else Request(None, question.text, speaks=speaks)
+  )
 
 
 def describe(events: Iterable[Event]) -> dict[str, Any]:
@@ -86,9 +87,8 @@ def measure_times(engine: Engine, store: Store, asked: Sequence[Question], count
   work = [pair for batch in store.batches for pair in batch if pair[0] == SPOKEN] or [
     pair for batch in store.batches for pair in batch
   ]
-  chosen = np.unique(np.linspace(0, len(work) - 1, min(count, len(work))).round().astype(int))
   requests = []
-  for how, number in (work[i] for i in chosen):
+  for how, number in (work[i] for i in questions.spread(len(work), count)):
     sound = asked[number].sound() if how == SPOKEN else None
     one = request(asked[number], how, sound, store.ways)
     try:

@@ -44,8 +44,8 @@ def lines(program: str, waves: Sequence[np.ndarray]) -> list[str]:
     )
   if len(told) != len(paths):
     raise EchoXError(
-      f'the program {program!r} printed {len(told)} lines for {len(paths)} wav files: it must print '
-      'one line for each.'
+      f'the program {program!r} printed {len(told)} lines for {len(paths)} wav files: it must '
+      'print one line for each.'
     )
   told = iter(told)
   return [next(told).strip() if len(wave) else '' for wave in waves]

@@ -1,8 +1,9 @@
 """Paired bootstrap: how sure a score, or the difference of two scores, is.
 
-Every score here is a ratio of sums over questions: right answers / answers, edits / words. Questions
-are drawn again with replacement, each with all that belongs to it: both sides of a difference, and
-all voices that ask the same. So what is drawn is independent, and a difference is paired.
+Every score here is a ratio of sums over questions: right answers / answers, edits / words.
+Questions are drawn again with replacement, each with all that belongs to it: both sides of a
+difference, and all voices that ask the same. So what is drawn is independent, and a difference is
+paired.
 """
 
 from collections.abc import Hashable, Sequence

@@ -1,7 +1,7 @@
 """How good spoken answers sound: `--quality` of launch.evaluate.
 
-  distillmos          a mean opinion score from 1 to 5 (packages distillmos, xls-r-sqa and torch)
-  command:PROGRAM     a program that is given paths of wav files and prints a number for each
+distillmos          a mean opinion score from 1 to 5 (packages distillmos, xls-r-sqa and torch)
+command:PROGRAM     a program that is given paths of wav files and prints a number for each
 """
 
 from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ def _distillmos() -> Scorer:
     import torch
   except ImportError as error:
     raise EchoXError(
-      f'--quality {DISTILLMOS} needs the package {error.name!r}: install torch and torchaudio, then '
-      '`pip install --no-deps distillmos==0.9.1 xls-r-sqa==0.1.0`.'
+      f'--quality {DISTILLMOS} needs the package {error.name!r}: install torch and torchaudio, '
+      'then `pip install --no-deps distillmos==0.9.1 xls-r-sqa==0.1.0`.'
     ) from error
   model = distillmos.ConvTransformerSQAModel()
   model.eval()

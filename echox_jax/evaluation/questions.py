@@ -74,6 +74,12 @@ def task_of(questions: Sequence[Question]) -> str:
   return CHOICE if letters else ANSWERS
 
 
+def spread(count: int, most: int | None) -> list[int]:
+  """Evenly spaced numbers from 0 to `count` - 1: `most` of them, or all."""
+  chosen = count if most is None else min(most, count)
+  return np.linspace(0, count - 1, chosen).round().astype(int).tolist()
+
+
 def check(questions: Sequence[Question], name: str, written: bool, spoken: bool) -> None:
   """Checks that every question can be asked and scored.
 

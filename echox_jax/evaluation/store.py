@@ -104,16 +104,14 @@ class Store:
     return self.folder / kind / f'{batch:05}.json'
 
 
-def create(
-  folder: Path, settings: Mapping[str, Any], asked: Sequence[Question], *, anew: bool
-) -> Store:
+def create(folder: Path, settings: Mapping[str, Any], asked: Sequence[Question]) -> Store:
   """Begins an evaluation in a folder, or goes on with it.
 
   Args:
     folder: empty, missing, or of the same evaluation.
-    settings: `name`, `task`, `ways`, `batch`, `model` and more; values of JSON.
+    settings: `name`, `task`, `ways`, `batch` and more; values of JSON. All processes that share
+      the folder give the same.
     asked: the questions.
-    anew: whether this process writes settings and questions; others wait for nothing and agree.
 
   Raises:
     DataError: the folder holds something else.
@@ -126,20 +124,27 @@ def create(
     'work': _work(asked, settings['ways']),
   }
   path = folder / SETTINGS
-  if path.exists():
-    known = read_json(path)
-    changed = [key for key in settings if known.get(key) != settings[key]]
-    if changed:
-      raise DataError(
-        f'{folder} holds another evaluation ({", ".join(changed)} differ): choose another --out, '
-        'or remove that folder.'
-      )
-  elif folder.is_dir() and any(folder.iterdir()):
+  known = read_json(path) if path.exists() else None
+  if known == settings:
+    return Store(folder, settings, asked)
+  if known is not None and (folder / ANSWERS).is_dir():
+    changed = ', '.join(key for key in settings if known.get(key) != settings[key])
+    raise DataError(
+      f'{folder} holds another evaluation ({changed} differ): choose another --out, or remove that '
+      'folder.'
+    )
+  if known is None and folder.exists() and not _is_ours(folder):
     raise DataError(f'{folder} exists and holds no evaluation: choose another --out.')
-  elif anew:
-    files.atomic_write_text(folder / QUESTIONS, lines)
-    files.atomic_write_json(path, settings)
+  files.atomic_write_text(folder / QUESTIONS, lines)
+  files.atomic_write_json(path, settings)
   return Store(folder, settings, asked)
+
+
+def _is_ours(folder: Path) -> bool:
+  """Whether a folder holds nothing but what `create` writes first, and temporary files."""
+  return folder.is_dir() and all(
+    path.name == QUESTIONS or path.name.startswith('.') for path in folder.iterdir()
+  )
 
 
 def open_store(folder: Path) -> Store:

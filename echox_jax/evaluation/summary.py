@@ -264,7 +264,10 @@ def _silent(store: Store, rows: Sequence[Row]) -> int:
 
 
 def _overflow(rows: Sequence[Row]) -> dict[str, int]:
-  return dict(sum((collections.Counter(a['overflow']) for a in _answers(rows)), collections.Counter()))
+  found = collections.Counter()
+  for answer in _answers(rows):
+    found.update(answer['overflow'])
+  return dict(found)
 
 
 def _answers(rows: Iterable[Row]) -> list[Mapping[str, Any]]:

@@ -1,5 +1,5 @@
-"""Scores a model: voices never heard in training ask, and an independent ASR listens to its
-answers.
+"""Scores the model of a demo: voices never heard in training ask, and an independent ASR listens to
+its answers.
 
   python -m launch.evaluate --checkpoint out/demo/model --workdir out/demo
                             --out out/demo/evaluation.json
@@ -20,17 +20,17 @@ from collections.abc import Sequence
 import dataclasses
 import json
 from pathlib import Path
-import sys
 import time
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from echox_jax import errors, files, rates
+from echox_jax.evaluation import questions as questions_lib
 from echox_jax.inference.answering import Request
 from echox_jax.inference.events import SpokenSlice
 from launch import cli, model_options
+from launch.progress import bar
 
 _EXAMPLES = 6  # number of recordings to keep
 _JUDGED_AT_A_TIME = 16
@@ -51,26 +51,10 @@ class Resynthesis:
   lost_frames: int
 
 
-def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
-    prog='python -m launch.evaluate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  model_options.add(parser)
-  parser.add_argument(
-    '--workdir', required=True, type=Path, help='working folder of the training stages'
-  )
-  parser.add_argument(
-    '--data', type=Path, help='folder of the raw data sets (default WORKDIR/data)'
-  )
-  parser.add_argument('--out', required=True, type=Path, help='JSON file to write')
-  parser.add_argument(
-    '--limit', type=int, help='use only this many questions and held-out answers, evenly spaced'
-  )
-  args = parser.parse_args(argv)
-  if args.limit is not None and args.limit < 1:
-    raise errors.EchoXError(f'--limit is {args.limit}: give 1 or more.')
+def run(args: argparse.Namespace) -> None:
+  """Scores the demo: `checkpoint`, `workdir`, `data` (default WORKDIR/data), `out` (a JSON file)
+  and `limit` of the options of launch.evaluate.
+  """
   args.out.parent.mkdir(parents=True, exist_ok=True)
 
   from echox_jax import audio
@@ -191,8 +175,7 @@ def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
   from data_pipeline import dataset, schema
 
   source = dataset.open_dataset(data_dir, name, split)
-  count = len(source) if limit is None else min(limit, len(source))
-  return [schema.decode(source[int(i)]) for i in np.linspace(0, len(source) - 1, count).round()]
+  return [schema.decode(source[i]) for i in questions_lib.spread(len(source), limit)]
 
 
 def written_answers(engine, questions: Sequence[Any], requests: Sequence[Request]) -> list[str]:
@@ -214,7 +197,7 @@ def spoken_replies(
   """Answers the spoken questions: some of them one by one by the engine `alone`, whose times count,
   and the others in batches.
   """
-  timed = set(np.linspace(0, len(questions) - 1, min(_TIMED, len(questions))).round().astype(int))
+  timed = set(questions_lib.spread(len(questions), _TIMED))
   events = {i: alone.answers([requests[i]])[0] for i in bar(sorted(timed), 'answering one by one')}
   others = [i for i in range(len(questions)) if i not in timed]
   for start in bar(range(0, len(others), _TOLD), 'answering in batches'):
@@ -294,14 +277,3 @@ def save_examples(
       audio.write_wav(beside / 'real_answer.wav', remade[0].real)
       audio.write_wav(beside / 'resynthesised_answer.wav', remade[0].predicted)
       files.atomic_write_text(beside / 'real_answer.txt', remade[0].text + '\n')
-
-
-def bar(items, title: str) -> tqdm:
-  """A progress bar with the time left; prints seldom if the output is not a terminal."""
-  return tqdm(
-    items, desc=title, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True
-  )
-
-
-if __name__ == '__main__':
-  cli.run(main)
