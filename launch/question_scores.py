@@ -163,7 +163,8 @@ def _score(args: argparse.Namespace, store: Store, other: Store | None) -> None:
 def _scored(args: argparse.Namespace, store: Store):
   name = judges.name_of(args.judge)
   rows = summary.read_rows(store, name, args.quality)
-  return summary.summarise(store, rows, {'judge': {'name': name}}), rows
+  judge = {'name': name} | listening.about_judge(store, name)
+  return summary.summarise(store, rows, {'judge': judge}), rows
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Listener:
 
 def name_of(spec: str) -> str:
   """The name of a judge's folder in the store."""
-  return store.file_name(Path(spec).name if _is_folder(spec) else spec)
+  return store.file_name(spec)
 
 
 def open_judge(spec: str, cache: Path) -> Listener:
@@ -108,10 +108,6 @@ def cut(wave: np.ndarray) -> list[np.ndarray]:
   return [*pieces, wave]
 
 
-def _is_folder(spec: str) -> bool:
-  return spec not in (WHISPER_BASE, HAMA) and not spec.startswith(COMMAND)
-
-
 def _model_type(config: Path) -> str | None:
   """What transformers calls the model; None where it is no model of transformers."""
   try:
@@ -160,8 +156,9 @@ def _transformers(folder: Path) -> Listener:
       f'transformers cannot open the judge {folder} as a speech recogniser ({reason}): name a '
       'folder with its weights, tokenizer and feature extractor.'
     ) from error
+  settings = getattr(recognise.model, 'generation_config', None)
   whisper = {'generate_kwargs': {'language': 'en', 'task': 'transcribe'}}
-  options = whisper if getattr(recognise.model.generation_config, 'is_multilingual', False) else {}
+  options = whisper if getattr(settings, 'is_multilingual', False) else {}
 
   def one(waves: Sequence[np.ndarray]) -> list[str]:
     given = [{'raw': wave, 'sampling_rate': rates.SAMPLE_RATE} for wave in waves]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from echox_jax import files
 from echox_jax.evaluation import judges, quality
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.store import Store
@@ -16,6 +17,8 @@ def hear(store: Store, listener: judges.Listener, batches: Iterable[int]) -> Non
   A judge that spells in its own way also writes how it would spell the answer and the references.
   """
   kind = heard_by(listener.name)
+  if not _about(store, listener.name).exists():
+    files.atomic_write_json(_about(store, listener.name), listener.about)
   for batch in batches:
     rows = store.read(store_lib.ANSWERS, batch)
     texts = listener.hear(_waves(store, batch))
@@ -30,6 +33,12 @@ def hear(store: Store, listener: judges.Listener, batches: Iterable[int]) -> Non
         }
       found.append(own)
     store.write(kind, batch, found)
+
+
+def about_judge(store: Store, judge: str) -> dict[str, str]:
+  """The parts of a judge and their versions."""
+  path = _about(store, judge)
+  return store_lib.read_json(path) if path.exists() else {}
 
 
 def rate(store: Store, name: str, scorer: quality.Scorer, batches: Iterable[int]) -> None:
@@ -51,6 +60,10 @@ def heard_by(judge: str) -> str:
 def rated_by(score: str) -> str:
   """The part of the store with a score of quality."""
   return str(Path(store_lib.QUALITY) / store_lib.file_name(score))
+
+
+def _about(store: Store, judge: str) -> Path:
+  return store.folder / heard_by(judge) / 'about.json'
 
 
 def _waves(store: Store, batch: int) -> list[np.ndarray]:

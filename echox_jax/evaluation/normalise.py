@@ -29,6 +29,7 @@ _SIGNS = (  # between or before digits only, so that "well-known" keeps its hyph
 _TOKEN = re.compile(r'[A-Za-z]+|[^A-Za-z]+')
 
 
+@functools.lru_cache(maxsize=50_000)  # texts come again: as answer, reference and transcript
 def normalise(text: str) -> str:
   """Lower-case words separated by single spaces, numbers as digits, signs as words.
 

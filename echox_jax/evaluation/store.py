@@ -176,8 +176,8 @@ def read_json(path: Path) -> Any:
 
 
 def file_name(name: str) -> str:
-  """A name for a folder, made from any text: letters, digits, dots and dashes."""
-  plain = re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-.')
+  """A name for a folder, made from any text; other texts give other names."""
+  plain = re.sub(r'[^A-Za-z0-9._]+', '-', name).strip('-.')
   if plain == name:
     return name
   return f'{plain[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'

@@ -71,10 +71,7 @@ def test_multiple_choice_and_instructions(tmp_path):
     'key': 7,
     'prompt': 'Write.',
     'instruction_id_list': ['punctuation:no_comma', 'length_constraints:number_words'],
-    'kwargs': [
-      {'num_words': None, 'relation': None},
-      {'num_words': 9, 'relation': 'at least'},
-    ],
+    'kwargs': [{'num_words': None, 'relation': None}, {'num_words': 9, 'relation': 'at least'}],
     'audio': sound(),
   }
   (read,) = question_sets.read(parquet(tmp_path / 'ifeval', [row]))

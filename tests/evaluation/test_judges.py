@@ -79,7 +79,7 @@ def test_any_folder_of_transformers_judges(tmp_path):
   write_random_wav2vec2(transformers, tmp_path)
   judge = judges.open_judge(str(tmp_path), tmp_path)
   heard = judge.hear([SECOND, SILENCE])
-  assert heard == [judge.hear([SECOND])[0], ''] and judge.name == tmp_path.name
+  assert heard == [judge.hear([SECOND])[0], ''] and judge.name == judges.name_of(str(tmp_path))
   (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'llama'}))
   with pytest.raises(errors.DataError, match='transformers cannot open the judge'):
     judges.open_judge(str(tmp_path), tmp_path)

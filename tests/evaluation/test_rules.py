@@ -71,7 +71,12 @@ FOLLOWED = [
     'one two',
   ),
   ('length_constraints:number_paragraphs', {'num_paragraphs': 2}, 'a\n***\nb', 'a\n\nb'),
-  ('length_constraints:number_paragraphs', {'num_paragraphs': 2}, '***\na\n***\nb\n***', 'a*** ***b'),
+  (
+    'length_constraints:number_paragraphs',
+    {'num_paragraphs': 2},
+    '***\na\n***\nb\n***',
+    'a*** ***b',
+  ),
   ('length_constraints:number_paragraphs', {'num_paragraphs': 1}, 'a', 'a\n***\nb'),
   (
     'length_constraints:nth_paragraph_first_word',

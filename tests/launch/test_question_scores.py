@@ -50,9 +50,7 @@ def data(tmp_path_factory):
   lines = ['id\tquestion\tquestion_audio\tspeaker\tcategory\tanswer\treferences']
   for i in range(QUESTIONS):
     audio.write_wav(folder / f'{i}.wav', tiny_model.question(1.0, i))
-    lines.append(
-      f'q{i}\tWhat is {i % 4}?\t{i}.wav\tvoice{i % 2}\tsums\tAlpha.\talpha|omega'
-    )
+    lines.append(f'q{i}\tWhat is {i % 4}?\t{i}.wav\tvoice{i % 2}\tsums\tAlpha.\talpha|omega')
   (folder / 'list.tsv').write_text('\n'.join(lines) + '\n')
   return folder / 'list.tsv'
 

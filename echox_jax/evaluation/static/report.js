@@ -18,11 +18,12 @@ function number(estimate) {
 }
 
 function table(heads, rows) {
-  return element('table', {},
-    element('tr', {}, ...heads.map((head) => element('th', {scope: 'col', textContent: head}))),
+  const top = heads.map((head) => head ? element('th', {scope: 'col', textContent: head}) : element('td'));
+  return element('div', {className: 'wide', tabIndex: 0}, element('table', {},
+    element('tr', {}, ...top),
     ...rows.map(([name, ...cells]) => element('tr', {},
       element('th', {scope: 'row', textContent: name}),
-      ...cells.map((cell) => element('td', {className: 'n', textContent: cell})))));
+      ...cells.map((cell) => element('td', {className: 'n', textContent: cell}))))));
 }
 
 function plain(value) {
@@ -51,7 +52,7 @@ function scoreTables(run) {
         ...run.ways.map((way) => number(group[way][scores.rule]))])));
   }
   parts.push(element('h3', {textContent: 'Speech, times and counts'}),
-    table(['', ''], ['speech', 'times', 'counts', 'judge'].flatMap((kind) =>
+    table(['', 'value'], ['speech', 'times', 'counts', 'judge'].flatMap((kind) =>
       Object.entries(scores[kind] || {}).map(([name, value]) => [spaced(name), plain(value)]))));
   return element('div', {}, ...parts);
 }
