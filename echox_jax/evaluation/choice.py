@@ -8,8 +8,8 @@ kinds, which are the three steps here, and of each kind the first place in the a
   2. a letter that is set off: " B.", " B,", " B:", " B)", "(B)", "**B.", '"B"'
   3. an answer that is the letter, or begins with it: "b", "b. lake erie"
 
-Where no letter is found VoiceBench draws one by chance. Here such an answer is wrong and counted as
-`unread`; a quarter of them added gives what VoiceBench expects.
+Where no letter is found VoiceBench draws one by chance. Here such an answer is wrong, and counted
+in `unread_choices`; a quarter of them added gives what VoiceBench expects.
 """
 
 import re

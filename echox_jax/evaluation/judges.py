@@ -3,7 +3,7 @@
   whisper-base        Whisper base, packaged (extra `eval`); see judge.py
   FOLDER              a Whisper for faster-whisper (model.bin), or any speech recogniser that
                       transformers opens (config.json and its weights)
-  hama                phonemes instead of words (package hama), no Whisper
+  hama                phonemes instead of words, no Whisper (extra `phonemes`)
   command:PROGRAM     a program that is given paths of wav files and prints a line for each
 
 A judge should share no weights with the model that it judges. All hear English.
@@ -172,9 +172,7 @@ def _hama() -> Listener:
   try:
     import hama
   except ImportError as error:
-    raise errors.EchoXError(
-      f'the judge {HAMA} needs the package hama: install it with `pip install hama==1.7.0`.'
-    ) from error
+    raise errors.MissingExtraError(HAMA, 'phonemes', 'This judge') from error
   recogniser, reader = hama.ASRModel(), hama.G2PModel()
 
   def hear(waves: Sequence[np.ndarray]) -> list[str]:

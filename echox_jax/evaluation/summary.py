@@ -17,7 +17,7 @@ import numpy as np
 
 from echox_jax import files
 from echox_jax.errors import DataError
-from echox_jax.evaluation import intervals, judge, listening, rules
+from echox_jax.evaluation import choice, intervals, judge, listening, questions, rules
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.normalise import normalise
 from echox_jax.evaluation.questions import Question
@@ -37,6 +37,7 @@ class Said:
     marks: points by rule.
     right: whether it counts as right; None = no rule decides it.
     edits, words: of what was heard against the model's own text; 0 for written answers.
+    phonemes: whether the judge hears phonemes, which are then edited and counted.
     quality: how good it sounds, if that was scored.
   """
 
@@ -45,6 +46,7 @@ class Said:
   right: bool | None
   edits: int = 0
   words: int = 0
+  phonemes: bool = False
   quality: float | None = None
 
 
@@ -119,6 +121,7 @@ def summarise(store: Store, rows: Sequence[Row], about: Mapping[str, Any]) -> di
       'silent': _silent(store, rows),
       'overflow': _overflow(rows),
       'unscored_instructions': dict(unscored),
+      'unread_choices': _unread(store, rows),
     },
     **about,
   }
@@ -163,7 +166,8 @@ def _heard(
   heard: Mapping[str, Any],
   rated: Mapping[str, Any] | None,
 ) -> Said:
-  if 'said' in heard:  # in phonemes
+  phonemes = 'said' in heard
+  if phonemes:
     marks = rules.phoneme_marks(heard['heard'], heard['references'])
     edits, words = judge.word_errors(heard['said'], heard['heard'])
     right = bool(marks['exist_match'][0])
@@ -171,11 +175,11 @@ def _heard(
     marks = rules.marks(store.task, question, heard['heard'])
     edits, words = judge.word_errors(normalise(answer['text']), normalise(heard['heard']))
     right = rules.is_right(store.task, marks)
-  return Said(heard['heard'], marks, right, edits, words, rated and rated['score'])
+  return Said(heard['heard'], marks, right, edits, words, phonemes, rated and rated['score'])
 
 
 def _scores(rows: Sequence[Row], way: str) -> dict[str, Any]:
-  """All rules of a way; for spoken answers their word error rate and quality too."""
+  """All rules of a way; for spoken answers their word (or phoneme) error rate and quality too."""
   said, clusters = [row.said[way] for row in rows], _clusters(rows)
   found = {
     rule: _rounded(
@@ -184,7 +188,7 @@ def _scores(rows: Sequence[Row], way: str) -> dict[str, Any]:
     for rule in said[0].marks
   }
   if way[2] == 'S':
-    found['wer'] = _rounded(
+    found['per' if said[0].phonemes else 'wer'] = _rounded(
       intervals.ratio([s.edits for s in said], [s.words for s in said], clusters)
     )
     rated = [(s.quality, name) for s, name in zip(said, clusters) if s.quality is not None]
@@ -203,11 +207,12 @@ def _groups(
   if len(groups) < 2:
     return {}
   rule, found = rules.RULES[store.task][0], {}
+  shown = (rule, 'wer', 'per')
   for name in sorted(groups, key=_place):
-    scores = {way: _scores(groups[name], way) for way in store.ways}
-    found[name or 'none'] = {'questions': len(groups[name])} | {
-      way: {key: own[key] for key in (rule, 'wer') if key in own} for way, own in scores.items()
-    }
+    found[name or 'none'] = {'questions': len(groups[name])}
+    for way in store.ways:
+      scores = _scores(groups[name], way)
+      found[name or 'none'][way] = {key: scores[key] for key in shown if key in scores}
   return found
 
 
@@ -247,11 +252,11 @@ def _times(times: Sequence[Mapping[str, float | None]]) -> dict[str, float | int
   """Medians over the questions that were asked alone and answered in speech."""
   spoken = [own for own in times if own['first_audio_s'] is not None]
   if not spoken:
-    return {'questions': 0, 'first_audio_s': None, 'real_time_factor': None}
+    return {'timed_questions': 0, 'first_audio_s': None, 'real_time_factor': None}
   first = np.median([own['first_audio_s'] for own in spoken])
   factor = np.median([own['finished_s'] / own['audio_s'] for own in spoken])
   return {
-    'questions': len(spoken),
+    'timed_questions': len(spoken),
     'first_audio_s': round(float(first), 4),
     'real_time_factor': round(float(factor), 4),
   }
@@ -261,6 +266,13 @@ def _silent(store: Store, rows: Sequence[Row]) -> int:
   """Answers that were to be spoken, but have no sound."""
   how = {SPOKEN if way[0] == 'S' else WRITTEN for way in store.ways if way[2] == 'S'}
   return sum(a['asked'] in how and not a['audio_s'] for a in _answers(rows))
+
+
+def _unread(store: Store, rows: Sequence[Row]) -> dict[str, int]:
+  """Answers to a multiple choice that give no letter, by way."""
+  if store.task != questions.CHOICE:
+    return {}
+  return {way: sum(choice.letter(row.said[way].text) is None for row in rows) for way in store.ways}
 
 
 def _overflow(rows: Sequence[Row]) -> dict[str, int]:

@@ -118,7 +118,7 @@ def test_missing_packages_are_one_sentence(monkeypatch, tmp_path):
   for package in ('hama', 'distillmos', 'transformers'):
     monkeypatch.setitem(sys.modules, package, None)
   folder = folder_of(tmp_path, config_json='{"model_type": "whisper"}')
-  with pytest.raises(errors.EchoXError, match='hama: install it'):
+  with pytest.raises(errors.EchoXError, match=r'echox-jax\[phonemes\]'):
     judges.open_judge('hama', tmp_path)
   with pytest.raises(errors.EchoXError, match='transformers and torch: install them'):
     judges.open_judge(str(folder), tmp_path)

@@ -52,7 +52,7 @@ def test_scores_gaps_and_groups(tmp_path):
   assert sum(own['questions'] for own in found['by_category'].values()) == 40
   assert found['by_length'] == {}  # all answers have ten words
   assert found['speech']['words_per_second'] == 2.0
-  assert found['times'] == {'questions': 1, 'first_audio_s': 0.1, 'real_time_factor': 0.25}
+  assert found['times'] == {'timed_questions': 1, 'first_audio_s': 0.1, 'real_time_factor': 0.25}
 
 
 def test_silent_and_looping_answers_are_counted(tmp_path):
@@ -68,7 +68,9 @@ def test_multiple_choice_and_instructions_have_scores_of_their_own(tmp_path):
   letters = [Question(f'q{i}', f'Which {i}?', ('B',)) for i in range(4)]
   said = lambda how, number: 'The answer is B.' if number else 'Well.'
   made = answer_stores.write(tmp_path / 'a', letters, said, task='choice', sounds=False)
-  assert summarised(made)[0]['ways']['S2T']['choice']['value'] == 0.75
+  found, _ = summarised(made)
+  assert found['ways']['S2T']['choice']['value'] == 0.75
+  assert found['counts']['unread_choices'] == dict.fromkeys(answer_stores.WAYS, 1)
   orders = (
     ('punctuation:no_comma', {}),
     ('startend:quotation', {}),
@@ -91,6 +93,22 @@ def test_a_thousand_answers_are_scored_in_ten_seconds(tmp_path):
   start = time.process_time()
   evaluate.main(['--rescore', '--out', str(tmp_path / 'a')])
   assert time.process_time() - start < 10
+
+
+def test_a_judge_of_phonemes_scores_in_phonemes(tmp_path):
+  questions = [Question(f'q{i}', f'Where {i}?', ('Paris',)) for i in range(2)]
+  made = answer_stores.write(tmp_path / 'a', questions, lambda *_: 'Paris.', sounds=False)
+  rows = [
+    {'asked': how, 'number': i, 'heard': heard, 'said': 'p a r i s', 'references': ['p a r i s']}
+    for (how, i), heard in zip(
+      made.batches[0], ('a p a r i s', 'p a r i', 'p a r i s', 'p a r i s')
+    )
+  ]
+  made.write('heard/hama', 0, rows)
+  found = summary.summarise(made, summary.read_rows(made, 'hama'), {})
+  assert found['ways']['T2S']['exist_match']['value'] == 0.5
+  assert found['ways']['T2S']['per']['value'] == 0.2 and 'wer' not in found['ways']['T2S']
+  assert found['gaps']['T2T - S2S']['value'] == 0.0
 
 
 def data_of(folder):
