@@ -38,6 +38,11 @@ def run(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit)
   leave(code or 0)
 
 
+def cache_folder() -> Path:
+  """Where files lie that commands keep between runs: `echox-jax` in the user's cache."""
+  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'echox-jax'
+
+
 def keep_compiled_programs() -> None:
   """Keeps compiled programs between runs, so that a second start is ready at once.
 
@@ -48,6 +53,5 @@ def keep_compiled_programs() -> None:
     return
   import jax  # imported late: commands that compute nothing start without it
 
-  base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-  jax.config.update('jax_compilation_cache_dir', str(base / 'echox-jax' / 'programs'))
+  jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'programs'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -13,9 +13,9 @@ if typing.TYPE_CHECKING:
   from echox_jax.inference.chat import Model
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-  """Adds the options."""
-  parser.add_argument('--checkpoint', required=True, type=Path, help='exported model folder')
+def add(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+  """Adds the options; `required`: whether a command never goes without a model."""
+  parser.add_argument('--checkpoint', required=required, type=Path, help='exported model folder')
   parser.add_argument('--dtype', help='float32 or bfloat16: what computes (default: as exported)')
   parser.add_argument(
     '--int8', action='store_true', help='hold the weights as int8; slower on a CPU'

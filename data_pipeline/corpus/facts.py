@@ -11,7 +11,7 @@ import dataclasses
 
 from data_pipeline.corpus import facts_tables as tables
 from data_pipeline.corpus import general_facts
-from echox_jax.evaluation.normalise import ONES, TENS
+from echox_jax.evaluation.normalise import in_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +31,6 @@ class Fact:
   questions: tuple[str, ...]
   answer: str
   references: tuple[str, ...]
-
-
-def in_words(number: int) -> str:
-  """Number from 0 to 99 -> English words."""
-  if number < 20:
-    return ONES[number]
-  tens, ones = divmod(number, 10)
-  return TENS[tens - 2] + (f' {ONES[ones]}' if ones else '')
 
 
 def all_facts() -> tuple[Fact, ...]:

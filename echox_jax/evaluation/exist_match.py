@@ -1,5 +1,20 @@
 """exist-match: an answer is right if it contains one of the accepted answers word for word (paper:
 scoring as in UltraEval-Audio).
+
+The rule follows UltraEval-Audio, `audio_evals/evaluator/qa_exact_match.py` at commit 9b69da6, which
+`registry/evaluator/qa.yaml` calls `qa-exist-match` and the tasks of Llama Questions, Web Questions
+and TriviaQA use; line by line:
+
+  55      a token is a run of letters, numbers and marks: [\\p{L}\\p{N}\\p{M}]+
+  56, 64  or one other character that is neither separator nor control: [^\\p{Z}\\p{C}]
+  71      tokens are compared in lower case
+  81      both sides are NFD-normalised, 86 the answer, 90 each reference
+  89      any of the references is enough
+  92, 93  the tokens of a reference must stand in the answer one behind the other
+  102     a single reference counts as a list of one
+
+It differs for references without any token: there they match every answer (92, 93), here none.
+`questions.check` refuses sets with blank ones.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,0 +1,185 @@
+"""Evaluates a model on a question set: asks, listens, scores, with echox_jax/evaluation."""
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from data_pipeline import question_sets
+from echox_jax import errors, model_folder
+from echox_jax.evaluation import asking, judges, listening, page, quality, questions, summary
+from echox_jax.evaluation import store as store_lib
+from echox_jax.evaluation.questions import Question
+from echox_jax.evaluation.store import Store
+from launch import cli, model_options
+from launch.progress import bar
+
+_PARTS = (model_folder.CONFIG, model_folder.ENGINE, model_folder.WEIGHTS)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Does what the options of launch.evaluate say.
+
+  Raises:
+    EchoXError: options, data or a judge that cannot be used; before anything is computed.
+    OSError: the disk is full; finished work is kept.
+  """
+  if not 0 <= args.process_id < args.num_processes:
+    raise errors.ConfigError(
+      f'--process_id {args.process_id} is out of range for {args.num_processes} processes: number '
+      'them from 0.'
+    )
+  other = store_lib.open_store(args.compare) if args.compare else None
+  if args.rescore:
+    store = store_lib.open_store(args.out)
+    _check_answered(store)
+    _listen(args, store)
+  else:
+    ways = _ways(args.ways)
+    asked = _read(args, ways)
+    store = _create(args, ways, asked)
+    listener, scorer = _open_listeners(args, store)
+    _ask(args, store, asked, listener, scorer)
+    missing = store.unfinished(store_lib.ANSWERS)
+    if missing:
+      print(
+        f'{len(missing)} of {len(store.batches)} batches are left to other processes; when they '
+        f'are done: python -m launch.evaluate --rescore --out {args.out}'
+      )
+      return
+    _listen(args, store, listener, scorer)
+  _score(args, store, other)
+
+
+def _ways(option: str) -> tuple[str, ...]:
+  chosen = option.split(',')
+  if not option or not set(chosen) <= set(summary.WAYS):
+    raise errors.ConfigError(f'--ways is {option!r}: give any of {",".join(summary.WAYS)}.')
+  return tuple(way for way in summary.WAYS if way in chosen)
+
+
+def _read(args: argparse.Namespace, ways: Sequence[str]) -> list[Question]:
+  asked = question_sets.read(args.data, args.split)
+  questions.check(
+    asked,
+    str(args.data),
+    written=any(way[0] == 'T' for way in ways),
+    spoken=any(way[0] == 'S' for way in ways),
+  )
+  return [asked[i] for i in questions.spread(len(asked), args.limit)]
+
+
+def _create(args: argparse.Namespace, ways: Sequence[str], asked: Sequence[Question]) -> Store:
+  model_folder.read_engine_config(args.checkpoint)  # reports what is no model before the work
+  settings: dict[str, Any] = {
+    'name': args.data.stem,
+    'task': questions.task_of(asked),
+    'ways': list(ways),
+    'batch': args.batch,
+    'model': store_lib.identity(args.checkpoint, _PARTS),
+    'options': {'dtype': args.dtype, 'int8': args.int8, 'engine': sorted(args.engine)},
+  }
+  return store_lib.create(args.out, settings, asked)
+
+
+def _open_listeners(args: argparse.Namespace, store: Store):
+  """The judge and the score of quality, or None where nothing is spoken."""
+  if not any(way[2] == 'S' for way in store.ways):
+    return None, None
+  listener = judges.open_judge(args.judge, cli.cache_folder() / 'judge')
+  return listener, args.quality and quality.open_scorer(args.quality)
+
+
+def _ask(args: argparse.Namespace, store: Store, asked, listener, scorer) -> None:
+  """Answers, hears and rates the batches of this process that are not done yet."""
+  mine = range(args.process_id, len(store.batches), args.num_processes)
+  todo = [batch for batch in mine if not store.has(store_lib.ANSWERS, batch)]
+  untimed = args.process_id == 0 and args.timed and not (store.folder / store_lib.TIMES).exists()
+  if not todo and not untimed:
+    return
+  engine = _engine(args, store)
+  for batch in bar(todo, 'answering'):
+    asking.answer_batch(engine, store, batch, asked)
+    if listener is not None:
+      _listen_to(args, store, listener, scorer, [batch])
+  if untimed:
+    asking.measure_times(engine, store, asked, args.timed)
+
+
+def _engine(args: argparse.Namespace, store: Store):
+  from echox_jax.inference.engine import Engine
+
+  cli.keep_compiled_programs()
+  model = model_options.open_model(args)
+  model = dataclasses.replace(
+    model, engine=dataclasses.replace(model.engine, conversations=args.batch)
+  )
+  return Engine(
+    model,
+    hears=any(way[0] == 'S' for way in store.ways),
+    speaks=any(way[2] == 'S' for way in store.ways),
+  )
+
+
+def _check_answered(store: Store) -> None:
+  missing = store.unfinished(store_lib.ANSWERS)
+  if missing:
+    raise errors.DataError(
+      f'{store.folder} is not finished: {len(missing)} of {len(store.batches)} batches are '
+      'missing; run the same evaluation again, it goes on where it was.'
+    )
+
+
+def _listen(args: argparse.Namespace, store: Store, listener=None, scorer=None) -> None:
+  """Hears and rates what has not been heard and rated; opens a judge only if it has work."""
+  if not any(way[2] == 'S' for way in store.ways):
+    return
+  unheard = store.unfinished(listening.heard_by(judges.name_of(args.judge)))
+  if unheard:
+    listener = listener or judges.open_judge(args.judge, cli.cache_folder() / 'judge')
+    for batch in bar(unheard, 'listening'):
+      listening.hear(store, listener, [batch])
+  unrated = store.unfinished(listening.rated_by(args.quality)) if args.quality else []
+  if unrated:
+    scorer = scorer or quality.open_scorer(args.quality)
+    for batch in bar(unrated, 'rating'):
+      listening.rate(store, args.quality, scorer, [batch])
+
+
+def _listen_to(args: argparse.Namespace, store: Store, listener, scorer, batches) -> None:
+  listening.hear(store, listener, batches)
+  if scorer is not None:
+    listening.rate(store, args.quality, scorer, batches)
+
+
+def _score(args: argparse.Namespace, store: Store, other: Store | None) -> None:
+  scores, rows = _scored(args, store)
+  summary.write(store, scores, rows)
+  page.write(store, scores, rows, other and (other, *_scored(args, other)))
+  print(table(scores))
+  print(f'-> {store.folder / store_lib.REPORT}')
+
+
+def _scored(args: argparse.Namespace, store: Store):
+  name = judges.name_of(args.judge)
+  rows = summary.read_rows(store, name, args.quality)
+  judge = {'name': name} | listening.about_judge(store, name)
+  return summary.summarise(store, rows, {'judge': judge}), rows
+
+
+def table(scores: dict[str, Any]) -> str:
+  """The figures of an evaluation as lines of text."""
+
+  def shown(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+      return 'none'
+    value, low, high = (estimate[name] for name in ('value', 'low', 'high'))
+    return f'{value:.3f}' if low is None else f'{value:.3f} [{low:.3f}, {high:.3f}]'
+
+  lines = [f'{scores["questions"]} questions of {scores["set"]}; 95 % intervals']
+  for way, own in scores['ways'].items():
+    lines += [f'  {way:10} {rule:24} {shown(estimate)}' for rule, estimate in own.items()]
+  lines += [f'  {name:10} {scores["rule"]:24} {shown(own)}' for name, own in scores['gaps'].items()]
+  for kind in ('speech', 'times', 'counts'):
+    lines += [f'  {kind:10} {name:24} {value}' for name, value in scores[kind].items()]
+  return '\n'.join(lines)
