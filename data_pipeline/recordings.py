@@ -61,8 +61,8 @@ def open_recordings(
   spoken = np.flatnonzero((turns['role'] == index.ASSISTANT) & (turns['unit_words'] > 0))
   if not len(spoken):
     raise errors.DataError(
-      f'{", ".join(map("/".join, names))} in {precomputed} hold no recorded answer with unit words: '
-      'name sets of precompute.unit_sets in data.recordings.'
+      f'{", ".join(map("/".join, names))} in {precomputed} have no recorded answers with unit '
+      'words: name sets of precompute.unit_sets in data.recordings.'
     )
   _, first = np.unique(turns['text'][spoken], return_index=True)
   return Recordings(sources, turns[spoken[first]], places[spoken[first]])
