@@ -49,13 +49,14 @@ def make_iterator(
       text: input_ids, labels int32[B,T];
       s2t, echo: also ctc_labels int32[B,C], states float16[B,E,D] and state_lengths int32[B]; with
         `data.cached_states` off, audio float32[B,S] and audio_lengths int32[B] instead of states;
+        echo with recorded targets: unit_words int32[B,W], right-padded with -1;
       t2c: input_ids, labels int32[B,T];
       text, s2t, t2c with `data.packing`: also segments int32[B,T]; clips and ctc_labels have an
       axis of clips after B;
       vocoder: units int32[B,F], audio float32[B,F*hop], real_frames int32[B], reduced_units,
         durations int32[B,R].
-    T, C, E, F, R are `max_tokens`, `max_ctc_labels`, `max_states`, `segment_frames`,
-    `max_reduced_units` of the config's `data`.
+    T, C, E, W, F, R are `max_tokens`, `max_ctc_labels`, `max_states`, `max_unit_words`,
+    `segment_frames`, `max_reduced_units` of the config's `data`.
 
   Raises:
     ConfigError: no rows, an unknown stage, or packing or buckets that the stage does not support.

@@ -6,7 +6,6 @@ records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from echox_jax.errors import DataError
 SHORTEST = 400  # samples: the minimum for one encoder state
 
 
-def is_chosen(number: int, share: float) -> bool:
-  """Whether an item belongs to an evenly spread sample of that `share`."""
-  return math.floor((number + 1) * share) > math.floor(number * share)
+def is_chosen(number: int | np.ndarray, share: float) -> bool | np.ndarray:
+  """Whether an item, or each of many, belongs to an evenly spread sample of that `share`."""
+  return np.floor((number + 1) * share) > np.floor(number * share)
 
 
 class Clips:

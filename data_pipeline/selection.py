@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import dataset, index, rows, schema
+from data_pipeline import dataset, index, parts, recordings, rows, schema
 from echox_jax import audio as audio_io
 from echox_jax import errors, prompts, rates
 from echox_jax.prompts import IGNORE
@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 # Turn `turn` of record `example` of data set number `source`: the question, or the assistant's
 # speech; tokens: length of the row's ids; said: number of CTC labels; states: length of its speech
-# in speech encoder states, 0 = no speech is heard.
+# in speech encoder states, 0 = no speech is heard; answer: hash of the answer's text.
 ROW = np.dtype(
   [
     ('source', '<i2'),
@@ -34,6 +34,7 @@ ROW = np.dtype(
     ('tokens', '<i4'),
     ('said', '<i4'),
     ('states', '<i4'),
+    ('answer', '<u8'),
   ]
 )
 
@@ -47,12 +48,14 @@ class Selection(Sequence):
     sources: the opened data sets.
     make: turns -> arrays.
     left_out: how many rows were left out, by reason.
+    spoken: recorded answers, if rows have their unit words.
   """
 
   rows: np.ndarray
   sources: tuple[Sequence[Mapping[str, Any]], ...]
   make: 'RowMaker'
   left_out: Mapping[str, int]
+  spoken: recordings.Recordings | None = None
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -60,7 +63,8 @@ class Selection(Sequence):
   def __getitem__(self, i: int) -> Arrays:
     row = self.rows[i]
     turns = schema.decode(self.sources[row['source']][int(row['example'])]).turns
-    return self.make(turns[row['turn'] :], heard=bool(row['states']))
+    arrays = self.make(turns[row['turn'] :], heard=bool(row['states']))
+    return arrays | {'unit_words': self.spoken.words(row['answer'])} if self.spoken else arrays
 
   def name(self, i: int) -> dict[str, Any]:
     """What tells row `i` apart: its `set`, `record` in the set, `turn` and the example's `id`."""
@@ -179,7 +183,7 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   others read the raw sets.
 
   Raises:
-    ConfigError: an unknown stage or no data sets.
+    ConfigError: an unknown stage, no data sets, or targets that no set gives.
     DataError: a data set or the tokenizer is missing, or no row is left.
   """
   stage, data, derived = experiment.stage, experiment.data, precomputed_dir(workdir)
@@ -200,13 +204,40 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   tables = [index.open_table(derived, folder, *name, tokenizer, data.workers) for name in names]
   left_out = collections.Counter()
   kept = _SELECTORS[stage](make, tables, left_out)
+  spoken = None
+  if data.recordings and stage in ('s2t', 'echo'):
+    where = [split_name(name) for name in data.recordings]
+    spoken = recordings.open_recordings(derived, where, data.workers)
+    good = _leave_out(left_out, 'without a recorded answer', spoken.lengths(kept['answer']) == 0)
+    if says_recordings(experiment):
+      limit = data.max_unit_words
+      over = spoken.lengths(kept['answer']) > limit
+      good = _leave_out(left_out, f'over max_unit_words = {limit}', over, good)
+    kept = kept[good]
   if not len(kept):
     reasons = in_words(left_out) or 'the sets have none'
     raise errors.DataError(
       f'no row of {", ".join(data.sets)} is left for stage {stage!r} '
       f'({reasons}): raise the sizes in data or check the sets.'
     )
-  return Selection(kept, sources, make, dict(left_out))
+  if not says_recordings(experiment):
+    spoken = None  # they chose the rows, and no row needs their words
+  return Selection(kept, sources, make, dict(left_out), spoken)
+
+
+def says_recordings(experiment: ExperimentConfig) -> bool:
+  """Whether the rows of the stage have the unit words of recorded answers.
+
+  Raises:
+    ConfigError: they have, but no set of recordings is named.
+  """
+  wanted = experiment.stage == 'echo' and experiment.train.loss.echo_targets == 'recorded'
+  if wanted and not experiment.data.recordings:
+    raise errors.ConfigError(
+      "train.loss.echo_targets is 'recorded', but data.recordings is empty: name the sets that "
+      'hold the recorded answers, such as answers/train.'
+    )
+  return wanted
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
@@ -247,6 +278,7 @@ def _text_rows(
   source, questions, answers = source[first], questions[first], answers[first]
   fixed = len(make.question('', '', heard=False, transcript=False)['input_ids'])
   found = _rows(source, questions, fixed + questions['tokens'] + answers['tokens'])
+  found['answer'] = answers['text']
   good = _leave_out(left_out, 'without text', (questions['text'] == 0) | (answers['text'] == 0))
   return found[_fitting(found, good, make.experiment.data, left_out)]
 
@@ -262,9 +294,13 @@ def _question_rows(
     raise errors.ConfigError(
       f'data.written_fraction is {fraction}: it must be at least 0 and below 1.'
     )
+  share = make.experiment.data.spoken_share
+  if not 0 < share <= 1:
+    raise errors.ConfigError(f'data.spoken_share is {share}: it must be above 0 and at most 1.')
   spoken = np.concatenate(
     [_speech_rows(make, number, table, left_out) for number, table in enumerate(tables)]
   )
+  spoken = spoken[parts.is_chosen(np.arange(len(spoken)), share)]
   written = _text_rows(make, tables, left_out) if fraction else spoken[:0]
   count = round(len(spoken) * fraction / (1 - fraction)) if len(written) else 0
   # evenly spaced over all written questions
@@ -288,7 +324,7 @@ def _speech_rows(
     len(make.question('', '', heard=True, transcript=kind)['input_ids']) for kind in (False, True)
   ]
   found = _rows(number, questions, np.where(transcript, fixed[1], fixed[0]) + answers['tokens'])
-  found['said'] = questions['tokens']
+  found['said'], found['answer'] = questions['tokens'], answers['text']
   found['states'] = (
     lengths if data.cached_states else data.max_states - (limit - lengths) // rates.UNIT_HOP
   )
@@ -383,9 +419,11 @@ def token_sizes(data: DataConfig) -> dict[str, tuple[int, str]]:
     'input_ids': (data.max_tokens, 'max_tokens'),
     'labels': (data.max_tokens, 'max_tokens'),
     'ctc_labels': (data.max_ctc_labels, 'max_ctc_labels'),
+    'unit_words': (data.max_unit_words, 'max_unit_words'),
   }
 
 
 def token_fills(experiment: ExperimentConfig) -> dict[str, int]:
   """Padding value of each token array."""
-  return {'input_ids': experiment.model.special_ids.pad, 'labels': IGNORE, 'ctc_labels': IGNORE}
+  pad = experiment.model.special_ids.pad
+  return {'input_ids': pad, 'labels': IGNORE, 'ctc_labels': IGNORE, 'unit_words': -1}

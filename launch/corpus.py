@@ -79,6 +79,12 @@ def main() -> None:
     help='demo: extra sentences of the answer voice, 3 seconds each (default %(default)s)',
   )
   parser.add_argument(
+    '--unheard',
+    action='store_true',
+    help='demo: also ask all facts whose answers are held out, in the test voices (data set '
+    'unheard)',
+  )
+  parser.add_argument(
     '--workers',
     type=int,
     default=2,
@@ -118,7 +124,11 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
   from data_pipeline.corpus import build
 
   return build.build_corpus(
-    args.data, seed=args.seed, workers=args.workers, extra_sentences=args.extra_sentences
+    args.data,
+    seed=args.seed,
+    workers=args.workers,
+    extra_sentences=args.extra_sentences,
+    names=('answers', 'questions', *(('unheard',) if args.unheard else ())),
   )
 
 

@@ -3,7 +3,8 @@
 `questions` holds facts asked by several voices (train) and by voices never heard in training
 (test), with the answers as text. `answers` holds the answers in the answer voice. Its split `train`
 also has the single sentences of longer answers, because streaming speaks one sentence at a time,
-and extra sentences. k-means and vocoder never see its split `holdout`.
+and extra sentences. k-means and vocoder never see its split `holdout`. `unheard`, which the demo
+does not need, has all facts of `holdout`, asked by the test voices.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,10 +83,11 @@ def build_corpus(
   extra_sentences: int = sentences.COUNT,
   test_facts: int = 120,
   holdout_facts: int = 48,
+  names: Sequence[str] = ('answers', 'questions'),
   progress: bool = True,
 ) -> dict[str, Any]:
-  """Builds the data sets `questions` and `answers` under `data_dir`. Data sets already built with
-  the same settings are kept.
+  """Builds the data sets `names` under `data_dir`. Data sets already built with the same settings
+  are kept.
 
   Args:
     data_dir: folder of data sets.
@@ -95,6 +97,8 @@ def build_corpus(
     extra_sentences: extra sentences of the answer voice, of some 3 seconds each.
     test_facts: facts that each test voice asks in the test split.
     holdout_facts: answers held out from vocoder training.
+    names: the data sets to build, of `answers`, `questions` and `unheard`: all facts of the
+      held-out answers, asked by the test voices (split `test`).
     progress: whether to show a bar with the time left.
 
   Returns:
@@ -114,6 +118,8 @@ def build_corpus(
     raise DataError(
       f'{holdout_facts} answers cannot be held out of {len(chosen)}: give fewer, at least 1.'
     )
+  ids = _held_out(chosen, holdout_facts, seed)
+  held_out = [fact for fact in chosen if fact.id in ids]
   plans = {
     'answers': _plan_answers(
       chosen, holdout_facts, sentences.extra_sentences(extra_sentences), seed
@@ -122,10 +128,9 @@ def build_corpus(
       'train': plan_training(chosen, cast.train, seed),
       'test': plan_test(chosen, cast.test, test_facts, seed),
     },
+    'unheard': {'test': plan_test(held_out, cast.test, len(held_out), seed)},
   }
-  summary = {
-    name: _build(Path(data_dir), name, plan, workers, progress) for name, plan in plans.items()
-  }
+  summary = {name: _build(Path(data_dir), name, plans[name], workers, progress) for name in names}
   return {
     'datasets': summary,
     'train_voices': [voice.name for voice in cast.train],
@@ -199,7 +204,7 @@ def _question(fact: facts_lib.Fact, voice: voices.Voice, phrasing: int, seed: in
 def _plan_answers(
   facts: Sequence[facts_lib.Fact], holdout: int, extra: Sequence[str], seed: int
 ) -> dict[str, list[Line]]:
-  held = {fact.id for fact in balanced_sample(facts, holdout, np.random.default_rng([seed, 2]))}
+  held = _held_out(facts, holdout, seed)
 
   def line(name, text, fact=None):
     return Line(Clip(name, text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
@@ -213,6 +218,11 @@ def _plan_answers(
     + [line(f'part_{i:03d}', text) for i, text in enumerate(singles)],
     'holdout': [line(fact.id, fact.answer, fact) for fact in facts if fact.id in held],
   }
+
+
+def _held_out(facts: Sequence[facts_lib.Fact], count: int, seed: int) -> set[str]:
+  """Ids of the facts whose answers are held out."""
+  return {fact.id for fact in balanced_sample(facts, count, np.random.default_rng([seed, 2]))}
 
 
 def _spread(items: Sequence[Any], count: int | None) -> list[Any]:

@@ -5,6 +5,7 @@ working folder.
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,19 @@ class ModelSource:
     return rows(path, layer, layer + 1)[0] if rows else self.tensors[path][layer]
 
 
+def of_assembled(
+  folder: Path,
+  config: EchoXConfig,
+  engine: EngineConfig,
+  params: Mapping[str, Any],
+  tokenizer: Path,
+  language: Path,
+) -> ModelSource:
+  """What `assemble` found in the working folder `folder`."""
+  files = {tokenizer.name: tokenizer, model_folder.UNIT_LANGUAGE: language}
+  return ModelSource(str(folder), config, engine, trees.flatten(params), files)
+
+
 def open_source(folder: Path) -> ModelSource:
   """Opens a model folder (exported or imported) or a working folder of training.
 
@@ -112,14 +126,7 @@ def open_source(folder: Path) -> ModelSource:
     # training code is imported only for training folders
     from echox_jax.conversion import assemble
 
-    config, engine, params, tokenizer, language = assemble.assemble(folder)
-    return ModelSource(
-      str(folder),
-      config,
-      engine,
-      trees.flatten(params),
-      {tokenizer.name: tokenizer, model_folder.UNIT_LANGUAGE: language},
-    )
+    return of_assembled(folder, *assemble.assemble(folder))
   raise errors.CheckpointError(
     f'{folder} is neither a model folder ({model_folder.CONFIG} and {model_folder.WEIGHTS}) nor '
     'a working folder with the stages echo and '

@@ -268,6 +268,65 @@ def unit_languages(rows: Sequence[Mapping[str, Any]]) -> bytes:
   return _png(figure)
 
 
+def shares(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Sequence[float]]]]]) -> bytes:
+  """Shares with intervals, one panel per question, one line per variant.
+
+  Args:
+    panels: title -> (variant, {split: (mean, low, high)}) of each line.
+  """
+  sizes = [len(rows) + 1.2 for rows in panels.values()]
+  figure = _figure(9.6, 0.34 * sum(sizes))
+  grid = figure.add_gridspec(len(panels), 1, height_ratios=sizes)
+  for place, (title, rows) in enumerate(panels.items()):
+    axes = _styled(figure.add_subplot(grid[place, 0]), title)
+    for number, split in enumerate(dict.fromkeys(name for _, row in rows for name in row)):
+      colour = (BLUE, ORANGE, GREEN, RED)[number % 4]
+      points = [(y, row[split]) for y, (_, row) in enumerate(rows) if split in row]
+      middle = np.asarray([mean for _, (mean, _, _) in points])
+      ends = np.asarray([(low, high) for _, (_, low, high) in points]).T
+      axes.errorbar(
+        middle,
+        [y + 0.16 * number for y, _ in points],
+        xerr=np.nan_to_num(np.abs(ends - middle)),
+        fmt='o',
+        color=colour,
+        markersize=3.5,
+        lw=1.4,
+        label=split,
+      )
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.invert_yaxis()
+    if place == 0:
+      axes.legend(fontsize=7, frameon=False)
+  return _png(figure)
+
+
+def latency(rows: Sequence[tuple[str, float, Mapping[str, Sequence[float]]]], axis: str) -> bytes:
+  """Shares over latency: (name, latency, {split: (mean, low, high)}) of each point; `axis` tells
+  what the latency is.
+  """
+  splits = tuple(dict.fromkeys(split for _, _, found in rows for split in found))
+  figure = _figure(9.6, 3.0)
+  for place, split in enumerate(splits, 1):
+    axes = _axes(figure, 1, len(splits), place, f'right answers, {split}')
+    for number, (name, at, found) in enumerate(rows):
+      mean, low, high = found[split]
+      axes.errorbar(
+        at,
+        mean,
+        yerr=np.nan_to_num([[mean - low], [high - mean]]),
+        fmt='o',
+        color=(BLUE, ORANGE, GREEN, RED, GREY, INK)[number % 6],
+        markersize=4,
+        lw=1.2,
+        label=name,
+      )
+    axes.set_xlabel(axis, color=GREY)
+    if place == len(splits):
+      axes.legend(fontsize=7, frameon=False)
+  return _png(figure)
+
+
 def _shorten(text: str, seconds: float, whole: float) -> str:
   """As much of `text` as fits into a bar of `seconds` in a figure of `whole` seconds."""
   room = int(115 * seconds / whole)

@@ -9,6 +9,9 @@ into the echo decoder. The *frozen* T2C decodes pseudo-labels Y' from H's text X
 
 The paper sums the cosine term over tokens. Here it is the mean, so that lambda does not depend on
 batch or length.
+
+With `echo_targets` = `recorded`, Y' are the unit words of the answer's recording instead: the
+conventional way, to compare with.
 """
 
 import functools
@@ -27,11 +30,12 @@ from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from echox_jax.parallel import sharding
 from echox_jax.prompts import IGNORE
 from echox_jax.training import chunked_losses, losses, s2t_step
-from echox_jax.training.experiment import ExperimentConfig
+from echox_jax.training.experiment import ExperimentConfig, LossConfig
 
 Array = jax.Array
 Metrics = dict[str, Array]
 ECHO_TEXTS = ('gold', 'argmax', 'generate')
+ECHO_TARGETS = ('decoded', 'recorded')
 
 
 class Answers(NamedTuple):
@@ -125,9 +129,11 @@ def echo_loss(
   Args:
     params: groups `llm`, `adapter`, `unit_text_embedding`, `t2c` (frozen), `echo`,
       `denoising_adapter`, and `whisper` if states are not cached.
-    batch: as in `s2t_step.s2t_loss`, one answer per row.
+    batch: as in `s2t_step.s2t_loss`, one answer per row; with recorded targets also `unit_words`
+      int[B,W], -1 = none.
     rng: dropout key; None = deterministic.
-    experiment: the job; `train.loss` has the weights, the source of X' and the slice budgets.
+    experiment: the job; `train.loss` has the weights, the sources of X' and Y' and the slice
+      budgets.
 
   Returns:
     (loss, metrics of `s2t_loss` and `echo_ce`, `denoising`, `slices`, `unit_words`, `replaced_text`
@@ -136,13 +142,10 @@ def echo_loss(
     `overflow_answers`).
 
   Raises:
-    ConfigError: `echo_text` is unknown.
+    ConfigError: `echo_text` or `echo_targets` is unknown, or they do not go together.
   """
   cfg, choices = experiment.model, experiment.train.loss
-  if choices.echo_text not in ECHO_TEXTS:
-    raise errors.ConfigError(
-      f'train.loss.echo_text is {choices.echo_text!r}: use one of {", ".join(ECHO_TEXTS)}.'
-    )
+  _check_sources(choices)
   s2t_rng, generate_rng, echo_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
   batch = s2t_step.with_states(params, batch, rng, experiment)
   output = echox.s2t_forward(params, cfg, batch, **s2t_step.dropout(s2t_rng))
@@ -150,10 +153,11 @@ def echo_loss(
   if choices.echo_text == 'generate':
     own, metrics['overflow_answers'] = _own_answers(params, cfg, batch, choices.max_new_tokens)
     output = echox.s2t_forward(params, cfg, own, **s2t_step.dropout(generate_rng))
+  spoken = answers(cfg, output, batch['input_ids'].shape[1])
   slices = batch_slices(
     params,
     cfg,
-    answers(cfg, output, batch['input_ids'].shape[1]),
+    spoken,
     choices.max_slices,
     choices.slices_per_batch // experiment.train.accumulate_steps,
   )
@@ -163,7 +167,10 @@ def echo_loss(
       slices.states, head_embedding(params['llm']), choices.chunk_tokens
     )
     text, replaced = spoken_text(cfg, likeliest, slices)
-  words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
+  if choices.echo_targets == 'recorded':
+    words = recorded_words(batch['unit_words'], spoken, slices, choices.max_slices)
+  else:
+    words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
   ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices.chunk_tokens)
 
   def count(x):
@@ -182,6 +189,20 @@ def echo_loss(
     'overflow_unit_words': count(words.overflow),
   }
   return ce.mean + choices.denoising_weight * denoising.mean + choices.s2t_weight * s2t, metrics
+
+
+def _check_sources(choices: LossConfig) -> None:
+  """Raises ConfigError if the sources of X' and Y' are unknown or do not go together."""
+  for field, known in (('echo_text', ECHO_TEXTS), ('echo_targets', ECHO_TARGETS)):
+    if getattr(choices, field) not in known:
+      raise errors.ConfigError(
+        f'train.loss.{field} is {getattr(choices, field)!r}: use one of {", ".join(known)}.'
+      )
+  if choices.echo_targets == 'recorded' and choices.echo_text == 'generate':
+    raise errors.ConfigError(
+      "train.loss.echo_targets 'recorded' says the given answer, which echo_text 'generate' "
+      "replaces: set echo_text to 'gold' or 'argmax'."
+    )
 
 
 def answers(cfg: EchoXConfig, output: echox.S2TOutput, room: int) -> Answers:
@@ -302,6 +323,27 @@ def pseudo_labels(
   frozen = jax.lax.stop_gradient((params['t2c'], params['unit_text_embedding']['embedding']))
   return generate.decode_unit_words(
     frozen[0], cfg, frozen[1], unit_decoder.embed_text(frozen[1], text), lengths, max_words
+  )
+
+
+def recorded_words(
+  recorded: Array, spoken: Answers, slices: SliceBatch, max_slices: int
+) -> generate.UnitWords:
+  """Returns the recorded unit words of the slices that are whole answers; other slices, for which
+  there is no recording, get none.
+
+  Args:
+    recorded: int[B,W], right-padded with -1, row by row as in `spoken`.
+    spoken: the answers.
+    slices: M slices of them.
+    max_slices: as for `batch_slices`.
+  """
+  row = slices.number // max_slices
+  words = jnp.take(recorded, row, axis=0)
+  whole = slices.lengths == spoken.lengths[row]
+  lengths = jnp.where(whole & (slices.lengths > 0), jnp.sum(words >= 0, axis=1), 0)
+  return generate.UnitWords(
+    jnp.maximum(words, 0), lengths.astype(jnp.int32), jnp.zeros_like(slices.lengths)
   )
 
 

@@ -50,6 +50,9 @@ class DataConfig:
   `eval_sets`: held-out sets for evaluation during training (`validation`).
   `weights`: relative sampling weights of the sets; empty = every row of all sets once per epoch.
   `written_fraction`: fraction of s2t and echo rows that are written questions, without speech.
+  `spoken_share`: share of the spoken questions of s2t and echo, evenly spread over the sets.
+  `recordings`: sets that hold the recorded answers of s2t and echo questions; a question whose
+  answer has no recording is left out. Empty = no recording is needed.
   `max_tokens`: length of a whole row, prompt and answer.
   `max_reduced_units`: maximum units of a clip that the duration predictor sees at a time.
   `workers`: number of reader processes; 0 = read in a thread.
@@ -65,6 +68,8 @@ class DataConfig:
   weights: tuple[float, ...] = ()
   cached_states: bool = True
   written_fraction: float = 0.0
+  spoken_share: float = 1.0
+  recordings: tuple[str, ...] = ()
   max_tokens: int = 96
   max_ctc_labels: int = 48
   max_states: int = 256
@@ -107,6 +112,10 @@ class LossConfig:
 
   `echo_text`: source of X' for the pseudo-labels: `gold`, `argmax` (teacher-forced argmax) or
   `generate`.
+  `echo_targets`: unit words that the echo decoder learns to say: `decoded` (pseudo-labels of the
+  frozen text-to-codec model, the paper's) or `recorded` (those of the answer's recording in
+  `data.recordings`: conventional training). A recording is of a whole answer: let
+  `model.streaming` cut none. Slices of answers that are cut count as silent.
   `max_new_tokens`: longest answer that `generate` makes.
   `max_slices`: maximum slices of an answer; the excess is counted.
   `slices_per_batch`: static number of slices that echo training takes from a batch; 0 = batch size
@@ -121,6 +130,7 @@ class LossConfig:
 
   ctc_weight: float = 0.3
   echo_text: str = 'argmax'
+  echo_targets: str = 'decoded'
   max_new_tokens: int = 512
   max_slices: int = 8
   slices_per_batch: int = 0

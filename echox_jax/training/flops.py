@@ -248,6 +248,8 @@ def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
     'echo': 3 * _unit_decoder(cfg, slices, prompt + words + 1),
     'echo_head': 3 * _unit_head(cfg, slices * (words + 2)),
   }
+  if choices.echo_targets == 'recorded':
+    del parts['pseudo_labels']
   if choices.echo_text == 'argmax':
     parts['own_text'] = head_forward(width, vocabulary, slices * tokens)
   # generated answers, then another pass over them instead of the gold ones

@@ -77,6 +77,7 @@ def held_out(experiment: ExperimentConfig, name: str) -> ExperimentConfig:
     sets=(name,),
     weights=(),
     written_fraction=0.0,
+    spoken_share=1.0,
     buckets=(),
     augment=AugmentConfig(),
     workers=0,

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline import batches, rows, selection
-from echox_jax import errors, prompts, tokenizer
+from data_pipeline import batches, dataset, rows, selection
+from echox_jax import config, errors, prompts, tokenizer
 from echox_jax.prompts import IGNORE
 from echox_jax.prompts import NANO_IDS as ids
-from echox_jax.training.experiment import AugmentConfig
+from echox_jax.training.experiment import AugmentConfig, LossConfig
 from tests.helpers.batch_jobs import FACTS, UNIT_WORDS, V, experiment, same, take
 
 
@@ -317,3 +317,39 @@ def test_examples_of_a_batch_are_named(workdir, stage, options):
         np.testing.assert_array_equal(row[start : start + len(ids_of)], ids_of)
         start += len(ids_of)
       assert named and (job.data.packing or len(named) == 1)
+
+
+def test_recorded_answers_are_found_by_their_text(workdir, tmp_path):
+  """Both voices that ask get the one recording; a question whose answer was not recorded goes."""
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  kept = [
+    example
+    for example in dataset.read_examples(tmp_path / 'precomputed', 'answers', 'train')
+    if int(example.id) % 2
+  ]
+  dataset.write_dataset(tmp_path / 'precomputed', 'odd', {'train': kept})
+  job = experiment('echo', recordings=('odd/train',), batch_size=len(FACTS) // 2 * 2)
+  chosen = selection.select(job, tmp_path)
+  odd = [i for i in range(len(FACTS)) if i % 2]
+  unsaid = 2 * sum(FACTS[i][1] not in {FACTS[j][1] for j in odd} for i in range(len(FACTS)))
+  assert chosen.left_out == {'without a recorded answer': unsaid} and chosen.spoken is None
+  recorded = config.build(LossConfig, dict(echo_targets='recorded'))
+  says = dataclasses.replace(job, train=dataclasses.replace(job.train, loss=recorded))
+  batch = next(batches.make_iterator(says, tmp_path))
+  model = tokenizer.TextTokenizer(tmp_path / 'precomputed' / 'tokenizer.model')
+  for labels, words in zip(batch['labels'], batch['unit_words']):
+    said = model.decode(labels[labels != IGNORE][1:-1])
+    first = next(i for i in odd if FACTS[i][1] == said)
+    assert [w for w in words if w >= 0] == list(range(first % UNIT_WORDS + 1))
+  with pytest.raises(errors.ConfigError, match='data.recordings is empty'):
+    selection.select(
+      dataclasses.replace(says, data=dataclasses.replace(says.data, recordings=())), tmp_path
+    )
+
+
+def test_a_share_of_the_spoken_questions(workdir):
+  whole = selection.select(experiment('echo'), workdir).rows
+  some = selection.select(experiment('echo', spoken_share=0.5), workdir).rows
+  assert len(some) == len(whole) // 2 and set(some['example']) < set(whole['example'])
+  with pytest.raises(errors.ConfigError, match='spoken_share is 0'):
+    selection.select(experiment('echo', spoken_share=0.0), workdir)

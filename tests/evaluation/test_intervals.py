@@ -47,3 +47,33 @@ def test_nothing_to_draw_from():
   assert alone.value == 0.5 and alone.low is None and alone.rounded()['high'] is None
   same = intervals.mean([1] * 5, 'abcde')
   assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_interval_of_a_mean_is_as_wide_as_theory_says():
+  values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+  found = intervals.bootstrap_mean(values)
+  assert found.mean == pytest.approx(values.mean()) and found.low < found.mean < found.high
+  assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+  assert intervals.bootstrap_mean(values) == found
+
+
+def test_pairs_remove_what_both_have_in_common():
+  rng = np.random.default_rng(1)
+  hard, noise = rng.normal(0, 5, 200), rng.normal(0, 0.1, (2, 200))
+  apart = intervals.paired_bootstrap(hard + 0.2 + noise[0], hard + noise[1])
+  assert 0.1 < apart.low < 0.2 < apart.high < 0.3
+  assert intervals.paired_bootstrap(hard + 1.0, hard) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_seeds_that_differ_make_the_interval_wide():
+  """Many questions tell nothing about another training run."""
+  seeds = np.asarray([[0.2], [0.5], [0.8]]) + np.zeros((3, 500))
+  found = intervals.bootstrap_mean(seeds)
+  assert found.low == pytest.approx(0.2) and found.high == pytest.approx(0.8)
+  one = intervals.paired_bootstrap(seeds, np.full((1, 500), 0.5))
+  assert one.low == pytest.approx(-0.3) and one.high == pytest.approx(0.3)
+
+
+def test_a_single_value_has_no_interval():
+  found = intervals.bootstrap_mean([0.5])
+  assert found.mean == 0.5 and np.isnan(found.low) and np.isnan(found.high)

@@ -166,3 +166,35 @@ def test_slices_are_gathered_and_what_has_no_room_is_counted(start):
   cfg = dataclasses.replace(cfg, streaming=dataclasses.replace(cfg.streaming, max_slice_tokens=3))
   slices = gather(4)
   assert slices.lengths.tolist() == [3, 0, 0, 0] and slices.overflow_slice_tokens == 3
+
+
+def test_conventional_targets_are_those_of_the_recording(start):
+  """A whole answer gets what was recorded, not what the frozen T2C says; a cut one gets nothing."""
+  recorded = np.full((3, 10), -1, np.int32)
+  for row, words in enumerate(SAYINGS.values()):
+    recorded[row, : len(words)] = words[::-1]
+  states = jnp.zeros((3, 6, 24))
+  spoken = echo_step.Answers(states, jnp.zeros((3, 6), jnp.int32), jnp.array([4, 3, 5]))
+  slices = echo_step.SliceBatch(
+    *spoken[:2], spoken.lengths, 3 * jnp.arange(3), jnp.int32(0), jnp.int32(0)
+  )
+  words = echo_step.recorded_words(jnp.asarray(recorded), spoken, slices, 3)
+  for row, said in enumerate(SAYINGS.values()):
+    assert words.ids[row, : words.lengths[row]].tolist() == list(said[::-1])
+  part = slices._replace(lengths=jnp.array([3, 3, 0]))
+  assert echo_step.recorded_words(jnp.asarray(recorded), spoken, part, 3).lengths.tolist() == [
+    0,
+    3,
+    0,
+  ]
+
+  never = dataclasses.replace(CFG.streaming, min_tokens=999, min_tokens_above_threshold=999)
+  job = experiment(echo_targets='recorded', echo_text='gold')
+  job = dataclasses.replace(job, model=dataclasses.replace(CFG, streaming=never))
+  batch = echo_rows.batch() | {'unit_words': jnp.asarray(recorded)}
+  _, metrics = jax.jit(lambda p: echo_step.echo_loss(p, batch, None, job))(
+    start | {'echo': start['t2c']}
+  )
+  assert metrics['unit_words'] == 14 and metrics['silent_slices'] == 0
+  with pytest.raises(errors.ConfigError, match='which echo_text .generate. replaces'):
+    echo_step.echo_loss({}, {}, None, experiment(echo_targets='recorded', echo_text='generate'))

@@ -1,0 +1,165 @@
+"""What the cells of an ablation show: scores and paired differences with intervals, as rows of
+tables, and in plain words.
+
+A record is one question and its answer (`launch.ablate.answering.records`). All cells answer the
+same questions in the same order. Intervals are for other questions and other seeds
+(`intervals.bootstrap_mean`).
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from echox_jax import errors
+from echox_jax.evaluation.intervals import Interval, bootstrap_mean, paired_bootstrap
+
+Record = Mapping[str, Any]
+Answers = Sequence[Sequence[Record]]  # of one variant: by seed and question
+
+# Whether training has heard the spoken answer of a fact; `known`: not it, but all of its words.
+HEARD, KNOWN, NEW = 'heard', 'known', 'new'
+SPLITS = {'heard': (HEARD,), 'unheard': (KNOWN, NEW), 'new words': (NEW,)}
+_SHOWN = ('heard', 'unheard')  # in differences and in words
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One variant.
+
+  Attributes:
+    name, what: of the variant, and in words.
+    seeds: how many cells it has.
+    s2t: share of right texts, over all questions.
+    s2s: share of spoken answers that the judge hears as right, by split.
+    gap: s2t - s2s of the same answers, over all questions.
+    wer: words that the judge hears wrong, against the text, over all questions.
+    difference: s2s against the base, by split; empty for the base itself.
+    lag, first_audio_s, slices: means; `first_audio_s` is None where no times were taken.
+  """
+
+  name: str
+  what: str
+  seeds: int
+  s2t: Interval
+  s2s: dict[str, Interval]
+  gap: Interval
+  wer: float
+  difference: dict[str, Interval]
+  lag: float
+  first_audio_s: float | None
+  slices: float
+
+
+def row(name: str, what: str, answers: Answers, base: Answers | None = None) -> Row:
+  """The scores of a variant, and its differences from `base`; a split without questions is left
+  out.
+
+  Raises:
+    DataError: the two answered different questions.
+  """
+  if len({tuple(record['id'] for record in seed) for seed in (*answers, *(base or ()))}) != 1:
+    raise errors.DataError(
+      f'the cells of {name!r} and of what it is compared with answered different questions: '
+      'remove the folder of the ablation, or what changed in its data.'
+    )
+  everything = [record for seed in answers for record in seed]
+  s2t, s2s = (_table(answers, kind, HEARD, KNOWN, NEW) for kind in ('s2t', 's2s'))
+  found = {split: kinds for split, kinds in SPLITS.items() if _table(answers, 's2s', *kinds).size}
+  times = [r['first_audio_s'] for r in everything if r['first_audio_s'] is not None]
+  spoken = [r['lag'] for r in everything if r['slices']]
+  return Row(
+    name,
+    what,
+    len(answers),
+    bootstrap_mean(s2t),
+    {split: bootstrap_mean(_table(answers, 's2s', *kinds)) for split, kinds in found.items()},
+    paired_bootstrap(s2t, s2s),
+    sum(r['errors'] for r in everything) / max(1, sum(r['words'] for r in everything)),
+    {
+      split: paired_bootstrap(_table(answers, 's2s', *kinds), _table(base, 's2s', *kinds))
+      for split, kinds in found.items()
+      if base is not None
+    },
+    float(np.mean(spoken)) if spoken else 0.0,
+    float(np.median(times)) if times else None,
+    float(np.mean([r['slices'] for r in everything])),
+  )
+
+
+def _table(answers: Answers, kind: str, *splits: str) -> np.ndarray:
+  """bool[seeds,questions]: which answers of the splits are right."""
+  return np.asarray([[r[kind] for r in seed if r['split'] in splits] for seed in answers], bool)
+
+
+def markdown(rows: Sequence[Row], timed: bool = False) -> str:
+  """A table; differences whose interval excludes 0 are bold. `timed`: with the columns of
+  streaming.
+  """
+  splits = [split for split in SPLITS if split in rows[0].s2s]
+  compared = [split for split in _SHOWN if split in splits]
+  head = ['variant', 'S2T', *(f'S2S, {split}' for split in splits), 'WER']
+  head += ['tokens before the first cut', 'first sound, s', 'slices'] if timed else ['S2T − S2S']
+  head += [f'difference, {split}' for split in compared]
+  lines = [head, ['---'] * len(head)]
+  for one in rows:
+    first = '–' if one.first_audio_s is None else f'{one.first_audio_s:.3f}'
+    cells = [one.what, _share(one.s2t), *(_share(one.s2s[split]) for split in splits)]
+    cells += [f'{one.wer:.3f}']
+    cells += [f'{one.lag:.1f}', first, f'{one.slices:.2f}'] if timed else [_signed(one.gap)]
+    cells += [_signed(one.difference.get(split)) for split in compared]
+    lines.append(cells)
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n'
+
+
+def _share(interval: Interval) -> str:
+  return f'{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]'
+
+
+def _signed(interval: Interval | None) -> str:
+  if interval is None:
+    return 'base'
+  text = f'{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]'
+  return f'**{text}**' if is_certain(interval) else text
+
+
+def is_certain(difference: Interval) -> bool:
+  """Whether its interval excludes 0."""
+  return difference.low > 0 or difference.high < 0
+
+
+def against(base: str, one: Row) -> str:
+  """Sentences on how a variant compares with the base on each split, whichever way that falls."""
+  sentences = []
+  for split in _SHOWN:
+    if split not in one.difference:
+      continue
+    found = one.difference[split]
+    points, low, high = (100 * value for value in found)
+    bounds = f'({points:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f})'
+    facts = f'On {split} facts'
+    if found.low > 0:
+      sentences.append(f'{facts} {one.what} is right more often than {base} {bounds}.')
+    elif found.high < 0:
+      sentences.append(f'{facts} {one.what} is right less often than {base} {bounds}.')
+    else:
+      sentences.append(f'{facts} {one.what} and {base} cannot be told apart {bounds}.')
+  return ' '.join(sentences)
+
+
+def in_words(title: str, rows: Sequence[Row]) -> str:
+  """A paragraph on one question; the first row is the base."""
+  base, *others = rows
+  listed = [against(base.what, one) for one in others]
+  return f'**{title}.** {" ".join(listed)}'
+
+
+def caution(rows: Sequence[Row]) -> str:
+  """A sentence on how many of all differences would look certain by chance alone."""
+  found = [one.difference[split] for one in rows for split in _SHOWN if split in one.difference]
+  certain = sum(map(is_certain, found))
+  return (
+    f'Of {len(found)} differences, {certain} exclude 0; by chance alone, if no variant mattered, '
+    f'{len(found) / 20:.1f} would.'
+  )

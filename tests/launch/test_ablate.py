@@ -1,0 +1,219 @@
+"""Ablations: cells are done once by any number of processes, questions fall into the right split,
+every variant is a job that can run, and a folder holds one ablation.
+"""
+
+import dataclasses
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from data_pipeline import dataset, schema
+from echox_jax import errors
+from echox_jax.conversion import assemble
+from echox_jax.models.unit_decoder import DenoisingAdapter
+from echox_jax.training import echo_step, validation
+from launch.ablate import __main__ as ablate
+from launch.ablate import cells, presets, questions, results, work
+from tests.helpers import tiny_model
+
+NANO = presets.get_preset('nano')
+
+
+def test_processes_share_tasks_and_nothing_is_done_twice(tmp_path):
+  done, tell = [], lambda line: None
+
+  def task(name, needs=()):
+    def run():
+      assert all(need in done for need in needs)
+      time.sleep(0.02)
+      done.append(name)
+
+    return work.Task(name, run, needs)
+
+  tasks = [
+    task('a'),
+    task('b', ('a',)),
+    *(task(f'c{i}', ('a',)) for i in range(6)),
+    task('d', ('b',)),
+  ]
+  threads = [threading.Thread(target=work.run_all, args=(tasks, tmp_path, tell)) for _ in range(3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert sorted(done) == sorted(t.name for t in tasks)
+  assert set(work.seconds(tmp_path)) == set(done)
+
+
+def test_a_task_that_fails_is_done_again_and_finished_ones_are_kept(tmp_path):
+  ran, full = [], [True]
+
+  def fail():
+    ran.append('second')
+    if full[0]:
+      raise OSError('no space')
+
+  tasks = [work.Task('first', lambda: ran.append('first')), work.Task('second', fail, ('first',))]
+  with pytest.raises(OSError, match='no space'):
+    work.run_all(tasks, tmp_path)
+  full[0] = False
+  work.run_all(tasks, tmp_path)
+  assert ran == ['first', 'second', 'second']
+
+
+def job(stage, *options):
+  return cells.Cells(NANO, NANO.config.parent, None)._job(stage, NANO.config.parent, options)
+
+
+@pytest.mark.parametrize('variant', NANO.variants, ids=lambda variant: variant.name)
+def test_every_variant_is_a_job_that_differs_from_echo(variant):
+  built = job('echo', *variant.model, *variant.echo)
+  validation.check(built)
+  echo_step._check_sources(built.train.loss)
+  assert built.data.recordings == ('answers/train',) and built.train.steps == 100
+  assert (built == job('echo')) == (variant.name == 'echo' or not variant.trains)
+  for stage in ('s2t', 't2c'):
+    validation.check(job(stage, *variant.model, *(variant.t2c if stage == 't2c' else ())))
+
+
+def test_no_stage_of_the_ablation_hears_the_held_out_answers():
+  for stage in ('t2c', 'vocoder', 'echo'):
+    data = job(stage).data
+    assert 'answers/holdout' not in (*data.sets, *data.recordings)
+
+
+def test_an_adapter_that_changes_no_state():
+  cfg = tiny_model.tiny_config()
+  with pytest.raises(errors.CheckpointError, match='at least 64'):
+    assemble._identity(32, 32)
+  cfg = dataclasses.replace(
+    cfg, unit_decoder=dataclasses.replace(cfg.unit_decoder, denoising_intermediate_size=70)
+  )
+  states = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
+  same = DenoisingAdapter(cfg).apply({'params': assemble._identity(32, 70)}, states)
+  np.testing.assert_allclose(same, states, atol=1e-6)
+
+
+@pytest.fixture
+def data(tmp_path):
+  """Two recorded answers; test questions about them, and about two that nobody has heard."""
+  sound = lambda seed: (tiny_model.question(0.6, seed) * 32767).astype(np.int16)
+
+  def question(name, answer, reference):
+    return schema.Example(
+      name,
+      (
+        schema.Turn('user', f'{name}?', speaker='v', source='mine', audio=sound(len(name))),
+        schema.Turn('assistant', answer, category='c', references=(reference,)),
+      ),
+    )
+
+  asked = [
+    question('heard', 'Two and two is four.', 'four'),
+    question('known', 'Four less two is two.', 'two'),
+    question('new', 'It is Oslo.', 'Oslo'),
+  ]
+  recorded = [
+    schema.Example(str(i), (schema.Turn('assistant', text, audio=sound(i)),))
+    for i, text in enumerate(('Two and two is four.', 'It is a cow.'))
+  ]
+  dataset.write_dataset(tmp_path, 'questions', {'test': asked[:2]})
+  dataset.write_dataset(tmp_path, 'unheard', {'test': asked[1:]})
+  dataset.write_dataset(tmp_path, 'answers', {'train': recorded})
+  return tmp_path
+
+
+def test_questions_by_whether_the_answer_was_heard(data):
+  found = questions.read(data, 10)
+  assert {q.id: q.split for q in found} == dict(heard='heard', known='known', new='new')
+  assert len(questions.read(data, 1)) == 2
+  dataset.write_dataset(
+    data, 'answers', {'train': [schema.Example('x', (schema.Turn('assistant', 'No.'),))]}
+  )
+  with pytest.raises(errors.DataError, match='no heard fact'):
+    questions.read(data, 10)
+
+
+class FakeJudge:
+  """Hears "four" in everything."""
+
+  def __init__(self, cache_dir):
+    pass
+
+  def transcribe(self, waves):
+    return ['four'] * len(waves)
+
+
+def test_models_answer_in_all_ways(data, tmp_path, monkeypatch):
+  pytest.importorskip('whisper_normalizer', reason="the judge is in the extra 'eval'")
+  from launch.ablate import answering
+
+  monkeypatch.setattr('echox_jax.evaluation.judge.Judge', FakeJudge)
+  monkeypatch.setattr(answering, '_AT_A_TIME', 2)  # as in other tests, which have compiled it
+  model, asked = tiny_model.tiny_bundle(tmp_path), questions.read(data, 10)
+  params = dict(model.params) | {'t2c': model.params['echo']}
+  model, listen = dataclasses.replace(model, params=params), answering.Listener(tmp_path)
+  ways = dict(
+    batches=answering.in_batches(model, asked),
+    alone=answering.one_by_one(model, asked, presets.Cutting('', '')),
+    cascade=answering.cascade(model, asked),
+  )
+  told = {way: list(answering.records(asked, spoken, listen)) for way, spoken in ways.items()}
+  for records in told.values():
+    assert [r['s2s'] for r in records] == [True, False, False]
+    assert [r['answer'] for r in records] == [r['answer'] for r in told['batches']]
+  assert all(r['first_audio_s'] > 0 for r in told['alone'] if r['slices'])
+
+
+def test_results_are_written_from_the_answers_alone(tmp_path):
+  pytest.importorskip('matplotlib', reason="figures are in the extra 'demo'")
+
+  def read(name):
+    rng = np.random.default_rng(len(name))
+    return [
+      dict(
+        id=str(i),
+        split=('heard', 'known', 'new')[i % 3],
+        s2t=True,
+        s2s=bool(rng.random() < 0.5),
+        errors=0,
+        words=3,
+        lag=7,
+        slices=1,
+        first_audio_s=0.05 if 'threshold' in name else None,
+      )
+      for i in range(12)
+    ]
+
+  text = results.write(NANO, tmp_path, read, {'corpus': 60.0})
+  for question in presets.QUESTIONS.values():
+    assert f'## {question}' in text
+  for variant in NANO.variants:
+    assert variant.what in text
+  found = json.loads((tmp_path / 'results.json').read_text())
+  assert list(found['blocks']) == list('abcdefg') and found['minutes'] == 1.0
+  assert len(found['blocks']['a']) == 5 and found['blocks']['a'][0]['difference'] == {}
+  assert all((tmp_path / name).stat().st_size > 10_000 for name in ('shares.png', 'latency.png'))
+
+
+def test_a_folder_holds_one_ablation(tmp_path):
+  ablate.check_same(tmp_path, NANO, None)
+  ablate.check_same(tmp_path, NANO, None)
+  with pytest.raises(errors.ConfigError, match='holds another ablation'):
+    ablate.check_same(tmp_path, presets.get_preset('tiny'), None)
+  with pytest.raises(errors.ConfigError, match='no preset .huge.: use one of nano, tiny'):
+    ablate.main(['--out', str(tmp_path), '--preset', 'huge'])
+  with pytest.raises(errors.CheckpointError, match='no finished text, s2t, vocoder, data'):
+    ablate.main(['--out', str(tmp_path), '--from', str(tmp_path)])
+
+
+def test_the_cells_of_nano(tmp_path, capsys):
+  ablate.main(['--out', str(tmp_path / 'x'), '--list'])
+  names = capsys.readouterr().out.split()
+  assert len(names) == len(set(names)) and not (tmp_path / 'x').exists()
+  trained = [v.name for v in NANO.variants if v.trains]
+  assert {f'{name}_seed{seed}' for name in trained for seed in (0, 1, 2)} <= set(names)
+  assert {'cascade', 'untrained', 't2c_plain', 's2t_released', 'streaming_2'} <= set(names)
