@@ -103,9 +103,8 @@ def build(
   """
   source, data_dir = Path(source), Path(data_dir)
   _check(limits, sharing, source)
-  work = SharedWork(
-    data_dir, process or Process(), name=f'corpus-{prefix}', wait_seconds=sharing.wait_seconds
-  )
+  process = process or Process()
+  work = SharedWork(data_dir, process, name=f'corpus-{prefix}', wait_seconds=sharing.wait_seconds)
   folder, root = work.scratch / 'plan', source if source.is_dir() else source.parent
   list_of_refused = data_dir.with_name(f'{data_dir.name}.{quarantine.FILE}')
   refused = Quarantine(str(source), limits.max_quarantined)

@@ -6,7 +6,7 @@ names the files with their checksums, which are the identity of the data set. `I
 last: with it the data set is there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 import functools
 from pathlib import Path
 import tempfile
@@ -172,10 +172,19 @@ def _write_tfds(
   with tempfile.TemporaryDirectory() as folder:
     for name in (name for found in splits.values() for name in found):
       (Path(folder) / name).touch()  # TFDS wants to see them
+    names = tfds.core.ShardedFileTemplate(folder, template, _NAME, None, 'array_record')
     tfds.folder_dataset.write_metadata(
       data_dir=folder,
       features=tfds_builder.features(width, keep_encoded),
-      split_infos=[_split_info(split, list(found.values())) for split, found in splits.items()],
+      split_infos=[
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=[about['examples'] for about in found.values()],
+          num_bytes=sum(about['record_bytes'] for about in found.values()),
+          filename_template=names,
+        )
+        for split, found in splits.items()
+      ],
       version=_VERSION,
       filename_template=template,
       check_data=False,
@@ -183,15 +192,3 @@ def _write_tfds(
       disable_shuffling=True,
     )
     files_lib.atomic_write_bytes(path, (Path(folder) / path.name).read_bytes())
-
-
-def _split_info(split: str, found: Sequence[About]) -> Any:
-  """A `tfds.core.SplitInfo`."""
-  import tensorflow_datasets as tfds
-
-  return tfds.core.SplitInfo(
-    name=split,
-    shard_lengths=[about['examples'] for about in found],
-    num_bytes=sum(about['record_bytes'] for about in found),
-    filename_template=None,  # that of the data set
-  )

@@ -31,7 +31,8 @@ WAIT_SECONDS = 3600.0  # for the next output of another process
 _POLL_SECONDS = 0.2
 
 Outputs = dict[Path, str]  # path -> fingerprint of all its inputs
-Note = dict[str, Any]  # inputs, sha256, bytes, seconds, measured; beside: bytes of other files
+# inputs, sha256, bytes, seconds, measured; beside: suffix -> sha256, bytes of the files beside it
+Note = dict[str, Any]
 Make = Callable[[int, Path], Mapping[str, Any] | None]
 
 
@@ -128,7 +129,10 @@ class SharedWork:
     try:  # the note first: if its inputs match, the output can only be the new one
       return note.get('inputs') == inputs and all(
         path.with_name(path.name + suffix).stat().st_size == size
-        for suffix, size in {'': note['bytes'], **note.get('beside', {})}.items()
+        for suffix, size in [
+          ('', note['bytes']),
+          *((suffix, other['bytes']) for suffix, other in note['beside'].items()),
+        ]
       )
     except FileNotFoundError:
       return False
@@ -185,11 +189,8 @@ class SharedWork:
       self._note_path(path),
       {
         'inputs': inputs,
-        'sha256': checksum(beside),
-        'bytes': beside.stat().st_size,
-        'beside': {
-          other.name.removeprefix(path.name): other.stat().st_size for other in sorted(others)
-        },
+        **_content(beside),
+        'beside': {other.name.removeprefix(path.name): _content(other) for other in sorted(others)},
         'seconds': round(time.monotonic() - started, 2),
         'measured': dict(measured or {}),
       },
@@ -221,3 +222,7 @@ class SharedWork:
 
   def _note_path(self, path: Path) -> Path:
     return self._notes / path.relative_to(self.folder).with_name(f'{path.name}.json')
+
+
+def _content(path: Path) -> dict[str, Any]:
+  return {'sha256': checksum(path), 'bytes': path.stat().st_size}

@@ -165,7 +165,7 @@ def _count_tokens(job: Job, name: str) -> None:
   def count(i: int, beside: Path) -> None:
     parts.write_arrays(beside, {'tokens': counter(job.records[name][i])})
 
-  job.work.run(f'tokens of {name}', outputs, count)
+  job.work.run('tokens', outputs, count)
   job.work.keep_only(outputs)
 
 

@@ -96,7 +96,7 @@ def test_stopped_at_any_point(tmp_path, monkeypatch, inputs, call):
 
 def test_each_process_makes_its_share(tmp_path, monkeypatch):
   made = []
-  monkeypatch.setattr(SharedWork, '_await', lambda self, outputs: None)
+  monkeypatch.setattr(SharedWork, '_await', lambda self, step, outputs: None)
   for index in (2, 0, 1):
     work = SharedWork(tmp_path, Process(index, 3))
     monkeypatch.setattr(work, 'notes', lambda paths: [])
