@@ -155,6 +155,8 @@ class WithAudio(Sequence):
     return len(self.records)
 
   def __getitem__(self, i: int) -> dict[str, Any]:
+    if not 0 <= i < len(self):
+      raise IndexError(i)
     heard = self.audio[i]
     columns = {name: heard[name] for name in schema.AUDIO_COLUMNS if name in heard}
     return {**self.records[i], **columns}
