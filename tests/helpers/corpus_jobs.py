@@ -1,7 +1,7 @@
-"""A small reading-in, and one process of it as a program: `python -m tests.helpers.corpus_jobs JSON`.
+"""A small reading-in, and one process of it as a program:
+`python -m tests.helpers.corpus_jobs JSON`.
 
-Keys: `source`, `data`; `processes`, `process`, `meeting` (an empty folder of this run) where there are
-several; `sharing`: fields of `ingest.Sharing`.
+Keys: `source`, `data`, `processes`, `process`, `meeting` (an empty folder of this run).
 """
 
 import json
@@ -41,18 +41,16 @@ def meeting(folder, index, count):
   return meet
 
 
-def build(source, data, process=Process(), **sharing):
+def build(source, data, process=None, **sharing):
   sharing = ingest.Sharing(**{'shard_examples': 2, **sharing})
   return ingest.build('manifest', source, data, limits=LIMITS, sharing=sharing, process=process)
 
 
 def main() -> None:
   options = json.loads(sys.argv[1])
-  index, count = options.get('process', 0), options.get('processes', 1)
-  meet = meeting(Path(options['meeting']), index, count) if count > 1 else lambda name: None
-  build(
-    options['source'], options['data'], Process(index, count, meet), **options.get('sharing', {})
-  )
+  index, count = options['process'], options['processes']
+  meet = meeting(Path(options['meeting']), index, count)
+  build(options['source'], options['data'], Process(index, count, meet))
 
 
 if __name__ == '__main__':
