@@ -9,7 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 import json
 import multiprocessing
 import os
-from pathlib import Path
 import shutil
 import struct
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from data_pipeline import listing
 from data_pipeline.parts import SHORTEST
 from data_pipeline.quarantine import Unusable
 from echox_jax import audio, rates
@@ -35,14 +35,6 @@ _GUESSED = 0.9
 _AHEAD = 4  # recordings per process that are decoded ahead
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
-  """Whether the file exists; any text is accepted as a path."""
-  try:
-    return Path(path).is_file()
-  except (OSError, ValueError):  # a name too long, a zero byte
-    return False
-
-
 def decode(path: str, max_seconds: float) -> np.ndarray:
   """Reads one recording; refuses one longer than `max_seconds` before reading it.
 
@@ -53,7 +45,7 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
     Unusable: the file is missing, empty, damaged, truncated, of a wrong rate, too long, too short
       or silent, or has samples that are not finite.
   """
-  if not exists(path):
+  if not listing.is_file(path):
     raise Unusable('missing file', 'does not exist')
   try:
     wave = _load(path, max_seconds)

@@ -2,14 +2,13 @@
 reading the records.
 
 A table is a .npy file under `WORKDIR/precomputed/index`. Its name has a hash of its inputs: the
-files of the data set and the tokenizer. The first use makes it by reading the whole set once. Later
-uses memory-map it.
+content of the data set and the tokenizer. It is put together from the lengths that lie beside the
+records (`turns.py`); only tokens have to be counted. Later uses memory-map it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 import dataclasses
 import functools
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -17,32 +16,27 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline import dataset, decoding, schema
+from data_pipeline import dataset, decoding
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
+from data_pipeline.shards import ranges
+from data_pipeline.turns import ASSISTANT, TURN, USER, StoredTurns
 from echox_jax import files
 from echox_jax.errors import DataError
 from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
 
-FOLDER = 'index'
-USER, ASSISTANT = range(len(schema.ROLES))
-_PART = 4096  # records given to a process at a time
-# records read by one call: a call costs 0.3 ms in a file of 200,000 records, whatever it reads
-_TOGETHER = 64
+__all__ = ['ASSISTANT', 'FOLDER', 'TURN', 'USER', 'TokenCounter', 'open_table', 'table_path']
 
-# example: number of the record; turn: its number in the record; role: USER or ASSISTANT;
-# transcript: whether it is speech recognition; text: a hash, 0 = no text; tokens: of the text, 0
-# without a tokenizer; the rest: lengths of the turn's arrays.
-TURN = np.dtype(
-  [
-    ('example', '<i4'),
-    ('turn', '<i2'),
-    ('role', 'i1'),
-    ('transcript', '?'),
-    ('text', '<u8'),
-    ('tokens', '<i4'),
-    *((name, '<i4') for name in schema.ARRAYS),
-  ]
-)
+FOLDER = 'index'
+_PART = 4096  # records whose tokens a process counts at a time
+
+
+def table_path(
+  precomputed: Path, data_dir: Path, name: str, split: str, tokenizer: Path | None
+) -> Path:
+  """Where the table of a split is; arguments and errors as for `open_table`."""
+  content = dataset.identity(data_dir, name, split)
+  made_from = fingerprint(TURN.descr, content, counted_by(tokenizer))
+  return precomputed / FOLDER / f'{name}-{split}-{made_from}.npy'
 
 
 def open_table(
@@ -52,6 +46,7 @@ def open_table(
   split: str,
   tokenizer: Path | None = None,
   workers: int = 0,
+  tokens: Iterable[np.ndarray] | None = None,
 ) -> np.ndarray:
   """The table of one split, made if missing; several processes may ask for it at once.
 
@@ -59,7 +54,8 @@ def open_table(
     precomputed: folder of files derived from data sets.
     data_dir, name, split: as for `dataset.open_dataset`.
     tokenizer: folder of the tokenizer that counts tokens; None = they are not counted.
-    workers: processes that read; 0 or 1 = this one.
+    workers: processes that count; 0 or 1 = this one.
+    tokens: int32[turns] of all turns, in parts, if they have been counted before.
 
   Returns:
     TURN[turns], in the order of records and turns, memory-mapped.
@@ -67,24 +63,20 @@ def open_table(
   Raises:
     DataError: the data set or tokenizer is missing, or a file is damaged.
   """
-  made_from = fingerprint(TURN.descr, _files(Path(data_dir) / name), split, _counted_by(tokenizer))
-  path = precomputed / FOLDER / f'{name}-{split}-{made_from}.npy'
+  path = table_path(precomputed, data_dir, name, split, tokenizer)
   if not path.exists():
-    write_table(path, _read(_Scan(data_dir, name, split, tokenizer), workers))
+    table = dataset.open_turns(data_dir, name, split).table()
+    if tokenizer:
+      counted = tokens or _count(TokenCounter(data_dir, name, split, tokenizer), workers)
+      table['tokens'] = np.concatenate(list(counted))
+    write_table(path, table)
   try:
     return np.load(path, mmap_mode='r')
   except (ValueError, EOFError) as error:
     raise DataError(f'{path} is damaged ({error}): delete it, and it is made again.') from error
 
 
-def _files(folder: Path) -> list[Any]:
-  """Identifies the files of a data set: a data set that is written again has other times."""
-  return sorted(
-    (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob('*')
-  )
-
-
-def _counted_by(folder: Path | None) -> str:
+def counted_by(folder: Path | None) -> str:
   """Identifies the tokenizer in `folder`. A missing tokenizer raises an error as soon as there is
   text.
   """
@@ -98,73 +90,46 @@ def write_table(path: Path, table: np.ndarray) -> None:
   files.atomic_write_bytes(path, content.getvalue())
 
 
-def _read(scan: '_Scan', workers: int) -> np.ndarray:
-  examples = len(scan.source)
-  parts = [range(start, min(start + _PART, examples)) for start in range(0, examples, _PART)]
-  made = []
+def _count(counter: 'TokenCounter', workers: int) -> list[np.ndarray]:
+  examples = len(counter.turns)
+  parts, made = ranges(examples, _PART), []
   with (
-    decoding.Workers(scan, min(workers, len(parts))) as pool,
+    decoding.Workers(counter, min(workers, len(parts))) as pool,
     tqdm(
       total=examples,
-      desc=f'index of {scan.name}/{scan.split}',
+      desc=f'tokens of {counter.name}/{counter.split}',
       unit='example',
       disable=None,
       mininterval=1.0,
     ) as bar,
   ):
-    for part, table in zip(parts, pool.map(parts)):
-      made.append(table)
+    for part, counts in zip(parts, pool.map(parts)):
+      made.append(counts)
       bar.update(len(part))
-  return np.concatenate(made)
+  return made
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scan:
-  """Reads records: their numbers -> TURN[turns]."""
+class TokenCounter:
+  """Counts the tokens of each turn: numbers of records -> int32[turns]. Reads no audio."""
 
   data_dir: Path
   name: str
   split: str
-  tokenizer: Path | None
+  tokenizer: Path
 
   @functools.cached_property
-  def source(self) -> Sequence[dict[str, Any]]:
-    return dataset.open_dataset(self.data_dir, self.name, self.split)
+  def turns(self) -> StoredTurns:
+    return dataset.open_turns(self.data_dir, self.name, self.split)
 
   @functools.cached_property
   def _encode(self) -> Any:
-    return precomputed_tokenizer(self.tokenizer).encode if self.tokenizer else lambda text: ()
+    return precomputed_tokenizer(self.tokenizer).encode
 
   def __reduce__(self):
-    return _Scan, dataclasses.astuple(self)  # each process opens the data set itself
+    return TokenCounter, dataclasses.astuple(self)  # each process opens the files itself
 
   def __call__(self, numbers: range) -> np.ndarray:
-    lines = []
-    for start in range(numbers.start, numbers.stop, _TOGETHER):
-      some = range(start, min(start + _TOGETHER, numbers.stop))
-      for number, record in zip(some, self.source.__getitems__(list(some)), strict=True):
-        lines += self._lines(number, record)
-    return np.array(lines, TURN)
-
-  def _lines(self, number: int, record: dict[str, Any]) -> Iterator[tuple]:
-    lengths = zip(*(record[column] for column in schema.LENGTHS))
-    for turn, (said, sizes) in enumerate(zip(schema.text_turns(record), lengths)):
-      text = said['text']
-      yield (
-        number,
-        turn,
-        schema.ROLES.index(said['role']),
-        said['category'] == schema.ASR,
-        _hash(text),
-        len(self._encode(text)),
-        *sizes,
-      )
-
-
-def _hash(text: str) -> int:
-  """64 bits; 0 = no text."""
-  return (
-    int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little') or 1
-    if text
-    else 0
-  )
+    # most texts come more than once: with each voice, or as speech and as its transcript
+    count = functools.lru_cache(_PART)(lambda text: len(self._encode(text)))
+    return np.array([count(text) for text in self.turns.texts(numbers)], np.int32)

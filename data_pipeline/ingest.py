@@ -1,19 +1,16 @@
-"""From a source of recordings to data sets: read, decode, leave out unusable items, write.
+"""From a source of recordings to data sets: plan, read, decode, leave out unusable items, write.
 
-Exchanges and dialogues become two sets: `questions` (train, test: whole conversations, with the
-audio of the user's turns) and `answers` (train, holdout: the assistant's turns that have audio).
-Transcribed speech becomes `transcripts` (train, dev, test: the user says what the assistant writes
-down; category `asr`).
+The job is made of shards of consecutive examples. Several processes may do it together, and one
+that was stopped goes on where it was: see `shards.py`. The same source always gives the same bytes,
+on any number of processes.
 
-Either every set is written or none: they are made beside `data_dir` and moved in at the end. The
-same source always gives the same bytes, however many processes decode.
+A data set appears when all of it is written: its files have names of their own, and its metadata
+changes last (`record_files.publish`). Until then one of that name from earlier stays as it is.
 """
 
-from collections.abc import Iterable, Iterator
-import contextlib
+from collections.abc import Iterator
 import dataclasses
 import functools
-import hashlib
 import os
 from pathlib import Path
 import shutil
@@ -22,18 +19,27 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline import dataset, decoding, quarantine, readers, schema
+from data_pipeline import (
+  dataset,
+  decoding,
+  listing,
+  planning,
+  quarantine,
+  readers,
+  record_files,
+  schema,
+  shards,
+)
+from data_pipeline.fingerprints import fingerprint
+from data_pipeline.planning import StoredPlan
 from data_pipeline.quarantine import Entry, Quarantine, Unusable
-from data_pipeline.readers.items import Item
-from data_pipeline.schema import Example
-from echox_jax import files, rates
+from data_pipeline.shards import Outputs, Process, SharedWork
 from echox_jax.errors import ConfigError, DataError, EchoXError
 
-HELD_OUT = 0.05  # share of the items held out for tests if the source names no splits
-_PAIRED = {
-  'questions': {'train': 'train', 'test': 'test'},
-  'answers': {'train': 'train', 'test': 'holdout'},
-}
+_STEP, _LEFT_OUT = 'reading in', 'left_out'
+_BUILD_LETTERS = 8
+_NOTHING = (np.zeros(0, np.int16), np.zeros(0, np.uint8))  # audio and file of a turn without any
+_Place = tuple[str, str, int]  # set, split, number of the shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +53,14 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedExample:
-  """A planned example: its turns and the recording of each turn, empty = none."""
+class Sharing:
+  """How a job is divided: examples of a shard, processes that decode beside each process of the job
+  (0 or 1 = that one itself), and how long it waits for the next shard of another one.
+  """
 
-  id: str
-  turns: tuple[schema.Turn, ...]
-  recordings: tuple[str, ...]
-
-
-Plans = dict[str, dict[str, list[PlannedExample]]]  # by set and split
+  shard_examples: int = 512
+  workers: int = 0
+  wait_seconds: float = shards.WAIT_SECONDS
 
 
 def build(
@@ -66,7 +71,8 @@ def build(
   prefix: str = '',
   limits: Limits = Limits(),
   keep_encoded: bool = False,
-  workers: int = 0,
+  sharing: Sharing = Sharing(),
+  process: Process | None = None,
   progress: bool = False,
 ) -> dict[str, Any]:
   """Writes the data sets of a source into `data_dir`, and `quarantine.jsonl` beside them.
@@ -81,7 +87,8 @@ def build(
       They are then decoded whenever a record is read. Files that only ffmpeg reads are stored as
       samples. mp3, ogg and opus files are a tenth of the size; 48 kHz wav files are six times the
       size.
-    workers: processes that decode; 0 or 1 = this one.
+    sharing: how the job is divided.
+    process: this process among several (None = it is alone), which all see `source` and `data_dir`.
     progress: whether to show a bar with the time left.
 
   Returns:
@@ -90,36 +97,41 @@ def build(
 
   Raises:
     DataError: the source as a whole is broken, or too much of it or a whole split is unusable. Then
-      only a list of the unusable items is written, `<data_dir>.quarantine.jsonl`.
+      no data set changes, and `<data_dir>.quarantine.jsonl` lists the unusable items.
     ConfigError: an unknown reader, or limits that make no sense.
+    EchoXError: another process does not make its share in time.
   """
   source, data_dir = Path(source), Path(data_dir)
-  if not (0 <= limits.max_quarantined <= 1 and limits.max_seconds > 0):
-    raise ConfigError(
-      'max_quarantined is a share from 0 to 1, and max_seconds more than 0: correct them.'
-    )
-  if not source.exists():
-    raise DataError(f'there is no {source}: check the path.')
-  chosen, refused = readers.get(reader), Quarantine(str(source), limits.max_quarantined)
+  _check(limits, sharing, source)
+  process = process or Process()
+  work = SharedWork(data_dir, process, name=f'corpus-{prefix}', wait_seconds=sharing.wait_seconds)
+  folder, root = work.scratch / 'plan', source if source.is_dir() else source.parent
   list_of_refused = data_dir.with_name(f'{data_dir.name}.{quarantine.FILE}')
+  refused = Quarantine(str(source), limits.max_quarantined)
   try:
-    plans = {prefix + name: splits for name, splits in _plan(chosen, source, refused).items()}
-    with _staging(data_dir) as beside:
-      notes = _write(plans, beside, refused, limits, keep_encoded, workers, progress)
-      data_dir.mkdir(parents=True, exist_ok=True)
+    if work.index == 0:
+      plans = planning.make(readers.get(reader), source, refused)
+      plans = {prefix + name: splits for name, splits in plans.items()}
+      planning.store(folder, plans, root, refused.entries, sharing.shard_examples)
+      del plans  # large; each shard is read again
+      _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded).reopen_corrected()
+    work.meet('the plan is written')
+    job = _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded)
+    refused = _collect(source, limits, job.plan.refused, job.plan.examples)
+    job.write_shards(refused, sharing.workers, progress and work.index == 0)
+    refused = _collect(source, limits, [*job.plan.refused, *job.refused()], job.plan.examples)
+    job.check_splits()
+    if work.index == 0:
       refused.write(data_dir / quarantine.FILE)
-      for name, note in notes.items():
-        _replace(data_dir / name, beside)
-        files.atomic_write_json(data_dir / f'{name}.json', note)
+      list_of_refused.unlink(missing_ok=True)
+    job.publish()
   except EchoXError:
-    refused.write(list_of_refused)
+    if work.index == 0:
+      refused.write(list_of_refused)
     raise
-  list_of_refused.unlink(missing_ok=True)
-  sets = {
-    f'{name}/{split}': counts
-    for name, note in notes.items()
-    for split, counts in note['splits'].items()
-  }
+  if work.index == 0:
+    shutil.rmtree(folder)
+  sets = job.counts()
   total = len(refused.entries) + sum(counts['examples'] for counts in sets.values())
   return {
     'sets': sets,
@@ -128,208 +140,184 @@ def build(
   }
 
 
-# Planning the examples.
-
-
-def _plan(reader: readers.Reader, source: Path, refused: Quarantine) -> Plans:
-  """Reads the source; returns the examples of every set and split in the source's order."""
-  items = list(usable_sound(reader.read(source), refused))
-  plans = _transcripts(items) if reader.transcripts else _exchanges(_with_splits(items))
-  total = sum(len(chosen) for splits in plans.values() for chosen in splits.values())
-  refused.expect(total + len(refused.entries))
-  if not total:
-    raise DataError(f'{source} has no item that can be used: correct it.')
-  missing = [
-    f'{name}/{split}'
-    for name, splits in plans.items()
-    for split, chosen in splits.items()
-    if not chosen
-  ]
-  if missing:
-    name, split = missing[0].split('/')
-    raise DataError(
-      f'{source} has nothing for {missing[0]}: add items with {name[:-1]}_audio and '
-      f'"split": "{"train" if split == "train" else "test"}".'
+def _check(limits: Limits, sharing: Sharing, source: Path) -> None:
+  if not (0 <= limits.max_quarantined <= 1 and limits.max_seconds > 0):
+    raise ConfigError(
+      'max_quarantined is a share from 0 to 1, and max_seconds more than 0: correct them.'
     )
-  return plans
+  if sharing.shard_examples < 1 or sharing.wait_seconds <= 0:
+    raise ConfigError('shard_examples is at least 1, and wait_seconds more than 0: correct them.')
+  if not source.exists():
+    raise DataError(f'there is no {source}: check the path.')
 
 
-def usable_sound(found: Iterable[Item | Entry], refused: Quarantine) -> Iterator[Item]:
-  """The items with unique ids and existing recordings; the others are refused."""
-  seen = {}
-  for item in found:
-    if isinstance(item, Item) and item.id in seen:
-      item = Entry(
-        item.id, item.where, 'duplicate id', f'repeats the id {item.id!r} of {seen[item.id]}'
-      )
-    if isinstance(item, Item):
-      seen[item.id] = item.where
-      missing = next((file for file in item.recordings if file and not decoding.exists(file)), None)
-      if missing is not None:
-        item = Entry(item.id, missing, 'missing file', f'does not exist, but {item.where} names it')
-    if isinstance(item, Entry):
-      refused.add(item)
-    else:
-      yield item
+def _collect(source: Path, limits: Limits, entries: list[Entry], examples: int) -> Quarantine:
+  """All that has been left out so far. `examples`: those planned.
 
-
-def _with_splits(items: list[Item]) -> list[Item]:
-  """The items, each with a split. If the source names no splits, the ids decide among the items
-  that feed the same sets.
+  Raises:
+    DataError: it is too much.
   """
-  if any(item.split for item in items):
-    return [item if item.split else dataclasses.replace(item, split='train') for item in items]
-  kinds: dict[tuple[bool, ...], list[Item]] = {}
-  for item in items:
-    kinds.setdefault((_heard(item), _spoken(item)), []).append(item)
-  held = set()
-  for kind in kinds.values():
-    ranked = sorted(kind, key=lambda item: hashlib.sha256(item.id.encode()).digest())
-    held |= (
-      {item.id for item in ranked[: max(1, round(HELD_OUT * len(kind)))]}
-      if len(kind) > 1
-      else set()
-    )
-  return [dataclasses.replace(item, split='test' if item.id in held else 'train') for item in items]
+  refused = Quarantine(str(source), limits.max_quarantined)
+  for entry in entries:
+    refused.add(entry)
+  refused.expect(examples + sum(not entry.set for entry in entries))
+  return refused
 
 
-def _heard(item: Item) -> bool:
-  return any(turn.role == 'user' and file for turn, file in zip(item.turns, item.recordings))
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """The part of one process in reading a plan in."""
 
+  work: SharedWork
+  plan: StoredPlan
+  max_seconds: float
+  keep_encoded: bool
 
-def _spoken(item: Item) -> bool:
-  return any(turn.role == 'assistant' and file for turn, file in zip(item.turns, item.recordings))
-
-
-def _exchanges(items: list[Item]) -> Plans:
-  sets = {'questions': (_heard, _question), 'answers': (_spoken, _answer)}
-  return {
-    name: {
-      split: [make(item) for item in items if has(item) and item.split == named]
-      for named, split in _PAIRED[name].items()
+  @functools.cached_property
+  def outputs(self) -> dict[str, dict[str, Outputs]]:
+    """By set and split: file of each shard -> fingerprint of what it is made from."""
+    return {
+      name: {
+        split: {
+          self.work.folder / name / file: fingerprint(digest, self._choices)
+          for file, (_, digest) in zip(
+            record_files.file_names(split, len(stored), self._build(name)), stored
+          )
+        }
+        for split, stored in splits.items()
+      }
+      for name, splits in self.plan.sets.items()
     }
-    for name, (has, make) in sets.items()
-    if any(map(has, items))
-  }
 
+  @functools.cached_property
+  def all_outputs(self) -> Outputs:
+    """Those of all sets, in the order of `_places`."""
+    return {
+      path: inputs
+      for splits in self.outputs.values()
+      for outputs in splits.values()
+      for path, inputs in outputs.items()
+    }
 
-def _question(item: Item) -> PlannedExample:
-  recordings = tuple(
-    file if turn.role == 'user' else '' for turn, file in zip(item.turns, item.recordings)
-  )
-  return PlannedExample(item.id, item.turns, recordings)
+  @functools.cached_property
+  def _places(self) -> list[_Place]:
+    return [
+      (name, split, i)
+      for name, splits in self.outputs.items()
+      for split, outputs in splits.items()
+      for i in range(len(outputs))
+    ]
 
+  @property
+  def _choices(self) -> dict[str, Any]:
+    """What decides about the bytes, beside the plan."""
+    return {'max_seconds': self.max_seconds, 'keep_encoded': self.keep_encoded}
 
-def _answer(item: Item) -> PlannedExample:
-  spoken = [
-    (turn, file)
-    for turn, file in zip(item.turns, item.recordings)
-    if turn.role == 'assistant' and file
-  ]
-  return PlannedExample(item.id, *map(tuple, zip(*spoken)))
+  def _build(self, name: str) -> str:
+    return fingerprint(self.plan.sets[name], self._choices)[:_BUILD_LETTERS]
 
+  def reopen_corrected(self) -> None:
+    """Forgets finished shards that lack a recording whose file has changed since."""
+    for (name, _, _), path, entries in zip(self._places, self.all_outputs, self._left_out()):
+      if any(_size(entry['file']) != entry['size'] for entry in entries):
+        self.work.forget(path)
+        # so that nobody reads old and new files as one data set
+        (self.work.folder / name / record_files.INFO).unlink(missing_ok=True)
 
-def _transcripts(items: list[Item]) -> Plans:
-  splits: dict[str, list[PlannedExample]] = {}
-  for item in items:
-    splits.setdefault(item.split, []).append(PlannedExample(item.id, item.turns, item.recordings))
-  return {'transcripts': splits} if splits else {}
+  def write_shards(self, refused: Quarantine, workers: int, progress: bool) -> None:
+    """Reads and writes what is not finished; adds what is unusable to `refused`."""
+    todo = (self._places[i] for i in self.work.unfinished(self.all_outputs))
+    total = sum(self.plan.sets[name][split][i][0] for name, split, i in todo)
+    read = functools.partial(_read, self.max_seconds, self.keep_encoded)
+    with (
+      decoding.Workers(read, workers) as pool,
+      tqdm(total=total, desc=_STEP, unit='example', disable=not progress, mininterval=1.0) as bar,
+    ):
+      write = functools.partial(self._write_shard, pool, bar, refused)
+      self.work.run(_STEP, self.all_outputs, write)
 
+  def _write_shard(
+    self, pool: decoding.Workers, bar: tqdm, refused: Quarantine, number: int, beside: Path
+  ) -> dict[str, Any]:
+    """Writes one shard; its measurements name what was left out."""
+    name, split, i = self._places[number]
+    examples, left_out = self.plan.shard(name, split, i), []
 
-# Making the sets.
+    def records() -> Iterator[dict[str, Any]]:
+      found = pool.map(file for example in examples for file in example.recordings if file)
+      for example in examples:
+        sounds = [next(found) if file else _NOTHING for file in example.recordings]
+        bar.update()
+        wrong = next(filter(_is_wrong, zip(example.recordings, sounds)), None)
+        if wrong:
+          entry = Entry(example.id, wrong[0], wrong[1].reason, wrong[1].detail, name)
+          left_out.append(dataclasses.asdict(entry) | {'size': _size(entry.file)})
+          refused.add(entry)
+          continue
+        turns = (
+          dataclasses.replace(turn, audio=audio, recording=recording)
+          for turn, (audio, recording) in zip(example.turns, sounds)
+        )
+        whole = schema.Example(example.id, tuple(turns))
+        yield schema.encode(whole, width=1, keep_encoded=self.keep_encoded)
 
+    written = record_files.write(beside, records(), 1, self.keep_encoded)
+    return {**written, _LEFT_OUT: left_out}
 
-def _write(
-  plans: Plans,
-  folder: Path,
-  refused: Quarantine,
-  limits: Limits,
-  keep_encoded: bool,
-  workers: int,
-  progress: bool,
-) -> dict[str, dict[str, Any]]:
-  """Writes the sets into `folder`. Each set has a note: examples and hours of its splits, and a
-  fingerprint of its content.
-  """
-  notes = {}
-  every = [plan for splits in plans.values() for chosen in splits.values() for plan in chosen]
-  clips = sum(bool(file) for plan in every for file in plan.recordings)
-  decode = functools.partial(decoding.decode, max_seconds=limits.max_seconds)
-  with (
-    decoding.Workers(decode, workers) as pool,
-    tqdm(total=clips, desc='decoding', unit='clip', disable=not progress, mininterval=1.0) as bar,
-  ):
-    for name, splits in plans.items():
-      counts, digest = {split: {'examples': 0, 'hours': 0.0} for split in splits}, hashlib.sha256()
+  def _left_out(self) -> Iterator[list[dict[str, Any]]]:
+    """What each shard lacks that has been written before."""
+    for note in self.work.notes(self.all_outputs):
+      yield note.get('measured', {}).get(_LEFT_OUT, [])
 
-      def examples(
-        split: str,
-        chosen: list[PlannedExample],
-        name: str = name,
-        counts: dict = counts,
-        digest: Any = digest,
-      ) -> Iterator[Example]:
-        samples = 0
-        decoded = pool.map(file for plan in chosen for file in plan.recordings if file)
-        for plan in chosen:
-          audio = [next(decoded) if file else np.zeros(0, np.int16) for file in plan.recordings]
-          bar.update(sum(map(bool, plan.recordings)))
-          wrong = [
-            (file, found)
-            for file, found in zip(plan.recordings, audio)
-            if isinstance(found, Unusable)
-          ]
-          if wrong:
-            file, why = wrong[0]
-            refused.add(Entry(plan.id, file, why.reason, why.detail, name))
-            continue
-          recordings = [
-            decoding.encoded(file) if keep_encoded and file else np.zeros(0, np.uint8)
-            for file in plan.recordings
-          ]
-          example = Example(
-            plan.id,
-            tuple(
-              dataclasses.replace(turn, audio=clip, recording=data)
-              for turn, clip, data in zip(plan.turns, audio, recordings)
-            ),
-          )
-          record = schema.encode(example)
-          digest.update(
-            repr((split, record['id'], record['turns'])).encode()
-            + record['audio_lengths'].tobytes()
-            + record['audio'].tobytes()
-          )
-          counts[split]['examples'] += 1
-          samples += len(record['audio'])
-          counts[split]['hours'] = round(samples / rates.SAMPLE_RATE / 3600, 4)
-          yield example
+  def refused(self) -> Iterator[Entry]:
+    """What is missing in the shards, in their order."""
+    for entries in self._left_out():
+      for entry in entries:
+        yield Entry(**{name: value for name, value in entry.items() if name != 'size'})
 
-      dataset.write_dataset(
-        folder,
-        name,
-        {split: examples(split, chosen) for split, chosen in splits.items()},
-        keep_encoded=keep_encoded,
+  def check_splits(self) -> None:
+    """Raises DataError if a split is empty."""
+    for name, splits in self.outputs.items():
+      for split, outputs in splits.items():
+        if not self.work.measured(outputs, 'examples'):
+          raise DataError(dataset.empty_split(name, split))
+
+  def publish(self) -> None:
+    """Makes the finished files data sets."""
+    for name, splits in self.outputs.items():
+      record_files.publish(
+        self.work,
+        f'data set {name}',
+        self.work.folder / name,
+        splits,
+        keep_encoded=self.keep_encoded,
+        build=self._build(name),
+        about={'read_in': self._choices},
       )
-      notes[name] = {'fingerprint': digest.hexdigest(), 'splits': counts}
-  return notes
+
+  def counts(self) -> dict[str, dict[str, Any]]:
+    """`examples` and `hours` by `set/split`."""
+    return {
+      f'{name}/{split}': {key: found[key] for key in ('examples', 'hours')}
+      for name in self.plan.sets
+      for split, found in dataset.manifest(self.work.folder, name)['splits'].items()
+    }
 
 
-@contextlib.contextmanager
-def _staging(data_dir: Path) -> Iterator[Path]:
-  """An empty folder beside `data_dir` that is deleted at the end."""
-  data_dir.parent.mkdir(parents=True, exist_ok=True)
-  files.remove_leftovers(data_dir.parent, data_dir.name)
-  beside = data_dir.with_name(f'.{data_dir.name}.{os.getpid()}.tmp')
-  beside.mkdir()
-  try:
-    yield beside
-  finally:
-    shutil.rmtree(beside, ignore_errors=True)
+def _read(max_seconds: float, keep_encoded: bool, file: str) -> tuple[np.ndarray, np.ndarray]:
+  """A recording: int16[samples] at 16 kHz, and uint8[bytes] of the file where it is kept.
+
+  Raises:
+    Unusable: see `decoding.decode`.
+  """
+  audio = decoding.decode(file, max_seconds)
+  return audio, decoding.encoded(file) if keep_encoded else _NOTHING[1]
 
 
-def _replace(target: Path, beside: Path) -> None:
-  """Replaces the data set `target` by the new one of the same name in `beside`."""
-  if target.exists():
-    os.replace(target, beside / f'{target.name}.old')
-  os.replace(beside / target.name, target)
+def _is_wrong(found: tuple[str, Any]) -> bool:
+  return isinstance(found[1], Unusable)
+
+
+def _size(file: str) -> int:
+  """Bytes of a file; -1 = there is none."""
+  return os.path.getsize(file) if listing.is_file(file) else -1

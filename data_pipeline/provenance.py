@@ -28,12 +28,12 @@ def describe(
   work: SharedWork, paths: Iterable[Path], experiment: ExperimentConfig
 ) -> dict[str, Any]:
   """`files`: path -> sha256 and bytes; `config`: the settings that made them."""
+  paths = list(paths)
   found = {}
-  for path in paths:
-    note = work.note(path)
-    found[path.relative_to(work.folder).as_posix()] = {
-      name: note[name] for name in ('sha256', 'bytes')
-    }
+  for path, note in zip(paths, work.notes(paths)):
+    name = path.relative_to(work.folder).as_posix()
+    found[name] = {key: note[key] for key in ('sha256', 'bytes')}
+    found |= {name + suffix: content for suffix, content in note['beside'].items()}
   config = config_lib.to_dict(experiment)
   return {'files': found, 'config': {name: config[name] for name in _FIELDS}}
 

@@ -3,7 +3,9 @@ computed from it so far.
 
 A record is a flat dict of columns. All columns are always present; a missing part is empty. Arrays
 of single turns are stored as one concatenated array plus a length per turn. A data set that keeps
-sound files encoded has two more columns and decodes when a record is read.
+sound files encoded has two more columns and decodes when a record is read. A derived data set
+leaves its audio where it is: `audio_lengths` says how long it is, `audio` is empty
+(`dataset.WithAudio`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,6 +86,7 @@ ARRAYS = tuple(row[2] for row in _ARRAYS)  # fields of Turn that hold arrays aft
 LENGTHS = tuple(row[1] for row in _ARRAYS)  # columns of the lengths of each turn's arrays
 COLUMNS = ('id', 'turns', *(name for row in _ARRAYS for name in row[:2]))
 RECORDING_COLUMNS = _RECORDINGS[:2]
+AUDIO_COLUMNS = (*_ARRAYS[0][:2], *RECORDING_COLUMNS)
 
 
 def state_width(example: Example) -> int:
@@ -157,7 +160,7 @@ def decode(record: Mapping[str, Any]) -> Example:
   for column, lengths, field, _ in (*_ARRAYS, *([_RECORDINGS] if encoded.any() else [])):
     values, sizes = np.asarray(record[column]), np.asarray(record[lengths])
     if len(sizes) == len(encoded) and field == 'audio':
-      sizes = np.where(encoded > 0, 0, sizes)
+      sizes = np.where(encoded > 0, 0, sizes) if len(values) else np.zeros_like(sizes)
     if len(sizes) != len(texts) or sizes.sum() != len(values):
       raise DataError(
         f'record {name!r} is damaged: {lengths} does not fit {column}; write the data set again.'
@@ -176,6 +179,14 @@ def decode(record: Mapping[str, Any]) -> Example:
 def text_turns(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
   """Only the text fields of a record's turns: a list of dicts with the text fields of `Turn`."""
   return json.loads(_text(record['turns']))
+
+
+def decode_texts(record: Mapping[str, Any]) -> Example:
+  """A record, or only its `id` and `turns` -> Example without any arrays."""
+  return Example(
+    _text(record['id']),
+    tuple(Turn(**{**text, 'references': tuple(text['references'])}) for text in text_turns(record)),
+  )
 
 
 def json_schema() -> dict[str, Any]:

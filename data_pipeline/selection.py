@@ -198,7 +198,7 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
     raw_dir(experiment, workdir) if raw else derived,
     [split_name(name) for name in data.sets],
   )
-  sources = tuple(dataset.open_dataset(folder, *name) for name in names)
+  sources = tuple(_open(experiment, workdir, folder, name) for name in names)
   make = RowMaker(experiment, derived)
   tokenizer = None if stage == 'vocoder' else derived
   tables = [index.open_table(derived, folder, *name, tokenizer, data.workers) for name in names]
@@ -238,6 +238,15 @@ def says_recordings(experiment: ExperimentConfig) -> bool:
       'hold the recorded answers, such as answers/train.'
     )
   return wanted
+
+
+def _open(
+  experiment: ExperimentConfig, workdir: str | Path, folder: Path, name: tuple[str, str]
+) -> Sequence[Mapping[str, Any]]:
+  """Opens a set of the stage. The vocoder alone hears the audio of precomputed sets."""
+  if experiment.stage == 'vocoder':
+    return dataset.open_with_audio(folder, raw_dir(experiment, workdir), *name)
+  return dataset.open_dataset(folder, *name)
 
 
 def in_words(left_out: Mapping[str, int]) -> str:

@@ -1,18 +1,19 @@
 """Work that several processes share through one folder and that may be killed at any moment.
 
-Every output is one file. Its note records its inputs, its checksum and what was measured. The order
-of writing shows whether an output is finished: write the whole output in a separate folder, remove
-the old output, write the note, rename the output into place. So a file with a note of the requested
-inputs is finished and is never written again. Anything else that a killed process left is made
-again.
+Every output is one file; smaller files that belong to it may lie beside it. Its note records its
+inputs, its checksum and what was measured. The order of writing shows whether an output is
+finished: write the whole output in a separate folder, remove the old output, write the note, rename
+the files into place, the output last. So a file with a note of the requested inputs is finished and
+is never written again. Anything else that a killed process left is made again.
 
 Process p of n makes the outputs p, p + n, ... of a step, then waits until the others have made
-theirs. It sees them in the shared folder, so a wait may be long. The results of a step do not
-depend on n.
+theirs. It sees them in the shared folder. It gives up when the next output has not come for
+`wait_seconds`. The results of a step do not depend on n.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -20,15 +21,19 @@ import shutil
 import time
 from typing import Any
 
+from data_pipeline import listing
 from data_pipeline.fingerprints import checksum
 from echox_jax import files
+from echox_jax.errors import EchoXError
 from echox_jax.parallel import heartbeats
 
 SCRATCH = 'parts'  # folder of notes and of files that are needed again only if inputs change
+WAIT_SECONDS = 3600.0  # for the next output of another process
 _POLL_SECONDS = 0.2
 
 Outputs = dict[Path, str]  # path -> fingerprint of all its inputs
-Note = dict[str, Any]  # inputs, sha256, bytes, seconds, measured
+# inputs, sha256, bytes, seconds, measured; beside: suffix -> sha256, bytes of the files beside it
+Note = dict[str, Any]
 Make = Callable[[int, Path], Mapping[str, Any] | None]
 
 
@@ -56,6 +61,7 @@ class SharedWork:
 
   Attributes:
     folder: a folder that all processes see.
+    scratch: its folder of notes and of files that are not wanted in the end.
     index, count: number of this process, and of processes.
     beat: tells which step this process is in; by default it writes nothing.
     ran: steps in which this process had something to do.
@@ -63,8 +69,15 @@ class SharedWork:
   """
 
   def __init__(
-    self, folder: Path, process: Process = Process(), beat: heartbeats.Heartbeat | None = None
+    self,
+    folder: Path,
+    process: Process = Process(),
+    *,
+    name: str = '',
+    beat: heartbeats.Heartbeat | None = None,
+    wait_seconds: float = WAIT_SECONDS,
   ):
+    """`name`: of the job, where several write into the folder; `wait_seconds`: see above."""
     self.beat = beat or heartbeats.Heartbeat(None)
     self.folder, self.index, self.count, self.meet = (
       folder,
@@ -72,13 +85,11 @@ class SharedWork:
       process.count,
       process.meet,
     )
+    self.scratch, self._wait_seconds = folder / SCRATCH / name, wait_seconds
     self.ran: list[str] = []
     self.seconds: dict[str, float] = {}
-    self._notes, self._beside = (
-      folder / SCRATCH / 'notes',
-      folder / SCRATCH / f'writing-{self.index}',
-    )
-    for path in (folder / SCRATCH).glob('writing-*'):  # left by processes that were killed
+    self._notes, self._beside = (self.scratch / 'notes', self.scratch / f'writing-{self.index}')
+    for path in self.scratch.glob('writing-*'):  # left by processes that were killed
       left_by = int(path.name.split('-')[1])
       if left_by == self.index or (self.index == 0 and left_by >= self.count):
         shutil.rmtree(path, ignore_errors=True)
@@ -90,7 +101,11 @@ class SharedWork:
     Args:
       step: name of the step.
       outputs: path -> fingerprint of all its inputs.
-      make: (number of the output, where to write it) -> measurements, JSON-ready.
+      make: (number of the output, where to write it) -> measurements, JSON-ready. Files that it
+        writes beside the output, under its name and a suffix, come into place with it.
+
+    Raises:
+      EchoXError: another process does not make its share in time.
     """
     self.beat.at(step)
     for number, (path, inputs) in list(enumerate(outputs.items()))[self.index :: self.count]:
@@ -99,24 +114,32 @@ class SharedWork:
         if step not in self.ran:
           self.ran.append(step)
     with self.beat.during(heartbeats.WAITING):
-      self._await(outputs)
+      self._await(step, outputs)
     self.seconds[step] = round(
       self.seconds.get(step, 0) + sum(note['seconds'] for note in self.notes(outputs)), 1
     )
 
   def unfinished(self, outputs: Outputs) -> list[int]:
     """Numbers of the outputs that this process still has to make."""
-    return [
-      i
-      for i, (path, inputs) in enumerate(outputs.items())
-      if i % self.count == self.index and not self.finished(path, inputs)
-    ]
+    own = list(enumerate(outputs.items()))[self.index :: self.count]
+    finished = listing.each(lambda output: self.finished(*output[1]), own)
+    return [i for (i, _), done in zip(own, finished) if not done]
+
+  def all_finished(self, outputs: Outputs) -> bool:
+    """Whether all outputs, of all processes, are finished."""
+    return all(listing.each(lambda output: self.finished(*output), outputs.items()))
 
   def finished(self, path: Path, inputs: str) -> bool:
     """Whether `path` was made from `inputs`."""
     note = self.note(path)
     try:  # the note first: if its inputs match, the output can only be the new one
-      return note.get('inputs') == inputs and note['bytes'] == path.stat().st_size
+      return note.get('inputs') == inputs and all(
+        path.with_name(path.name + suffix).stat().st_size == size
+        for suffix, size in [
+          ('', note['bytes']),
+          *((suffix, other['bytes']) for suffix, other in note['beside'].items()),
+        ]
+      )
     except FileNotFoundError:
       return False
 
@@ -129,17 +152,24 @@ class SharedWork:
 
   def notes(self, paths: Iterable[Path]) -> Iterator[Note]:
     """The notes of finished outputs."""
-    return map(self.note, paths)
+    return listing.each(self.note, paths)
 
   def measured(self, paths: Iterable[Path], name: str) -> float:
     """The sum of one measurement over outputs."""
     return sum(note['measured'].get(name, 0) for note in self.notes(paths))
 
+  def forget(self, path: Path) -> None:
+    """Makes an output count as unfinished."""
+    self._note_path(path).unlink(missing_ok=True)
+
   def keep_only(self, outputs: Collection[Path]) -> None:
-    """Removes everything else in the folders of `outputs`; only the first process does."""
-    for folder in {path.parent for path in outputs} if self.index == 0 else ():
-      for path in folder.iterdir():
-        if path not in outputs:
+    """Removes everything else in the folders of `outputs`, but for the files that belong to them,
+    and the notes of what is removed; only the first process does.
+    """
+    kept = {*outputs, *map(self._note_path, outputs)}
+    for folder in {path.parent for path in kept} if self.index == 0 else ():
+      for path in folder.iterdir() if folder.is_dir() else ():
+        if path not in kept and path.with_suffix('') not in kept:
           path.unlink()
 
   def remove(self, folder: Path) -> None:
@@ -156,31 +186,49 @@ class SharedWork:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = self._beside / path.name
     measured = make(beside)
-    with open(beside, 'rb+') as f:
-      os.fsync(f.fileno())
+    others = [other for other in self._beside.iterdir() if other != beside]
+    for file in (beside, *others):
+      with open(file, 'rb+') as f:
+        os.fsync(f.fileno())
     path.unlink(missing_ok=True)
     files.atomic_write_json(
       self._note_path(path),
       {
         'inputs': inputs,
-        'sha256': checksum(beside),
-        'bytes': beside.stat().st_size,
+        **_content(beside),
+        'beside': {other.name.removeprefix(path.name): _content(other) for other in sorted(others)},
         'seconds': round(time.monotonic() - started, 2),
         'measured': dict(measured or {}),
       },
     )
-    os.replace(beside, path)
+    for file in (*others, beside):  # the output last: with it, all is there
+      os.replace(file, path.with_name(file.name))
     self._beside.rmdir()
 
-  def _await(self, outputs: Outputs) -> None:
+  def _await(self, step: str, outputs: Outputs) -> None:
     """Returns when all outputs are finished. If a process dies meanwhile, `jax.distributed` ends
     the others.
     """
-    missing = dict(outputs)
-    while missing := {
-      path: inputs for path, inputs in missing.items() if not self.finished(path, inputs)
-    }:
-      time.sleep(_POLL_SECONDS)
+    since, waiting = time.monotonic(), list(enumerate(outputs.items()))
+    while waiting:
+      number, output = waiting[0]
+      if self.finished(*output):
+        there = listing.each(lambda numbered: self.finished(*numbered[1]), waiting)
+        waiting = waiting[sum(1 for _ in itertools.takewhile(bool, there)) :]
+        since = time.monotonic()
+      elif time.monotonic() - since > self._wait_seconds:
+        raise EchoXError(
+          f'{output[0]} (step {step!r}) did not come for {self._wait_seconds:g} s, but process '
+          f'{number % self.count} of {self.count} should have made it: see what that process says, '
+          'and start the command again on all hosts (finished parts are kept), or allow more time '
+          'with wait_seconds.'
+        )
+      else:
+        time.sleep(_POLL_SECONDS)
 
   def _note_path(self, path: Path) -> Path:
     return self._notes / path.relative_to(self.folder).with_name(f'{path.name}.json')
+
+
+def _content(path: Path) -> dict[str, Any]:
+  return {'sha256': checksum(path), 'bytes': path.stat().st_size}

@@ -1,9 +1,6 @@
-"""TFDS builder for `data_pipeline.schema` records; they are stored as ArrayRecord and read back
+"""TFDS features of `data_pipeline.schema` records; they are stored as ArrayRecord and read back
 without TensorFlow.
 """
-
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -38,37 +35,3 @@ def features(width: int, keep_encoded: bool = False) -> tfds.features.FeaturesDi
       ),
     }
   )
-
-
-class SpokenTurns(tfds.core.GeneratorBasedBuilder):
-  """Conversations of turns with text, audio, units, unit words and encoder states."""
-
-  VERSION = tfds.core.Version('1.0.0')
-  code_path = None  # TFDS stores nothing beside this file: no checksums, no description
-
-  def __init__(
-    self,
-    *,
-    splits: Mapping[str, Iterable[Mapping[str, Any]]],
-    width: int,
-    keep_encoded: bool = False,
-    **kwargs: Any,
-  ):
-    """`splits`: the records of each split, in the order in which they are stored; `width`: D of the
-    states; `keep_encoded`: whether records hold recordings.
-    """
-    self._records = splits
-    self._features = features(width, keep_encoded)
-    super().__init__(file_format='array_record', **kwargs)
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self, description=self.__doc__, features=self._features, disable_shuffling=True
-    )
-
-  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    del dl_manager  # nothing is downloaded
-    return {name: enumerate(records) for name, records in self._records.items()}
-
-  def _generate_examples(self) -> Any:
-    raise NotImplementedError('the splits are given to the constructor')

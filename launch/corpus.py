@@ -14,7 +14,19 @@ and others, at any usual rate and number of channels.
 
 Unusable recordings (damaged, silent, over-long, without text, ...) are left out, counted, and
 listed with the reason in DATA/quarantine.jsonl. If there are more than --max_quarantined allows,
-the job stops before it writes anything. `python -m launch.inspect DATA` shows the result.
+no data set appears or changes. `python -m launch.inspect DATA` shows the result.
+
+A reading-in that was stopped in any way continues where it was when the same command runs again; it
+repeats at most one shard. Finished shards are not read again, except to try a recording that was
+left out and whose file has changed. To have a recording read again that was replaced under its old
+name, delete its data set.
+
+Several hosts do the work together if the same command runs on each of them, with the recordings and
+DATA on storage that all of them see. The data sets are the same on any number of hosts. The demo is
+made by one host.
+
+--distributed, --coordinator, --num_processes, --process_id: how the hosts find one another, as in
+launch.train
 """
 
 import argparse
@@ -22,14 +34,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from data_pipeline import ingest, readers
 from data_pipeline.corpus import sentences
+from data_pipeline.shards import Process
 from echox_jax import errors
+from echox_jax.parallel import distributed
 from launch import cli
 
 
 def main() -> None:
-  limits = ingest.Limits()
+  limits, sharing = ingest.Limits(), ingest.Sharing()
   parser = argparse.ArgumentParser(
     prog='python -m launch.corpus',
     description=__doc__,
@@ -88,15 +104,37 @@ def main() -> None:
     '--workers',
     type=int,
     default=2,
-    help='processes that speak or decode at the same time (default %(default)s)',
+    help='processes of this host that speak or decode at the same time (default %(default)s)',
   )
+  parser.add_argument(
+    '--shard_examples',
+    type=int,
+    default=sharing.shard_examples,
+    help='examples of a shard, which one host reads in at a time (default %(default)s)',
+  )
+  parser.add_argument(
+    '--wait_seconds',
+    type=float,
+    default=sharing.wait_seconds,
+    help='how long a host waits for the next shard of another one before it gives up '
+    '(default %(default)s)',
+  )
+  parser.add_argument(
+    '--distributed', default='auto', choices=distributed.MODES, help=argparse.SUPPRESS
+  )
+  parser.add_argument('--coordinator', help=argparse.SUPPRESS)
+  parser.add_argument('--num_processes', type=int, help=argparse.SUPPRESS)
+  parser.add_argument('--process_id', type=int, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.help:
     print(readers.get(args.reader).guide if args.reader else parser.format_help())
     return
   if not args.data:
     raise errors.ConfigError('--data is missing: name the folder to write the data sets to.')
-  print(json.dumps(_build(args), indent=2))
+  distributed.initialise(args.distributed, args.coordinator, args.num_processes, args.process_id)
+  summary = _build(args)
+  if distributed.is_first():
+    print(json.dumps(summary, indent=2))
 
 
 def _build(args: argparse.Namespace) -> dict[str, Any]:
@@ -118,8 +156,14 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
       prefix=args.prefix,
       limits=limits,
       keep_encoded=args.keep_encoded,
-      workers=args.workers,
+      sharing=ingest.Sharing(args.shard_examples, args.workers, args.wait_seconds),
+      process=Process(jax.process_index(), jax.process_count(), distributed.barrier),
       progress=True,
+    )
+  if jax.process_count() > 1:
+    raise errors.ConfigError(
+      'the demo is made by one process: run this command on one host, or name recordings with '
+      '--manifest or --reader.'
     )
   from data_pipeline.corpus import build
 
@@ -133,4 +177,4 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, distributed.leave)

@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> None:
   normalise.normalise('')  # reports a missing extra before the work, not after it
   judge = judge_lib.Judge(args.workdir / 'judge')
   manifest = read_manifest(args.workdir)
-  questions = read(args.data or args.workdir / 'data', 'questions', 'test', args.limit)
-  holdout = read(args.workdir / 'precomputed', 'answers', 'holdout', args.limit)
+  raw = args.data or args.workdir / 'data'
+  questions = read(raw, raw, 'questions', 'test', args.limit)
+  holdout = read(args.workdir / 'precomputed', raw, 'answers', 'holdout', args.limit)
   model = model_options.open_model(args)
   budgets = dataclasses.replace(model.engine, conversations=_AT_A_TIME)
   engine = Engine(dataclasses.replace(model, engine=budgets))
@@ -170,11 +171,11 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
     ) from error
 
 
-def read(data_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
-  """The examples of a split, or `limit` of them, evenly spaced."""
+def read(data_dir: Path, raw_dir: Path, name: str, split: str, limit: int | None) -> list[Any]:
+  """The examples of a split, or `limit` of them, evenly spaced; their audio may be in `raw_dir`."""
   from data_pipeline import dataset, schema
 
-  source = dataset.open_dataset(data_dir, name, split)
+  source = dataset.open_with_audio(data_dir, raw_dir, name, split)
   return [schema.decode(source[i]) for i in questions_lib.spread(len(source), limit)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline import dataset, record_files, selection
+from data_pipeline import dataset, index, record_files, selection
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.precompute.encoders import Encoders
 from data_pipeline.precompute.progress import Bar
@@ -52,11 +52,19 @@ class Job:
     self.sources = {
       name: dataset.open_dataset(self.raw, *selection.split_name(name)) for name in self.sets
     }
-    self.records = {
-      name: ranges(len(source), self.choices.shard_examples)
-      for name, source in self.sources.items()
+    # Raw sets are also read for their questions and transcripts.
+    asked = (*self.choices.state_sets, *self._trained_on())
+    self.asked = tuple(n for n in dict.fromkeys(asked) if self._is_raw(n))
+    self.turns = {
+      name: dataset.open_turns(self.raw, *selection.split_name(name))
+      for name in dict.fromkeys((*self.sets, *self.asked))
     }
-    self.work = SharedWork(self.folder, process, beat)
+    self.records = {
+      name: ranges(len(turns), self.choices.shard_examples) for name, turns in self.turns.items()
+    }
+    self.work = SharedWork(
+      self.folder, process, beat=beat, wait_seconds=self.choices.wait_seconds
+    )
     given = {
       'kmeans': self.choices.kmeans,
       'hubert': self.choices.hubert if self.cfg.encoder == 'hubert' else '',
@@ -65,17 +73,18 @@ class Job:
     self.products: list[Path] = []  # final files of the run
     self._loaded: dict[str, SpeechEncoder] = {}
 
+  def _trained_on(self) -> Iterator[str]:
+    """Sets of the stage. The vocoder stage reads units and needs no token counts."""
+    return (name for name in self.experiment.data.sets if name not in self.choices.unit_sets)
+
+  def _is_raw(self, name: str) -> bool:
+    return dataset.dataset_exists(self.raw, selection.split_name(name)[0])
+
   # Inputs of the steps, and their files.
 
   def raw_inputs(self, name: str) -> str:
     """Fingerprint of one raw data set and split."""
-    folder, split = selection.split_name(name)
-    note = self.raw / f'{folder}.json'
-    return fingerprint(
-      split,
-      file_fingerprint(self.raw / folder / dataset.INFO),
-      file_fingerprint(note) if note.exists() else '',
-    )
+    return dataset.identity(self.raw, *selection.split_name(name))
 
   def states_inputs(self, name: str, role: str) -> str:
     model = self.experiment.model
@@ -140,6 +149,11 @@ class Job:
         name, self.scratch('units', name), self.units_inputs(name)
       ).items()
     }
+
+  def token_parts(self, name: str) -> Outputs:
+    return self.shards(
+      name, self.scratch('tokens', name), self.raw_inputs(name), index.counted_by(self.folder)
+    )
 
   def record_files(self, name: str) -> Outputs:
     folder, split = selection.split_name(name)

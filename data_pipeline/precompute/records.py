@@ -1,8 +1,8 @@
 """Writes the precomputed data sets (states, units and unit words in their columns) and tables of
-their sizes.
+their sizes. Audio stays in the raw data sets; readers join it row by row.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from data_pipeline import dataset, index, parts, record_files, schema, selection
-from data_pipeline.fingerprints import fingerprint
 from data_pipeline.precompute.job import LANGUAGE, Job
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import Outputs
+from echox_jax import tensor_files
 from echox_jax.units import extract, kmeans
 from echox_jax.units.unit_language import UnitLanguage
 
@@ -43,26 +43,18 @@ def make_datasets(job: Job) -> None:
   for folder in dict.fromkeys(selection.split_name(name)[0] for name in job.sets):
     names = [name for name in job.sets if selection.split_name(name)[0] == folder]
     outputs = {name: job.record_files(name) for name in names}
-    step = f'data set {folder}'
-    features, info = (job.folder / folder / name for name in (record_files.FEATURES, dataset.INFO))
-    inputs = fingerprint([list(some.values()) for some in outputs.values()])
-    if job.work.index == 0 and not job.work.finished(info, inputs):
-      info.unlink(missing_ok=True)  # so that nobody reads old and new files as one data set
+    step, has_states = f'data set {folder}', bool({*names} & {*job.choices.state_sets})
+    if job.work.index == 0 and not all(map(job.work.all_finished, outputs.values())):
+      # so that nobody reads old and new files as one data set
+      (job.folder / folder / record_files.INFO).unlink(missing_ok=True)
     for name in names:
-      has_states = bool({*names} & {*job.choices.state_sets})
       _make_split(job, step, name, outputs[name], has_states)
-    written = {
-      name: [note['measured'] for note in job.work.notes(some)] for name, some in outputs.items()
-    }
-    job.work.keep_only([features, info, *(path for some in outputs.values() for path in some)])
-    for path in (features, info):
-      job.make(step, path, inputs, functools.partial(_write_metadata, written))
-
-
-def _write_metadata(written: Mapping[str, Sequence[Mapping[str, Any]]], beside: Path) -> None:
-  splits = {selection.split_name(name)[1]: measured for name, measured in written.items()}
-  width = next(iter(written.values()))[0]['width']
-  record_files.write_metadata(beside, splits, width)
+    splits = {selection.split_name(name)[1]: some for name, some in outputs.items()}
+    width = next(job.work.notes(next(iter(splits.values()))))['measured']['width']
+    audio_of = {selection.split_name(name)[1]: job.raw_inputs(name) for name in names}
+    job.products += record_files.publish(
+      job.work, step, job.folder / folder, splits, width=width, about={dataset.AUDIO_OF: audio_of}
+    )
 
 
 def _make_split(job: Job, step: str, name: str, outputs: Outputs, has_states: bool) -> None:
@@ -81,29 +73,33 @@ def _make_split(job: Job, step: str, name: str, outputs: Outputs, has_states: bo
 
 
 def _write_shard(job: Job, split: _Split, bar: Bar, i: int, beside: Path) -> dict[str, Any]:
-  """Writes one file of a split. Audio is dropped where states replace it."""
+  """Writes one file of a split."""
   hears = split.name in job.choices.state_sets
   width = job.encoder('speech').width if split.has_states else 1
   states, heard = _user_states(job, split, i, width, bar) if hears else (iter(()), dict)
   units, words = parts.iterate_parts(split.units[i : i + 1]), 0
 
-  def with_columns(turn: schema.Turn) -> schema.Turn:
+  def with_columns(turn: schema.Turn, samples: int) -> schema.Turn:
     nonlocal words
-    if split.units and turn.role == 'assistant' and len(turn.audio):
+    if split.units and turn.role == 'assistant' and samples:
       own = next(units)
       unit_words = split.language.encode(kmeans.reduce_units(own)[0])
       words += len(unit_words)
       return dataclasses.replace(turn, units=own, unit_words=unit_words)
-    if hears and turn.role == 'user' and len(turn.audio):
-      return dataclasses.replace(turn, states=np.asarray(next(states)), audio=np.zeros(0, np.int16))
+    if hears and turn.role == 'user' and samples:
+      return dataclasses.replace(turn, states=np.asarray(next(states)))
     return turn
 
-  def examples() -> Iterator[schema.Example]:
-    for record in bar.watch(job.records[split.name][i]):
-      example = schema.decode(job.sources[split.name][record])
-      yield schema.Example(example.id, tuple(map(with_columns, example.turns)))
+  def records() -> Iterator[dict[str, Any]]:
+    for number in bar.watch(job.records[split.name][i]):
+      stored = job.turns[split.name][number]
+      said, samples = schema.decode_texts(stored), stored['audio_lengths']
+      example = schema.Example(said.id, tuple(map(with_columns, said.turns, samples)))
+      record = schema.encode(example, width=width)
+      # states replace audio; other audio is not far: `dataset.WithAudio`
+      yield record | {'audio_lengths': np.where(record['state_lengths'], 0, samples)}
 
-  written = record_files.write(beside, examples(), width)
+  written = record_files.write(beside, records(), width)
   return {**written, **heard(), 'width': width, 'words': words}
 
 
@@ -137,18 +133,41 @@ def make_tables(job: Job) -> None:
 
   With them no host has to read a whole set before it trains.
   """
-  # Raw sets are read for their questions and transcripts. The vocoder stage reads units and needs
-  # no token counts.
-  trained_on = (n for n in job.experiment.data.sets if n not in job.choices.unit_sets)
-  asked = dict.fromkeys((*job.choices.state_sets, *trained_on))
-  raw = [n for n in asked if dataset.dataset_exists(job.raw, selection.split_name(n)[0])]
+  for name in job.turns:
+    _count_tokens(job, name)
   wanted = [
-    *((job.raw, name, job.folder) for name in raw),
+    *((job.raw, name, job.folder) for name in job.asked),
     *((job.folder, name, job.folder) for name in job.sets),
     *((job.folder, name, None) for name in job.choices.unit_sets),
   ]
-  for folder, name, tokens in wanted[job.work.index :: job.work.count]:
+  for folder, name, tokenizer in wanted[job.work.index :: job.work.count]:
     index.open_table(
-      job.folder, folder, *selection.split_name(name), tokens, job.experiment.data.workers
+      job.folder,
+      folder,
+      *selection.split_name(name),
+      tokenizer,
+      tokens=map(_read_tokens, job.token_parts(name)),
     )
   job.work.meet('the tables are there')
+  job.work.keep_only(
+    [
+      index.table_path(job.folder, folder, *selection.split_name(name), tokenizer)
+      for folder, name, tokenizer in wanted
+    ]
+  )
+
+
+def _count_tokens(job: Job, name: str) -> None:
+  """Counts the tokens of every turn of a set; raw and precomputed sets have the same turns."""
+  outputs = job.token_parts(name)
+  counter = index.TokenCounter(job.raw, *selection.split_name(name), job.folder)
+
+  def count(i: int, beside: Path) -> None:
+    parts.write_arrays(beside, {'tokens': counter(job.records[name][i])})
+
+  job.work.run('tokens', outputs, count)
+  job.work.keep_only(outputs)
+
+
+def _read_tokens(path: Path) -> np.ndarray:
+  return tensor_files.open_tensors(path)['tokens']

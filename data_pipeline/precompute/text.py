@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_pipeline import schema, selection
+from data_pipeline import selection
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.precompute.job import Job
 from echox_jax import errors, files, tokenizer
@@ -24,11 +24,10 @@ def make_tokenizer(job: Job) -> None:
       files.atomic_write_bytes(beside, Path(own.model).read_bytes())
       return
     texts = dict.fromkeys(
-      turn['text']
+      text
       for name in learn_from
-      for i in range(len(job.sources[name]))
-      for turn in schema.text_turns(job.sources[name][i])
-      if turn['text']
+      for text in job.turns[name].texts(range(len(job.turns[name])))
+      if text
     )
     tokenizer.train_tokenizer(texts, beside, own.vocab_size)
 

@@ -12,10 +12,9 @@ from data_pipeline import language_shards, parts
 from data_pipeline.precompute.job import KMEANS, LANGUAGE, Job
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import SCRATCH
+from data_pipeline.turns import ASSISTANT
 from echox_jax import errors, rates
 from echox_jax.units import extract, kmeans
-
-_MEASURED_EXAMPLES = 256  # examples of a set from which its hours are estimated
 
 
 def make_centroids(job: Job) -> np.ndarray:
@@ -61,13 +60,11 @@ def _sample(job: Job) -> list[Path]:
 
 def _share(job: Job) -> float:
   """The share of the examples of `kmeans_sets` that k-means sees."""
-  seconds = 0.0
-  for name in job.choices.kmeans_sets if job.choices.kmeans_hours else ():
-    source, looked_at = job.sources[name], min(_MEASURED_EXAMPLES, len(job.sources[name]))
-    clips = parts.Clips(
-      source, 'assistant', (i * len(source) // looked_at for i in range(looked_at))
-    )
-    seconds += sum(map(len, clips)) / rates.SAMPLE_RATE * len(source) / looked_at
+  if not job.choices.kmeans_hours:
+    return 1.0
+  tables = (job.turns[name].table() for name in job.choices.kmeans_sets)
+  samples = sum(int(table['audio'][table['role'] == ASSISTANT].sum()) for table in tables)
+  seconds = samples / rates.SAMPLE_RATE
   return min(1.0, job.choices.kmeans_hours * 3600 / seconds) if seconds else 1.0
 
 

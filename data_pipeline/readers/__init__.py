@@ -1,7 +1,8 @@
 """Readers: from common layouts of recordings to items of one schema (`data_pipeline/schema.py`).
 
 A reader is a function `read(source) -> iterator of Item | Entry`; an `Entry` is an unusable item
-and the reason. Readers read no audio: `data_pipeline/ingest.py` reads it and writes the data sets.
+and the reason. Readers read no audio and do not look whether it is there: `planning.py` looks, and
+`ingest.py` reads it.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,11 +24,13 @@ class Reader:
     guide: description of the layout.
     transcripts: whether the items are speech with its transcript (set `transcripts`), not exchanges
       (`questions`, `answers`).
+    forms: suffixes of recordings; one that is missing may be there with another of these.
   """
 
   read: Callable[[Path], Iterator[Item | Entry]]
   guide: str
   transcripts: bool = False
+  forms: tuple[str, ...] = ()
 
 
 READERS = {
@@ -35,7 +38,7 @@ READERS = {
   'dialogues': Reader(dialogues.read, dialogues.__doc__),
   'pairs': Reader(pairs.read, pairs.__doc__),
   'librispeech': Reader(librispeech.read, librispeech.__doc__, transcripts=True),
-  'mls': Reader(mls.read, mls.__doc__, transcripts=True),
+  'mls': Reader(mls.read, mls.__doc__, transcripts=True, forms=('.flac', '.opus')),
 }
 
 

@@ -21,6 +21,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline import listing
 from data_pipeline.quarantine import Entry, Unusable
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
@@ -50,11 +51,8 @@ def read(source: Path) -> Iterator[Item | Entry]:
 def _values(source: Path) -> Iterator[tuple[str, Path, Any]]:
   """(where, folder, text of a line or parsed JSON) of each dialogue."""
   if source.is_dir():
-    for path in sorted(source.glob('*.json')):
-      try:
-        yield from _file(path)
-      except Unusable as error:
-        yield str(path), source, Entry('', str(path), error.reason, error.detail)
+    for dialogues in listing.each(_file_of_folder, sorted(source.glob('*.json'))):
+      yield from dialogues
   elif source.suffix.lower() == '.json' and source.is_file():
     try:
       yield from _file(source)
@@ -66,6 +64,13 @@ def _values(source: Path) -> Iterator[tuple[str, Path, Any]]:
   else:
     for where, line in items.text_lines(source):
       yield where, source.parent, line
+
+
+def _file_of_folder(path: Path) -> list[tuple[str, Path, Any]]:
+  try:
+    return list(_file(path))
+  except Unusable as error:
+    return [(str(path), path.parent, Entry('', str(path), error.reason, error.detail))]
 
 
 def _file(path: Path) -> Iterator[tuple[str, Path, Any]]:

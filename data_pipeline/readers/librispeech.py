@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import functools
 from pathlib import Path
 
+from data_pipeline import listing
 from data_pipeline.quarantine import Entry
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
@@ -27,13 +28,17 @@ def read(source: Path) -> Iterator[Item | Entry]:
   Raises:
     DataError: no transcripts.
   """
-  chapters = sorted(source.rglob('*.trans.txt'))
+  chapters = [path for path in listing.files_below(source) if path.name.endswith('.trans.txt')]
   if not chapters:
     raise DataError(
       f'{source} holds no *.trans.txt: name the folder that holds train-clean-100 and the like.'
     )
-  for chapter in chapters:
-    yield from items.transcripts(chapter, ' ', functools.partial(_utterance, chapter))
+  for found in listing.each(_chapter, chapters):
+    yield from found
+
+
+def _chapter(path: Path) -> list[Item | Entry]:
+  return list(items.transcripts(path, ' ', functools.partial(_utterance, path)))
 
 
 def _utterance(chapter: Path, name: str, text: str, where: str) -> Item:

@@ -5,14 +5,14 @@
 
 The first file holds lines `4800_10003_000000<TAB>and there they lay`. The folders `train`, `dev`
 and `test` become the splits of the set `transcripts`. SOURCE is such a folder, e.g. mls_english, or
-one that holds several. The language follows from the folder's name (mls_german, mls_german_opus).
+one that holds several, or a single split. The language follows from the folder's name (mls_german,
+mls_german_opus).
 """
 
 from collections.abc import Iterator
 import functools
 from pathlib import Path
 
-from data_pipeline import decoding
 from data_pipeline.quarantine import Entry
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
@@ -36,9 +36,8 @@ def read(source: Path) -> Iterator[Item | Entry]:
   Raises:
     DataError: no transcripts.
   """
-  lists = sorted(
-    path for depth in ('', '*/', '*/*/') for path in source.glob(f'{depth}transcripts.txt')
-  )
+  depths = (sorted(source.glob(f'{depth}transcripts.txt')) for depth in ('', '*/', '*/*/'))
+  lists = next(filter(None, depths), [])
   if not lists:
     raise DataError(
       f'{source} holds no transcripts.txt: name the folder that holds train, dev and '
@@ -55,20 +54,13 @@ def read(source: Path) -> Iterator[Item | Entry]:
 
 def _utterance(folder: Path, suffix: str, language: str, name: str, text: str, where: str) -> Item:
   speaker, _, book = items.file_name(name).rpartition('_')[0].partition('_')
-  file = folder / 'audio' / speaker / book / f'{name}{suffix}'
   return items.transcript(
     name,
     text,
-    file if decoding.exists(file) else _other(file),
+    folder / 'audio' / speaker / book / f'{name}{suffix}',
     where,
     speaker=speaker,
     split=folder.name if folder.name in items.SPLITS else 'train',
     language=language,
     source='mls',
   )
-
-
-def _other(file: Path) -> Path:
-  """The same recording in the other format, if that file exists."""
-  other = file.with_suffix({'.flac': '.opus', '.opus': '.flac'}[file.suffix])
-  return other if decoding.exists(other) else file

@@ -12,8 +12,10 @@ One in twenty is held out: the set `answers` has the splits train and holdout.
 """
 
 from collections.abc import Iterator
+import functools
 from pathlib import Path
 
+from data_pipeline import listing
 from data_pipeline.quarantine import Entry, Unusable
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
@@ -33,7 +35,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
     yield from _listed(source)
     return
   named: dict[Path, dict[str, Path]] = {}
-  for path in sorted(source.rglob('*')):
+  for path in listing.files_below(source):
     suffix = path.suffix.lower()
     if suffix == '.txt' or suffix in SUFFIXES:
       named.setdefault(path.with_suffix(''), {}).setdefault(
@@ -44,18 +46,23 @@ def read(source: Path) -> Iterator[Item | Entry]:
       f'{source} holds no recordings: name a folder of recordings with a .txt file '
       'beside each, or one with metadata.csv.'
     )
-  for stem, pair in named.items():
-    name = stem.relative_to(source).as_posix()
-    try:
-      text = items.read_text(pair['text']) if 'text' in pair else ''
-      yield _item(name, text, str(pair.get('audio', '')), str(pair.get('audio') or pair['text']))
-    except Unusable as error:
-      yield Entry(
-        _printable(name),
-        _printable(str(pair.get('text') or pair['audio'])),
-        error.reason,
-        error.detail,
-      )
+  yield from listing.each(functools.partial(_beside, source), named.items())
+
+
+def _beside(source: Path, found: tuple[Path, dict[str, Path]]) -> Item | Entry:
+  """The item of a recording and the text beside it, either of which may be missing."""
+  stem, pair = found
+  name = stem.relative_to(source).as_posix()
+  try:
+    text = items.read_text(pair['text']) if 'text' in pair else ''
+    return _item(name, text, str(pair.get('audio', '')), str(pair.get('audio') or pair['text']))
+  except Unusable as error:
+    return Entry(
+      _printable(name),
+      _printable(str(pair.get('text') or pair['audio'])),
+      error.reason,
+      error.detail,
+    )
 
 
 def _listed(source: Path) -> Iterator[Item | Entry]:

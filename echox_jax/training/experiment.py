@@ -213,6 +213,7 @@ class PrecomputeConfig:
   repeats at most these.
   `batch_seconds`: seconds of speech, padding included, that each device encodes at a time. 12 is
   fastest on CPUs; accelerators need more.
+  `wait_seconds`: how long a process waits for the next shard of another one before it gives up.
   """
 
   kmeans_sets: tuple[str, ...] = ('answers/train',)
@@ -224,6 +225,7 @@ class PrecomputeConfig:
   hubert: str = ''
   shard_examples: int = 512
   batch_seconds: float = 12.0
+  wait_seconds: float = 3600.0
   fit: UnitFitConfig = UnitFitConfig()
 
 

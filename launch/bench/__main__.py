@@ -13,6 +13,7 @@ from pathlib import Path
 from echox_jax import files
 from launch import cli
 from launch.bench import (
+  corpus,
   loader,
   losses,
   padding,
@@ -24,6 +25,7 @@ from launch.bench import (
 )
 
 MEASURES = {
+  'corpus': corpus,
   'loader': loader,
   'losses': losses,
   'padding': padding,

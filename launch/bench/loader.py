@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from data_pipeline import batches, ingest
+from data_pipeline import batches, dataset, ingest
 from data_pipeline.corpus import sentences
 from echox_jax import config, prompts, rates
 from echox_jax.tokenizer import train_tokenizer
@@ -130,10 +130,10 @@ def _load(data_dir: Path, workdir: Path) -> dict[str, float]:
     samples / rates.SAMPLE_RATE,
   )
   stored = sum(file.stat().st_size for file in (data_dir / 'questions').iterdir())
-  hours = json.loads((data_dir / 'questions.json').read_text())['splits']
+  splits = dataset.manifest(data_dir, 'questions')['splits']
   return {
     'realtime_per_core': round(seconds / cpu, 1),
     'realtime': round(seconds / wall, 1),
     'seconds': round(seconds, 1),
-    'megabytes_per_hour': round(stored / 1e6 / sum(split['hours'] for split in hours.values()), 1),
+    'megabytes_per_hour': round(stored / 1e6 / sum(split['hours'] for split in splits.values()), 1),
   }

@@ -1,12 +1,13 @@
 """The demo corpus: its facts are sound, its splits are apart, and building it is safe to repeat."""
 
 from collections import Counter
+import hashlib
 import re
 
 import numpy as np
 import pytest
 
-from data_pipeline import dataset
+from data_pipeline import dataset, schema
 from data_pipeline.corpus import build, facts, sentences, voices
 from echox_jax import audio
 from echox_jax.errors import EchoXError
@@ -154,6 +155,34 @@ def test_build_writes_both_data_sets_and_keeps_what_is_done(tmp_path, spoken):
   build.build_corpus(tmp_path, **{**SMALL, 'extra_sentences': 6})
   # only what has changed is built again
   assert sum(spoken.values()) == sum(counts['answers'].values()) + 1
+
+
+# of ids and texts of every split in order: the demo's batches, and so its scores, depend on it
+ORDER = 'a54d1f2e0db0a4df7ec67c3a353bfd6e9e45062db84cef51d75025ac2aaed640'
+
+
+def test_the_records_of_the_demo_are_the_same_as_ever(tmp_path, spoken, monkeypatch):
+  given, write, order = {}, dataset.write_dataset, hashlib.sha256()
+
+  def remember(data_dir, name, splits):
+    given[name] = {split: list(examples) for split, examples in splits.items()}
+    return write(data_dir, name, given[name])
+
+  monkeypatch.setattr(dataset, 'write_dataset', remember)
+  build.build_corpus(tmp_path, **SMALL)
+  for name, splits in given.items():
+    for split, examples in splits.items():
+      records = dataset.open_dataset(tmp_path, name, split)
+      for example, record in zip(examples, records, strict=True):
+        expected = schema.encode(example)
+        assert record.keys() == expected.keys()
+        for column in schema.COLUMNS[2:]:
+          np.testing.assert_array_equal(record[column], expected[column])
+          assert record[column].dtype == expected[column].dtype
+        texts = (record['id'].decode(), record['turns'].decode())
+        assert texts == (expected['id'], expected['turns'])
+        order.update(repr((name, split, *texts)).encode())
+  assert order.hexdigest() == ORDER
 
 
 def test_a_voice_that_fails_keeps_the_data_sets_before_it(tmp_path, spoken, monkeypatch):

@@ -88,7 +88,7 @@ def test_the_report(folder):
 
 
 def test_a_damaged_file_is_counted_or_named(folder):
-  file = next((folder / 'questions').glob('*train.array_record*'))
+  file = next((folder / 'questions').glob('*train.array_record-?????-of-?????'))
   data = bytearray(file.read_bytes())
   middle = len(data) // 2
   data[middle : middle + 2000] = bytes(2000)

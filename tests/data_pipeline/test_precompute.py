@@ -5,6 +5,7 @@ names what is wrong.
 import dataclasses
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 
-from data_pipeline import batches, dataset, index, precompute, record_files
+from data_pipeline import batches, dataset, index, precompute, record_files, schema
 from data_pipeline.schema import Example, Turn
 from data_pipeline.shards import Process
 from echox_jax import errors
@@ -20,7 +21,7 @@ from echox_jax.parallel import heartbeats
 from echox_jax.tokenizer import TextTokenizer, precomputed_tokenizer
 from echox_jax.units import extract, kmeans, unit_language
 from launch import precompute as launch_precompute
-from tests.helpers import precompute_jobs
+from tests.helpers import batch_jobs, precompute_jobs
 from tests.helpers.precompute_jobs import WORDS, experiment, make_encoders, write_raw
 
 
@@ -74,7 +75,7 @@ def test_columns_hold_what_the_parts_give_one_by_one(workdir, encoders):
     np.testing.assert_array_equal(
       filled.units, kmeans.assign(states.layer.astype(np.float16).astype(np.float32), centroids)
     )
-    np.testing.assert_array_equal(filled.audio, turn.audio)
+    assert not len(filled.audio)  # it is not stored twice
     assert filled.text == turn.text and len(filled.units) == len(turn.audio) // 320
     np.testing.assert_array_equal(
       language.decode(filled.unit_words), kmeans.reduce_units(filled.units)[0]
@@ -119,7 +120,11 @@ def test_report_and_tokenizer(workdir, encoders):
     set(report['compression']) == {'ngram', 'bpe', 'plain'}
     and report['compression']['plain']['units_per_word'] == 1
   )
-  assert {path.name for path in (workdir / 'precomputed' / 'parts').iterdir()} == {'units', 'notes'}
+  assert {path.name for path in (workdir / 'precomputed' / 'parts').iterdir()} == {
+    'units',
+    'tokens',
+    'notes',
+  }
   assert 'everything was there' in precompute.summary(report)
 
 
@@ -185,7 +190,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(workdir, encoders, tmp_path,
     dataset.open_dataset(made, 'answers', 'train')
   assert precompute.run(experiment(shard_examples=4), tmp_path, encoders, progress=False)[
     'ran'
-  ] == ['data set answers', 'data set questions']
+  ] == ['data set answers', 'data set questions', 'tokens']
   assert all(path.stat().st_mtime_ns == time for path, time in there.items())
   assert not [path for path in made.rglob('*') if path.name == 'some' or path.suffix == '.tmp']
   same_records(workdir, tmp_path)
@@ -214,7 +219,7 @@ def test_two_processes_write_what_one_writes(encoders, tmp_path, monkeypatch):
     *reports[1]['ran']
   }
   one, two = (precompute_jobs.products(tmp_path / folder) for folder in ('one', 'two'))
-  assert one == two and len([name for name in one if name.startswith('questions/')]) == 12
+  assert one == two and len([name for name in one if name.startswith('questions/')]) == 23
 
 
 def test_the_manifest_is_right(workdir):
@@ -287,7 +292,7 @@ def test_states_are_taken_over_where_only_units_have_changed(encoders, tmp_path)
   for a, b in zip(first, states()):
     np.testing.assert_array_equal(a, b)
   turn = next(dataset.read_examples(tmp_path / 'precomputed', *names[0].split('/'))).turns[1]
-  assert turn.units.max() < 10 and len(turn.audio) and len(turn.unit_words)
+  assert turn.units.max() < 10 and len(turn.unit_words)
 
 
 def test_kmeans_of_a_sample(encoders, tmp_path):
@@ -438,3 +443,37 @@ def test_command_line_takes_part_in_a_job_of_several(monkeypatch, tmp_path):
     errors.ConfigError, match='--num_processes is given without --coordinator, --process_id'
   ):
     launch_precompute.main()
+
+
+def test_audio_is_joined_row_by_row_and_only_that_of_the_same_content(encoders, tmp_path):
+  write_raw(tmp_path / 'data')
+  precompute.run(experiment(), tmp_path, encoders, progress=False)
+  derived, raw = tmp_path / 'precomputed', tmp_path / 'data'
+  stored = dataset.open_dataset(derived, 'answers', 'train')
+  assert not any(len(record['audio']) for record in stored)
+  joined = dataset.open_with_audio(derived, raw, 'answers', 'train')
+  whole = list(map(schema.decode, joined))
+  for heard, example in zip(dataset.read_examples(raw, 'answers', 'train'), whole, strict=True):
+    np.testing.assert_array_equal(example.turns[0].audio, heard.turns[0].audio)
+  # batches are those of a set that holds its audio itself
+  of_joined = batch_jobs.take(batches.make_iterator(experiment('vocoder'), tmp_path), 5)
+  dataset.write_dataset(tmp_path / 'copied' / 'precomputed', 'answers', {'train': whole})
+  shutil.copy(derived / 'tokenizer.model', tmp_path / 'copied' / 'precomputed')
+  of_copy = batch_jobs.take(batches.make_iterator(experiment('vocoder'), tmp_path / 'copied'), 5)
+  for a, b in zip(of_joined, of_copy):
+    batch_jobs.same(a, b)
+  # a copy of the recordings is as good, whatever its times; other recordings are not
+  shutil.copytree(raw, tmp_path / 'elsewhere', copy_function=shutil.copyfile)
+  assert len(dataset.open_with_audio(derived, tmp_path / 'elsewhere', 'answers', 'train')) == 6
+  assert (
+    precompute.run(
+      dataclasses.replace(experiment(), data_dir=str(tmp_path / 'elsewhere')),
+      tmp_path,
+      encoders,
+      progress=False,
+    )['ran']
+    == []
+  )
+  dataset.write_dataset(tmp_path / 'elsewhere', 'answers', {'train': whole[:4] + whole[:2]})
+  with pytest.raises(errors.DataError, match='was made from other content'):
+    dataset.open_with_audio(derived, tmp_path / 'elsewhere', 'answers', 'train')

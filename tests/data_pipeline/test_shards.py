@@ -94,9 +94,55 @@ def test_stopped_at_any_point(tmp_path, monkeypatch, inputs, call):
   } == {'notes'}
 
 
+@pytest.mark.parametrize('call', range(6))
+def test_files_beside_an_output_come_and_go_with_it(tmp_path, monkeypatch, call):
+  """Stopped before each of the calls that change the disk, and made again."""
+  target, calls = tmp_path / 'out' / '0', 0
+
+  def make(i, beside):
+    beside.write_text('whole')
+    beside.with_name(f'{beside.name}.more').write_text('more of it')
+
+  def stopping(function):
+    def stop(*args, **kwargs):
+      nonlocal calls
+      if calls == call:
+        raise Stopped
+      calls += 1
+      return function(*args, **kwargs)
+
+    return stop
+
+  for name in ('fsync', 'replace'):
+    monkeypatch.setattr(os, name, stopping(getattr(os, name)))
+  with pytest.raises(Stopped):
+    SharedWork(tmp_path).run('step', outputs(tmp_path, 'x', 1), make)
+  monkeypatch.undo()
+  work = SharedWork(tmp_path)
+  assert not work.finished(target, 'x')
+  work.run('step', outputs(tmp_path, 'x', 1), make)
+  assert (target.read_text(), target.with_suffix('.more').read_text()) == ('whole', 'more of it')
+  target.with_suffix('.more').unlink()
+  assert not work.finished(target, 'x')
+  work.run('step', outputs(tmp_path, 'x', 1), make)
+  work.keep_only(outputs(tmp_path, 'x', 1))
+  assert work.finished(target, 'x') and len(list((tmp_path / 'out').iterdir())) == 2
+  work.forget(target)
+  assert not work.finished(target, 'x')
+
+
+def test_jobs_of_other_names_leave_each_other_alone(tmp_path):
+  writing = tmp_path / 'parts' / 'one' / 'writing-0'
+  writing.mkdir(parents=True)
+  SharedWork(tmp_path, name='other')
+  assert writing.exists()
+  SharedWork(tmp_path, name='one')
+  assert not writing.exists()
+
+
 def test_each_process_makes_its_share(tmp_path, monkeypatch):
   made = []
-  monkeypatch.setattr(SharedWork, '_await', lambda self, outputs: None)
+  monkeypatch.setattr(SharedWork, '_await', lambda self, step, outputs: None)
   for index in (2, 0, 1):
     work = SharedWork(tmp_path, Process(index, 3))
     monkeypatch.setattr(work, 'notes', lambda paths: [])

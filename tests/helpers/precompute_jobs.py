@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline import dataset, index, language_shards, precompute
+from data_pipeline import dataset, language_shards, precompute
 from data_pipeline.schema import Example, Turn
 from echox_jax import config
 from echox_jax.config import WhisperConfig
@@ -104,16 +104,12 @@ def experiment(stage='t2c', units=None, **jobs):
 
 
 def products(workdir):
-  """sha256 of every file that is left, but for notes, timings and the tables, which are named by
-  times.
-  """
+  """sha256 of every file that is left, but for notes and timings."""
   folder = workdir / 'precomputed'
   return {
     path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(folder.rglob('*'))
-    if path.is_file()
-    and not {'notes', index.FOLDER} & {*path.parts}
-    and path.name != precompute.REPORT
+    if path.is_file() and 'notes' not in path.parts and path.name != precompute.REPORT
   }
 
 

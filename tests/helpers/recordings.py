@@ -5,7 +5,7 @@ import json
 import numpy as np
 import soundfile
 
-from data_pipeline import dataset
+from data_pipeline import dataset, quarantine, record_files, turns
 from echox_jax import audio
 
 
@@ -51,10 +51,12 @@ def examples(data_dir, name, split):
   return {example.id: example for example in dataset.read_examples(data_dir, name, split)}
 
 
-def content(folder):
-  """The bytes of every file under a folder."""
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in sorted(folder.rglob('*'))
-    if path.is_file()
-  }
+def content(data_dir):
+  """The bytes of all files of the data sets in a folder, by name, and of what was left out."""
+  paths = [data_dir / quarantine.FILE]
+  for info in sorted(data_dir.glob(f'*/{record_files.INFO}')):
+    paths += [info.with_name(name) for name in record_files.METADATA]
+    for split in dataset.manifest(data_dir, info.parent.name)['splits'].values():
+      for name in split['files']:
+        paths += [info.with_name(name), info.with_name(name + turns.SUFFIX)]
+  return {str(path.relative_to(data_dir)): path.read_bytes() for path in paths if path.is_file()}
