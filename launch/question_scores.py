@@ -3,11 +3,21 @@
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import shlex
 from typing import Any
 
 from data_pipeline import question_sets
 from echox_jax import errors, model_folder
-from echox_jax.evaluation import asking, judges, listening, page, quality, questions, summary
+from echox_jax.evaluation import (
+  asking,
+  judges,
+  listening,
+  normalise,
+  page,
+  quality,
+  questions,
+  summary,
+)
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.questions import Question
 from echox_jax.evaluation.store import Store
@@ -29,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
       f'--process_id {args.process_id} is out of range for {args.num_processes} processes: number '
       'them from 0.'
     )
+  normalise.normalise('')  # reports a missing extra before the work, not after it
+  errors.require('scipy', 'eval', 'Making intervals')
   other = store_lib.open_store(args.compare) if args.compare else None
   if args.rescore:
     store = store_lib.open_store(args.out)
@@ -44,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
     if missing:
       print(
         f'{len(missing)} of {len(store.batches)} batches are left to other processes; when they '
-        f'are done: python -m launch.evaluate --rescore --out {args.out}'
+        f'are done: python -m launch.evaluate --rescore --out {args.out} '
+        f'--judge {shlex.quote(args.judge)}'
       )
       return
     _listen(args, store, listener, scorer)

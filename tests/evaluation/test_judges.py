@@ -114,7 +114,7 @@ def test_hama_hears_phonemes_and_spells_in_them(tmp_path):
   assert len(heard.split()) > 10 and nothing == ''
 
 
-def test_missing_packages_are_one_sentence(monkeypatch, tmp_path):
+def test_missing_packages_of_judges_are_one_sentence(monkeypatch, tmp_path):
   for package in ('hama', 'distillmos', 'transformers'):
     monkeypatch.setitem(sys.modules, package, None)
   folder = folder_of(tmp_path, config_json='{"model_type": "whisper"}')

@@ -235,3 +235,10 @@ def test_an_unfinished_evaluation_cannot_be_scored(run, tmp_path):
     evaluate.main(['--rescore', '--out', str(tmp_path / 'out'), '--judge', EAR])
   with pytest.raises(errors.DataError, match='holds no evaluation'):
     evaluate.main(['--rescore', '--out', str(tmp_path / 'nothing')])
+
+
+def test_a_missing_extra_is_one_sentence_before_the_work(run, monkeypatch, tmp_path):
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+  with pytest.raises(errors.MissingExtraError, match=r'scipy.*echox-jax\[eval\]'):
+    run()
+  assert not (tmp_path / 'out').exists()
