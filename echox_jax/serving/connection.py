@@ -92,7 +92,7 @@ class Connection:
   def leave_after_answer(self) -> None:
     """Ends it when the answer that is being made is sent."""
     self._leaving = True
-    self._handle([])
+    self._close_if_idle()
 
   def leave_now(self) -> None:
     """Ends it, and the answer that is being made."""
@@ -151,6 +151,10 @@ class Connection:
         self._outbox.put(output)
       else:
         self._hub.worker.command(self._seat, output)
+    self._close_if_idle()
+
+  def _close_if_idle(self) -> None:
+    """Ends a connection that is to end, unless an answer is being made."""
     if self._leaving and not self._session.is_answering:
       self._outbox.close()
 

@@ -15,10 +15,11 @@ from agents.realtime import RealtimeAgent, RealtimeRunner
 async def until(session, seen, kind, seconds=60):
   async with asyncio.timeout(seconds):
     async for event in session:
-      seen.append(event.data.type if event.type == 'raw_model_event' else event.type)
+      name = event.data.type if event.type == 'raw_model_event' else event.type
+      seen.append(name)
       if event.type == 'error':
         raise RuntimeError(str(event.error))
-      if event.type == kind:
+      if name == kind:
         return event
 
 
@@ -40,6 +41,8 @@ async def main(port, file):
     for at in range(0, len(data), 4800):
       await session.send_audio(data[at : at + 4800])
     await session.send_audio(bytes(72000))
+    # by then all of the interrupted answer has come
+    await until(session, seen, 'input_audio_transcription_completed')
     await until(session, seen, 'audio')
     await until(session, seen, 'agent_end')
   print(json.dumps({'seen': seen}))
