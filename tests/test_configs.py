@@ -35,7 +35,7 @@ def count(cfg, *groups):
 
 
 @pytest.mark.parametrize('stage', STAGES)
-@pytest.mark.parametrize('name', ('echox_nano', *FULL_SIZE))
+@pytest.mark.parametrize('name', ('echox_tiny', 'echox_nano', *FULL_SIZE))
 def test_every_stage_builds_and_trains_something(name, stage):
   built = job(name, stage)
   row = stages.get_stage(stage)

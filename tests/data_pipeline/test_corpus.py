@@ -230,3 +230,22 @@ def test_real_voices_are_deterministic_and_follow_the_speed(voice):
   np.testing.assert_array_equal(slow, again)
   assert slow.dtype == np.float32 and 0.4 * 16000 < len(fast) < len(slow) < 3 * 16000
   assert not audio.is_silent(slow)
+
+
+def test_the_facts_of_the_held_out_answers_can_be_asked_too(tmp_path, spoken):
+  """Without changing what the demo has."""
+  build.build_corpus(tmp_path, **SMALL)
+  before = dict(spoken)
+  summary = build.build_corpus(tmp_path, names=('answers', 'questions', 'unheard'), **SMALL)
+  asked = list(dataset.read_examples(tmp_path, 'unheard', 'test'))
+  held = {
+    example.turns[0].text for example in dataset.read_examples(tmp_path, 'answers', 'holdout')
+  }
+  assert {example.turns[1].text for example in asked} == held and len(held) == 3
+  heard = {example.turns[0].text for example in dataset.read_examples(tmp_path, 'answers', 'train')}
+  assert not heard & held
+  testers = set(summary['test_voices'])
+  assert {example.turns[0].speaker for example in asked} == testers
+  assert {name: count for name, count in spoken.items() if name not in testers} == {
+    name: count for name, count in before.items() if name not in testers
+  }

@@ -7,12 +7,17 @@ import json
 import threading
 import time
 
+from flax import linen as nn
+import jax
 import numpy as np
 import pytest
 
 from data_pipeline import dataset, schema
+from data_pipeline.corpus import voices
 from echox_jax import errors
-from echox_jax.conversion import assemble
+from echox_jax.config import WhisperConfig
+from echox_jax.conversion import assemble, exporters, whisper_ct2
+from echox_jax.models import whisper
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.training import echo_step, validation
 from launch.ablate import __main__ as ablate
@@ -147,6 +152,21 @@ class FakeJudge:
     return ['four'] * len(waves)
 
 
+def test_what_the_judge_hears_is_what_counts(data, tmp_path, monkeypatch):
+  pytest.importorskip('whisper_normalizer', reason="the judge is in the extra 'eval'")
+  from launch.ablate import answering
+
+  monkeypatch.setattr('echox_jax.evaluation.judge.Judge', FakeJudge)
+  asked = questions.read(data, 10)
+  said = ('It is four.', 'It is four.', 'It is Oslo.')
+  spoken = [answering.Spoken(text, np.ones(400, np.float32), 1, 3) for text in said]
+  found = list(answering.records(asked, spoken, answering.Listener(tmp_path)))
+  assert [r['s2s'] for r in found] == [True, False, False]
+  assert [r['s2t'] for r in found] == [True, False, True]
+  assert [(r['errors'], r['words']) for r in found] == [(2, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.slow
 def test_models_answer_in_all_ways(data, tmp_path, monkeypatch):
   pytest.importorskip('whisper_normalizer', reason="the judge is in the extra 'eval'")
   from launch.ablate import answering
@@ -217,3 +237,50 @@ def test_the_cells_of_nano(tmp_path, capsys):
   trained = [v.name for v in NANO.variants if v.trains]
   assert {f'{name}_seed{seed}' for name in trained for seed in (0, 1, 2)} <= set(names)
   assert {'cascade', 'untrained', 't2c_plain', 's2t_released', 'streaming_2'} <= set(names)
+
+
+def noise(text, voice, speed=1.0, seed=0):
+  """A voice that says noise."""
+  rng = np.random.default_rng([len(text), int(voice.pitch * 100), seed])
+  return (0.2 * rng.normal(size=int(3200 + 200 * len(text) / speed))).astype(np.float32)
+
+
+def random_whisper(size, dtype='float32'):
+  cfg = WhisperConfig()
+  mel = jax.numpy.zeros((1, 8, cfg.num_mel_bins))
+  init = jax.jit(whisper.WhisperEncoder(cfg).init)
+  return cfg, nn.meta.unbox(init(jax.random.key(0), mel))['params']
+
+
+@pytest.mark.slow
+def test_a_whole_ablation_at_tiny_size(tmp_path, monkeypatch):
+  """From the corpus to the tables; a killed cell goes on; nothing is done twice."""
+  for package in ('whisper_normalizer', 'matplotlib'):
+    pytest.importorskip(package, reason="the judge is in 'eval', figures are in 'demo'")
+  monkeypatch.setattr(voices, 'synthesise', noise)
+  monkeypatch.setattr(voices, 'available', lambda voice: True)
+  monkeypatch.setattr(whisper_ct2, 'load_packaged_whisper', random_whisper)
+  monkeypatch.setattr('echox_jax.evaluation.judge.Judge', FakeJudge)
+  arguments = ['--out', str(tmp_path), '--preset', 'tiny']
+  export = exporters.export
+
+  def killed(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(exporters, 'export', killed)
+  with pytest.raises(KeyboardInterrupt):
+    ablate.main(arguments)
+  monkeypatch.setattr(exporters, 'export', export)
+  trained = tmp_path / 'cells' / 'echo_seed0' / 'echo' / 'finished.json'
+  before = trained.read_text()
+  ablate.main(arguments)
+  assert trained.read_text() == before
+  text = (tmp_path / 'results.md').read_text()
+  assert text.count('| base |') == len(presets.get_preset('tiny').cuttings) // 3 + 1
+  blocks = json.loads((tmp_path / 'results.json').read_text())['blocks']
+  assert [row['name'] for row in blocks['a']] == [
+    v.name for v in presets.get_preset('tiny').variants
+  ]
+  notes = work.seconds(tmp_path / 'tasks')
+  ablate.main(arguments)
+  assert work.seconds(tmp_path / 'tasks') == notes
