@@ -52,7 +52,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
   planned = {}
-  for name, write in _LAYOUTS.items():
+  for name, write in LAYOUTS.items():
     with tempfile.TemporaryDirectory() as folder:
       source = write(Path(folder) / 'source', options.recordings)
       planned[name] = _plan(name, source, Path(folder) / 'plan', options)
@@ -135,7 +135,8 @@ def _manifest(source: Path, count: int) -> Path:
   return source / 'mine.jsonl'
 
 
-_LAYOUTS = {'librispeech': _librispeech, 'mls': _mls, 'pairs': _pairs, 'manifest': _manifest}
+# reader -> (folder, number of recordings) -> source
+LAYOUTS = {'librispeech': _librispeech, 'mls': _mls, 'pairs': _pairs, 'manifest': _manifest}
 
 
 def _touch(folder: Path, names: list[str]) -> None:

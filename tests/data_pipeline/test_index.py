@@ -128,6 +128,32 @@ def test_reading_processes_make_the_same_table(workdir, tmp_path, monkeypatch):
   np.testing.assert_array_equal(open_table(tmp_path / 'w', workers=2), expected)
 
 
+def test_records_are_not_read_for_it(workdir, tmp_path):
+  expected = open_table(workdir)
+  shutil.copytree(workdir, tmp_path / 'w', ignore=shutil.ignore_patterns('index'))
+  (record_file,) = (tmp_path / 'w' / 'precomputed' / 'questions').glob('*-of-00001')
+  record_file.write_bytes(b'')
+  table = open_table(tmp_path / 'w')
+  np.testing.assert_array_equal(table, expected)
+  # what lies beside the records is another matter
+  shutil.rmtree(tmp_path / 'w' / 'precomputed' / 'index')
+  beside = record_file.with_name(f'{record_file.name}.turns')
+  beside.write_bytes(beside.read_bytes()[:99])
+  with pytest.raises(DataError, match=r'.turns is damaged .* make that again'):
+    open_table(tmp_path / 'w')
+  beside.unlink()
+  with pytest.raises(DataError, match=r'.turns is missing'):
+    open_table(tmp_path / 'w')
+
+
+def test_a_data_set_of_an_earlier_version_is_named(workdir, tmp_path):
+  shutil.copytree(workdir, tmp_path / 'w', ignore=shutil.ignore_patterns('manifest.json'))
+  with pytest.raises(DataError, match='earlier version, without the lengths'):
+    open_table(tmp_path / 'w')
+  with pytest.raises(DataError, match='earlier version'):
+    dataset.open_dataset(tmp_path / 'w' / 'precomputed', 'questions', 'train')
+
+
 def test_a_damaged_table_is_named(workdir, tmp_path):
   shutil.copytree(workdir, tmp_path / 'w', ignore=shutil.ignore_patterns('index'))
   open_table(tmp_path / 'w')

@@ -103,6 +103,13 @@ def test_loader(tmp_path, monkeypatch):
     measure('loader', '--data', tmp_path, '--minutes', 9)
 
 
+def test_corpus():
+  found = measure('corpus', '--recordings', 200, '--latency', 0.001, '--minutes', 0.1)
+  assert set(found['planned']) == {'librispeech', 'mls', 'pairs', 'manifest'}
+  assert all(row['requests']['scandir'] >= 5 for row in found['planned'].values())
+  assert found['read_in']['clips'] == 2 and found['read_in']['ratio'] > 0
+
+
 def test_unit_language(tmp_path):
   sizes = [
     '--k',
