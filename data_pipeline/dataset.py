@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from data_pipeline import schema
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError, MissingExtraError
 
 INFO = 'dataset_info.json'  # in a data set's folder; the data set exists once this file does
@@ -63,7 +63,7 @@ def write_dataset(
         f'split {split!r} of the data set {name!r} would be empty: give it at least one example.'
       )
 
-  with files.atomic_dir(target) as beside:
+  with storage.atomic_dir(target, INFO) as beside:
     builder = SpokenTurns(
       splits={split: records(split) for split in splits},
       width=width,

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_pipeline import dataset, decoding, schema
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError
 from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
 
@@ -95,7 +95,7 @@ def _counted_by(folder: Path | None) -> str:
 def write_table(path: Path, table: np.ndarray) -> None:
   content = io.BytesIO()
   np.save(content, table)
-  files.atomic_write_bytes(path, content.getvalue())
+  storage.atomic_write_bytes(path, content.getvalue())
 
 
 def _read(scan: '_Scan', workers: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from data_pipeline import dataset, decoding, quarantine, readers, schema
 from data_pipeline.quarantine import Entry, Quarantine, Unusable
 from data_pipeline.readers.items import Item
 from data_pipeline.schema import Example
-from echox_jax import files, rates
+from echox_jax import rates, storage
 from echox_jax.errors import ConfigError, DataError, EchoXError
 
 HELD_OUT = 0.05  # share of the items held out for tests if the source names no splits
@@ -110,7 +110,7 @@ def build(
       refused.write(data_dir / quarantine.FILE)
       for name, note in notes.items():
         _replace(data_dir / name, beside)
-        files.atomic_write_json(data_dir / f'{name}.json', note)
+        storage.atomic_write_json(data_dir / f'{name}.json', note)
   except EchoXError:
     refused.write(list_of_refused)
     raise
@@ -319,7 +319,7 @@ def _write(
 def _staging(data_dir: Path) -> Iterator[Path]:
   """An empty folder beside `data_dir` that is deleted at the end."""
   data_dir.parent.mkdir(parents=True, exist_ok=True)
-  files.remove_leftovers(data_dir.parent, data_dir.name)
+  storage.remove_leftovers(data_dir.parent, data_dir.name)
   beside = data_dir.with_name(f'.{data_dir.name}.{os.getpid()}.tmp')
   beside.mkdir()
   try:

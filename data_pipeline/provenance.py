@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipeline.shards import SharedWork
 from echox_jax import config as config_lib
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.training.experiment import ExperimentConfig
 
 PACKAGES = (
@@ -40,7 +40,7 @@ def describe(
 
 def write(path: Path, content: dict[str, Any]) -> None:
   """Writes the description with the current versions."""
-  files.atomic_write_json(path, content | {'versions': versions()})
+  storage.atomic_write_json(path, content | {'versions': versions()})
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ import json
 import os
 from pathlib import Path
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError
 
 FILE = 'quarantine.jsonl'
@@ -103,7 +103,7 @@ class Quarantine:
       *({'source': self._source, **dataclasses.asdict(entry)} for entry in self.entries),
     ]
     if lines:
-      files.atomic_write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
+      storage.atomic_write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
     else:
       path.unlink(missing_ok=True)
 

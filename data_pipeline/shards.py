@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from data_pipeline.fingerprints import checksum
-from echox_jax import files
+from echox_jax import storage
 
 SCRATCH = 'parts'  # folder of notes and of files that are needed again only if inputs change
 _POLL_SECONDS = 0.2
@@ -152,7 +152,7 @@ class SharedWork:
     with open(beside, 'rb+') as f:
       os.fsync(f.fileno())
     path.unlink(missing_ok=True)
-    files.atomic_write_json(
+    storage.atomic_write_json(
       self._note_path(path),
       {
         'inputs': inputs,

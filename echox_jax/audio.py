@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from echox_jax import files, rates
+from echox_jax import rates, storage
 from echox_jax.errors import AudioError
 
 # anything quieter counts as silence; room noise of a live microphone is usually louder
@@ -130,7 +130,7 @@ def write_wav(
     f.setsampwidth(2)
     f.setframerate(rate)
     f.writeframes(np.asarray(samples, '<i2').tobytes())
-  return files.atomic_write_bytes(path, buffer.getvalue())
+  return storage.atomic_write_bytes(path, buffer.getvalue())
 
 
 def _read_with_ffmpeg(path: Path) -> np.ndarray:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors, files, tensor_files
+from echox_jax import errors, storage, tensor_files
 from echox_jax import tokenizer as tokenizer_lib
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.models import params as params_lib
@@ -90,7 +90,7 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     CheckpointError: `folder` exists and is neither empty nor a model.
   """
   check_replaceable(folder)
-  with files.atomic_dir(folder) as beside:
+  with storage.atomic_dir(folder, CONFIG) as beside:
     yield beside
 
 
@@ -115,7 +115,9 @@ def check_replaceable(
   """Raises CheckpointError if `folder` exists, is not empty and is not recognised by `is_own`.
   `what` names the expected kind in the message.
   """
-  folder = Path(folder)
+  folder = storage.path(folder)
+  if storage.is_incomplete(folder):
+    return
   if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_own(folder))):
     raise errors.CheckpointError(f'{folder} exists and is not {what}: choose another folder.')
 
@@ -148,11 +150,11 @@ def write_rest(
   """Writes the configs and the other files. `copies` maps a name in the folder to a file or to its
   content.
   """
-  files.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
-  files.atomic_write_json(folder / ENGINE, config_lib.to_dict(engine))
+  storage.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
+  storage.atomic_write_json(folder / ENGINE, config_lib.to_dict(engine))
   for name, file in copies.items():
     if isinstance(file, bytes):
-      files.atomic_write_bytes(folder / name, file)
+      storage.atomic_write_bytes(folder / name, file)
     else:
       shutil.copyfile(file, folder / name)
   if unit_language is not None:

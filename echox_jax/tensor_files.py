@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 
 SINGLE = '{}.safetensors'
 INDEX = '{}.safetensors.index.json'
@@ -267,7 +267,7 @@ def write_sharded(
     total = sum(_size(shape, np.dtype(dtype)) for shape, dtype in specs.values())
     weight_map = {name: file for file, shard in zip(names, shards) for name in shard}
     index = {'metadata': {'total_size': total}, 'weight_map': dict(sorted(weight_map.items()))}
-    written.append(files.atomic_write_json(folder / INDEX.format(prefix), index))
+    written.append(storage.atomic_write_json(folder / INDEX.format(prefix), index))
   return written
 
 

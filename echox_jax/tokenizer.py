@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.prompts import NANO_IDS, SpecialIds
 
 SENTENCEPIECE_FILE, BPE_FILE = 'tokenizer.model', 'tokenizer.json'  # in a model folder
@@ -221,7 +221,7 @@ def train_tokenizer(
       f'{_smallest(texts)} ids (special, byte and character pieces) and what the texts can '
       'fill.'
     ) from error
-  files.atomic_write_bytes(path, model.getvalue())
+  storage.atomic_write_bytes(path, model.getvalue())
   return TextTokenizer(path)
 
 

@@ -37,7 +37,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from data_pipeline import batches, rows
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.compiled import collectives, costs, hlo, topologies
 from echox_jax.parallel import chips, sharding
 from echox_jax.training import flops, stages, state, step
@@ -154,7 +154,7 @@ def describe_program(
     print(f'collectives and times are not known: {str(error).splitlines()[0]}', file=sys.stderr)
     return none
   if keep:
-    files.atomic_write_text(keep, text)
+    storage.atomic_write_text(keep, text)
   program = hlo.read(text)
   found = collectives.read(program)
   slice_of = [getattr(device, 'slice_index', None) or 0 for device in devices]
@@ -331,7 +331,7 @@ def main() -> int:
   )
   print(show(report))
   if own.json:
-    files.atomic_write_json(own.json, report)
+    storage.atomic_write_json(own.json, report)
   return 1 if report['fits'] is False else 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import threading
 import time
 
-from echox_jax import files
+from echox_jax import storage
 from launch import cli, pipeline
 from launch.pipeline import Step
 
@@ -90,7 +90,7 @@ class Clock:
     self.state['seconds'] = self._before + time.time() - self._started
     if name:
       self.state['finished'][name] = round(seconds, 1)
-    files.atomic_write_json(self._path, self.state)
+    storage.atomic_write_json(self._path, self.state)
 
   def saw_memory(self, gib: float) -> None:
     """Keeps the highest value."""
@@ -157,13 +157,13 @@ def finish(out: Path, clock: Clock) -> dict:
 
   metrics = json.loads((out / 'evaluation.json').read_text())
   reply = json.loads((out / 'reply.json').read_text())
-  files.atomic_write_text(out / 'reply.txt', reply['text'] + '\n')
+  storage.atomic_write_text(out / 'reply.txt', reply['text'] + '\n')
   metrics.update(
     total_minutes=round(clock.state['seconds'] / 60, 1),
     peak_rss_gib=clock.state['peak_rss_gib'],
     minutes_by_part={k: round(v / 60, 2) for k, v in clock.state['finished'].items()},
   )
-  files.atomic_write_json(out / 'metrics.json', metrics)
+  storage.atomic_write_json(out / 'metrics.json', metrics)
   report.write_report(out, metrics, reply, TARGETS)
   return metrics
 

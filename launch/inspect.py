@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 from data_pipeline import inspection, schema
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from launch import cli
 
 
@@ -70,7 +70,7 @@ def main() -> None:
   )
   print(inspection.in_text(report))
   if args.json:
-    files.atomic_write_json(args.json, report)
+    storage.atomic_write_json(args.json, report)
   if args.picture:
     inspection.draw(splits, args.picture)
 

@@ -119,9 +119,9 @@ def main(argv: list[str] | None = None) -> None:
       file = _write(args.output, number, told.pop('waveform'))
       replies.append(told | {'question': name, 'audio': file})
   if args.json:
-    from echox_jax import files
+    from echox_jax import storage
 
-    files.atomic_write_json(
+    storage.atomic_write_json(
       args.json, replies[0] | {'further': replies[1:]} if len(replies) > 1 else replies[0]
     )
 

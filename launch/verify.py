@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 import time
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.verification import rows as row_lib
 from echox_jax.verification.golden import Golden
 from echox_jax.verification.sections import SECTIONS, check
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
   if failed:
     print('failed: ' + ', '.join(failed))
   if args.json:
-    files.atomic_write_json(
+    storage.atomic_write_json(
       args.json,
       {
         'pass': not failed,

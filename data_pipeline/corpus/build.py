@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data_pipeline import dataset, schema
 from data_pipeline.corpus import facts as facts_lib
 from data_pipeline.corpus import sentences, voices
-from echox_jax import audio, files, rates
+from echox_jax import audio, rates, storage
 from echox_jax.errors import DataError, EchoXError
 
 _ANSWER_GAIN = 1.5  # the answer voice is soft; its loudest answer stays below full scale
@@ -258,7 +258,7 @@ def _build(
   splits = {
     split: {**counts, 'hours': round(counts['hours'], 4)} for split, counts in splits.items()
   }
-  files.atomic_write_json(note, {'fingerprint': fingerprint, 'splits': splits})
+  storage.atomic_write_json(note, {'fingerprint': fingerprint, 'splits': splits})
   return splits
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from echox_jax import errors, files, model_folder
+from echox_jax import errors, model_folder, storage
 from echox_jax.conversion import released_export, stablehlo
 from echox_jax.conversion import source as source_lib
 from echox_jax.conversion.echox_hf import OWN_CONFIG
@@ -50,9 +50,9 @@ def export(
   is_own, write = FORMATS[to]
   model_folder.check_replaceable(out, is_own, f'an export of the format {to!r}')
   source = source_lib.open_source(checkpoint)
-  with files.atomic_dir(out) as beside:
+  with storage.atomic_dir(out, model_folder.CONFIG) as beside:
     notes = write(beside, source, **options)
-  size = sum(file.stat().st_size for file in out.rglob('*') if file.is_file())
+  size = sum(map(storage.size, storage.tree(out)))
   return [f'{out}: {", ".join(source.groups)}; {size / 1e6:.1f} MB.', *notes]
 
 

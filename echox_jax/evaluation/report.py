@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from echox_jax import audio, files
+from echox_jax import audio, storage
 from echox_jax.evaluation import figures
 
 STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
@@ -75,7 +75,7 @@ def write_report(
     '<h1>EchoX</h1><p class="grey">A spoken question, a spoken answer: what was trained and '
     f'how well it works.</p>{body}</html>'
   )
-  return files.atomic_write_text(out_dir / 'report.html', page)
+  return storage.atomic_write_text(out_dir / 'report.html', page)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

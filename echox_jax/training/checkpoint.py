@@ -20,7 +20,7 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.models.trees import Tree, flatten, unflatten
 from echox_jax.training import arrays
 from echox_jax.training import frozen as frozen_lib
@@ -158,7 +158,7 @@ def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
   """Marks the stage in `folder` as finished with a new `id`, so that later stages can tell whether
   it was retrained.
   """
-  files.atomic_write_json(Path(folder) / FINISHED, summary | {'id': uuid.uuid4().hex})
+  storage.atomic_write_json(Path(folder) / FINISHED, summary | {'id': uuid.uuid4().hex})
 
 
 def unmark_finished(folder: Path) -> None:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.models.trees import Tree, flatten
 from echox_jax.parallel import distributed
 from echox_jax.training import arrays
@@ -64,7 +64,7 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
     distributed.barrier('frozen')
     arrays.write(folder / PARAMS, frozen)
     if distributed.is_first():
-      files.atomic_write_json(folder / SUMS, entries)
+      storage.atomic_write_json(folder / SUMS, entries)
     distributed.barrier('frozen written')
   return {'folder': f'{FOLDER}/{identity}', 'checksum': identity}
 

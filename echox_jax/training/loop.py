@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import config as config_lib
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.parallel import chips, distributed, sharding
 from echox_jax.training import (
   checkpoint,
@@ -90,7 +90,7 @@ def train(
     event_files.check_installed()
   folder = Path(workdir) / stage.name
   if distributed.is_first():
-    files.remove_leftovers(folder)
+    storage.remove_leftovers(folder)
   finished = checkpoint.read_finished(folder)
   if finished is not None:
     check_config(folder / CONFIG, experiment)
@@ -126,7 +126,7 @@ def train(
     lineage.warn(workdir, stage.name, trained_from)
     distributed.barrier('read')  # no process writes before all have read
     if distributed.is_first():
-      files.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
+      storage.atomic_write_json(folder / CONFIG, config_lib.to_dict(experiment))
       checkpoint.unmark_finished(folder)
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}

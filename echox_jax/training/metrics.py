@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import tqdm
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.training import event_files
 
 _SUMS = ('tokens', 'audio_seconds')
@@ -212,7 +212,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 def truncate(file: Path, step: int) -> list[dict[str, Any]]:
   """Drops the records after `step` (all of them for a new run); returns the others."""
   kept = [record for record in read(file) if step and record['step'] <= step]
-  files.atomic_write_text(file, ''.join(json.dumps(record) + '\n' for record in kept))
+  storage.atomic_write_text(file, ''.join(json.dumps(record) + '\n' for record in kept))
   return kept
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.config import UnitFitConfig, UnitsConfig
 from echox_jax.models.arrays import Int
 from echox_jax.units import bpe, ngram, ngram_fit
@@ -130,7 +130,7 @@ class UnitLanguage:
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes one JSON file."""
-    files.atomic_write_json(
+    storage.atomic_write_json(
       path,
       {
         'kind': self.kind,

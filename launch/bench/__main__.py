@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from echox_jax import files
+from echox_jax import storage
 from launch import cli
 from launch.bench import (
   loader,
@@ -58,7 +58,7 @@ def main() -> None:
   figures = options.measure(options)
   print(json.dumps(figures, indent=2))
   if options.json:
-    files.atomic_write_json(options.json, figures)
+    storage.atomic_write_json(options.json, figures)
 
 
 if __name__ == '__main__':

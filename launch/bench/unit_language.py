@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_pipeline import dataset
 from data_pipeline.selection import split_name
-from echox_jax import files, rates
+from echox_jax import rates, storage
 from echox_jax.config import UnitsConfig
 from echox_jax.errors import DataError
 from echox_jax.evaluation import figures
@@ -104,7 +104,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
       chosen = language, row
   language, row = chosen
   if options.figure:
-    files.atomic_write_bytes(options.figure, figures.unit_languages(rows))
+    storage.atomic_write_bytes(options.figure, figures.unit_languages(rows))
   return {
     'units_per_second': round(rate[options.fitted], 2),
     'hours': {name: round(value / 3600, 3) for name, value in seconds.items()},

@@ -17,6 +17,7 @@ import pytest
 from echox_jax import errors
 from echox_jax.parallel import distributed
 from echox_jax.parallel.distributed import Join
+from echox_jax.storage import writes
 from echox_jax.training import checkpoint, metrics, profiling
 from tests.helpers.processes import start_job
 
@@ -344,7 +345,7 @@ def test_one_process_goes_on_where_two_stopped(run, alone, stopped, tmp_path):
   (workdir_one, one), (workdir_two, two) = alone, stopped
   (step,) = two['saved']
   shutil.copytree(workdir_two, tmp_path, dirs_exist_ok=True)
-  leftover = tmp_path / 'text' / '.config.json.999999999.tmp'
+  leftover = tmp_path / 'text' / f'.config.json.{writes.host()}.4194305.{0:012x}.tmp'
   leftover.write_text('{')
   (tmp_path / 'text' / 'checkpoints' / f'{step + 1}.orbax-checkpoint-tmp').mkdir()
   went_on = run(tmp_path)

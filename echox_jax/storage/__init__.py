@@ -1,0 +1,58 @@
+"""Files and folders that a user names, on local disk or in a bucket (`gs://`)."""
+
+from echox_jax.storage.access import check_readable, check_writable, explained, refusal
+from echox_jax.storage.folders import atomic_dir, is_incomplete, remove_leftovers, upload_folder
+from echox_jax.storage.local_copies import local, read_range
+from echox_jax.storage.paths import (
+  Path,
+  absolute,
+  children,
+  exists,
+  is_file,
+  is_remote,
+  make_folder,
+  path,
+  remove_tree,
+  size,
+  tree,
+)
+from echox_jax.storage.writes import (
+  Lines,
+  Rewritten,
+  atomic_write_bytes,
+  atomic_write_json,
+  atomic_write_text,
+  put_in_place,
+  staged,
+)
+
+__all__ = [
+  'Lines',
+  'Path',
+  'Rewritten',
+  'absolute',
+  'atomic_dir',
+  'atomic_write_bytes',
+  'atomic_write_json',
+  'atomic_write_text',
+  'check_readable',
+  'check_writable',
+  'children',
+  'exists',
+  'explained',
+  'is_file',
+  'is_incomplete',
+  'is_remote',
+  'local',
+  'make_folder',
+  'path',
+  'put_in_place',
+  'read_range',
+  'refusal',
+  'remove_leftovers',
+  'remove_tree',
+  'size',
+  'staged',
+  'tree',
+  'upload_folder',
+]
