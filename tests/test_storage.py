@@ -114,11 +114,13 @@ def test_two_writers_with_one_process_number_do_not_meet(tmp_path):
 
 def test_parts_of_a_file(folder):
   file = storage.atomic_write_bytes(folder / 'a', b'0123456789')
-  assert [storage.read_range(file, *part) for part in ((0, 3), (7, 9), (4, 0))] == [
+  assert [storage.read_range(file, *part) for part in ((0, 3), (7, 9), (4, 0), (10, 1))] == [
     b'012',
     b'789',
     b'',
+    b'',
   ]
+  assert storage.read_range(storage.atomic_write_bytes(folder / 'empty', b''), 0, 5) == b''
   with pytest.raises(FileNotFoundError):
     storage.read_range(folder / 'b', 0, 1)
 
@@ -142,13 +144,13 @@ def test_what_another_process_writes_is_seen(folder):
 def test_lines_grow(folder):
   lines = storage.Lines(folder / 'log', 'one\n')
   assert (folder / 'log').read_text() == 'one\n'
-  lines.add('two')
+  lines.add('two\n')
   lines.flush()
   assert (folder / 'log').read_text() == 'one\ntwo\n'
-  lines.add('three ä')
+  lines.add('three ä\n')
   lines.close()
   assert (folder / 'log').read_text() == 'one\ntwo\nthree ä\n'
-  assert storage.Lines(folder / 'log').add('new') is None
+  assert storage.Lines(folder / 'log').add('new\n') is None
   assert storage.tree(folder) == [folder / 'log']
 
 
@@ -156,7 +158,7 @@ def test_lines_are_written_now_and_then(bucket_folder, monkeypatch):
   monkeypatch.setattr(writes.Rewritten.__init__, '__defaults__', (0.1,))
   lines, file = storage.Lines(f'{bucket_folder}/log'), storage.path(bucket_folder) / 'log'
   for _ in range(100):
-    lines.add('word')
+    lines.add('word\n')
     if file.read_text():
       break
   assert set(file.read_text().splitlines()) == {'word'}

@@ -20,9 +20,14 @@ def read_range(path: str | os.PathLike[str], offset: int, count: int) -> bytes:
     with open(path, 'rb') as f:
       f.seek(offset)
       return f.read(count)
-  return (
-    paths.bucket_files().cat_file(str(path), start=offset, end=offset + count) if count else b''
-  )
+  if not count:
+    return b''
+  try:
+    return paths.bucket_files().cat_file(str(path), start=offset, end=offset + count)
+  except Exception as error:
+    if str(getattr(error, 'code', '')) == '416':  # the file ends before `offset`
+      return b''
+    raise
 
 
 @contextlib.contextmanager

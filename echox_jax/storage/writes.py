@@ -151,12 +151,12 @@ class Lines:
     )
 
   def add(self, line: str) -> None:
-    """Adds a line, given without its end."""
+    """Adds a line with its end."""
     if self._object is None:
       with open(self._path, 'a', encoding='utf-8') as f:
-        f.write(line + '\n')
+        f.write(line)
       return
-    self._bytes += line.encode('utf-8') + b'\n'
+    self._bytes += line.encode('utf-8')
     self._object.changed()
 
   def flush(self) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import json
-from pathlib import Path
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from echox_jax import config as config_lib
 from echox_jax import errors, storage
 from echox_jax.parallel import chips, distributed, sharding
+from echox_jax.storage import Path
 from echox_jax.training import (
   checkpoint,
   event_files,
@@ -88,7 +88,8 @@ def train(
   validation.check(experiment)
   if experiment.train.tensorboard:
     event_files.check_installed()
-  folder = Path(workdir) / stage.name
+  workdir = storage.path(workdir)
+  folder = workdir / stage.name
   if distributed.is_first():
     storage.remove_leftovers(folder)
   finished = checkpoint.read_finished(folder)
@@ -109,8 +110,8 @@ def train(
     else:
       sources = init_from.open_sources(stage, experiment, workdir)
     rows = distributed.rows_of_process(sharding.batch_sharding(mesh), experiment.train.batch_size)
-    iterator = iterator_factory(experiment, Path(workdir), rows)
-    held_out = validation.read_batches(experiment, mesh, Path(workdir), iterator_factory)
+    iterator = iterator_factory(experiment, workdir, rows)
+    held_out = validation.read_batches(experiment, mesh, workdir, iterator_factory)
     if done is None:
       trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
       current, done, kept = (
@@ -187,6 +188,7 @@ def train(
         evaluate(done, current, log)
       if saving:
         before = time.perf_counter()
+        log.sync()
         save()
         log.exclude(time.perf_counter() - before)
 

@@ -15,7 +15,6 @@ the share of it spent in steps that were kept. If the FLOPs of a step are known,
 
 import json
 import math
-from pathlib import Path
 import sys
 import time
 from typing import Any
@@ -24,6 +23,7 @@ import jax
 import tqdm
 
 from echox_jax import errors, storage
+from echox_jax.storage import Path
 from echox_jax.training import event_files
 
 _SUMS = ('tokens', 'audio_seconds')
@@ -57,9 +57,10 @@ class Metrics:
     started: float | None = None,
     events: Path | None = None,
   ):
-    self._file, self._stage, self._writes = Path(file), stage, jax.process_index() == 0
+    self._stage, self._writes = stage, jax.process_index() == 0
     self._peak_flops = peak_flops
-    kept = truncate(self._file, step) if self._writes else []
+    kept = kept_records(file, step) if self._writes else []
+    self._lines = storage.Lines(file, ''.join(map(_line, kept))) if self._writes else None
     self.last, self.last_evaluation = newest(kept, 'train'), newest(kept, 'eval')
     self._events = event_files.EventFiles(events, kept) if events and self._writes else None
     before = self.last.get('job_seconds', 0.0)  # job time of the runs that this one continues
@@ -174,11 +175,17 @@ class Metrics:
     self._show()
     self._begin()
 
+  def sync(self) -> None:
+    """Returns when all records are in the file."""
+    if self._lines:
+      self._lines.flush()
+
   def close(self) -> None:
-    """Closes the progress bar and the event files."""
+    """Closes the progress bar, the file and the event files."""
     self.bar.close()
-    if self._events:
-      self._events.close()
+    for file in (self._lines, self._events):
+      if file:
+        file.close()
 
   def _show(self) -> None:
     """Shows the newest losses after the progress bar."""
@@ -188,9 +195,8 @@ class Metrics:
     )
 
   def _write(self, record: dict[str, Any]) -> None:
-    if self._writes:
-      with open(self._file, 'a', encoding='utf-8') as f:
-        f.write(json.dumps(record) + '\n')
+    if self._lines:
+      self._lines.add(_line(record))
       if self._events:
         self._events.add(record)
 
@@ -200,8 +206,8 @@ def read(file: Path) -> list[dict[str, Any]]:
   file.
   """
   records = []
-  if Path(file).exists():
-    for line in Path(file).read_text('utf-8').splitlines():
+  if storage.is_file(file):
+    for line in storage.path(file).read_text('utf-8').splitlines():
       try:
         records.append(json.loads(line))
       except ValueError:
@@ -209,11 +215,13 @@ def read(file: Path) -> list[dict[str, Any]]:
   return records
 
 
-def truncate(file: Path, step: int) -> list[dict[str, Any]]:
-  """Drops the records after `step` (all of them for a new run); returns the others."""
-  kept = [record for record in read(file) if step and record['step'] <= step]
-  storage.atomic_write_text(file, ''.join(json.dumps(record) + '\n' for record in kept))
-  return kept
+def kept_records(file: Path, step: int) -> list[dict[str, Any]]:
+  """Returns the records that a run which resumes at `step` keeps; none for a new run."""
+  return [record for record in read(file) if step and record['step'] <= step]
+
+
+def _line(record: dict[str, Any]) -> str:
+  return json.dumps(record) + '\n'
 
 
 def newest(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import json
 import os
-from pathlib import Path
 import re
 from typing import Any, Protocol, runtime_checkable
 
@@ -148,7 +147,7 @@ class UnitLanguage:
       CheckpointError: the file is missing or damaged.
     """
     try:
-      saved = json.loads(Path(path).read_text('utf-8'))
+      saved = json.loads(storage.path(path).read_text('utf-8'))
       words = tuple(tuple(map(int, word.split(SEPARATOR)[1:])) for word in saved['vocabulary'])
       return cls(
         saved['kind'], saved['num_units'], _KINDS[saved['kind']].from_json(words, saved['model'])
