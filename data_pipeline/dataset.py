@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import io
 import itertools
-from pathlib import Path
+import pathlib
 import shutil
 from typing import Any
 
 from data_pipeline import schema
 from echox_jax import storage
 from echox_jax.errors import DataError, MissingExtraError
+from echox_jax.storage import Path
 
 INFO = 'dataset_info.json'  # in a data set's folder; the data set exists once this file does
 
@@ -44,7 +45,7 @@ def write_dataset(
   _tfds()
   from data_pipeline.tfds_builder import SpokenTurns
 
-  target = Path(data_dir) / name
+  target = storage.path(data_dir) / name
   if not splits:
     raise DataError(f'the data set {name!r} would have no split: give at least one.')
   iterators = {split: iter(examples) for split, examples in splits.items()}
@@ -72,7 +73,7 @@ def write_dataset(
     )
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download; there is none
       builder.download_and_prepare()
-    for file in Path(builder.data_path).iterdir():
+    for file in pathlib.Path(builder.data_path).iterdir():
       file.rename(beside / file.name)
     shutil.rmtree(beside / 'build')
   return target
@@ -80,7 +81,7 @@ def write_dataset(
 
 def dataset_exists(data_dir: str | Path, name: str) -> bool:
   """Whether `<data_dir>/<name>` has been written."""
-  return (Path(data_dir) / name / INFO).is_file()
+  return storage.is_file(storage.path(data_dir) / name / INFO)
 
 
 def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[str, Any]]:
@@ -127,7 +128,7 @@ def read_examples(data_dir: str | Path, name: str, split: str) -> Iterator[schem
 
 def _open(data_dir: str | Path, name: str) -> Any:
   tfds = _tfds()
-  folder = Path(data_dir) / name
+  folder = storage.path(data_dir) / name
   if not dataset_exists(data_dir, name):
     raise DataError(
       f'there is no data set {name!r} in {data_dir}: build it first (`python -m launch.corpus` '

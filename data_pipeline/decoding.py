@@ -9,7 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 import json
 import multiprocessing
 import os
-from pathlib import Path
 import shutil
 import struct
 import subprocess
@@ -20,8 +19,8 @@ import soundfile
 
 from data_pipeline.parts import SHORTEST
 from data_pipeline.quarantine import Unusable
-from echox_jax import audio, rates
-from echox_jax.errors import AudioError
+from echox_jax import audio, rates, storage
+from echox_jax.errors import AudioError, ConfigError
 
 # Hz: the rates of real speech recordings; any other rate is almost always a wrong header
 LOWEST_RATE, HIGHEST_RATE = 4_000, 96_000
@@ -38,8 +37,8 @@ _AHEAD = 4  # recordings per process that are decoded ahead
 def exists(path: str | os.PathLike[str]) -> bool:
   """Whether the file exists; any text is accepted as a path."""
   try:
-    return Path(path).is_file()
-  except (OSError, ValueError):  # a name too long, a zero byte
+    return storage.is_file(path)
+  except (OSError, ValueError, ConfigError):  # a name too long, a zero byte, an unknown scheme
     return False
 
 
@@ -56,7 +55,8 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
   if not exists(path):
     raise Unusable('missing file', 'does not exist')
   try:
-    wave = _load(path, max_seconds)
+    with storage.local(path) as file:
+      wave = _load(str(file), max_seconds)
   except OSError as error:
     raise Unusable('damaged', f'cannot be opened ({error.strerror})') from error
   _check_seconds(len(wave) / rates.SAMPLE_RATE, max_seconds)
@@ -71,11 +71,12 @@ def encoded(path: str) -> np.ndarray:
   """uint8[bytes]: the file itself. Empty if only ffmpeg can read it: ffmpeg takes too long to start
   for every reading.
   """
-  try:
-    soundfile.info(path)
-  except soundfile.SoundFileError:
-    return np.zeros(0, np.uint8)
-  return np.fromfile(path, np.uint8)
+  with storage.local(path) as file:
+    try:
+      soundfile.info(file)
+    except soundfile.SoundFileError:
+      return np.zeros(0, np.uint8)
+    return np.fromfile(file, np.uint8)
 
 
 def _load(path: str, max_seconds: float) -> np.ndarray:

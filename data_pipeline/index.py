@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from data_pipeline import dataset, decoding, schema
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
 
 FOLDER = 'index'
@@ -62,16 +62,20 @@ def open_table(
     workers: processes that read; 0 or 1 = this one.
 
   Returns:
-    TURN[turns], in the order of records and turns, memory-mapped.
+    TURN[turns], in the order of records and turns, memory-mapped on local disk.
 
   Raises:
     DataError: the data set or tokenizer is missing, or a file is damaged.
   """
-  made_from = fingerprint(TURN.descr, _files(Path(data_dir) / name), split, _counted_by(tokenizer))
+  made_from = fingerprint(
+    TURN.descr, _files(storage.path(data_dir) / name), split, _counted_by(tokenizer)
+  )
   path = precomputed / FOLDER / f'{name}-{split}-{made_from}.npy'
-  if not path.exists():
+  if not storage.is_file(path):
     write_table(path, _read(_Scan(data_dir, name, split, tokenizer), workers))
   try:
+    if storage.is_remote(path):
+      return np.load(io.BytesIO(path.read_bytes()))
     return np.load(path, mmap_mode='r')
   except (ValueError, EOFError) as error:
     raise DataError(f'{path} is damaged ({error}): delete it, and it is made again.') from error
@@ -79,9 +83,7 @@ def open_table(
 
 def _files(folder: Path) -> list[Any]:
   """Identifies the files of a data set: a data set that is written again has other times."""
-  return sorted(
-    (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob('*')
-  )
+  return [(path.name, *storage.stamp(path)) for path in storage.children(folder)]
 
 
 def _counted_by(folder: Path | None) -> str:

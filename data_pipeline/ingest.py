@@ -15,8 +15,9 @@ import dataclasses
 import functools
 import hashlib
 import os
-from pathlib import Path
+import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from data_pipeline.readers.items import Item
 from data_pipeline.schema import Example
 from echox_jax import rates, storage
 from echox_jax.errors import ConfigError, DataError, EchoXError
+from echox_jax.storage import Path
 
 HELD_OUT = 0.05  # share of the items held out for tests if the source names no splits
 _PAIRED = {
@@ -93,12 +95,12 @@ def build(
       only a list of the unusable items is written, `<data_dir>.quarantine.jsonl`.
     ConfigError: an unknown reader, or limits that make no sense.
   """
-  source, data_dir = Path(source), Path(data_dir)
+  source, data_dir = storage.path(source), storage.path(data_dir)
   if not (0 <= limits.max_quarantined <= 1 and limits.max_seconds > 0):
     raise ConfigError(
       'max_quarantined is a share from 0 to 1, and max_seconds more than 0: correct them.'
     )
-  if not source.exists():
+  if not storage.exists(source):
     raise DataError(f'there is no {source}: check the path.')
   chosen, refused = readers.get(reader), Quarantine(str(source), limits.max_quarantined)
   list_of_refused = data_dir.with_name(f'{data_dir.name}.{quarantine.FILE}')
@@ -106,7 +108,7 @@ def build(
     plans = {prefix + name: splits for name, splits in _plan(chosen, source, refused).items()}
     with _staging(data_dir) as beside:
       notes = _write(plans, beside, refused, limits, keep_encoded, workers, progress)
-      data_dir.mkdir(parents=True, exist_ok=True)
+      storage.make_folder(data_dir)
       refused.write(data_dir / quarantine.FILE)
       for name, note in notes.items():
         _replace(data_dir / name, beside)
@@ -317,10 +319,14 @@ def _write(
 
 @contextlib.contextmanager
 def _staging(data_dir: Path) -> Iterator[Path]:
-  """An empty folder beside `data_dir` that is deleted at the end."""
+  """An empty local folder, beside `data_dir` on local disk, that is deleted at the end."""
+  if storage.is_remote(data_dir):
+    with tempfile.TemporaryDirectory(prefix='echox-jax-') as folder:
+      yield pathlib.Path(folder)
+    return
   data_dir.parent.mkdir(parents=True, exist_ok=True)
   storage.remove_leftovers(data_dir.parent, data_dir.name)
-  beside = data_dir.with_name(f'.{data_dir.name}.{os.getpid()}.tmp')
+  beside = data_dir.with_name(storage.temporary_name(data_dir.name))
   beside.mkdir()
   try:
     yield beside
@@ -330,6 +336,9 @@ def _staging(data_dir: Path) -> Iterator[Path]:
 
 def _replace(target: Path, beside: Path) -> None:
   """Replaces the data set `target` by the new one of the same name in `beside`."""
+  if storage.is_remote(target):
+    storage.upload_folder(beside / target.name, target, dataset.INFO)
+    return
   if target.exists():
     os.replace(target, beside / f'{target.name}.old')
   os.replace(beside / target.name, target)

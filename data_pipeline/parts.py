@@ -7,7 +7,6 @@ records.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from data_pipeline import schema
 from echox_jax import audio as audio_io
 from echox_jax import rates, tensor_files
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 SHORTEST = 400  # samples: the minimum for one encoder state
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 import importlib.metadata
-from pathlib import Path
 import platform
 from typing import Any
 
 from data_pipeline.shards import SharedWork
 from echox_jax import config as config_lib
 from echox_jax import storage
+from echox_jax.storage import Path
 from echox_jax.training.experiment import ExperimentConfig
 
 PACKAGES = (

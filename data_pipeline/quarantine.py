@@ -14,10 +14,10 @@ from collections.abc import Iterable
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 FILE = 'quarantine.jsonl'
 REASONS = {
@@ -96,7 +96,9 @@ class Quarantine:
     there is no file.
     """
     others = (
-      [line for line in read(path) if line['source'] != self._source] if path.is_file() else []
+      [line for line in read(path) if line['source'] != self._source]
+      if storage.is_file(path)
+      else []
     )
     lines = [
       *others,
@@ -127,7 +129,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     DataError: the file is damaged.
   """
   try:
-    return [json.loads(line) for line in Path(path).read_text('utf-8').splitlines()]
+    return [json.loads(line) for line in storage.path(path).read_text('utf-8').splitlines()]
   except ValueError as error:
     raise DataError(
       f'{path} is damaged ({error}): delete it and read the recordings in again.'

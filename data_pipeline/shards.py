@@ -2,9 +2,9 @@
 
 Every output is one file. Its note records its inputs, its checksum and what was measured. The order
 of writing shows whether an output is finished: write the whole output in a separate folder, remove
-the old output, write the note, rename the output into place. So a file with a note of the requested
-inputs is finished and is never written again. Anything else that a killed process left is made
-again.
+the old output, write the note, move the output into place (in a bucket: upload it as one object).
+So a file with a note of the requested inputs is finished and is never written again. Anything else
+that a killed process left is made again.
 
 Process p of n makes the outputs p, p + n, ... of a step, then waits until the others have made
 theirs. It sees them in the shared folder, so a wait may be long. The results of a step do not
@@ -12,16 +12,18 @@ depend on n.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import json
-import os
-from pathlib import Path
+import pathlib
 import shutil
+import tempfile
 import time
 from typing import Any
 
 from data_pipeline.fingerprints import checksum
 from echox_jax import storage
+from echox_jax.storage import Path
 
 SCRATCH = 'parts'  # folder of notes and of files that are needed again only if inputs change
 _POLL_SECONDS = 0.2
@@ -69,11 +71,9 @@ class SharedWork:
     )
     self.ran: list[str] = []
     self.seconds: dict[str, float] = {}
-    self._notes, self._beside = (
-      folder / SCRATCH / 'notes',
-      folder / SCRATCH / f'writing-{self.index}',
-    )
-    for path in (folder / SCRATCH).glob('writing-*'):  # left by processes that were killed
+    self._notes = folder / SCRATCH / 'notes'
+    # left by processes that were killed
+    for path in () if storage.is_remote(folder) else (folder / SCRATCH).glob('writing-*'):
       left_by = int(path.name.split('-')[1])
       if left_by == self.index or (self.index == 0 and left_by >= self.count):
         shutil.rmtree(path, ignore_errors=True)
@@ -109,7 +109,7 @@ class SharedWork:
     """Whether `path` was made from `inputs`."""
     note = self.note(path)
     try:  # the note first: if its inputs match, the output can only be the new one
-      return note.get('inputs') == inputs and note['bytes'] == path.stat().st_size
+      return note.get('inputs') == inputs and note['bytes'] == storage.size(path)
     except FileNotFoundError:
       return False
 
@@ -131,39 +131,49 @@ class SharedWork:
   def keep_only(self, outputs: Collection[Path]) -> None:
     """Removes everything else in the folders of `outputs`; only the first process does."""
     for folder in {path.parent for path in outputs} if self.index == 0 else ():
-      for path in folder.iterdir():
+      for path in storage.children(folder):
         if path not in outputs:
           path.unlink()
 
   def remove(self, folder: Path) -> None:
     """Removes a folder of outputs and their notes; only the first process does."""
     if self.index == 0:
-      shutil.rmtree(folder, ignore_errors=True)
-      shutil.rmtree(self._notes / folder.relative_to(self.folder), ignore_errors=True)
+      storage.remove_tree(folder)
+      storage.remove_tree(self._notes / folder.relative_to(self.folder))
 
   def _make(
     self, path: Path, inputs: str, make: Callable[[Path], Mapping[str, Any] | None]
   ) -> None:
     started = time.monotonic()
-    self._beside.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = self._beside / path.name
-    measured = make(beside)
-    with open(beside, 'rb+') as f:
-      os.fsync(f.fileno())
-    path.unlink(missing_ok=True)
-    storage.atomic_write_json(
-      self._note_path(path),
-      {
-        'inputs': inputs,
-        'sha256': checksum(beside),
-        'bytes': beside.stat().st_size,
-        'seconds': round(time.monotonic() - started, 2),
-        'measured': dict(measured or {}),
-      },
-    )
-    os.replace(beside, path)
-    self._beside.rmdir()
+    storage.make_folder(path.parent)
+    with self._writing() as folder:
+      beside = folder / path.name
+      measured = make(beside)
+      path.unlink(missing_ok=True)
+      storage.atomic_write_json(
+        self._note_path(path),
+        {
+          'inputs': inputs,
+          'sha256': checksum(beside),
+          'bytes': beside.stat().st_size,
+          'seconds': round(time.monotonic() - started, 2),
+          'measured': dict(measured or {}),
+        },
+      )
+      storage.put_in_place(beside, path)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[pathlib.Path]:
+    """Yields a local folder for an output that is not finished. For outputs on local disk it is on
+    the same disk.
+    """
+    if storage.is_remote(self.folder):
+      with tempfile.TemporaryDirectory(prefix='echox-jax-') as folder:
+        yield pathlib.Path(folder)
+      return
+    folder = storage.make_folder(self.folder / SCRATCH / f'writing-{self.index}')
+    yield folder
+    folder.rmdir()
 
   def _await(self, outputs: Outputs) -> None:
     """Returns when all outputs are finished. If a process dies meanwhile, `jax.distributed` ends

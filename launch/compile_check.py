@@ -26,7 +26,6 @@ import argparse
 import dataclasses
 import importlib.metadata
 import math
-from pathlib import Path
 import sys
 import time
 from typing import Any
@@ -40,6 +39,7 @@ from data_pipeline import batches, rows
 from echox_jax import errors, storage
 from echox_jax.compiled import collectives, costs, hlo, topologies
 from echox_jax.parallel import chips, sharding
+from echox_jax.storage import Path
 from echox_jax.training import flops, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 from launch import cli, compile_engine, train
@@ -304,9 +304,9 @@ def main() -> int:
   parser.add_argument('--topology')
   parser.add_argument('--step', default='train')
   parser.add_argument('--slices', default='1')
-  parser.add_argument('--json', type=Path)
+  parser.add_argument('--json', type=storage.check_writable)
   parser.add_argument('--explain', default='0')
-  parser.add_argument('--hlo', type=Path)
+  parser.add_argument('--hlo', type=storage.check_writable)
   own, rest = parser.parse_known_args()
   if not own.topology or not any(argument.startswith('--config=') for argument in rest):
     raise errors.ConfigError(f'--topology or --config is missing: run `{_USE}`.')

@@ -19,7 +19,6 @@ import collections
 from collections.abc import Sequence
 import dataclasses
 import json
-from pathlib import Path
 import sys
 import time
 from typing import Any
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from echox_jax import errors, rates, storage
 from echox_jax.inference.answering import Request
 from echox_jax.inference.events import SpokenSlice
+from echox_jax.storage import Path
 from launch import cli, model_options
 
 _EXAMPLES = 6  # number of recordings to keep
@@ -59,19 +59,24 @@ def main(argv: list[str] | None = None) -> None:
   )
   model_options.add(parser)
   parser.add_argument(
-    '--workdir', required=True, type=Path, help='working folder of the training stages'
+    '--workdir',
+    required=True,
+    type=storage.check_readable,
+    help='working folder of the training stages',
   )
   parser.add_argument(
-    '--data', type=Path, help='folder of the raw data sets (default WORKDIR/data)'
+    '--data', type=storage.check_readable, help='folder of the raw data sets (default WORKDIR/data)'
   )
-  parser.add_argument('--out', required=True, type=Path, help='JSON file to write')
+  parser.add_argument(
+    '--out', required=True, type=storage.check_writable, help='JSON file to write'
+  )
   parser.add_argument(
     '--limit', type=int, help='use only this many questions and held-out answers, evenly spaced'
   )
   args = parser.parse_args(argv)
   if args.limit is not None and args.limit < 1:
     raise errors.EchoXError(f'--limit is {args.limit}: give 1 or more.')
-  args.out.parent.mkdir(parents=True, exist_ok=True)
+  storage.make_folder(args.out.parent)
 
   from echox_jax import audio
   from echox_jax.evaluation import judge as judge_lib
@@ -81,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
   cli.keep_compiled_programs()
   began = time.perf_counter()
   normalise.normalise('')  # reports a missing extra before the work, not after it
-  judge = judge_lib.Judge(args.workdir / 'judge')
+  judge = judge_lib.Judge(_judge_folder(args.workdir))
   manifest = read_manifest(args.workdir)
   questions = read(args.data or args.workdir / 'data', 'questions', 'test', args.limit)
   holdout = read(args.workdir / 'precomputed', 'answers', 'holdout', args.limit)
@@ -167,6 +172,11 @@ class Clock:
   def stop(self, name: str) -> None:
     now = time.perf_counter()
     self._seconds[name], self._last = now - self._last, now
+
+
+def _judge_folder(workdir: Path) -> Path:
+  """Returns where the judge's weights are joined: in the working folder if that is local."""
+  return cli.cache_folder() / 'judge' if storage.is_remote(workdir) else workdir / 'judge'
 
 
 def read_manifest(workdir: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ prints the JSON schema of an example.
 
 import argparse
 import json
-from pathlib import Path
 
 from data_pipeline import inspection, schema
 from echox_jax import errors, storage
@@ -26,16 +25,18 @@ def main() -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('folder', nargs='?', type=Path, metavar='DIR', help='folder of data sets')
+  parser.add_argument(
+    'folder', nargs='?', type=storage.check_readable, metavar='DIR', help='folder of data sets'
+  )
   parser.add_argument(
     '--schema', action='store_true', help='only print the JSON schema of an example'
   )
   parser.add_argument(
-    '--json', type=Path, metavar='FILE', help='also write the report to this file'
+    '--json', type=storage.check_writable, metavar='FILE', help='also write the report to this file'
   )
   parser.add_argument(
     '--picture',
-    type=Path,
+    type=storage.check_writable,
     metavar='FILE.png',
     help='draw histograms of the lengths (needs the extra `demo`)',
   )

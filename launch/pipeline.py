@@ -11,11 +11,11 @@ WORKDIR/model. Each part is a separate command that can be run by hand; all get 
 import argparse
 from collections.abc import Sequence
 import dataclasses
-from pathlib import Path
 import subprocess
 import sys
 
-from echox_jax import errors
+from echox_jax import errors, storage
+from echox_jax.storage import Path
 from launch import cli
 
 _STAGES = {
@@ -95,7 +95,10 @@ def main() -> None:
   )
   parser.add_argument('--config', required=True, metavar='FILE.py', help='config file')
   parser.add_argument(
-    '--workdir', required=True, type=Path, help='folder of data, checkpoints and model'
+    '--workdir',
+    required=True,
+    type=storage.check_writable,
+    help='folder of data, checkpoints and model',
   )
   parser.add_argument('--stages', default=','.join(_STAGES), help='in order (default %(default)s)')
   args, options = parser.parse_known_args()

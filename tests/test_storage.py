@@ -341,6 +341,7 @@ def test_other_errors_are_not_explained():
     raise ZeroDivisionError
   with pytest.raises(OSError, match='full'), storage.explained('/disk'):
     raise OSError('full')
+  assert storage.refusal(FileNotFoundError('x')) is None
 
 
 def test_the_emulator_is_the_one_that_is_asked(bucket_folder):

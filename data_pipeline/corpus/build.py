@@ -14,7 +14,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-from pathlib import Path
 import re
 import sys
 import time
@@ -29,6 +28,7 @@ from data_pipeline.corpus import facts as facts_lib
 from data_pipeline.corpus import sentences, voices
 from echox_jax import audio, rates, storage
 from echox_jax.errors import DataError, EchoXError
+from echox_jax.storage import Path
 
 _ANSWER_GAIN = 1.5  # the answer voice is soft; its loudest answer stays below full scale
 _MIN_SECONDS = 0.3  # a clip shorter than this is a failed synthesis
@@ -124,7 +124,8 @@ def build_corpus(
     },
   }
   summary = {
-    name: _build(Path(data_dir), name, plan, workers, progress) for name, plan in plans.items()
+    name: _build(storage.path(data_dir), name, plan, workers, progress)
+    for name, plan in plans.items()
   }
   return {
     'datasets': summary,
@@ -230,7 +231,7 @@ def _build(
   """
   note = data_dir / f'{name}.json'
   fingerprint = hashlib.sha256(repr(plan).encode()).hexdigest()
-  if dataset.dataset_exists(data_dir, name) and note.is_file():
+  if dataset.dataset_exists(data_dir, name) and storage.is_file(note):
     known = json.loads(note.read_text())
     if known['fingerprint'] == fingerprint:
       return known['splits']

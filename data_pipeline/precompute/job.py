@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -13,7 +12,8 @@ from data_pipeline.precompute.encoders import Encoders
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import SCRATCH, Outputs, Process, SharedWork, ranges
 from echox_jax import config as config_lib
-from echox_jax import errors
+from echox_jax import errors, storage
+from echox_jax.storage import Path
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units.extract import SpeechEncoder
 
@@ -72,7 +72,7 @@ class Job:
     return fingerprint(
       split,
       file_fingerprint(self.raw / folder / dataset.INFO),
-      file_fingerprint(note) if note.exists() else '',
+      file_fingerprint(note) if storage.is_file(note) else '',
     )
 
   def states_inputs(self, name: str, role: str) -> str:

@@ -5,7 +5,6 @@ their sizes.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from data_pipeline.fingerprints import fingerprint
 from data_pipeline.precompute.job import LANGUAGE, Job
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import Outputs
+from echox_jax import storage
+from echox_jax.storage import Path
 from echox_jax.units import extract, kmeans
 from echox_jax.units.unit_language import UnitLanguage
 
@@ -117,7 +118,7 @@ def _user_states(
   """
   path, made_from = split.paths[i], job.states_inputs(split.name, 'user')
   before = job.work.note(path).get('measured', {})
-  if path.exists() and before.get('states') == made_from:
+  if storage.is_file(path) and before.get('states') == made_from:
     kept = (
       turn.states
       for example in record_files.read(path, width)

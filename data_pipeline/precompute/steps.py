@@ -1,6 +1,5 @@
 """Precompute as one function: runs the steps in order."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,8 +8,9 @@ from data_pipeline.precompute import records, report, text, units
 from data_pipeline.precompute.encoders import Encoders, pretrained_encoders
 from data_pipeline.precompute.job import Job
 from data_pipeline.shards import Process
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.parallel import distributed
+from echox_jax.storage import Path
 from echox_jax.training.experiment import ExperimentConfig
 
 
@@ -45,7 +45,11 @@ def run(
   check_sizes(experiment)
   process = process or Process(jax.process_index(), jax.process_count(), distributed.barrier)
   job = Job(
-    experiment, Path(workdir), encoders or pretrained_encoders(experiment), progress, process
+    experiment,
+    storage.path(workdir),
+    encoders or pretrained_encoders(experiment),
+    progress,
+    process,
   )
   text.make_tokenizer(job)
   if experiment.precompute.unit_sets:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import functools
-from pathlib import Path
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from data_pipeline.precompute.job import KMEANS, LANGUAGE, Job
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import SCRATCH
 from echox_jax import errors, rates
+from echox_jax.storage import Path
 from echox_jax.units import extract, kmeans
 
 _MEASURED_EXAMPLES = 256  # examples of a set from which its hours are estimated

@@ -6,12 +6,12 @@ and the reason. Readers read no audio: `data_pipeline/ingest.py` reads it and wr
 
 from collections.abc import Callable, Iterator
 import dataclasses
-from pathlib import Path
 
 from data_pipeline.quarantine import Entry
 from data_pipeline.readers import dialogues, librispeech, manifest, mls, pairs
 from data_pipeline.readers.items import Item
 from echox_jax.errors import ConfigError
+from echox_jax.storage import Path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,13 @@ writes, so they are made lower-case like those of MLS.
 
 from collections.abc import Iterator
 import functools
-from pathlib import Path
 
 from data_pipeline.quarantine import Entry
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 
 def read(source: Path) -> Iterator[Item | Entry]:
@@ -27,7 +28,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
   Raises:
     DataError: no transcripts.
   """
-  chapters = sorted(source.rglob('*.trans.txt'))
+  chapters = storage.tree(source, '*.trans.txt')
   if not chapters:
     raise DataError(
       f'{source} holds no *.trans.txt: name the folder that holds train-clean-100 and the like.'

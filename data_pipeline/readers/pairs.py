@@ -12,13 +12,14 @@ One in twenty is held out: the set `answers` has the splits train and holdout.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_pipeline.quarantine import Entry, Unusable
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from data_pipeline.schema import Turn
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 SUFFIXES = ('.wav', '.flac', '.mp3', '.ogg', '.opus', '.m4a', '.aiff')
 
@@ -29,11 +30,11 @@ def read(source: Path) -> Iterator[Item | Entry]:
   Raises:
     DataError: the folder holds no pairs.
   """
-  if (source / 'metadata.csv').is_file():
+  if storage.is_file(source / 'metadata.csv'):
     yield from _listed(source)
     return
   named: dict[Path, dict[str, Path]] = {}
-  for path in sorted(source.rglob('*')):
+  for path in storage.tree(source):
     suffix = path.suffix.lower()
     if suffix == '.txt' or suffix in SUFFIXES:
       named.setdefault(path.with_suffix(''), {}).setdefault(

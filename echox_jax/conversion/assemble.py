@@ -1,7 +1,6 @@
 """Combines the finished stages of a working folder into one model that can answer."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
@@ -9,9 +8,10 @@ import jax
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import whisper_ct2
+from echox_jax.storage import Path
 from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer
 from echox_jax.training import checkpoint, lineage
 from echox_jax.training.experiment import ExperimentConfig
@@ -28,7 +28,7 @@ def assemble(workdir: str | Path) -> tuple[EchoXConfig, EngineConfig, dict[str, 
   Raises:
     CheckpointError: a stage is not finished, or the two were trained with different model sizes.
   """
-  workdir = Path(workdir)
+  workdir = storage.path(workdir)
   experiments = {stage: _experiment(workdir, stage) for stage in ('echo', 'vocoder')}
   for stage in experiments:
     lineage.warn(workdir, stage)

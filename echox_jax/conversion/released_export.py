@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 import math
 from pathlib import Path
 import re
-import shutil
 from typing import Any
 
 import ml_dtypes
@@ -70,7 +69,7 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   storage.atomic_write_json(folder / CONFIG, config_json(cfg, source.engine, decoder, dtype))
   notes = _differences(cfg, decoder)
   for name, file in source.files.items():
-    shutil.copyfile(file, folder / name)
+    storage.atomic_write_bytes(folder / name, file.read_bytes())
   if model_folder.UNIT_LANGUAGE in source.files:
     language = UnitLanguage.load(source.files[model_folder.UNIT_LANGUAGE])
     storage.atomic_write_text(

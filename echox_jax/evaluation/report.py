@@ -4,11 +4,11 @@ import base64
 from collections.abc import Mapping
 import html
 import json
-from pathlib import Path
 from typing import Any
 
 from echox_jax import audio, storage
 from echox_jax.evaluation import figures
+from echox_jax.storage import Path
 
 STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
 _STYLE = """
@@ -42,7 +42,7 @@ def write_report(
   Raises:
     MissingExtraError: matplotlib is not installed.
   """
-  out_dir = Path(out_dir)
+  out_dir = storage.path(out_dir)
   curves = {stage: read_metrics(out_dir / stage / 'metrics.jsonl') for stage in STAGES}
   examples = out_dir / 'evaluation_examples'
   sounds = {
@@ -50,7 +50,7 @@ def write_report(
     'the same from its units (vocoder, predicted durations)': examples / 'resynthesised_answer.wav',
     f"the model's own answer: “{reply['text']}”": out_dir / 'reply.wav',
   }
-  waves = {name: audio.load_audio(path) for name, path in sounds.items() if path.is_file()}
+  waves = {name: audio.load_audio(path) for name, path in sounds.items() if storage.is_file(path)}
   sections = [
     ('One question, one spoken answer', _players(out_dir, reply)),
     (
@@ -80,7 +80,7 @@ def write_report(
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
   """The training and held-out records of a metrics file; empty if there is no file."""
-  if not path.is_file():
+  if not storage.is_file(path):
     return []
   records = [
     json.loads(line) for line in path.read_text('utf-8').splitlines() if line.endswith('}')
@@ -91,7 +91,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:
   rows = []
   for label, name in (('Question', 'question.wav'), ('Answer', 'reply.wav')):
-    if (out_dir / name).is_file():
+    if storage.is_file(out_dir / name):
       rows.append(
         f'<p>{label}: <audio controls '
         f'src="{_data((out_dir / name).read_bytes(), "audio/wav")}"></audio></p>'

@@ -14,6 +14,7 @@ from echox_jax.storage.paths import (
   path,
   remove_tree,
   size,
+  stamp,
   tree,
 )
 from echox_jax.storage.writes import (
@@ -24,6 +25,7 @@ from echox_jax.storage.writes import (
   atomic_write_text,
   put_in_place,
   staged,
+  temporary_name,
 )
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
   'remove_tree',
   'size',
   'staged',
+  'stamp',
+  'temporary_name',
   'tree',
   'upload_folder',
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import os
+import sys
 import uuid
 
 from echox_jax import errors
@@ -58,24 +59,24 @@ def explained(path: str | os.PathLike[str], what: str = 'read') -> Iterator[None
   except (errors.EchoXError, FileNotFoundError, FileExistsError):
     raise
   except Exception as error:
-    problem = refusal(error, path, what)
+    problem = refusal(error, os.fspath(path), what) if paths.is_remote(path) else None
     if problem is None:
       raise
     raise problem from error
 
 
 def refusal(
-  error: BaseException, path: str | os.PathLike[str], what: str = 'read'
+  error: BaseException, where: str = 'the bucket', what: str = 'use'
 ) -> errors.StorageError | None:
   """Returns what an error of the client of a bucket means; None if it is another error."""
-  if not paths.is_remote(path):
+  if 'gcsfs' not in sys.modules:
     return None
   import aiohttp
   import gcsfs.retry
   from google.auth import exceptions
   import requests
 
-  where, reason = os.fspath(path), ' '.join(str(error).split())[:200]
+  reason = ' '.join(str(error).split())[:200]
   code = getattr(error, 'code', None) if isinstance(error, gcsfs.retry.HttpError) else None
   if isinstance(error, exceptions.TransportError):
     code = None

@@ -8,6 +8,7 @@ listings leave out names that end in `~` and its `stat` needs an entry in /etc/p
 """
 
 from collections.abc import Iterator
+import fnmatch
 import functools
 import logging
 import os
@@ -120,6 +121,20 @@ def size(name: str | os.PathLike[str]) -> int:
   return bucket_files().info(str(found))['size'] if is_remote(found) else found.stat().st_size
 
 
+def stamp(name: str | os.PathLike[str]) -> tuple[int, int]:
+  """Returns the bytes of a file and a number that is another one once it is written again.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
+  found = path(name)
+  if is_remote(found):
+    info = bucket_files().info(str(found))
+    return info['size'], int(info['generation'])
+  status = found.stat()
+  return status.st_size, status.st_mtime_ns
+
+
 def children(folder: str | os.PathLike[str]) -> list[Path]:
   """Returns the files and folders in a folder, sorted; none if there is no such folder."""
   folder = path(folder)
@@ -136,13 +151,15 @@ def _listed(folder: Path) -> Iterator[Path]:
   return (path(SCHEME + name) for name in bucket_files().ls(str(folder), detail=False))
 
 
-def tree(folder: str | os.PathLike[str]) -> list[Path]:
-  """Returns the files in a folder and in all folders below it, sorted; none if there is none."""
+def tree(folder: str | os.PathLike[str], pattern: str = '*') -> list[Path]:
+  """Returns the files in a folder and in all folders below it whose name fits a pattern, sorted;
+  none if there is none.
+  """
   folder = path(folder)
   if not is_remote(folder):
-    return sorted(file for file in folder.rglob('*') if file.is_file())
-  names = bucket_files().find(str(folder))
-  return sorted(path(SCHEME + name) for name in names if not name.endswith('/'))
+    return sorted(file for file in folder.rglob(pattern) if file.is_file())
+  found = (path(SCHEME + name) for name in bucket_files().find(str(folder)) if name[-1] != '/')
+  return sorted(file for file in found if fnmatch.fnmatchcase(file.name, pattern))
 
 
 def make_folder(name: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,6 @@ figures in FILE.
 
 import argparse
 import json
-from pathlib import Path
 
 from echox_jax import storage
 from launch import cli
@@ -51,7 +50,10 @@ def main() -> None:
     )
     command.set_defaults(measure=module.measure)
     command.add_argument(
-      '--json', type=Path, metavar='FILE', help='also write the figures to this file'
+      '--json',
+      type=storage.check_writable,
+      metavar='FILE',
+      help='also write the figures to this file',
     )
     module.add_options(command)
   options = parser.parse_args()

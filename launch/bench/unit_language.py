@@ -13,7 +13,6 @@ and real sequences units -> words -> units is exact in that language; `hours` of
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 import time
 from typing import Any
 
@@ -26,6 +25,7 @@ from echox_jax import rates, storage
 from echox_jax.config import UnitsConfig
 from echox_jax.errors import DataError
 from echox_jax.evaluation import figures
+from echox_jax.storage import Path
 from echox_jax.units import unit_language
 from echox_jax.units.kmeans import reduce_units
 
@@ -36,7 +36,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
   """Adds the options of this measurement."""
   command.add_argument(
     '--units',
-    type=Path,
+    type=storage.check_readable,
     required=True,
     metavar='DIR',
     help='folder that `python -m launch.precompute` wrote (out/demo/precomputed)',
@@ -69,7 +69,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
     help='random sequences, and real ones, to check (default %(default)s)',
   )
   command.add_argument(
-    '--figure', type=Path, metavar='FILE.png', help='draw the curves (needs the extra `demo`)'
+    '--figure',
+    type=storage.check_writable,
+    metavar='FILE.png',
+    help='draw the curves (needs the extra `demo`)',
   )
 
 
