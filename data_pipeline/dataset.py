@@ -11,6 +11,7 @@ import shutil
 from typing import Any
 
 from data_pipeline import schema
+from data_pipeline.record_cache import CachedRecords
 from echox_jax import storage
 from echox_jax.errors import DataError, MissingExtraError
 from echox_jax.storage import Path
@@ -84,8 +85,16 @@ def dataset_exists(data_dir: str | Path, name: str) -> bool:
   return storage.is_file(storage.path(data_dir) / name / INFO)
 
 
-def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[str, Any]]:
+def open_dataset(
+  data_dir: str | Path, name: str, split: str, cache: storage.Cache | None = None
+) -> Sequence[dict[str, Any]]:
   """Opens one split for random access.
+
+  Args:
+    data_dir: folder of data sets.
+    name: name of the data set.
+    split: name of the split.
+    cache: holds copies of the files if they are in a bucket; None = every record is read there.
 
   Returns:
     a picklable sequence (len, indexing), as grain.MapDataset needs, of records: see
@@ -107,7 +116,10 @@ def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[s
       'build it again with at least one example.'
     )
   try:
-    return builder.as_data_source(split)
+    source = builder.as_data_source(split)
+    if cache and storage.is_remote(data_dir):
+      source.data_source = CachedRecords(builder.info.splits[split].file_instructions, cache)
+    return source
   except (OSError, ValueError, RuntimeError) as error:
     raise DataError(
       f'the data set {name!r} in {data_dir} is damaged ({error}): delete that folder '

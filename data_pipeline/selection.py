@@ -147,6 +147,14 @@ def raw_dir(experiment: ExperimentConfig, workdir: str | Path) -> Path:
   return storage.path(experiment.data_dir or storage.path(workdir) / 'data')
 
 
+def record_cache(data: DataConfig) -> storage.Cache | None:
+  """The local copies of data sets in a bucket, as the config has it; None = no copies."""
+  if not data.cache_gigabytes:
+    return None
+  folder = data.cache_folder or storage.cache_folder() / 'records'
+  return storage.Cache(folder, round(data.cache_gigabytes * 1e9))
+
+
 def split_name(name: str) -> tuple[str, str]:
   """`questions/train` -> ('questions', 'train').
 
@@ -183,7 +191,8 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
     raw_dir(experiment, workdir) if raw else derived,
     [split_name(name) for name in data.sets],
   )
-  sources = tuple(dataset.open_dataset(folder, *name) for name in names)
+  cache = record_cache(data)
+  sources = tuple(dataset.open_dataset(folder, *name, cache) for name in names)
   make = RowMaker(experiment, derived)
   tokenizer = None if stage == 'vocoder' else derived
   tables = [index.open_table(derived, folder, *name, tokenizer, data.workers) for name in names]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import os
-from pathlib import Path
 import sys
 
 import jax
@@ -43,20 +42,13 @@ def _in_words(error: OSError) -> str:
   return f'{error.strerror or error}{where}: check that the path exists, is writable and has room.'
 
 
-def cache_folder() -> Path:
-  """Returns the local folder of what can be made again: `~/.cache/echox-jax`, below
-  `$XDG_CACHE_HOME` where that is set.
-  """
-  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'echox-jax'
-
-
 def keep_compiled_programs() -> None:
   """Keeps compiled programs between runs, so that a second start is ready at once.
 
-  They lie in `programs` in the `cache_folder`; an empty `JAX_COMPILATION_CACHE_DIR` keeps none, any
+  They lie in `programs` in the cache folder; an empty `JAX_COMPILATION_CACHE_DIR` keeps none, any
   other is taken instead.
   """
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
-  jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'programs'))
+  jax.config.update('jax_compilation_cache_dir', str(storage.cache_folder() / 'programs'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -176,7 +176,7 @@ class Clock:
 
 def _judge_folder(workdir: Path) -> Path:
   """Returns where the judge's weights are joined: in the working folder if that is local."""
-  return cli.cache_folder() / 'judge' if storage.is_remote(workdir) else workdir / 'judge'
+  return storage.cache_folder() / 'judge' if storage.is_remote(workdir) else workdir / 'judge'
 
 
 def read_manifest(workdir: Path) -> dict[str, Any]:

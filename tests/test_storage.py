@@ -260,6 +260,48 @@ def test_the_object_of_a_folder_is_no_child(bucket_folder):
   assert storage.children(made) == storage.tree(made) == [made / 'x']
 
 
+# The cache.
+
+
+def test_a_cache_keeps_what_is_used_and_stays_small(bucket_folder, tmp_path):
+  files = [storage.atomic_write_bytes(f'{bucket_folder}/{i}', bytes([i]) * 400) for i in range(3)]
+  here = tmp_path / 'cache'
+  cache, other = storage.Cache(here, 1000), storage.Cache(here, 1000)
+  copies = [cache.get(file) for file in files[:2]]
+  assert [copy.read_bytes() for copy in copies] == [file.read_bytes() for file in files[:2]]
+  assert cache.get(files[0]) == copies[0] == pickle.loads(pickle.dumps(cache)).get(files[0])
+  assert cache.get(files[2]) == other.get(files[2]) == files[2]  # both copies are in use
+  del cache
+  assert other.get(files[1]) == copies[1]
+  os.utime(copies[1], (0, 0))  # older, but in use
+  new = other.get(files[2])
+  assert new.parent == here and new.read_bytes() == files[2].read_bytes()
+  assert not copies[0].exists() and copies[1].exists()
+  storage.atomic_write_bytes(files[1], b'again')
+  assert other.get(files[1]).read_bytes() == b'again'
+  assert other.get(tmp_path) == tmp_path
+  assert sum(storage.size(file) for file in storage.tree(here)) <= 1000
+  with pytest.raises(FileNotFoundError):
+    other.get(f'{bucket_folder}/none')
+  with pytest.raises(errors.ConfigError, match='give a local folder'):
+    storage.Cache(bucket_folder, 1000)
+
+
+def test_two_processes_fetch_a_file_once(bucket_folder, tmp_path):
+  storage.atomic_write_bytes(f'{bucket_folder}/a', b'x' * 1000)
+  code = (
+    'from echox_jax import storage; import sys; from concurrent.futures import ThreadPoolExecutor\n'
+    'caches = [storage.Cache(sys.argv[2], 1500) for _ in range(4)]\n'
+    'with ThreadPoolExecutor(4) as pool:\n'
+    '  print(len(set(pool.map(lambda cache: cache.get(sys.argv[1]), caches))))'
+  )
+  assert processes.run_python('-c', code, f'{bucket_folder}/a', str(tmp_path)).strip() == '1'
+  assert [file.stat().st_size for file in storage.tree(tmp_path) if file.suffix != '.lock'] == [
+    1000,
+    0,
+  ]
+
+
 # What cannot be, in a sentence.
 
 

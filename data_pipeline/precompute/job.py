@@ -47,8 +47,9 @@ class Job:
       selection.precomputed_dir(workdir),
     )
     self.sets = tuple(dict.fromkeys((*self.choices.unit_sets, *self.choices.state_sets)))
+    cache = selection.record_cache(experiment.data)
     self.sources = {
-      name: dataset.open_dataset(self.raw, *selection.split_name(name)) for name in self.sets
+      name: dataset.open_dataset(self.raw, *selection.split_name(name), cache) for name in self.sets
     }
     self.records = {
       name: ranges(len(source), self.choices.shard_examples)

@@ -1,6 +1,7 @@
 """Files and folders that a user names, on local disk or in a bucket (`gs://`)."""
 
 from echox_jax.storage.access import check_readable, check_writable, explained, refusal
+from echox_jax.storage.cache import Cache, cache_folder
 from echox_jax.storage.folders import atomic_dir, is_incomplete, remove_leftovers, upload_folder
 from echox_jax.storage.local_copies import local, read_range
 from echox_jax.storage.paths import (
@@ -29,6 +30,7 @@ from echox_jax.storage.writes import (
 )
 
 __all__ = [
+  'Cache',
   'Lines',
   'Path',
   'Rewritten',
@@ -37,6 +39,7 @@ __all__ = [
   'atomic_write_bytes',
   'atomic_write_json',
   'atomic_write_text',
+  'cache_folder',
   'check_readable',
   'check_writable',
   'children',

@@ -42,6 +42,8 @@ CONFIG, METRICS, PROFILE = 'config.json', 'metrics.jsonl', 'profile'
 _FREE = (
   'data_dir',
   'data.workers',
+  'data.cache_gigabytes',
+  'data.cache_folder',
   'data.eval_sets',
   'train.eval_every',
   'train.eval_batches',
