@@ -109,7 +109,8 @@ def main() -> int:
     values.distributed, values.coordinator, values.num_processes, values.process_id
   )
   if values.compilation_cache:
-    jax.config.update('jax_compilation_cache_dir', values.compilation_cache)
+    programs = storage.check_writable(values.compilation_cache)
+    jax.config.update('jax_compilation_cache_dir', str(programs))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
   summary = loop.train(
     experiment, workdir, batches.make_iterator, profile, whisper_ct2.packaged_encoder
