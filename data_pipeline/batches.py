@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-from pathlib import Path
 import sys
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 from data_pipeline import mixing, packing, rows, selection, waveforms
 from echox_jax import errors
 from echox_jax.prompts import IGNORE
+from echox_jax.storage import Path
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
 
 _PREFETCHED = 4  # batches

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 from data_pipeline import record_files, schema
 from data_pipeline.fingerprints import checksum, fingerprint
+from data_pipeline.record_cache import CachedRecords
 from data_pipeline.record_files import INFO, MANIFEST
 from data_pipeline.turns import StoredTurns
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError, MissingExtraError
+from echox_jax.storage import Path
 
 AUDIO_OF = 'audio_of'  # in a manifest: split -> identity of the split that holds its audio
 
@@ -46,7 +47,7 @@ def write_dataset(
     MissingExtraError: tensorflow-datasets is not installed.
   """
   _tfds()
-  target = Path(data_dir) / name
+  target = storage.path(data_dir) / name
   if not splits:
     raise DataError(f'the data set {name!r} would have no split: give at least one.')
   iterators = {split: iter(examples) for split, examples in splits.items()}
@@ -55,7 +56,7 @@ def write_dataset(
   width = max([1, *map(schema.state_width, first)])
   iterators[leading] = itertools.chain(first, iterators[leading])
   found = {}
-  with files.atomic_dir(target) as beside:
+  with storage.atomic_dir(target, INFO) as beside:
     for split, examples in iterators.items():
       path = beside / record_files.file_names(split, 1)[0]
       records = (schema.encode(e, width=width, keep_encoded=keep_encoded) for e in examples)
@@ -76,7 +77,7 @@ def empty_split(name: str, split: str) -> str:
 
 def dataset_exists(data_dir: str | Path, name: str) -> bool:
   """Whether `<data_dir>/<name>` has been written, with the texts and lengths of its records."""
-  return all((Path(data_dir) / name / file).is_file() for file in (MANIFEST, INFO))
+  return all(storage.is_file(storage.path(data_dir) / name / file) for file in (MANIFEST, INFO))
 
 
 def manifest(data_dir: str | Path, name: str) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def manifest(data_dir: str | Path, name: str) -> dict[str, Any]:
   Raises:
     DataError: the data set is missing, damaged or of an earlier version.
   """
-  folder = Path(data_dir) / name
+  folder = storage.path(data_dir) / name
   try:
     return json.loads((folder / MANIFEST).read_text('utf-8'))
   except FileNotFoundError as error:
@@ -109,13 +110,21 @@ def open_turns(data_dir: str | Path, name: str, split: str) -> StoredTurns:
   """
   found = _split(data_dir, name, split)['files']
   return StoredTurns(
-    tuple(Path(data_dir) / name / file for file in found),
+    tuple(storage.path(data_dir) / name / file for file in found),
     tuple(about['examples'] for about in found.values()),
   )
 
 
-def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[str, Any]]:
+def open_dataset(
+  data_dir: str | Path, name: str, split: str, cache: storage.Cache | None = None
+) -> Sequence[dict[str, Any]]:
   """Opens one split for random access.
+
+  Args:
+    data_dir: folder of data sets.
+    name: name of the data set.
+    split: name of the split.
+    cache: holds copies of the files if they are in a bucket; None = every record is read there.
 
   Returns:
     a picklable sequence (len, indexing), as grain.MapDataset needs, of records: see
@@ -134,7 +143,10 @@ def open_dataset(data_dir: str | Path, name: str, split: str) -> Sequence[dict[s
       'build it again with at least one example.'
     )
   try:
-    return builder.as_data_source(split)
+    source = builder.as_data_source(split)
+    if cache and storage.is_remote(data_dir):
+      source.data_source = CachedRecords(builder.info.splits[split].file_instructions, cache)
+    return source
   except (OSError, ValueError, RuntimeError) as error:
     raise DataError(_damaged(data_dir, name, error)) from error
 
@@ -163,7 +175,11 @@ class WithAudio(Sequence):
 
 
 def open_with_audio(
-  data_dir: str | Path, raw_dir: str | Path, name: str, split: str
+  data_dir: str | Path,
+  raw_dir: str | Path,
+  name: str,
+  split: str,
+  cache: storage.Cache | None = None,
 ) -> Sequence[dict[str, Any]]:
   """Opens a split as `open_dataset` does. If it has no audio of its own, that of the same split in
   `raw_dir`, from which it was made, is joined row by row.
@@ -171,7 +187,8 @@ def open_with_audio(
   Raises:
     DataError: also if the split in `raw_dir` is not the one it was made from.
   """
-  source, wanted = open_dataset(data_dir, name, split), manifest(data_dir, name).get(AUDIO_OF, {})
+  source = open_dataset(data_dir, name, split, cache)
+  wanted = manifest(data_dir, name).get(AUDIO_OF, {})
   if split not in wanted:
     return source
   if identity(raw_dir, name, split) != wanted[split]:
@@ -179,7 +196,7 @@ def open_with_audio(
       f'{name}/{split} in {data_dir} was made from other content than {name}/{split} in {raw_dir} '
       'has: run `python -m launch.precompute` again, or name the folder of the right recordings.'
     )
-  return WithAudio(source, open_dataset(raw_dir, name, split))
+  return WithAudio(source, open_dataset(raw_dir, name, split, cache))
 
 
 def split_names(data_dir: str | Path, name: str) -> tuple[str, ...]:
@@ -206,13 +223,13 @@ def _open(data_dir: str | Path, name: str) -> Any:
   if not dataset_exists(data_dir, name):
     raise DataError(_missing(data_dir, name))
   try:
-    return tfds.builder_from_directory(Path(data_dir) / name)
+    return tfds.builder_from_directory(storage.path(data_dir) / name)
   except Exception as error:  # TFDS raises many kinds for damaged metadata
     raise DataError(_damaged(data_dir, name, error)) from error
 
 
 def _missing(data_dir: str | Path, name: str) -> str:
-  if (Path(data_dir) / name / INFO).is_file():
+  if storage.is_file(storage.path(data_dir) / name / INFO):
     return (
       f'the data set {name!r} in {data_dir} was written by an earlier version, without the lengths '
       'of its records: delete it and build it again.'

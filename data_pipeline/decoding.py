@@ -20,7 +20,7 @@ import soundfile
 from data_pipeline import listing
 from data_pipeline.parts import SHORTEST
 from data_pipeline.quarantine import Unusable
-from echox_jax import audio, rates
+from echox_jax import audio, rates, storage
 from echox_jax.errors import AudioError
 
 # Hz: the rates of real speech recordings; any other rate is almost always a wrong header
@@ -48,7 +48,8 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
   if not listing.is_file(path):
     raise Unusable('missing file', 'does not exist')
   try:
-    wave = _load(path, max_seconds)
+    with storage.local(path) as file:
+      wave = _load(str(file), max_seconds)
   except OSError as error:
     raise Unusable('damaged', f'cannot be opened ({error.strerror})') from error
   _check_seconds(len(wave) / rates.SAMPLE_RATE, max_seconds)
@@ -63,11 +64,12 @@ def encoded(path: str) -> np.ndarray:
   """uint8[bytes]: the file itself. Empty if only ffmpeg can read it: ffmpeg takes too long to start
   for every reading.
   """
-  try:
-    soundfile.info(path)
-  except soundfile.SoundFileError:
-    return np.zeros(0, np.uint8)
-  return np.fromfile(path, np.uint8)
+  with storage.local(path) as file:
+    try:
+      soundfile.info(file)
+    except soundfile.SoundFileError:
+      return np.zeros(0, np.uint8)
+    return np.fromfile(file, np.uint8)
 
 
 def _load(path: str, max_seconds: float) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 
 def fingerprint(*inputs: Any) -> str:
@@ -19,11 +20,15 @@ def file_fingerprint(path: str | Path) -> str:
   Raises:
     DataError: the file does not exist.
   """
-  path = Path(path)
+  path = storage.path(path)
   try:
     if path.is_dir():
       return fingerprint(
-        [(file.name, file_fingerprint(file)) for file in sorted(path.iterdir()) if file.is_file()]
+        [
+          (file.name, file_fingerprint(file))
+          for file in storage.children(path)
+          if storage.is_file(file)
+        ]
       )
     return checksum(path)[:16]
   except FileNotFoundError as error:
@@ -32,5 +37,5 @@ def file_fingerprint(path: str | Path) -> str:
 
 def checksum(path: str | Path) -> str:
   """The sha256 of a file."""
-  with open(path, 'rb') as f:
+  with storage.path(path).open('rb') as f:
     return hashlib.file_digest(f, 'sha256').hexdigest()

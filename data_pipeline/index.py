@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import dataclasses
 import functools
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from data_pipeline import dataset, decoding
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.shards import ranges
 from data_pipeline.turns import ASSISTANT, TURN, USER, StoredTurns
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
 
 __all__ = ['ASSISTANT', 'FOLDER', 'TURN', 'USER', 'TokenCounter', 'open_table', 'table_path']
@@ -58,19 +58,21 @@ def open_table(
     tokens: int32[turns] of all turns, in parts, if they have been counted before.
 
   Returns:
-    TURN[turns], in the order of records and turns, memory-mapped.
+    TURN[turns], in the order of records and turns, memory-mapped on local disk.
 
   Raises:
     DataError: the data set or tokenizer is missing, or a file is damaged.
   """
   path = table_path(precomputed, data_dir, name, split, tokenizer)
-  if not path.exists():
+  if not storage.is_file(path):
     table = dataset.open_turns(data_dir, name, split).table()
     if tokenizer:
       counted = tokens or _count(TokenCounter(data_dir, name, split, tokenizer), workers)
       table['tokens'] = np.concatenate(list(counted))
     write_table(path, table)
   try:
+    if storage.is_remote(path):
+      return np.load(io.BytesIO(path.read_bytes()))
     return np.load(path, mmap_mode='r')
   except (ValueError, EOFError) as error:
     raise DataError(f'{path} is damaged ({error}): delete it, and it is made again.') from error
@@ -87,7 +89,7 @@ def counted_by(folder: Path | None) -> str:
 def write_table(path: Path, table: np.ndarray) -> None:
   content = io.BytesIO()
   np.save(content, table)
-  files.atomic_write_bytes(path, content.getvalue())
+  storage.atomic_write_bytes(path, content.getvalue())
 
 
 def _count(counter: 'TokenCounter', workers: int) -> list[np.ndarray]:

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import os
-from pathlib import Path
-import shutil
 from typing import Any
 
 import numpy as np
@@ -34,7 +32,9 @@ from data_pipeline.fingerprints import fingerprint
 from data_pipeline.planning import StoredPlan
 from data_pipeline.quarantine import Entry, Quarantine, Unusable
 from data_pipeline.shards import Outputs, Process, SharedWork
+from echox_jax import storage
 from echox_jax.errors import ConfigError, DataError, EchoXError
+from echox_jax.storage import Path
 
 _STEP, _LEFT_OUT = 'reading in', 'left_out'
 _BUILD_LETTERS = 8
@@ -101,11 +101,11 @@ def build(
     ConfigError: an unknown reader, or limits that make no sense.
     EchoXError: another process does not make its share in time.
   """
-  source, data_dir = Path(source), Path(data_dir)
+  source, data_dir = storage.path(source), storage.path(data_dir)
   _check(limits, sharing, source)
   process = process or Process()
   work = SharedWork(data_dir, process, name=f'corpus-{prefix}', wait_seconds=sharing.wait_seconds)
-  folder, root = work.scratch / 'plan', source if source.is_dir() else source.parent
+  folder, root = work.scratch / 'plan', source.parent if storage.is_file(source) else source
   list_of_refused = data_dir.with_name(f'{data_dir.name}.{quarantine.FILE}')
   refused = Quarantine(str(source), limits.max_quarantined)
   try:
@@ -130,7 +130,7 @@ def build(
       refused.write(list_of_refused)
     raise
   if work.index == 0:
-    shutil.rmtree(folder)
+    storage.remove_tree(folder)
   sets = job.counts()
   total = len(refused.entries) + sum(counts['examples'] for counts in sets.values())
   return {
@@ -147,7 +147,7 @@ def _check(limits: Limits, sharing: Sharing, source: Path) -> None:
     )
   if sharing.shard_examples < 1 or sharing.wait_seconds <= 0:
     raise ConfigError('shard_examples is at least 1, and wait_seconds more than 0: correct them.')
-  if not source.exists():
+  if not storage.exists(source):
     raise DataError(f'there is no {source}: check the path.')
 
 
@@ -320,4 +320,4 @@ def _is_wrong(found: tuple[str, Any]) -> bool:
 
 def _size(file: str) -> int:
   """Bytes of a file; -1 = there is none."""
-  return os.path.getsize(file) if listing.is_file(file) else -1
+  return storage.size(file) if listing.is_file(file) else -1

@@ -3,15 +3,15 @@
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from data_pipeline import dataset, quarantine, schema
-from echox_jax import rates
+from echox_jax import rates, storage
 from echox_jax.errors import DataError, MissingExtraError
+from echox_jax.storage import Path
 from echox_jax.training.experiment import DataConfig
 
 STATES_PER_SECOND = 50
@@ -69,7 +69,7 @@ def inspect(
   Raises:
     DataError: the folder holds no data sets.
   """
-  data_dir = Path(data_dir)
+  data_dir = storage.path(data_dir)
   names = sorted(path.parent.name for path in data_dir.glob(f'*/{dataset.INFO}'))
   if not names:
     raise DataError(
@@ -87,7 +87,7 @@ def inspect(
     'folder': str(data_dir),
     'total_hours': round(sum(sum(values['hours'].values()) for values in sets.values()), 4),
     'sets': sets,
-    'quarantined': quarantine.summary(quarantine.read(refused)) if refused.is_file() else {},
+    'quarantined': quarantine.summary(quarantine.read(refused)) if storage.is_file(refused) else {},
   }, splits
 
 
@@ -276,6 +276,7 @@ def draw(splits: Sequence[Split], path: str | Path) -> None:
       ax.set_title(f'{split.name}: {name.replace("_", " ")}', fontsize=8)
       ax.tick_params(labelsize=7)
   try:
-    figure.savefig(path, dpi=120)
+    with storage.staged(path) as beside:
+      figure.savefig(beside, dpi=120, format=storage.path(path).suffix[1:] or 'png')
   except ValueError as error:
     raise DataError(f'{path} is not a picture file: end it in .png.') from error

@@ -4,7 +4,6 @@ adds up all counts.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from data_pipeline.fingerprints import fingerprint
 from data_pipeline.shards import SharedWork
 from echox_jax import tensor_files
 from echox_jax.config import UnitFitConfig, UnitsConfig
+from echox_jax.storage import Path
 from echox_jax.units import kmeans, ngram_fit, unit_language
 from echox_jax.units.unit_language import UnitLanguage
 

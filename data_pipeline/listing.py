@@ -9,8 +9,11 @@ import collections
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 import os
-from pathlib import Path
 from typing import TypeVar
+
+from echox_jax import storage
+from echox_jax.errors import ConfigError
+from echox_jax.storage import Path
 
 AT_ONCE = 128  # requests that wait at the same time
 _AHEAD = 4 * AT_ONCE  # results kept until they are asked for
@@ -40,7 +43,7 @@ def files_below(folder: Path) -> list[Path]:
   found, level = [], [folder]
   while level:
     level_below = []
-    for parent, (folders, names) in zip(level, each(_entries, level)):
+    for parent, (folders, names) in zip(level, each(storage.entries, level)):
       level_below += [parent / name for name in folders]
       found += [parent / name for name in names]
     level = level_below
@@ -64,26 +67,14 @@ def existing(paths: Iterable[str]) -> set[str]:
 def is_file(path: str | os.PathLike[str]) -> bool:
   """Whether the file exists; any text is accepted as a path."""
   try:
-    return Path(path).is_file()
-  except (OSError, ValueError):  # a name too long, a zero byte
+    return storage.is_file(path)
+  except (OSError, ValueError, ConfigError):  # a name too long, a zero byte, an unknown scheme
     return False
-
-
-def _entries(folder: str | Path) -> tuple[list[str], list[str]]:
-  """Names of the folders and of the files in a folder."""
-  folders, names = [], []
-  with os.scandir(folder or '.') as entries:
-    for entry in entries:
-      if entry.is_dir(follow_symlinks=False):
-        folders.append(entry.name)
-      elif entry.is_file():
-        names.append(entry.name)
-  return folders, names
 
 
 def _file_names(folder: str) -> frozenset[str]:
   """Names of the files in a folder; none if there is no such folder."""
   try:
-    return frozenset(_entries(folder)[1])
-  except (OSError, ValueError):
+    return frozenset(storage.entries(folder or '.')[1])
+  except (OSError, ValueError, ConfigError):  # an unknown scheme, too
     return frozenset()

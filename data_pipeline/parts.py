@@ -6,7 +6,6 @@ records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from data_pipeline import schema
 from echox_jax import audio as audio_io
 from echox_jax import rates, tensor_files
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 SHORTEST = 400  # samples: the minimum for one encoder state
 

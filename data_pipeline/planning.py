@@ -15,16 +15,17 @@ import dataclasses
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from data_pipeline import listing, schema
 from data_pipeline.quarantine import Entry, Quarantine
 from data_pipeline.readers import Reader
+from data_pipeline.readers import items as items_lib
 from data_pipeline.readers.items import Item
 from data_pipeline.shards import ranges
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 HELD_OUT = 0.05  # share of the items held out for tests if the source names no splits
 _PAIRED = {
@@ -230,14 +231,14 @@ def store(folder: Path, plans: Plans, root: Path, refused: Iterable[Entry], size
   def write(shard: tuple[str, str, int, list[PlannedExample]]) -> str:
     name, split, i, examples = shard
     text = ''.join(json.dumps(_encode(example, str(root))) + '\n' for example in examples)
-    files.atomic_write_text(_shard_path(folder, name, split, i), text)
+    storage.atomic_write_text(_shard_path(folder, name, split, i), text)
     return hashlib.sha256(text.encode()).hexdigest()
 
   sets: dict[str, dict[str, list]] = {name: {split: [] for split in plans[name]} for name in plans}
   for (name, split, _, examples), digest in zip(shards, listing.each(write, shards)):
     sets[name][split].append([len(examples), digest])
   content = {'sets': sets, 'refused': [dataclasses.asdict(entry) for entry in refused]}
-  files.atomic_write_json(folder / _INDEX, content)
+  storage.atomic_write_json(folder / _INDEX, content)
 
 
 def load(folder: Path, root: Path) -> StoredPlan:
@@ -263,5 +264,5 @@ def _decode(values: list[Any], root: str) -> PlannedExample:
   return PlannedExample(
     name,
     tuple(schema.Turn(**{**turn, 'references': tuple(turn['references'])}) for turn in fields),
-    tuple(file and os.path.join(root, file) for file in recordings),
+    tuple(items_lib.recording(root, file) for file in recordings),
   )

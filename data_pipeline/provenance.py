@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 import importlib.metadata
-from pathlib import Path
 import platform
 from typing import Any
 
 from data_pipeline.shards import SharedWork
 from echox_jax import config as config_lib
-from echox_jax import files
+from echox_jax import storage
+from echox_jax.storage import Path
 from echox_jax.training.experiment import ExperimentConfig
 
 PACKAGES = (
@@ -40,7 +40,7 @@ def describe(
 
 def write(path: Path, content: dict[str, Any]) -> None:
   """Writes the description with the current versions."""
-  files.atomic_write_json(path, content | {'versions': versions()})
+  storage.atomic_write_json(path, content | {'versions': versions()})
 
 
 def versions() -> dict[str, str]:

@@ -14,10 +14,10 @@ from collections.abc import Iterable
 import dataclasses
 import json
 import os
-from pathlib import Path
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 FILE = 'quarantine.jsonl'
 REASONS = {
@@ -96,14 +96,16 @@ class Quarantine:
     there is no file.
     """
     others = (
-      [line for line in read(path) if line['source'] != self._source] if path.is_file() else []
+      [line for line in read(path) if line['source'] != self._source]
+      if storage.is_file(path)
+      else []
     )
     lines = [
       *others,
       *({'source': self._source, **dataclasses.asdict(entry)} for entry in self.entries),
     ]
     if lines:
-      files.atomic_write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
+      storage.atomic_write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
     else:
       path.unlink(missing_ok=True)
 
@@ -127,7 +129,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     DataError: the file is damaged.
   """
   try:
-    return [json.loads(line) for line in Path(path).read_text('utf-8').splitlines()]
+    return [json.loads(line) for line in storage.path(path).read_text('utf-8').splitlines()]
   except ValueError as error:
     raise DataError(
       f'{path} is damaged ({error}): delete it and read the recordings in again.'

@@ -8,15 +8,15 @@ last: with it the data set is there.
 
 from collections.abc import Iterable, Iterator, Mapping
 import functools
-from pathlib import Path
+import pathlib
 import tempfile
 from typing import Any
 
 from data_pipeline import provenance, schema, turns
 from data_pipeline.fingerprints import fingerprint
 from data_pipeline.shards import Outputs, SharedWork
-from echox_jax import files as files_lib
-from echox_jax import rates
+from echox_jax import rates, storage
+from echox_jax.storage import Path
 
 FEATURES, MANIFEST, INFO = 'features.json', 'manifest.json', 'dataset_info.json'
 METADATA = (FEATURES, MANIFEST, INFO)  # in the order of writing
@@ -141,7 +141,7 @@ def write_metadata(
   """
   if path.name == MANIFEST:
     content = {'splits': {split: _described(found) for split, found in splits.items()}}
-    files_lib.atomic_write_json(path, {**content, **about, 'versions': provenance.versions()})
+    storage.atomic_write_json(path, {**content, **about, 'versions': provenance.versions()})
   else:
     _write_tfds(splits, width, keep_encoded, build, path)
 
@@ -171,7 +171,7 @@ def _write_tfds(
   template = f'{{DATASET}}-{split}.{{FILEFORMAT}}-{{SHARD_X_OF_Y}}'
   with tempfile.TemporaryDirectory() as folder:
     for name in (name for found in splits.values() for name in found):
-      (Path(folder) / name).touch()  # TFDS wants to see them
+      (pathlib.Path(folder) / name).touch()  # TFDS wants to see them
     names = tfds.core.ShardedFileTemplate(folder, template, _NAME, None, 'array_record')
     tfds.folder_dataset.write_metadata(
       data_dir=folder,
@@ -191,4 +191,4 @@ def _write_tfds(
       description=_DESCRIPTION,
       disable_shuffling=True,
     )
-    files_lib.atomic_write_bytes(path, (Path(folder) / path.name).read_bytes())
+    storage.atomic_write_bytes(path, (pathlib.Path(folder) / path.name).read_bytes())

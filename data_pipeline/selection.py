@@ -9,15 +9,15 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline import dataset, index, parts, recordings, rows, schema
 from echox_jax import audio as audio_io
-from echox_jax import errors, prompts, rates
+from echox_jax import errors, prompts, rates, storage
 from echox_jax.prompts import IGNORE
+from echox_jax.storage import Path
 from echox_jax.tokenizer import Tokenizer, precomputed_tokenizer
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
 
@@ -152,14 +152,22 @@ class RowMaker:
 
 def precomputed_dir(workdir: str | Path) -> Path:
   """The folder that precompute writes."""
-  return Path(workdir) / 'precomputed'
+  return storage.path(workdir) / 'precomputed'
 
 
 def raw_dir(experiment: ExperimentConfig, workdir: str | Path) -> Path:
   """Folder of the recorded (or synthesised) data sets: the config's `data_dir`, or `data` in the
   working folder.
   """
-  return Path(experiment.data_dir or Path(workdir) / 'data')
+  return storage.path(experiment.data_dir or storage.path(workdir) / 'data')
+
+
+def record_cache(data: DataConfig) -> storage.Cache | None:
+  """The local copies of data sets in a bucket, as the config has it; None = no copies."""
+  if not data.cache_gigabytes:
+    return None
+  folder = data.cache_folder or storage.cache_folder() / 'records'
+  return storage.Cache(folder, round(data.cache_gigabytes * 1e9))
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -2,9 +2,10 @@
 
 Every output is one file; smaller files that belong to it may lie beside it. Its note records its
 inputs, its checksum and what was measured. The order of writing shows whether an output is
-finished: write the whole output in a separate folder, remove the old output, write the note, rename
-the files into place, the output last. So a file with a note of the requested inputs is finished and
-is never written again. Anything else that a killed process left is made again.
+finished: write the whole output in a separate folder, remove the old output, write the note, move
+the files into place, the output last (in a bucket, each is uploaded as one object). So a file with
+a note of the requested inputs is finished and is never written again. Anything else that a killed
+process left is made again.
 
 Process p of n makes the outputs p, p + n, ... of a step, then waits until the others have made
 theirs. It sees them in the shared folder. It gives up when the next output has not come for
@@ -12,20 +13,22 @@ theirs. It sees them in the shared folder. It gives up when the next output has 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import itertools
 import json
-import os
-from pathlib import Path
+import pathlib
 import shutil
+import tempfile
 import time
 from typing import Any
 
 from data_pipeline import listing
 from data_pipeline.fingerprints import checksum
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import EchoXError
 from echox_jax.parallel import heartbeats
+from echox_jax.storage import Path
 
 SCRATCH = 'parts'  # folder of notes and of files that are needed again only if inputs change
 WAIT_SECONDS = 3600.0  # for the next output of another process
@@ -88,8 +91,9 @@ class SharedWork:
     self.scratch, self._wait_seconds = folder / SCRATCH / name, wait_seconds
     self.ran: list[str] = []
     self.seconds: dict[str, float] = {}
-    self._notes, self._beside = (self.scratch / 'notes', self.scratch / f'writing-{self.index}')
-    for path in self.scratch.glob('writing-*'):  # left by processes that were killed
+    self._notes = self.scratch / 'notes'
+    # left by processes that were killed
+    for path in () if storage.is_remote(folder) else self.scratch.glob('writing-*'):
       left_by = int(path.name.split('-')[1])
       if left_by == self.index or (self.index == 0 and left_by >= self.count):
         shutil.rmtree(path, ignore_errors=True)
@@ -134,7 +138,7 @@ class SharedWork:
     note = self.note(path)
     try:  # the note first: if its inputs match, the output can only be the new one
       return note.get('inputs') == inputs and all(
-        path.with_name(path.name + suffix).stat().st_size == size
+        storage.size(path.with_name(path.name + suffix)) == size
         for suffix, size in [
           ('', note['bytes']),
           *((suffix, other['bytes']) for suffix, other in note['beside'].items()),
@@ -168,42 +172,51 @@ class SharedWork:
     """
     kept = {*outputs, *map(self._note_path, outputs)}
     for folder in {path.parent for path in kept} if self.index == 0 else ():
-      for path in folder.iterdir() if folder.is_dir() else ():
+      for path in storage.children(folder):
         if path not in kept and path.with_suffix('') not in kept:
           path.unlink()
 
   def remove(self, folder: Path) -> None:
     """Removes a folder of outputs and their notes; only the first process does."""
     if self.index == 0:
-      shutil.rmtree(folder, ignore_errors=True)
-      shutil.rmtree(self._notes / folder.relative_to(self.folder), ignore_errors=True)
+      storage.remove_tree(folder)
+      storage.remove_tree(self._notes / folder.relative_to(self.folder))
 
   def _make(
     self, path: Path, inputs: str, make: Callable[[Path], Mapping[str, Any] | None]
   ) -> None:
     started = time.monotonic()
-    self._beside.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = self._beside / path.name
-    measured = make(beside)
-    others = [other for other in self._beside.iterdir() if other != beside]
-    for file in (beside, *others):
-      with open(file, 'rb+') as f:
-        os.fsync(f.fileno())
-    path.unlink(missing_ok=True)
-    files.atomic_write_json(
-      self._note_path(path),
-      {
-        'inputs': inputs,
-        **_content(beside),
-        'beside': {other.name.removeprefix(path.name): _content(other) for other in sorted(others)},
-        'seconds': round(time.monotonic() - started, 2),
-        'measured': dict(measured or {}),
-      },
-    )
-    for file in (*others, beside):  # the output last: with it, all is there
-      os.replace(file, path.with_name(file.name))
-    self._beside.rmdir()
+    storage.make_folder(path.parent)
+    with self._writing() as folder:
+      beside = folder / path.name
+      measured = make(beside)
+      others = sorted(other for other in folder.iterdir() if other != beside)
+      path.unlink(missing_ok=True)
+      storage.atomic_write_json(
+        self._note_path(path),
+        {
+          'inputs': inputs,
+          **_content(beside),
+          'beside': {other.name.removeprefix(path.name): _content(other) for other in others},
+          'seconds': round(time.monotonic() - started, 2),
+          'measured': dict(measured or {}),
+        },
+      )
+      for file in (*others, beside):  # the output last: with it, all is there
+        storage.put_in_place(file, path.with_name(file.name))
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[pathlib.Path]:
+    """Yields a local folder for an output that is not finished. For outputs on local disk it is on
+    the same disk.
+    """
+    if storage.is_remote(self.folder):
+      with tempfile.TemporaryDirectory(prefix='echox-jax-') as folder:
+        yield pathlib.Path(folder)
+      return
+    folder = storage.make_folder(self.scratch / f'writing-{self.index}')
+    yield folder
+    folder.rmdir()
 
   def _await(self, step: str, outputs: Outputs) -> None:
     """Returns when all outputs are finished. If a process dies meanwhile, `jax.distributed` ends
@@ -230,5 +243,5 @@ class SharedWork:
     return self._notes / path.relative_to(self.folder).with_name(f'{path.name}.json')
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: pathlib.Path) -> dict[str, Any]:
   return {'sha256': checksum(path), 'bytes': path.stat().st_size}

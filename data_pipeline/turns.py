@@ -10,13 +10,13 @@ import functools
 import hashlib
 import io
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline import listing, schema
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 SUFFIX = '.turns'  # after the name of the file of records
 USER, ASSISTANT = range(len(schema.ROLES))
@@ -148,7 +148,7 @@ def _arrays(path: Path, *names: str) -> list[np.ndarray]:
   """Some arrays of the file beside the file of records `path`."""
   path = path.with_name(path.name + SUFFIX)
   try:
-    with open(path, 'rb') as f, np.load(f) as stored:
+    with np.load(io.BytesIO(path.read_bytes())) as stored:
       return [stored[name] for name in names]
   except FileNotFoundError as error:
     raise DataError(

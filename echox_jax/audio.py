@@ -2,7 +2,7 @@
 
 import io
 import os
-from pathlib import Path
+import pathlib
 import shutil
 import subprocess
 
@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from echox_jax import files, rates
+from echox_jax import rates, storage
 from echox_jax.errors import AudioError
 
 # anything quieter counts as silence; room noise of a live microphone is usually louder
@@ -29,15 +29,16 @@ def load_audio(path: str | os.PathLike[str]) -> np.ndarray:
   Raises:
     AudioError: the file is missing, is not audio, has no samples, or has non-finite samples.
   """
-  path = Path(path)
-  if not path.is_file():
+  path = storage.path(path)
+  if not storage.is_file(path):
     raise AudioError(f'there is no audio file {path}: check the path.')
-  if not path.stat().st_size:
-    raise AudioError(f'the audio file {path} is empty: record it again.')
-  try:
-    samples, rate = soundfile.read(path, dtype='float32', always_2d=True)
-  except soundfile.SoundFileError:
-    samples, rate = _read_with_ffmpeg(path), rates.SAMPLE_RATE
+  with storage.local(path) as file:
+    if not file.stat().st_size:
+      raise AudioError(f'the audio file {path} is empty: record it again.')
+    try:
+      samples, rate = soundfile.read(file, dtype='float32', always_2d=True)
+    except soundfile.SoundFileError:
+      samples, rate = _read_with_ffmpeg(file, str(path)), rates.SAMPLE_RATE
   return to_mono_16k(samples, rate, name=str(path))
 
 
@@ -114,7 +115,7 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 
 def write_wav(
   path: str | os.PathLike[str], wave: np.ndarray, rate: int = rates.SAMPLE_RATE
-) -> Path:
+) -> storage.Path:
   """Writes float[samples] in [-1, 1] (clipped) or int16[samples] atomically as 16-bit mono wav.
 
   Raises:
@@ -130,15 +131,15 @@ def write_wav(
     f.setsampwidth(2)
     f.setframerate(rate)
     f.writeframes(np.asarray(samples, '<i2').tobytes())
-  return files.atomic_write_bytes(path, buffer.getvalue())
+  return storage.atomic_write_bytes(path, buffer.getvalue())
 
 
-def _read_with_ffmpeg(path: Path) -> np.ndarray:
-  """float32[samples,1], mono 16 kHz."""
+def _read_with_ffmpeg(file: pathlib.Path, name: str) -> np.ndarray:
+  """float32[samples,1], mono 16 kHz; `name` is for messages."""
   ffmpeg = shutil.which('ffmpeg')
   if ffmpeg is None:
     raise AudioError(
-      f'{path} is damaged or in an unusual format: convert it to wav, or install '
+      f'{name} is damaged or in an unusual format: convert it to wav, or install '
       'ffmpeg, which reads more formats.'
     )
   command = [
@@ -147,7 +148,7 @@ def _read_with_ffmpeg(path: Path) -> np.ndarray:
     'error',
     '-nostdin',
     '-i',
-    os.fspath(path),
+    os.fspath(file),
     '-ac',
     '1',
     '-ar',
@@ -159,7 +160,7 @@ def _read_with_ffmpeg(path: Path) -> np.ndarray:
   done = subprocess.run(command, capture_output=True, check=False)
   if done.returncode or not done.stdout:
     raise AudioError(
-      f'{path} cannot be read as audio; it is damaged or not an audio file: convert it '
+      f'{name} cannot be read as audio; it is damaged or not an audio file: convert it '
       'to wav or record it again.'
     )
   return np.frombuffer(done.stdout, '<f4')[:, None]

@@ -27,6 +27,10 @@ class CheckpointError(EchoXError):
   """A checkpoint that is missing, damaged or made with another config."""
 
 
+class StorageError(EchoXError):
+  """A place that cannot be reached, read or written."""
+
+
 class MissingExtraError(EchoXError):
   """An optional package is not installed."""
 

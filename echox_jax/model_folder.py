@@ -15,18 +15,18 @@ import contextlib
 import dataclasses
 import json
 import os
-from pathlib import Path
-import shutil
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors, files, tensor_files
+from echox_jax import errors, storage, tensor_files
 from echox_jax import tokenizer as tokenizer_lib
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.models import params as params_lib
 from echox_jax.models import trees
+from echox_jax.storage import Path
 from echox_jax.units.unit_language import UnitLanguage
 
 # Parts of a model needed for text answers, for spoken questions and for spoken answers.
@@ -82,15 +82,15 @@ def _absent(model: Any, parts: Iterable[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def writing(folder: str | os.PathLike[str]) -> Iterator[Path]:
-  """Yields a temporary folder to write a model into. It replaces `folder` if the block succeeds;
-  otherwise it is removed.
+def writing(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a temporary local folder to write a model into. It replaces `folder` if the block
+  succeeds; otherwise it is removed.
 
   Raises:
     CheckpointError: `folder` exists and is neither empty nor a model.
   """
   check_replaceable(folder)
-  with files.atomic_dir(folder) as beside:
+  with storage.atomic_dir(folder, CONFIG) as beside:
     yield beside
 
 
@@ -102,7 +102,7 @@ def is_model(folder: str | os.PathLike[str]) -> bool:
 def config_has(folder: str | os.PathLike[str], field: str) -> bool:
   """Returns whether `folder` holds a config.json with the field `field`."""
   try:
-    return field in json.loads((Path(folder) / CONFIG).read_text('utf-8'))
+    return field in json.loads((storage.path(folder) / CONFIG).read_text('utf-8'))
   except (OSError, ValueError, TypeError):
     return False
 
@@ -115,7 +115,9 @@ def check_replaceable(
   """Raises CheckpointError if `folder` exists, is not empty and is not recognised by `is_own`.
   `what` names the expected kind in the message.
   """
-  folder = Path(folder)
+  folder = storage.path(folder)
+  if storage.is_incomplete(folder):
+    return
   if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_own(folder))):
     raise errors.CheckpointError(f'{folder} exists and is not {what}: choose another folder.')
 
@@ -148,13 +150,11 @@ def write_rest(
   """Writes the configs and the other files. `copies` maps a name in the folder to a file or to its
   content.
   """
-  files.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
-  files.atomic_write_json(folder / ENGINE, config_lib.to_dict(engine))
+  storage.atomic_write_json(folder / CONFIG, config_lib.to_dict(config))
+  storage.atomic_write_json(folder / ENGINE, config_lib.to_dict(engine))
   for name, file in copies.items():
-    if isinstance(file, bytes):
-      files.atomic_write_bytes(folder / name, file)
-    else:
-      shutil.copyfile(file, folder / name)
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    storage.atomic_write_bytes(folder / name, content)
   if unit_language is not None:
     unit_language.save(folder / UNIT_LANGUAGE)
 
@@ -166,14 +166,14 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     CheckpointError: the folder or a part of it is missing, damaged or does not match the config.
     ConfigError: its config has fields that this version does not know.
   """
-  folder = Path(folder)
+  folder = storage.path(folder)
   params, language = load_params(folder), folder / UNIT_LANGUAGE
   return Bundle(
     read_config(folder),
     params,
     read_engine_config(folder),
     tokenizer_lib.load_tokenizer(folder),
-    UnitLanguage.load(language) if language.is_file() else None,
+    UnitLanguage.load(language) if storage.is_file(language) else None,
   )
 
 
@@ -195,8 +195,8 @@ def read_engine_config(folder: str | os.PathLike[str]) -> EngineConfig:
 
   Earlier versions kept the budgets in config.json.
   """
-  file = Path(folder) / ENGINE
-  if file.is_file():
+  file = storage.path(folder) / ENGINE
+  if storage.is_file(file):
     values = _read_json(file)
   else:
     _, moved = config_lib.split_model(_read_json(_file(folder, CONFIG)))
@@ -218,8 +218,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _file(folder: str | os.PathLike[str], name: str) -> Path:
   """Returns the path of a file that every model folder must have."""
-  file = Path(folder) / name
-  if not file.is_file():
+  file = storage.path(folder) / name
+  if not storage.is_file(file):
     raise errors.CheckpointError(
       f'{folder} is not an exported model ({name} is missing): '
       'make one with `python -m launch.convert export --checkpoint WORKDIR --to safetensors '

@@ -2,8 +2,9 @@
 
 The `safetensors` library checks the headers and reads whole tensors. It uses pread, not mmap,
 because mapped pages count as process memory. The library cannot read only some rows of a tensor or
-write tensors that are not in memory; this module adds both. File format: header length (u64,
-little-endian); header (JSON: name -> dtype, shape, data_offsets); data without gaps.
+write tensors that are not in memory, and it knows no buckets; this module adds all three. File
+format: header length (u64, little-endian); header (JSON: name -> dtype, shape, data_offsets); data
+without gaps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,14 +13,16 @@ import dataclasses
 import json
 import math
 import os
-from pathlib import Path
+import pathlib
+import tempfile
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
+from echox_jax.storage import Path
 
 SINGLE = '{}.safetensors'
 INDEX = '{}.safetensors.index.json'
@@ -45,7 +48,8 @@ _DTYPES = {
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _FLOAT8 = (np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2))
 _MAX_HEADER = 100 << 20  # the format's own limit
-_CHUNK = 32 << 20  # bytes converted and written at a time
+_CHUNK = 32 << 20  # bytes converted and written, or read from a bucket, at a time
+_FIRST = 1 << 16  # bytes read first from a file in a bucket; most headers are shorter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,8 @@ class TensorFiles(Mapping[str, np.ndarray]):
   def __getitem__(self, name: str) -> np.ndarray:
     """Returns the tensor; raises like `rows`."""
     place = self._places[name]
-    if place.dtype in _FLOAT8:  # the library expects these dtypes in numpy, which lacks them
+    # The library expects these dtypes in numpy, which lacks them.
+    if place.dtype in _FLOAT8 or storage.is_remote(place.file):
       return self.rows(name)
     try:
       with _library(place.file) as opened:  # closed right away: there may be many shards
@@ -103,7 +108,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
       shape = (max(0, stop - start), *shape[1:])
       offset += start * _size(shape[1:], place.dtype)
     size = _size(shape, place.dtype)
-    data = np.fromfile(place.file, np.uint8, size, offset=offset)
+    data = _read(place.file, offset, size)
     if len(data) < size:
       raise _cut_off(place.file, name)
     return data.view(place.dtype).reshape(shape)
@@ -119,13 +124,13 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFiles:
     CheckpointError: there is no such file, a file is truncated or has another format, or a shard is
       missing or lacks a tensor of the index.
   """
-  path = Path(path)
+  path = storage.path(path)
   if not path.is_dir():
     return TensorFiles(path, _index(path) if path.name.endswith('.index.json') else _places(path))
   single, index = path / SINGLE.format('model'), path / INDEX.format('model')
-  if single.is_file():
+  if storage.is_file(single):
     return TensorFiles(path, _places(single))
-  if index.is_file():
+  if storage.is_file(index):
     return TensorFiles(path, _index(index))
   raise errors.CheckpointError(
     f'{path} holds neither {single.name} nor {index.name}: give the '
@@ -146,8 +151,7 @@ class TensorWriter:
     metadata: Mapping[str, str] | None = None,
   ):
     """`specs`: name -> (shape, dtype); `metadata`: texts for the header."""
-    self.path = Path(path)
-    self._beside = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
+    self.path = storage.path(path)
     self._specs = {
       name: (tuple(map(int, shape)), np.dtype(dtype)) for name, (shape, dtype) in specs.items()
     }
@@ -155,7 +159,6 @@ class TensorWriter:
     self._written: dict[str, set[int | None]] = {name: set() for name in self._specs}
 
   def __enter__(self) -> 'TensorWriter':
-    self.path.parent.mkdir(parents=True, exist_ok=True)
     # Largest dtypes first, like the safetensors library, so that every tensor is aligned.
     order = sorted(self._specs, key=lambda name: -self._specs[name][1].itemsize)
     header, end, starts = {'__metadata__': self._metadata} if self._metadata else {}, 0, {}
@@ -170,7 +173,10 @@ class TensorWriter:
     text = json.dumps(header, separators=(',', ':')).encode('utf-8')
     text += b' ' * (-len(text) % 8)
     self._offsets = {name: 8 + len(text) + start for name, start in starts.items()}
-    self._file = open(self._beside, 'wb')
+    self._open = contextlib.ExitStack()
+    self._file = self._open.enter_context(
+      open(self._open.enter_context(storage.staged(self.path)), 'wb')
+    )
     self._file.write(len(text).to_bytes(8, 'little') + text)
     self._file.flush()
     os.truncate(self._file.fileno(), 8 + len(text) + end)
@@ -206,15 +212,10 @@ class TensorWriter:
         raise ValueError(f'{self.path}: {name} has not been written whole')
 
   def __exit__(self, kind, error, trace) -> None:
-    try:
-      if kind is None:
-        self.check()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._beside, self.path)
-    finally:
-      self._file.close()
-      self._beside.unlink(missing_ok=True)
+    with self._open:
+      if error is not None:
+        raise error
+      self.check()
 
 
 def write_sharded(
@@ -237,7 +238,7 @@ def write_sharded(
   Returns:
     The files written.
   """
-  folder, shards, size = Path(folder), [{}], 0
+  folder, shards, size = storage.path(folder), [{}], 0
   for name, (shape, dtype) in specs.items():
     own = _size(shape, np.dtype(dtype))
     if shards[-1] and size + own > max_shard_bytes:
@@ -267,7 +268,7 @@ def write_sharded(
     total = sum(_size(shape, np.dtype(dtype)) for shape, dtype in specs.values())
     weight_map = {name: file for file, shard in zip(names, shards) for name in shard}
     index = {'metadata': {'total_size': total}, 'weight_map': dict(sorted(weight_map.items()))}
-    written.append(files.atomic_write_json(folder / INDEX.format(prefix), index))
+    written.append(storage.atomic_write_json(folder / INDEX.format(prefix), index))
   return written
 
 
@@ -276,7 +277,7 @@ def _index(path: Path) -> dict[str, _Place]:
   try:
     weight_map = json.loads(path.read_text('utf-8'))['weight_map']
     shards = sorted(set(weight_map.values()))
-    if any(Path(shard).name != shard for shard in shards):
+    if any(pathlib.PurePath(shard).name != shard for shard in shards):
       raise ValueError('a shard that is not a file name')
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.CheckpointError(
@@ -286,7 +287,7 @@ def _index(path: Path) -> dict[str, _Place]:
   for shard in shards:
     file = path.parent / shard
     wanted = {name for name, where in weight_map.items() if where == shard}
-    if not file.is_file():
+    if not storage.is_file(file):
       raise errors.CheckpointError(
         f'{path} names the shard {shard}, which is missing ({min(wanted)!r} and '
         f'{len(wanted) - 1} more tensors are in it): '
@@ -310,18 +311,19 @@ def _index(path: Path) -> dict[str, _Place]:
 
 def _places(path: Path) -> dict[str, _Place]:
   """Locates all tensors of a file, in the order of their data."""
-  if not path.is_file():
+  if not storage.is_file(path):
     raise errors.CheckpointError(
       f'{path} does not exist: give a safetensors file or the folder of one.'
     )
-  try:
-    with _library(path) as opened:
-      slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
-      specs = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
-  except safetensors.SafetensorError as error:
-    raise errors.CheckpointError(_refusal(path, str(error))) from error
-  with open(path, 'rb') as file:
-    offset = 8 + int.from_bytes(file.read(8), 'little')
+  with _with_header(path) as copy:
+    try:
+      with _library(copy) as opened:
+        slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+        specs = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    except safetensors.SafetensorError as error:
+      raise errors.CheckpointError(_refusal(path, copy, str(error))) from error
+    with open(copy, 'rb') as file:
+      offset = 8 + int.from_bytes(file.read(8), 'little')
   places = {}
   for name, (shape, kind) in specs.items():
     if kind not in _DTYPES:
@@ -332,16 +334,47 @@ def _places(path: Path) -> dict[str, _Place]:
   return places
 
 
-def _library(path: Path) -> safetensors.safe_open:
+@contextlib.contextmanager
+def _with_header(path: Path) -> Iterator[pathlib.Path]:
+  """Yields a local file with the header and the length of `path`: `path` itself, or a copy whose
+  tensors are a hole.
+  """
+  if not storage.is_remote(path):
+    yield path
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copy, start = pathlib.Path(folder) / path.name, storage.read_range(path, 0, _FIRST)
+    rest = 8 + min(int.from_bytes(start[:8], 'little'), _MAX_HEADER) - len(start)
+    copy.write_bytes(start + storage.read_range(path, len(start), max(0, rest)))
+    os.truncate(copy, storage.size(path))
+    yield copy
+
+
+def _read(file: Path, offset: int, size: int) -> np.ndarray:
+  """Reads uint8[size]; less if the file ends before."""
+  if not storage.is_remote(file):
+    return np.fromfile(file, np.uint8, size, offset=offset)
+  found = np.empty(size, np.uint8)
+  for start in range(0, size, _CHUNK):
+    part = storage.read_range(file, offset + start, min(_CHUNK, size - start))
+    found[start : start + len(part)] = np.frombuffer(part, np.uint8)
+    if len(part) < min(_CHUNK, size - start):
+      return found[: start + len(part)]
+  return found
+
+
+def _library(path: pathlib.Path) -> safetensors.safe_open:
   return safetensors.safe_open(path, framework='np', backend='pread')
 
 
-def _refusal(path: Path, reason: str) -> str:
-  """Explains why the library refuses a file; its own `reason` does not name the tensor."""
-  with open(path, 'rb') as file:
+def _refusal(path: Path, copy: pathlib.Path, reason: str) -> str:
+  """Explains why the library refuses a file; its own `reason` does not name the tensor. `copy` has
+  its header.
+  """
+  with open(copy, 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
     text = file.read(min(length, _MAX_HEADER))
-  room = path.stat().st_size - 8 - length
+  room = copy.stat().st_size - 8 - length
   try:
     entries = json.loads(text if room >= 0 else b'')
     entries.pop('__metadata__', None)

@@ -9,11 +9,10 @@ import dataclasses
 import io
 import json
 import os
-from pathlib import Path
 
 import sentencepiece
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.prompts import NANO_IDS, SpecialIds
 
 SENTENCEPIECE_FILE, BPE_FILE = 'tokenizer.model', 'tokenizer.json'  # in a model folder
@@ -33,8 +32,8 @@ class TextTokenizer:
     Raises:
       DataError: the file is missing or is not a SentencePiece model.
     """
-    path = Path(model_path)
-    if not path.is_file():
+    path = storage.path(model_path)
+    if not storage.is_file(path):
       raise errors.DataError(
         f'there is no tokenizer {path}: run `python -m launch.precompute`, '
         'which trains one, or give its path.'
@@ -89,10 +88,10 @@ class BpeTokenizer:
       import tokenizers
     except ImportError as error:
       raise errors.MissingExtraError('tokenizers', 'bpe', 'A byte-pair tokenizer') from error
-    if content is None and not Path(path).is_file():
+    if content is None and not storage.is_file(path):
       raise errors.DataError(f'there is no tokenizer {path}: give the path of a tokenizer.json.')
     try:
-      values = json.loads(Path(path).read_bytes() if content is None else content)
+      values = json.loads(storage.path(path).read_bytes() if content is None else content)
       # marks e.g. unit words as special; a released file adds them as plain text
       for token in values.get('added_tokens') or ():
         token['special'] |= token['content'].startswith('<|') and token['content'].endswith('|>')
@@ -141,11 +140,11 @@ def file_name(model: str) -> str:
   return BPE_FILE if model.endswith('.json') else SENTENCEPIECE_FILE
 
 
-def find_tokenizer(folder: str | os.PathLike[str]) -> Path | None:
+def find_tokenizer(folder: str | os.PathLike[str]) -> storage.Path | None:
   """Returns the tokenizer file in a folder, or None; `tokenizer.json` takes precedence over
   `tokenizer.model`.
   """
-  return next((file for file in (Path(folder) / name for name in _KINDS) if file.is_file()), None)
+  return next(filter(storage.is_file, (storage.path(folder) / name for name in _KINDS)), None)
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer | None:
@@ -221,7 +220,7 @@ def train_tokenizer(
       f'{_smallest(texts)} ids (special, byte and character pieces) and what the texts can '
       'fill.'
     ) from error
-  files.atomic_write_bytes(path, model.getvalue())
+  storage.atomic_write_bytes(path, model.getvalue())
   return TextTokenizer(path)
 
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 import os
-from pathlib import Path
 import sys
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.parallel import jax_versions
 
 
@@ -21,13 +20,11 @@ def run(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit)
   except errors.EchoXError as error:
     print(f'error: {error}', file=sys.stderr)
     code = 2
-  except OSError as error:
-    where = f' ({error.filename})' if error.filename else ''
-    print(
-      f'error: {error.strerror or error}{where}: check that the path exists, is writable and '
-      'has room.',
-      file=sys.stderr,
-    )
+  except Exception as error:
+    refused = storage.refusal(error)
+    if refused is None and not isinstance(error, OSError):
+      raise
+    print(f'error: {refused or _in_words(error)}', file=sys.stderr)
     code = 2
   except KeyboardInterrupt:
     print(
@@ -38,20 +35,20 @@ def run(main: Callable[[], int | None], leave: Callable[[int], None] = sys.exit)
   leave(code or 0)
 
 
-def cache_folder() -> Path:
-  """Where files lie that commands keep between runs: `echox-jax` in the user's cache."""
-  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'echox-jax'
+def _in_words(error: OSError) -> str:
+  where = f' ({error.filename})' if error.filename else ''
+  return f'{error.strerror or error}{where}: check that the path exists, is writable and has room.'
 
 
 def keep_compiled_programs() -> None:
   """Keeps compiled programs between runs, so that a second start is ready at once.
 
-  They lie in `~/.cache/echox-jax/programs`, below `$XDG_CACHE_HOME` where that is set; an empty
-  `JAX_COMPILATION_CACHE_DIR` keeps none, any other is taken instead.
+  They lie in `programs` in the cache folder; an empty `JAX_COMPILATION_CACHE_DIR` keeps none, any
+  other is taken instead.
   """
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return
   import jax  # imported late: commands that compute nothing start without it
 
-  jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'programs'))
+  jax.config.update('jax_compilation_cache_dir', str(storage.cache_folder() / 'programs'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -26,7 +26,6 @@ import argparse
 import dataclasses
 import importlib.metadata
 import math
-from pathlib import Path
 import sys
 import time
 from typing import Any
@@ -37,9 +36,10 @@ from jax.sharding import Mesh
 import numpy as np
 
 from data_pipeline import batches, rows
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.compiled import collectives, costs, hlo, topologies
 from echox_jax.parallel import chips, sharding
+from echox_jax.storage import Path
 from echox_jax.training import flops, stages, state, step
 from echox_jax.training.experiment import ExperimentConfig
 from launch import cli, compile_engine, train
@@ -154,7 +154,7 @@ def describe_program(
     print(f'collectives and times are not known: {str(error).splitlines()[0]}', file=sys.stderr)
     return none
   if keep:
-    files.atomic_write_text(keep, text)
+    storage.atomic_write_text(keep, text)
   program = hlo.read(text)
   found = collectives.read(program)
   slice_of = [getattr(device, 'slice_index', None) or 0 for device in devices]
@@ -304,9 +304,9 @@ def main() -> int:
   parser.add_argument('--topology')
   parser.add_argument('--step', default='train')
   parser.add_argument('--slices', default='1')
-  parser.add_argument('--json', type=Path)
+  parser.add_argument('--json', type=storage.check_writable)
   parser.add_argument('--explain', default='0')
-  parser.add_argument('--hlo', type=Path)
+  parser.add_argument('--hlo', type=storage.check_writable)
   own, rest = parser.parse_known_args()
   if not own.topology or not any(argument.startswith('--config=') for argument in rest):
     raise errors.ConfigError(f'--topology or --config is missing: run `{_USE}`.')
@@ -331,7 +331,7 @@ def main() -> int:
   )
   print(show(report))
   if own.json:
-    files.atomic_write_json(own.json, report)
+    storage.atomic_write_json(own.json, report)
   return 1 if report['fits'] is False else 0
 
 

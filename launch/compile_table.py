@@ -11,12 +11,11 @@ continues where it was stopped. It needs what `launch.compile_check` needs.
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 import subprocess
 import sys
 from typing import Any
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from launch import cli
 
 
@@ -123,7 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--out', required=True, type=Path, help='folder of the reports')
+  parser.add_argument(
+    '--out', required=True, type=storage.check_writable, help='folder of the reports'
+  )
   parser.add_argument(
     '--rows',
     nargs='+',
@@ -138,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
   unknown = [name for name in args.rows or () if name not in known]
   if unknown:
     raise errors.EchoXError(f'there is no row {unknown[0]!r}: use {", ".join(known)}.')
-  args.out.mkdir(parents=True, exist_ok=True)
+  storage.make_folder(args.out)
   failed = []
   for name in args.rows or known:
     file = args.out / f'{name}.json'

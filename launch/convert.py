@@ -17,9 +17,9 @@ stage, from which other runs can start (`train.init_from`).
 """
 
 import argparse
-from pathlib import Path
+import contextlib
 
-from echox_jax import errors, model_folder
+from echox_jax import errors, model_folder, storage
 from echox_jax.models import trees
 from launch import cli
 
@@ -48,7 +48,7 @@ def weights(args: argparse.Namespace) -> None:
     },
     ((key, None, value) for key, value in flat.items()),
   )
-  size = (args.out / model_folder.WEIGHTS).stat().st_size
+  size = storage.size(args.out / model_folder.WEIGHTS)
   print(
     f'{args.out / model_folder.WEIGHTS}: '
     f'{sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB'
@@ -56,7 +56,15 @@ def weights(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-  """Writes a model folder from a foreign checkpoint."""
+  """Writes a model folder from a foreign checkpoint; what is in a bucket is copied here first."""
+  with contextlib.ExitStack() as stack:
+    for name in ('source', *_IMPORT_OPTIONS):
+      if getattr(args, name):
+        setattr(args, name, stack.enter_context(storage.local(getattr(args, name))))
+    _import(args)
+
+
+def _import(args: argparse.Namespace) -> None:
   from echox_jax.conversion import importers
   from echox_jax.parallel import sharding
 
@@ -126,12 +134,12 @@ def main(argv: list[str] | None = None) -> None:
   foreign.add_argument(
     '--source',
     required=True,
-    type=Path,
+    type=storage.check_readable,
     help='folder or file of the checkpoint (whisper-ct2: or tiny.en, base)',
   )
-  foreign.add_argument('--out', required=True, type=Path, help='folder to write')
+  foreign.add_argument('--out', required=True, type=storage.check_writable, help='folder to write')
   for name, text in _IMPORT_OPTIONS.items():
-    foreign.add_argument(f'--{name.replace("_", "-")}', type=Path, help=text)
+    foreign.add_argument(f'--{name.replace("_", "-")}', type=storage.check_readable, help=text)
   foreign.add_argument(
     '--profile',
     help=(
@@ -161,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
   whole.add_argument(
     '--checkpoint',
     required=True,
-    type=Path,
+    type=storage.check_readable,
     help='working folder of the training stages, or a model folder',
   )
   whole.add_argument(
@@ -171,12 +179,14 @@ def main(argv: list[str] | None = None) -> None:
   whole.add_argument(
     '--max-shard-bytes', type=int, help='echox: size of one file of tensors (default: 5 GB)'
   )
-  whole.add_argument('--out', required=True, type=Path, help='folder to write')
+  whole.add_argument('--out', required=True, type=storage.check_writable, help='folder to write')
   whole.set_defaults(run=export)
   part = commands.add_parser(
     'weights', help='write parameter groups of one stage, to start other runs from'
   )
-  part.add_argument('--checkpoint', required=True, type=Path, help='folder of the stage')
+  part.add_argument(
+    '--checkpoint', required=True, type=storage.check_readable, help='folder of the stage'
+  )
   part.add_argument('--groups', required=True, nargs='+', help='parameter groups')
   part.add_argument(
     '--dtype',
@@ -184,7 +194,9 @@ def main(argv: list[str] | None = None) -> None:
     default='float32',
     help='dtype of the parameters; keep: unchanged',
   )
-  part.add_argument('--out', required=True, type=Path, help='folder to write model.safetensors to')
+  part.add_argument(
+    '--out', required=True, type=storage.check_writable, help='folder to write model.safetensors to'
+  )
   part.set_defaults(run=weights)
   args = parser.parse_args(argv)
   args.run(args)

@@ -31,7 +31,6 @@ launch.train
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,7 +38,7 @@ import jax
 from data_pipeline import ingest, readers
 from data_pipeline.corpus import sentences
 from data_pipeline.shards import Process
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.parallel import distributed
 from launch import cli
 
@@ -55,11 +54,18 @@ def main() -> None:
   parser.add_argument(
     '-h', '--help', action='store_true', help='show this, or with --reader describe that layout'
   )
-  parser.add_argument('--data', type=Path, help='folder to write the data sets to')
-  parser.add_argument('--reader', metavar='NAME', help='layout of your recordings')
-  parser.add_argument('--source', type=Path, help='file or folder that the reader reads')
   parser.add_argument(
-    '--manifest', type=Path, metavar='FILE', help='the same as --reader manifest --source FILE'
+    '--data', type=storage.check_writable, help='folder to write the data sets to'
+  )
+  parser.add_argument('--reader', metavar='NAME', help='layout of your recordings')
+  parser.add_argument(
+    '--source', type=storage.check_readable, help='file or folder that the reader reads'
+  )
+  parser.add_argument(
+    '--manifest',
+    type=storage.check_readable,
+    metavar='FILE',
+    help='the same as --reader manifest --source FILE',
   )
   parser.add_argument(
     '--prefix', default='', help='prefix of the data set names, for several sources in one folder'

@@ -15,7 +15,7 @@ from pathlib import Path
 import threading
 import time
 
-from echox_jax import files
+from echox_jax import storage
 from launch import cli, pipeline
 from launch.steps import Runner, Step
 
@@ -31,7 +31,7 @@ TARGETS = {  # targets of the demo on two CPU cores
 }
 
 
-def steps(out: Path) -> list[Step]:
+def steps(out: storage.Path) -> list[Step]:
   """All parts in order."""
   work, model = str(out), str(out / 'model')
   return [
@@ -76,11 +76,11 @@ def steps(out: Path) -> list[Step]:
 class Clock:
   """Tracks the total minutes and the peak memory over all runs of this demo in `progress.json`."""
 
-  def __init__(self, path: Path, started: float):
+  def __init__(self, path: storage.Path, started: float):
     self._path, self._started = path, started
     self.state = (
       json.loads(path.read_text())
-      if path.exists()
+      if storage.is_file(path)
       else {'finished': {}, 'seconds': 0.0, 'peak_rss_gib': 0.0}
     )
     self._before = self.state['seconds']
@@ -90,7 +90,7 @@ class Clock:
     self.state['seconds'] = self._before + time.time() - self._started
     if name:
       self.state['finished'][name] = round(seconds, 1)
-    files.atomic_write_json(self._path, self.state)
+    storage.atomic_write_json(self._path, self.state)
 
   def saw_memory(self, gib: float) -> None:
     """Keeps the highest value."""
@@ -141,7 +141,7 @@ def run(step: Step, clock: Clock) -> int:
     watcher.join()
 
 
-def choose_question(out: Path) -> None:
+def choose_question(out: storage.Path) -> None:
   """Writes one question, in a voice never heard in training, as question.wav for the finished model
   to answer.
   """
@@ -154,24 +154,24 @@ def choose_question(out: Path) -> None:
   audio.write_wav(out / 'question.wav', example.turns[0].audio)
 
 
-def finish(out: Path, clock: Clock) -> dict:
+def finish(out: storage.Path, clock: Clock) -> dict:
   """Writes metrics.json, reply.txt and the report; returns the metrics."""
   from echox_jax.evaluation import report
 
   metrics = json.loads((out / 'evaluation.json').read_text())
   reply = json.loads((out / 'reply.json').read_text())
-  files.atomic_write_text(out / 'reply.txt', reply['text'] + '\n')
+  storage.atomic_write_text(out / 'reply.txt', reply['text'] + '\n')
   metrics.update(
     total_minutes=round(clock.state['seconds'] / 60, 1),
     peak_rss_gib=clock.state['peak_rss_gib'],
     minutes_by_part={k: round(v / 60, 2) for k, v in clock.state['finished'].items()},
   )
-  files.atomic_write_json(out / 'metrics.json', metrics)
+  storage.atomic_write_json(out / 'metrics.json', metrics)
   report.write_report(out, metrics, reply, TARGETS)
   return metrics
 
 
-def summary(out: Path, metrics: dict) -> str:
+def summary(out: storage.Path, metrics: dict) -> str:
   """The final message at the terminal."""
   lines = ['', 'EchoX-nano, trained end to end on this machine', '']
   for name, (sign, target) in TARGETS.items():
@@ -201,7 +201,10 @@ def main() -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    '--out', type=Path, default=Path('out/demo'), help='folder to write (default out/demo)'
+    '--out',
+    type=storage.check_writable,
+    default=Path('out/demo'),
+    help='folder to write (default out/demo)',
   )
   parser.add_argument(
     '--started',
@@ -211,14 +214,16 @@ def main() -> int:
   )
   args = parser.parse_args()
   out, began = args.out, time.time()
-  out.mkdir(parents=True, exist_ok=True)
+  storage.make_folder(out)
   clock = Clock(out / 'progress.json', args.started or began)
   if 'install' not in clock.state['finished']:
     clock.save('install', began - (args.started or began))
   todo = steps(out)
   for number, step in enumerate(todo, 1):
     head = f'[{number}/{len(todo)}] {step.name}: {step.title}'
-    if step.name in clock.state['finished'] and (step.proof is None or (out / step.proof).exists()):
+    if step.name in clock.state['finished'] and (
+      step.proof is None or storage.is_file(out / step.proof)
+    ):
       print(f'{head} (finished before)', flush=True)
       continue
     print(head, flush=True)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import errors, files, rates
+from echox_jax import errors, rates, storage
 from echox_jax.evaluation import questions as questions_lib
 from echox_jax.inference.answering import Request
 from echox_jax.inference.events import SpokenSlice
@@ -124,11 +124,11 @@ def run(args: argparse.Namespace) -> None:
   lines = [
     json.dumps(dataclasses.asdict(a) | {'right': a.marks()}, ensure_ascii=False) for a in asked
   ]
-  files.atomic_write_text(
+  storage.atomic_write_text(
     args.out.with_name(f'{args.out.stem}_questions.jsonl'), '\n'.join(lines) + '\n'
   )
   save_examples(args.out.with_name(f'{args.out.stem}_examples'), questions, replies, remade)
-  files.atomic_write_json(args.out, metrics)
+  storage.atomic_write_json(args.out, metrics)
   for name in (
     'text_exact_match',
     's2t_exact_match',
@@ -269,7 +269,7 @@ def save_examples(
   """
   from echox_jax import audio
 
-  with files.atomic_dir(folder) as beside:
+  with storage.atomic_dir(folder) as beside:
     for number in np.unique(np.linspace(0, len(replies) - 1, _EXAMPLES).round().astype(int)):
       name = f'{number:03}_{replies[number]["voice"]}'
       audio.write_wav(beside / f'{name}_question.wav', questions[number].turns[0].audio)
@@ -277,4 +277,4 @@ def save_examples(
     if remade:
       audio.write_wav(beside / 'real_answer.wav', remade[0].real)
       audio.write_wav(beside / 'resynthesised_answer.wav', remade[0].predicted)
-      files.atomic_write_text(beside / 'real_answer.txt', remade[0].text + '\n')
+      storage.atomic_write_text(beside / 'real_answer.txt', remade[0].text + '\n')

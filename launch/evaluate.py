@@ -20,7 +20,6 @@ The demo scores itself with --workdir WORKDIR instead of --data: see launch/demo
 """
 
 import argparse
-from pathlib import Path
 
 from echox_jax import errors
 from launch import cli, demo_scores, model_options
@@ -33,9 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   model_options.add(parser, required=False)
-  parser.add_argument('--data', type=Path, help='the questions')
-  parser.add_argument('--out', required=True, type=Path, help='folder to write')
-  parser.add_argument('--workdir', type=Path, help='score the demo: its working folder')
+  parser.add_argument('--data', type=storage.check_readable, help='the questions')
+  parser.add_argument('--out', required=True, type=storage.check_writable, help='folder to write')
+  parser.add_argument(
+    '--workdir', type=storage.check_readable, help='score the demo: its working folder'
+  )
   parser.add_argument('--split', help='of DATA, where it has several (default test)')
   parser.add_argument('--ways', default='T2T,T2S,S2T,S2S', help='what is scored (default all)')
   parser.add_argument('--limit', type=int, help='ask this many questions alone, evenly spaced')
@@ -54,7 +55,9 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--num_processes', type=int, default=1, help='processes that share the work')
   parser.add_argument('--process_id', type=int, default=0, help='which one this is, from 0')
   parser.add_argument('--rescore', action='store_true', help='score OUT again, without the model')
-  parser.add_argument('--compare', type=Path, metavar='OTHER', help='show another OUT beside it')
+  parser.add_argument(
+    '--compare', type=storage.check_readable, metavar='OTHER', help='show another OUT beside it'
+  )
   args = parser.parse_args(argv)
   for name in ('limit', 'batch', 'num_processes'):
     if (value := getattr(args, name)) is not None and value < 1:

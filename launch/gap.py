@@ -18,7 +18,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from echox_jax import errors, files, model_folder
+from echox_jax import errors, model_folder, storage
 from launch import cli
 
 
@@ -28,13 +28,19 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--workdir', type=Path, help='working folder of the training stages')
-  parser.add_argument('--checkpoint', type=Path, help='model folder after echo training')
-  parser.add_argument('--before', type=Path, help='model folder before echo training')
   parser.add_argument(
-    '--data', type=Path, help='folder of the raw data sets (default WORKDIR/data)'
+    '--workdir', type=storage.check_readable, help='working folder of the training stages'
   )
-  parser.add_argument('--out', required=True, type=Path, help='folder to write')
+  parser.add_argument(
+    '--checkpoint', type=storage.check_readable, help='model folder after echo training'
+  )
+  parser.add_argument(
+    '--before', type=storage.check_readable, help='model folder before echo training'
+  )
+  parser.add_argument(
+    '--data', type=storage.check_readable, help='folder of the raw data sets (default WORKDIR/data)'
+  )
+  parser.add_argument('--out', required=True, type=storage.check_writable, help='folder to write')
   parser.add_argument('--seed', type=int, default=0, help='of the drawn words (default 0)')
   args = parser.parse_args(argv)
   if not args.workdir and not (args.checkpoint and args.before and args.data):
@@ -68,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     ]
     for space in gap.SPACES
   }
-  files.atomic_write_bytes(args.out / 'gap.png', figures.shares(panels))
-  files.atomic_write_json(
+  storage.atomic_write_bytes(args.out / 'gap.png', figures.shares(panels))
+  storage.atomic_write_json(
     args.out / 'gap.json',
     {
       'words': [dataclasses.asdict(one) for one in chosen],
@@ -84,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     },
   )
   text = f'{len(chosen)} words with a neighbour of each kind. ' + ' '.join(told) + '\n'
-  files.atomic_write_text(args.out / 'gap.md', text)
+  storage.atomic_write_text(args.out / 'gap.md', text)
   print(text)
   print(f'-> {args.out / "gap.md"}')
 

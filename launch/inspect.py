@@ -13,10 +13,9 @@ prints the JSON schema of an example.
 
 import argparse
 import json
-from pathlib import Path
 
 from data_pipeline import inspection, schema
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from launch import cli
 
 
@@ -26,16 +25,18 @@ def main() -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('folder', nargs='?', type=Path, metavar='DIR', help='folder of data sets')
+  parser.add_argument(
+    'folder', nargs='?', type=storage.check_readable, metavar='DIR', help='folder of data sets'
+  )
   parser.add_argument(
     '--schema', action='store_true', help='only print the JSON schema of an example'
   )
   parser.add_argument(
-    '--json', type=Path, metavar='FILE', help='also write the report to this file'
+    '--json', type=storage.check_writable, metavar='FILE', help='also write the report to this file'
   )
   parser.add_argument(
     '--picture',
-    type=Path,
+    type=storage.check_writable,
     metavar='FILE.png',
     help='draw histograms of the lengths (needs the extra `demo`)',
   )
@@ -70,7 +71,7 @@ def main() -> None:
   )
   print(inspection.in_text(report))
   if args.json:
-    files.atomic_write_json(args.json, report)
+    storage.atomic_write_json(args.json, report)
   if args.picture:
     inspection.draw(splits, args.picture)
 

@@ -4,10 +4,9 @@ share.
 
 import argparse
 import dataclasses
-from pathlib import Path
 import typing
 
-from echox_jax import errors
+from echox_jax import errors, storage
 
 if typing.TYPE_CHECKING:
   from echox_jax.inference.chat import Model
@@ -15,7 +14,9 @@ if typing.TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
   """Adds the options; `required`: whether a command never goes without a model."""
-  parser.add_argument('--checkpoint', required=required, type=Path, help='exported model folder')
+  parser.add_argument(
+    '--checkpoint', required=required, type=storage.check_readable, help='exported model folder'
+  )
   parser.add_argument('--dtype', help='float32 or bfloat16: what computes (default: as exported)')
   parser.add_argument(
     '--int8', action='store_true', help='hold the weights as int8; slower on a CPU'

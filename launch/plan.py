@@ -21,10 +21,9 @@ import dataclasses
 import json
 from typing import Any
 
-from etils import epath
-
 from configs import paper
-from echox_jax import errors, files
+from data_pipeline import dataset
+from echox_jax import errors, storage
 from echox_jax.parallel import chips
 from echox_jax.parallel.chips import Chip
 from echox_jax.training import stages, validation
@@ -83,11 +82,11 @@ def read_sources(data: str | None, file: str | None) -> list[paper.Source]:
   """
   if data:
     found = []
-    for note in sorted(epath.Path(data).glob('*.json')):
-      splits = json.loads(note.read_text()).get('splits', {}).values()
-      if splits:
+    for folder in storage.children(storage.check_readable(data)):
+      if dataset.dataset_exists(data, folder.name):
+        splits = dataset.manifest(data, folder.name)['splits'].values()
         items, hours = (sum(split[key] for split in splits) for key in ('examples', 'hours'))
-        found.append(paper.Source(note.stem, items, hours))
+        found.append(paper.Source(folder.name, items, hours))
     if not found:
       raise errors.DataError(
         f'{data} has no data sets: name a folder that `python -m launch.corpus` wrote.'
@@ -95,7 +94,7 @@ def read_sources(data: str | None, file: str | None) -> list[paper.Source]:
     return found
   if file:
     try:
-      return [paper.Source(**row) for row in json.loads(epath.Path(file).read_text())]
+      return [paper.Source(**row) for row in json.loads(storage.check_readable(file).read_text())]
     except (FileNotFoundError, ValueError, TypeError) as error:
       raise errors.DataError(
         f'{file} is no list of sources: write a JSON list of {{"name", "items", "hours"}}.'
@@ -286,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   plan = make(args, options)
   print(show(plan))
   if args.json:
-    files.atomic_write_json(args.json, plan)
+    storage.atomic_write_json(args.json, plan)
 
 
 if __name__ == '__main__':

@@ -5,10 +5,9 @@ import dataclasses
 import json
 from typing import Any
 
-from etils import epath
-
-from echox_jax import errors
-from echox_jax.training import metrics
+from echox_jax import errors, storage
+from echox_jax.storage import Path
+from echox_jax.training import layout, records
 
 MEASURED, PREDICTED, ASSUMED, COMPUTED = 'measured', 'predicted', 'assumed', 'computed'
 
@@ -60,11 +59,11 @@ def read(files: Iterable[str], workdir: str | None) -> dict[str, Figure]:
   """
   found = dict(DEFAULTS)
   for file in files:
-    found |= _from_report(file, _load(epath.Path(file)))
-  return found | (_from_workdir(epath.Path(workdir)) if workdir else {})
+    found |= _from_report(file, _load(storage.check_readable(file)))
+  return found | (_from_workdir(storage.check_readable(workdir)) if workdir else {})
 
 
-def _load(path: epath.Path) -> Any:
+def _load(path: Path) -> Any:
   try:
     return json.loads(path.read_text())
   except (FileNotFoundError, ValueError) as error:
@@ -120,11 +119,11 @@ def _host_rates(units: float, all_speech: float, seconds: Mapping[str, float]) -
   return {name: speech[name] / spent[name] for name in spent if spent[name] and speech[name]}
 
 
-def _from_workdir(folder: epath.Path) -> dict[str, Figure]:
+def _from_workdir(folder: Path) -> dict[str, Figure]:
   """What the jobs of a working folder measured of themselves."""
   found = {}
   file = folder / 'precomputed' / 'precompute.json'
-  if file.exists():
+  if storage.is_file(file):
     written = _load(file)
     seconds = {name: step['seconds'] for name, step in written['steps'].items()}
     sets = {name: row['seconds'] for name, row in written['report']['sets'].items()}
@@ -135,14 +134,14 @@ def _from_workdir(folder: epath.Path) -> dict[str, Figure]:
       measured['units'] = spoken / encoding
     found |= {name: Figure(value, MEASURED, str(file)) for name, value in measured.items()}
   file = folder / 'evaluation.json'
-  if file.exists():
+  if storage.is_file(file):
     written = _load(file)
     asked = written.get('questions')
     if asked:
       found['question'] = Figure(written['seconds']['total'] / asked, MEASURED, str(file))
-  for stage in sorted(path.name for path in folder.iterdir()) if folder.exists() else ():
-    records = metrics.read(folder / stage / 'metrics.jsonl')
-    windows = [record for record in records if record['kind'] == 'train' and 'mfu' in record]
+  for stage in [path.name for path in storage.children(folder)]:
+    kept = records.read(folder / stage / layout.METRICS)
+    windows = [record for record in kept if record['kind'] == 'train' and 'mfu' in record]
     if windows:
       mean = sum(window['mfu'] for window in windows) / len(windows)
       where = f'{folder / stage}, {len(windows)} windows'

@@ -17,6 +17,7 @@ launch.train
 import sys
 
 from data_pipeline import precompute
+from echox_jax import storage
 from echox_jax.parallel import distributed
 from launch import cli, train
 
@@ -26,10 +27,11 @@ def main() -> None:
     print(__doc__)
     return
   experiment, values = train.parse(sys.argv, 'launch.precompute')
+  workdir = storage.check_writable(values.workdir)
   distributed.initialise(
     values.distributed, values.coordinator, values.num_processes, values.process_id
   )
-  report = precompute.run(experiment, values.workdir)
+  report = precompute.run(experiment, workdir)
   if distributed.is_first():
     print(precompute.summary(report))
 

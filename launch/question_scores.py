@@ -99,7 +99,7 @@ def _open_listeners(args: argparse.Namespace, store: Store):
   """The judge and the score of quality, or None where nothing is spoken."""
   if not any(way[2] == 'S' for way in store.ways):
     return None, None
-  listener = judges.open_judge(args.judge, cli.cache_folder() / 'judge')
+  listener = judges.open_judge(args.judge, storage.cache_folder() / 'judge')
   return listener, args.quality and quality.open_scorer(args.quality)
 
 
@@ -149,7 +149,7 @@ def _listen(args: argparse.Namespace, store: Store, listener=None, scorer=None) 
     return
   unheard = store.unfinished(listening.heard_by(judges.name_of(args.judge)))
   if unheard:
-    listener = listener or judges.open_judge(args.judge, cli.cache_folder() / 'judge')
+    listener = listener or judges.open_judge(args.judge, storage.cache_folder() / 'judge')
     for batch in bar(unheard, 'listening'):
       listening.hear(store, listener, [batch])
   unrated = store.unfinished(listening.rated_by(args.quality)) if args.quality else []

@@ -19,11 +19,11 @@ import argparse
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
-from pathlib import Path
 import sys
 from typing import Any
 
-from echox_jax import errors, rates
+from echox_jax import errors, rates, storage
+from echox_jax.storage import Path
 from launch import cli, model_options
 
 
@@ -34,7 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    'questions', nargs='*', type=Path, metavar='QUESTION', help='recordings of questions'
+    'questions',
+    nargs='*',
+    type=storage.check_readable,
+    metavar='QUESTION',
+    help='recordings of questions',
   )
   model_options.add(parser)
   parser.add_argument(
@@ -43,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
     '-o',
     '--output',
-    type=Path,
+    type=storage.check_writable,
     help=('wav file to write; further answers get _2, _3 ... (default: none)'),
   )
   parser.add_argument(
@@ -52,7 +56,9 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
     '--chat', action='store_true', help='the questions are turns of one conversation'
   )
-  parser.add_argument('--json', type=Path, help='also write text, slices and times to this file')
+  parser.add_argument(
+    '--json', type=storage.check_writable, help='also write text, slices and times to this file'
+  )
   parser.add_argument(
     '--temperature',
     type=float,
@@ -79,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
       f'{args.output} is not a wav file: give an output name that ends in .wav.'
     )
   for folder in {file.parent for file in (args.output, args.json) if file}:
-    folder.mkdir(parents=True, exist_ok=True)  # fail before anything is computed
+    storage.make_folder(folder)  # fail before anything is computed
 
   from echox_jax import audio, model_folder
   from echox_jax.inference.engine import Engine
@@ -119,9 +125,7 @@ def main(argv: list[str] | None = None) -> None:
       file = _write(args.output, number, told.pop('waveform'))
       replies.append(told | {'question': name, 'audio': file})
   if args.json:
-    from echox_jax import files
-
-    files.atomic_write_json(
+    storage.atomic_write_json(
       args.json, replies[0] | {'further': replies[1:]} if len(replies) > 1 else replies[0]
     )
 

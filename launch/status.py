@@ -11,10 +11,9 @@ saving is the share in which training waited for checkpoints.
 """
 
 import argparse
-from pathlib import Path
 import time
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.monitoring import status, views
 from launch import cli
 
@@ -26,15 +25,19 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('workdir', metavar='WORKDIR', help='working folder of the run')
-  parser.add_argument('--json', type=Path, metavar='FILE', help='also write the state as JSON')
-  parser.add_argument('--html', type=Path, metavar='FILE', help='also write a page')
+  parser.add_argument(
+    '--json', type=storage.check_writable, metavar='FILE', help='also write the state as JSON'
+  )
+  parser.add_argument(
+    '--html', type=storage.check_writable, metavar='FILE', help='also write a page'
+  )
   args = parser.parse_args()
   report = status.collect(args.workdir, time.time())
   print(views.in_text(report))
   if args.json:
-    files.atomic_write_json(args.json, report)
+    storage.atomic_write_json(args.json, report)
   if args.html:
-    files.atomic_write_text(args.html, views.in_html(report))
+    storage.atomic_write_text(args.html, views.in_html(report))
 
 
 if __name__ == '__main__':

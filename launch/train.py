@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from data_pipeline import batches
 from echox_jax import config as config_lib
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.conversion import whisper_ct2
 from echox_jax.parallel import distributed
 from echox_jax.training import loop, profiling
@@ -103,15 +103,17 @@ def main() -> int:
     return 0
   logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax reports every step of a save
   experiment, values = parse(sys.argv)
+  workdir = storage.check_writable(values.workdir)
   profile = profiling.parse(values.profile)
   distributed.initialise(
     values.distributed, values.coordinator, values.num_processes, values.process_id
   )
   if values.compilation_cache:
-    jax.config.update('jax_compilation_cache_dir', values.compilation_cache)
+    programs = storage.check_writable(values.compilation_cache)
+    jax.config.update('jax_compilation_cache_dir', str(programs))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
   summary = loop.train(
-    experiment, values.workdir, batches.make_iterator, profile, whisper_ct2.packaged_encoder
+    experiment, workdir, batches.make_iterator, profile, whisper_ct2.packaged_encoder
   )
   # jobs that wait for this stage must not start
   code = 0 if summary['finished'] else distributed.STOPPED

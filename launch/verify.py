@@ -9,10 +9,9 @@ listed as absent.
 """
 
 import argparse
-from pathlib import Path
 import time
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.verification import rows as row_lib
 from echox_jax.verification.golden import Golden
 from echox_jax.verification.sections import SECTIONS, check
@@ -25,11 +24,19 @@ def main(argv: list[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--golden', required=True, type=Path, help='folder of the golden set')
-  parser.add_argument('--json', type=Path, help='file to write the rows to')
+  parser.add_argument(
+    '--golden', required=True, type=storage.check_readable, help='folder of the golden set'
+  )
+  parser.add_argument('--json', type=storage.check_writable, help='file to write the rows to')
   args = parser.parse_args(argv)
 
-  golden, rows, absent = Golden(args.golden), [], {}
+  with storage.local(args.golden) as folder:
+    return _verify(args, Golden(folder))
+
+
+def _verify(args: argparse.Namespace, golden: Golden) -> int:
+  """Prints and writes the table; returns the exit code."""
+  rows, absent = [], {}
   for name, section in SECTIONS.items():
     missing = golden.missing(section.files)
     if missing:
@@ -56,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
   if failed:
     print('failed: ' + ', '.join(failed))
   if args.json:
-    files.atomic_write_json(
+    storage.atomic_write_json(
       args.json,
       {
         'pass': not failed,

@@ -13,11 +13,17 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 # Tolerances are the same.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
+from tests.helpers import buckets
+
+buckets.set_environment()
+
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes that annotations name are checked wherever a test calls such a function.
 CHECKED = ('models', 'decoding', 'units', 'inference', 'training.losses', 'training.chunked_losses')
 install_import_hook([f'echox_jax.{name}' for name in CHECKED], 'beartype.beartype')
+
+import uuid
 
 import pytest
 
@@ -30,3 +36,18 @@ def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('w')
   batch_jobs.write_sets(folder)
   return folder
+
+
+@pytest.fixture(scope='session')
+def _emulator():
+  reason = buckets.why_not()
+  if reason:
+    pytest.skip(reason)
+  with buckets.running():
+    yield
+
+
+@pytest.fixture
+def bucket_folder(_emulator):
+  """A folder of its own in a bucket, as text."""
+  return f'gs://{buckets.BUCKET}/{uuid.uuid4().hex[:8]}'

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from echox_jax import errors, tensor_files
+from echox_jax import errors, storage, tensor_files
 from echox_jax.tensor_files import TensorWriter, open_tensors, write_sharded
 
 RNG = np.random.default_rng(0)
@@ -134,6 +134,30 @@ def test_damaged_and_foreign_files(tmp_path, data, says):
   with pytest.raises(errors.CheckpointError, match=says) as error:
     open_tensors(tmp_path)
   assert str(path) in str(error.value)
+
+
+def test_files_in_a_bucket(bucket_folder, monkeypatch):
+  monkeypatch.setattr(tensor_files, '_CHUNK', 40)
+  monkeypatch.setattr(tensor_files, '_FIRST', 64)  # shorter than the headers
+  folder = storage.path(bucket_folder)
+  write(folder / 'model.safetensors')
+  assert storage.tree(folder) == [folder / 'model.safetensors']
+  opened = open_tensors(bucket_folder)
+  same(dict(opened), TENSORS)
+  np.testing.assert_array_equal(opened.rows('a/kernel', 1, 4), TENSORS['a/kernel'][1:4])
+  write_sharded(folder / 'parts', SPECS, TENSORS.items(), max_shard_bytes=100)
+  same(dict(open_tensors(folder / 'parts')), TENSORS)
+  assert len(storage.tree(folder / 'parts')) > 3
+  with pytest.raises(ValueError, match='has not been written whole'):
+    TensorWriter(folder / 'half', SPECS).__enter__().__exit__(None, None, None)
+  whole = (folder / 'model.safetensors').read_bytes()
+  for cut in (whole[:-1], whole[:30], b''):
+    storage.atomic_write_bytes(folder / 'half', cut)
+    with pytest.raises(errors.CheckpointError, match=f'{bucket_folder}/half is'):
+      open_tensors(folder / 'half')
+  storage.atomic_write_bytes(folder / 'model.safetensors', whole[:-1])
+  with pytest.raises(errors.CheckpointError, match='ends within the tensor'):
+    same(dict(opened), TENSORS)
 
 
 def test_a_file_cut_after_opening(tmp_path):

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-from pathlib import Path
 import re
 import sys
 import time
@@ -28,8 +27,9 @@ from tqdm import tqdm
 from data_pipeline import dataset, schema
 from data_pipeline.corpus import facts as facts_lib
 from data_pipeline.corpus import sentences, voices
-from echox_jax import audio, files, rates
+from echox_jax import audio, rates, storage
 from echox_jax.errors import DataError, EchoXError
+from echox_jax.storage import Path
 
 _ANSWER_GAIN = 1.5  # the answer voice is soft; its loudest answer stays below full scale
 _MIN_SECONDS = 0.3  # a clip shorter than this is a failed synthesis
@@ -130,7 +130,9 @@ def build_corpus(
     },
     'unheard': {'test': plan_test(held_out, cast.test, len(held_out), seed)},
   }
-  summary = {name: _build(Path(data_dir), name, plans[name], workers, progress) for name in names}
+  summary = {
+    name: _build(storage.path(data_dir), name, plans[name], workers, progress) for name in names
+  }
   return {
     'datasets': summary,
     'train_voices': [voice.name for voice in cast.train],
@@ -240,7 +242,7 @@ def _build(
   """
   note = data_dir / f'{name}.json'
   fingerprint = hashlib.sha256(repr(plan).encode()).hexdigest()
-  if dataset.dataset_exists(data_dir, name) and note.is_file():
+  if dataset.dataset_exists(data_dir, name) and storage.is_file(note):
     known = json.loads(note.read_text())
     if known['fingerprint'] == fingerprint:
       return known['splits']
@@ -268,7 +270,7 @@ def _build(
   splits = {
     split: {**counts, 'hours': round(counts['hours'], 4)} for split, counts in splits.items()
   }
-  files.atomic_write_json(note, {'fingerprint': fingerprint, 'splits': splits})
+  storage.atomic_write_json(note, {'fingerprint': fingerprint, 'splits': splits})
   return splits
 
 

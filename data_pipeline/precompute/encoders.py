@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 import dataclasses
-from pathlib import Path
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.conversion import importers, whisper_ct2
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract
@@ -55,4 +54,5 @@ def _load_hubert(folder: str):
       'there is no HuBERT in precompute.hubert, which is empty: name a '
       'folder with config.json and safetensors.'
     )
-  return importers.load_group('hubert', Path(folder))
+  with storage.local(folder) as here:
+    return importers.load_group('hubert', here)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from data_pipeline.shards import SCRATCH, Outputs, Process, SharedWork, ranges
 from echox_jax import config as config_lib
 from echox_jax import errors
 from echox_jax.parallel import heartbeats
+from echox_jax.storage import Path
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units.extract import SpeechEncoder
 
@@ -49,8 +49,9 @@ class Job:
       selection.precomputed_dir(workdir),
     )
     self.sets = tuple(dict.fromkeys((*self.choices.unit_sets, *self.choices.state_sets)))
+    cache = selection.record_cache(experiment.data)
     self.sources = {
-      name: dataset.open_dataset(self.raw, *selection.split_name(name)) for name in self.sets
+      name: dataset.open_dataset(self.raw, *selection.split_name(name), cache) for name in self.sets
     }
     # Raw sets are also read for their questions and transcripts.
     asked = (*self.choices.state_sets, *self._trained_on())
@@ -62,9 +63,7 @@ class Job:
     self.records = {
       name: ranges(len(turns), self.choices.shard_examples) for name, turns in self.turns.items()
     }
-    self.work = SharedWork(
-      self.folder, process, beat=beat, wait_seconds=self.choices.wait_seconds
-    )
+    self.work = SharedWork(self.folder, process, beat=beat, wait_seconds=self.choices.wait_seconds)
     given = {
       'kmeans': self.choices.kmeans,
       'hubert': self.choices.hubert if self.cfg.encoder == 'hubert' else '',

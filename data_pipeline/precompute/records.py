@@ -5,7 +5,6 @@ their sizes. Audio stays in the raw data sets; readers join it row by row.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from data_pipeline import dataset, index, parts, record_files, schema, selection
 from data_pipeline.precompute.job import LANGUAGE, Job
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import Outputs
-from echox_jax import tensor_files
+from echox_jax import storage, tensor_files
+from echox_jax.storage import Path
 from echox_jax.units import extract, kmeans
 from echox_jax.units.unit_language import UnitLanguage
 
@@ -113,7 +113,7 @@ def _user_states(
   """
   path, made_from = split.paths[i], job.states_inputs(split.name, 'user')
   before = job.work.note(path).get('measured', {})
-  if path.exists() and before.get('states') == made_from:
+  if storage.is_file(path) and before.get('states') == made_from:
     kept = (
       turn.states
       for example in record_files.read(path, width)

@@ -5,14 +5,14 @@ from typing import Any
 from data_pipeline import provenance
 from data_pipeline.fingerprints import fingerprint
 from data_pipeline.precompute.job import LANGUAGE, MANIFEST, REPORT, Job
-from echox_jax import files, rates, tokenizer
+from echox_jax import rates, storage, tokenizer
 
 
 def write_report(job: Job) -> dict[str, Any]:
   """Adds up the measurements; writes them and the manifest."""
   report = _measured(job)
   if job.work.index == 0:
-    files.atomic_write_json(
+    storage.atomic_write_json(
       job.folder / REPORT,
       {'steps': {k: {'seconds': v} for k, v in job.work.seconds.items()}, 'report': report},
     )

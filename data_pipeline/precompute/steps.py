@@ -1,6 +1,5 @@
 """Precompute as one function: runs the steps in order."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,8 +8,9 @@ from data_pipeline.precompute import records, report, text, units
 from data_pipeline.precompute.encoders import Encoders, pretrained_encoders
 from data_pipeline.precompute.job import Job
 from data_pipeline.shards import Process
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.parallel import distributed, heartbeats
+from echox_jax.storage import Path
 from echox_jax.training.experiment import ExperimentConfig
 
 
@@ -46,13 +46,13 @@ def run(
   process = process or Process(jax.process_index(), jax.process_count(), distributed.barrier)
   encoders = encoders or pretrained_encoders(experiment)
   with heartbeats.Heartbeat(
-    Path(workdir),  # not among the products
+    storage.path(workdir),  # not among the products
     'precompute',
     process=process.index,
     processes=process.count,
     every=experiment.heartbeat_seconds,
   ) as beat:
-    job = Job(experiment, Path(workdir), encoders, progress, process, beat)
+    job = Job(experiment, storage.path(workdir), encoders, progress, process, beat)
     text.make_tokenizer(job)
     if experiment.precompute.unit_sets:
       units.make_units(job, units.make_centroids(job))

@@ -1,11 +1,10 @@
 """The tokenizer of the working folder."""
 
-from pathlib import Path
-
 from data_pipeline import selection
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.precompute.job import Job
-from echox_jax import errors, files, tokenizer
+from echox_jax import errors, storage, tokenizer
+from echox_jax.storage import Path
 
 
 def make_tokenizer(job: Job) -> None:
@@ -21,7 +20,7 @@ def make_tokenizer(job: Job) -> None:
 
   def make(beside: Path) -> None:
     if own.model:
-      files.atomic_write_bytes(beside, Path(own.model).read_bytes())
+      storage.atomic_write_bytes(beside, storage.path(own.model).read_bytes())
       return
     texts = dict.fromkeys(
       text

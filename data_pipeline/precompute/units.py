@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import functools
-from pathlib import Path
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import SCRATCH
 from data_pipeline.turns import ASSISTANT
 from echox_jax import errors, rates
+from echox_jax.storage import Path
 from echox_jax.units import extract, kmeans
 
 

@@ -7,12 +7,12 @@ and the reason. Readers read no audio and do not look whether it is there: `plan
 
 from collections.abc import Callable, Iterator
 import dataclasses
-from pathlib import Path
 
 from data_pipeline.quarantine import Entry
 from data_pipeline.readers import dialogues, librispeech, manifest, mls, pairs
 from data_pipeline.readers.items import Item
 from echox_jax.errors import ConfigError
+from echox_jax.storage import Path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ is ours, in its style.
 
 from collections.abc import Iterator
 import json
-from pathlib import Path
 from typing import Any
 
 from data_pipeline import listing
@@ -27,6 +26,7 @@ from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from data_pipeline.schema import Turn
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 _ROLES = {'user': 'user', 'human': 'user', 'assistant': 'assistant', 'gpt': 'assistant'}
 

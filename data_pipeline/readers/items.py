@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from data_pipeline.quarantine import Entry, Unusable
 from data_pipeline.schema import ASR, Turn
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 SPLITS = ('train', 'dev', 'test')
 
@@ -42,9 +43,9 @@ def text_lines(path: Path) -> Iterator[tuple[str, str | Entry]]:
   Raises:
     DataError: the file does not exist.
   """
-  if not path.is_file():
+  if not storage.is_file(path):
     raise DataError(f'there is no file {path}: check the path.')
-  with open(path, 'rb') as f:
+  with path.open('rb') as f:
     for number, raw in enumerate(f, 1):
       where = f'{path}:{number}'
       try:
@@ -131,8 +132,8 @@ def split_of(values: dict[str, Any]) -> str:
 
 
 def recording(folder: Path, name: str) -> str:
-  """The path of file `name`, relative to `folder` unless absolute; empty = none."""
-  return os.path.join(folder, name) if name else ''
+  """The path of file `name`, relative to `folder` unless absolute or in a bucket; empty = none."""
+  return name if not name or storage.is_remote(name) else os.path.join(folder, name)
 
 
 def file_name(name: str) -> str:

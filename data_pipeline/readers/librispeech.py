@@ -13,13 +13,13 @@ writes, so they are made lower-case like those of MLS.
 
 from collections.abc import Iterator
 import functools
-from pathlib import Path
 
 from data_pipeline import listing
 from data_pipeline.quarantine import Entry
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 
 def read(source: Path) -> Iterator[Item | Entry]:

@@ -26,7 +26,6 @@ lines do, the others are `train`.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from data_pipeline.quarantine import Entry, Unusable
@@ -34,6 +33,7 @@ from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from data_pipeline.schema import Turn
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 FIELDS = (
   'id',

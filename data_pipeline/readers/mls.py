@@ -11,12 +11,13 @@ mls_german_opus).
 
 from collections.abc import Iterator
 import functools
-from pathlib import Path
 
 from data_pipeline.quarantine import Entry
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 LANGUAGES = {
   'english': 'en',
@@ -44,7 +45,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
       'test (e.g. mls_english).'
     )
   for path in lists:
-    of_language = path.parent.resolve().parent.name
+    of_language = storage.absolute(path).parents[1].name
     suffix = '.opus' if 'opus' in of_language else '.flac'
     language = next((code for name, code in LANGUAGES.items() if name in of_language), 'en')
     yield from items.transcripts(

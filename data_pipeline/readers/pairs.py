@@ -13,14 +13,15 @@ One in twenty is held out: the set `answers` has the splits train and holdout.
 
 from collections.abc import Iterator
 import functools
-from pathlib import Path
 
 from data_pipeline import listing
 from data_pipeline.quarantine import Entry, Unusable
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
 from data_pipeline.schema import Turn
+from echox_jax import storage
 from echox_jax.errors import DataError
+from echox_jax.storage import Path
 
 SUFFIXES = ('.wav', '.flac', '.mp3', '.ogg', '.opus', '.m4a', '.aiff')
 
@@ -31,7 +32,7 @@ def read(source: Path) -> Iterator[Item | Entry]:
   Raises:
     DataError: the folder holds no pairs.
   """
-  if (source / 'metadata.csv').is_file():
+  if storage.is_file(source / 'metadata.csv'):
     yield from _listed(source)
     return
   named: dict[Path, dict[str, Path]] = {}

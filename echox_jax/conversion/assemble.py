@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
@@ -10,9 +9,10 @@ import jax
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.config import EchoXConfig, EngineConfig, UnitsConfig
 from echox_jax.conversion import whisper_ct2
+from echox_jax.storage import Path
 from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer
 from echox_jax.training import checkpoint, lineage
 from echox_jax.training.experiment import ExperimentConfig
@@ -31,7 +31,7 @@ def assemble(workdir: str | Path) -> Assembled:
   Raises:
     CheckpointError: a stage is not finished, or the two were trained with different model sizes.
   """
-  workdir = Path(workdir)
+  workdir = storage.path(workdir)
   return _with_vocoder(workdir, 'echo', checkpoint.load_groups(workdir / 'echo', _FROM_ECHO))
 
 
@@ -42,7 +42,7 @@ def assemble_untrained(workdir: str | Path) -> Assembled:
   Raises:
     CheckpointError: as `assemble`; or the denoising adapter is too narrow for that.
   """
-  workdir = Path(workdir)
+  workdir = storage.path(workdir)
   for stage in ('s2t', 't2c'):
     _experiment(workdir, stage)  # it is finished
   params = checkpoint.load_groups(workdir / 's2t', ('llm', 'adapter'))

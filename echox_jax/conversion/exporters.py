@@ -1,13 +1,13 @@
 """Export formats for other tools, and how each is written: completely or not at all."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from echox_jax import errors, files, model_folder
+from echox_jax import errors, model_folder, storage
 from echox_jax.conversion import released_export, stablehlo
 from echox_jax.conversion import source as source_lib
 from echox_jax.conversion.echox_hf import OWN_CONFIG
 from echox_jax.conversion.source import ModelSource
+from echox_jax.storage import Path
 
 MAX_SHARD_BYTES = 5 * 10**9
 # The released files hold 2 bytes per value (known from their sizes), but in which of the two
@@ -47,12 +47,12 @@ def export(
       f'{", ".join("--" + name.replace("_", "-") for name in options)}: '
       'leave it out.'
     )
-  is_own, write = FORMATS[to]
+  out, (is_own, write) = storage.path(out), FORMATS[to]
   model_folder.check_replaceable(out, is_own, f'an export of the format {to!r}')
   source = source_lib.open_source(checkpoint)
-  with files.atomic_dir(out) as beside:
+  with storage.atomic_dir(out, model_folder.CONFIG) as beside:
     notes = write(beside, source, **options)
-  size = sum(file.stat().st_size for file in out.rglob('*') if file.is_file())
+  size = sum(map(storage.size, storage.tree(out)))
   return [f'{out}: {", ".join(source.groups)}; {size / 1e6:.1f} MB.', *notes]
 
 
@@ -82,7 +82,7 @@ def to_echox(
 
 
 def _is_stablehlo(folder: Path) -> bool:
-  return model_folder.is_model(folder) and (folder / stablehlo.MANIFEST).is_file()
+  return model_folder.is_model(folder) and storage.is_file(folder / stablehlo.MANIFEST)
 
 
 def _is_echox(folder: Path) -> bool:

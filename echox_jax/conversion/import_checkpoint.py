@@ -2,8 +2,6 @@
 start (`train.init_from`).
 """
 
-from pathlib import Path
-
 import jax
 from jax.sharding import Mesh
 
@@ -12,6 +10,7 @@ from echox_jax.conversion import importers
 from echox_jax.models import params as params_lib
 from echox_jax.models.trees import flatten, unflatten
 from echox_jax.parallel import placing, sharding
+from echox_jax.storage import Path
 from echox_jax.training import checkpoint
 
 

@@ -4,12 +4,12 @@ Nothing has been read yet.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion.rules import Rule
+from echox_jax.storage import Path
 from echox_jax.units.unit_language import UnitLanguage
 
 

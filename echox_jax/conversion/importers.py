@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import importlib
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from echox_jax.conversion.imported import Imported
 from echox_jax.models import params as params_lib
 from echox_jax.models import positions, trees
 from echox_jax.models.params import param_shapes
+from echox_jax.storage import Path
 
 # Kind -> (module of echox_jax.conversion, function `(source, **options) -> Imported`, its options).
 # A module is imported only when its kind is requested.

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping
 import math
 from pathlib import Path
 import re
-import shutil
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors, files, model_folder, prompts, tensor_files
+from echox_jax import errors, model_folder, prompts, storage, tensor_files
 from echox_jax.config import EchoXConfig, EngineConfig, LlamaConfig
 from echox_jax.conversion import (
   released,
@@ -67,13 +66,13 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   cfg = lora.merged_config(source.config)
   decoder, own = _layout(source, cfg)
   _write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
-  files.atomic_write_json(folder / CONFIG, config_json(cfg, source.engine, decoder, dtype))
+  storage.atomic_write_json(folder / CONFIG, config_json(cfg, source.engine, decoder, dtype))
   notes = _differences(cfg, decoder)
   for name, file in source.files.items():
-    shutil.copyfile(file, folder / name)
+    storage.atomic_write_bytes(folder / name, file.read_bytes())
   if model_folder.UNIT_LANGUAGE in source.files:
     language = UnitLanguage.load(source.files[model_folder.UNIT_LANGUAGE])
-    files.atomic_write_text(
+    storage.atomic_write_text(
       folder / UNIT_VOCAB, unit_vocabulary(language, cfg.unit_decoder.unit_vocab_size)
     )
   elif decoder:
@@ -234,7 +233,7 @@ def _write_whisper(
     max_shard_bytes,
     whisper_hf.PREFIXES[0],
   )
-  files.atomic_write_json(
+  storage.atomic_write_json(
     folder / CONFIG,
     _SPEECH_MODEL
     | {

@@ -4,15 +4,15 @@ working folder.
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from echox_jax import errors, model_folder, tensor_files
+from echox_jax import errors, model_folder, storage, tensor_files
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import lazy
 from echox_jax.models import lora, trees
+from echox_jax.storage import Path
 
 # Files that a model folder may hold beside config and parameters.
 TOKENIZER_FILES = (
@@ -108,6 +108,7 @@ def open_source(folder: Path) -> ModelSource:
   Raises:
     CheckpointError: the folder is neither, is damaged, or its stages are not finished.
   """
+  folder = storage.path(folder)
   if not folder.is_dir():
     raise errors.CheckpointError(
       f'{folder} is not a folder: give a model folder or the working folder of the training stages.'
@@ -120,9 +121,9 @@ def open_source(folder: Path) -> ModelSource:
       config,
       model_folder.read_engine_config(folder),
       tensors,
-      {name: folder / name for name in _FILES if (folder / name).is_file()},
+      {name: folder / name for name in _FILES if storage.is_file(folder / name)},
     )
-  if any((folder / stage / 'config.json').is_file() for stage in ('echo', 'vocoder')):
+  if any(storage.is_file(folder / stage / 'config.json') for stage in ('echo', 'vocoder')):
     # training code is imported only for training folders
     from echox_jax.conversion import assemble
 

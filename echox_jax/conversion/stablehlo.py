@@ -37,7 +37,7 @@ import jax
 from jax import export
 import jax.numpy as jnp
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import generate
 from echox_jax.inference import steps
@@ -151,9 +151,9 @@ def write(
   for name, function in table.items():
     if not lacking[name]:
       exported = export_function(cfg, engine, name, specs, inputs)
-      files.atomic_write_bytes(folder / f'{name}.stablehlo', bytes(exported.serialize()))
+      storage.atomic_write_bytes(folder / f'{name}.stablehlo', bytes(exported.serialize()))
       entries[name] = _describe(function, exported, specs)
-  files.atomic_write_json(
+  storage.atomic_write_json(
     folder / MANIFEST,
     {
       'jax_version': jax.__version__,

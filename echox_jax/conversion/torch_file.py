@@ -25,7 +25,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.conversion import lazy, pickles
 
 # torch type -> (its storage class, numpy type).
@@ -158,7 +158,7 @@ def write_torch(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> Path:
       padding = -start % _ALIGNMENT  # as torch does, so that it can map the file
       info.extra = b'FB' + struct.pack('<H', padding) + bytes(padding)
       archive.writestr(info, data)
-  return files.atomic_write_bytes(path, file.getbuffer())
+  return storage.atomic_write_bytes(path, file.getbuffer())
 
 
 class _TorchUnpickler(pickles.SafeUnpickler):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
 from echox_jax.conversion import lazy, rules, torch_file, weight_norm
 from echox_jax.conversion.imported import Imported
@@ -221,7 +221,7 @@ def save_released(
 ) -> None:
   """Writes a released checkpoint: the `generator` file and its JSON. Raises as `export_tensors`."""
   torch_file.write_torch(Path(folder) / name, {ENTRY: export_tensors(params, cfg)})
-  files.atomic_write_json(Path(folder) / CONFIG, config_to_json(cfg))
+  storage.atomic_write_json(Path(folder) / CONFIG, config_to_json(cfg))
 
 
 def _generator_file(source: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import audio, errors, files, rates
+from echox_jax import audio, errors, rates, storage
 from echox_jax.evaluation import questions
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.questions import Question
@@ -98,7 +98,7 @@ def measure_times(engine: Engine, store: Store, asked: Sequence[Question], count
     requests.append(one)
   engine.warm_up(requests)
   times = [time_of(engine.answers([one])[0]) for one in requests]
-  files.atomic_write_json(store.folder / store_lib.TIMES, times)
+  storage.atomic_write_json(store.folder / store_lib.TIMES, times)
 
 
 def time_of(events: Sequence[Event]) -> Mapping[str, float | None]:

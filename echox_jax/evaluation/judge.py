@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from echox_jax import files, rates
+from echox_jax import rates, storage
 from echox_jax.errors import AudioError, MissingExtraError
 
 # the model comes in two parts
@@ -150,7 +150,7 @@ def _joined_model(cache: Path) -> Path:
     part.stat().st_size for part in parts
   )
   if not complete or not all((target / name).is_file() for name in _BESIDE):
-    with files.atomic_dir(target) as beside:
+    with storage.atomic_dir(target) as beside:
       for name in _BESIDE:
         (beside / name).write_bytes((sources[0] / name).read_bytes())
       with open(beside / 'model.bin', 'wb') as f:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.evaluation import judges, quality
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.store import Store
@@ -18,7 +18,7 @@ def hear(store: Store, listener: judges.Listener, batches: Iterable[int]) -> Non
   """
   kind = heard_by(listener.name)
   if not _about(store, listener.name).exists():
-    files.atomic_write_json(_about(store, listener.name), listener.about)
+    storage.atomic_write_json(_about(store, listener.name), listener.about)
   for batch in batches:
     rows = store.read(store_lib.ANSWERS, batch)
     texts = listener.hear(_waves(store, batch))

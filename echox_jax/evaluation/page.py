@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation import summary
 from echox_jax.evaluation.store import SPOKEN, WRITTEN, Store
@@ -42,7 +42,7 @@ def write(
     ('{"DATA": 0}', data.replace('<', '\\u003c')),
   ):
     page = page.replace(mark, text)
-  files.atomic_write_text(store.folder / store_lib.REPORT, page)
+  storage.atomic_write_text(store.folder / store_lib.REPORT, page)
 
 
 def compare(store: Store, rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import base64
 from collections.abc import Mapping
 import html
-from pathlib import Path
 from typing import Any
 
-from echox_jax import audio, files
+from echox_jax import audio, storage
 from echox_jax.evaluation import figures, pages
+from echox_jax.storage import Path
 from echox_jax.training import layout, records
 
 STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
@@ -31,7 +31,7 @@ def write_report(
   Raises:
     MissingExtraError: matplotlib is not installed.
   """
-  out_dir = Path(out_dir)
+  out_dir = storage.path(out_dir)
   curves = {stage: read_metrics(out_dir / stage / layout.METRICS) for stage in STAGES}
   examples = out_dir / 'evaluation_examples'
   sounds = {
@@ -39,7 +39,7 @@ def write_report(
     'the same from its units (vocoder, predicted durations)': examples / 'resynthesised_answer.wav',
     f"the model's own answer: “{reply['text']}”": out_dir / 'reply.wav',
   }
-  waves = {name: audio.load_audio(path) for name, path in sounds.items() if path.is_file()}
+  waves = {name: audio.load_audio(path) for name, path in sounds.items() if storage.is_file(path)}
   sections = [
     ('One question, one spoken answer', _players(out_dir, reply)),
     (
@@ -63,7 +63,7 @@ def write_report(
     'A spoken question, a spoken answer: what was trained and how well it works.',
     sections,
   )
-  return files.atomic_write_text(out_dir / 'report.html', page)
+  return storage.atomic_write_text(out_dir / 'report.html', page)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:
   rows = []
   for label, name in (('Question', 'question.wav'), ('Answer', 'reply.wav')):
-    if (out_dir / name).is_file():
+    if storage.is_file(out_dir / name):
       rows.append(
         f'<p>{label}: <audio controls '
         f'src="{_data((out_dir / name).read_bytes(), "audio/wav")}"></audio></p>'

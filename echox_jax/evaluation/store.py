@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import audio, files
+from echox_jax import audio, storage
 from echox_jax.errors import DataError
 from echox_jax.evaluation import questions
 from echox_jax.evaluation.questions import Question
@@ -69,7 +69,7 @@ class Store:
 
   def write(self, kind: str, batch: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the part `kind` of a finished batch: `ANSWERS`, or a folder of `HEARD`, `QUALITY`."""
-    files.atomic_write_json(self._part(kind, batch), list(rows))
+    storage.atomic_write_json(self._part(kind, batch), list(rows))
 
   def read(self, kind: str, batch: int) -> list[dict[str, Any]]:
     """Reads what `write` wrote.
@@ -135,8 +135,8 @@ def create(folder: Path, settings: Mapping[str, Any], asked: Sequence[Question])
     )
   if known is None and folder.exists() and not _is_ours(folder):
     raise DataError(f'{folder} exists and holds no evaluation: choose another --out.')
-  files.atomic_write_text(folder / QUESTIONS, lines)
-  files.atomic_write_json(path, settings)
+  storage.atomic_write_text(folder / QUESTIONS, lines)
+  storage.atomic_write_json(path, settings)
   return Store(folder, settings, asked)
 
 
@@ -189,7 +189,7 @@ def identity(folder: Path, names: Iterable[str]) -> str:
   for name in sorted(names):
     path = folder / name
     if path.exists():
-      with open(path, 'rb') as f:
+      with path.open('rb') as f:
         size = f.seek(0, 2)
         found.update(f'{name} {size}'.encode())
         for place in np.unique(np.linspace(0, max(0, size - _BLOCK), _SAMPLES).astype(np.int64)):

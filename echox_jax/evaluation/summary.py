@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.errors import DataError
 from echox_jax.evaluation import choice, intervals, judge, listening, questions, rules
 from echox_jax.evaluation import store as store_lib
@@ -310,5 +310,5 @@ def write(store: Store, scores: Mapping[str, Any], rows: Sequence[Row]) -> None:
     )
     for row in rows
   ]
-  files.atomic_write_text(store.folder / store_lib.ROWS, '\n'.join(lines) + '\n')
-  files.atomic_write_json(store.folder / store_lib.SCORES, scores)
+  storage.atomic_write_text(store.folder / store_lib.ROWS, '\n'.join(lines) + '\n')
+  storage.atomic_write_json(store.folder / store_lib.SCORES, scores)

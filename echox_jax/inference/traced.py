@@ -18,7 +18,7 @@ import jax
 from jax import export
 import jaxlib
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.decoding import conversations, generate, sampler, speaking
 from echox_jax.models import adapter
 
@@ -81,7 +81,7 @@ class Traced:
     made = export.export(self._function)(*args)
     program = bytes(made.serialize())
     try:
-      files.atomic_write_bytes(path, hashlib.sha256(program).digest() + program)
+      storage.atomic_write_bytes(path, hashlib.sha256(program).digest() + program)
     except OSError as error:
       _log.warning('the program %s is not kept: %s', self._name, error)
     return made

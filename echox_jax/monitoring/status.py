@@ -7,15 +7,13 @@ checkpoints and of its bad batches, and the heartbeats; and the heartbeats of pr
 from collections.abc import Sequence
 import dataclasses
 import json
-from pathlib import Path
 import re
 from typing import Any
 
-from etils import epath
-
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.monitoring import health
 from echox_jax.parallel import heartbeats
+from echox_jax.storage import Path
 from echox_jax.training import layout, records
 
 _COMMITTED = 'commit_success.txt'  # on object stores Orbax writes it into a complete checkpoint
@@ -45,7 +43,7 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
   Raises:
     DataError: there is no run in `workdir`.
   """
-  folder = epath.Path(workdir)
+  folder = storage.check_readable(workdir)
   found = sorted(path for path in folder.iterdir() if _is_stage(path)) if folder.is_dir() else []
   stages = sorted((_stage(path, now) for path in found), key=lambda stage: stage['began'])
   precompute = _job('precompute', heartbeats.read(folder), now)
@@ -69,11 +67,11 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
   }
 
 
-def _is_stage(folder: epath.Path) -> bool:
+def _is_stage(folder: Path) -> bool:
   return (folder / layout.METRICS).exists() or (folder / heartbeats.FOLDER).is_dir()
 
 
-def _stage(folder: epath.Path, now: float) -> dict[str, Any]:
+def _stage(folder: Path, now: float) -> dict[str, Any]:
   """The state of one stage."""
   kept, beats = records.read(folder / layout.METRICS), heartbeats.read(folder)
   last, evaluated, saved = (records.newest(kept, kind) for kind in ('train', 'eval', 'save'))
@@ -149,17 +147,16 @@ def _state(states: set[str], alive: bool) -> str:
   return heartbeats.STOPPED if heartbeats.STOPPED in states else heartbeats.FINISHED
 
 
-def _checkpoints(folder: epath.Path) -> list[int]:
+def _checkpoints(folder: Path) -> list[int]:
   """Steps of the complete checkpoints."""
-  remote = '://' in str(folder)
   return [
     step
     for step in _numbers(folder, r'(\d+)')
-    if not remote or (folder / str(step) / _COMMITTED).exists()
+    if not storage.is_remote(folder) or (folder / str(step) / _COMMITTED).exists()
   ]
 
 
-def _numbers(folder: epath.Path, pattern: str) -> list[int]:
+def _numbers(folder: Path, pattern: str) -> list[int]:
   """The numbers in the names of files or folders that match the `pattern`."""
   if not folder.is_dir():
     return []
@@ -167,7 +164,7 @@ def _numbers(folder: epath.Path, pattern: str) -> list[int]:
   return [int(match[1]) for match in matches if match]
 
 
-def _json(file: epath.Path) -> dict[str, Any]:
+def _json(file: Path) -> dict[str, Any]:
   try:
     return json.loads(file.read_text('utf-8'))
   except (FileNotFoundError, ValueError):

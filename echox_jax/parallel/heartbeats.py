@@ -13,14 +13,14 @@ import contextlib
 import dataclasses
 import json
 import os
-from pathlib import Path
 import socket
 import sys
 import threading
 import time
 from typing import Any
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
+from echox_jax.storage import Path
 
 FOLDER = 'heartbeats'
 RUNNING, FINISHED, STOPPED, FAILED = 'running', 'finished', 'stopped', 'failed'
@@ -244,7 +244,7 @@ class Heartbeat:
   def _write(self) -> None:
     self._set(time=time.time())
     with self._reported():
-      files.atomic_write_json(self._file, dataclasses.asdict(self._beat))
+      storage.atomic_write_json(self._file, dataclasses.asdict(self._beat))
 
   @contextlib.contextmanager
   def _reported(self) -> Iterator[None]:
@@ -264,7 +264,11 @@ def read(folder: Path) -> list[Beat]:
 
 
 def _paths(folder: Path) -> list[Path]:
-  return [path for path in folder.glob('*.json') if path.name.split('.')[0].isdecimal()]
+  return [
+    path
+    for path in storage.children(folder)
+    if path.suffix == '.json' and path.name.split('.')[0].isdecimal()
+  ]
 
 
 def _read(file: Path) -> Beat | None:

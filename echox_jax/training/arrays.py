@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 import math
-from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -10,8 +9,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.models.trees import Tree, flatten, unflatten
+from echox_jax.storage import Path
 
 
 def write(path: Path, tree: Tree) -> None:
@@ -21,7 +21,7 @@ def write(path: Path, tree: Tree) -> None:
   Raises:
     CheckpointError: the folder cannot be written.
   """
-  path = Path(path).absolute()
+  path = storage.absolute(path)
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       checkpointer.save(epath.Path(path), args=ocp.args.PyTreeSave(tree))
@@ -93,7 +93,7 @@ def damaged(path: Path, error: Exception) -> errors.CheckpointError:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-  path = Path(path).absolute()
+  path = storage.absolute(path)
   try:
     return flatten(ocp.PyTreeCheckpointHandler().metadata(epath.Path(path)).tree)
   except Exception as error:
@@ -101,7 +101,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _restore(path: Path, args: ocp.args.PyTreeRestore) -> Tree:
-  path = Path(path).absolute()
+  path = storage.absolute(path)
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       return checkpointer.restore(epath.Path(path), args=args)

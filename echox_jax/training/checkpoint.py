@@ -13,7 +13,6 @@ be resumed.
 from collections.abc import Iterable, Mapping
 import dataclasses
 import json
-from pathlib import Path
 import time
 from typing import Any, NamedTuple, TypeVar
 import uuid
@@ -22,8 +21,9 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.models.trees import Tree, flatten, unflatten
+from echox_jax.storage import Path
 from echox_jax.training import arrays, layout
 from echox_jax.training import frozen as frozen_lib
 
@@ -60,7 +60,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: Path, keep: int):
-    self._folder = Path(folder).absolute() / FOLDER
+    self._folder = storage.absolute(folder) / FOLDER
     self._manager = _manager(
       # remove temporary files of killed runs
       self._folder,
@@ -202,29 +202,29 @@ def save_params(folder: Path, params: Tree) -> None:
   Raises:
     CheckpointError: the parameters cannot be written.
   """
-  arrays.write(Path(folder) / FOLDER / '0' / 'params', params)
+  arrays.write(storage.path(folder) / FOLDER / '0' / 'params', params)
 
 
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
   """Marks the stage in `folder` as finished with a new `id`, so that later stages can tell whether
   it was retrained.
   """
-  files.atomic_write_json(Path(folder) / FINISHED, summary | {'id': uuid.uuid4().hex})
+  storage.atomic_write_json(storage.path(folder) / FINISHED, summary | {'id': uuid.uuid4().hex})
 
 
 def unmark_finished(folder: Path) -> None:
   """Removes the mark, because the stage is trained further."""
-  (Path(folder) / FINISHED).unlink(missing_ok=True)
+  (storage.path(folder) / FINISHED).unlink(missing_ok=True)
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
   """Returns the summary of a finished stage; None if the stage is not finished."""
   try:
-    return json.loads((Path(folder) / FINISHED).read_text('utf-8'))
+    return json.loads((storage.path(folder) / FINISHED).read_text('utf-8'))
   except (FileNotFoundError, NotADirectoryError):
     return None
   except ValueError as error:
-    raise arrays.damaged(Path(folder) / FINISHED, error) from error
+    raise arrays.damaged(storage.path(folder) / FINISHED, error) from error
 
 
 def param_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -317,7 +317,7 @@ def _open(stage: Path, folder: Path) -> _Saved:
   """Opens the checkpoint in `folder` without reading its arrays."""
   reference = _reference(folder)
   return _Saved(
-    Path(stage),
+    storage.path(stage),
     folder,
     reference,
     arrays.shapes(folder / 'params'),
@@ -337,7 +337,7 @@ def _manager(folder: Path, **options) -> ocp.CheckpointManager:
 
 def _latest(folder: Path) -> Path:
   """Returns the folder of the newest step of the stage in `folder`."""
-  folder = Path(folder).absolute() / FOLDER
+  folder = storage.absolute(folder) / FOLDER
   steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
   if not steps:
     raise errors.CheckpointError(f'{folder} has no checkpoint: train the stage first.')
@@ -348,7 +348,7 @@ def _reference(step: Path) -> dict[str, str] | None:
   """Returns the frozen parameters' reference in the checkpoint folder `step`; None if the
   checkpoint holds all parameters.
   """
-  if not (step / 'meta').is_dir():
+  if not storage.exists(step / 'meta'):
     return None
   try:
     return (

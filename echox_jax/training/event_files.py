@@ -7,10 +7,12 @@ had no event file gets a complete one.
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+import pathlib
+import tempfile
 from typing import Any
 
-from echox_jax import errors
+from echox_jax import errors, storage
+from echox_jax.storage import Path
 
 FOLDER = 'tensorboard'
 _KINDS = ('train', 'eval')
@@ -33,10 +35,19 @@ class EventFiles:
     check_installed()
     from tensorboardX import SummaryWriter
 
-    for old in Path(folder).glob('events.out.tfevents.*'):
-      old.unlink()
+    folder = storage.path(folder)
+    for old in storage.children(folder):
+      if old.name.startswith('events.out.tfevents.'):
+        old.unlink()
+    # A bucket gets a copy of what is written here.
+    self._here = tempfile.TemporaryDirectory() if storage.is_remote(folder) else None
+    place = self._here.name if self._here else str(folder)
     # A running TensorBoard drops what it has read from `purge_step` on; 0 drops everything.
-    self._writer = SummaryWriter(str(folder), purge_step=0, flush_secs=_FLUSH_SECONDS)
+    self._writer = SummaryWriter(place, purge_step=0, flush_secs=_FLUSH_SECONDS)
+    self._copy = None
+    if self._here:
+      (file,) = pathlib.Path(place).iterdir()
+      self._copy = storage.Rewritten(folder / file.name, file.read_bytes)
     for record in records:
       self.add(record)
 
@@ -47,10 +58,15 @@ class EventFiles:
     for name, value in record.items():
       if isinstance(value, (int, float)) and name not in _NO_SCALARS:
         self._writer.add_scalar(f'{record["kind"]}/{name}', value, record['step'], record['time'])
+    if self._copy:
+      self._copy.changed()
 
   def close(self) -> None:
     """Flushes pending records and closes the file."""
     self._writer.close()
+    if self._copy:
+      self._copy.close()
+      self._here.cleanup()
 
 
 def check_installed() -> None:

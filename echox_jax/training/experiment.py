@@ -61,6 +61,8 @@ class DataConfig:
   max_row_states / 1500 of them.
   `buckets`: lengths in states; the clips of a batch are padded to the first bucket that fits them
   all. The last bucket is `max_states`.
+  `cache_gigabytes`: local disk for copies of data sets in a bucket; 0 = each record is read there.
+  `cache_folder`: where; empty = `~/.cache/echox-jax/records`.
   """
 
   sets: tuple[str, ...] = ()
@@ -81,6 +83,8 @@ class DataConfig:
   max_row_states: int = 4500
   buckets: tuple[int, ...] = ()
   augment: AugmentConfig = AugmentConfig()
+  cache_gigabytes: float = 0.0
+  cache_folder: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

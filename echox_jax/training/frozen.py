@@ -13,17 +13,16 @@ from collections.abc import Callable, Collection, Mapping
 import hashlib
 import json
 import math
-from pathlib import Path
-import shutil
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.models.trees import Tree, flatten
 from echox_jax.parallel import distributed
+from echox_jax.storage import Path
 from echox_jax.training import arrays
 
 FOLDER, PARAMS, SUMS = 'frozen', 'params', 'checksums.json'
@@ -56,15 +55,15 @@ def write(stage: Path, frozen: Tree) -> dict[str, str] | None:
   sums = jax.device_get({path: device_sum(leaf) for path, leaf in leaves.items()})
   entries = {path: _entry(leaf, sums[path]) for path, leaf in leaves.items()}
   identity = _digest(entries)
-  folder = Path(stage).absolute() / FOLDER / identity
-  if not (folder / SUMS).is_file():
+  folder = storage.absolute(stage) / FOLDER / identity
+  if not storage.is_file(folder / SUMS):
     if distributed.is_first():
       # left by a run that stopped before its first checkpoint
-      shutil.rmtree(folder.parent, ignore_errors=True)
+      storage.remove_tree(folder.parent)
     distributed.barrier('frozen')
     arrays.write(folder / PARAMS, frozen)
     if distributed.is_first():
-      files.atomic_write_json(folder / SUMS, entries)
+      storage.atomic_write_json(folder / SUMS, entries)
     distributed.barrier('frozen written')
   return {'folder': f'{FOLDER}/{identity}', 'checksum': identity}
 
@@ -144,7 +143,7 @@ def _digest(entries: Mapping[str, Any]) -> str:
 
 
 def _folder(stage: Path, reference: Reference) -> Path:
-  return Path(stage).absolute() / reference['folder']
+  return storage.absolute(stage) / reference['folder']
 
 
 def _entries(stage: Path, reference: Reference) -> Entries:

@@ -5,15 +5,15 @@ groups.
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import errors, tensor_files
+from echox_jax import errors, storage, tensor_files
 from echox_jax.models.trees import flatten
 from echox_jax.parallel import placing
+from echox_jax.storage import Path
 from echox_jax.training import checkpoint, stages
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -54,9 +54,9 @@ def open_sources(
     CheckpointError: a predecessor is not finished, or a folder has no checkpoint to start from.
   """
   init = experiment.train.init_from or stage.starts_from
-  return (
-    None if init == (SCRATCH,) else [open_source(entry, stage, Path(workdir)) for entry in init]
-  )
+  if init == (SCRATCH,):
+    return None
+  return [open_source(entry, stage, storage.path(workdir)) for entry in init]
 
 
 def load_initial(
@@ -172,16 +172,16 @@ def open_source(entry: str, stage: stages.Stage, workdir: Path) -> ParamSource:
   """Opens the source that an entry of `init_from` names: a finished stage, another stage folder, or
   an exported or imported model.
   """
-  folder = workdir / entry if entry in stages.STAGES else Path(entry)
+  folder = workdir / entry if entry in stages.STAGES else storage.check_readable(entry)
   if entry in stages.STAGES and checkpoint.read_finished(folder) is None:
     raise errors.CheckpointError(
       f'stage `{stage.name}` starts from `{entry}`, but {workdir} has no finished checkpoint of '
       'it: '
       f'run `python -m launch.train --config=...:{entry} --workdir={workdir}` first.'
     )
-  if (folder / WEIGHTS).is_file():
+  if storage.is_file(folder / WEIGHTS):
     return _safetensors(folder / WEIGHTS)
-  if not (folder / checkpoint.FOLDER).is_dir():
+  if not storage.exists(folder / checkpoint.FOLDER):
     raise errors.CheckpointError(
       f'train.init_from names {entry!r}, which is neither a stage nor the folder of a trained '
       f'stage or exported model: use one of {", ".join(stages.STAGES)}, a folder, or {SCRATCH}.'

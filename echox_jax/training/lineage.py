@@ -1,10 +1,11 @@
 """Tracks the checkpoints that a stage was trained from, and whether they were retrained since."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 import sys
 
+from echox_jax import storage
 from echox_jax.parallel import distributed
+from echox_jax.storage import Path
 from echox_jax.training import checkpoint, stages
 
 
@@ -29,8 +30,9 @@ def outdated(
       training.
   """
   if trained_from is None:
-    trained_from = (checkpoint.read_finished(Path(workdir) / stage) or {}).get('sources', {})
-  return list(dict.fromkeys(_outdated(Path(workdir), stage, trained_from)))
+    finished = checkpoint.read_finished(storage.path(workdir) / stage) or {}
+    trained_from = finished.get('sources', {})
+  return list(dict.fromkeys(_outdated(storage.path(workdir), stage, trained_from)))
 
 
 def warn(workdir: str | Path, stage: str, trained_from: Mapping[str, str] | None = None) -> None:
@@ -54,4 +56,4 @@ def _outdated(workdir: Path, stage: str, trained_from: Mapping[str, str]) -> Ite
 
 
 def _folder(workdir: str | Path, entry: str) -> Path:
-  return Path(workdir) / entry if entry in stages.STAGES else Path(entry)
+  return storage.path(workdir) / entry if entry in stages.STAGES else storage.path(entry)

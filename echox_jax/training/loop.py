@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import json
-from pathlib import Path
 import time
 from typing import Any
 
@@ -13,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import config as config_lib
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.parallel import chips, distributed, heartbeats, sharding
+from echox_jax.storage import Path
 from echox_jax.training import (
   checkpoint,
   event_files,
@@ -47,6 +47,8 @@ _FREE = (
   'data_dir',
   'heartbeat_seconds',
   'data.workers',
+  'data.cache_gigabytes',
+  'data.cache_folder',
   'data.eval_sets',
   'train.eval_every',
   'train.eval_batches',
@@ -94,9 +96,10 @@ def train(
   validation.check(experiment)
   if experiment.train.tensorboard:
     event_files.check_installed()
-  folder = Path(workdir) / stage.name
+  workdir = storage.path(workdir)
+  folder = workdir / stage.name
   if distributed.is_first():
-    files.remove_leftovers(folder)
+    storage.remove_leftovers(folder)
   finished = checkpoint.read_finished(folder)
   if finished is not None:
     check_config(folder / layout.CONFIG, experiment)
@@ -127,8 +130,8 @@ def train(
       sources = init_from.open_sources(stage, experiment, workdir)
     skip = experiment.train.skip_batches
     rows = distributed.rows_of_process(sharding.batch_sharding(mesh), experiment.train.batch_size)
-    iterator = iterator_factory(experiment, Path(workdir), rows)
-    held_out = validation.read_batches(experiment, mesh, Path(workdir), iterator_factory)
+    iterator = iterator_factory(experiment, workdir, rows)
+    held_out = validation.read_batches(experiment, mesh, workdir, iterator_factory)
     if done is None:
       trained_from = lineage.sources(experiment.train.init_from or stage.starts_from, workdir)
       current = state.create_state(stage, experiment, mesh, sources, packaged_encoder)
@@ -142,7 +145,7 @@ def train(
     lineage.warn(workdir, stage.name, trained_from)
     distributed.barrier('read')  # no process writes before all have read
     if distributed.is_first():
-      files.atomic_write_json(folder / layout.CONFIG, config_lib.to_dict(experiment))
+      storage.atomic_write_json(folder / layout.CONFIG, config_lib.to_dict(experiment))
       checkpoint.unmark_finished(folder)
 
     train_step, compiled = step.make_train_step(stage, experiment, mesh), {}

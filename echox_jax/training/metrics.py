@@ -17,9 +17,7 @@ checkpoints. If the FLOPs of a step are known, there are
 
 from collections.abc import Iterable
 import dataclasses
-import json
 import math
-from pathlib import Path
 import sys
 import time
 from typing import Any
@@ -27,7 +25,8 @@ from typing import Any
 import jax
 import tqdm
 
-from echox_jax import errors
+from echox_jax import errors, storage
+from echox_jax.storage import Path
 from echox_jax.training import checkpoint, event_files, not_finite, records
 
 _SUMS = ('tokens', 'audio_seconds')
@@ -61,9 +60,11 @@ class Metrics:
     started: float | None = None,
     events: Path | None = None,
   ):
-    self._file, self._stage, self._writes = Path(file), stage, jax.process_index() == 0
+    self._stage, self._writes = stage, jax.process_index() == 0
     self._peak_flops = peak_flops
-    kept = records.truncate(self._file, step) if self._writes else []
+    kept = records.kept(file, step) if self._writes else []
+    content = ''.join(map(records.line, kept))
+    self._lines = storage.Lines(file, content) if self._writes else None
     self.last, self.last_evaluation = (records.newest(kept, kind) for kind in ('train', 'eval'))
     self._saving = sum(record['wait_seconds'] for record in kept if record['kind'] == 'save')
     self._events = event_files.EventFiles(events, kept) if events and self._writes else None
@@ -180,11 +181,17 @@ class Metrics:
     self._show()
     self._begin()
 
+  def sync(self) -> None:
+    """Returns when all records are in the file."""
+    if self._lines:
+      self._lines.flush()
+
   def close(self) -> None:
-    """Closes the progress bar and the event files."""
+    """Closes the progress bar, the file and the event files."""
     self.bar.close()
-    if self._events:
-      self._events.close()
+    for file in (self._lines, self._events):
+      if file:
+        file.close()
 
   def _show(self) -> None:
     """Shows the newest losses after the progress bar."""
@@ -194,8 +201,7 @@ class Metrics:
     )
 
   def _write(self, record: dict[str, Any]) -> None:
-    if self._writes:
-      with open(self._file, 'a', encoding='utf-8') as f:
-        f.write(json.dumps(record) + '\n')
+    if self._lines:
+      self._lines.add(records.line(record))
       if self._events:
         self._events.add(record)

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.parallel import distributed
 from echox_jax.training import keys, layout, skipping
 from echox_jax.training.experiment import ExperimentConfig
@@ -86,7 +86,7 @@ def explain(
   file = folder / layout.BAD_BATCHES / f'batch-{number}.json'
   if distributed.is_first():
     key = jax.random.key_data(keys.step_key(experiment.seed, error.step - 1))
-    files.atomic_write_json(
+    storage.atomic_write_json(
       file,
       {
         'stage': experiment.stage,

@@ -1,10 +1,10 @@
 """The records of a run in its metrics file (see `metrics`); reading them needs no JAX."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from echox_jax import files
+from echox_jax import storage
+from echox_jax.storage import Path
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -12,8 +12,8 @@ def read(file: Path) -> list[dict[str, Any]]:
   file.
   """
   records = []
-  if Path(file).exists():
-    for line in Path(file).read_text('utf-8').splitlines():
+  if storage.is_file(file):
+    for line in storage.path(file).read_text('utf-8').splitlines():
       try:
         records.append(json.loads(line))
       except ValueError:
@@ -21,11 +21,14 @@ def read(file: Path) -> list[dict[str, Any]]:
   return records
 
 
-def truncate(file: Path, step: int) -> list[dict[str, Any]]:
-  """Drops the records after `step` (all of them for a new run); returns the others."""
-  kept = [record for record in read(file) if step and record['step'] <= step]
-  files.atomic_write_text(file, ''.join(json.dumps(record) + '\n' for record in kept))
-  return kept
+def kept(file: Path, step: int) -> list[dict[str, Any]]:
+  """Returns the records that a run which resumes at `step` keeps; none for a new run."""
+  return [record for record in read(file) if step and record['step'] <= step]
+
+
+def line(record: dict[str, Any]) -> str:
+  """Returns the line of a record."""
+  return json.dumps(record) + '\n'
 
 
 def newest(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ Losses are means weighted by tokens and counts are sums, as in training (see `st
 
 from collections.abc import Callable, Iterator
 import dataclasses
-from pathlib import Path
 import sys
 import time
 from typing import Any
@@ -32,6 +31,7 @@ import numpy as np
 from echox_jax import errors
 from echox_jax.models.trees import merge
 from echox_jax.parallel import distributed, sharding
+from echox_jax.storage import Path
 from echox_jax.training import metrics, stages, step
 from echox_jax.training.experiment import AugmentConfig, ExperimentConfig
 from echox_jax.training.state import TrainState

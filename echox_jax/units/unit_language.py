@@ -11,13 +11,12 @@ import dataclasses
 import functools
 import json
 import os
-from pathlib import Path
 import re
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.config import UnitFitConfig, UnitsConfig
 from echox_jax.models.arrays import Int
 from echox_jax.units import bpe, ngram, ngram_fit
@@ -130,7 +129,7 @@ class UnitLanguage:
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes one JSON file."""
-    files.atomic_write_json(
+    storage.atomic_write_json(
       path,
       {
         'kind': self.kind,
@@ -148,7 +147,7 @@ class UnitLanguage:
       CheckpointError: the file is missing or damaged.
     """
     try:
-      saved = json.loads(Path(path).read_text('utf-8'))
+      saved = json.loads(storage.path(path).read_text('utf-8'))
       words = tuple(tuple(map(int, word.split(SEPARATOR)[1:])) for word in saved['vocabulary'])
       return cls(
         saved['kind'], saved['num_units'], _KINDS[saved['kind']].from_json(words, saved['model'])

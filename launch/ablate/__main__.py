@@ -17,7 +17,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from launch import cli
 from launch.ablate import presets, work
 
@@ -30,14 +30,18 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--out', required=True, type=Path, help='folder to write')
+  parser.add_argument('--out', required=True, type=storage.local_only, help='folder to write')
   parser.add_argument(
     '--preset',
     default='nano',
     help=f'{", ".join(presets.PRESETS)} (default %(default)s; see launch/ablate/presets.py)',
   )
   parser.add_argument(
-    '--from', dest='given', type=Path, metavar='DIR', help='folder of a finished `make demo`'
+    '--from',
+    dest='given',
+    type=storage.local_only,
+    metavar='DIR',
+    help='folder of a finished `make demo`',
   )
   parser.add_argument('--list', action='store_true', help='only list the cells')
   args = parser.parse_args(argv)
@@ -68,7 +72,7 @@ def check_same(out: Path, preset: presets.Preset, given: Path | None) -> None:
   wanted |= {'from': str(given.absolute()) if given else None}
   wanted = json.loads(json.dumps(wanted))
   if not path.exists():
-    files.atomic_write_json(path, wanted)
+    storage.atomic_write_json(path, wanted)
   try:
     before = json.loads(path.read_text('utf-8'))
   except ValueError:

@@ -16,7 +16,7 @@ import jax
 from data_pipeline import batches, dataset, precompute
 from data_pipeline.corpus import build
 import echox_jax
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.conversion import assemble, exporters, whisper_ct2
 from echox_jax.conversion import source as source_lib
 from echox_jax.training import checkpoint, loop
@@ -122,7 +122,7 @@ class Cells:
   def _untrained(self) -> None:
     folder = self.out / 'cells' / UNTRAINED
     source = source_lib.of_assembled(self.base, *assemble.assemble_untrained(self.base))
-    with files.atomic_dir(folder / 'model') as beside:
+    with storage.atomic_dir(folder / 'model') as beside:
       exporters.to_safetensors(beside, source)
     self._ask(UNTRAINED, answering.in_batches)
 
@@ -142,7 +142,8 @@ class Cells:
       if shared not in own:
         link(self.base / shared, folder / shared)
     if part == 'precompute' and not (folder / 'precomputed').exists():
-      with files.atomic_dir(folder / 'precomputed') as beside:  # states need not be computed again
+      # states need not be computed again
+      with storage.atomic_dir(folder / 'precomputed') as beside:
         shutil.copytree(self.base / 'precomputed', beside, dirs_exist_ok=True)
     options = (*variant.model, *(variant.t2c if part == 't2c' else ()))
     self._part(part, folder, options)
@@ -174,7 +175,7 @@ class Cells:
 
   def _write(self, name: str, records) -> None:
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    files.atomic_write_text(self.out / 'cells' / name / ANSWERS, '\n'.join(lines) + '\n')
+    storage.atomic_write_text(self.out / 'cells' / name / ANSWERS, '\n'.join(lines) + '\n')
 
   # Training.
 

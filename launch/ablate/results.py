@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from echox_jax import files
+from echox_jax import storage
 from echox_jax.evaluation import ablation, figures
 from launch.ablate.cells import UNTRAINED, cell_name
 from launch.ablate.presets import AS_BASE, BASE, QUESTIONS, Preset, Variant
@@ -31,8 +31,8 @@ def write(preset: Preset, out: Path, read: Read, seconds: Mapping[str, float]) -
     parts.append(ablation.markdown(some, timed=block == 'e'))
     parts.append(ablation.in_words(QUESTIONS[block], some))
   text = '# Ablations\n\n' + '\n\n'.join(part.strip() for part in parts) + '\n'
-  files.atomic_write_text(out / 'results.md', text)
-  files.atomic_write_json(
+  storage.atomic_write_text(out / 'results.md', text)
+  storage.atomic_write_json(
     out / 'results.json',
     {
       'blocks': {
@@ -49,10 +49,10 @@ def write(preset: Preset, out: Path, read: Read, seconds: Mapping[str, float]) -
     for block, some in blocks.items()
     if block != 'e'
   }
-  files.atomic_write_bytes(out / 'shares.png', figures.shares(panels))
+  storage.atomic_write_bytes(out / 'shares.png', figures.shares(panels))
   points = [(one.what, one.lag, _shown(one)) for one in blocks['e']]
   picture = figures.latency(points, 'text tokens before the first slice is cut')
-  files.atomic_write_bytes(out / 'latency.png', picture)
+  storage.atomic_write_bytes(out / 'latency.png', picture)
   return text
 
 

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 import time
 
-from echox_jax import files
+from echox_jax import storage
 
 _POLL_SECONDS = 1.0
 
@@ -61,7 +61,7 @@ def _try(task: Task, folder: Path, place: str, tell: Callable[[str], None]) -> b
     tell(f'[{place}] {task.name}')
     began = time.time()
     task.run()
-    files.atomic_write_json(_note(folder, task.name), {'seconds': round(time.time() - began, 1)})
+    storage.atomic_write_json(_note(folder, task.name), {'seconds': round(time.time() - began, 1)})
     return True
 
 

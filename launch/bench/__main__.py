@@ -8,9 +8,8 @@ figures in FILE.
 
 import argparse
 import json
-from pathlib import Path
 
-from echox_jax import files
+from echox_jax import storage
 from launch import cli
 from launch.bench import (
   corpus,
@@ -53,14 +52,17 @@ def main() -> None:
     )
     command.set_defaults(measure=module.measure)
     command.add_argument(
-      '--json', type=Path, metavar='FILE', help='also write the figures to this file'
+      '--json',
+      type=storage.check_writable,
+      metavar='FILE',
+      help='also write the figures to this file',
     )
     module.add_options(command)
   options = parser.parse_args()
   figures = options.measure(options)
   print(json.dumps(figures, indent=2))
   if options.json:
-    files.atomic_write_json(options.json, figures)
+    storage.atomic_write_json(options.json, figures)
 
 
 if __name__ == '__main__':

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import audio, errors
+from echox_jax import audio, errors, storage
 from echox_jax.serving.resampling import Stream
 
 _SILENCE = 0.5  # seconds that end a turn
@@ -43,13 +43,16 @@ _WRITTEN = 'What is the capital of Norway?'
 def add_options(command: argparse.ArgumentParser) -> None:
   """Adds the options of this measurement."""
   command.add_argument(
-    '--checkpoint', type=Path, default=Path('out/demo/model'), help='default %(default)s'
+    '--checkpoint',
+    type=storage.check_readable,
+    default='out/demo/model',
+    help='default %(default)s',
   )
   command.add_argument(
     '--questions',
-    type=Path,
+    type=storage.check_readable,
     nargs='+',
-    default=[Path('out/demo/question.wav')],
+    default=[storage.path('out/demo/question.wav')],
     metavar='FILE',
     help='recorded questions (default out/demo/question.wav, of `make demo`)',
   )

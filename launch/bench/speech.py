@@ -1,13 +1,12 @@
 """Speech for measurements: the clips of a data set, joined to passages of the requested length."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from data_pipeline import dataset
 from data_pipeline.selection import split_name
-from echox_jax import audio, errors, rates
+from echox_jax import audio, errors, rates, storage
 
 
 def add_options(
@@ -16,8 +15,8 @@ def add_options(
   """Adds options for the source and the amount of speech."""
   command.add_argument(
     '--data',
-    type=Path,
-    default=Path('out/demo/data'),
+    type=storage.check_readable,
+    default='out/demo/data',
     help='folder of data sets (default %(default)s, of `make demo`)',
   )
   command.add_argument('--set', default=name, help='data set and split (default %(default)s)')

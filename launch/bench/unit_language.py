@@ -13,7 +13,6 @@ and real sequences units -> words -> units is exact in that language; `hours` of
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 import time
 from typing import Any
 
@@ -22,10 +21,11 @@ from tqdm import tqdm
 
 from data_pipeline import dataset
 from data_pipeline.selection import split_name
-from echox_jax import files, rates
+from echox_jax import rates, storage
 from echox_jax.config import UnitsConfig
 from echox_jax.errors import DataError
 from echox_jax.evaluation import figures
+from echox_jax.storage import Path
 from echox_jax.units import unit_language
 from echox_jax.units.kmeans import reduce_units
 
@@ -36,7 +36,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
   """Adds the options of this measurement."""
   command.add_argument(
     '--units',
-    type=Path,
+    type=storage.check_readable,
     required=True,
     metavar='DIR',
     help='folder that `python -m launch.precompute` wrote (out/demo/precomputed)',
@@ -69,7 +69,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
     help='random sequences, and real ones, to check (default %(default)s)',
   )
   command.add_argument(
-    '--figure', type=Path, metavar='FILE.png', help='draw the curves (needs the extra `demo`)'
+    '--figure',
+    type=storage.check_writable,
+    metavar='FILE.png',
+    help='draw the curves (needs the extra `demo`)',
   )
 
 
@@ -104,7 +107,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
       chosen = language, row
   language, row = chosen
   if options.figure:
-    files.atomic_write_bytes(options.figure, figures.unit_languages(rows))
+    storage.atomic_write_bytes(options.figure, figures.unit_languages(rows))
   return {
     'units_per_second': round(rate[options.fitted], 2),
     'hours': {name: round(value / 3600, 3) for name, value in seconds.items()},

@@ -7,13 +7,13 @@ Prints lines of JSON: `restored` (step), then `batch` (number of the step, its r
 import dataclasses
 import json
 import os
-from pathlib import Path
 import sys
 import time
 
 import jax
 
 from data_pipeline import batches
+from echox_jax import storage
 from echox_jax.training import loop
 from echox_jax.training.experiment import DataConfig
 from tests.helpers import training_jobs
@@ -52,8 +52,9 @@ class Rows:
 
 
 def main() -> None:
-  workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
-  jax.config.update('jax_compilation_cache_dir', str(workdir / 'compiled'))
+  workdir, steps = storage.path(sys.argv[1]), int(sys.argv[2])
+  if not storage.is_remote(workdir):
+    jax.config.update('jax_compilation_cache_dir', str(workdir / 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   job = training_jobs.experiment(
     steps=steps, vocab_size=VOCABULARY, log_every=2, checkpoint_every=4, batch_size=BATCH

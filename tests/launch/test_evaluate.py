@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import dataset, schema
-from echox_jax import errors, files
+from echox_jax import errors, storage
 from echox_jax.evaluation import scores
 from launch import evaluate
 from tests.helpers import tiny_model
@@ -92,7 +92,7 @@ def workdir(tmp_path):
   )
   dataset.write_dataset(tmp_path / 'data', 'questions', {'test': map(question, range(4))})
   dataset.write_dataset(tmp_path / 'precomputed', 'answers', {'holdout': [answer]})
-  files.atomic_write_json(
+  storage.atomic_write_json(
     tmp_path / 'precomputed' / 'precompute.json',
     {'report': {'units_per_second': 28.0, 'unit_words_per_second': 13.0}},
   )

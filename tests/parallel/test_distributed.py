@@ -17,6 +17,7 @@ import pytest
 from echox_jax import errors
 from echox_jax.parallel import distributed
 from echox_jax.parallel.distributed import Join
+from echox_jax.storage import writes
 from echox_jax.training import checkpoint, profiling, records
 from tests.helpers.processes import start_job
 
@@ -347,7 +348,7 @@ def test_fewer_devices_go_on_where_two_processes_stopped_and_back(run, alone, st
   (workdir_one, one), (workdir_two, two) = alone, stopped
   (step,) = two['saved']
   shutil.copytree(workdir_two, tmp_path, dirs_exist_ok=True)
-  leftover = tmp_path / 'text' / '.config.json.999999999.tmp'
+  leftover = tmp_path / 'text' / f'.config.json.{writes.host()}.4194305.{0:012x}.tmp'
   leftover.write_text('{')
   (tmp_path / 'text' / 'checkpoints' / f'{step + 1}.orbax-checkpoint-tmp').mkdir()
   fewer = run(tmp_path, mesh={'data': 2, 'fsdp': 2}, devices=4, code=143, stop=0, after=step + 2)

@@ -16,8 +16,9 @@ import pytest
 
 from data_pipeline import dataset
 from data_pipeline.schema import Example, Turn
+from echox_jax import storage
 from echox_jax.tokenizer import train_tokenizer
-from echox_jax.training import checkpoint
+from echox_jax.training import checkpoint, metrics
 from tests.helpers.paths import ROOT
 
 KILLS, STEPS, ITEMS = 20, 400, 60  # no kill comes after more than 19 steps
@@ -41,9 +42,9 @@ def prepare(folder):
   return folder
 
 
-def run(folder, moment=None):
+def run(folder, moment=None, steps=STEPS):
   """What a run printed; killed `seconds` after its n-th line where `moment` is (n, seconds)."""
-  command = [sys.executable, '-m', 'tests.helpers.killed_jobs', str(folder), str(STEPS)]
+  command = [sys.executable, '-m', 'tests.helpers.killed_jobs', str(folder), str(steps)]
   process = subprocess.Popen(
     command,
     cwd=ROOT,
@@ -91,3 +92,28 @@ def test_killed_at_twenty_moments(tmp_path):
     np.testing.assert_array_equal,
     *(checkpoint.load_groups(folder / 'text', ['llm']) for folder in (whole, killed)),
   )
+
+
+@pytest.mark.parametrize('kills', [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_killed_in_a_bucket(tmp_path, bucket_folder, kills):
+  """Training that is killed with a bucket as its working folder ends as on local disk, with the
+  records of every step.
+  """
+  steps, rng = 8 * kills + 4, np.random.default_rng(kills)
+  whole, killed = prepare(tmp_path), prepare(storage.path(bucket_folder))
+  run(whole, steps=steps)
+  for kill in range(kills):
+    # the first after the checkpoint of step 4
+    lines = run(killed, (6, 0.05) if not kill else (8, float(rng.uniform(0, 0.4))), steps)
+    assert not kill or lines[0][0] == 'restored'
+  restored, *_, last = run(killed, steps=steps)
+  assert restored[0] == 'restored' and restored[1] >= 4 and last == ['finished']
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    *(checkpoint.load_groups(folder / 'text', ['llm']) for folder in (whole, killed)),
+  )
+  kept = [
+    [(r['step'], r['loss']) for r in metrics.read(folder / 'text' / 'metrics.jsonl') if 'loss' in r]
+    for folder in (whole, killed)
+  ]
+  assert kept[0] == kept[1] and [step for step, _ in kept[0]] == list(range(2, steps + 1, 2))

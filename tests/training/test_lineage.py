@@ -1,10 +1,5 @@
-"""A stage whose source was trained again is noticed; so is what a killed writer left."""
+"""A stage whose source was trained again is noticed."""
 
-import os
-import subprocess
-import sys
-
-from echox_jax import files
 from echox_jax.training import checkpoint, lineage
 
 
@@ -41,29 +36,3 @@ def test_folders_that_are_no_finished_stage_have_no_past(tmp_path):
     str(tmp_path / 'elsewhere')
   }
   assert lineage.outdated(tmp_path, 'text') == []
-
-
-def test_leftovers_of_the_dead_go_and_what_the_living_write_stays(tmp_path):
-  gone = subprocess.run(
-    [sys.executable, '-c', 'import os; print(os.getpid())'],
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.strip()
-  for name in ('model', 'data'):
-    (tmp_path / f'.{name}.{gone}.tmp').mkdir()
-  (tmp_path / f'.config.json.{gone}.tmp').write_text('{')
-  (tmp_path / f'.model.{os.getppid()}.tmp').mkdir()
-  (tmp_path / '.hidden').mkdir()
-  (tmp_path / f'.kept.{gone}.old').mkdir()  # killed between two renames: the only copy
-  with files.atomic_dir(tmp_path / 'model') as beside:
-    (beside / 'a').write_text('a')
-  assert (tmp_path / 'model' / 'a').exists() and not (tmp_path / f'.model.{gone}.tmp').exists()
-  assert (tmp_path / f'.data.{gone}.tmp').exists()  # not of this name
-  files.remove_leftovers(tmp_path)
-  assert {path.name for path in tmp_path.iterdir()} == {
-    'model',
-    'kept',
-    '.hidden',
-    f'.model.{os.getppid()}.tmp',
-  }

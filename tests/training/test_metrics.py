@@ -1,8 +1,10 @@
 """What a run tells about its speed."""
 
+import jax
 import pytest
 
-from echox_jax.training import metrics
+from echox_jax import storage
+from echox_jax.training import metrics, profiling
 
 
 class _Clock:
@@ -45,3 +47,26 @@ def test_flops_become_rates(tmp_path, monkeypatch):
   log = metrics.Metrics(tmp_path / 'other.jsonl', 'text', 0, 10)
   assert not {'mfu', 'model_flops_per_second'} & _window(log, clock, 2, 2.0).keys()
   log.close()
+
+
+def test_metrics_event_files_and_traces_in_a_bucket(bucket_folder, monkeypatch):
+  clock, folder = _Clock(monkeypatch), storage.path(bucket_folder)
+  file, events = folder / 'metrics.jsonl', folder / 'tensorboard'
+  log = metrics.Metrics(file, 'text', 0, 10, events=events)
+  _window(log, clock, 2, 1.0)
+  _window(log, clock, 4, 1.0)
+  log.sync()
+  assert [record['step'] for record in metrics.read(file)] == [2, 4]
+  log.close()
+  (first,) = storage.children(events)
+  assert b'train/loss' in first.read_bytes()
+  log = metrics.Metrics(file, 'text', 2, 10, events=events)  # goes on from a checkpoint
+  _window(log, clock, 4, 1.0)
+  log.close()
+  assert [record['step'] for record in metrics.read(file)] == [2, 4]
+  (second,) = storage.children(events)
+  assert second != first and second.read_bytes().count(b'train/loss') == 2
+  with profiling.Trace(folder / 'profile', (0, 1)) as trace:
+    trace.before(0)
+    trace.after(1, jax.numpy.zeros(()))
+  assert any(path.name.endswith('.xplane.pb') for path in storage.tree(folder / 'profile'))
