@@ -4,13 +4,13 @@ question, and one recording answers it.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline import dataset, index, schema
 from echox_jax import errors
+from echox_jax.storage import Path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ import collections
 from collections.abc import Sequence
 import dataclasses
 import json
-from pathlib import Path
 import time
 from typing import Any
 
@@ -29,6 +28,7 @@ from echox_jax import errors, rates, storage
 from echox_jax.evaluation import questions as questions_lib
 from echox_jax.inference.answering import Request
 from echox_jax.inference.events import SpokenSlice
+from echox_jax.storage import Path
 from launch import cli, model_options
 from launch.progress import bar
 

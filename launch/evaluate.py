@@ -21,7 +21,7 @@ The demo scores itself with --workdir WORKDIR instead of --data: see launch/demo
 
 import argparse
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from launch import cli, demo_scores, model_options
 
 

@@ -16,9 +16,9 @@ Writes gap.json (all words, similarities and intervals), gap.md and gap.png.
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from echox_jax import errors, model_folder, storage
+from echox_jax.storage import Path
 from launch import cli
 
 

@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 from data_pipeline import question_sets
-from echox_jax import errors, model_folder
+from echox_jax import errors, model_folder, storage
 from echox_jax.evaluation import (
   asking,
   judges,

@@ -12,7 +12,6 @@ Public sets are read as they are; see layouts.py for their columns.
 
 from collections.abc import Callable
 import functools
-from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from data_pipeline.schema import Example
 from echox_jax import audio
 from echox_jax.errors import DataError
 from echox_jax.evaluation.questions import Question
+from echox_jax.storage import Path
 
 _LISTS = ('.tsv', '.jsonl', '.json')
 _OURS = 'questions'
@@ -67,7 +67,7 @@ def _of_list(source: Path, split: str | None) -> list[Question]:
   found = []
   for item in items:
     asked, answer = item.turns
-    path = Path(item.recordings[0]) if item.recordings[0] else None
+    path = storage.path(item.recordings[0]) if item.recordings[0] else None
     if path is not None and not path.is_file():
       raise DataError(f'{item.where} names the recording {path}, which does not exist.')
     found.append(

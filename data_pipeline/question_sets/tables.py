@@ -4,12 +4,12 @@ import csv
 import dataclasses
 import functools
 import io
-from pathlib import Path
 import re
 from typing import Any
 
 from echox_jax import audio
 from echox_jax.errors import DataError, MissingExtraError
+from echox_jax.storage import Path
 
 SOUNDS = ('audio', 'question_audio')  # columns of Parquet files that hold sound
 SOUND_FILE, SOUND_FOLDER = 'audio_filename', 'audios'  # of OpenAudioBench

@@ -19,7 +19,6 @@ Files are written whole and never changed. So any number of processes can share 
 from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import json
-from pathlib import Path
 import re
 from typing import Any
 
@@ -29,6 +28,7 @@ from echox_jax import audio, storage
 from echox_jax.errors import DataError
 from echox_jax.evaluation import questions
 from echox_jax.evaluation.questions import Question
+from echox_jax.storage import Path
 
 SETTINGS, QUESTIONS, TIMES = 'settings.json', 'questions.jsonl', 'times.json'
 SCORES, ROWS, REPORT = 'scores.json', 'scores.jsonl', 'report.html'

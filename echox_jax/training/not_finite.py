@@ -12,7 +12,6 @@ gave, and the seed and the random key of the step.
 
 from collections.abc import Iterator, Mapping, Sequence
 import math
-from pathlib import Path
 import time
 from typing import Any
 
@@ -20,6 +19,7 @@ import jax
 
 from echox_jax import errors, storage
 from echox_jax.parallel import distributed
+from echox_jax.storage import Path
 from echox_jax.training import keys, layout, skipping
 from echox_jax.training.experiment import ExperimentConfig
 
