@@ -20,7 +20,7 @@ from data_pipeline.quarantine import Entry
 from data_pipeline.question_sets import layouts, tables
 from data_pipeline.readers import manifest
 from data_pipeline.schema import Example
-from echox_jax import audio
+from echox_jax import audio, storage
 from echox_jax.errors import DataError
 from echox_jax.evaluation.questions import Question
 from echox_jax.storage import Path
