@@ -40,11 +40,13 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def unhurried(server, monkeypatch):
-  """The server; it makes an answer about as fast as it is heard, so that a voice interrupts it."""
+  """The server; it makes an answer a little faster than it is heard, so that a voice interrupts it
+  while it is made.
+  """
   pump = server.hub.worker.engine.pump
 
   def pump_later():
-    time.sleep(0.15)
+    time.sleep(0.05)
     pump()
 
   monkeypatch.setattr(server.hub.worker.engine, 'pump', pump_later)

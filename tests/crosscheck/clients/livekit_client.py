@@ -91,7 +91,7 @@ async def main(port, file):
   microphone.said = data
   await until(lambda: len(played) == 2)
   session.generate_reply(user_input='What is two plus two?')
-  await until(lambda: speaker.seconds)
+  await until(lambda: speaker.seconds > 1)
   microphone.said = data
   await until(lambda: len(played) == 4)
   await session.aclose()
