@@ -11,7 +11,6 @@ saving is the share in which training waited for checkpoints.
 """
 
 import argparse
-from pathlib import Path
 import time
 
 from echox_jax import files
@@ -26,8 +25,8 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('workdir', metavar='WORKDIR', help='working folder of the run')
-  parser.add_argument('--json', type=Path, metavar='FILE', help='also write the state as JSON')
-  parser.add_argument('--html', type=Path, metavar='FILE', help='also write a page')
+  parser.add_argument('--json', metavar='FILE', help='also write the state as JSON')
+  parser.add_argument('--html', metavar='FILE', help='also write a page')
   args = parser.parse_args()
   report = status.collect(args.workdir, time.time())
   print(views.in_text(report))
