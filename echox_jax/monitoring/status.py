@@ -16,6 +16,7 @@ from echox_jax.parallel import heartbeats
 from echox_jax.storage import Path
 from echox_jax.training import layout, records
 
+_ENDING = 300.0  # seconds in which the failure of one process ends all
 _COMMITTED = 'commit_success.txt'  # on object stores Orbax writes it into a complete checkpoint
 _SHOWN = ('loss', 'step_time', 'tokens_per_second', 'goodput', 'job_seconds', 'mfu')
 
@@ -63,7 +64,7 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
     'precompute': precompute,
     'goodput': sum(seconds * share for seconds, share in spent) / whole if whole else None,
     'problems': [f'{job["name"]}: {p["sentence"]}' for job in jobs for p in job['problems']],
-    'last_failure': max(failures, key=lambda failure: failure['time'], default=None),
+    'last_failure': _last(failures),
   }
 
 
@@ -127,16 +128,30 @@ def _job(name: str, beats: Sequence[heartbeats.Beat], now: float) -> dict[str, A
   problems = health.problems(beats, now) if heartbeats.FAILED not in states else []
   lost = {number for p in problems if p.kind == 'lost' for number in p.processes}
   running = {beat.process for beat in beats if beat.state == heartbeats.RUNNING}
-  failed = max((b for b in beats if b.failure), key=lambda b: b.failure['time'], default=None)
+  failures = [
+    {'job': name, 'process': beat.process, 'host': beat.host, **beat.failure}
+    for beat in beats
+    if beat.failure
+  ]
   return {
     'name': name,
     'state': _state(states, alive=bool(running - lost)),
     'stage': beats[0].stage,
     'processes': [dataclasses.asdict(beat) for beat in beats],
     'problems': [dataclasses.asdict(problem) for problem in problems],
-    'failure': failed
-    and {'job': name, 'process': failed.process, 'host': failed.host, **failed.failure},
+    'failure': _last(failures),
   }
+
+
+def _last(failures: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+  """The newest failure. Processes that are ended because another failed say nothing: then it is
+  that other one's.
+  """
+  if not failures:
+    return None
+  newest = max(failure['time'] for failure in failures)
+  spoken = [f for f in failures if f['error'] != heartbeats.SILENT and newest - f['time'] < _ENDING]
+  return max(spoken or failures, key=lambda failure: failure['time'])
 
 
 def _state(states: set[str], alive: bool) -> str:

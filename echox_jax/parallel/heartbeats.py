@@ -26,6 +26,7 @@ FOLDER = 'heartbeats'
 RUNNING, FINISHED, STOPPED, FAILED = 'running', 'finished', 'stopped', 'failed'
 # what a process does while steps advance, and while it waits for other processes
 STEPS, WAITING = 'steps', 'waiting for others'
+SILENT = 'the process ended without a message: it was killed, or its host was lost.'
 _RECENT = 20  # steps that `step_seconds` is a mean of
 _POLL_SECONDS = 1.0
 
@@ -283,5 +284,4 @@ def _failure_of(beat: Beat) -> dict[str, Any] | None:
   """Returns the last failure of an earlier process; it failed too if it never said how it ended."""
   if beat.state != RUNNING:
     return beat.failure
-  error = 'the process ended without a message: it was killed, or its host was lost.'
-  return {'time': beat.time, 'step': beat.step, 'error': error}
+  return {'time': beat.time, 'step': beat.step, 'error': SILENT}
