@@ -8,8 +8,8 @@ and after echo training.
                        --data out/ablate/base/data --out out/gap
 
 The words are those of the answers. Near in meaning: both answer questions of one category. Near in
-sound: their phonemes, as the demo's answer voice says them, are alike. Before echo training, the
-text-to-codec model takes the S2T states as they are.
+sound: their phonemes, as the demo's answer voice says them, are alike. No two share a token. Before
+echo training, the text-to-codec model takes the S2T states as they are.
 
 Writes gap.json (all words, similarities and intervals), gap.md and gap.png.
 """
@@ -52,18 +52,17 @@ def main(argv: list[str] | None = None) -> None:
 
   figures.check_installed()
   cli.keep_compiled_programs()
-  phonemes_of = near_words.packaged_phonemes()
+  phonemes_of, models = near_words.packaged_phonemes(), open_models(args)
   facts = read_facts(args.data or args.workdir / 'data')
-  described = (
-    (fact.category, ' '.join(gap.words_of(fact.answer)), fact.references) for fact in facts
-  )
-  chosen = near_words.neighbours(near_words.vocabulary(described, phonemes_of), args.seed)
+  tokenizer = models['after'].tokenizer
+  spelt = ((f.category, gap.spelt(tokenizer, f.answer), f.references) for f in facts)
+  chosen = near_words.neighbours(near_words.vocabulary(spelt, phonemes_of), args.seed)
   words = {word for one in chosen for word in dataclasses.astuple(one)}
   asked = [
     gap.Asked(fact.wave, fact.answer) for fact in facts if words & {*gap.words_of(fact.answer)}
   ]
   told, summaries = [], {}
-  for when, model in open_models(args).items():
+  for when, model in models.items():
     found = gap.similarities(gap.locate(model, asked, words), chosen)
     summaries[when] = gap.summarise(found)
     told.append(gap.in_words(f'{when} echo training', summaries[when]))

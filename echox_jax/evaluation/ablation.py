@@ -130,22 +130,18 @@ def is_certain(difference: Interval) -> bool:
 
 
 def against(base: str, one: Row) -> str:
-  """Sentences on how a variant compares with the base on each split, whichever way that falls."""
-  sentences = []
-  for split in _SHOWN:
-    if split not in one.difference:
+  """A sentence on how a variant compares with the base on each split, whichever way that falls."""
+  verdicts = []
+  for split, found in one.difference.items():
+    if split not in _SHOWN:
       continue
-    found = one.difference[split]
     points, low, high = (100 * value for value in found)
-    bounds = f'({points:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f})'
-    facts = f'On {split} facts'
-    if found.low > 0:
-      sentences.append(f'{facts} {one.what} is right more often than {base} {bounds}.')
-    elif found.high < 0:
-      sentences.append(f'{facts} {one.what} is right less often than {base} {bounds}.')
-    else:
-      sentences.append(f'{facts} {one.what} and {base} cannot be told apart {bounds}.')
-  return ' '.join(sentences)
+    verdict = 'cannot be told apart'
+    if is_certain(found):
+      verdict = f'is right {"more" if found.mean > 0 else "less"} often'
+    bounds = f'{points:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}'
+    verdicts.append(f'{verdict} on {split} facts ({bounds})')
+  return f'Against {base}, {one.what} {" and ".join(verdicts)}.'
 
 
 def in_words(title: str, rows: Sequence[Row]) -> str:

@@ -297,7 +297,8 @@ def shares(panels: Mapping[str, Sequence[tuple[str, Mapping[str, Sequence[float]
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
     if place == 0:
-      axes.legend(fontsize=7, frameon=False)
+      above = dict(loc='lower right', bbox_to_anchor=(1, 1), ncols=4)
+      axes.legend(fontsize=7, frameon=False, **above)
   return _png(figure)
 
 

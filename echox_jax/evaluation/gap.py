@@ -3,7 +3,8 @@
   text embeddings    the frozen table that the unit decoders read
   S2T states         the LLM's states that predict the word, after a spoken question
   adapted states     the same after the denoising adapter
-  units              what is said: unit words of the unit decoder, as units
+  units of the text  what the frozen text-to-codec model says for the embeddings, as units
+  units              what the echo decoder says for the adapted states, as units
 
 In the first three, two words are as alike as the cosine of their vectors, from which the mean over
 all words is taken away; in units, as the share of units that need no change.
@@ -28,8 +29,9 @@ from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.prompts import IGNORE
 from echox_jax.training import echo_step
 
-EMBEDDINGS, STATES, ADAPTED, UNITS = 'text embeddings', 'S2T states', 'adapted states', 'units'
-SPACES = (EMBEDDINGS, STATES, ADAPTED, UNITS)
+EMBEDDINGS, STATES, ADAPTED = 'text embeddings', 'S2T states', 'adapted states'
+READ, UNITS = 'units of the text', 'units'
+SPACES = (EMBEDDINGS, STATES, ADAPTED, READ, UNITS)
 KINDS = ('meaning', 'sound', 'unrelated')
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
@@ -48,11 +50,11 @@ class Places:
 
   Attributes:
     vectors: space -> word -> float[D], mean over its tokens and over the answers that it is in.
-    units: word -> reduced units that are said for it.
+    units: space -> word -> reduced units that are said for it.
   """
 
   vectors: Mapping[str, Mapping[str, np.ndarray]]
-  units: Mapping[str, tuple[int, ...]]
+  units: Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
 def words_of(text: str) -> list[str]:
@@ -64,7 +66,7 @@ def locate(model: Bundle, asked: Sequence[Asked], words: Iterable[str]) -> Place
   """Finds `words` in all spaces of a model.
 
   Args:
-    model: with the groups `llm`, `adapter`, `whisper`, `unit_text_embedding`, `echo` and
+    model: with the groups `llm`, `adapter`, `whisper`, `unit_text_embedding`, `t2c`, `echo` and
       `denoising_adapter`, tokenizer and unit language.
     asked: questions whose given answers hold the words.
     words: in lower case.
@@ -72,19 +74,22 @@ def locate(model: Bundle, asked: Sequence[Asked], words: Iterable[str]) -> Place
   wanted = set(words)
   table = np.asarray(model.params['unit_text_embedding']['embedding'], np.float32)
   sums: dict[str, dict[str, list[np.ndarray]]] = {s: {} for s in SPACES[:3]}
-  first: dict[str, np.ndarray] = {}  # adapted states of the first answer that a word is in
+  # of the first answer that a word is in
+  said: dict[str, dict[str, np.ndarray]] = {READ: {}, UNITS: {}}
   for states, adapted, ids in _forward(model, asked):
     for word, tokens in word_tokens(model.tokenizer, ids):
       if word not in wanted:
         continue
-      first.setdefault(word, adapted[tokens])
+      said[READ].setdefault(word, table[ids[tokens]])
+      said[UNITS].setdefault(word, adapted[tokens])
       for space, rows in ((EMBEDDINGS, table[ids[tokens]]), (STATES, states[tokens])):
         sums[space].setdefault(word, []).append(rows.mean(axis=0))
       sums[ADAPTED].setdefault(word, []).append(adapted[tokens].mean(axis=0))
   vectors = {
     s: {w: np.mean(rows, axis=0) for w, rows in found.items()} for s, found in sums.items()
   }
-  return Places(vectors, _said(model, first))
+  units = {s: _said(model, 't2c' if s == READ else 'echo', rows) for s, rows in said.items()}
+  return Places(vectors, units)
 
 
 def word_tokens(tokenizer: Any, ids: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -97,6 +102,12 @@ def word_tokens(tokenizer: Any, ids: np.ndarray) -> list[tuple[str, np.ndarray]]
     if inside:
       found.append((match.group().lower(), np.asarray(inside)))
   return found
+
+
+def spelt(tokenizer: Any, text: str) -> list[tuple[str, list[int]]]:
+  """(word in lower case, ids of its tokens) of a text."""
+  ids = np.asarray(tokenizer.encode(text))
+  return [(word, ids[tokens].tolist()) for word, tokens in word_tokens(tokenizer, ids)]
 
 
 def _forward(
@@ -142,24 +153,26 @@ def _padded(values: Sequence[int], size: int, fill: int) -> np.ndarray:
   return np.asarray([*values, *[fill] * (size - len(values))], np.int32)
 
 
-def _said(model: Bundle, adapted: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-  """What the echo decoder says for the adapted states float[n,D] of each word alone."""
+def _said(
+  model: Bundle, decoder: str, text: Mapping[str, np.ndarray]
+) -> dict[str, tuple[int, ...]]:
+  """What a unit decoder, `t2c` or `echo`, says for the rows float[n,D] of each word alone."""
   cfg, most = model.config, model.engine.max_unit_words
-  room = max(map(len, adapted.values()))
-  groups = {name: model.params[name] for name in ('echo', 'unit_text_embedding')}
+  room = max(map(len, text.values()))
+  groups = {name: model.params[name] for name in (decoder, 'unit_text_embedding')}
 
   @jax.jit
   def say(params: dict, states: jax.Array, lengths: jax.Array) -> generate.UnitWords:
     table = params['unit_text_embedding']['embedding']
-    return generate.decode_unit_words(params['echo'], cfg, table, states, lengths, most)
+    return generate.decode_unit_words(params[decoder], cfg, table, states, lengths, most)
 
-  rows = np.stack([np.pad(x, ((0, room - len(x)), (0, 0))) for x in adapted.values()])
-  words = jax.device_get(say(groups, rows, np.asarray([len(x) for x in adapted.values()])))
+  rows = np.stack([np.pad(x, ((0, room - len(x)), (0, 0))) for x in text.values()])
+  words = jax.device_get(say(groups, rows, np.asarray([len(x) for x in text.values()])))
   language = model.unit_language
   told = (row[:n] for row, n in zip(words.ids, words.lengths))
   return {
     word: tuple(language.decode(row[row < language.vocab_size]).tolist())
-    for word, row in zip(adapted, told)
+    for word, row in zip(text, told)
   }
 
 
@@ -170,8 +183,7 @@ def similarities(places: Places, chosen: Sequence[Neighbours]) -> dict[str, dict
     middle = np.mean(list(vectors.values()), axis=0)
     centred = {word: vector - middle for word, vector in vectors.items()}
     found[space] = _of_kinds(chosen, centred, _cosine)
-  found[UNITS] = _of_kinds(chosen, places.units, _alike)
-  return found
+  return found | {s: _of_kinds(chosen, units, _alike) for s, units in places.units.items()}
 
 
 def _of_kinds(

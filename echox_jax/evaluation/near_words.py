@@ -2,11 +2,12 @@
 "High" and the rest of a "Hi" (paper, figure 1).
 
 Meaning: both words answer the same kind of question, and sound unlike each other. Sound: their
-phonemes are alike, and they answer no common kind of question. Unrelated: neither. No two are words
-of one answer, whose states are alike whatever the words.
+phonemes are alike, and they answer no common kind of question. Unrelated: neither. No neighbour is
+in an answer with its anchor, which makes states alike whatever the words, and none shares a token
+with it, which makes embeddings alike.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from echox_jax import errors
 from echox_jax.evaluation.judge import word_errors
 
-LIKE, UNLIKE = 0.4, 0.7  # shares of phonemes to change: at most, at least
+LIKE, UNLIKE = 0.5, 0.7  # shares of phonemes to change: at most, at least
 MIXED = ('', 'general')  # categories whose answers have nothing in common
 _STRESS = 'ˈˌ '
 
@@ -27,12 +28,14 @@ class Word:
     text, phonemes: how it is written, and spoken.
     kinds: categories of the questions that it answers; empty = it answers none.
     beside: words of the answers that it is in.
+    tokens: ids that it is written with.
   """
 
   text: str
   phonemes: str
   kinds: frozenset[str]
   beside: frozenset[str]
+  tokens: frozenset[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,26 +49,29 @@ class Neighbours:
 
 
 def vocabulary(
-  answers: Iterable[tuple[str, str, tuple[str, ...]]], phonemes_of: Callable[[str], str]
+  answers: Iterable[tuple[str, Sequence[tuple[str, Iterable[int]]], Sequence[str]]],
+  phonemes_of: Callable[[str], str],
 ) -> list[Word]:
   """The words of answers, sorted.
 
   Args:
-    answers: (category, words of the answer separated by spaces, references).
+    answers: (category, words of the answer with the ids of their tokens, references).
     phonemes_of: word -> phonemes, one letter each; '' = unknown, and the word is left out.
   """
   kinds: dict[str, set[str]] = {}
   beside: dict[str, set[str]] = {}
+  tokens: dict[str, set[int]] = {}
   for category, answer, references in answers:
-    for word in answer.split():
+    for word, ids in answer:
       kinds.setdefault(word, set())
-      beside.setdefault(word, set()).update(answer.split())
+      beside.setdefault(word, set()).update(other for other, _ in answer)
+      tokens.setdefault(word, set()).update(ids)
     for reference in references:
       if category not in MIXED and reference.lower() in kinds:
         kinds[reference.lower()].add(category)
   spoken = {word: phonemes_of(word) for word in sorted(kinds)}
   return [
-    Word(word, said, frozenset(kinds[word]), frozenset(beside[word]))
+    Word(word, said, *(frozenset(found[word]) for found in (kinds, beside, tokens)))
     for word, said in spoken.items()
     if said
   ]
@@ -83,7 +89,8 @@ def neighbours(words: Iterable[Word], seed: int = 0) -> list[Neighbours]:
     rng = np.random.default_rng([seed, number])
     if not anchor.kinds:
       continue
-    others = [(distance(anchor, w), w) for w in words if w.text not in anchor.beside]
+    apart = (w for w in words if w.text not in anchor.beside and not w.tokens & anchor.tokens)
+    others = [(distance(anchor, w), w) for w in apart]
     sound = [(d, w.text) for d, w in others if d <= LIKE and not w.kinds & anchor.kinds]
     meaning = [w.text for d, w in others if d >= UNLIKE and w.kinds & anchor.kinds]
     unrelated = [w.text for d, w in others if d >= UNLIKE and not w.kinds & anchor.kinds]

@@ -90,21 +90,25 @@ _WHOLE = tuple(f'model.streaming.{name}={value}' for name, value in _NEVER)
 _RECORDED = (*_WHOLE, 'train.loss.echo_targets=recorded', 'data.max_unit_words=96')
 
 VARIANTS = (
-  Variant('a', 'echo', 'echo training: the frozen T2C says the model’s own text'),
+  Variant('a', 'echo', 'echo training'),
   Variant(
     'a',
     'conventional',
-    'the recorded speech of the answer',
+    'conventional training on recorded speech',
     echo=(*_RECORDED, 'train.loss.denoising_weight=0.0'),
   ),
-  Variant('a', 'conventional_denoised', 'recorded speech, and the denoising loss', echo=_RECORDED),
-  Variant('a', 'cascade', 'nothing: the frozen T2C reads the model’s text', trains=False),
-  Variant('a', 'untrained', 'nothing: the frozen T2C takes the S2T states', trains=False),
+  Variant(
+    'a', 'conventional_denoised', 'conventional training with the denoising loss', echo=_RECORDED
+  ),
+  Variant('a', 'cascade', 'the cascade (the frozen T2C reads the text)', trains=False),
+  Variant('a', 'untrained', 'no training (the frozen T2C takes the S2T states)', trains=False),
   Variant('b', 'lambda_0', 'λ = 0', echo=('train.loss.denoising_weight=0.0',)),
   Variant('b', 'lambda_0.3', 'λ = 0.3', echo=('train.loss.denoising_weight=0.3',)),
   Variant('b', 'lambda_3', 'λ = 3', echo=('train.loss.denoising_weight=3.0',)),
-  Variant('c', 'gold', 'the given answer', echo=('train.loss.echo_text=gold',)),
-  Variant('c', 'generate', 'the generated answer', echo=('train.loss.echo_text=generate',)),
+  Variant('c', 'gold', 'the given answer (gold)', echo=('train.loss.echo_text=gold',)),
+  Variant(
+    'c', 'generate', 'the generated answer (generate)', echo=('train.loss.echo_text=generate',)
+  ),
   Variant(
     'd',
     'plain',
@@ -115,25 +119,27 @@ VARIANTS = (
     own=('precompute', 't2c'),
   ),
   Variant('d', 'bpe', 'BPE', model=('model.units.language=bpe',), own=('precompute', 't2c')),
-  Variant('f', 'released', 'as released', model=('model.adapter.variant=released',), own=('s2t',)),
-  Variant('g', 'hours_25', '25 %', echo=('data.spoken_share=0.25',)),
-  Variant('g', 'hours_50', '50 %', echo=('data.spoken_share=0.5',)),
+  Variant(
+    'f', 'released', 'the released adapter', model=('model.adapter.variant=released',), own=('s2t',)
+  ),
+  Variant('g', 'hours_25', '25 % of the questions', echo=('data.spoken_share=0.25',)),
+  Variant('g', 'hours_50', '50 % of the questions', echo=('data.spoken_share=0.5',)),
 )
 # What `echo` is among the variants of each question.
 AS_BASE = {
   'b': 'λ = 1',
-  'c': 'the teacher-forced likeliest tokens (argmax)',
-  'd': 'unit language (n-gram)',
-  'f': 'as in the paper',
-  'g': '100 %',
+  'c': 'the likeliest tokens (argmax)',
+  'd': 'the n-gram unit language',
+  'f': 'the adapter of the paper',
+  'g': '100 % of the questions',
 }
 CUTTINGS = (
-  Cutting('offline', 'not at all (offline)', _NEVER),
+  Cutting('offline', 'offline', _NEVER),
   Cutting('threshold_0.8', 'threshold 0.8', (('threshold', 0.8),)),
-  Cutting('threshold_0.5', 'threshold 0.5, as in training', (('threshold', 0.5),)),
+  Cutting('threshold_0.5', 'threshold 0.5 (as in training)', (('threshold', 0.5),)),
   Cutting('threshold_0.2', 'threshold 0.2', (('threshold', 0.2),)),
-  Cutting('first_6', 'threshold 0.5, the first after 6 tokens', (('threshold', 0.5),), 6),
-  Cutting('first_4', 'threshold 0.5, the first after 4 tokens', (('threshold', 0.5),), 4),
+  Cutting('first_6', 'threshold 0.5 with a first slice after 6 tokens', (('threshold', 0.5),), 6),
+  Cutting('first_4', 'threshold 0.5 with a first slice after 4 tokens', (('threshold', 0.5),), 4),
 )
 
 # Echo and conventional training take the same rows: the facts whose answers are recorded in
