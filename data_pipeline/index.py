@@ -18,13 +18,11 @@ from tqdm import tqdm
 from data_pipeline import dataset, decoding
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.shards import ranges
-from data_pipeline.turns import ASSISTANT, TURN, USER, StoredTurns
+from data_pipeline.turns import TURN, StoredTurns
 from echox_jax import storage
 from echox_jax.errors import DataError
 from echox_jax.storage import Path
 from echox_jax.tokenizer import find_tokenizer, precomputed_tokenizer
-
-__all__ = ['ASSISTANT', 'FOLDER', 'TURN', 'USER', 'TokenCounter', 'open_table', 'table_path']
 
 FOLDER = 'index'
 _PART = 4096  # records whose tokens a process counts at a time

@@ -221,8 +221,16 @@ class _Job:
     for (name, _, _), path, entries in zip(self._places, self.all_outputs, self._left_out()):
       if any(_size(entry['file']) != entry['size'] for entry in entries):
         self.work.forget(path)
-        # so that nobody reads old and new files as one data set
-        (self.work.folder / name / record_files.INFO).unlink(missing_ok=True)
+        if self._is_published(name, path.name):
+          # so that nobody reads old and new files as one data set
+          (self.work.folder / name / record_files.INFO).unlink()
+
+  def _is_published(self, name: str, file: str) -> bool:
+    """Whether the data set `name` is there and `file` is one of its files."""
+    return dataset.dataset_exists(self.work.folder, name) and any(
+      file in found['files']
+      for found in dataset.manifest(self.work.folder, name)['splits'].values()
+    )
 
   def write_shards(self, refused: Quarantine, workers: int, progress: bool) -> None:
     """Reads and writes what is not finished; adds what is unusable to `refused`."""

@@ -138,6 +138,8 @@ def usable_sound(
 
 def _forms(file: str, forms: tuple[str, ...]) -> list[str]:
   """Paths that the recording may have, the named one first."""
+  if not forms:
+    return [file]
   stem, suffix = os.path.splitext(file)
   return [file, *(stem + other for other in forms if other != suffix)]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline import dataset, index, parts, recordings, rows, schema
+from data_pipeline.turns import ASSISTANT, USER
 from echox_jax import audio as audio_io
 from echox_jax import errors, prompts, rates, storage
 from echox_jax.prompts import IGNORE
@@ -360,7 +361,7 @@ def _codec_rows(
   """Every spoken assistant turn: its text and its unit words."""
   fixed, kept = len(make.speech((), ())['input_ids']), []
   for number, table in enumerate(tables):
-    said = table[table['role'] == index.ASSISTANT]
+    said = table[table['role'] == ASSISTANT]
     found = _rows(number, said, fixed + said['tokens'] + said['unit_words'])
     good = _leave_out(
       left_out, 'without text or unit words', (said['text'] == 0) | (said['unit_words'] == 0)
@@ -400,7 +401,7 @@ def _questions(table: np.ndarray) -> np.ndarray:
   """int[Q]: table rows of user turns that an assistant turn of the same record follows."""
   role, example = table['role'], table['example']
   return np.flatnonzero(
-    (role[:-1] == index.USER) & (role[1:] == index.ASSISTANT) & (example[:-1] == example[1:])
+    (role[:-1] == USER) & (role[1:] == ASSISTANT) & (example[:-1] == example[1:])
   )
 
 

@@ -15,6 +15,7 @@ theirs. It sees them in the shared folder. It gives up when the next output has 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -112,11 +113,11 @@ class SharedWork:
       EchoXError: another process does not make its share in time.
     """
     self.beat.at(step)
-    for number, (path, inputs) in list(enumerate(outputs.items()))[self.index :: self.count]:
-      if not self.finished(path, inputs):
-        self._make(path, inputs, lambda beside, number=number: make(number, beside))
-        if step not in self.ran:
-          self.ran.append(step)
+    numbered = list(outputs.items())
+    for number in self.unfinished(outputs):
+      self._make(*numbered[number], functools.partial(make, number))
+      if step not in self.ran:
+        self.ran.append(step)
     with self.beat.during(heartbeats.WAITING):
       self._await(step, outputs)
     self.seconds[step] = round(

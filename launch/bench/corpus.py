@@ -4,11 +4,12 @@ far away, and how much faster two processes read than one.
 Storage far away is simulated: each request to the filesystem (listing a folder, opening a file,
 asking for its size or kind) takes --latency seconds longer. Recordings are listed in the layouts of
 `launch.corpus --reader`; their files are empty, since planning does not open them. The recordings
-that are read in are noise, flac at 22.05 kHz; each process has one core and decodes by itself.
+that are read in are noise, flac at 22.05 kHz; a process decodes by itself, on one core.
 
-Figures: `planned` by layout: `seconds` until the plan is stored, `requests` by kind, and
-`one_after_the_other`, the seconds that these requests would take in a row; `read_in`: `seconds` of
-one process and of two, `hours_per_hour` of speech of both, and their `ratio`.
+Figures: `planned` by layout: `seconds` until the plan is stored, `cpu_seconds` of them, `requests`
+by kind, and `one_after_the_other`, the seconds that these requests would take in a row; `read_in`:
+`seconds` of one process and of two, `hours_per_hour` of speech of both, their `ratio`, and
+`cpu_seconds` of a process in either case, which other work on the machine does not change.
 """
 
 import argparse
@@ -59,7 +60,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   clips = max(2, round(60 * options.minutes / options.clip_seconds))
   with tempfile.TemporaryDirectory() as folder:
     source = _recordings(Path(folder), clips, round(_RATE * options.clip_seconds))
-    seconds = [_read_in(source, Path(folder) / f'data{count}', count) for count in (1, 2)]
+    found = [_read_in(source, Path(folder) / f'data{count}', count) for count in (1, 2)]
+    seconds, cpu_seconds = zip(*found)
   hours = clips * options.clip_seconds / 3600
   return {
     'recordings': options.recordings,
@@ -70,12 +72,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
       'seconds': [round(value, 2) for value in seconds],
       'hours_per_hour': [round(hours * 3600 / value) for value in seconds],
       'ratio': round(seconds[0] / seconds[1], 2),
+      'cpu_seconds': [round(value, 2) for value in cpu_seconds],
     },
   }
 
 
 def _plan(name: str, source: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-  refused, started = Quarantine(name, 0.0), time.monotonic()
+  refused, started, cpu = Quarantine(name, 0.0), time.monotonic(), time.process_time()
   with latency.far_away(options.latency) as requests:
     plans = planning.make(readers.get(name), source, refused)
     planning.store(folder, plans, source, [], ingest.Sharing().shard_examples)
@@ -84,6 +87,7 @@ def _plan(name: str, source: Path, folder: Path, options: argparse.Namespace) ->
   assert stored.examples == options.recordings, stored.examples
   return {
     'seconds': round(seconds, 1),
+    'cpu_seconds': round(time.process_time() - cpu, 1),
     'requests': dict(requests),
     'one_after_the_other': round(requests.total() * options.latency),
   }
@@ -157,13 +161,16 @@ def _recordings(folder: Path, count: int, samples: int) -> Path:
   return folder / 'mine.jsonl'
 
 
-def _read_in(source: Path, data: Path, count: int) -> float:
-  """Seconds in which `count` processes read the source in, once they have begun."""
+def _read_in(source: Path, data: Path, count: int) -> tuple[float, float]:
+  """Seconds in which `count` processes read the source in, once they have begun, and CPU seconds of
+  the busiest.
+  """
   context = multiprocessing.get_context('spawn')
   barrier = context.Barrier(count)
   with ProcessPoolExecutor(count, context, _set_barrier, (barrier,)) as pool:
     jobs = [pool.submit(_share, source, data, i, count) for i in range(count)]
-    return max(job.result() for job in jobs)
+    seconds, cpu_seconds = zip(*(job.result() for job in jobs))
+    return max(seconds), max(cpu_seconds)
 
 
 def _set_barrier(barrier: Any) -> None:
@@ -171,15 +178,15 @@ def _set_barrier(barrier: Any) -> None:
   _barrier = barrier
 
 
-def _share(source: Path, data: Path, index: int, count: int) -> float:
+def _share(source: Path, data: Path, index: int, count: int) -> tuple[float, float]:
   warm = data.with_name(f'warm{count}-{index}')
   ingest.build('manifest', _recordings(_made(warm), 2, _RATE), warm / 'data')  # imports
   sharing = ingest.Sharing(shard_examples=_SHARD)
   _barrier.wait()
-  started = time.monotonic()
+  started, cpu = time.monotonic(), time.process_time()
   process = Process(index, count, lambda name: _barrier.wait())
   ingest.build('manifest', source, data, sharing=sharing, process=process)
-  return time.monotonic() - started
+  return time.monotonic() - started, time.process_time() - cpu
 
 
 def _made(folder: Path) -> Path:

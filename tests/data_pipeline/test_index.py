@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipeline import dataset, index, selection
+from data_pipeline import dataset, index, schema, selection
 from data_pipeline.schema import ASR, Example, Turn
 from echox_jax import prompts
 from echox_jax.errors import DataError
@@ -88,7 +88,7 @@ def test_the_table_says_what_the_records_hold(workdir):
   hashes = {}
   for line, (i, j, turn) in zip(table, turns):
     assert (line['example'], line['turn'], line['transcript']) == (i, j, False)
-    assert line['role'] == (index.USER if turn.role == 'user' else index.ASSISTANT)
+    assert line['role'] == schema.ROLES.index(turn.role)
     assert [line[name] for name in ('tokens', 'audio', 'units', 'unit_words', 'states')] == [
       len(x) for x in (encode(turn.text), turn.audio, turn.units, turn.unit_words, turn.states)
     ]
