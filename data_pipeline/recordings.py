@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline import dataset, index, schema
+from data_pipeline.turns import ASSISTANT
 from echox_jax import errors
 from echox_jax.storage import Path
 
@@ -19,7 +20,7 @@ class Recordings:
 
   Attributes:
     sources: the opened data sets.
-    turns: one line of the tables (index.TURN) for each text, sorted by its hash.
+    turns: one line of the tables (`turns.TURN`) for each text, sorted by its hash.
     places: number of the data set of each.
   """
 
@@ -58,7 +59,7 @@ def open_recordings(
   ]
   turns = np.concatenate(tables)
   places = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-  spoken = np.flatnonzero((turns['role'] == index.ASSISTANT) & (turns['unit_words'] > 0))
+  spoken = np.flatnonzero((turns['role'] == ASSISTANT) & (turns['unit_words'] > 0))
   if not len(spoken):
     raise errors.DataError(
       f'{", ".join(map("/".join, names))} in {precomputed} have no recorded answers with unit '
