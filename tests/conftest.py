@@ -39,7 +39,8 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def _emulator():
+def emulator():
+  """Runs an emulator of Google Cloud Storage; skips the test where that cannot run."""
   reason = buckets.why_not()
   if reason:
     pytest.skip(reason)
@@ -48,6 +49,6 @@ def _emulator():
 
 
 @pytest.fixture
-def bucket_folder(_emulator):
+def bucket_folder(emulator):
   """A folder of its own in a bucket, as text."""
   return f'gs://{buckets.BUCKET}/{uuid.uuid4().hex[:8]}'

@@ -311,7 +311,7 @@ def test_a_bucket_that_can_be_used(bucket_folder, tmp_path):
   assert not storage.tree(bucket_folder)
 
 
-def test_no_such_bucket(_emulator):
+def test_no_such_bucket(emulator):
   for check in (storage.check_readable, storage.check_writable):
     with pytest.raises(errors.StorageError, match='there is no bucket gs://nowhere'):
       check('gs://nowhere/x')

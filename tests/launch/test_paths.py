@@ -53,20 +53,20 @@ COMMANDS = {
     ('gs://nowhere/x', 'there is no bucket gs://nowhere'),
   ],
 )
-def test_a_path_that_cannot_be_used_is_told_first(_emulator, command, place, problem):
+def test_a_path_that_cannot_be_used_is_told_first(emulator, command, place, problem):
   run, arguments = COMMANDS[command]
   with pytest.raises(errors.EchoXError, match=problem):
     run(*(argument.format(place) for argument in arguments))
 
 
-def test_a_source_to_start_from_is_checked_too(_emulator, tmp_path):
+def test_a_source_to_start_from_is_checked_too(emulator, tmp_path):
   with pytest.raises(errors.StorageError, match='there is no bucket gs://nowhere'):
     with_argv(train.main)(
       JOB, f'--workdir={tmp_path}', "--config.train.init_from=('gs://nowhere/model',)"
     )
 
 
-def test_the_sentence_is_all_that_is_printed(_emulator):
+def test_the_sentence_is_all_that_is_printed(emulator):
   command = [sys.executable, '-m', 'launch.corpus', '--data', 'gs://nowhere/x']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 2 and not done.stdout
