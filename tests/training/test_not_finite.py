@@ -80,7 +80,8 @@ def test_the_batch_is_named_and_can_be_skipped(workdir, poisoned, tmp_path):
   assert message.startswith(f"stage 'text': loss is nan at step {BAD} (found after step 6); ")
   assert str(file) in message and f'--config.train.skip_batches={BAD} ' in message
   assert '\n' not in message
-  assert checkpoint.Checkpoints(tmp_path / 'text', 1).latest_step() == 3  # 6 has bad parameters
+  kept = [path.name for path in (tmp_path / 'text' / 'checkpoints').iterdir()]
+  assert kept == ['3']  # the parameters after step 6 are not finite
   saved = checkpoint.load_groups(tmp_path / 'text', ['llm'])
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
 

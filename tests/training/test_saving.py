@@ -81,5 +81,6 @@ def test_a_storage_that_fails_while_steps_go_on(tmp_path, monkeypatch):
   ):
     loop.train(job, tmp_path, training_jobs.text_rows)
   monkeypatch.undo()
-  assert checkpoint.Checkpoints(tmp_path / 'text', keep=1).latest_step() == 3
+  folder = tmp_path / 'text' / 'checkpoints'
+  assert [path.name for path in folder.iterdir() if path.name.isdecimal()] == ['3']
   assert loop.train(job, tmp_path, training_jobs.text_rows)['finished']
