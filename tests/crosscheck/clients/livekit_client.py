@@ -83,6 +83,10 @@ async def main(port, file):
   session.on('error', lambda event: errors.append(str(event.error)))
   session.on('conversation_item_added', lambda event: messages.append(event.item.model_dump()))
   speaker.on('playback_finished', lambda event: played.append(vars(event)))
+
+  def answers():
+    return [own for own in messages if own.get('role') == 'assistant']
+
   agent = Agent(instructions='Answer briefly.')
   await session.start(agent)
   agent.realtime_llm_session.on('openai_server_event_received', seen.append)
@@ -93,11 +97,11 @@ async def main(port, file):
   session.generate_reply(user_input='What is two plus two?')
   await until(lambda: speaker.seconds > 1)
   microphone.said = data
-  await until(lambda: len(played) == 4)
+  await until(lambda: len(played) == len(answers()) == 4)
   await session.aclose()
   await model.aclose()
   told = {'errors': errors, 'played': played}
-  told['answers'] = [own for own in messages if own.get('role') == 'assistant']
+  told['answers'] = answers()
   told['refusals'] = [own['error']['code'] for own in seen if own['type'] == 'error']
   told['ends'] = [own['response'] for own in seen if own['type'] == 'response.done']
   print(json.dumps(told | {'seen': [own['type'] for own in seen]}))
