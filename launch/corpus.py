@@ -8,9 +8,9 @@
 The first command makes the demo's questions and answers, spoken by packaged voices. The second
 reads your own recordings, listed in a JSON-lines or TSV file.
 
-Readers: manifest, dialogues, pairs, librispeech, mls. `--reader NAME --help` describes the layout
-that a reader reads. Recordings may be wav, flac, mp3, ogg or opus, and with ffmpeg installed m4a
-and others, at any usual rate and number of channels.
+Readers: manifest, dialogues, pairs, librispeech, mls, tfds. `--reader NAME --help` describes the
+layout that a reader reads. Recordings may be wav, flac, mp3, ogg or opus, and with ffmpeg installed
+m4a and others, at any usual rate and number of channels.
 
 Unusable recordings (damaged, silent, over-long, without text, ...) are left out, counted, and
 listed with the reason in DATA/quarantine.jsonl. If there are more than --max_quarantined allows,
@@ -66,6 +66,12 @@ def main() -> None:
     type=storage.check_readable,
     metavar='FILE',
     help='the same as --reader manifest --source FILE',
+  )
+  parser.add_argument(
+    '--fields',
+    type=_fields,
+    metavar='NAME=FIELD,...',
+    help='which field holds what, for the reader tfds where types leave a choice',
   )
   parser.add_argument(
     '--prefix', default='', help='prefix of the data set names, for several sources in one folder'
@@ -143,6 +149,14 @@ def main() -> None:
     print(json.dumps(summary, indent=2))
 
 
+def _fields(text: str) -> dict[str, str]:
+  """`audio=speech,text=words` -> the names by what they hold."""
+  pairs = [part.partition('=') for part in text.split(',')]
+  if not all(name and field for name, _, field in pairs):
+    raise errors.ConfigError(f'--fields is {text!r}: write NAME=FIELD, with commas between them.')
+  return {name: field for name, _, field in pairs}
+
+
 def _build(args: argparse.Namespace) -> dict[str, Any]:
   reader, source = ('manifest', args.manifest) if args.manifest else (args.reader, args.source)
   if args.manifest and (args.reader or args.source):
@@ -165,6 +179,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
       sharing=ingest.Sharing(args.shard_examples, args.workers, args.wait_seconds),
       process=Process(jax.process_index(), jax.process_count(), distributed.barrier),
       progress=True,
+      fields=args.fields,
     )
   if jax.process_count() > 1:
     raise errors.ConfigError(
