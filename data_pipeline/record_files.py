@@ -119,7 +119,7 @@ def publish(
   paths, inputs = [folder / name for name in METADATA], fingerprint(found, dict(about or {}))
   write_one = functools.partial(write_metadata, found, width, keep_encoded, build, about or {})
   for path in paths:
-    work.run(step, {path: inputs}, lambda _, beside: write_one(beside))
+    work.run(step, {path: inputs}, lambda _, beside: write_one(beside), here=True)
   work.keep_only([*paths, *(path for outputs in splits.values() for path in outputs)])
   return paths
 

@@ -30,6 +30,8 @@ launch.train
 """
 
 import argparse
+from collections.abc import Callable, Sequence
+import functools
 import json
 from typing import Any
 
@@ -44,6 +46,21 @@ from launch import cli
 
 
 def main() -> None:
+  args = parse()
+  if args is None:
+    return
+  distributed.initialise(args.distributed, args.coordinator, args.num_processes, args.process_id)
+  summary = _build(args)
+  if distributed.is_first():
+    print(json.dumps(summary, indent=2))
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
+  """The command line; None if it asks for help, which has been given.
+
+  Raises:
+    ConfigError: options are missing or do not go together.
+  """
   limits, sharing = ingest.Limits(), ingest.Sharing()
   parser = argparse.ArgumentParser(
     prog='python -m launch.corpus',
@@ -137,16 +154,38 @@ def main() -> None:
   parser.add_argument('--coordinator', help=argparse.SUPPRESS)
   parser.add_argument('--num_processes', type=int, help=argparse.SUPPRESS)
   parser.add_argument('--process_id', type=int, help=argparse.SUPPRESS)
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   if args.help:
     print(readers.get(args.reader).guide if args.reader else parser.format_help())
-    return
+    return None
   if not args.data:
     raise errors.ConfigError('--data is missing: name the folder to write the data sets to.')
-  distributed.initialise(args.distributed, args.coordinator, args.num_processes, args.process_id)
-  summary = _build(args)
-  if distributed.is_first():
-    print(json.dumps(summary, indent=2))
+  if args.manifest and (args.reader or args.source):
+    raise errors.ConfigError(
+      '--manifest cannot be combined with --reader or --source: give one or the other.'
+    )
+  if args.manifest:
+    args.reader, args.source = 'manifest', args.manifest
+  if bool(args.reader) != bool(args.source):
+    raise errors.ConfigError(
+      '--reader and --source need each other: give both, or neither for the demo.'
+    )
+  return args
+
+
+def reading_in(args: argparse.Namespace, workers: int) -> Callable[..., dict[str, Any]]:
+  """`ingest.build` with what the command line says; `workers`: see `ingest.Sharing`."""
+  return functools.partial(
+    ingest.build,
+    args.reader,
+    args.source,
+    args.data,
+    prefix=args.prefix,
+    limits=ingest.Limits(args.max_seconds, args.max_quarantined),
+    keep_encoded=args.keep_encoded,
+    sharing=ingest.Sharing(args.shard_examples, workers, args.wait_seconds),
+    fields=args.fields,
+  )
 
 
 def _fields(text: str) -> dict[str, str]:
@@ -158,29 +197,9 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _build(args: argparse.Namespace) -> dict[str, Any]:
-  reader, source = ('manifest', args.manifest) if args.manifest else (args.reader, args.source)
-  if args.manifest and (args.reader or args.source):
-    raise errors.ConfigError(
-      '--manifest cannot be combined with --reader or --source: give one or the other.'
-    )
-  if bool(reader) != bool(source):
-    raise errors.ConfigError(
-      '--reader and --source need each other: give both, or neither for the demo.'
-    )
-  if reader:
-    limits = ingest.Limits(args.max_seconds, args.max_quarantined)
-    return ingest.build(
-      reader,
-      source,
-      args.data,
-      prefix=args.prefix,
-      limits=limits,
-      keep_encoded=args.keep_encoded,
-      sharing=ingest.Sharing(args.shard_examples, args.workers, args.wait_seconds),
-      process=Process(jax.process_index(), jax.process_count(), distributed.barrier),
-      progress=True,
-      fields=args.fields,
-    )
+  if args.reader:
+    process = Process(jax.process_index(), jax.process_count(), distributed.barrier)
+    return reading_in(args, args.workers)(process=process, progress=True)
   if jax.process_count() > 1:
     raise errors.ConfigError(
       'the demo is made by one process: run this command on one host, or name recordings with '

@@ -43,9 +43,8 @@ def test_librispeech_of_tfds_becomes_transcripts(source, tmp_path):
     'transcripts/test': 1,
   }
   found = recordings.examples(tmp_path / 'data', 'transcripts', 'train')
-  assert list(found) == [
-    f'train_clean100-0000{file}' for file in ('0-0', '0-1', '0-2', '1-0', '1-1')
-  ]
+  rows = ('00000-0', '00000-1', '00000-2', '00001-0', '00001-1')
+  assert list(found) == [f'train_clean100-{name}' for name in rows]
   for i, example in enumerate(found.values()):
     user, assistant = example.turns
     assert user.text == assistant.text == row(i)['text'].lower()
@@ -126,5 +125,6 @@ def test_what_leaves_a_choice_or_is_no_set_is_said_before_a_record_is_read(sourc
   unknown = tfds_sets.write(tmp_path, {'train': [[row(0)]]}, about={'sampleRate': '0'})
   with pytest.raises(ConfigError, match='rate=HZ'):
     build(unknown, tmp_path / 'data')
+  (tmp_path / 'empty').mkdir()
   with pytest.raises(DataError, match='holds no prepared TFDS sets'):
-    build(tmp_path, tmp_path / 'data') if (unknown / 'features.json').unlink() else None
+    build(tmp_path / 'empty', tmp_path / 'data')
