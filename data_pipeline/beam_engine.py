@@ -1,11 +1,11 @@
-"""Apache Beam as the engine of a job of shards: it distributes the shards of each step, tries failed
-ones again, and adds and removes workers, as its runner does.
+"""Apache Beam as the engine of a job of shards: it distributes the shards of each step, tries
+failed ones again, and adds and removes workers, as its runner does.
 
 The process that starts the job lists, fits and publishes. For each step of many shards it runs a
 pipeline whose elements are the unfinished outputs. A worker does not get the function that makes
-them, which may hold models and open files. It starts the same job, whose earlier steps are finished,
-and takes the function when the job comes to the step. So shards are made, noted and put into place
-exactly as without Beam, with the same bytes. All workers see the same storage.
+them, which may hold models and open files. It starts the same job, whose earlier steps are
+finished, and takes the function when the job comes to the step. So shards are made, noted and put
+into place exactly as without Beam, with the same bytes. All workers see the same storage.
 
 Two attempts at one shard are harmless: each writes a folder of its own and puts the same bytes into
 place.

@@ -12,8 +12,9 @@ Those after it are Beam's: --runner=DataflowRunner --project=... --region=...
 
 Workers need this package (an image that holds it) and the storage of sources and results under the
 same paths, such as gs://. Each shard of a step is one element; the runner distributes these, tries
-failed ones again and adds workers. This process lists, fits k-means and the unit language on what the
-workers counted, and publishes. A stopped command continues where it was.
+failed ones again and adds workers. (FnApiRunner does not try again: start the command again.) This
+process lists, fits k-means and the unit language on what the workers counted, and publishes. A
+stopped command continues where it was.
 """
 
 import dataclasses
