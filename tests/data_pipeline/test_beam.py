@@ -3,7 +3,7 @@ jobs without Beam. `make beam` runs this in an environment of its own.
 """
 
 import functools
-import shutil
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +62,13 @@ def test_precompute_on_beam_gives_the_same_products(tmp_path, monkeypatch):
   alone(process=Process())
   parts.write_part, failed = parts.write_part.__wrapped__, tmp_path / 'failed'
   job = functools.partial(beam_jobs.compute, tmp_path / 'beam', failed)
+  made, make = [], beam_engine._Step.make
+  monkeypatch.setattr(
+    beam_engine._Step, 'make', lambda step, name: (made.append(name), make(step, name))
+  )
   report = beam_engine.run(job, job, beam_jobs.THREADS)
+  by_beam = {Path(name).relative_to(tmp_path / 'beam/precomputed').parts[:2] for name in made}
+  assert by_beam >= {('parts', kind) for kind in ('sample', 'units', 'language', 'tokens')}
+  assert {name for name, _ in by_beam} == {'parts', 'answers', 'questions'}
   assert failed.exists() and 'unit language' in report['ran']
   assert precompute_jobs.products(tmp_path / 'beam') == precompute_jobs.products(tmp_path / 'alone')
-  shutil.rmtree(tmp_path / 'alone')

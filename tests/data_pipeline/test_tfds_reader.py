@@ -1,5 +1,6 @@
 """Prepared TFDS sets with the features of LibriSpeech become data sets, without TensorFlow."""
 
+import json
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ from data_pipeline import ingest, readers, tfds_rows
 from echox_jax import audio
 from echox_jax.errors import ConfigError, DataError
 from echox_jax.storage import path as storage_path
+from launch import corpus
 from tests.helpers import recordings, tfds_sets
 from tests.helpers.tfds_sets import row
 
@@ -128,3 +130,31 @@ def test_what_leaves_a_choice_or_is_no_set_is_said_before_a_record_is_read(sourc
   (tmp_path / 'empty').mkdir()
   with pytest.raises(DataError, match='holds no prepared TFDS sets'):
     build(tmp_path / 'empty', tmp_path / 'data')
+
+
+def test_sound_files_that_tfds_keeps_are_decoded(tmp_path):
+  """`Audio(lazy_decode=True)` stores the file itself."""
+  file = recordings.write(tmp_path / 'a.flac', 3200, 32000).read_bytes()
+  source = tfds_sets.write(
+    tmp_path, {'train': [[row(0, speech=file)]]}, about={'lazyDecode': True, 'sampleRate': '32000'}
+  )
+  build(source, tmp_path / 'data')
+  found = recordings.examples(tmp_path / 'data', 'transcripts', 'train')
+  assert len(found['train-00000-0'].turns[0].audio) == 1600
+
+
+def test_the_command_line(source, tmp_path, monkeypatch, capsys):
+  command = ['corpus', '--reader', 'tfds', '--source', str(source), '--data', str(tmp_path)]
+  monkeypatch.setattr(sys, 'argv', [*command, '--fields', 'text=id,language=de', '--workers', '0'])
+  corpus.main()
+  assert json.loads(capsys.readouterr().out)['sets']['transcripts/train']['examples'] == 5
+  assert recordings.examples(tmp_path, 'transcripts', 'test')['test_other-00000-0'].turns[0].text
+  for fields, message in (('text', 'NAME=FIELD'), ('hue=id', "no field 'hue'")):
+    monkeypatch.setattr(sys, 'argv', [*command, '--fields', fields])
+    with pytest.raises(ConfigError, match=message):
+      corpus.main()
+  listed = str(recordings.manifest(tmp_path / 'list', [recordings.row('a')]))
+  command = ['corpus', '--manifest', listed, '--data', str(tmp_path / 'mine')]
+  monkeypatch.setattr(sys, 'argv', [*command, '--fields', 'text=id'])
+  with pytest.raises(ConfigError, match='takes no --fields'):
+    corpus.main()

@@ -35,7 +35,10 @@ def write(folder, splits, file_format='array_record', about=None):
   folder.mkdir(parents=True)
   features = tfds.features.FeaturesDict(
     {
-      'speech': tfds.features.Tensor(shape=(None,), dtype=np.int64),
+      # what an Audio feature becomes on disk
+      'speech': tfds.features.Text()
+      if (about or {}).get('lazyDecode')
+      else tfds.features.Tensor(shape=(None,), dtype=np.int64),
       'text': tfds.features.Text(),
       'speaker_id': np.int64,
       'chapter_id': np.int64,
