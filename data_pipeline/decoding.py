@@ -52,6 +52,25 @@ def decode(path: str, max_seconds: float) -> np.ndarray:
       wave = _load(str(file), max_seconds)
   except OSError as error:
     raise Unusable('damaged', f'cannot be opened ({error.strerror})') from error
+  return _checked(wave, max_seconds)
+
+
+def of_samples(samples: np.ndarray, rate: int, max_seconds: float) -> np.ndarray:
+  """Takes samples that are decoded already: any[samples] or any[samples,channels] at `rate` Hz.
+
+  Returns, Raises: as `decode`.
+  """
+  _check_rate(rate)
+  _check_seconds(len(samples) / rate, max_seconds)
+  try:
+    return _checked(audio.to_mono_16k(samples, rate), max_seconds)
+  except AudioError as error:
+    reason = 'not finite' if len(samples) else 'too short'
+    raise Unusable(reason, 'holds no samples, or samples that are not finite numbers') from error
+
+
+def _checked(wave: np.ndarray, max_seconds: float) -> np.ndarray:
+  """float32[samples] at 16 kHz -> int16[samples], if it is usable."""
   _check_seconds(len(wave) / rates.SAMPLE_RATE, max_seconds)
   if len(wave) < SHORTEST:
     raise Unusable('too short', f'has {len(wave)} samples at 16 kHz, fewer than {SHORTEST}')

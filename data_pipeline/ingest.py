@@ -8,7 +8,7 @@ A data set appears when all of it is written: its files have names of their own,
 changes last (`record_files.publish`). Until then one of that name from earlier stays as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import functools
 import os
@@ -27,10 +27,12 @@ from data_pipeline import (
   record_files,
   schema,
   shards,
+  tfds_rows,
 )
 from data_pipeline.fingerprints import fingerprint
 from data_pipeline.planning import StoredPlan
 from data_pipeline.quarantine import Entry, Quarantine, Unusable
+from data_pipeline.readers import tfds_sets
 from data_pipeline.shards import Outputs, Process, SharedWork
 from echox_jax import storage
 from echox_jax.errors import ConfigError, DataError, EchoXError
@@ -38,8 +40,26 @@ from echox_jax.storage import Path
 
 _STEP, _LEFT_OUT = 'reading in', 'left_out'
 _BUILD_LETTERS = 8
-_NOTHING = (np.zeros(0, np.int16), np.zeros(0, np.uint8))  # audio and file of a turn without any
 _Place = tuple[str, str, int]  # set, split, number of the shard
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sound:
+  """A recording that has been read.
+
+  Attributes:
+    audio: int16[samples] at 16 kHz.
+    file: uint8[bytes] of the sound file, where it is kept.
+    said: text and speaker, where they are stored with the recording.
+  """
+
+  audio: np.ndarray
+  file: np.ndarray
+  said: tuple[str, str] | None = None
+
+
+_NO_FILE = np.zeros(0, np.uint8)
+_NOTHING = Sound(np.zeros(0, np.int16), _NO_FILE)  # of a turn without any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +94,7 @@ def build(
   sharing: Sharing = Sharing(),
   process: Process | None = None,
   progress: bool = False,
+  fields: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
   """Writes the data sets of a source into `data_dir`, and `quarantine.jsonl` beside them.
 
@@ -90,6 +111,7 @@ def build(
     sharing: how the job is divided.
     process: this process among several (None = it is alone), which all see `source` and `data_dir`.
     progress: whether to show a bar with the time left.
+    fields: names of fields, for readers that take them.
 
   Returns:
     `sets`: examples and hours of each, by `name/split`; `quarantined`: items left out, by reason;
@@ -110,7 +132,7 @@ def build(
   refused = Quarantine(str(source), limits.max_quarantined)
   try:
     if work.index == 0:
-      plans = planning.make(readers.get(reader), source, refused)
+      plans = planning.make(readers.get(reader), source, refused, fields)
       plans = {prefix + name: splits for name, splits in plans.items()}
       planning.store(folder, plans, root, refused.entries, sharing.shard_examples)
       del plans  # large; each shard is read again
@@ -236,7 +258,7 @@ class _Job:
     """Reads and writes what is not finished; adds what is unusable to `refused`."""
     todo = (self._places[i] for i in self.work.unfinished(self.all_outputs))
     total = sum(self.plan.sets[name][split][i][0] for name, split, i in todo)
-    read = functools.partial(_read, self.max_seconds, self.keep_encoded)
+    read = functools.partial(read_recording, self.max_seconds, self.keep_encoded)
     with (
       decoding.Workers(read, workers) as pool,
       tqdm(total=total, desc=_STEP, unit='example', disable=not progress, mininterval=1.0) as bar,
@@ -249,25 +271,16 @@ class _Job:
   ) -> dict[str, Any]:
     """Writes one shard; its measurements name what was left out."""
     name, split, i = self._places[number]
-    examples, left_out = self.plan.shard(name, split, i), []
+    left_out = []
 
     def records() -> Iterator[dict[str, Any]]:
-      found = pool.map(file for example in examples for file in example.recordings if file)
-      for example in examples:
-        sounds = [next(found) if file else _NOTHING for file in example.recordings]
+      for found in usable(self.plan.shard(name, split, i), pool, name):
         bar.update()
-        wrong = next(filter(_is_wrong, zip(example.recordings, sounds)), None)
-        if wrong:
-          entry = Entry(example.id, wrong[0], wrong[1].reason, wrong[1].detail, name)
-          left_out.append(dataclasses.asdict(entry) | {'size': _size(entry.file)})
-          refused.add(entry)
-          continue
-        turns = (
-          dataclasses.replace(turn, audio=audio, recording=recording)
-          for turn, (audio, recording) in zip(example.turns, sounds)
-        )
-        whole = schema.Example(example.id, tuple(turns))
-        yield schema.encode(whole, width=1, keep_encoded=self.keep_encoded)
+        if isinstance(found, Entry):
+          left_out.append(dataclasses.asdict(found) | {'size': _size(found.file)})
+          refused.add(found)
+        else:
+          yield schema.encode(found, width=1, keep_encoded=self.keep_encoded)
 
     written = record_files.write(beside, records(), 1, self.keep_encoded)
     return {**written, _LEFT_OUT: left_out}
@@ -312,14 +325,41 @@ class _Job:
     }
 
 
-def _read(max_seconds: float, keep_encoded: bool, file: str) -> tuple[np.ndarray, np.ndarray]:
-  """A recording: int16[samples] at 16 kHz, and uint8[bytes] of the file where it is kept.
+def usable(
+  examples: Iterable[planning.PlannedExample], pool: decoding.Workers, name: str
+) -> Iterator[schema.Example | Entry]:
+  """The planned examples of the set `name` with their audio, or why they cannot be used; `pool`
+  runs `read_recording`.
+  """
+  examples = list(examples)
+  found = pool.map(file for example in examples for file in example.recordings if file)
+  for example in examples:
+    sounds = [next(found) if file else _NOTHING for file in example.recordings]
+    wrong = next(filter(_is_wrong, zip(example.recordings, sounds)), None)
+    if wrong:
+      yield Entry(example.id, wrong[0], wrong[1].reason, wrong[1].detail, name)
+      continue
+    said = next((sound.said for sound in sounds if sound.said), None)
+    turns = (
+      dataclasses.replace(turn, audio=sound.audio, recording=sound.file)
+      for turn, sound in zip(
+        tfds_sets.with_text(example.turns, *said) if said else example.turns, sounds
+      )
+    )
+    yield schema.Example(example.id, tuple(turns))
+
+
+def read_recording(max_seconds: float, keep_encoded: bool, file: str) -> Sound:
+  """Reads a recording, which may be a row of a TFDS set.
 
   Raises:
     Unusable: see `decoding.decode`.
   """
+  if tfds_rows.is_row(file):
+    audio, *said = tfds_rows.read(file, max_seconds)
+    return Sound(audio, _NO_FILE, tuple(said))
   audio = decoding.decode(file, max_seconds)
-  return audio, decoding.encoded(file) if keep_encoded else _NOTHING[1]
+  return Sound(audio, decoding.encoded(file) if keep_encoded else _NO_FILE)
 
 
 def _is_wrong(found: tuple[str, Any]) -> bool:
@@ -328,4 +368,5 @@ def _is_wrong(found: tuple[str, Any]) -> bool:
 
 def _size(file: str) -> int:
   """Bytes of a file; -1 = there is none."""
+  file = tfds_rows.file_of(file)
   return storage.size(file) if listing.is_file(file) else -1

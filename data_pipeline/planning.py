@@ -10,21 +10,21 @@ A plan is stored in shards, so that the processes of a job read only what they w
 read for it, and no recording is looked at one by one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import hashlib
 import json
 import os
 from typing import Any
 
-from data_pipeline import listing, schema
+from data_pipeline import listing, schema, tfds_rows
 from data_pipeline.quarantine import Entry, Quarantine
 from data_pipeline.readers import Reader
 from data_pipeline.readers import items as items_lib
 from data_pipeline.readers.items import Item
 from data_pipeline.shards import ranges
 from echox_jax import storage
-from echox_jax.errors import DataError
+from echox_jax.errors import ConfigError, DataError
 from echox_jax.storage import Path
 
 HELD_OUT = 0.05  # share of the items held out for tests if the source names no splits
@@ -76,13 +76,16 @@ class StoredPlan:
     return [_decode(json.loads(line), str(self.root)) for line in lines]
 
 
-def make(reader: Reader, source: Path, refused: Quarantine) -> Plans:
+def make(
+  reader: Reader, source: Path, refused: Quarantine, fields: Mapping[str, str] | None = None
+) -> Plans:
   """Reads the list of a source and looks which recordings are there.
 
   Args:
     reader: the layout of the source.
     source: file or folder.
     refused: collects the items that cannot be used.
+    fields: names of fields, for readers that take them.
 
   Returns:
     the examples of every set and split, in the order of the source.
@@ -90,7 +93,10 @@ def make(reader: Reader, source: Path, refused: Quarantine) -> Plans:
   Raises:
     DataError: the source as a whole is broken, or lacks a split.
   """
-  items = list(usable_sound(reader.read(source), refused, reader.forms))
+  if fields and not reader.takes_fields:
+    raise ConfigError('this reader takes no --fields: leave them out.')
+  found = reader.read(source, fields) if reader.takes_fields else reader.read(source)
+  items = list(usable_sound(found, refused, reader.forms))
   plans = _transcripts(items) if reader.transcripts else _exchanges(_with_splits(items))
   total = sum(len(chosen) for splits in plans.values() for chosen in splits.values())
   refused.expect(total + len(refused.entries))
@@ -118,10 +124,11 @@ def usable_sound(
   `readers.Reader`.
   """
   found, seen = list(found), {}
-  named = [file for item in found if isinstance(item, Item) for file in item.recordings if file]
+  recordings = (file for i in found if isinstance(i, Item) for file in i.recordings if file)
+  named = dict.fromkeys(map(tfds_rows.file_of, recordings))
   there = listing.listed(form for file in named for form in _forms(file, forms))
   # a disk may not tell `A.wav` from `a.wav`
-  there |= listing.existing({file for file in named if there.isdisjoint(_forms(file, forms))})
+  there |= listing.existing(file for file in named if there.isdisjoint(_forms(file, forms)))
   for item in found:
     if isinstance(item, Item) and item.id in seen:
       item = Entry(
@@ -148,7 +155,8 @@ def _with_recordings(item: Item, there: set[str], forms: tuple[str, ...]) -> Ite
   """The item with the paths that exist; refused if one does not."""
   recordings = []
   for file in item.recordings:
-    existing = next((form for form in _forms(file, forms) if form in there), None) if file else ''
+    ways = _forms(file, forms) if file else ['']
+    existing = next((way for way in ways if not way or tfds_rows.file_of(way) in there), None)
     if existing is None:
       return Entry(item.id, file, 'missing file', f'does not exist, but {item.where} names it')
     recordings.append(existing)

@@ -20,8 +20,8 @@ from echox_jax.storage import Path
 
 FEATURES, MANIFEST, INFO = 'features.json', 'manifest.json', 'dataset_info.json'
 METADATA = (FEATURES, MANIFEST, INFO)  # in the order of writing
-_NAME, _VERSION = 'spoken_turns', '1.0.0'
-_DESCRIPTION = 'Conversations of turns with text, audio, units, unit words and encoder states.'
+NAME, VERSION = 'spoken_turns', '1.0.0'
+DESCRIPTION = 'Conversations of turns with text, audio, units, unit words and encoder states.'
 
 # what a manifest says of a file, or `write` of what it wrote: examples, record_bytes, samples, ...
 About = Mapping[str, Any]
@@ -32,7 +32,7 @@ def file_names(split: str, count: int, build: str = '') -> list[str]:
   written while the files of an earlier one are read.
   """
   split = f'{split}-{build}' if build else split
-  return [f'{_NAME}-{split}.array_record-{i:05d}-of-{count:05d}' for i in range(count)]
+  return [f'{NAME}-{split}.array_record-{i:05d}-of-{count:05d}' for i in range(count)]
 
 
 def write(
@@ -119,7 +119,7 @@ def publish(
   paths, inputs = [folder / name for name in METADATA], fingerprint(found, dict(about or {}))
   write_one = functools.partial(write_metadata, found, width, keep_encoded, build, about or {})
   for path in paths:
-    work.run(step, {path: inputs}, lambda _, beside: write_one(beside))
+    work.run(step, {path: inputs}, lambda _, beside: write_one(beside), here=True)
   work.keep_only([*paths, *(path for outputs in splits.values() for path in outputs)])
   return paths
 
@@ -172,7 +172,7 @@ def _write_tfds(
   with tempfile.TemporaryDirectory() as folder:
     for name in (name for found in splits.values() for name in found):
       (pathlib.Path(folder) / name).touch()  # TFDS wants to see them
-    names = tfds.core.ShardedFileTemplate(folder, template, _NAME, None, 'array_record')
+    names = tfds.core.ShardedFileTemplate(folder, template, NAME, None, 'array_record')
     tfds.folder_dataset.write_metadata(
       data_dir=folder,
       features=tfds_builder.features(width, keep_encoded),
@@ -185,10 +185,10 @@ def _write_tfds(
         )
         for split, found in splits.items()
       ],
-      version=_VERSION,
+      version=VERSION,
       filename_template=template,
       check_data=False,
-      description=_DESCRIPTION,
+      description=DESCRIPTION,
       disable_shuffling=True,
     )
     storage.atomic_write_bytes(path, (pathlib.Path(folder) / path.name).read_bytes())

@@ -15,7 +15,6 @@ theirs. It sees them in the shared folder. It gives up when the next output has 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import pathlib
@@ -39,6 +38,8 @@ Outputs = dict[Path, str]  # path -> fingerprint of all its inputs
 # inputs, sha256, bytes, seconds, measured; beside: suffix -> sha256, bytes of the files beside it
 Note = dict[str, Any]
 Make = Callable[[int, Path], Mapping[str, Any] | None]
+# makes all unfinished outputs of a step, somewhere: see `Process`
+Engine = Callable[['SharedWork', Outputs, Make], None]
 
 
 def ranges(count: int, size: int) -> list[range]:
@@ -53,11 +54,13 @@ class Process:
   Attributes:
     index, count: its number, and the number of processes.
     meet: a barrier: returns when all processes have called it with the same name.
+    engine: another way of making outputs that any process may make; None = in these processes.
   """
 
   index: int = 0
   count: int = 1
   meet: Callable[[str], None] = lambda name: None
+  engine: Engine | None = None
 
 
 class SharedWork:
@@ -90,6 +93,7 @@ class SharedWork:
       process.meet,
     )
     self.scratch, self._wait_seconds = folder / SCRATCH / name, wait_seconds
+    self._engine = process.engine
     self.ran: list[str] = []
     self.seconds: dict[str, float] = {}
     self._notes = self.scratch / 'notes'
@@ -99,7 +103,7 @@ class SharedWork:
       if left_by == self.index or (self.index == 0 and left_by >= self.count):
         shutil.rmtree(path, ignore_errors=True)
 
-  def run(self, step: str, outputs: Outputs, make: Make) -> None:
+  def run(self, step: str, outputs: Outputs, make: Make, *, here: bool = False) -> None:
     """Makes the unfinished outputs of this process; returns when all processes have finished
     theirs.
 
@@ -108,16 +112,20 @@ class SharedWork:
       outputs: path -> fingerprint of all its inputs.
       make: (number of the output, where to write it) -> measurements, JSON-ready. Files that it
         writes beside the output, under its name and a suffix, come into place with it.
+      here: whether only these processes can make them: no engine is asked.
 
     Raises:
       EchoXError: another process does not make its share in time.
     """
     self.beat.at(step)
-    numbered = list(outputs.items())
-    for number in self.unfinished(outputs):
-      self._make(*numbered[number], functools.partial(make, number))
-      if step not in self.ran:
-        self.ran.append(step)
+    todo = self.unfinished(outputs)
+    if self._engine and not here:
+      self._engine(self, outputs, make)
+    else:
+      for number in todo:
+        self.make(number, outputs, make)
+    if todo and step not in self.ran:
+      self.ran.append(step)
     with self.beat.during(heartbeats.WAITING):
       self._await(step, outputs)
     self.seconds[step] = round(
@@ -183,14 +191,14 @@ class SharedWork:
       storage.remove_tree(folder)
       storage.remove_tree(self._notes / folder.relative_to(self.folder))
 
-  def _make(
-    self, path: Path, inputs: str, make: Callable[[Path], Mapping[str, Any] | None]
-  ) -> None:
+  def make(self, number: int, outputs: Outputs, make: Make) -> None:
+    """Makes one output; arguments as for `run`."""
+    path, inputs = next(itertools.islice(outputs.items(), number, None))
     started = time.monotonic()
     storage.make_folder(path.parent)
     with self._writing() as folder:
       beside = folder / path.name
-      measured = make(beside)
+      measured = make(number, beside)
       others = sorted(other for other in folder.iterdir() if other != beside)
       path.unlink(missing_ok=True)
       storage.atomic_write_json(
@@ -216,8 +224,10 @@ class SharedWork:
         yield pathlib.Path(folder)
       return
     folder = storage.make_folder(self.scratch / f'writing-{self.index}')
-    yield folder
-    folder.rmdir()
+    try:
+      yield folder
+    finally:
+      shutil.rmtree(folder)
 
   def _await(self, step: str, outputs: Outputs) -> None:
     """Returns when all outputs are finished. If a process dies meanwhile, `jax.distributed` ends

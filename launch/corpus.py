@@ -8,9 +8,9 @@
 The first command makes the demo's questions and answers, spoken by packaged voices. The second
 reads your own recordings, listed in a JSON-lines or TSV file.
 
-Readers: manifest, dialogues, pairs, librispeech, mls. `--reader NAME --help` describes the layout
-that a reader reads. Recordings may be wav, flac, mp3, ogg or opus, and with ffmpeg installed m4a
-and others, at any usual rate and number of channels.
+Readers: manifest, dialogues, pairs, librispeech, mls, tfds. `--reader NAME --help` describes the
+layout that a reader reads. Recordings may be wav, flac, mp3, ogg or opus, and with ffmpeg installed
+m4a and others, at any usual rate and number of channels.
 
 Unusable recordings (damaged, silent, over-long, without text, ...) are left out, counted, and
 listed with the reason in DATA/quarantine.jsonl. If there are more than --max_quarantined allows,
@@ -30,6 +30,8 @@ launch.train
 """
 
 import argparse
+from collections.abc import Callable, Sequence
+import functools
 import json
 from typing import Any
 
@@ -44,6 +46,21 @@ from launch import cli
 
 
 def main() -> None:
+  args = parse()
+  if args is None:
+    return
+  distributed.initialise(args.distributed, args.coordinator, args.num_processes, args.process_id)
+  summary = _build(args)
+  if distributed.is_first():
+    print(json.dumps(summary, indent=2))
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
+  """The command line; None if it asks for help, which has been given.
+
+  Raises:
+    ConfigError: options are missing or do not go together.
+  """
   limits, sharing = ingest.Limits(), ingest.Sharing()
   parser = argparse.ArgumentParser(
     prog='python -m launch.corpus',
@@ -66,6 +83,12 @@ def main() -> None:
     type=storage.check_readable,
     metavar='FILE',
     help='the same as --reader manifest --source FILE',
+  )
+  parser.add_argument(
+    '--fields',
+    type=_fields,
+    metavar='NAME=FIELD,...',
+    help='which field holds what, for the reader tfds where types leave a choice',
   )
   parser.add_argument(
     '--prefix', default='', help='prefix of the data set names, for several sources in one folder'
@@ -131,41 +154,52 @@ def main() -> None:
   parser.add_argument('--coordinator', help=argparse.SUPPRESS)
   parser.add_argument('--num_processes', type=int, help=argparse.SUPPRESS)
   parser.add_argument('--process_id', type=int, help=argparse.SUPPRESS)
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   if args.help:
     print(readers.get(args.reader).guide if args.reader else parser.format_help())
-    return
+    return None
   if not args.data:
     raise errors.ConfigError('--data is missing: name the folder to write the data sets to.')
-  distributed.initialise(args.distributed, args.coordinator, args.num_processes, args.process_id)
-  summary = _build(args)
-  if distributed.is_first():
-    print(json.dumps(summary, indent=2))
-
-
-def _build(args: argparse.Namespace) -> dict[str, Any]:
-  reader, source = ('manifest', args.manifest) if args.manifest else (args.reader, args.source)
   if args.manifest and (args.reader or args.source):
     raise errors.ConfigError(
       '--manifest cannot be combined with --reader or --source: give one or the other.'
     )
-  if bool(reader) != bool(source):
+  if args.manifest:
+    args.reader, args.source = 'manifest', args.manifest
+  if bool(args.reader) != bool(args.source):
     raise errors.ConfigError(
       '--reader and --source need each other: give both, or neither for the demo.'
     )
-  if reader:
-    limits = ingest.Limits(args.max_seconds, args.max_quarantined)
-    return ingest.build(
-      reader,
-      source,
-      args.data,
-      prefix=args.prefix,
-      limits=limits,
-      keep_encoded=args.keep_encoded,
-      sharing=ingest.Sharing(args.shard_examples, args.workers, args.wait_seconds),
-      process=Process(jax.process_index(), jax.process_count(), distributed.barrier),
-      progress=True,
-    )
+  return args
+
+
+def reading_in(args: argparse.Namespace, workers: int) -> Callable[..., dict[str, Any]]:
+  """`ingest.build` with what the command line says; `workers`: see `ingest.Sharing`."""
+  return functools.partial(
+    ingest.build,
+    args.reader,
+    args.source,
+    args.data,
+    prefix=args.prefix,
+    limits=ingest.Limits(args.max_seconds, args.max_quarantined),
+    keep_encoded=args.keep_encoded,
+    sharing=ingest.Sharing(args.shard_examples, workers, args.wait_seconds),
+    fields=args.fields,
+  )
+
+
+def _fields(text: str) -> dict[str, str]:
+  """`audio=speech,text=words` -> the names by what they hold."""
+  pairs = [part.partition('=') for part in text.split(',')]
+  if not all(name and field for name, _, field in pairs):
+    raise errors.ConfigError(f'--fields is {text!r}: write NAME=FIELD, with commas between them.')
+  return {name: field for name, _, field in pairs}
+
+
+def _build(args: argparse.Namespace) -> dict[str, Any]:
+  if args.reader:
+    process = Process(jax.process_index(), jax.process_count(), distributed.barrier)
+    return reading_in(args, args.workers)(process=process, progress=True)
   if jax.process_count() > 1:
     raise errors.ConfigError(
       'the demo is made by one process: run this command on one host, or name recordings with '

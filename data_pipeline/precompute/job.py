@@ -170,7 +170,7 @@ class Job:
 
   def make(self, step: str, path: Path, inputs: str, make: Callable[[Path], Any]) -> None:
     """Makes one product in the first process."""
-    self.work.run(step, {path: inputs}, lambda _, beside: make(beside))
+    self.work.run(step, {path: inputs}, lambda _, beside: make(beside), here=True)
     self.products.append(path)
 
   def encoder(self, kind: str) -> SpeechEncoder:

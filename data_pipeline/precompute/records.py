@@ -61,7 +61,7 @@ def _make_split(job: Job, step: str, name: str, outputs: Outputs, has_states: bo
   """Writes the files of one split."""
   has_units = name in job.choices.unit_sets
   language = None
-  if has_units and job.work.unfinished(outputs):
+  if has_units and not job.work.all_finished(outputs):
     language = UnitLanguage.load(job.folder / LANGUAGE)
   units = list(job.unit_parts(name)) if has_units else []
   split = _Split(name, list(outputs), has_states, units, language)
