@@ -219,6 +219,7 @@ def train(
       if saving:
         before = time.perf_counter()
         with beat.during('saving'):
+          log.sync()  # a run resumed from this checkpoint has its records
           save()
         log.exclude(time.perf_counter() - before)
       log.saved(checkpoints.complete())

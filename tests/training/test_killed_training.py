@@ -18,7 +18,7 @@ from data_pipeline import dataset
 from data_pipeline.schema import Example, Turn
 from echox_jax import storage
 from echox_jax.tokenizer import train_tokenizer
-from echox_jax.training import checkpoint, metrics
+from echox_jax.training import checkpoint, records
 from tests.helpers.paths import ROOT
 
 KILLS, STEPS, ITEMS = 20, 400, 60  # no kill comes after more than 19 steps
@@ -113,7 +113,7 @@ def test_killed_in_a_bucket(tmp_path, bucket_folder, kills):
     *(checkpoint.load_groups(folder / 'text', ['llm']) for folder in (whole, killed)),
   )
   kept = [
-    [(r['step'], r['loss']) for r in metrics.read(folder / 'text' / 'metrics.jsonl') if 'loss' in r]
+    [(r['step'], r['loss']) for r in records.read(folder / 'text' / 'metrics.jsonl') if 'loss' in r]
     for folder in (whole, killed)
   ]
   assert kept[0] == kept[1] and [step for step, _ in kept[0]] == list(range(2, steps + 1, 2))

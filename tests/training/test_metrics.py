@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from echox_jax import storage
-from echox_jax.training import metrics, profiling
+from echox_jax.training import metrics, profiling, records
 
 
 class _Clock:
@@ -56,14 +56,14 @@ def test_metrics_event_files_and_traces_in_a_bucket(bucket_folder, monkeypatch):
   _window(log, clock, 2, 1.0)
   _window(log, clock, 4, 1.0)
   log.sync()
-  assert [record['step'] for record in metrics.read(file)] == [2, 4]
+  assert [record['step'] for record in records.read(file)] == [2, 4]
   log.close()
   (first,) = storage.children(events)
   assert b'train/loss' in first.read_bytes()
   log = metrics.Metrics(file, 'text', 2, 10, events=events)  # goes on from a checkpoint
   _window(log, clock, 4, 1.0)
   log.close()
-  assert [record['step'] for record in metrics.read(file)] == [2, 4]
+  assert [record['step'] for record in records.read(file)] == [2, 4]
   (second,) = storage.children(events)
   assert second != first and second.read_bytes().count(b'train/loss') == 2
   with profiling.Trace(folder / 'profile', (0, 1)) as trace:
