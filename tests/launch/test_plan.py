@@ -201,7 +201,9 @@ def test_a_working_folder_tells_its_own_rates(tmp_path):
 def test_own_data_sets_and_sources(tmp_path):
   for name, hours in (('answers', 1.5), ('questions', 0.5)):
     splits = {'train': {'examples': 90, 'hours': hours}, 'test': {'examples': 10, 'hours': 0.5}}
-    (tmp_path / f'{name}.json').write_text(json.dumps({'splits': splits}))
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'manifest.json').write_text(json.dumps({'splits': splits}))
+    (tmp_path / name / 'dataset_info.json').write_text('{}')
   made = planned(*NANO, '--stages=s2t', '--data', str(tmp_path))
   assert made['inputs']['sources'] == [
     dataclasses.asdict(paper.Source('answers', 100, 2.0)),

@@ -103,8 +103,8 @@ def test_killed_in_a_bucket(tmp_path, bucket_folder, kills):
   whole, killed = prepare(tmp_path), prepare(storage.path(bucket_folder))
   run(whole, steps=steps)
   for kill in range(kills):
-    # the first after the checkpoint of step 4
-    lines = run(killed, (6, 0.05) if not kill else (8, float(rng.uniform(0, 0.4))), steps)
+    # the first after the checkpoint of step 4: that of step 8 has waited for it
+    lines = run(killed, (10, 0.05) if not kill else (8, float(rng.uniform(0, 0.4))), steps)
     assert not kill or lines[0][0] == 'restored'
   restored, *_, last = run(killed, steps=steps)
   assert restored[0] == 'restored' and restored[1] >= 4 and last == ['finished']
