@@ -8,7 +8,7 @@ version and config.
   builder.download_and_prepare()
   builder.as_data_source('train')[0]
 
-  tfds build spoken_turns --imports data_pipeline.spoken_turns --data_dir tfds
+  PYTHONPATH=. tfds build spoken_turns --imports data_pipeline.spoken_turns --data_dir tfds
     --config '{"name": "mine", "set": "questions", "reader": "manifest", "source": "mine.tsv"}'
 
 Later `tfds.builder('spoken_turns/mine:1.0.0', data_dir='tfds')` opens it, also without this

@@ -21,6 +21,7 @@ def write_report(job: Job) -> dict[str, Any]:
     'manifest',
     {job.folder / MANIFEST: fingerprint(content)},
     lambda _, beside: provenance.write(beside, content),
+    here=True,
   )
   return {
     **report,
