@@ -150,7 +150,9 @@ class Programs:
     return placement.of_state(jax.eval_shape(empty), self._mesh)
 
   def _made(self, empty: Callable[[], Any]) -> Any:
-    return jax.jit(empty, out_shardings=self._shardings(empty))()
+    made = jax.jit(empty, out_shardings=self._shardings(empty))()
+    # programs of `traced` give states that are bound to a device: unbound ones would compile again
+    return jax.device_put(made, jax.devices()[0]) if self._on_cpu else made
 
 
 def speaking_rows(budgets: EngineConfig, on_cpu: bool = False) -> int:

@@ -68,7 +68,7 @@ class Traced:
       described = repr(_shapes(args)).encode()
       path = self._kept / f'{self._name}-{hashlib.sha256(described).hexdigest()[:16]}'
       program = _read(path) or self._trace(path, args)
-      self._ready[shapes] = jax.jit(program.call, **self._options)
+      self._ready[shapes] = jax.jit(_named(program.call, self._name), **self._options)
     return self._ready[shapes](*args)
 
   def lower(self, *args: Any) -> jax.stages.Lowered:
@@ -85,6 +85,16 @@ class Traced:
     except OSError as error:
       _log.warning('the program %s is not kept: %s', self._name, error)
     return made
+
+
+def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+  """Gives a function the name that profiles and logs show."""
+
+  def call(*args: Any) -> Any:
+    return function(*args)
+
+  call.__name__ = name
+  return call
 
 
 def _shapes(args: Any) -> tuple:

@@ -98,7 +98,7 @@ def test_storage_that_fails_is_reported_once_and_ends_nothing(tmp_path, monkeypa
   def fail(*_):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(heartbeats.files, 'atomic_write_json', fail)
+  monkeypatch.setattr(heartbeats.storage, 'atomic_write_json', fail)
   with _heartbeat(tmp_path):
     time.sleep(5 * EVERY)
   assert capsys.readouterr().err.count('No space left on device') == 1
