@@ -14,6 +14,24 @@ class Stopped(BaseException):
   """As if the process had been killed here."""
 
 
+def stop_before(call, places, monkeypatch):
+  """Raises Stopped in place of call number `call` of all functions (owner, name) together."""
+  calls = 0
+
+  def stopping(function):
+    def stop(*args, **kwargs):
+      nonlocal calls
+      if calls == call:
+        raise Stopped
+      calls += 1
+      return function(*args, **kwargs)
+
+    return stop
+
+  for owner, name in places:
+    monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
+
+
 def write(made):
   """Writes the number of the output, and notes that it was made."""
 
@@ -63,20 +81,8 @@ def test_stopped_at_any_point(tmp_path, monkeypatch, inputs, call):
   SharedWork(tmp_path).run('step', outputs(tmp_path, 'x', 1), write([]))
   if inputs == 'x':
     (tmp_path / 'out' / '0').unlink()
-  calls = 0
-
-  def stopping(function):
-    def stop(*args, **kwargs):
-      nonlocal calls
-      if calls == call:
-        raise Stopped
-      calls += 1
-      return function(*args, **kwargs)
-
-    return stop
-
-  for owner, name in ((os, 'fsync'), (os, 'replace'), (Path, 'unlink'), (Path, 'mkdir')):
-    monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
+  places = ((os, 'fsync'), (os, 'replace'), (Path, 'unlink'), (Path, 'mkdir'))
+  stop_before(call, places, monkeypatch)
   with pytest.raises(Stopped):
     SharedWork(tmp_path).run(
       'step', outputs(tmp_path, inputs, 1), lambda i, beside: beside.write_text('whole') and None
@@ -97,24 +103,13 @@ def test_stopped_at_any_point(tmp_path, monkeypatch, inputs, call):
 @pytest.mark.parametrize('call', range(6))
 def test_files_beside_an_output_come_and_go_with_it(tmp_path, monkeypatch, call):
   """Stopped before each of the calls that change the disk, and made again."""
-  target, calls = tmp_path / 'out' / '0', 0
+  target = tmp_path / 'out' / '0'
 
   def make(i, beside):
     beside.write_text('whole')
     beside.with_name(f'{beside.name}.more').write_text('more of it')
 
-  def stopping(function):
-    def stop(*args, **kwargs):
-      nonlocal calls
-      if calls == call:
-        raise Stopped
-      calls += 1
-      return function(*args, **kwargs)
-
-    return stop
-
-  for name in ('fsync', 'replace'):
-    monkeypatch.setattr(os, name, stopping(getattr(os, name)))
+  stop_before(call, ((os, 'fsync'), (os, 'replace')), monkeypatch)
   with pytest.raises(Stopped):
     SharedWork(tmp_path).run('step', outputs(tmp_path, 'x', 1), make)
   monkeypatch.undo()
