@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipeline import dataset, index, schema
 from data_pipeline.turns import ASSISTANT
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.storage import Path
 
 
@@ -45,15 +45,18 @@ class Recordings:
 
 
 def open_recordings(
-  precomputed: Path, names: Sequence[tuple[str, str]], workers: int = 0
+  precomputed: Path,
+  names: Sequence[tuple[str, str]],
+  workers: int = 0,
+  cache: storage.Cache | None = None,
 ) -> Recordings:
   """Opens precomputed sets, each (name, split). If a text was recorded more than once, the first
-  recording counts; `workers` are as for `index.open_table`.
+  recording counts; `workers` are as for `index.open_table`, `cache` as for `dataset.open_dataset`.
 
   Raises:
     DataError: a set is missing, damaged, or has no recorded answer.
   """
-  sources = tuple(dataset.open_dataset(precomputed, *name) for name in names)
+  sources = tuple(dataset.open_dataset(precomputed, *name, cache) for name in names)
   tables = [
     index.open_table(precomputed, precomputed, *name, precomputed, workers) for name in names
   ]

@@ -216,7 +216,7 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
   spoken = None
   if data.recordings and stage in ('s2t', 'echo'):
     where = [split_name(name) for name in data.recordings]
-    spoken = recordings.open_recordings(derived, where, data.workers)
+    spoken = recordings.open_recordings(derived, where, data.workers, record_cache(data))
     good = _leave_out(left_out, 'without a recorded answer', spoken.lengths(kept['answer']) == 0)
     if says_recordings(experiment):
       limit = data.max_unit_words
@@ -253,9 +253,10 @@ def _open(
   experiment: ExperimentConfig, workdir: str | Path, folder: Path, name: tuple[str, str]
 ) -> Sequence[Mapping[str, Any]]:
   """Opens a set of the stage. The vocoder alone hears the audio of precomputed sets."""
+  cache = record_cache(experiment.data)
   if experiment.stage == 'vocoder':
-    return dataset.open_with_audio(folder, raw_dir(experiment, workdir), *name)
-  return dataset.open_dataset(folder, *name)
+    return dataset.open_with_audio(folder, raw_dir(experiment, workdir), *name, cache)
+  return dataset.open_dataset(folder, *name, cache)
 
 
 def in_words(left_out: Mapping[str, int]) -> str:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
   """Scores the demo: `checkpoint`, `workdir`, `data` (default WORKDIR/data), `out` (a JSON file)
   and `limit` of the options of launch.evaluate.
   """
-  args.out.parent.mkdir(parents=True, exist_ok=True)
+  storage.make_folder(args.out.parent)
 
   from echox_jax import audio
   from echox_jax.evaluation import judge as judge_lib
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
   cli.keep_compiled_programs()
   began = time.perf_counter()
   normalise.normalise('')  # reports a missing extra before the work, not after it
-  judge = judge_lib.Judge(args.workdir / 'judge')
+  judge = judge_lib.Judge(_judge_folder(args.workdir))
   manifest = read_manifest(args.workdir)
   raw = args.data or args.workdir / 'data'
   questions = read(raw, raw, 'questions', 'test', args.limit)
@@ -152,6 +152,11 @@ class Clock:
   def stop(self, name: str) -> None:
     now = time.perf_counter()
     self._seconds[name], self._last = now - self._last, now
+
+
+def _judge_folder(workdir: Path) -> Path:
+  """Where the judge's weights are joined: in the working folder if that is local."""
+  return storage.cache_folder() / 'judge' if storage.is_remote(workdir) else workdir / 'judge'
 
 
 def read_manifest(workdir: Path) -> dict[str, Any]:

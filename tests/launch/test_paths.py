@@ -1,14 +1,16 @@
 """What a command says of a path that cannot be used, before it does anything."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
-from data_pipeline import dataset
+from data_pipeline import dataset, selection
 from echox_jax import errors, storage
+from echox_jax.tokenizer import train_tokenizer
 from launch import convert, corpus, inspect, precompute, respond, train
-from tests.helpers import precompute_jobs
+from tests.helpers import batch_jobs, precompute_jobs, tiny_model
 from tests.helpers.paths import ROOT
 
 JOB = '--config=configs/echox_nano.py:text'
@@ -91,6 +93,19 @@ def test_data_sets_in_a_bucket(bucket_folder, tmp_path, capsys):
     some = source.__getitems__([5, 0, 3])
     assert [record['id'] for record in some] == [local[i]['id'] for i in (5, 0, 3)]
   assert sum(map(storage.size, storage.tree(tmp_path / 'cache'))) > 10_000
+  job = batch_jobs.experiment(
+    'text',
+    sets=('questions/train',),
+    max_tokens=1000,
+    cache_gigabytes=0.001,
+    cache_folder=str(tmp_path / 'of_a_job'),
+  )
+  job = dataclasses.replace(job, data_dir=bucket_folder)
+  tokenizer = tmp_path / 'w' / 'precomputed' / 'tokenizer.model'
+  train_tokenizer([tiny_model.WORDS] * 3, tokenizer, 320)
+  chosen = selection.select(job, tmp_path / 'w')
+  assert len(chosen[0]['input_ids'])
+  assert storage.tree(tmp_path / 'of_a_job')  # what a stage reads is copied too
   with pytest.raises(IndexError):
     source[8]
   with pytest.raises(errors.DataError, match='there is no data set'):
