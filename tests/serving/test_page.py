@@ -87,6 +87,7 @@ def test_it_asks_aloud_and_hears_and_interrupts(page):
   assert 24000 < len(asked) < 60000 and np.abs(asked).max() > 1000
   assert len(heard) > 2400 and np.abs(heard).max() > 0
   turn = page.locator('#turns > :nth-child(1)')
+  turn.get_by_text('heard)').wait_for()  # what it heard takes the place of `(spoken)`
   assert turn.locator('.answer .text').inner_text()
   assert 'first sound after' in turn.locator('.measures').inner_text()
   (ROOT / 'out').mkdir(exist_ok=True)

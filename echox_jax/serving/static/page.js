@@ -13,10 +13,12 @@ const NUMBERS = ['temperature', 'top_p', 'top_k', 'repetition_penalty', 'seed'];
 const KEPT_SECONDS = 150;
 
 let ready = false;
+let hears = false; // whether the model takes spoken questions
 let handsFree = false;
 let talking = false;
 let turn = null; // the newest
 let responding = null; // the turn that is being answered
+const spoken = new Map(); // turns by the item of their spoken question
 let heard = {pieces: [], first: 0, count: 0}; // what was sent, for replay: samples of the session
 
 function tell(text, alarm = false) {
@@ -35,8 +37,11 @@ function rest() {
 
 function enable(on) {
   ready = on;
-  for (const id of ['talk', 'hands-free', 'send', 'file', 'stop']) {
+  for (const id of ['send', 'stop']) {
     element(id).disabled = !on;
+  }
+  for (const id of ['talk', 'hands-free', 'file']) {
+    element(id).disabled = !(on && hears);
   }
 }
 
@@ -51,6 +56,7 @@ function settings() {
     audio: {
       input: {
         format: {type: 'audio/pcm', rate: RATE},
+        transcription: hears ? {model: 'ctc'} : null,
         turn_detection: handsFree ? {type: 'server_vad'} : null,
       },
     },
@@ -105,7 +111,7 @@ async function openSound() {
 }
 
 async function startTalking() {
-  if (!ready || talking || handsFree) {
+  if (!ready || !hears || talking || handsFree) {
     return;
   }
   talking = true;
@@ -213,7 +219,9 @@ function interrupt(cancelled = false) {
 // What the server says
 
 const handlers = {
-  'session.created': () => {
+  // A server that never listens for turns has a model that only reads.
+  'session.created': (event) => {
+    hears = event.session.audio.input.turn_detection !== null;
     enable(true);
     update();
     tell('Ready.');
@@ -232,6 +240,9 @@ const handlers = {
     player.begin();
     tell('Thinking.');
   },
+  'input_audio_buffer.committed': (event) => spoken.set(event.item_id, turn),
+  'conversation.item.input_audio_transcription.completed': (event) =>
+    spoken.get(event.item_id)?.understands(event.transcript),
   'response.created': (event) => {
     responding = turn;
     if (turn) {

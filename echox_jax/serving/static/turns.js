@@ -27,6 +27,11 @@ export class Turn {
     this.find(`.${part} .text`).textContent += text;
   }
 
+  // The words that the model heard in a spoken question.
+  understands(words) {
+    this.find('.question .text').textContent = words ? `(heard) ${words}` : '(no words heard)';
+  }
+
   hears(samples) {
     this.question.push(samples);
     this.draw();
