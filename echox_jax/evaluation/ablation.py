@@ -16,7 +16,9 @@ from echox_jax import errors
 from echox_jax.evaluation.intervals import Interval, bootstrap_mean, paired_bootstrap
 
 Record = Mapping[str, Any]
-Answers = Sequence[Sequence[Record]]  # of one variant: by seed and question
+# Of one variant, by seed and question; the seed None: nothing was trained, so there are no seeds.
+Answers = Mapping[int | None, Sequence[Record]]
+Cells = Sequence[Sequence[Record]]
 
 # Whether training has heard the spoken answer of a fact; `known`: not it, but all of its words.
 HEARD, KNOWN, NEW = 'heard', 'known', 'new'
@@ -30,12 +32,13 @@ class Row:
 
   Attributes:
     name, what: of the variant, and in words.
-    seeds: how many cells it has.
+    seeds: how many cells it has, each of its own seed.
     s2t: share of right texts, over all questions.
     s2s: share of spoken answers that the judge hears as right, by split.
     gap: s2t - s2s of the same answers, over all questions.
     wer: words that the judge hears wrong, against the text, over all questions.
-    difference: s2s against the base, by split; empty for the base itself.
+    difference: s2s against the base, by split; over the seeds that both have; empty for the base
+      itself and where there is no such seed.
     lag, first_audio_s, slices: means; `first_audio_s` is None where no times were taken.
   """
 
@@ -59,28 +62,31 @@ def row(name: str, what: str, answers: Answers, base: Answers | None = None) -> 
   Raises:
     DataError: the two answered different questions.
   """
-  if len({tuple(record['id'] for record in seed) for seed in (*answers, *(base or ()))}) != 1:
+  cells = list(answers.values())
+  everyone = [*cells, *(base or {}).values()]
+  if len({tuple(record['id'] for record in cell) for cell in everyone}) != 1:
     raise errors.DataError(
       f'the cells of {name!r} and of what it is compared with answered different questions: '
       'remove the folder of the ablation, or what changed in its data.'
     )
-  everything = [record for seed in answers for record in seed]
-  s2t, s2s = (_table(answers, kind, HEARD, KNOWN, NEW) for kind in ('s2t', 's2s'))
-  found = {split: kinds for split, kinds in SPLITS.items() if _table(answers, 's2s', *kinds).size}
+  everything = [record for cell in cells for record in cell]
+  s2t, s2s = (_table(cells, kind, HEARD, KNOWN, NEW) for kind in ('s2t', 's2s'))
+  found = {split: kinds for split, kinds in SPLITS.items() if _table(cells, 's2s', *kinds).size}
+  own, theirs = _paired(answers, base or {})
   times = [r['first_audio_s'] for r in everything if r['first_audio_s'] is not None]
   spoken = [r['lag'] for r in everything if r['slices']]
   return Row(
     name,
     what,
-    len(answers),
+    len(cells),
     bootstrap_mean(s2t),
-    {split: bootstrap_mean(_table(answers, 's2s', *kinds)) for split, kinds in found.items()},
+    {split: bootstrap_mean(_table(cells, 's2s', *kinds)) for split, kinds in found.items()},
     paired_bootstrap(s2t, s2s),
     sum(r['errors'] for r in everything) / max(1, sum(r['words'] for r in everything)),
     {
-      split: paired_bootstrap(_table(answers, 's2s', *kinds), _table(base, 's2s', *kinds))
+      split: paired_bootstrap(_table(own, 's2s', *kinds), _table(theirs, 's2s', *kinds))
       for split, kinds in found.items()
-      if base is not None
+      if own
     },
     float(np.mean(spoken)) if spoken else 0.0,
     float(np.median(times)) if times else None,
@@ -88,9 +94,19 @@ def row(name: str, what: str, answers: Answers, base: Answers | None = None) -> 
   )
 
 
-def _table(answers: Answers, kind: str, *splits: str) -> np.ndarray:
-  """bool[seeds,questions]: which answers of the splits are right."""
-  return np.asarray([[r[kind] for r in seed if r['split'] in splits] for seed in answers], bool)
+def _paired(answers: Answers, base: Answers) -> tuple[Cells, Cells]:
+  """The cells of both that are compared: those of the same seeds, and what was not trained with
+  every seed.
+  """
+  if None in answers:
+    return [answers[None]] if base else [], list(base.values())
+  shared = [seed for seed in answers if seed in base]
+  return [answers[seed] for seed in shared], [base[seed] for seed in shared]
+
+
+def _table(cells: Cells, kind: str, *splits: str) -> np.ndarray:
+  """bool[cells,questions]: which answers of the splits are right."""
+  return np.asarray([[r[kind] for r in cell if r['split'] in splits] for cell in cells], bool)
 
 
 def markdown(rows: Sequence[Row], timed: bool = False) -> str:
@@ -99,16 +115,20 @@ def markdown(rows: Sequence[Row], timed: bool = False) -> str:
   """
   splits = [split for split in SPLITS if split in rows[0].s2s]
   compared = [split for split in _SHOWN if split in splits]
-  head = ['variant', 'S2T', *(f'S2S, {split}' for split in splits), 'WER']
+  head = ['variant', 'cells', 'S2T', *(f'S2S, {split}' for split in splits), 'WER']
   head += ['tokens before the first cut', 'first sound, s', 'slices'] if timed else ['S2T − S2S']
   head += [f'difference, {split}' for split in compared]
   lines = [head, ['---'] * len(head)]
   for one in rows:
     first = '–' if one.first_audio_s is None else f'{one.first_audio_s:.3f}'
-    cells = [one.what, _share(one.s2t), *(_share(one.s2s[split]) for split in splits)]
+    cells = [one.what, str(one.seeds), _share(one.s2t)]
+    cells += [_share(one.s2s[split]) for split in splits]
     cells += [f'{one.wer:.3f}']
     cells += [f'{one.lag:.1f}', first, f'{one.slices:.2f}'] if timed else [_signed(one.gap)]
-    cells += [_signed(one.difference.get(split)) for split in compared]
+    if one is rows[0]:
+      cells += ['base'] * len(compared)
+    else:
+      cells += [_signed(one.difference.get(split)) for split in compared]
     lines.append(cells)
   return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n'
 
@@ -119,7 +139,7 @@ def _share(interval: Interval) -> str:
 
 def _signed(interval: Interval | None) -> str:
   if interval is None:
-    return 'base'
+    return '–'
   text = f'{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]'
   return f'**{text}**' if is_certain(interval) else text
 
@@ -147,7 +167,7 @@ def against(base: str, one: Row) -> str:
 def in_words(title: str, rows: Sequence[Row]) -> str:
   """A paragraph on one question; the first row is the base."""
   base, *others = rows
-  listed = [against(base.what, one) for one in others]
+  listed = [against(base.what, one) for one in others if one.difference]
   return f'**{title}.** {" ".join(listed)}'
 
 

@@ -6,7 +6,9 @@ OUT/cells/NAME/      stage `echo` of a cell, its model, and answers.jsonl
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
+import itertools
 import json
 from pathlib import Path
 import shutil
@@ -21,7 +23,7 @@ from echox_jax.conversion import assemble, exporters, whisper_ct2
 from echox_jax.conversion import source as source_lib
 from echox_jax.training import checkpoint, loop
 from launch import train
-from launch.ablate import answering, questions
+from launch.ablate import answering, presets, questions, work
 from launch.ablate.presets import Preset, Variant
 from launch.ablate.work import Task
 
@@ -62,34 +64,66 @@ class Cells:
     if self._given:
       check_given(self._given)
 
-  def tasks(self) -> list[Task]:
-    """In the order in which one process does them: the main comparison comes first."""
+  def tasks(self, blocks: Sequence[str] | None = None) -> list[Task]:
+    """In the order in which one process does them: block by block, and in a block seed by seed, so
+    that variants can be compared wherever the work is stopped.
+
+    Args:
+      blocks: only what these need, with the base cells of their differences; None = all blocks.
+    """
     tasks = [Task('corpus', self._corpus)]
     for part, needs in _NEEDS.items():
       tasks.append(Task(part, functools.partial(self._part, part, self.base, ()), needs))
     tasks.append(Task(UNTRAINED, self._untrained, _EARLIER))
-    for variant in self.preset.variants:
-      needs = (UNTRAINED,)
-      for part in variant.own:
-        name = f'{part}_{variant.name}'
-        run = functools.partial(self._own, part, variant)
-        tasks.append(Task(name, run, needs))
-        needs = (name,)
-      if variant.trains:
-        for seed in self.preset.seeds:
-          run = functools.partial(self._cell, variant, seed)
-          tasks.append(Task(cell_name(variant.name, seed), run, needs))
-      elif variant.name != UNTRAINED:
-        tasks.append(Task(variant.name, self._cascade, needs))
-    for seed in self.preset.seeds:
-      run = functools.partial(self._streaming, seed)
-      tasks.append(Task(f'streaming_{seed}', run, (cell_name('echo', seed),)))
-    return [Task(task.name, _alone(task.run), task.needs) for task in tasks]
+    by_block = {block: self._block(block) for block in presets.blocks(self.preset)}
+    tasks += itertools.chain(*by_block.values())
+    wanted = {cell_name(presets.BASE, seed) for seed in self.preset.seeds}
+    wanted |= {task.name for block in blocks or by_block for task in by_block[block]}
+    return [
+      dataclasses.replace(task, run=_alone(task.run)) for task in work.with_needs(tasks, wanted)
+    ]
 
-  def answers(self, name: str) -> list[dict]:
-    """The records of a finished cell."""
-    lines = (self.out / 'cells' / name / ANSWERS).read_text('utf-8').splitlines()
-    return [json.loads(line) for line in lines]
+  def _block(self, block: str) -> list[Task]:
+    if block == presets.STREAMING:
+      return [
+        Task(
+          cell_name('streaming', seed),
+          functools.partial(self._streaming, seed),
+          (cell_name(presets.BASE, seed),),
+          'streaming',
+        )
+        for seed in self.preset.seeds
+      ]
+    variants = [v for v in self.preset.variants if v.block == block and v.name != UNTRAINED]
+    tasks = []
+    for seed in self.preset.seeds:
+      for variant in variants:
+        if seed == self.preset.seeds[0]:
+          tasks += self._once(variant)
+        if variant.trains:
+          needs = _own_name(variant.own[-1], variant) if variant.own else UNTRAINED
+          run = functools.partial(self._cell, variant, seed)
+          tasks.append(Task(cell_name(variant.name, seed), run, (needs,), 'cell'))
+    return tasks
+
+  def _once(self, variant: Variant) -> list[Task]:
+    """What a variant needs once for all seeds."""
+    if not variant.trains:
+      return [Task(variant.name, self._cascade, (UNTRAINED,))]
+    tasks, needs = [], UNTRAINED
+    for part in variant.own:
+      name = _own_name(part, variant)
+      run = functools.partial(self._own, part, variant)
+      tasks.append(Task(name, run, (needs,), f'own {part}'))
+      needs = name
+    return tasks
+
+  def answers(self, name: str) -> list[dict] | None:
+    """The records of a cell; None if it is not finished."""
+    path = self.out / 'cells' / name / ANSWERS
+    if not path.exists():
+      return None
+    return [json.loads(line) for line in path.read_text('utf-8').splitlines()]
 
   # What all cells share.
 
@@ -197,6 +231,11 @@ class Cells:
 def cell_name(variant: str, seed: int) -> str:
   """Name of a cell, and of its task."""
   return f'{variant}_seed{seed}'
+
+
+def _own_name(part: str, variant: Variant) -> str:
+  """Name of the task that makes a part of a variant's own."""
+  return f'{part}_{variant.name}'
 
 
 def check_given(folder: Path) -> None:

@@ -14,14 +14,15 @@ from echox_jax import errors
 BASE = 'echo'  # the variant that all others are compared with
 _CONFIGS = Path(__file__).parents[2] / 'configs'
 
-QUESTIONS = {
+STREAMING = 'e'  # the block that trains nothing: it cuts the answers of finished cells
+QUESTIONS = {  # by block, in the order of work: what matters most comes first
   'a': 'What teaches the echo decoder to speak',
+  STREAMING: 'Streaming: where the answer is cut',
   'b': 'Weight of the denoising loss',
   'c': "Source of the text X' of the pseudo-labels",
-  'd': 'Unit language',
-  'e': 'Streaming: where the answer is cut',
-  'f': 'Speech adapter',
   'g': 'Hours of spoken questions in echo training',
+  'd': 'Unit language',
+  'f': 'Speech adapter',
 }
 
 
@@ -174,6 +175,24 @@ _TINY = Preset(
   cuttings=(CUTTINGS[0], CUTTINGS[2], CUTTINGS[5]),
 )
 PRESETS = {'nano': _NANO, 'tiny': _TINY}
+
+
+def blocks(preset: Preset) -> tuple[str, ...]:
+  """The blocks of a preset, in the order of work."""
+  found = {variant.block for variant in preset.variants}
+  return tuple(block for block in QUESTIONS if block in found or block == STREAMING)
+
+
+def chosen(preset: Preset, option: str) -> tuple[str, ...]:
+  """The blocks that an option such as `a,e` names, in the order of work.
+
+  Raises:
+    ConfigError: the preset has no such block.
+  """
+  names, there = option.split(','), blocks(preset)
+  if not set(names) <= set(there):
+    raise errors.ConfigError(f'--only is {option!r}: give any of {",".join(sorted(there))}.')
+  return tuple(block for block in there if block in names)
 
 
 def get_preset(name: str) -> Preset:

@@ -12,8 +12,8 @@ def answers(shares, seeds=2, questions=200):
   rng = np.random.default_rng(0)
   marks = rng.random((seeds, questions))
   splits = ['heard', 'known', 'new', 'new']
-  return [
-    [
+  return {
+    seed: [
       dict(
         id=str(i),
         split=splits[i % 4],
@@ -28,7 +28,7 @@ def answers(shares, seeds=2, questions=200):
       for i in range(questions)
     ]
     for seed in range(seeds)
-  ]
+  }
 
 
 BASE = answers(dict(heard=0.9, known=0.6, new=0.3))
@@ -62,6 +62,25 @@ def test_a_table_has_a_line_for_each_variant_and_marks_what_is_certain():
   assert 'first sound' in ablation.markdown(rows, timed=True)
 
 
+def test_seeds_that_only_one_has_count_in_its_shares_and_not_in_the_difference():
+  own, base = {0: WORSE[0], 1: WORSE[1], 7: BASE[0]}, {1: BASE[1], 2: BASE[0]}
+  row, shared = ablation.row('x', '', own, base), ablation.row('x', '', {1: own[1]}, {1: base[1]})
+  assert row.seeds == 3 and row.difference == shared.difference
+  assert row.s2s == ablation.row('x', '', own).s2s
+  rows = [ablation.row('echo', 'echo', BASE), ablation.row('x', 'other', {5: BASE[0]}, BASE)]
+  assert rows[1].difference == {} and ablation.markdown(rows).splitlines()[3].endswith('| – | – |')
+  assert 'other' not in ablation.in_words('Title', rows)
+
+
+def test_what_is_not_trained_is_compared_with_every_seed():
+  row = ablation.row('x', 'untrained', {None: WORSE[0]}, BASE)
+  wanted = [
+    np.mean([a['s2s'] - b['s2s'] for a, b in zip(WORSE[0], BASE[seed]) if a['split'] != 'heard'])
+    for seed in (0, 1)
+  ]
+  assert row.seeds == 1 and row.difference['unheard'].mean == pytest.approx(np.mean(wanted))
+
+
 def test_other_questions_are_refused():
   with pytest.raises(errors.DataError, match='answered different questions'):
-    ablation.row('x', '', [WORSE[0][:10]], BASE)
+    ablation.row('x', '', {0: WORSE[0][:10]}, BASE)

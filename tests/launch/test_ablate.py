@@ -188,27 +188,36 @@ def test_models_answer_in_all_ways(data, tmp_path, monkeypatch):
   assert all(r['first_audio_s'] > 0 for r in told['alone'] if r['slices'])
 
 
+def made(name):
+  """Records of a cell, made by hand."""
+  rng = np.random.default_rng(len(name))
+  return [
+    dict(
+      id=str(i),
+      split=('heard', 'known', 'new')[i % 3],
+      s2t=True,
+      s2s=bool(rng.random() < 0.5),
+      errors=0,
+      words=3,
+      lag=7,
+      slices=1,
+      first_audio_s=0.05 if 'threshold' in name else None,
+    )
+    for i in range(12)
+  ]
+
+
+def finish(out, *names):
+  """Leaves what finished cells leave."""
+  for name in names:
+    folder = out / 'cells' / name
+    folder.mkdir(parents=True)
+    (folder / cells.ANSWERS).write_text(''.join(json.dumps(row) + '\n' for row in made(name)))
+
+
 def test_results_are_written_from_the_answers_alone(tmp_path):
   pytest.importorskip('matplotlib', reason="figures are in the extra 'demo'")
-
-  def read(name):
-    rng = np.random.default_rng(len(name))
-    return [
-      dict(
-        id=str(i),
-        split=('heard', 'known', 'new')[i % 3],
-        s2t=True,
-        s2s=bool(rng.random() < 0.5),
-        errors=0,
-        words=3,
-        lag=7,
-        slices=1,
-        first_audio_s=0.05 if 'threshold' in name else None,
-      )
-      for i in range(12)
-    ]
-
-  text = results.write(NANO, tmp_path, read, {'corpus': 60.0})
+  text = results.write(NANO, tmp_path, made, {'corpus': 60.0})
   for question in presets.QUESTIONS.values():
     assert f'## {question}' in text
   for variant in NANO.variants:
@@ -217,6 +226,102 @@ def test_results_are_written_from_the_answers_alone(tmp_path):
   assert list(found['blocks']) == list('abcdefg') and found['minutes'] == 1.0
   assert len(found['blocks']['a']) == 5 and found['blocks']['a'][0]['difference'] == {}
   assert all((tmp_path / name).stat().st_size > 10_000 for name in ('shares.png', 'latency.png'))
+
+
+def test_tables_of_what_is_finished_so_far(tmp_path, monkeypatch):
+  pytest.importorskip('matplotlib', reason="figures are in the extra 'demo'")
+  monkeypatch.setattr(cells, 'check_given', lambda folder: None)
+  monkeypatch.setattr(work, 'run_all', None)  # no work is done
+  out = tmp_path / 'out'
+  shown = ['--out', str(out), '--so-far']
+  with pytest.raises(errors.ConfigError, match='holds no ablation'):
+    ablate.main(shown)
+  ablate.check_same(out, NANO, tmp_path)  # as `--from` notes it
+  finish(out, 'untrained', 'lambda_0_seed0')
+  with pytest.raises(errors.DataError, match='no finished cells to compare'):
+    ablate.main(shown)
+  finish(out, 'echo_seed0', 'echo_seed1', 'conventional_seed0', 'threshold_0.5_seed0')
+  work_done = sorted(out.rglob('*'))
+  ablate.main(shown)
+  assert {path.name for path in out.rglob('*')} - {path.name for path in work_done} == {
+    'results.md',
+    'results.json',
+    'shares.png',
+  }
+  blocks = json.loads((out / 'results.json').read_text())['blocks']
+  found = {block: {row['name']: row['seeds'] for row in rows} for block, rows in blocks.items()}
+  assert found == {  # streaming has no base yet, and (c) nothing but its base
+    'a': {'echo': 2, 'conventional': 1, 'untrained': 1},
+    'b': {'echo': 2, 'lambda_0': 1},
+  }
+  assert '| conventional training on recorded speech | 1 |' in (out / 'results.md').read_text()
+  finish(out, 'offline_seed0')
+  ablate.main([*shown, '--only', 'e,b'])
+  blocks = json.loads((out / 'results.json').read_text())['blocks']
+  assert list(blocks) == ['b', 'e'] and (out / 'latency.png').exists()
+
+
+def test_a_part_of_the_work(tmp_path, capsys, monkeypatch):
+  def listed(*options):
+    ablate.main(['--out', str(tmp_path / 'x'), '--list', *options])
+    return capsys.readouterr().out.split()
+
+  every, some = listed(), listed('--only', 'e,d')
+  assert some == [name for name in every if name in some] and not (tmp_path / 'x').exists()
+  first = every.index('untrained') + 1
+  assert some[:first] == every[:first]
+  assert some[first:] == [
+    *(f'echo_seed{i}' for i in range(3)),
+    *(f'streaming_seed{i}' for i in range(3)),
+    *('precompute_plain', 't2c_plain', 'plain_seed0', 'precompute_bpe', 't2c_bpe', 'bpe_seed0'),
+    *('plain_seed1', 'bpe_seed1', 'plain_seed2', 'bpe_seed2'),
+  ]
+  with pytest.raises(errors.ConfigError, match="--only is 'a,z': give any of a,b,c,d,e,f,g"):
+    listed('--only', 'a,z')
+  with pytest.raises(errors.ConfigError, match='give any of a,e'):
+    listed('--preset', 'tiny', '--only', 'b')
+  # runs of other parts share the folder, and the tables show what all have finished
+  pytest.importorskip('whisper_normalizer', reason="the judge is in the extra 'eval'")
+  pytest.importorskip('matplotlib', reason="figures are in the extra 'demo'")
+  ran = []
+
+  def instead(tasks, notes, tell):
+    ran.append([task.name for task in tasks])
+
+  monkeypatch.setattr(work, 'run_all', instead)
+  monkeypatch.setattr(ablate.cli, 'keep_compiled_programs', lambda: None)
+  finish(tmp_path, 'untrained', 'echo_seed0', 'lambda_3_seed0')
+  for block in 'cb':
+    ablate.main(['--out', str(tmp_path), '--only', block])
+  assert 'gold_seed2' in ran[0] and 'gold_seed2' not in ran[1] and 'lambda_3_seed1' in ran[1]
+  assert list(json.loads((tmp_path / 'results.json').read_text())['blocks']) == ['a', 'b']
+
+
+def test_a_stopped_run_has_cells_to_compare():
+  names = [task.name for task in cells.Cells(NANO, NANO.config.parent, None).tasks()]
+  for block in 'abcdfg':
+    own = [v.name for v in NANO.variants if v.block == block and v.trains]
+    places = [names.index(f'{name}_seed{seed}') for seed in NANO.seeds for name in own]
+    assert places == sorted(places)
+  firsts = ('echo', 'streaming', 'lambda_0', 'gold', 'hours_25', 'plain', 'released')
+  places = [names.index(f'{name}_seed0') for name in firsts]
+  assert places == sorted(places)
+
+
+def test_what_is_left_is_worked_out_from_tasks_of_the_same_kind(tmp_path):
+  def task(name, kind=''):
+    return work.Task(name, lambda: None, (), kind)
+
+  tasks = [task('corpus'), *(task(f'cell{i}', 'cell') for i in range(4)), task('streaming')]
+  for name, minutes in dict(corpus=1, cell0=2, cell1=4, other=60).items():
+    (tmp_path / f'{name}.json').write_text(json.dumps({'seconds': 60 * minutes}))
+  told = work.progress(tasks, tmp_path)
+  assert '7.0 minutes of work so far, about 6 to come' in told  # two cells of 3 minutes
+  assert '1 tasks of kinds that have not been timed yet, as streaming' in told
+  lines = []
+  work.run_all(tasks, tmp_path, lines.append)
+  assert lines[0] == '[4/6] cell2' and 'minutes of work so far' in lines[1] and len(lines) == 6
+  assert lines[-1].endswith('about 0 to come')
 
 
 def test_a_folder_holds_one_ablation(tmp_path):
@@ -236,7 +341,7 @@ def test_the_cells_of_nano(tmp_path, capsys):
   assert len(names) == len(set(names)) and not (tmp_path / 'x').exists()
   trained = [v.name for v in NANO.variants if v.trains]
   assert {f'{name}_seed{seed}' for name in trained for seed in (0, 1, 2)} <= set(names)
-  assert {'cascade', 'untrained', 't2c_plain', 's2t_released', 'streaming_2'} <= set(names)
+  assert {'cascade', 'untrained', 't2c_plain', 's2t_released', 'streaming_seed2'} <= set(names)
 
 
 def noise(text, voice, speed=1.0, seed=0):
