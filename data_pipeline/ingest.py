@@ -29,6 +29,7 @@ from data_pipeline import (
   shards,
   tfds_rows,
 )
+from data_pipeline.corpus import voice_lines
 from data_pipeline.fingerprints import fingerprint
 from data_pipeline.planning import StoredPlan
 from data_pipeline.quarantine import Entry, Quarantine, Unusable
@@ -350,11 +351,13 @@ def usable(
 
 
 def read_recording(max_seconds: float, keep_encoded: bool, file: str) -> Sound:
-  """Reads a recording, which may be a row of a TFDS set.
+  """Reads a recording, which may be a row of a TFDS set or a line that a voice speaks.
 
   Raises:
-    Unusable: see `decoding.decode`.
+    Unusable: see `decoding.decode`, `voice_lines.read`.
   """
+  if voice_lines.is_line(file):
+    return Sound(voice_lines.read(file, max_seconds), _NO_FILE)
   if tfds_rows.is_row(file):
     audio, *said = tfds_rows.read(file, max_seconds)
     return Sound(audio, _NO_FILE, tuple(said))

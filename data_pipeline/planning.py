@@ -18,6 +18,7 @@ import os
 from typing import Any
 
 from data_pipeline import listing, schema, tfds_rows
+from data_pipeline.corpus import voice_lines
 from data_pipeline.quarantine import Entry, Quarantine
 from data_pipeline.readers import Reader
 from data_pipeline.readers import items as items_lib
@@ -120,15 +121,18 @@ def make(
 def usable_sound(
   found: Iterable[Item | Entry], refused: Quarantine, forms: tuple[str, ...] = ()
 ) -> Iterator[Item]:
-  """The items with unique ids and existing recordings; the others are refused. `forms`: see
-  `readers.Reader`.
+  """The items with unique ids and existing recordings, or voices that are installed; the others are
+  refused. `forms`: see `readers.Reader`.
   """
   found, seen = list(found), {}
   recordings = (file for i in found if isinstance(i, Item) for file in i.recordings if file)
   named = dict.fromkeys(map(tfds_rows.file_of, recordings))
+  spoken = [file for file in named if voice_lines.is_line(file)]
+  named = [file for file in named if not voice_lines.is_line(file)]
   there = listing.listed(form for file in named for form in _forms(file, forms))
   # a disk may not tell `A.wav` from `a.wav`
   there |= listing.existing(file for file in named if there.isdisjoint(_forms(file, forms)))
+  there |= voice_lines.installed(spoken)
   for item in found:
     if isinstance(item, Item) and item.id in seen:
       item = Entry(
@@ -157,6 +161,8 @@ def _with_recordings(item: Item, there: set[str], forms: tuple[str, ...]) -> Ite
   for file in item.recordings:
     ways = _forms(file, forms) if file else ['']
     existing = next((way for way in ways if not way or tfds_rows.file_of(way) in there), None)
+    if existing is None and voice_lines.is_line(file):
+      return Entry(item.id, file, 'no voice', voice_lines.lack(file))
     if existing is None:
       return Entry(item.id, file, 'missing file', f'does not exist, but {item.where} names it')
     recordings.append(existing)

@@ -29,6 +29,8 @@ REASONS = {
   'no audio': 'no recording at all',
   'missing file': 'a recording that does not exist',
   'empty file': 'a recording of 0 bytes',
+  'no voice': 'a line for a packaged voice that is not installed',
+  'not spoken': 'a line that its voice cannot speak',
   'damaged': 'a recording that cannot be read',
   'truncated': 'a recording that ends before its header says',
   'wrong rate': 'a sample rate that is not used for speech',

@@ -27,40 +27,14 @@ from tqdm import tqdm
 from data_pipeline import dataset, schema
 from data_pipeline.corpus import facts as facts_lib
 from data_pipeline.corpus import sentences, voices
-from echox_jax import audio, rates, storage
-from echox_jax.errors import DataError, EchoXError
+from data_pipeline.corpus.speaking import Clip, speak
+from echox_jax import rates, storage
+from echox_jax.errors import DataError
 from echox_jax.storage import Path
-
-_ANSWER_GAIN = 1.5  # the answer voice is soft; its loudest answer stays below full scale
-_MIN_SECONDS = 0.3  # a clip shorter than this is a failed synthesis
 
 _SENTENCE_END = re.compile(r'(?<=[.?!]) ')
 
-_SpeakAll = Callable[[Sequence['Clip']], Iterable[np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """One synthesised recording: what is spoken, and how.
-
-  Attributes:
-    id: unique in its split.
-    text: the words.
-    voice: who speaks.
-    speed: 1 is the voice's own pace.
-    seed: seed of the voice's noise.
-    lead, tail: seconds of silence before and after.
-    level: RMS loudness relative to full scale; None keeps the voice's own, times a fixed gain.
-  """
-
-  id: str
-  text: str
-  voice: voices.Voice
-  speed: float = 1.0
-  seed: int = 0
-  lead: float = 0.0
-  tail: float = 0.0
-  level: float | None = None
+_SpeakAll = Callable[[Sequence[Clip]], Iterable[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,24 +260,6 @@ def _speakers(workers: int) -> Iterator[_SpeakAll]:
     yield functools.partial(pool.map, speak, chunksize=4)
   finally:
     pool.shutdown(cancel_futures=True)
-
-
-def speak(clip: Clip) -> np.ndarray:
-  """Clip -> int16[samples], 16 kHz, with the clip's silences and loudness.
-
-  Raises:
-    EchoXError: the voice produces no sound.
-  """
-  wave = voices.trim(voices.synthesise(clip.text, clip.voice, clip.speed, clip.seed), keep=0.03)
-  if len(wave) < _MIN_SECONDS * rates.SAMPLE_RATE:
-    raise EchoXError(
-      f'the voice {clip.voice.name} said nothing for {clip.text!r}: reinstall it, '
-      'or remove it to go on without.'
-    )
-  gain = _ANSWER_GAIN if clip.level is None else clip.level / np.sqrt(np.mean(np.square(wave)))
-  gain = min(gain, 0.97 / np.abs(wave).max())
-  silences = [int(seconds * rates.SAMPLE_RATE) for seconds in (clip.lead, clip.tail)]
-  return audio.to_int16(np.pad(gain * wave, silences))
 
 
 def _example(line: Line, samples: np.ndarray) -> schema.Example:

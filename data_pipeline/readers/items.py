@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+from data_pipeline.corpus import voice_lines
 from data_pipeline.quarantine import Entry, Unusable
 from data_pipeline.schema import ASR, Turn
 from echox_jax import storage
@@ -131,9 +132,21 @@ def split_of(values: dict[str, Any]) -> str:
   return split
 
 
-def recording(folder: Path, name: str) -> str:
-  """The path of file `name`, relative to `folder` unless absolute or in a bucket; empty = none."""
+def recording(folder: Path, name: str, text: str = '') -> str:
+  """The path of file `name`, relative to `folder` unless absolute or in a bucket; empty = none. A
+  line for a voice gets the words `text`.
+
+  Raises:
+    Unusable: a line for a voice that there is not, or with wrong options.
+  """
+  if voice_lines.is_line(name):
+    return voice_lines.with_text(name, text)
   return name if not name or storage.is_remote(name) else os.path.join(folder, name)
+
+
+def speaker(values: dict[str, Any], file: str) -> str:
+  """The field `speaker`; by default the voice that speaks `file`, if one does."""
+  return string(values, 'speaker') or voice_lines.speaker(file)
 
 
 def file_name(name: str) -> str:

@@ -20,6 +20,11 @@ references are separated by `|`:
 `references` are accepted answers (by default `answer`), `speaker` is who asks, `category` a label
 for scores, `language` a language code (en).
 
+`voice:joe` in place of a recording lets a packaged voice say the words of the line, here joe, when
+the list is read in. `voice:joe?speed=1.1&room=0.2&noise=25` is faster, in a room that echoes for
+0.2 s, with noise 25 dB below the speech. `data_pipeline/corpus/voice_lines.py` has all options and
+`voices.py` beside it the names.
+
 `split` is `train` or `test`: test questions are for scores, and k-means and vocoder never hear test
 answers (the set's `holdout`). If no line has a split, one in twenty is held out for tests; if some
 lines do, the others are `train`.
@@ -28,6 +33,7 @@ lines do, the others are `train`.
 from collections.abc import Iterator
 from typing import Any
 
+from data_pipeline.corpus import voice_lines
 from data_pipeline.quarantine import Entry, Unusable
 from data_pipeline.readers import items
 from data_pipeline.readers.items import Item
@@ -124,8 +130,8 @@ def _exchange(row: dict[str, Any], folder: Path, where: str) -> Item:
     source='manifest',
   )
   turns = (
-    Turn('user', question, speaker=items.string(row, 'speaker'), **common),
-    Turn('assistant', answer, references=references, **common),
+    Turn('user', question, speaker=items.speaker(row, asked), **common),
+    Turn('assistant', answer, speaker=voice_lines.speaker(spoken), references=references, **common),
   )
-  recordings = items.recording(folder, asked), items.recording(folder, spoken)
+  recordings = items.recording(folder, asked, question), items.recording(folder, spoken, answer)
   return Item(name, turns, recordings, where, items.split_of(row))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import dataset, schema
-from data_pipeline.corpus import build, facts, sentences, voices
+from data_pipeline.corpus import build, facts, sentences, speaking, voices
 from echox_jax import audio
 from echox_jax.errors import EchoXError
 
@@ -200,8 +200,8 @@ def test_a_voice_that_fails_keeps_the_data_sets_before_it(tmp_path, spoken, monk
 
 
 def test_clips_have_their_silences_and_loudness(spoken):
-  clip = build.Clip('x', 'What is this?', voices.TEST_VOICES[0], lead=0.2, tail=0.1, level=0.05)
-  wave = audio.from_int16(build.speak(clip))
+  clip = speaking.Clip('x', 'What is this?', voices.TEST_VOICES[0], lead=0.2, tail=0.1, level=0.05)
+  wave = audio.from_int16(speaking.speak(clip))
   assert not wave[:3200].any() and not wave[-1600:].any()
   assert abs(np.std(wave[3200:-1600]) - 0.05) < 0.002
 

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from data_pipeline import decoding, ingest, quarantine, record_files
+from data_pipeline.corpus import voices
 from data_pipeline.quarantine import Unusable
 from echox_jax import audio
 from echox_jax.errors import ConfigError, DataError
@@ -70,9 +71,15 @@ BAD_LINES = {
   'wrong fields  ': row('s', split='dev'),
   'wrong fields   ': row('i', question_audio=7),
 }
+BAD_VOICES = {
+  'no voice': row('v', question_audio='voice:ked', answer_audio=None),
+  'not spoken': row('w', question_audio='voice:kal', answer_audio=None),
+}
 
 
-def test_every_bad_input_is_listed_and_the_good_ones_stay(tmp_path):
+def test_every_bad_input_is_listed_and_the_good_ones_stay(tmp_path, monkeypatch):
+  monkeypatch.setattr(voices, 'available', lambda voice: voice.name == 'kal')
+  monkeypatch.setattr(voices, 'synthesise', lambda *_: np.zeros(100, np.float32))
   for name, make in BAD_FILES.values():
     make(tmp_path / name)
   rows = [
@@ -80,11 +87,12 @@ def test_every_bad_input_is_listed_and_the_good_ones_stay(tmp_path):
     row('tested', split='test'),
     *(row(name, question_audio=name, answer_audio=None) for name, _ in BAD_FILES.values()),
     *BAD_LINES.values(),
+    *BAD_VOICES.values(),
   ]
   path = recordings.manifest(tmp_path, rows)
   summary = ingest.build('manifest', path, tmp_path / 'data', limits=ALL)
   found = quarantine.read(tmp_path / 'data' / 'quarantine.jsonl')
-  reasons = sorted(reason.strip() for reason in (*BAD_FILES, *BAD_LINES))
+  reasons = sorted(reason.strip() for reason in (*BAD_FILES, *BAD_LINES, *BAD_VOICES))
   assert sorted(line['reason'] for line in found) == reasons and set(reasons) == set(
     quarantine.REASONS
   )
