@@ -41,9 +41,11 @@ def meeting(folder, index, count):
   return meet
 
 
-def build(source, data, process=None, **sharing):
+def build(source, data, process=None, prefix='', **sharing):
   sharing = ingest.Sharing(**{'shard_examples': 2, **sharing})
-  return ingest.build('manifest', source, data, limits=LIMITS, sharing=sharing, process=process)
+  return ingest.build(
+    'manifest', source, data, prefix=prefix, limits=LIMITS, sharing=sharing, process=process
+  )
 
 
 def main() -> None:
