@@ -41,7 +41,8 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
     `corpus`: the same of each job that read recordings into the folder of data sets, `workdir/data`
       or `workdir` itself; its `name` is `corpus`, or `corpus PREFIX`;
     `goodput`: of all stages; None = unknown;
-    `problems`: sentences; `last_failure`: the newest one, with `job` (name of the stage or job), `process`, `host`, `time`, `step`, `error`; None = none.
+    `problems`: sentences; `last_failure`: the newest one, with `job` (name of the stage or job),
+      `process`, `host`, `time`, `step`, `error`; None = none.
 
   Raises:
     DataError: there is no run in `workdir`.
