@@ -1,7 +1,8 @@
 """A small reading-in, and one process of it as a program:
 `python -m tests.helpers.corpus_jobs JSON`.
 
-Keys: `source`, `data`, `processes`, `process`, `meeting` (an empty folder of this run).
+Keys: `source`, `data`, `processes`, `process`, `meeting` (an empty local folder of this run),
+`begun` (see `kills`).
 """
 
 import json
@@ -11,7 +12,8 @@ import time
 
 from data_pipeline import ingest
 from data_pipeline.shards import Process
-from tests.helpers import recordings
+from echox_jax import storage
+from tests.helpers import kills, recordings
 from tests.helpers.recordings import row
 
 LIMITS = ingest.Limits(max_quarantined=0.2)
@@ -52,7 +54,8 @@ def main() -> None:
   options = json.loads(sys.argv[1])
   index, count = options['process'], options['processes']
   meet = meeting(Path(options['meeting']), index, count)
-  build(options['source'], options['data'], Process(index, count, meet))
+  kills.announce(options)
+  build(options['source'], storage.path(options['data']), Process(index, count, meet))
 
 
 if __name__ == '__main__':
