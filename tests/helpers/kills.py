@@ -52,10 +52,14 @@ def announce(options: dict[str, Any]) -> None:
 def finish(processes: list[subprocess.Popen]) -> list[str]:
   """Waits for processes that must end well; what each one printed."""
   printed = []
-  for process in processes:
-    out, err = process.communicate(timeout=_LIMIT)
-    assert process.returncode == 0, out[-2000:] + err[-4000:]
-    printed.append(out)
+  try:
+    for process in processes:
+      out, err = process.communicate(timeout=_LIMIT)
+      assert process.returncode == 0, out[-2000:] + err[-4000:]
+      printed.append(out)
+  finally:
+    for process in processes:
+      process.kill()
   return printed
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.monitoring import status, views
 from echox_jax.parallel.heartbeats import Heartbeat
 from echox_jax.training import layout, loop
@@ -145,6 +145,18 @@ def test_the_command_needs_no_jax_and_writes_json_and_a_page(finished, tmp_path)
   assert page.count('<polyline') == 1 and 'the loss was not finite on batch 5' in page
   assert 'http' not in page and 'src=' not in page and '<script' not in page
   (finished / 'text' / 'not_finite' / 'batch-5.json').unlink()
+
+
+def test_a_run_in_a_bucket(bucket_folder, tmp_path):
+  """Seen from elsewhere; a checkpoint whose upload was cut off is none."""
+  loop.train(training_jobs.experiment(steps=4), bucket_folder, training_jobs.text_rows)
+  cut_off = f'{bucket_folder}/text/checkpoints/9/params/x'
+  storage.atomic_write_text(cut_off, '')
+  out = run_python('-m', 'launch.status', bucket_folder, '--json', tmp_path / 's.json')
+  assert out.splitlines()[3].split()[:5] == ['text', 'finished', '4', '/', '4']
+  (stage,) = json.loads((tmp_path / 's.json').read_text())['stages']
+  assert stage['last_checkpoint'] == 4 and 0 < stage['saving'] < 1
+  assert [step for step, _ in stage['curve']] == [2, 3, 4]
 
 
 def test_a_folder_without_a_run(tmp_path):
