@@ -9,6 +9,7 @@ changes last (`record_files.publish`). Until then one of that name from earlier 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import functools
 import os
@@ -37,7 +38,9 @@ from data_pipeline.readers import tfds_sets
 from data_pipeline.shards import Outputs, Process, SharedWork
 from echox_jax import storage
 from echox_jax.errors import ConfigError, DataError, EchoXError
+from echox_jax.parallel import heartbeats
 from echox_jax.storage import Path
+from echox_jax.training import layout
 
 _STEP, _LEFT_OUT = 'reading in', 'left_out'
 _BUILD_LETTERS = 8
@@ -76,12 +79,14 @@ class Limits:
 @dataclasses.dataclass(frozen=True)
 class Sharing:
   """How a job is divided: examples of a shard, processes that decode beside each process of the job
-  (0 or 1 = that one itself), and how long it waits for the next shard of another one.
+  (0 or 1 = that one itself), how long it waits for the next shard of another one, and how often
+  each process of the job tells that it lives (0 = never).
   """
 
   shard_examples: int = 512
   workers: int = 0
   wait_seconds: float = shards.WAIT_SECONDS
+  heartbeat_seconds: float = 0.0
 
 
 def build(
@@ -126,34 +131,34 @@ def build(
   """
   source, data_dir = storage.path(source), storage.path(data_dir)
   _check(limits, sharing, source)
-  process = process or Process()
-  work = SharedWork(data_dir, process, name=f'corpus-{prefix}', wait_seconds=sharing.wait_seconds)
-  folder, root = work.scratch / 'plan', source.parent if storage.is_file(source) else source
-  list_of_refused = data_dir.with_name(f'{data_dir.name}.{quarantine.FILE}')
-  refused = Quarantine(str(source), limits.max_quarantined)
-  try:
+  with _shared(data_dir, prefix, process or Process(), sharing) as work:
+    folder, root = work.scratch / 'plan', source.parent if storage.is_file(source) else source
+    list_of_refused = data_dir.with_name(f'{data_dir.name}.{quarantine.FILE}')
+    refused = Quarantine(str(source), limits.max_quarantined)
+    try:
+      if work.index == 0:
+        plans = planning.make(readers.get(reader), source, refused, fields)
+        plans = {prefix + name: splits for name, splits in plans.items()}
+        planning.store(folder, plans, root, refused.entries, sharing.shard_examples)
+        del plans  # large; each shard is read again
+        _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded).reopen_corrected()
+      with work.beat.during(heartbeats.WAITING):
+        work.meet('the plan is written')
+      job = _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded)
+      refused = _collect(source, limits, job.plan.refused, job.plan.examples)
+      job.write_shards(refused, sharing.workers, progress and work.index == 0)
+      refused = _collect(source, limits, [*job.plan.refused, *job.refused()], job.plan.examples)
+      job.check_splits()
+      if work.index == 0:
+        refused.write(data_dir / quarantine.FILE)
+        list_of_refused.unlink(missing_ok=True)
+      job.publish()
+    except EchoXError:
+      if work.index == 0:
+        refused.write(list_of_refused)
+      raise
     if work.index == 0:
-      plans = planning.make(readers.get(reader), source, refused, fields)
-      plans = {prefix + name: splits for name, splits in plans.items()}
-      planning.store(folder, plans, root, refused.entries, sharing.shard_examples)
-      del plans  # large; each shard is read again
-      _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded).reopen_corrected()
-    work.meet('the plan is written')
-    job = _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded)
-    refused = _collect(source, limits, job.plan.refused, job.plan.examples)
-    job.write_shards(refused, sharing.workers, progress and work.index == 0)
-    refused = _collect(source, limits, [*job.plan.refused, *job.refused()], job.plan.examples)
-    job.check_splits()
-    if work.index == 0:
-      refused.write(data_dir / quarantine.FILE)
-      list_of_refused.unlink(missing_ok=True)
-    job.publish()
-  except EchoXError:
-    if work.index == 0:
-      refused.write(list_of_refused)
-    raise
-  if work.index == 0:
-    storage.remove_tree(folder)
+      storage.remove_tree(folder)
   sets = job.counts()
   total = len(refused.entries) + sum(counts['examples'] for counts in sets.values())
   return {
@@ -161,6 +166,23 @@ def build(
     'quarantined': refused.counts(),
     'quarantined_share': round(len(refused.entries) / total, 4),
   }
+
+
+@contextlib.contextmanager
+def _shared(
+  data_dir: Path, prefix: str, process: Process, sharing: Sharing
+) -> Iterator[SharedWork]:
+  """The work of the job, while this process tells that it lives."""
+  name = layout.READING_IN + prefix
+  with heartbeats.Heartbeat(
+    data_dir / layout.PARTS / name,
+    'corpus',
+    'listing',
+    process=process.index,
+    processes=process.count,
+    every=sharing.heartbeat_seconds,
+  ) as beat:
+    yield SharedWork(data_dir, process, name=name, beat=beat, wait_seconds=sharing.wait_seconds)
 
 
 def _check(limits: Limits, sharing: Sharing, source: Path) -> None:
@@ -263,6 +285,7 @@ class _Job:
     with (
       decoding.Workers(read, workers) as pool,
       tqdm(total=total, desc=_STEP, unit='example', disable=not progress, mininterval=1.0) as bar,
+      self.work.beat.during(heartbeats.STEPS),
     ):
       write = functools.partial(self._write_shard, pool, bar, refused)
       self.work.run(_STEP, self.all_outputs, write)
@@ -277,6 +300,7 @@ class _Job:
     def records() -> Iterator[dict[str, Any]]:
       for found in usable(self.plan.shard(name, split, i), pool, name):
         bar.update()
+        self.work.beat.done()
         if isinstance(found, Entry):
           left_out.append(dataclasses.asdict(found) | {'size': _size(found.file)})
           refused.add(found)

@@ -20,6 +20,7 @@ from echox_jax import errors, prompts, rates, storage
 from echox_jax.prompts import IGNORE
 from echox_jax.storage import Path
 from echox_jax.tokenizer import Tokenizer, precomputed_tokenizer
+from echox_jax.training import layout
 from echox_jax.training.experiment import DataConfig, ExperimentConfig
 
 Arrays = dict[str, np.ndarray]
@@ -160,7 +161,7 @@ def raw_dir(experiment: ExperimentConfig, workdir: str | Path) -> Path:
   """Folder of the recorded (or synthesised) data sets: the config's `data_dir`, or `data` in the
   working folder.
   """
-  return storage.path(experiment.data_dir or storage.path(workdir) / 'data')
+  return storage.path(experiment.data_dir or storage.path(workdir) / layout.DATA)
 
 
 def record_cache(data: DataConfig) -> storage.Cache | None:

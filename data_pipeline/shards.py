@@ -29,8 +29,9 @@ from echox_jax import storage
 from echox_jax.errors import EchoXError
 from echox_jax.parallel import heartbeats
 from echox_jax.storage import Path
+from echox_jax.training import layout
 
-SCRATCH = 'parts'  # folder of notes and of files that are needed again only if inputs change
+SCRATCH = layout.PARTS  # notes, and files that are needed again only if inputs change
 WAIT_SECONDS = 3600.0  # for the next output of another process
 _POLL_SECONDS = 0.2
 
@@ -120,7 +121,8 @@ class SharedWork:
     self.beat.at(step)
     todo = self.unfinished(outputs)
     if self._engine and not here:
-      self._engine(self, outputs, make)
+      with self.beat.during(heartbeats.WAITING):
+        self._engine(self, outputs, make)
     else:
       for number in todo:
         self.make(number, outputs, make)

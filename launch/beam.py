@@ -53,8 +53,12 @@ def _corpus(options: list[str], flags: list[str]) -> None:
     return
   if not args.reader:
     raise errors.ConfigError('Beam reads recordings in: name them with --manifest or --reader.')
-  job = corpus.reading_in(args, workers=0)  # Beam has workers of its own
-  print(json.dumps(beam_engine.run(job, job, flags), indent=2))
+  # Beam has workers of its own; they tell no heartbeats, for the runner watches them
+  here, there = (
+    corpus.reading_in(args, workers=0, heartbeat_seconds=seconds)
+    for seconds in (args.heartbeat_seconds, 0.0)
+  )
+  print(json.dumps(beam_engine.run(here, there, flags), indent=2))
 
 
 def _precompute(options: list[str], flags: list[str]) -> None:
@@ -62,7 +66,6 @@ def _precompute(options: list[str], flags: list[str]) -> None:
 
   experiment, values = train.parse(['launch.beam', *options], 'launch.precompute')
   workdir = storage.check_writable(values.workdir)
-  # workers tell no heartbeats: the runner watches them
   quiet = dataclasses.replace(experiment, heartbeat_seconds=0.0)
   here, there = (
     functools.partial(precompute.run, which, workdir, progress=False)

@@ -149,6 +149,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     '(default %(default)s)',
   )
   parser.add_argument(
+    '--heartbeat_seconds',
+    type=float,
+    default=10.0,
+    help='how often a host tells that it lives, for launch.status; 0 = never (default %(default)s)',
+  )
+  parser.add_argument(
     '--distributed', default='auto', choices=distributed.MODES, help=argparse.SUPPRESS
   )
   parser.add_argument('--coordinator', help=argparse.SUPPRESS)
@@ -173,8 +179,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
   return args
 
 
-def reading_in(args: argparse.Namespace, workers: int) -> Callable[..., dict[str, Any]]:
-  """`ingest.build` with what the command line says; `workers`: see `ingest.Sharing`."""
+def reading_in(
+  args: argparse.Namespace, workers: int, heartbeat_seconds: float
+) -> Callable[..., dict[str, Any]]:
+  """`ingest.build` with what the command line says; `workers`, `heartbeat_seconds`: see
+  `ingest.Sharing`.
+  """
   return functools.partial(
     ingest.build,
     args.reader,
@@ -183,7 +193,7 @@ def reading_in(args: argparse.Namespace, workers: int) -> Callable[..., dict[str
     prefix=args.prefix,
     limits=ingest.Limits(args.max_seconds, args.max_quarantined),
     keep_encoded=args.keep_encoded,
-    sharing=ingest.Sharing(args.shard_examples, workers, args.wait_seconds),
+    sharing=ingest.Sharing(args.shard_examples, workers, args.wait_seconds, heartbeat_seconds),
     fields=args.fields,
   )
 
@@ -199,7 +209,8 @@ def _fields(text: str) -> dict[str, str]:
 def _build(args: argparse.Namespace) -> dict[str, Any]:
   if args.reader:
     process = Process(jax.process_index(), jax.process_count(), distributed.barrier)
-    return reading_in(args, args.workers)(process=process, progress=True)
+    read = reading_in(args, args.workers, args.heartbeat_seconds)
+    return read(process=process, progress=True)
   if jax.process_count() > 1:
     raise errors.ConfigError(
       'the demo is made by one process: run this command on one host, or name recordings with '

@@ -155,7 +155,7 @@ class Clock:
 
 
 def _judge_folder(workdir: Path) -> Path:
-  """Where the judge's weights are joined: in the working folder if that is local."""
+  """The local folder where the judge's weights are joined: in the working folder where possible."""
   return storage.cache_folder() / 'judge' if storage.is_remote(workdir) else workdir / 'judge'
 
 

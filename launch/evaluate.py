@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
     '--judge',
     default='whisper-base',
-    help='who listens: whisper-base, hama, a folder, or command:PROGRAM (default %(default)s)',
+    help='who listens: whisper-base, hama, a folder (local or gs://), or command:PROGRAM (default '
+    '%(default)s)',
   )
   parser.add_argument('--quality', help='score the sound too: distillmos, or command:PROGRAM')
   parser.add_argument(

@@ -2,9 +2,10 @@
 
   python -m launch.status WORKDIR [--json FILE] [--html FILE]
 
-WORKDIR is the working folder (--workdir) of launch.precompute, launch.train or launch.pipeline. The
-command only reads, from any machine that sees the folder, and needs neither JAX nor the run itself.
-It names lost, stalled and slow processes and the last failure.
+WORKDIR is the working folder (--workdir) of launch.precompute, launch.train or launch.pipeline, or
+the folder of data sets (--data) of launch.corpus. The command only reads, from any machine that
+sees the folder, and needs neither JAX nor the run itself. It names lost, stalled and slow processes
+and the last failure.
 
 goodput is the share of a job's time, interruptions included, that was spent in steps that counted;
 saving is the share in which training waited for checkpoints.

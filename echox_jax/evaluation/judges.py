@@ -2,7 +2,8 @@
 
   whisper-base        Whisper base, packaged (extra `eval`); see judge.py
   FOLDER              a Whisper for faster-whisper (model.bin), or any speech recogniser that
-                      transformers opens (config.json and its weights)
+                      transformers opens (config.json and its weights); a folder in a bucket is
+                      copied to local disk
   hama                phonemes instead of words, no Whisper (extra `phonemes`)
   command:PROGRAM     a program that is given paths of wav files and prints a line for each
 
@@ -20,7 +21,7 @@ import re
 
 import numpy as np
 
-from echox_jax import errors, rates
+from echox_jax import errors, rates, storage
 from echox_jax.errors import DataError
 from echox_jax.evaluation import commands, judge, normalise, store
 
@@ -56,10 +57,11 @@ def open_judge(spec: str, cache: Path) -> Listener:
 
   Args:
     spec: what `--judge` says.
-    cache: a folder for what must be unpacked.
+    cache: a local folder for what must be unpacked or copied from a bucket.
 
   Raises:
     DataError: a folder that is no speech recogniser.
+    ConfigError, StorageError: a bucket that cannot be used.
     MissingExtraError: a package is not installed.
   """
   if spec == WHISPER_BASE:
@@ -73,12 +75,13 @@ def open_judge(spec: str, cache: Path) -> Listener:
     return Listener(
       name_of(spec), {'command': program}, lambda waves: commands.lines(program, waves)
     )
-  folder = Path(spec)
-  config = folder / 'config.json'
-  if (folder / 'model.bin').is_file() and config.is_file() and not _model_type(config):
-    return _faster_whisper(folder)
-  if config.is_file() and _model_type(config):
-    return _transformers(folder)
+  folder = storage.check_readable(spec)
+  if storage.is_file(folder / 'config.json'):
+    here = storage.kept_copy(folder, cache)
+    if _model_type(here / 'config.json'):
+      return _transformers(spec, here)
+    if (here / 'model.bin').is_file():
+      return _faster_whisper(spec, here)
   raise DataError(
     f'the judge {spec} is neither {WHISPER_BASE}, {HAMA} nor a folder of a speech recogniser '
     f'(with config.json, and model.bin or weights of transformers): name one, or a program with '
@@ -116,7 +119,11 @@ def _model_type(config: Path) -> str | None:
     return None
 
 
-def _faster_whisper(folder: Path) -> Listener:
+def _last(spec: str) -> str:
+  return spec.rstrip('/').rsplit('/', 1)[-1]
+
+
+def _faster_whisper(spec: str, folder: Path) -> Listener:
   try:
     from faster_whisper import WhisperModel
   except ImportError as error:
@@ -124,7 +131,7 @@ def _faster_whisper(folder: Path) -> Listener:
   try:
     model = WhisperModel(str(folder), local_files_only=True)
   except (RuntimeError, ValueError) as error:
-    raise DataError(f'the judge {folder} cannot be opened ({error}): copy it again.') from error
+    raise DataError(f'the judge {spec} cannot be opened ({error}): copy it again.') from error
 
   def hear(waves: Sequence[np.ndarray]) -> list[str]:
     return [_say(wave) if len(wave) else '' for wave in waves]
@@ -135,16 +142,16 @@ def _faster_whisper(folder: Path) -> Listener:
     )
     return ' '.join(segment.text.strip() for segment in segments)
 
-  about = {'model': folder.name, 'faster-whisper': importlib.metadata.version('faster-whisper')}
-  return Listener(name_of(str(folder)), about, hear)
+  about = {'model': _last(spec), 'faster-whisper': importlib.metadata.version('faster-whisper')}
+  return Listener(name_of(spec), about, hear)
 
 
-def _transformers(folder: Path) -> Listener:
+def _transformers(spec: str, folder: Path) -> Listener:
   try:
     import transformers
   except ImportError as error:
     raise errors.EchoXError(
-      f'the judge {folder} needs the packages transformers and torch: install them, or take '
+      f'the judge {spec} needs the packages transformers and torch: install them, or take '
       f'--judge {WHISPER_BASE}.'
     ) from error
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
@@ -153,7 +160,7 @@ def _transformers(folder: Path) -> Listener:
   except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
     reason = str(error).strip().splitlines()[0][:200]
     raise DataError(
-      f'transformers cannot open the judge {folder} as a speech recogniser ({reason}): name a '
+      f'transformers cannot open the judge {spec} as a speech recogniser ({reason}): name a '
       'folder with its weights, tokenizer and feature extractor.'
     ) from error
   settings = getattr(recognise.model, 'generation_config', None)
@@ -164,8 +171,8 @@ def _transformers(folder: Path) -> Listener:
     given = [{'raw': wave, 'sampling_rate': rates.SAMPLE_RATE} for wave in waves]
     return [recognise(own, **options)['text'].strip() if len(own['raw']) else '' for own in given]
 
-  about = {'model': folder.name, 'transformers': transformers.__version__}
-  return Listener(name_of(str(folder)), about, functools.partial(in_pieces, one))
+  about = {'model': _last(spec), 'transformers': transformers.__version__}
+  return Listener(name_of(spec), about, functools.partial(in_pieces, one))
 
 
 def _hama() -> Listener:

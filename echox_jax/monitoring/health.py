@@ -3,9 +3,9 @@
 - lost: no heartbeat for three intervals and 5 s;
 - stalled: it lives, but no step was done for 30 s or the time of five steps, whichever is longer
   (an hour while it compiles, evaluates, saves or starts);
-- slow: its steps take more than 1.5 times the median (processes of precompute work each for
-  itself), or it waits longer for its data than the median process, by more than a fifth of a step
-  (the steps of training take the same time everywhere, as each process waits for the slowest).
+- slow: its steps take more than 1.5 times the median (outside training, where each process works
+  for itself), or it waits longer for its data than the median process, by more than a fifth of a
+  step (the steps of training take the same time everywhere, as each process waits for the slowest).
 
 With heartbeats every 10 s, a process is named lost within 35 s and stalled within 40 s. The clocks
 of the hosts and of the reader must agree to a few seconds. A chip that computes slowly makes all

@@ -1,7 +1,8 @@
 """The state of a run, from the files in its working folder: needs neither JAX nor the run itself.
 
 It reads, of every stage, `config.json`, `metrics.jsonl`, `finished.json`, the names of its
-checkpoints and of its bad batches, and the heartbeats; and the heartbeats of precompute.
+checkpoints and of its bad batches, and the heartbeats; and the heartbeats of precompute and of
+the jobs that read recordings in.
 """
 
 from collections.abc import Sequence
@@ -35,11 +36,13 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
       `last_save` (record of the newest checkpoint that was written), `bad_batches` (numbers),
       `curve` and `eval_curve` (pairs of step and loss), `processes` (heartbeats), `problems`,
       `failure`; None = unknown;
-    `precompute`: `state`, `stage`, `processes`, `problems`, `failure`; None = it wrote no
+    `precompute`: `name`, `state`, `stage`, `processes`, `problems`, `failure`; None = it wrote no
       heartbeats;
+    `corpus`: the same of each job that read recordings into the folder of data sets, `workdir/data`
+      or `workdir` itself; its `name` is `corpus`, or `corpus PREFIX`;
     `goodput`: of all stages; None = unknown;
-    `problems`: sentences; `last_failure`: the newest one, with `job` (name of the stage, or
-      `precompute`), `process`, `host`, `time`, `step`, `error`; None = none.
+    `problems`: sentences; `last_failure`: the newest one, with `job` (name of the stage or job),
+      `process`, `host`, `time`, `step`, `error`; None = none.
 
   Raises:
     DataError: there is no run in `workdir`.
@@ -48,12 +51,13 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
   found = sorted(path for path in folder.iterdir() if _is_stage(path)) if folder.is_dir() else []
   stages = sorted((_stage(path, now) for path in found), key=lambda stage: stage['began'])
   precompute = _job('precompute', heartbeats.read(folder), now)
-  if not stages and precompute is None:
+  corpus = [job for data in (folder, folder / layout.DATA) for job in _reading_in(data, now)]
+  if not stages and not corpus and precompute is None:
     raise errors.DataError(
       f'{workdir} has no run: name the working folder (--workdir) of launch.train, launch.pipeline '
-      'or launch.precompute.'
+      'or launch.precompute, or the folder (--data) of launch.corpus.'
     )
-  jobs = [*([precompute] if precompute else []), *stages]
+  jobs = [*corpus, *([precompute] if precompute else []), *stages]
   failures = [job['failure'] for job in jobs if job['failure']]
   spent = [(s['job_seconds'], s['goodput']) for s in stages if s['job_seconds']]
   whole = sum(seconds for seconds, _ in spent)
@@ -62,10 +66,23 @@ def collect(workdir: str | Path, now: float) -> dict[str, Any]:
     'time': now,
     'stages': stages,
     'precompute': precompute,
+    'corpus': corpus,
     'goodput': sum(seconds * share for seconds, share in spent) / whole if whole else None,
     'problems': [f'{job["name"]}: {p["sentence"]}' for job in jobs for p in job['problems']],
     'last_failure': _last(failures),
   }
+
+
+def _reading_in(data: Path, now: float) -> list[dict[str, Any]]:
+  """The jobs that read recordings into a folder of data sets."""
+  folders = [
+    path
+    for path in storage.children(data / layout.PARTS)
+    if path.name.startswith(layout.READING_IN)
+  ]
+  named = [f'corpus {path.name.removeprefix(layout.READING_IN)}'.strip() for path in folders]
+  found = [_job(name, heartbeats.read(path), now) for name, path in zip(named, folders)]
+  return [job for job in found if job]
 
 
 def _is_stage(folder: Path) -> bool:

@@ -74,7 +74,8 @@ def _heading(report: Report) -> str:
 
 
 def _jobs(report: Report) -> list[Report]:
-  return [*([report['precompute']] if report['precompute'] else []), *report['stages']]
+  precompute = [report['precompute']] if report['precompute'] else []
+  return [*report['corpus'], *precompute, *report['stages']]
 
 
 def _sentences(report: Report) -> list[str]:
@@ -97,7 +98,7 @@ def _sentences(report: Report) -> list[str]:
 
 
 def _row(job: Report) -> tuple[str, ...]:
-  """The cells of a stage, or of precompute, which has only the first ones."""
+  """The cells of a stage, or of another job, which has only the first ones."""
   if 'steps' not in job:
     done = sum(beat['step'] for beat in job['processes'])
     return (job['name'], job['state'], f'{done} ({job["stage"]})', *[''] * (len(_COLUMNS) - 3))

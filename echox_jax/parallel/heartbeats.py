@@ -36,8 +36,8 @@ class Beat:
   """What a process tells. Times are seconds since 1970 by the clock of its host.
 
   Attributes:
-    job: `train` or `precompute`.
-    stage: stage of training, or step of precompute.
+    job: `train`, `precompute` or `corpus`.
+    stage: stage of training, or step of the other jobs.
     host, pid: where the process runs.
     process, processes: number of the process from 0, and how many there are.
     every: seconds between heartbeats.
@@ -47,7 +47,7 @@ class Beat:
     doing: `steps`, `waiting for others`, or what it does meanwhile: `compiling`, `saving`...
     doing_since: since when.
     begun: number of steps handed to the devices; a process that others wait for has begun fewer.
-    step: number of steps done (in precompute: examples of this process).
+    step: number of steps done (in precompute and corpus: examples of this process).
     steps: number of steps of the whole job; 0 = unknown.
     step_time: when the last step was done; `started` before the first.
     step_seconds: mean time of recent steps; None = unknown.

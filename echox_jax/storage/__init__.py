@@ -1,7 +1,7 @@
 """Files and folders that a user names, on local disk or in a bucket (`gs://`)."""
 
 from echox_jax.storage.access import check_readable, check_writable, explained, refusal
-from echox_jax.storage.cache import Cache, cache_folder
+from echox_jax.storage.cache import Cache, cache_folder, kept_copy
 from echox_jax.storage.folders import atomic_dir, is_incomplete, remove_leftovers, upload_folder
 from echox_jax.storage.local_copies import local, read_range
 from echox_jax.storage.paths import (
@@ -51,6 +51,7 @@ __all__ = [
   'is_file',
   'is_incomplete',
   'is_remote',
+  'kept_copy',
   'local',
   'local_only',
   'make_folder',

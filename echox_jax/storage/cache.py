@@ -8,11 +8,12 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import shutil
 import threading
 from typing import BinaryIO
 
 from echox_jax import errors
-from echox_jax.storage import folders, paths, writes
+from echox_jax.storage import folders, local_copies, paths, writes
 from echox_jax.storage.paths import Path
 
 
@@ -22,6 +23,30 @@ def cache_folder() -> pathlib.Path:
   """
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return pathlib.Path(base) / 'echox-jax'
+
+
+def kept_copy(path: str | os.PathLike[str], folder: pathlib.Path) -> pathlib.Path:
+  """Returns a local folder with the content of the folder `path`: `path` itself, or a copy in
+  `folder` that later runs find there. If a file in the bucket has changed there is a new copy, and
+  the old one goes.
+
+  Raises:
+    FileNotFoundError: there is nothing at that path in the bucket.
+  """
+  path = paths.path(path)
+  if not paths.is_remote(path):
+    return path
+  stamps = [(str(file), *paths.stamp(file)) for file in paths.tree(path)]
+  place = f'{path.name}-{_short_hash(str(path))}'
+  copy = folder / f'{place}-{_short_hash(str(stamps))}'
+  with _locked(folder / f'{place}.lock'):  # one process fetches it, the others wait
+    if not copy.is_dir():
+      for old in folder.iterdir():
+        if old.name.startswith(f'{place}-'):
+          shutil.rmtree(old)
+      with folders.atomic_dir(copy) as beside:
+        local_copies.copy_folder(path, beside)
+  return copy
 
 
 class Cache:
@@ -69,8 +94,8 @@ class Cache:
     with self._thread:
       if name in self._held:
         return copy
-      with self._locked(f'{name}.lock'):  # one process fetches it, the others wait
-        with self._locked('lock'):
+      with _locked(self._folder / f'{name}.lock'):  # one process fetches it, the others wait
+        with _locked(self._folder / 'lock'):
           if copy.is_file():
             return self._hold(copy)
           if not self._makes_room(size):
@@ -80,7 +105,7 @@ class Cache:
             f.truncate(size)  # counted from now on
         try:
           paths.bucket_files().get_file(str(path), str(beside))
-          with self._locked('lock'):
+          with _locked(self._folder / 'lock'):
             os.replace(beside, copy)
             return self._hold(copy)
         finally:
@@ -107,12 +132,18 @@ class Cache:
         free += found[file].st_size
     return free >= size
 
-  @contextlib.contextmanager
-  def _locked(self, name: str) -> Iterator[None]:
-    self._folder.mkdir(parents=True, exist_ok=True)
-    with open(self._folder / name, 'ab') as f:
-      fcntl.flock(f, fcntl.LOCK_EX)
-      yield
+
+@contextlib.contextmanager
+def _locked(file: pathlib.Path) -> Iterator[None]:
+  """Only one process of this machine is in such a block at a time."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  with open(file, 'ab') as f:
+    fcntl.flock(f, fcntl.LOCK_EX)
+    yield
+
+
+def _short_hash(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _nobody_holds(file: pathlib.Path) -> bool:

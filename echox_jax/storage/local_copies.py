@@ -47,11 +47,16 @@ def local(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     if paths.is_file(path):
       paths.bucket_files().get_file(str(path), str(copy))
     else:
-      _copy_folder(path, copy)
+      copy_folder(path, copy)
     yield copy
 
 
-def _copy_folder(path: paths.Path, copy: pathlib.Path) -> None:
+def copy_folder(path: paths.Path, copy: pathlib.Path) -> None:
+  """Copies a folder of a bucket to local disk.
+
+  Raises:
+    FileNotFoundError: there is nothing at that path in the bucket.
+  """
   names = [file.relative_to(path).as_posix() for file in paths.tree(path)]
   if not names:
     raise FileNotFoundError(f'there is no {path}')

@@ -12,6 +12,7 @@ import json
 from echox_jax import storage
 from launch import cli
 from launch.bench import (
+  checkpoints,
   corpus,
   loader,
   losses,
@@ -24,6 +25,7 @@ from launch.bench import (
 )
 
 MEASURES = {
+  'checkpoints': checkpoints,
   'corpus': corpus,
   'loader': loader,
   'losses': losses,

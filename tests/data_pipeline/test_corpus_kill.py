@@ -1,15 +1,15 @@
 """Reading in as processes: killed at any moment, it goes on as if nothing had been."""
 
 from concurrent import futures
+import functools
+import itertools
 import json
-import random
-import signal
 import socket
-import time
 
 import pytest
 
-from tests.helpers import corpus_jobs, recordings
+from echox_jax import storage
+from tests.helpers import corpus_jobs, kills, recordings
 from tests.helpers.processes import run_python, start_job
 
 
@@ -25,63 +25,38 @@ def whole(source, tmp_path_factory):
   return recordings.content(data)
 
 
-def start(source, data, processes, run):
-  """Starts the processes of a run."""
-  meeting = data.with_name(f'{data.name}-{run}')
-  meeting.mkdir()
-  options = dict(source=str(source), data=str(data), processes=processes, meeting=str(meeting))
-  return [
-    start_job('tests.helpers.corpus_jobs', options | {'process': i}, data.with_name('compiled'))
-    for i in range(processes)
-  ]
+@pytest.mark.parametrize(
+  'place, count',
+  [
+    ('disk', 3),
+    pytest.param('disk', 20, marks=pytest.mark.slow),
+    pytest.param('bucket', 20, marks=pytest.mark.slow),
+  ],
+)
+def test_killed_at_any_moment(request, source, whole, tmp_path, place, count):
+  """Now and then two processes go on where one was."""
+  folder = storage.path(
+    tmp_path / 'data' if place == 'disk' else request.getfixturevalue('bucket_folder')
+  )
 
+  def start(data, processes, begun):
+    meeting = begun.with_name(f'{begun.name}-meeting')
+    meeting.mkdir()
+    options = dict(source=str(source), data=str(data), meeting=str(meeting), begun=str(begun))
+    return [
+      start_job(
+        'tests.helpers.corpus_jobs',
+        options | {'processes': processes, 'process': i},
+        tmp_path / 'compiled',
+      )
+      for i in range(processes)
+    ]
 
-def finish(processes):
-  for process in processes:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out[-2000:] + err[-4000:]
-
-
-def finished(data):
-  """Time of the last change of every output that is finished."""
-  notes, found = data / 'parts' / 'corpus-' / 'notes', {}
-  for note in notes.rglob('[!.]*.json'):
-    path = data / note.relative_to(notes).with_suffix('')
-    try:
-      found[path] = path.stat().st_mtime_ns
-    except FileNotFoundError:
-      continue  # not yet
-  return found
-
-
-@pytest.mark.parametrize('kills', [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment(source, whole, tmp_path, kills):
-  """Each time a few outputs later, and within the next; now and then two processes go on where one
-  was.
-  """
-  killed = run = 0
-  while killed < kills:
-    data, running = tmp_path / f'data{killed}', True
-    while running:
-      chance, before, run = random.Random(run), finished(data), run + 1
-      processes = start(source, data, 2 if chance.random() < 0.3 else 1, run)
-      if killed < kills:
-        outputs, delay = len(before) + 1 + chance.randrange(4), chance.uniform(0, 0.02)
-        while len(finished(data)) < outputs and processes[0].poll() is None:
-          time.sleep(0.001)
-        time.sleep(delay)
-      if killed < kills and any(process.poll() is None for process in processes):
-        for process in processes:
-          process.send_signal(signal.SIGKILL)
-          process.communicate()
-        killed += 1
-        unfinished = (data / 'parts' / 'corpus-').glob('writing-*/*.array_record*')
-        assert len({path.name.removesuffix('.turns') for path in unfinished}) <= 2
-      else:
-        finish(processes)
-        running = False
-      after = finished(data)
-      assert all(after[path] == changed for path, changed in before.items())
+  job = kills.Job(start, functools.partial(kills.finished_outputs, name='corpus-'), several=True)
+  seconds, _ = kills.whole_run(job, folder / 'whole', tmp_path / 'begun')
+  assert recordings.content(folder / 'whole') == whole
+  folders = (folder / str(i) for i in itertools.count())
+  for data, _ in kills.killed_runs(job, folders, count, seconds, tmp_path):
     assert recordings.content(data) == whole
 
 

@@ -2,18 +2,17 @@
 on as if nothing had been.
 """
 
-import random
-import signal
+import itertools
 import socket
-import time
 
 import numpy as np
 import pytest
 
 from data_pipeline import dataset
 from data_pipeline.schema import Example, Turn
+from echox_jax import storage
 from echox_jax.units import kmeans
-from tests.helpers import precompute_jobs
+from tests.helpers import kills, precompute_jobs
 from tests.helpers.processes import start_job
 
 JOB = dict(shard_examples=1)
@@ -41,11 +40,11 @@ def start(compiled):
 @pytest.fixture(scope='module')
 def start_two(start):
 
-  def run(workdir):
+  def run(workdir, **options):
     with socket.socket() as s:
       s.bind(('localhost', 0))
       port = s.getsockname()[1]
-    return [start(workdir, processes=2, process=i, port=port) for i in range(2)]
+    return [start(workdir, processes=2, process=i, port=port, **options) for i in range(2)]
 
   return run
 
@@ -55,7 +54,7 @@ def uninterrupted(start, tmp_path_factory):
   """What one process of one device made that nobody stopped."""
   workdir = tmp_path_factory.mktemp('whole')
   precompute_jobs.write_raw(workdir / 'data')
-  finish([start(workdir)])
+  kills.finish([start(workdir)])
   return workdir
 
 
@@ -64,21 +63,15 @@ def whole(uninterrupted):
   return precompute_jobs.products(uninterrupted)
 
 
-def finish(processes):
-  for process in processes:
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, out[-2000:] + err[-4000:]
-
-
 def test_two_processes_write_what_one_writes(start_two, whole, tmp_path):
   precompute_jobs.write_raw(tmp_path / 'data')
-  finish(start_two(tmp_path))
+  kills.finish(start_two(tmp_path))
   assert precompute_jobs.products(tmp_path) == whole
 
 
 def test_devices_of_a_process_share_its_batches(start, uninterrupted, tmp_path):
   precompute_jobs.write_raw(tmp_path / 'data')
-  finish([start(tmp_path, devices=4)])  # of batches of two, filled up
+  kills.finish([start(tmp_path, devices=4)])  # of batches of two, filled up
   one, four = (
     list(dataset.read_examples(folder / 'precomputed', 'questions', 'train'))
     for folder in (uninterrupted, tmp_path)
@@ -94,51 +87,25 @@ def test_devices_of_a_process_share_its_batches(start, uninterrupted, tmp_path):
   np.testing.assert_allclose(*centroids, atol=1e-2)
 
 
-def finished(workdir):
-  """Time of the last change of every output that is finished."""
-  folder, found = workdir / 'precomputed', {}
-  for note in (folder / 'parts' / 'notes').rglob('[!.]*.json'):
-    path = folder / note.relative_to(folder / 'parts' / 'notes').with_suffix('')
-    try:
-      found[path] = path.stat().st_mtime_ns
-    except FileNotFoundError:
-      continue  # not yet, or cleared away
-  return found
+@pytest.mark.parametrize('place', ['disk', 'bucket'])
+def test_killed_at_twenty_moments(request, start, start_two, whole, tmp_path, place):
+  """Now and then two processes go on where one was."""
+  folder = storage.path(
+    tmp_path / 'work' if place == 'disk' else request.getfixturevalue('bucket_folder')
+  )
 
+  def run(workdir, processes, begun):
+    if not storage.exists(workdir / 'data'):
+      precompute_jobs.write_raw(workdir / 'data')
+    options = dict(begun=str(begun))
+    return start_two(workdir, **options) if processes == 2 else [start(workdir, **options)]
 
-def test_killed_at_twenty_moments(start, start_two, whole, tmp_path):
-  """Each time a few outputs later, and within the next; now and then two processes go on where one
-  was.
-  """
-  kills = 0
-  for folder in (tmp_path / str(i) for i in range(KILLS)):
-    precompute_jobs.write_raw(folder / 'data')
-    running = True
-    while running:
-      chance, before = random.Random(kills), finished(folder)
-      processes = start_two(folder) if chance.random() < 0.3 else [start(folder)]
-      if kills < KILLS:
-        outputs, delay = len(before) + chance.randrange(6), chance.uniform(0, 0.3)
-        while len(finished(folder)) < outputs and processes[0].poll() is None:
-          time.sleep(0.002)
-        time.sleep(delay)
-      if kills < KILLS and processes[0].poll() is None:
-        for process in processes:
-          process.send_signal(signal.SIGKILL)
-        for process in processes:
-          process.communicate()
-        kills += 1
-        unfinished = (folder / 'precomputed' / 'parts').glob('writing-*/*')
-        names = {path.name.removesuffix('.turns') for path in unfinished if path.is_file()}
-        assert len(names) <= len(processes)
-      else:
-        finish(processes)
-        running = False
-      after = finished(folder)
-      assert all(after[path] == changed for path, changed in before.items() if path in after)
-    assert precompute_jobs.products(folder) == whole
-    if kills == KILLS:
-      return
+  job = kills.Job(run, lambda work: kills.finished_outputs(work / 'precomputed'), several=True)
+  seconds, _ = kills.whole_run(job, folder / 'whole', tmp_path / 'begun')
+  assert precompute_jobs.products(folder / 'whole') == whole
+  folders = (folder / str(i) for i in itertools.count())
+  for workdir, _ in kills.killed_runs(job, folders, KILLS, seconds, tmp_path):
+    assert precompute_jobs.products(workdir) == whole
 
 
 @pytest.mark.parametrize('fails', [0, 1])

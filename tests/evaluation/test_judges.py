@@ -1,14 +1,16 @@
 """Judges that can be plugged in, and scores of quality."""
 
+import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.evaluation import commands, judges, quality
 
 EAR = f'{sys.executable} -m tests.helpers.ear'
@@ -71,6 +73,53 @@ def test_any_faster_whisper_folder_judges(tmp_path):
   judge = judges.open_judge(str(model.parent), tmp_path)
   heard = judge.hear([spoken('The capital of France is Paris.'), SILENCE])
   assert 'Paris' in heard[0] and heard[1] == '' and 'faster-whisper' in judge.about
+
+
+class Fake:
+  """Stands in for faster_whisper.WhisperModel: needs a local folder, and hears what is in it."""
+
+  def __init__(self, folder, **options):
+    self._said = (Path(folder) / 'model.bin').read_text()
+
+  def transcribe(self, wave, **options):
+    return [types.SimpleNamespace(text=self._said)], None
+
+
+def test_a_folder_in_a_bucket_is_copied_once_and_judges(bucket_folder, monkeypatch, tmp_path):
+  monkeypatch.setitem(sys.modules, 'faster_whisper', types.SimpleNamespace(WhisperModel=Fake))
+  version = importlib.metadata.version
+  monkeypatch.setattr(
+    importlib.metadata, 'version', lambda name: '1' if name == 'faster-whisper' else version(name)
+  )
+  monkeypatch.chdir(tmp_path)
+  spec, fetched = f'{bucket_folder}/whisper-x', []
+  storage.atomic_write_text(f'{spec}/config.json', '{}')
+  storage.atomic_write_text(f'{spec}/model.bin', ' alpha')
+  fetch = storage.cache.local_copies.copy_folder
+  monkeypatch.setattr(
+    storage.cache.local_copies,
+    'copy_folder',
+    lambda path, copy: fetched.append(path) or fetch(path, copy),
+  )
+  for said in ('alpha', 'alpha', 'omega'):
+    if said == 'omega':
+      storage.atomic_write_text(f'{spec}/model.bin', 'omega')
+    judge = judges.open_judge(spec, tmp_path / 'cache')
+    assert judge.hear([SECOND, SILENCE]) == [said, '']
+    assert judge.name == judges.name_of(spec) and judge.about['model'] == 'whisper-x'
+  assert len(fetched) == 2  # again only after a change
+  folders = [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()]
+  assert len(folders) == 1 and [path.name for path in tmp_path.iterdir()] == ['cache']
+
+
+def test_a_judge_in_a_bucket_that_cannot_be_used_is_one_sentence(bucket_folder, tmp_path):
+  for spec, message in (
+    (f'{bucket_folder}/none', f'the judge {bucket_folder}/none is neither'),
+    ('gs://nowhere/judge', 'there is no bucket gs://nowhere'),
+    ('s3://bucket/judge', 'give a local path or gs://'),
+  ):
+    with pytest.raises(errors.EchoXError, match=message):
+      judges.open_judge(spec, tmp_path)
 
 
 def test_any_folder_of_transformers_judges(tmp_path):

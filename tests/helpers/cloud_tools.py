@@ -12,7 +12,7 @@ from tests.helpers.paths import ROOT
 
 TOOLS = (
   *('gcloud', 'docker', 'kubectl', 'xpk', 'sbatch', 'srun', 'scontrol', 'mpirun', 'gcsfuse'),
-  *('python', 'mountpoint', 'sudo'),
+  *('python', 'pip', 'mountpoint', 'sudo'),
 )
 # A line of `script` says how the next `tpu-vm ssh` ends: its exit code, and the state in which it
 # leaves the queued resource. Without such a line the command runs here, as on one host.

@@ -1,7 +1,8 @@
 """A small reading-in, and one process of it as a program:
 `python -m tests.helpers.corpus_jobs JSON`.
 
-Keys: `source`, `data`, `processes`, `process`, `meeting` (an empty folder of this run).
+Keys: `source`, `data`, `processes`, `process`, `meeting` (an empty local folder of this run),
+`begun` (see `kills`).
 """
 
 import json
@@ -11,7 +12,8 @@ import time
 
 from data_pipeline import ingest
 from data_pipeline.shards import Process
-from tests.helpers import recordings
+from echox_jax import storage
+from tests.helpers import kills, recordings
 from tests.helpers.recordings import row
 
 LIMITS = ingest.Limits(max_quarantined=0.2)
@@ -41,16 +43,19 @@ def meeting(folder, index, count):
   return meet
 
 
-def build(source, data, process=None, **sharing):
+def build(source, data, process=None, prefix='', **sharing):
   sharing = ingest.Sharing(**{'shard_examples': 2, **sharing})
-  return ingest.build('manifest', source, data, limits=LIMITS, sharing=sharing, process=process)
+  return ingest.build(
+    'manifest', source, data, prefix=prefix, limits=LIMITS, sharing=sharing, process=process
+  )
 
 
 def main() -> None:
   options = json.loads(sys.argv[1])
   index, count = options['process'], options['processes']
   meet = meeting(Path(options['meeting']), index, count)
-  build(options['source'], options['data'], Process(index, count, meet))
+  kills.announce(options)
+  build(options['source'], storage.path(options['data']), Process(index, count, meet))
 
 
 if __name__ == '__main__':

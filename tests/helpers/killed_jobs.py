@@ -1,22 +1,23 @@
 """One run of a tiny training job, to be killed by the tests:
-`python -m tests.helpers.killed_jobs WORKDIR STEPS`.
+`python -m tests.helpers.killed_jobs JSON`.
 
-Prints lines of JSON: `restored` (step), then `batch` (number of the step, its rows).
+Keys: `workdir`, `steps`, `begun` (see `kills`).
+
+Prints lines of JSON: `restored` (step), then `batch` (number of the step, a digest of each row).
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
 import time
 
-import jax
-
 from data_pipeline import batches
 from echox_jax import storage
 from echox_jax.training import loop
 from echox_jax.training.experiment import DataConfig
-from tests.helpers import training_jobs
+from tests.helpers import kills, training_jobs
 
 VOCABULARY, TOKENS, BATCH = 320, 48, 8
 
@@ -41,7 +42,7 @@ class Rows:
     _say(
       'batch',
       self.get_state()['examples'] // BATCH,
-      [row.tobytes().hex() for row in batch['input_ids']],
+      [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in batch['input_ids']],
     )
     time.sleep(0.03)
     return batch
@@ -52,16 +53,14 @@ class Rows:
 
 
 def main() -> None:
-  workdir, steps = storage.path(sys.argv[1]), int(sys.argv[2])
-  if not storage.is_remote(workdir):
-    jax.config.update('jax_compilation_cache_dir', str(workdir / 'compiled'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  options = json.loads(sys.argv[1])
   job = training_jobs.experiment(
-    steps=steps, vocab_size=VOCABULARY, log_every=2, checkpoint_every=4, batch_size=BATCH
+    steps=options['steps'], vocab_size=VOCABULARY, log_every=2, checkpoint_every=4, batch_size=BATCH
   )
+  kills.announce(options)
   loop.train(
     dataclasses.replace(job, data=DataConfig(sets=('questions/train',), max_tokens=TOKENS)),
-    workdir,
+    storage.path(options['workdir']),
     Rows,
   )
   _say('finished')

@@ -2,7 +2,7 @@
 `python -m tests.helpers.precompute_jobs JSON`.
 
 Keys: `workdir`; `processes`, `process`, `port` where there are several; `devices` of the process;
-`experiment`: fields of the config's `precompute`.
+`experiment`: fields of the config's `precompute`; `begun` (see `kills`), where it is to be killed.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipeline import dataset, language_shards, precompute
 from data_pipeline.schema import Example, Turn
-from echox_jax import config
+from echox_jax import config, storage
 from echox_jax.config import WhisperConfig
 from echox_jax.models import whisper
 from echox_jax.parallel import distributed
@@ -25,7 +25,7 @@ from echox_jax.prompts import NANO_IDS
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units import extract
 from launch import cli
-from tests.helpers import words
+from tests.helpers import kills, words
 
 SMALL = WhisperConfig(
   hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, max_positions=120
@@ -108,8 +108,8 @@ def products(workdir):
   folder = workdir / 'precomputed'
   return {
     path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in sorted(folder.rglob('*'))
-    if path.is_file() and 'notes' not in path.parts and path.name != precompute.REPORT
+    for path in storage.tree(folder)
+    if 'notes' not in path.parts and path.name != precompute.REPORT
   }
 
 
@@ -130,6 +130,8 @@ def main() -> None:
       timeout_seconds=200,
     )
   count_few_parts_at_a_time()
+  if 'begun' in options:
+    kills.announce(options)
   precompute.run(
     experiment(**options['experiment']), options['workdir'], make_encoders(), progress=False
   )

@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from data_pipeline import dataset, quarantine, record_files, turns
-from echox_jax import audio
+from echox_jax import audio, storage
 
 
 def voice(samples: int = 1600, seed: int = 0) -> np.ndarray:
@@ -54,9 +54,11 @@ def examples(data_dir, name, split):
 def content(data_dir):
   """The bytes of all files of the data sets in a folder, by name, and of what was left out."""
   paths = [data_dir / quarantine.FILE]
-  for info in sorted(data_dir.glob(f'*/{record_files.INFO}')):
-    paths += [info.with_name(name) for name in record_files.METADATA]
-    for split in dataset.manifest(data_dir, info.parent.name)['splits'].values():
+  for folder in storage.children(data_dir):
+    if not storage.is_file(folder / record_files.INFO):
+      continue
+    paths += [folder / name for name in record_files.METADATA]
+    for split in dataset.manifest(data_dir, folder.name)['splits'].values():
       for name in split['files']:
-        paths += [info.with_name(name), info.with_name(name + turns.SUFFIX)]
+        paths += [folder / name, folder / (name + turns.SUFFIX)]
   return {str(path.relative_to(data_dir)): path.read_bytes() for path in paths if path.is_file()}

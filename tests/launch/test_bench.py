@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from data_pipeline import dataset
 from data_pipeline.schema import Example, Turn
+from echox_jax import storage
 from echox_jax.errors import DataError, MissingExtraError
 from launch.bench import loader as bench_loader
 from tests.helpers.bench_jobs import PLACES, measure
@@ -45,6 +47,27 @@ def test_pseudo_labels(tmp_path):
     0 < found['slices'] <= found['room'][0]
     and found['unit_words'] == found['slices'] * found['room'][1]
   )
+
+
+def test_checkpoints(bucket_folder):
+  sizes = ('--width', 32, '--every', 2, '--checkpoints', 4)
+  found = measure('checkpoints', '--workdir', bucket_folder, *sizes)
+  assert found['checkpoints'] == 3 and found['megabytes'] > 0.1
+  assert 0 < found['waiting'] < 1 and 0 < found['waiting_if_written_at_once'] < 1
+  assert found['wait_seconds'] > 0 and found['write_seconds'] > 0 and found['step_seconds'] > 0
+  assert not storage.tree(bucket_folder)
+
+
+def test_a_bucket_that_is_far_away():
+  """Every request takes longer, and what is written is read."""
+  code = (
+    'import time; from echox_jax import storage; began = time.monotonic()\n'
+    'file = storage.atomic_write_bytes("gs://bucket/a", bytes(1 << 20)); wrote = time.monotonic()\n'
+    'assert file.read_bytes() == bytes(1 << 20); read = time.monotonic()\n'
+    'print(wrote - began, read - wrote)'
+  )
+  wrapped = ('-m', 'tests.helpers.buckets', '--latency', '0.4', '--', sys.executable, '-c', code)
+  assert all(float(seconds) > 0.4 for seconds in run_python(*wrapped).split())
 
 
 def test_padding(tmp_path):

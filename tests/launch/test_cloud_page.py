@@ -113,8 +113,9 @@ def test_the_names_of_the_page_are_used(ran):
   first = ran.said('queued-resources', 'create')[0]
   assert 'echox@my-echox.iam.gserviceaccount.com' in first and made[4] == 'echox'
   (built,) = ran.said('builds', 'submit')
-  image = built[-1].partition('_IMAGE=')[2]
+  (image,) = [word.partition('_IMAGE=')[2] for word in built if '_IMAGE=' in word]
   assert all(image in call for call in ran.said('docker', 'run'))
+  assert any(word.endswith('echox@my-echox.iam.gserviceaccount.com') for word in built)
 
 
 def test_the_jobset_of_the_page_is_whole(ran):

@@ -18,10 +18,10 @@ for package in ('whisper_normalizer', 'faster_whisper'):
 class FakeJudge:
   """Hears "alpha" in everything and counts the clips."""
 
-  judged = 0
+  judged, cache = 0, None
 
   def __init__(self, cache_dir):
-    pass
+    FakeJudge.cache = cache_dir
 
   def transcribe(self, waves):
     FakeJudge.judged += len(waves)
@@ -74,6 +74,10 @@ def test_scores_by_voice_and_category():
 
 @pytest.fixture
 def workdir(tmp_path):
+  return write_workdir(tmp_path)
+
+
+def write_workdir(folder):
   sound = lambda seed: (tiny_model.question(1.0, seed) * 32767).astype(np.int16)
 
   def question(i):
@@ -90,13 +94,13 @@ def workdir(tmp_path):
   answer = schema.Example(
     'a', (schema.Turn('assistant', 'Alpha.', audio=sound(9), units=np.repeat(np.arange(10), 5)),)
   )
-  dataset.write_dataset(tmp_path / 'data', 'questions', {'test': map(question, range(4))})
-  dataset.write_dataset(tmp_path / 'precomputed', 'answers', {'holdout': [answer]})
+  dataset.write_dataset(folder / 'data', 'questions', {'test': map(question, range(4))})
+  dataset.write_dataset(folder / 'precomputed', 'answers', {'holdout': [answer]})
   storage.atomic_write_json(
-    tmp_path / 'precomputed' / 'precompute.json',
+    folder / 'precomputed' / 'precompute.json',
     {'report': {'units_per_second': 28.0, 'unit_words_per_second': 13.0}},
   )
-  return tmp_path
+  return folder
 
 
 def test_a_whole_evaluation(workdir, monkeypatch, tmp_path):
@@ -129,6 +133,26 @@ def test_a_whole_evaluation(workdir, monkeypatch, tmp_path):
     's2s': True,
   }
   assert (workdir / 'evaluation_examples' / 'real_answer.wav').exists()
+
+
+def test_a_working_folder_in_a_bucket(bucket_folder, monkeypatch, tmp_path):
+  """Everything is written to the bucket, except the judge's weights: those are joined in the local
+  cache folder.
+  """
+  workdir, bundle = write_workdir(storage.path(bucket_folder)), tiny_model.tiny_bundle(tmp_path)
+  monkeypatch.setattr('echox_jax.load', lambda folder, **options: bundle)
+  monkeypatch.setattr('echox_jax.evaluation.judge.Judge', FakeJudge)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  out = f'{bucket_folder}/evaluation.json'
+  evaluate.main(
+    ['--checkpoint', 'unused', '--workdir', bucket_folder, '--out', out, '--limit', '2']
+  )
+  assert FakeJudge.cache == tmp_path / 'cache' / 'echox-jax' / 'judge'
+  assert not list((tmp_path / 'here').iterdir())  # no folder called `gs:`
+  assert json.loads(storage.path(out).read_text())['questions'] == 2
+  assert storage.is_file(workdir / 'evaluation_examples' / 'real_answer.wav')
 
 
 def test_precompute_must_have_run(workdir, monkeypatch):

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.monitoring import status, views
 from echox_jax.parallel.heartbeats import Heartbeat
-from echox_jax.training import loop
-from tests.helpers import training_jobs
+from echox_jax.training import layout, loop
+from tests.helpers import corpus_jobs, training_jobs
 from tests.helpers.processes import run_python
 
 STEPS = 7
@@ -147,6 +147,18 @@ def test_the_command_needs_no_jax_and_writes_json_and_a_page(finished, tmp_path)
   (finished / 'text' / 'not_finite' / 'batch-5.json').unlink()
 
 
+def test_a_run_in_a_bucket(bucket_folder, tmp_path):
+  """Seen from elsewhere; a checkpoint whose upload was cut off is none."""
+  loop.train(training_jobs.experiment(steps=4), bucket_folder, training_jobs.text_rows)
+  cut_off = f'{bucket_folder}/text/checkpoints/9/params/x'
+  storage.atomic_write_text(cut_off, '')
+  out = run_python('-m', 'launch.status', bucket_folder, '--json', tmp_path / 's.json')
+  assert out.splitlines()[3].split()[:5] == ['text', 'finished', '4', '/', '4']
+  (stage,) = json.loads((tmp_path / 's.json').read_text())['stages']
+  assert stage['last_checkpoint'] == 4 and 0 < stage['saving'] < 1
+  assert [step for step, _ in stage['curve']] == [2, 3, 4]
+
+
 def test_a_folder_without_a_run(tmp_path):
   for folder in (tmp_path, tmp_path / 'missing'):
     with pytest.raises(errors.DataError, match='has no run: name the working folder'):
@@ -161,6 +173,34 @@ def test_precompute_has_a_row(tmp_path):
   assert report['precompute']['state'] == 'finished' and not report['stages']
   assert 'precompute  finished  12 (units:answers/train)' in views.in_text(report)
   assert 'units:answers/train' in views.in_html(report)
+
+
+def test_reading_in_has_rows_of_its_own(tmp_path):
+  """Of each prefix one, whether the working folder is named or the folder of data sets."""
+  source = corpus_jobs.write_source(tmp_path / 'source', items=4)  # 4 questions, 4 answers
+  for prefix in ('', 'libri_'):
+    corpus_jobs.build(source, tmp_path / 'data', prefix=prefix, heartbeat_seconds=10.0)
+  for folder in (tmp_path, tmp_path / 'data'):
+    report = status.collect(folder, time.time())
+    assert report['precompute'] is None and not report['stages']
+    assert [job['name'] for job in report['corpus']] == ['corpus', 'corpus libri_']
+    lines = views.in_text(report).splitlines()
+    rows = [line.split('  ')[:3] for line in lines if line.startswith('corpus')]
+    assert [row[0] for row in rows] == ['corpus', 'corpus libri_']
+    assert [job['state'] for job in report['corpus']] == ['finished', 'finished']
+    assert [job['processes'][0]['step'] for job in report['corpus']] == [8, 8]
+
+
+def test_a_host_that_is_lost_while_reading_in_is_named(tmp_path):
+  folder = tmp_path / 'data' / layout.PARTS / layout.READING_IN
+  with Heartbeat(folder, 'corpus', process=1, processes=2, every=10.0):
+    killed = (folder / 'heartbeats' / '00001.json').read_text()
+  with Heartbeat(folder, 'corpus', process=0, processes=2, every=10.0) as beat:
+    beat.doing('waiting for others')
+    (folder / 'heartbeats' / '00001.json').write_text(killed)
+    report = status.collect(tmp_path, time.time() + 36)
+  lost = [sentence for sentence in report['problems'] if 'process 1 on' in sentence]
+  assert len(lost) == 1 and lost[0].startswith('corpus: ') and 'is lost' in lost[0]
 
 
 def test_the_failure_that_ended_the_others_is_the_last(tmp_path):

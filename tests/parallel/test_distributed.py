@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.parallel import distributed
 from echox_jax.parallel.distributed import Join
 from echox_jax.storage import writes
@@ -343,30 +343,47 @@ def test_two_processes_of_four_equal_one_of_eight(alone, stopped):
   assert all(abs(loss - held_out_one[step]) < 1e-5 for step, loss in held_out_two.items())
 
 
-def test_fewer_devices_go_on_where_two_processes_stopped_and_back(run, alone, stopped, tmp_path):
-  """Eight devices in two processes, then four in one, then eight in two: the same run."""
-  (workdir_one, one), (workdir_two, two) = alone, stopped
+def _go_on(run, alone, two, workdir):
+  """Goes on where two processes of four devices stopped, on four devices in one process, and stops
+  again; then on eight devices in two processes: together the same run as that of one process.
+
+  Returns the step of the second stop.
+  """
+  workdir_one, one = alone
   (step,) = two['saved']
-  shutil.copytree(workdir_two, tmp_path, dirs_exist_ok=True)
-  leftover = tmp_path / 'text' / f'.config.json.{writes.host()}.4194305.{0:012x}.tmp'
-  leftover.write_text('{')
-  (tmp_path / 'text' / 'checkpoints' / f'{step + 1}.orbax-checkpoint-tmp').mkdir()
-  fewer = run(tmp_path, mesh={'data': 2, 'fsdp': 2}, devices=4, code=143, stop=0, after=step + 2)
+  fewer = run(workdir, mesh={'data': 2, 'fsdp': 2}, devices=4, code=143, stop=0, after=step + 2)
   assert fewer['restored'] == two['saved']  # bit for bit, optimizer state included
   ((again, _),) = fewer['saved'].items()
   assert step < again < STEPS
-  went_on = run(tmp_path, processes=2)
+  went_on = run(workdir, processes=2)
   assert went_on['restored'] == fewer['saved']
   batches = two['batch'] | fewer['batch'] | went_on['batch']
   assert batches == one['batch']  # each step the same rows, also those that two runs made
-  losses_one, losses = _losses(workdir_one), _losses(tmp_path)
+  losses_one, losses = _losses(workdir_one), _losses(workdir)
   assert losses.keys() == losses_one.keys()
   assert all(abs(loss - losses_one[s]) < 1e-5 for s, loss in losses.items())
+  _assert_params(workdir_one, workdir, _close)
+  assert checkpoint.read_finished(workdir / 'text')['steps'] == STEPS
+  return again
+
+
+def test_fewer_devices_go_on_where_two_processes_stopped_and_back(run, alone, stopped, tmp_path):
+  workdir, two = stopped
+  (step,) = two['saved']
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  leftover = tmp_path / 'text' / f'.config.json.{writes.host()}.4194305.{0:012x}.tmp'
+  leftover.write_text('{')
+  (tmp_path / 'text' / 'checkpoints' / f'{step + 1}.orbax-checkpoint-tmp').mkdir()
+  again = _go_on(run, alone, two, tmp_path)
   assert not leftover.exists() and {
     p.name for p in (tmp_path / 'text' / 'checkpoints').iterdir()
   } == {str(again), str(STEPS)}
-  _assert_params(workdir_one, tmp_path, _close)
-  assert checkpoint.read_finished(tmp_path / 'text')['steps'] == STEPS
+
+
+@pytest.mark.slow
+def test_the_same_in_a_bucket(run, alone, bucket_folder):
+  workdir = storage.path(bucket_folder)
+  _go_on(run, alone, run(workdir, processes=2, code=143, stop=1), workdir)
 
 
 @pytest.mark.slow

@@ -3,11 +3,10 @@ happened.
 """
 
 import collections
+import functools
+import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -19,9 +18,10 @@ from data_pipeline.schema import Example, Turn
 from echox_jax import storage
 from echox_jax.tokenizer import train_tokenizer
 from echox_jax.training import checkpoint, records
-from tests.helpers.paths import ROOT
+from tests.helpers import kills
+from tests.helpers.processes import start_job
 
-KILLS, STEPS, ITEMS = 20, 400, 60  # no kill comes after more than 19 steps
+KILLS, STEPS, ITEMS = 20, 100, 60
 
 
 def prepare(folder):
@@ -42,72 +42,18 @@ def prepare(folder):
   return folder
 
 
-def run(folder, moment=None, steps=STEPS):
-  """What a run printed; killed `seconds` after its n-th line where `moment` is (n, seconds)."""
-  command = [sys.executable, '-m', 'tests.helpers.killed_jobs', str(folder), str(steps)]
-  process = subprocess.Popen(
-    command,
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-    text=True,
-  )
-  lines = []
-  if moment is not None:
-    lines = [process.stdout.readline() for _ in range(moment[0])]
-    time.sleep(moment[1])
-    process.send_signal(signal.SIGKILL)
-  lines += process.stdout.read().splitlines(keepends=True)
-  assert process.wait(timeout=300) == (0 if moment is None else -signal.SIGKILL)
-  return [json.loads(line) for line in lines if line.endswith('\n')]
+def start(compiled, steps, folder, processes, begun):
+  assert processes == 1
+  options = dict(workdir=str(folder), steps=steps, begun=str(begun))
+  return [start_job('tests.helpers.killed_jobs', options, compiled)]
 
 
-@pytest.mark.slow
-def test_killed_at_twenty_moments(tmp_path):
-  whole, rng = prepare(tmp_path / 'whole'), np.random.default_rng(0)
-  expected = {
-    step: rows for kind, *values in run(whole) if kind == 'batch' for step, rows in [values]
-  }
-  assert list(expected) == list(range(1, STEPS + 1))
-  killed = prepare(tmp_path / 'killed')
-  runs = [run(killed, (int(rng.integers(0, 10)), float(rng.uniform(0, 0.3)))) for _ in range(KILLS)]
-  runs.append(run(killed))
-  assert runs[-1][-1] == ['finished']
-  runs = [lines for lines in runs if lines]  # the others had not begun
-  assert len(runs) > KILLS / 2
-  began = [next((line[1] for line in lines if line[0] == 'restored'), 0) for lines in runs]
-  assert began[-1] > 0
-  accepted = collections.Counter()
-  for lines, start, stop in zip(runs, began, [*began[1:], STEPS]):
-    for step, rows in (line[1:] for line in lines if line[0] == 'batch'):
-      assert rows == expected[step]  # also where it was lost
-      accepted[step] += start < step <= stop
-  assert accepted == dict.fromkeys(range(1, STEPS + 1), 1)
-
-  taken = [row for step in range(1, STEPS + 1) for row in expected[step]]
-  for start in range(0, len(taken) - ITEMS + 1, ITEMS):
-    assert len(set(taken[start : start + ITEMS])) == ITEMS
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    *(checkpoint.load_groups(folder / 'text', ['llm']) for folder in (whole, killed)),
-  )
+def lines_of(printed):
+  return [json.loads(line) for line in printed.splitlines(keepends=True) if line.endswith('\n')]
 
 
-@pytest.mark.parametrize('kills', [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_killed_in_a_bucket(tmp_path, bucket_folder, kills):
-  """Training that is killed with a bucket as its working folder ends as on local disk, with the
-  records of every step.
-  """
-  steps, rng = 8 * kills + 4, np.random.default_rng(kills)
-  whole, killed = prepare(tmp_path), prepare(storage.path(bucket_folder))
-  run(whole, steps=steps)
-  for kill in range(kills):
-    # the first after the checkpoint of step 4: that of step 8 has waited for it
-    lines = run(killed, (10, 0.05) if not kill else (8, float(rng.uniform(0, 0.4))), steps)
-    assert not kill or lines[0][0] == 'restored'
-  restored, *_, last = run(killed, steps=steps)
-  assert restored[0] == 'restored' and restored[1] >= 4 and last == ['finished']
+def assert_same(whole, killed, steps):
+  """Both have the same parameters, and the losses of the same steps, each once."""
   jax.tree.map(
     np.testing.assert_array_equal,
     *(checkpoint.load_groups(folder / 'text', ['llm']) for folder in (whole, killed)),
@@ -117,3 +63,64 @@ def test_killed_in_a_bucket(tmp_path, bucket_folder, kills):
     for folder in (whole, killed)
   ]
   assert kept[0] == kept[1] and [step for step, _ in kept[0]] == list(range(2, steps + 1, 2))
+
+
+def assert_each_batch_counts_once(runs, expected):
+  """`runs`: what each run of a folder printed; `expected`: rows by step."""
+  runs = [lines for lines in runs if lines]  # the others had not begun to read
+  assert runs[-1][-1] == ['finished']
+  began = [next((line[1] for line in lines if line[0] == 'restored'), 0) for lines in runs]
+  accepted = collections.Counter()
+  for lines, first, last in zip(runs, began, [*began[1:], STEPS]):
+    for step, rows in (line[1:] for line in lines if line[0] == 'batch'):
+      assert rows == expected[step]  # also where it was lost
+      accepted[step] += first < step <= last
+  assert accepted == dict.fromkeys(range(1, STEPS + 1), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('place', ['disk', 'bucket'])
+def test_killed_at_twenty_moments(request, tmp_path, place):
+  folder = storage.path(
+    tmp_path / 'work' if place == 'disk' else request.getfixturevalue('bucket_folder')
+  )
+  job = kills.Job(functools.partial(start, tmp_path / 'compiled', STEPS))
+  whole = prepare(tmp_path / 'whole')
+  _, printed = kills.whole_run(job, whole, tmp_path / 'first')  # compiles for the others
+  expected = {
+    step: rows for kind, *values in lines_of(printed) if kind == 'batch' for step, rows in [values]
+  }
+  assert list(expected) == list(range(1, STEPS + 1))
+  taken = [row for rows in expected.values() for row in rows]
+  for first in range(0, len(taken) - ITEMS + 1, ITEMS):  # an epoch
+    assert len(set(taken[first : first + ITEMS])) == ITEMS
+
+  seconds, _ = kills.whole_run(job, prepare(folder / 'again'), tmp_path / 'second')
+  assert_same(whole, folder / 'again', STEPS)
+  resumed = 0
+  folders = (prepare(folder / str(i)) for i in itertools.count())
+  for killed, printed in kills.killed_runs(job, folders, KILLS, seconds, tmp_path):
+    runs = list(map(lines_of, printed))
+    assert_each_batch_counts_once(runs, expected)
+    assert_same(whole, killed, STEPS)
+    resumed += sum(lines[0][0] == 'restored' for lines in runs if lines)
+  assert resumed > KILLS / 4  # many went on from a checkpoint
+
+
+def test_killed_in_a_bucket(tmp_path, bucket_folder):
+  """Training that is killed with a bucket as its working folder ends as on local disk, with the
+  records of every step.
+  """
+  job = kills.Job(functools.partial(start, tmp_path / 'compiled', 12))
+  whole, killed = prepare(tmp_path / 'whole'), prepare(storage.path(bucket_folder))
+  kills.whole_run(job, whole, tmp_path / 'first')
+  (process,) = job.start(killed, 1, tmp_path / 'second')
+  for _ in range(10):  # until after the checkpoint of step 4: that of step 8 has waited for it
+    process.stdout.readline()
+  time.sleep(0.05)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  _, printed = kills.whole_run(job, killed, tmp_path / 'third')
+  restored, *_, last = lines_of(printed)
+  assert restored[0] == 'restored' and restored[1] >= 4 and last == ['finished']
+  assert_same(whole, killed, 12)
