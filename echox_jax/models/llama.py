@@ -91,8 +91,9 @@ def separate_layers(params: dict) -> dict:
 
 
 def join_projections(params: dict) -> dict:
-  """Puts kernels (and their biases) side by side that see the same input: q, k and v as `qkv_proj`,
-  gate and up as `gate_up_proj`. For one token, one long product takes less time than several short ones.
+  """Puts kernels, and their biases, side by side that see the same input: q, k and v as `qkv_proj`,
+  gate and up as `gate_up_proj`. For one token, one long product takes less time than several short
+  ones.
 
   Args:
     params: of a module that holds a `trunk`, without LoRA.

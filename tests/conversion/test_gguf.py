@@ -12,7 +12,7 @@ import pytest
 
 from echox_jax import errors, prompts, tokenizer
 from echox_jax.config import EchoXConfig, LlamaConfig, RopeScaling
-from echox_jax.conversion import chat_template, gguf_tokenizer, llama_gguf, released, rules
+from echox_jax.conversion import chat_template, gguf_tokenizer, llm_gguf, released, rules
 from echox_jax.models.llama import rope_frequencies
 from echox_jax.models.params import param_shapes
 from tests.helpers import chat_folders
@@ -145,7 +145,7 @@ def parameters(imported):
 def test_sizes_and_parameters_come_back(tmp_path, tied):
   cfg = LlamaConfig(**{**CFG.__dict__, 'tie_embeddings': tied})
   tensors = tensors_of(cfg)
-  imported = llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors, cfg))
+  imported = llm_gguf.open_llm_gguf(write(tmp_path / 'a.gguf', tensors, cfg))
   assert imported.config.llm == cfg and imported.groups == ('llm',)
   expected = rules.convert(
     tensors, released.llm_rules(imported.config), 'it', param_shapes(imported.config, ('llm',))
@@ -158,7 +158,7 @@ def test_sizes_and_parameters_come_back(tmp_path, tied):
 )
 def test_quantised_tensors_are_near(tmp_path, kind, tolerance):
   tensors = tensors_of(CFG)
-  imported = llama_gguf.open_llama_gguf(
+  imported = llm_gguf.open_llm_gguf(
     write(tmp_path / 'a.gguf', tensors, quantise=[gguf.GGMLQuantizationType[kind]])
   )
   for name, value in tensors.items():
@@ -177,12 +177,12 @@ def test_llama_3_scaling_is_found_in_its_factors(tmp_path):
     }
   )
   factors = rope_frequencies(64, 500000.0, None) / rope_frequencies(64, 500000.0, cfg.rope_scaling)
-  imported = llama_gguf.open_llama_gguf(
+  imported = llm_gguf.open_llm_gguf(
     write(tmp_path / 'a.gguf', tensors_of(cfg), cfg, extra={'rope_freqs.weight': factors})
   )
   assert imported.config.llm == cfg
   with pytest.raises(errors.CheckpointError, match='frequencies'):
-    llama_gguf.open_llama_gguf(
+    llm_gguf.open_llm_gguf(
       write(
         tmp_path / 'b.gguf', tensors_of(cfg), cfg, extra={'rope_freqs.weight': np.sqrt(factors)}
       )
@@ -198,7 +198,7 @@ def test_llama_3_scaling_is_found_in_its_factors(tmp_path):
   ],
 )
 def test_tokenizer_cuts_text_as_the_file_says(tmp_path, pre, pieces):
-  imported = llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), pre=pre))
+  imported = llm_gguf.open_llm_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), pre=pre))
   (tmp_path / tokenizer.BPE_FILE).write_bytes(imported.files[tokenizer.BPE_FILE])
   model = tokenizer.load_tokenizer(tmp_path)
   assert model.vocab_size == CFG.vocab_size
@@ -291,7 +291,7 @@ def test_special_ids_of_llama_3(template, profile):
 )
 def test_other_models_are_refused_by_name(tmp_path, changes, message):
   with pytest.raises(errors.CheckpointError, match=message):
-    parameters(llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), **changes)))
+    parameters(llm_gguf.open_llm_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), **changes)))
 
 
 def test_missing_tensors_are_listed(tmp_path):
@@ -300,7 +300,7 @@ def test_missing_tensors_are_listed(tmp_path):
   with pytest.raises(
     errors.CheckpointError, match='missing: blk.1.ffn_up.weight, token_embd.weight'
   ):
-    parameters(llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors)))
+    parameters(llm_gguf.open_llm_gguf(write(tmp_path / 'a.gguf', tensors)))
 
 
 @pytest.mark.parametrize('kept', [0, 3, 100, 3000, -1000])
@@ -308,17 +308,17 @@ def test_truncated_files_are_refused(tmp_path, kept):
   path = write(tmp_path / 'a.gguf', tensors_of(CFG))
   path.write_bytes(path.read_bytes()[:kept])
   with pytest.raises(errors.CheckpointError, match='a.gguf'):
-    llama_gguf.open_llama_gguf(path)
+    llm_gguf.open_llm_gguf(path)
 
 
 def test_other_files_are_refused(tmp_path):
   (tmp_path / 'a.gguf').write_text(json.dumps({'not': 'gguf'}) * 10)
   for path in (tmp_path / 'a.gguf', tmp_path / 'absent.gguf', tmp_path):
     with pytest.raises(errors.CheckpointError, match='GGUF'):
-      llama_gguf.open_llama_gguf(path)
+      llm_gguf.open_llm_gguf(path)
 
 
 def test_without_its_package_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'gguf', None)
   with pytest.raises(errors.MissingExtraError, match=r'echox-jax\[gguf\]'):
-    llama_gguf.open_llama_gguf(tmp_path / 'a.gguf')
+    llm_gguf.open_llm_gguf(tmp_path / 'a.gguf')

@@ -76,7 +76,7 @@ def test_a_llama_is_spoken_to_as_its_tokenizer_says(tmp_path, capsys):
 def test_an_unknown_chat_template_is_told_before_anything_is_written(tmp_path):
   folder = chat_folders.write(llama_folder(tmp_path / 'llama'), chat_folders.UNKNOWN['separator'])
   for more, says in (
-    ((), 'matches no profile: choose one of paper, released, chatml, llama3 with --profile'),
+    ((), 'matches no profile: choose one of paper, released, chatml, llama3, qwen3 with --profile'),
     (('--profile', 'alpaca'), "profile 'alpaca' is unknown: use one of paper"),
   ):
     with pytest.raises(errors.EchoXError, match=says):
