@@ -66,7 +66,7 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   """
   cfg = lora.merged_config(source.config)
   decoder, own = _layout(source, cfg)
-  _write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
+  write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
   storage.atomic_write_json(folder / CONFIG, config_json(cfg, source.engine, decoder, dtype))
   notes = _differences(cfg, decoder)
   for name, file in source.files.items():
@@ -161,7 +161,7 @@ def _layout(source: ModelSource, cfg: EchoXConfig) -> tuple[str | None, list[rul
   return decoder, own
 
 
-def _write_tensors(
+def write_tensors(
   folder: Path,
   source: ModelSource,
   cfg: EchoXConfig,
@@ -170,7 +170,11 @@ def _write_tensors(
   max_shard_bytes: int,
   prefix: str = '',
 ) -> None:
-  """Writes the tensors of the rules in layer order, with a few in memory at a time."""
+  """Writes the tensors of the rules in layer order, with a few in memory at a time.
+
+  Raises:
+    CheckpointError: a value is too large for `dtype`.
+  """
   shapes = rules.tensor_shapes(
     own, param_shapes(cfg, sorted({rule.path.split('/')[0] for rule in own}))
   )
@@ -198,7 +202,7 @@ def _write_whisper(
 ) -> None:
   folder.mkdir()
   encoder = cfg.whisper
-  _write_tensors(
+  write_tensors(
     folder,
     source,
     cfg,
