@@ -49,10 +49,8 @@ def tensors(values: dict, seed: int = 0) -> dict[str, np.ndarray]:
   heads, kv_heads = values['num_attention_heads'], values['num_key_value_heads']
   head = values.get('head_dim', width // heads)
   rows = {'q': heads * head, 'k': kv_heads * head, 'v': kv_heads * head}
-  table = {
-    'model.embed_tokens.weight': (values['vocab_size'], width),
-    'model.norm.weight': (width,),
-  }
+  vocabulary = (values['vocab_size'], width)
+  table = {'model.embed_tokens.weight': vocabulary, 'model.norm.weight': (width,)}
   if not values['tie_word_embeddings']:
     table['lm_head.weight'] = vocabulary
   for layer in range(values['num_hidden_layers']):
