@@ -176,7 +176,9 @@ def main(argv: list[str] | None = None) -> None:
     '--to', default='safetensors', help='safetensors (default), echox, llm or stablehlo'
   )
   whole.add_argument(
-    '--dtype', help='echox, llm: float16 (default, as released), bfloat16 or float32'
+    '--dtype',
+    help='echox and llm: float16 (default of echox, as released), bfloat16 or float32; '
+    'default of llm: as stored',
   )
   whole.add_argument(
     '--max-shard-bytes', type=int, help='echox, llm: size of one file of tensors (default: 5 GB)'

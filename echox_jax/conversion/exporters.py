@@ -24,7 +24,7 @@ def export(
     checkpoint: a model folder, or the working folder of training stages.
     to: one of `FORMATS`.
     out: the folder; replaces an earlier export of the same format there.
-    dtype: dtype of the tensors, only with `echox` and `llm`; default `DTYPE`.
+    dtype: dtype of the tensors, only with `echox` (default `DTYPE`) and `llm` (default: as stored).
     max_shard_bytes: size of one file, only with `echox` and `llm`; default `MAX_SHARD_BYTES`.
 
   Returns:
@@ -78,10 +78,14 @@ def to_echox(
 
 
 def to_llm(
-  folder: Path, source: ModelSource, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES
+  folder: Path,
+  source: ModelSource,
+  dtype: str | None = None,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[str]:
   """The LLM alone, as transformers reads it."""
-  return llm_export.write(folder, source, _known(dtype), max_shard_bytes)
+  chosen = None if dtype is None else _known(dtype)
+  return llm_export.write(folder, source, chosen, max_shard_bytes)
 
 
 def _known(dtype: str) -> str:

@@ -18,13 +18,13 @@ from echox_jax.models import lora
 MARK = 'exported_by'  # a field of config.json that no other tool writes
 
 
-def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -> list[str]:
+def write(folder: Path, source: ModelSource, dtype: str | None, max_shard_bytes: int) -> list[str]:
   """Writes all files.
 
   Args:
     folder: an empty folder.
     source: has at least the group `llm`.
-    dtype: dtype of the tensors, a key of `released_export.DTYPES`.
+    dtype: dtype of the tensors, a key of `released_export.DTYPES`; None = that of the embeddings.
     max_shard_bytes: size of one file of tensors.
 
   Returns:
@@ -42,6 +42,7 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
       f'{source.name} has an LLM with biases on q, k, v and norms on q, k, as no family of '
       f'{", ".join(llm_config.FAMILIES)} has it: export it with --to safetensors.'
     )
+  dtype = dtype or source.specs['llm/embed_tokens/embedding'][1].name
   own = released.llm_rules(cfg)
   released_export.write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
   storage.atomic_write_json(folder / released_export.CONFIG, config_json(cfg, family, dtype))

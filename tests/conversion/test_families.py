@@ -59,7 +59,7 @@ def test_it_is_spoken_to_as_its_template_says(family, imported):
 
 def test_it_comes_out_as_it_went_in(family, imported, tmp_path):
   theirs, ours = imported
-  notes = exporters.export(ours, 'llm', tmp_path / 'out', dtype='float32', max_shard_bytes=20_000)
+  notes = exporters.export(ours, 'llm', tmp_path / 'out', max_shard_bytes=20_000)
   assert len(notes) == 1
   found, wanted = (dict(tensor_files.open_tensors(f)) for f in (tmp_path / 'out', theirs))
   same(found, wanted)

@@ -132,7 +132,7 @@ def test_greedy_tokens_match_transformers(made, rows):
 def test_transformers_reads_the_export(made, rows, tmp_path):
   import transformers
 
-  exporters.export(made[2], 'llm', tmp_path / 'out', dtype='float32')
+  exporters.export(made[2], 'llm', tmp_path / 'out')
   again = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / 'out')).eval()
   assert type(again) is type(made[0])
   np.testing.assert_array_equal(their_logits(again, rows), their_logits(made[0], rows))
