@@ -108,7 +108,7 @@ def test_greedy_tokens_match_transformers(made, rows):
   import torch
 
   model = echox_jax.load(made[2])
-  never = 319  # neither of them says it
+  never = SIZES['vocab_size']  # no token
   endless = dataclasses.replace(model.config.special_ids, eot=never, pad=never)
   cfg = dataclasses.replace(model.config, special_ids=endless)
   with jax.default_matmul_precision('highest'):
