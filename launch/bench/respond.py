@@ -13,10 +13,10 @@ on the question; `t2c_s`, the unit words of a slice; `vocoder_s`, the sound of a
 `total_s` of the same answer with the budgets of a config that names none. `tokens_per_s` is of one
 written question that is answered in writing, `tokens_per_s_16` of 16 at once.
 
-`gflops` and `gbytes_per_s` are what this machine does at best in the same run (a product of two
-matrices, the sum of an array), and `share_of_limit` is each part's share of that. With transformers
-and torch installed, `peer` has `text_only_s` and `encoder_s` of the same sizes there, and HuBERT
-base on 10 s here and there.
+`cpu` and `cores` name the machine. `gflops` and `gbytes_per_s` are what it does at best in the same
+run (a product of two matrices, the sum of an array), and `share_of_limit` is each part's share of
+that. With transformers and torch installed, `peer` has `text_only_s` and `encoder_s` of the same
+sizes there, and HuBERT base on 10 s here and there.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import config as config_lib
+from echox_jax import rates
 from echox_jax.config import EngineConfig
 from echox_jax.inference.answering import Request
 from echox_jax.inference.chat import Model
@@ -54,12 +55,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
   """The figures above."""
-  job, runs = _job(options.config), options.runs
+  job, runs = read_job(options.config), options.runs
   _say('limits of this machine')
   limits = timing.machine_limits()
   _say('random weights')
   model = respond_model.make(job)
-  wave = np.random.default_rng(0).normal(0, 0.1, round(16000 * _SECONDS)).astype(np.float32)
+  wave = question()
   _say('compiling')
   engine = Engine(model)
   compile_s = engine.warm_up([Request(wave)])
@@ -72,7 +73,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
   for _ in range(runs + 1):  # the first is not counted
     for kind, request in kinds.items():
-      rows[kind].append(_answer(engine, request))
+      rows[kind].append(answer(engine, request))
   figures = _medians(rows.pop('spoken')) | {
     kind: _medians(own)['last_text_s'] for kind, own in rows.items()
   }
@@ -82,7 +83,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   }
   figures |= respond_model.shares(figures, job, limits)
   _say('training step')
-  figures |= respond_training.measure(job, runs)
+  figures |= {name: timing.median(step, runs) for name, step in respond_training.steps(job).items()}
   _say('default budgets')
   figures['default_budgets'], more = _default_budgets(model, wave, runs)
   _say('16 conversations')
@@ -94,7 +95,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
   if respond_peer.is_installed():
     _say('peer')
     figures['peer'] = respond_peer.measure(job, runs)
-  return figures | limits | {'runs': runs, 'config': str(options.config)}
+  return figures | limits | timing.machine() | {'runs': runs, 'config': str(options.config)}
+
+
+def question() -> np.ndarray:
+  """Noise, float32[samples] at 16 kHz."""
+  samples = round(rates.SAMPLE_RATE * _SECONDS)
+  return np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
 
 
 def _default_budgets(model: Model, wave: np.ndarray, runs: int) -> tuple[dict[str, float], float]:
@@ -109,7 +116,7 @@ def _default_budgets(model: Model, wave: np.ndarray, runs: int) -> tuple[dict[st
   engine = Engine(dataclasses.replace(model, engine=budgets))
   request = Request(wave, max_tokens=own.max_new_tokens)
   seconds = engine.warm_up([request])
-  found = _medians([_answer(engine, request) for _ in range(runs + 1)])
+  found = _medians([answer(engine, request) for _ in range(runs + 1)])
   return {name: found[name] for name in _CHIEF}, seconds
 
 
@@ -119,12 +126,12 @@ def _tokens_per_s(model: Model, number: int, runs: int) -> tuple[float, float]:
   engine = Engine(dataclasses.replace(model, engine=budgets), hears=False, speaks=False)
   requests = [Request(text='5 6 7')] * number
   seconds = engine.warm_up(requests)
-  answer = functools.partial(engine.answers, requests)
-  return number * budgets.max_new_tokens / timing.median(answer, runs), seconds
+  run = functools.partial(engine.answers, requests)
+  return number * budgets.max_new_tokens / timing.median(run, runs), seconds
 
 
-def _answer(engine: Engine, request: Request) -> dict[str, float]:
-  """Seconds of one answer."""
+def answer(engine: Engine, request: Request) -> dict[str, float]:
+  """Seconds of one answer, and of the sound in it."""
   first: dict[type, Any] = {}
   for event in engine.stream(engine.ask(request)):
     first.setdefault(type(event), event)
@@ -134,7 +141,7 @@ def _answer(engine: Engine, request: Request) -> dict[str, float]:
     'first_sound_s': first[Sound].at if Sound in first else np.nan,
     'last_text_s': done.token_times[-1],
     'total_s': done.finished_at,
-    'audio_s': len(done.waveform) / 16000,
+    'audio_s': len(done.waveform) / rates.SAMPLE_RATE,
   }
 
 
@@ -147,7 +154,8 @@ def _say(what: str) -> None:
   print(f'bench respond: {what} ...', file=sys.stderr, flush=True)
 
 
-def _job(file: Path) -> ExperimentConfig:
+def read_job(file: Path) -> ExperimentConfig:
+  """The job of a config file."""
   spec = importlib.util.spec_from_file_location('bench_config', file)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -4,7 +4,6 @@ threads as JAX has cores.
 
 from collections.abc import Callable
 import importlib.util
-import os
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.models import hubert
 from echox_jax.parallel import sharding
 from echox_jax.training.experiment import ExperimentConfig
-from launch.bench import precompute_peer, timing
+from launch.bench import timing, torch_models
 
 _CLIP = 160000  # samples: 10 s
 
@@ -28,7 +27,7 @@ def measure(job: ExperimentConfig, runs: int) -> dict[str, float]:
   """Seconds of the LLM, of the encoder, and of HuBERT base here and there."""
   import torch
 
-  torch.set_num_threads(os.cpu_count() or 1)
+  torch.set_num_threads(timing.cores())
   with torch.inference_mode():
     return {
       'text_only_s': timing.median(_llama(job), runs),
@@ -44,14 +43,7 @@ def _llama(job: ExperimentConfig) -> Callable[[], Any]:
 
   llm, engine = job.model.llm, job.engine
   model = transformers.LlamaForCausalLM(
-    transformers.LlamaConfig(
-      vocab_size=llm.vocab_size,
-      hidden_size=llm.hidden_size,
-      intermediate_size=llm.intermediate_size,
-      num_hidden_layers=llm.num_layers,
-      num_attention_heads=llm.num_heads,
-      num_key_value_heads=llm.num_kv_heads,
-    )
+    transformers.LlamaConfig(**torch_models.llama_sizes(llm))
   ).eval()
   asked = torch.zeros((1, job.model.adapter.shrink_budget + 30), dtype=torch.long)
   number = engine.max_new_tokens
@@ -64,7 +56,7 @@ def _whisper(job: ExperimentConfig) -> Callable[[], Any]:
   import torch
 
   own = job.model.whisper
-  encoder = precompute_peer.whisper_encoder(own)
+  encoder = torch_models.whisper_encoder(own)
   mel = torch.zeros((1, own.num_mel_bins, 2 * own.max_positions))
   return lambda: encoder(mel).last_hidden_state.numpy()
 
