@@ -74,7 +74,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
   command.add_argument(
     '--python', type=Path, required=True, help='interpreter that has what their code needs'
   )
-  respond.add_options(command)
+  respond.add_work_options(command)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

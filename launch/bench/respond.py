@@ -16,7 +16,9 @@ written question that is answered in writing, `tokens_per_s_16` of 16 at once.
 `cpu` and `cores` name the machine. `gflops` and `gbytes_per_s` are what it does at best in the same
 run (a product of two matrices, the sum of an array), and `share_of_limit` is each part's share of
 that. With transformers and torch installed, `peer` has `text_only_s` and `encoder_s` of the same
-sizes there, and HuBERT base on 10 s here and there.
+sizes there, and HuBERT base on 10 s here and there. With `--checkpoint`, `first_start_s` and
+`second_start_s` are what `launch.respond` takes with that model, in a process of its own, until it
+is ready; the first time nothing is compiled yet.
 """
 
 import argparse
@@ -30,14 +32,14 @@ from typing import Any
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import rates
+from echox_jax import rates, storage
 from echox_jax.config import EngineConfig
 from echox_jax.inference.answering import Request
 from echox_jax.inference.chat import Model
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, TextPiece
 from echox_jax.training.experiment import ExperimentConfig
-from launch.bench import respond_model, respond_peer, respond_training, timing
+from launch.bench import respond_model, respond_peer, respond_start, respond_training, timing
 
 _SECONDS = 10.0  # of the question
 _CHIEF = ('first_sound_s', 'last_text_s', 'total_s')
@@ -45,6 +47,16 @@ _CHIEF = ('first_sound_s', 'last_text_s', 'total_s')
 
 def add_options(command: argparse.ArgumentParser) -> None:
   """Adds the options of this measurement."""
+  add_work_options(command)
+  command.add_argument(
+    '--checkpoint',
+    type=storage.check_readable,
+    help='also time the start of launch.respond with this model folder',
+  )
+
+
+def add_work_options(command: argparse.ArgumentParser) -> None:
+  """Adds the options that say what is done, and how often."""
   command.add_argument(
     '--config', type=Path, default=Path('configs/bench_mid.py'), help='default %(default)s'
   )
@@ -92,6 +104,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     more += seconds
   figures['real_time_factor'] = figures['total_s'] / figures['audio_s']
   figures['compile_s'] = compile_s + more
+  if options.checkpoint:
+    _say('start')
+    figures |= respond_start.measure(options.checkpoint, wave[: 2 * rates.SAMPLE_RATE], runs)
   if respond_peer.is_installed():
     _say('peer')
     figures['peer'] = respond_peer.measure(job, runs)
