@@ -9,27 +9,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from echox_jax.config import WhisperConfig
 from echox_jax.conversion import whisper_ct2
 from echox_jax.units import kmeans
+from launch.bench import torch_models
 
 _SHARD = 256  # clips per file
-
-
-def whisper_encoder(cfg: WhisperConfig) -> Any:
-  """Makes transformers' Whisper encoder of the same sizes, with random weights."""
-  import transformers
-  from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-  sizes = transformers.WhisperConfig(
-    d_model=cfg.hidden_size,
-    encoder_layers=cfg.num_layers,
-    encoder_attention_heads=cfg.num_heads,
-    encoder_ffn_dim=cfg.intermediate_size,
-    num_mel_bins=cfg.num_mel_bins,
-    max_source_positions=cfg.max_positions,
-  )
-  return WhisperEncoder(sizes).eval()
 
 
 class Peer:
@@ -52,7 +36,7 @@ class Peer:
     tensors, cfg = whisper_ct2.packaged_tensors(size)
     self._torch, self._layer, self._padded = torch, layer, padded
     self._extractor = transformers.WhisperFeatureExtractor(feature_size=cfg.num_mel_bins)
-    self._encoder = whisper_encoder(cfg)
+    self._encoder = torch_models.whisper_encoder(cfg)
     self._encoder.load_state_dict(
       {
         name.removeprefix('encoder.'): torch.tensor(np.asarray(value, np.float32))

@@ -17,8 +17,8 @@ from echox_jax.training import flops
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units.unit_language import PlainModel, UnitLanguage
 
-_FRAMES = 2  # of a unit
-_UNITS = 2  # of a unit word
+FRAMES = 2  # of a unit
+UNITS = 2  # of a unit word
 
 
 class Numbers:
@@ -41,9 +41,9 @@ def make(job: ExperimentConfig) -> Model:
   params['llm']['lm_head']['embedding'][cfg.special_ids.eot] = 0.0
   params['echo']['lm_head']['embedding'][: cfg.llm.vocab_size] = 0.0
   proj = params['vocoder']['duration_predictor']['proj']
-  proj['kernel'][:], proj['bias'][:] = 0.0, np.log(1.0 + _FRAMES)
+  proj['kernel'][:], proj['bias'][:] = 0.0, np.log(1.0 + FRAMES)
   rng = np.random.default_rng(0)
-  spelt = rng.integers(0, cfg.units.num_units, (cfg.units.vocab_size, _UNITS)).tolist()
+  spelt = rng.integers(0, cfg.units.num_units, (cfg.units.vocab_size, UNITS)).tolist()
   language = UnitLanguage('plain', cfg.units.num_units, PlainModel(tuple(map(tuple, spelt))))
   return Model(cfg, params, job.engine, Numbers(), language)
 

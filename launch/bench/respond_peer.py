@@ -4,7 +4,6 @@ threads as JAX has cores.
 
 from collections.abc import Callable
 import importlib.util
-import os
 from typing import Any
 
 import jax
@@ -14,7 +13,8 @@ from echox_jax.config import EchoXConfig, HubertConfig
 from echox_jax.models import hubert
 from echox_jax.parallel import sharding
 from echox_jax.training.experiment import ExperimentConfig
-from launch.bench import precompute_peer, timing
+from echox_jax.units import extract
+from launch.bench import timing, torch_models
 
 _CLIP = 160000  # samples: 10 s
 
@@ -25,16 +25,18 @@ def is_installed() -> bool:
 
 
 def measure(job: ExperimentConfig, runs: int) -> dict[str, float]:
-  """Seconds of the LLM, of the encoder, and of HuBERT base here and there."""
+  """Seconds of the LLM, of the encoder, and of HuBERT base, up to the layer of units, here and
+  there.
+  """
   import torch
 
-  torch.set_num_threads(os.cpu_count() or 1)
+  torch.set_num_threads(timing.cores())
   with torch.inference_mode():
     return {
       'text_only_s': timing.median(_llama(job), runs),
       'encoder_s': timing.median(_whisper(job), runs),
       'hubert_s': timing.median(_hubert(), runs),
-      'our_hubert_s': timing.median(_our_hubert(), runs),
+      'our_hubert_s': timing.median(_our_hubert(job), runs),
     }
 
 
@@ -44,14 +46,7 @@ def _llama(job: ExperimentConfig) -> Callable[[], Any]:
 
   llm, engine = job.model.llm, job.engine
   model = transformers.LlamaForCausalLM(
-    transformers.LlamaConfig(
-      vocab_size=llm.vocab_size,
-      hidden_size=llm.hidden_size,
-      intermediate_size=llm.intermediate_size,
-      num_hidden_layers=llm.num_layers,
-      num_attention_heads=llm.num_heads,
-      num_key_value_heads=llm.num_kv_heads,
-    )
+    transformers.LlamaConfig(**torch_models.llama_sizes(llm))
   ).eval()
   asked = torch.zeros((1, job.model.adapter.shrink_budget + 30), dtype=torch.long)
   number = engine.max_new_tokens
@@ -64,7 +59,7 @@ def _whisper(job: ExperimentConfig) -> Callable[[], Any]:
   import torch
 
   own = job.model.whisper
-  encoder = precompute_peer.whisper_encoder(own)
+  encoder = torch_models.whisper_encoder(own)
   mel = torch.zeros((1, own.num_mel_bins, 2 * own.max_positions))
   return lambda: encoder(mel).last_hidden_state.numpy()
 
@@ -78,10 +73,11 @@ def _hubert() -> Callable[[], Any]:
   return lambda: model(wave).last_hidden_state.numpy()
 
 
-def _our_hubert() -> Callable[[], Any]:
-  cfg = EchoXConfig(hubert=HubertConfig(attention='auto'))
+def _our_hubert(job: ExperimentConfig) -> Callable[[], Any]:
+  """As precompute does it: no layer behind the one whose states get units."""
+  layer, cfg = job.model.units.layer, EchoXConfig(hubert=HubertConfig(attention='auto'))
   params = sharding.unbox(jax.jit(lambda key: hubert.init_hubert(key, cfg))(jax.random.key(0)))
   wave = np.random.default_rng(0).normal(0, 0.1, (1, _CLIP)).astype(np.float32)
-  encoder = hubert.HubertEncoder(cfg.hubert)
-  run = jax.jit(lambda wave: encoder.apply({'params': params}, wave, np.asarray([_CLIP]))[0])
-  return lambda: run(wave)
+  encoder = extract.hubert_encoder(params, cfg.hubert, layer)
+  samples = np.asarray([_CLIP], np.int32)
+  return lambda: encoder.apply(wave, samples, ('layer',))

@@ -1,6 +1,9 @@
 """Times programs, and what a machine can do at best."""
 
 from collections.abc import Callable
+import os
+from pathlib import Path
+import platform
 import time
 from typing import Any
 
@@ -17,6 +20,19 @@ def median(run: Callable[[], Any], runs: int) -> float:
     jax.block_until_ready(run())
     times.append(time.perf_counter() - start)
   return float(np.median(times[1:]))
+
+
+def cores() -> int:
+  """How many cores this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+  """Names the processor, and its cores that this process may use."""
+  described = Path('/proc/cpuinfo')  # where there is none, `platform` knows little
+  lines = described.read_text('utf-8').splitlines() if described.is_file() else []
+  names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
+  return {'cpu': names[0] if names else platform.machine(), 'cores': cores()}
 
 
 def machine_limits() -> dict[str, float]:

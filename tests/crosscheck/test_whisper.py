@@ -8,7 +8,7 @@ import pytest
 
 from echox_jax.conversion import importers, whisper_ct2
 from echox_jax.models import log_mel, whisper
-from launch.bench import precompute_peer
+from launch.bench import torch_models
 from tests.helpers import crosscheck
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_states_match_transformers(model_file, features, states, record_property
   tensors, cfg = whisper_ct2.encoder_tensors(
     whisper_ct2.read_arrays(model_file.read_bytes(), 'tiny.en')
   )
-  encoder = precompute_peer.whisper_encoder(cfg)
+  encoder = torch_models.whisper_encoder(cfg)
   encoder.load_state_dict(
     {
       name.removeprefix('encoder.'): torch.tensor(np.asarray(value, np.float32))
