@@ -65,6 +65,7 @@ class Engine:
     self._state = self.programs.new_conversations()
     self._rows: list[Conversation | None] = [None] * self.budgets.conversations
     self._waiting: list[Answering] = []
+    self._has_read = False  # whether the last piece of work was to read a question
     self._answering: dict[int, Answering] = {}  # by row
     # chunks that run: who is thought of in which row, the rows it works for, and what comes of it
     self._running: list[tuple[dict[int, Answering], Sequence[int], Any]] = []
@@ -235,16 +236,23 @@ class Engine:
   # The loop
 
   def pump(self) -> bool:
-    """Does the most urgent piece of work; False = there is none."""
+    """Does the most urgent piece of work; False = there is none.
+
+    A slice of which nothing has been heard goes first. Reading takes turns with all other work, so
+    that of many questions that come together the first is answered while the last ones are read.
+    """
     with self._lock:
-      if self._waiting and (self._read_together() or self._read_next()):
+      hurries = self.speaks and self._speakers.are_silent()
+      if not (hurries or self._has_read) and self._read():
+        self._has_read = True
         return True
+      self._has_read = False
       if self.speaks and self._say():
         return True
       if self._thinking():
         self._think()
         return True
-      return False
+      return self._read()
 
   def warm_up(self, requests: Iterable[Request] | None = None) -> float:
     """Compiles what answering needs; returns the seconds that it took.
@@ -295,6 +303,10 @@ class Engine:
         self._forget(other)
         return row
     return None
+
+  def _read(self) -> bool:
+    """Reads a question that waits, or several; False = none waits, or there is no room."""
+    return bool(self._waiting) and (self._read_together() or self._read_next())
 
   def _read_together(self) -> bool:
     """Reads several questions that stand for themselves and are all spoken, or all written."""

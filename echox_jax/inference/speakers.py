@@ -53,6 +53,10 @@ class Speakers:
     """Whether a slice is being spoken."""
     return any(self._rows)
 
+  def are_silent(self) -> bool:
+    """Whether a listener has not heard anything yet of an answer that is being spoken."""
+    return any(own is not None and not own.answering.has_sound for own in self._rows)
+
   def are_late(self) -> bool:
     """Whether a listener soon has nothing more to hear."""
     return any(own is not None and own.answering.lead() < _LEAD for own in self._rows)
@@ -74,8 +78,7 @@ class Speakers:
 
   def speak(self, states: Array) -> None:
     """Says a few unit words of all slices; a slice that went wrong begins once more."""
-    early = any(own is not None and not own.answering.has_sound for own in self._rows)
-    count = self._budgets.first_words if early else self._budgets.words
+    count = self._budgets.first_words if self.are_silent() else self._budgets.words
     active = np.asarray([own is not None for own in self._rows])
     rows = self._programs.rows(np.flatnonzero(active).tolist(), len(active))
     self._said, spoken = self._programs.speak_chunk(

@@ -1,8 +1,8 @@
 """A server under load: first sound, gaps, underruns, CPU and memory; and how it takes turns.
 
 `python -m launch.serve` runs in a process of its own. `--sessions` callers speak recorded questions
-in real time, 20 ms at a time, for `--seconds`; they hear each answer to its end before they ask
-again. Even callers commit (`push`), odd ones leave the end of a turn to the server
+in real time, 20 ms at a time, for `--seconds`; they hear each answer to its end, and think for 0.3
+to 1.5 s, before they ask again. Even callers commit (`push`), odd ones leave the end of a turn to the server
 (`hands_free`).
 
 Figures: `push` and `hands_free` hold `turns`, `first_sound_ms` (p50, p95, max; from
@@ -17,6 +17,8 @@ without a commit; `barge_in_ms`, from the first sample of a voice during an answ
 tells the client to be silent; `cancel_ms`, from `response.cancel` to the end of the answer;
 `false_barge_in_rate`, coughs and noises that did the same. Coughs are made: bursts of noise that
 fade.
+
+`together_ms`: first sound where all callers commit in the same moment, five times.
 
 `crowd`: so many clients connect at once and ask in writing; `served`, `refused`, `hung`.
 """
@@ -37,6 +39,7 @@ from echox_jax import audio, errors, storage
 from echox_jax.serving.resampling import Stream
 
 _SILENCE = 0.5  # seconds that end a turn
+_THINKS = (0.3, 1.5)  # seconds between an answer and the next question
 _WRITTEN = 'What is the capital of Norway?'
 
 
@@ -89,6 +92,8 @@ async def _measure(
     )
   failed = sum(heard.status not in ('completed', 'incomplete') for own, _ in found for heard in own)
   figures['errors'] = failed + sum(len(codes) for _, codes in found)
+  _say('all callers together')
+  figures['together_ms'] = _percentiles(await _together(address, options.sessions, waves[0]))
   _say('taking turns')
   figures['turn_taking'] = await _turn_taking(address, waves)
   _say(f'{options.crowd} clients at once')
@@ -105,15 +110,32 @@ async def _calls(
   caller = await serve_clients.call(address)
   hands_free = number % 2 == 1
   await caller.turns(_rule() if hands_free else None)
-  heard, end = [], time.perf_counter() + seconds
+  heard, end, rng = [], time.perf_counter() + seconds, np.random.default_rng(number)
   await asyncio.sleep(0.37 * number)  # people do not begin together
   while time.perf_counter() < end:
     wave = waves[(number + len(heard)) % len(waves)]
     own = await (caller.ask_hands_free(wave, _SILENCE) if hands_free else caller.ask(wave))
     heard.append(own)
-    await asyncio.sleep(own.audio_s + 0.3)
+    # Equal pauses would bring callers of the same question into step.
+    await asyncio.sleep(own.audio_s + rng.uniform(*_THINKS))
   await caller.close()
   return heard, caller.errors
+
+
+async def _together(address: str, sessions: int, wave: np.ndarray) -> list[float]:
+  """First sounds in ms, where all ask at once and commit."""
+  from launch.bench import serve_clients
+
+  callers = [await serve_clients.call(address) for _ in range(sessions)]
+  first = []
+  for caller in callers:
+    await caller.turns(None)
+  for _ in range(5):
+    heard = await asyncio.gather(*(caller.ask(wave) for caller in callers))
+    first += [1000 * own.first_s for own in heard if own.first_s is not None]
+  for caller in callers:
+    await caller.close()
+  return first
 
 
 async def _turn_taking(address: str, waves: list[np.ndarray]) -> dict[str, Any]:
