@@ -42,7 +42,13 @@ def step(code: ModuleType, job: Any) -> Callable[[], dict[str, float]]:
     # The released model counts positions on from call to call, for decoding; a step starts anew.
     inner.mask_tensor, inner.length = torch.ones(1, positions, dtype=torch.bool), positions
     start = time.perf_counter()
-    found = model(input_ids=ids, labels=labels, asr_targets=spoken[:, None], audios=mel)
+    found = model(
+      input_ids=ids,
+      attention_mask=torch.ones_like(ids),
+      labels=labels,
+      asr_targets=spoken[:, None],
+      audios=mel,
+    )
     found.loss.backward()
     return {'train_step_s': time.perf_counter() - start}
 
