@@ -74,8 +74,12 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-  """A Llama decoder: the LLM, and with other sizes the trunk of the unit decoder.
+  """A Llama decoder, or one of its relatives Qwen2 and Qwen3: the LLM, and with other sizes the
+  trunk of the unit decoder.
 
+  `head_dim`: width of a head; the heads together may be wider or narrower than `hidden_size`.
+  `qkv_bias`: the projections of queries, keys and values have biases (Qwen2, Qwen2.5).
+  `qk_norm`: an RMS norm of each head of queries and keys, before the rotary positions (Qwen3).
   `max_positions`: the context length of training; no row may be longer
   (echox_jax/models/positions.py).
   `remat`: what a layer recomputes in the backward pass: `none`, `dots` (all but the matmuls with
@@ -95,6 +99,8 @@ class LlamaConfig:
   rope_theta: float = 500000.0
   rope_scaling: RopeScaling | None = None
   tie_embeddings: bool = False
+  qkv_bias: bool = False
+  qk_norm: bool = False
   max_positions: int = 2048
   remat: str = 'none'
   attention: str = 'xla'

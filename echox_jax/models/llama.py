@@ -1,11 +1,13 @@
 """Llama decoder: grouped-query attention, rotary positions with llama3 scaling, SwiGLU, RMSNorm,
-LoRA, KV cache (facts 4).
+LoRA, KV cache (facts 4). By its config also a Qwen2 (biases on q, k, v) or a Qwen3 (RMS norms on
+each head of q and k).
 
 Parameters: `embed_tokens/embedding` [V,D],
 `trunk/layers/{self_attn/{q,k,v,o}_proj,
 mlp/{gate,up,down}_proj, input_layernorm,
 post_attention_layernorm}`
 with a leading layer axis, `trunk/norm/scale`, `lm_head/embedding` [V,D] (absent when tied).
+With `qkv_bias`, `{q,k,v}_proj` hold a `bias`; with `qk_norm`, `self_attn/{q,k}_norm/scale` [H].
 "Hidden" below is always after the final norm.
 """
 
@@ -89,8 +91,9 @@ def separate_layers(params: dict) -> dict:
 
 
 def join_projections(params: dict) -> dict:
-  """Puts kernels side by side that see the same input: q, k and v as `qkv_proj`, gate and up as
-  `gate_up_proj`. For one token, one long product takes less time than several short ones.
+  """Puts kernels, and their biases, side by side that see the same input: q, k and v as `qkv_proj`,
+  gate and up as `gate_up_proj`. For one token, one long product takes less time than several short
+  ones.
 
   Args:
     params: of a module that holds a `trunk`, without LoRA.
@@ -101,8 +104,10 @@ def join_projections(params: dict) -> dict:
   }
   for joint, parts in _JOINT.items():
     if parts[0] in made:
-      together = [made.pop(part)['kernel'] for part in parts]
-      made[joint] = {'kernel': jnp.concatenate(together, axis=-1)}
+      together = [made.pop(part) for part in parts]
+      made[joint] = {
+        leaf: jnp.concatenate([one[leaf] for one in together], axis=-1) for leaf in together[0]
+      }
   return made
 
 
@@ -152,15 +157,23 @@ def apply_rope(
 
 
 def _project(
-  module: nn.Module, joint: str, features: tuple[int, ...], axes: tuple[str, ...], x: Array, *args
+  module: nn.Module,
+  joint: str,
+  features: tuple[int, ...],
+  axes: tuple[str, ...],
+  use_bias: bool,
+  x: Array,
+  deterministic: bool,
 ) -> list[Array]:
   """Projects x by each part of `joint`, one by one or by the kernel of `join_projections`."""
   cfg = module.cfg
   if module.has_variable('params', joint):
-    y = layers.Dense(sum(features), ('embed', axes[0]), dtype=cfg.dtype, name=joint)(x, *args)
-    return jnp.split(y, np.cumsum(features)[:-1], axis=-1)
-  parts = zip(_JOINT[joint], features, axes)
-  return [_projection(cfg, name, size, ('embed', axis))(x, *args) for name, size, axis in parts]
+    dense = layers.Dense(sum(features), ('embed', axes[0]), use_bias, dtype=cfg.dtype, name=joint)
+    return jnp.split(dense(x, deterministic), np.cumsum(features)[:-1], axis=-1)
+  return [
+    _projection(cfg, name, size, ('embed', axis), use_bias)(x, deterministic)
+    for name, size, axis in zip(_JOINT[joint], features, axes)
+  ]
 
 
 class Attention(nn.Module):
@@ -188,10 +201,14 @@ class Attention(nn.Module):
         'qkv_proj',
         tuple(size * cfg.head_dim for size in sizes),
         ('heads', 'kv_heads', 'kv_heads'),
+        cfg.qkv_bias,
         x,
         deterministic,
       )
     )
+    if cfg.qk_norm:
+      norm = functools.partial(layers.RMSNorm, cfg.rms_norm_eps, cfg.dtype)
+      q, k = norm(name='q_norm')(q), norm(name='k_norm')(k)
     q = constrain(apply_rope(q, positions, freqs), 'batch', 'length', 'heads', None)
     k, v = (
       constrain(y, 'batch', 'key_length', 'kv_heads', None)
@@ -216,7 +233,7 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B T D'], deterministic: bool) -> Float[Array, 'B T D']:
     cfg, size = self.cfg, self.cfg.intermediate_size
-    gate, up = _project(self, 'gate_up_proj', (size, size), ('mlp', 'mlp'), x, deterministic)
+    gate, up = _project(self, 'gate_up_proj', (size, size), ('mlp', 'mlp'), False, x, deterministic)
     inner = constrain(nn.silu(gate) * up, 'batch', 'length', 'mlp')
     return _projection(cfg, 'down_proj', cfg.hidden_size, ('mlp', 'embed'))(inner, deterministic)
 
@@ -382,6 +399,8 @@ def init_llm(key: Array, cfg: EchoXConfig) -> dict:
   return Llama(cfg.llm).init(key, jnp.zeros((1, 2), jnp.int32))['params']
 
 
-def _projection(cfg: LlamaConfig, name: str, features: int, axes: tuple[str, str]) -> layers.Dense:
+def _projection(
+  cfg: LlamaConfig, name: str, features: int, axes: tuple[str, str], use_bias: bool = False
+) -> layers.Dense:
   lora = cfg.lora if name in cfg.lora.targets else LoraConfig()
-  return layers.Dense(features, axes, lora=lora, dtype=cfg.dtype, name=name)
+  return layers.Dense(features, axes, use_bias, lora, cfg.dtype, name=name)

@@ -1,4 +1,4 @@
-"""Llama: cache, padding, LoRA, rotary scaling."""
+"""Llama, Qwen2 and Qwen3: the definition, cache, padding, LoRA, rotary scaling."""
 
 import dataclasses
 
@@ -9,22 +9,14 @@ import numpy as np
 import pytest
 
 from echox_jax.config import EchoXConfig, LlamaConfig, LoraConfig, RopeScaling
-from echox_jax.models import llama, lora
+from echox_jax.models import llama, lora, quantize
 from echox_jax.models.attention import Mask
 
-CFG = EchoXConfig(
-  llm=LlamaConfig(
-    vocab_size=30,
-    hidden_size=16,
-    intermediate_size=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    rope_scaling=RopeScaling(),
-    lora=LoraConfig(rank=2, alpha=6.0, dropout=0.5),
-  )
-)
+FAMILIES = {
+  'llama': dict(head_dim=4, rope_scaling=RopeScaling()),
+  'qwen2': dict(head_dim=4, qkv_bias=True, tie_embeddings=True, rope_theta=1e6),
+  'qwen3': dict(head_dim=6, qk_norm=True, rope_theta=5e6, rms_norm_eps=1e-6),  # 4 x 6 is not 16
+}
 IDS = np.random.default_rng(0).integers(0, 30, (2, 7))
 
 
@@ -34,21 +26,105 @@ def full_precision():
     yield
 
 
-@pytest.fixture(scope='module')
-def params():
-  """Parameters with every LoRA leaf away from its zero start."""
-  made = nn.meta.unbox(jax.jit(lambda key: llama.init_llm(key, CFG))(jax.random.key(0)))
-  return jax.tree.map(lambda is_lora, x: x + 0.3 if is_lora else x, lora.mask(made), made)
+@pytest.fixture(scope='module', params=FAMILIES)
+def cfg(request):
+  return EchoXConfig(
+    llm=LlamaConfig(
+      vocab_size=30,
+      hidden_size=16,
+      intermediate_size=32,
+      num_layers=2,
+      num_heads=4,
+      num_kv_heads=2,
+      lora=LoraConfig(rank=2, alpha=6.0, dropout=0.5),
+      **FAMILIES[request.param],
+    )
+  )
 
 
 @pytest.fixture(scope='module')
-def logits(params):
+def fresh(cfg):
+  return nn.meta.unbox(jax.jit(lambda key: llama.init_llm(key, cfg))(jax.random.key(0)))
+
+
+@pytest.fixture(scope='module')
+def params(fresh):
+  """Parameters with every LoRA leaf, bias and scale away from its start."""
+  rng = np.random.default_rng(1)
+
+  def away(path, leaf):
+    if path[-1].key in lora.LEAVES:
+      return leaf + 0.3
+    moved = path[-1].key in ('bias', 'scale')
+    return leaf + moved * rng.normal(0, 0.4, leaf.shape).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(away, fresh)
+
+
+@pytest.fixture(scope='module')
+def logits(cfg, params):
   with jax.default_matmul_precision('highest'):
-    return jax.jit(llama.Llama(CFG.llm).apply)({'params': params}, IDS)
+    return jax.jit(llama.Llama(cfg.llm).apply)({'params': params}, IDS)
 
 
-def test_cached_steps_give_the_states_of_one_pass(params, logits):
-  model, variables, slots = llama.Llama(CFG.llm), {'params': params}, IDS.shape[1] + 2
+def by_definition(params, cfg, ids):
+  """Logits of one row in float64, position by position and head by head."""
+  layers, half = params['trunk']['layers'], cfg.head_dim // 2
+  freqs = llama.rope_frequencies(cfg.head_dim, cfg.rope_theta, cfg.rope_scaling).astype(float)
+  norm = lambda x, scale: x / np.sqrt(np.mean(x * x, -1, keepdims=True) + cfg.rms_norm_eps) * scale
+
+  def project(x, where, name, layer):
+    found = x @ where[name]['kernel'][layer]
+    return found + where[name]['bias'][layer] if 'bias' in where[name] else found
+
+  def turned(head, position):
+    pairs = (head[:half] + 1j * head[half:]) * np.exp(1j * position * freqs)
+    return np.concatenate([pairs.real, pairs.imag])
+
+  def heads(x, where, name, layer):
+    found = project(x, where, f'{name}_proj', layer).reshape(len(ids), -1, cfg.head_dim)
+    if f'{name}_norm' in where:
+      found = norm(found, where[f'{name}_norm']['scale'][layer])
+    return found
+
+  x = params['embed_tokens']['embedding'][ids]
+  for layer in range(cfg.num_layers):
+    seen, where = norm(x, layers['input_layernorm']['scale'][layer]), layers['self_attn']
+    q, k, v = (heads(seen, where, name, layer) for name in 'qkv')
+    out = np.zeros_like(q)
+    for head in range(cfg.num_heads):
+      shared = head // (cfg.num_heads // cfg.num_kv_heads)
+      for t in range(len(ids)):
+        mine = turned(q[t, head], t)
+        scores = np.array([mine @ turned(k[s, shared], s) for s in range(t + 1)])
+        weights = np.exp(scores / np.sqrt(cfg.head_dim))
+        out[t, head] = weights / weights.sum() @ v[: t + 1, shared]
+    x = x + project(out.reshape(len(ids), -1), where, 'o_proj', layer)
+    seen, where = norm(x, layers['post_attention_layernorm']['scale'][layer]), layers['mlp']
+    gate = project(seen, where, 'gate_proj', layer)
+    inner = gate / (1 + np.exp(-gate)) * project(seen, where, 'up_proj', layer)
+    x = x + project(inner, where, 'down_proj', layer)
+  return norm(x, params['trunk']['norm']['scale']) @ llama.head_embedding(params).T
+
+
+def test_logits_are_those_of_the_definition(cfg, params, logits):
+  merged = lora.merge(params, cfg.llm.lora)
+  exact = jax.tree.map(lambda x: np.asarray(x, np.float64), merged)
+  for row, found in zip(IDS, logits):
+    np.testing.assert_allclose(found, by_definition(exact, cfg.llm, row), atol=1e-5)
+
+
+def test_a_family_has_the_parameters_that_are_its_own(cfg, fresh):
+  attention = fresh['trunk']['layers']['self_attn']
+  has_bias = {name for name, leaves in attention.items() if 'bias' in leaves}
+  assert has_bias == ({'q_proj', 'k_proj', 'v_proj'} if cfg.llm.qkv_bias else set())
+  norms = {name: leaves['scale'].shape for name, leaves in attention.items() if 'scale' in leaves}
+  shape = (cfg.llm.num_layers, cfg.llm.head_dim)
+  assert norms == ({'q_norm': shape, 'k_norm': shape} if cfg.llm.qk_norm else {})
+
+
+def test_cached_steps_give_the_states_of_one_pass(cfg, params, logits):
+  model, variables, slots = llama.Llama(cfg.llm), {'params': params}, IDS.shape[1] + 2
 
   @jax.jit
   def step(cache, ids, index):
@@ -65,7 +141,7 @@ def test_cached_steps_give_the_states_of_one_pass(params, logits):
     )
     return model.apply(variables, hidden, method='logits'), cache
 
-  first, cache = step(llama.init_cache(CFG.llm, 2, slots), IDS[:, :3], 0)
+  first, cache = step(llama.init_cache(cfg.llm, 2, slots), IDS[:, :3], 0)
   found = [first]
   for t in range(3, IDS.shape[1]):
     out, cache = step(cache, IDS[:, t : t + 1], t)
@@ -73,9 +149,9 @@ def test_cached_steps_give_the_states_of_one_pass(params, logits):
   np.testing.assert_allclose(np.concatenate(found, axis=1), logits, atol=1e-5)
 
 
-def test_separate_layers_and_rows_at_different_places_give_the_same_logits(params, logits):
+def test_separate_layers_and_rows_at_different_places_give_the_same_logits(cfg, params, logits):
   """Row 0 is one token ahead of row 1; layers lie apart, as on a CPU."""
-  model, slots = llama.Llama(CFG.llm), IDS.shape[1]
+  model, slots = llama.Llama(cfg.llm), IDS.shape[1]
   apart = llama.separate_layers(params)
   assert llama.are_layers_separate(apart) and not llama.are_layers_separate(params)
 
@@ -93,7 +169,7 @@ def test_separate_layers_and_rows_at_different_places_give_the_same_logits(param
     )
     return model.apply({'params': apart}, hidden, method='logits')[:, 0], cache
 
-  cache = llama.init_cache(CFG.llm, 2, slots, separate=True)
+  cache = llama.init_cache(cfg.llm, 2, slots, separate=True)
   rows, found = np.arange(2), np.zeros(logits.shape, np.float32)
   for t in range(slots + 1):
     at = np.clip([t, t - 1], 0, slots - 1)
@@ -102,8 +178,8 @@ def test_separate_layers_and_rows_at_different_places_give_the_same_logits(param
   np.testing.assert_allclose(found, logits, atol=1e-5)
 
 
-def test_padding_at_the_right_changes_nothing(params, logits):
-  model, variables = llama.Llama(CFG.llm), {'params': params}
+def test_padding_at_the_right_changes_nothing(cfg, params, logits):
+  model, variables = llama.Llama(cfg.llm), {'params': params}
   ids = np.pad(IDS, ((0, 0), (0, 3)))
   mask = Mask(jnp.arange(10)[None] < jnp.array([[7], [7]]), causal=True)
   positions = jnp.broadcast_to(jnp.arange(10), ids.shape)
@@ -117,25 +193,25 @@ def test_padding_at_the_right_changes_nothing(params, logits):
   )
 
 
-def test_merged_lora_gives_the_same_logits(params, logits):
-  merged = lora.merge(params, CFG.llm.lora)
+def test_merged_lora_gives_the_same_logits(cfg, params, logits):
+  merged = lora.merge(params, cfg.llm.lora)
   assert not any(jax.tree.leaves(lora.mask(merged)))
-  plain = lora.merged_config(CFG).llm
+  plain = lora.merged_config(cfg).llm
   np.testing.assert_allclose(
     jax.jit(llama.Llama(plain).apply)({'params': merged}, IDS), logits, atol=1e-5
   )
   shapes = jax.eval_shape(
-    lambda key: nn.meta.unbox(llama.init_llm(key, dataclasses.replace(CFG, llm=plain))),
+    lambda key: nn.meta.unbox(llama.init_llm(key, dataclasses.replace(cfg, llm=plain))),
     jax.random.key(0),
   )
   assert jax.tree.structure(shapes) == jax.tree.structure(merged)
 
 
-def test_joined_projections_give_the_same_logits(params, logits):
-  plain = llama.Llama(lora.merged_config(CFG).llm)
-  joined = llama.join_projections(lora.merge(params, CFG.llm.lora))
+def test_joined_projections_give_the_same_logits(cfg, params, logits):
+  plain = llama.Llama(lora.merged_config(cfg).llm)
+  joined = llama.join_projections(lora.merge(params, cfg.llm.lora))
   block = joined['trunk']['layers']
-  assert set(block['self_attn']) == {'qkv_proj', 'o_proj'}
+  assert set(block['self_attn']) - {'q_norm', 'k_norm'} == {'qkv_proj', 'o_proj'}
   assert set(block['mlp']) == {'gate_up_proj', 'down_proj'}
   turned = llama.transpose_head(joined, llama.head_embedding(joined))
   for tree in (joined, llama.separate_layers(joined), turned):
@@ -143,26 +219,40 @@ def test_joined_projections_give_the_same_logits(params, logits):
     np.testing.assert_allclose(found, logits, atol=1e-5)
 
 
-def test_lora_leaves_are_those_of_the_named_projections(params):
+def test_int8_kernels_give_nearly_the_same_states(cfg, params):
+  plain = llama.Llama(lora.merged_config(cfg).llm)
+  whole = llama.join_projections(lora.merge(params, cfg.llm.lora))
+  hidden = jax.jit(
+    lambda tree: plain.apply(
+      {'params': tree},
+      plain.apply({'params': tree}, IDS, method='embed'),
+      jnp.broadcast_to(jnp.arange(IDS.shape[1]), IDS.shape),
+      Mask(causal=True),
+      method='hidden',
+    )[0]
+  )
+  expected, found = hidden(whole), hidden(quantize.quantize(whole))
+  assert 0 < jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected) < 0.03
+
+
+def test_lora_leaves_are_those_of_the_named_projections(cfg, params):
   attention = lora.mask(params)['trunk']['layers']['self_attn']
-  assert attention == {
-    **{name: {'kernel': False, 'lora_a': True, 'lora_b': True} for name in CFG.llm.lora.targets},
-    'o_proj': {'kernel': False},
-  }
+  for name, leaves in attention.items():
+    found = {leaf for leaf, is_lora in leaves.items() if is_lora}
+    assert found == ({'lora_a', 'lora_b'} if name in cfg.llm.lora.targets else set())
 
 
-def test_lora_starts_as_the_plain_model():
-  made = nn.meta.unbox(jax.jit(lambda key: llama.init_llm(key, CFG))(jax.random.key(0)))
-  merged = lora.merge(made, CFG.llm.lora)
+def test_lora_starts_as_the_plain_model(cfg, fresh):
+  merged = lora.merge(fresh, cfg.llm.lora)
   np.testing.assert_array_equal(
     merged['trunk']['layers']['self_attn']['q_proj']['kernel'],
-    made['trunk']['layers']['self_attn']['q_proj']['kernel'],
+    fresh['trunk']['layers']['self_attn']['q_proj']['kernel'],
   )
 
 
-def test_lora_dropout_needs_and_uses_a_key(params, logits):
+def test_lora_dropout_needs_and_uses_a_key(cfg, params, logits):
   noisy = jax.jit(
-    lambda key: llama.Llama(CFG.llm).apply(
+    lambda key: llama.Llama(cfg.llm).apply(
       {'params': params}, IDS, deterministic=False, rngs={'dropout': key}
     )
   )
@@ -194,9 +284,9 @@ def test_rotation_depends_on_distance_only():
   )
 
 
-def test_tied_head():
-  cfg = dataclasses.replace(CFG.llm, tie_embeddings=True)
-  made = nn.meta.unbox(jax.jit(llama.Llama(cfg).init)(jax.random.key(0), IDS))['params']
+def test_tied_head(cfg):
+  tied = dataclasses.replace(cfg.llm, tie_embeddings=True)
+  made = nn.meta.unbox(jax.jit(llama.Llama(tied).init)(jax.random.key(0), IDS))['params']
   assert 'lm_head' not in made
   assert llama.head_embedding(made) is made['embed_tokens']['embedding']
   turned = llama.transpose_head(made, llama.head_embedding(made))
