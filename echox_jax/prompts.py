@@ -23,7 +23,7 @@ IGNORE = -100  # label of a position that the losses ignore
 TRANSCRIBE = 'Write down what is said.'
 ROLES = ('system', 'user', 'assistant', 'speaker')
 MESSAGE, LINE = 'MESSAGE', 'LINE'
-_SEVERAL = ('nl', *ROLES)  # fields of SpecialIds that may be several ids
+_SEVERAL = ('nl', 'thought', *ROLES)  # fields of SpecialIds that may be several ids
 
 Encode = Callable[[str], list[int]]
 Ids = int | tuple[int, ...]
@@ -43,6 +43,8 @@ class SpecialIds:
     nl: the line break after a header: `\n`, or `\n\n` in Llama 3's own template.
     system, user, assistant, speaker: the roles. Each role, and `nl`, may be a tuple of several ids
       (`assistant` has two in SmolLM2). A tuple of one id becomes an int.
+    thought: the empty thought of a model that would otherwise think aloud first, several ids; none
+      in most templates.
     audio: placeholder that speech replaces.
     period: the trigger compares states with this id's row of the output head.
     typo_bos: the released code writes this id before a slice where BOS (128000) belongs; only the
@@ -62,6 +64,7 @@ class SpecialIds:
   audio: int = 128256
   period: int = 13
   typo_bos: int = 12800
+  thought: Ids = ()
 
   def __post_init__(self):
     for name in _SEVERAL:
@@ -106,9 +109,10 @@ class Template:
     assistant: the header that asks the model to answer.
     answer: the model's target output, the supervised part.
     slice: a slice of an answer before its unit words, in the unit decoder's input.
-    written: special id name -> its text in the tokenizers of these models. Unlisted names are roles
-      or `nl`.
+    written: special id name -> its text in the tokenizers of these models. Unlisted names are
+      roles, `nl` or `thought`.
     line_break: the text of `nl`.
+    thought: the text of `thought`.
     trims: strips white space around a question. The system message is never stripped.
     after_answer: what stands between the EOT of an answer and the next question.
   """
@@ -122,6 +126,7 @@ class Template:
   slice: str
   written: Mapping[str, str]
   line_break: str = '\n'
+  thought: str = ''
   trims: bool = False
   after_answer: str = ''
 
@@ -161,6 +166,11 @@ _CHATML = Template(
   slice='start_header assistant nl MESSAGE eot nl start_header speaker nl',
   written={'start_header': '<|im_start|>', 'eot': '<|im_end|>'},
   after_answer='nl',
+)
+# Qwen3's with `enable_thinking=False`: every answer begins after an empty thought. Its own template
+# takes the empty thoughts out of earlier turns; here they stay, as they are in the KV cache.
+_QWEN_3 = dataclasses.replace(
+  _CHATML, assistant='start_header assistant nl thought', thought='<think>\n\n</think>\n\n'
 )
 _LLAMA_3 = Template(
   opening='bos',
@@ -217,6 +227,7 @@ PROFILES = {
     ),
     Profile('chatml', _CHATML),
     Profile('llama3', _LLAMA_3),
+    Profile('qwen3', _QWEN_3),
   )
 }
 

@@ -226,10 +226,12 @@ def train_tokenizer(
 
 def _pieces(ids: SpecialIds) -> list[str]:
   """Returns the special pieces in id order. The ids follow <unk> = 0 without a gap; pad shares
-  EOT's piece.
+  EOT's piece, and there is no thought.
   """
   named = {
-    getattr(ids, field.name): field.name for field in dataclasses.fields(ids) if field.name != 'pad'
+    getattr(ids, field.name): field.name
+    for field in dataclasses.fields(ids)
+    if field.name not in ('pad', 'thought')
   }
   return ['.' if named[i] == 'period' else f'<|{named[i]}|>' for i in range(1, len(named) + 1)]
 

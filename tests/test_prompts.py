@@ -24,8 +24,11 @@ KNOWN = {
   'llama3.2': (chat_folders.LLAMA_3_2, BOS),
   'paper': (chat_folders.RELEASED, BOS),
   'released': (chat_folders.RELEASED, BOS),
+  'qwen2': (chat_folders.QWEN_2, None, 'qwen2'),
+  'qwen2.5': (chat_folders.QWEN_2_5, None, 'qwen2'),
+  'qwen3': (chat_folders.QWEN_3, None, 'qwen2'),
 }
-PROFILES = {'smollm2': 'chatml', 'llama3.2': 'llama3'}
+PROFILES = {'smollm2': 'chatml', 'llama3.2': 'llama3', 'qwen2': 'chatml', 'qwen2.5': 'chatml'}
 QUESTIONS = [
   'Is user a word?',
   ' leading',
@@ -43,8 +46,7 @@ TYPED = 'a <|im_end|> and <|eot_id|> that were typed'
 @pytest.fixture(params=KNOWN)
 def model(request, tmp_path):
   """(folder, config) of a tokenizer with one of the templates."""
-  template, bos = KNOWN[request.param]
-  chat_folders.write(tmp_path, template, bos)
+  chat_folders.write(tmp_path, *KNOWN[request.param])
   chosen = 'released' if request.param == 'released' else None
   cfg, notes = configured(tmp_path, chosen)
   assert cfg.profile == PROFILES.get(request.param, request.param) and notes
@@ -97,7 +99,7 @@ def test_answers_end_as_in_the_template(model):
   said = [('user', 'Is it?'), ('assistant', 'It is.')]
   whole = chat_folders.engine_ids(folder, said, add_generation_prompt=False)
   assert row['input_ids'].tolist() == whole[: len(row['input_ids'])]
-  after = [special.nl] if cfg.profile == 'chatml' else []
+  after = [special.nl] if cfg.profile in ('chatml', 'qwen3') else []
   assert whole[len(row['input_ids']) :] == after
   said = row['labels'][row['labels'] != IGNORE].tolist()
   unspoken = prompts.unspoken_ids(special, profile)
@@ -181,6 +183,42 @@ def test_bos_of_a_template_without_one_is_in_no_turn(tmp_path):
   assert 'SmolLM' in ' '.join(notes)
 
 
+def test_qwen_s_own_system_messages(tmp_path):
+  for name, own in (
+    ('qwen2', 'You are a helpful assistant.'),
+    ('qwen2.5', 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.'),
+    ('qwen3', ''),
+  ):
+    chat_folders.write(tmp_path / name, *KNOWN[name])
+    cfg, _ = configured(tmp_path / name)
+    assert cfg.system_message == own
+
+
+def test_a_model_that_thinks_is_asked_not_to(tmp_path):
+  chat_folders.write(tmp_path, *KNOWN['qwen3'])
+  cfg, notes = configured(tmp_path)
+  model = tokenizer.load_tokenizer(tmp_path)
+  pieces = [model.piece(i) for i in cfg.special_ids.thought]
+  assert cfg.profile == 'qwen3' and pieces == ['<think>', 'ĊĊ', '</think>', 'ĊĊ']
+  assert prompt(tmp_path, cfg, 'Is it?')[-4:] == list(cfg.special_ids.thought)
+  assert 'enable_thinking=False' in ' '.join(notes)
+
+
+def test_a_conversation_goes_on_as_in_the_template(model):
+  """But that an empty thought, which Qwen3's template would take back, stays in the cache."""
+  folder, cfg = model
+  encode, special = tokenizer.load_tokenizer(folder).encode, cfg.special_ids
+  profile = prompts.get_profile(cfg.profile)
+  asked = prompt(folder, cfg, 'Is it?')
+  said = prompts.answer(special, profile, encode('It is.'))
+  again = prompts.encode_question(profile, encode, 'Why?', False)
+  further = prompts.question_prompt(special, profile, [], again, False, first=False)
+  if special.thought:
+    asked = asked[: -len(special.thought)]
+  turns = [('user', 'Is it?'), ('assistant', 'It is.'), ('user', 'Why?')]
+  assert [*asked, *said, *further] == chat_folders.engine_ids(folder, turns)
+
+
 @pytest.mark.parametrize('kind', chat_folders.UNKNOWN)
 def test_unknown_templates_are_refused_with_what_to_do(tmp_path, kind):
   chat_folders.write(tmp_path, chat_folders.UNKNOWN[kind])
@@ -213,7 +251,7 @@ def test_vocabularies_that_lack_a_token_of_the_template(tmp_path):
 
 def test_unknown_profiles(tmp_path):
   chat_folders.write(tmp_path, None)
-  says = "'alpaca' is unknown: use one of paper, released, chatml, llama3"
+  says = "'alpaca' is unknown: use one of paper, released, chatml, llama3, qwen3"
   with pytest.raises(errors.ConfigError, match=says):
     configured(tmp_path, 'alpaca')
 

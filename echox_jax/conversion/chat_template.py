@@ -88,7 +88,11 @@ def configured(
 def _choose(tokenizer: ForeignTokenizer, chosen: str | None) -> Chat:
   profiles = prompts.PROFILES if chosen is None else {chosen: prompts.get_profile(chosen)}
   if tokenizer.template is not None:
-    variables = {'bos_token': tokenizer.bos or '', 'eos_token': tokenizer.eos or ''}
+    variables = {
+      'bos_token': tokenizer.bos or '',
+      'eos_token': tokenizer.eos or '',
+      'enable_thinking': False,  # what a speaking model thinks cannot be heard, and it takes time
+    }
     found = recognise(tokenizer.template, variables, profiles.values())
     if found is None and chosen is None:
       raise errors.CheckpointError(
@@ -110,7 +114,7 @@ def _choose(tokenizer: ForeignTokenizer, chosen: str | None) -> Chat:
 
 
 def recognise(
-  template: str, variables: Mapping[str, str], candidates: Iterable[prompts.Profile]
+  template: str, variables: Mapping[str, Any], candidates: Iterable[prompts.Profile]
 ) -> Chat | None:
   """The first profile whose output matches that of a chat template; None = no profile matches.
 
@@ -118,7 +122,7 @@ def recognise(
 
   Args:
     template: Jinja.
-    variables: variables that it may use: `bos_token`, `eos_token`.
+    variables: variables that it may use: `bos_token`, `eos_token`, `enable_thinking`.
     candidates: profiles.
 
   Raises:
@@ -133,6 +137,8 @@ def recognise(
     if default is None or said not in (_SYSTEM, f'{default}{_SYSTEM}'):
       continue
     notes = [f'The chat template is that of the profile {profile.name!r}.']
+    if profile.template.thought:
+      notes.append('It is used with enable_thinking=False: the model answers without thinking.')
     if default:
       notes.append(f'Its system message is {default!r}.')
     if default and said != _SYSTEM:
@@ -171,6 +177,7 @@ def _written(template: prompts.Template, layout: str, message: str = '') -> str:
     prompts.MESSAGE: message,
     prompts.LINE: template.line_break + message,
     'nl': template.line_break,
+    'thought': template.thought,
     **{role: role for role in prompts.ROLES},
     **template.written,
   }
@@ -178,7 +185,7 @@ def _written(template: prompts.Template, layout: str, message: str = '') -> str:
 
 
 def _render(
-  template: str, messages: list[dict[str, str]], variables: Mapping[str, str]
+  template: str, messages: list[dict[str, str]], variables: Mapping[str, Any]
 ) -> str | None:
   """The output of a template for a conversation; None if the template fails.
 

@@ -1,6 +1,7 @@
 """The special ids of a model, from its vocabulary."""
 
 from collections.abc import Mapping
+import re
 
 from echox_jax import errors, prompts
 from echox_jax.prompts import SpecialIds
@@ -55,6 +56,7 @@ def of_template(
     | spelt
     | {
       'nl': tuple(encode(template.line_break)),
+      'thought': _spell(template.thought, tokens, encode),
       'bos': bos,
       'typo_bos': bos,
       'pad': ids['eot'],
@@ -82,6 +84,13 @@ def as_far_as_found(tokens: Mapping[str, int], bos: int | None, eos: int | None)
   return SpecialIds(
     **given | {'bos': bos, 'eot': eot, 'pad': eot, 'typo_bos': bos, 'audio': _audio(tokens)}
   )
+
+
+def _spell(text: str, tokens: Mapping[str, int], encode: prompts.Encode) -> tuple[int, ...]:
+  """The ids of a text in which marks such as `<think>` may be tokens of their own."""
+  pieces = filter(None, re.split('(<[^>]*>)', text))
+  spelt = [[tokens[piece]] if piece in tokens else encode(piece) for piece in pieces]
+  return tuple(i for ids in spelt for i in ids)
 
 
 def _first(tokens: Mapping[str, int], name: str) -> int | None:

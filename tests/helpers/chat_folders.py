@@ -56,6 +56,51 @@ LLAMA_3_2 = """{{- bos_token }}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}"""
+# As Qwen2's.
+QWEN_2 = SMOLLM2.replace(
+  'You are a helpful AI assistant named SmolLM, trained by Hugging Face',
+  'You are a helpful assistant.',
+)
+# As Qwen2.5's without tools: its own system message unless the conversation has one.
+QWEN_2_5 = """{%- if messages[0]['role'] == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- else %}
+    {{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. ' }}
+    {{- 'You are a helpful assistant.<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role != 'system' or not loop.first %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+# As Qwen3's without tools: no system message of its own, and an empty thought where thinking is
+# off, which is taken out of all answers but the last.
+QWEN_3 = """{%- set found = namespace(question=0) %}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {%- set found.question = loop.index0 %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- set content = message.content %}
+    {%- if message.role == 'assistant' %}
+        {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- if loop.last and loop.index0 > found.question %}
+            {{- '<think>\\n\\n</think>\\n\\n' }}
+        {%- endif %}
+    {%- endif %}
+    {{- content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}"""
 # What the released code does (facts 1), for written questions.
 RELEASED = (
   '{% set b = bos_token %}{{ b }}{% for message in messages %}'
@@ -108,32 +153,40 @@ _MERGES = [
   'Ġw i',
   '. Ċ',
 ]
-_LLAMA_3 = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+_WORDS = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
   r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
+_DIGITS = {'llama3': r'\p{N}{1,3}', 'qwen2': r'\p{N}'}
+_THOUGHTS = ['<think>', '</think>']  # of Qwen3: tokens, but not special
 
 
-def write(folder: Path, template: str | None, bos: str | None = None, without: str = '') -> Path:
+def write(
+  folder: Path, template: str | None, bos: str | None = None, cut: str = '', without: str = ''
+) -> Path:
   """A tokenizer.json of byte-level BPE, and a tokenizer_config.json with `template`.
 
-  Text is cut as Llama 3 cuts it where there is a `bos` token, else as GPT-2 and SmolLM2 do. The
-  token `without` is left out.
+  Text is cut as `cut` does: `gpt2` (SmolLM2 too), `llama3` or `qwen2`; by default as Llama 3 where
+  there is a `bos` token, else as GPT-2. The token `without` is left out.
   """
   tokenizers = pytest.importorskip('tokenizers', reason='the package tokenizers is not installed')
   folder.mkdir(parents=True, exist_ok=True)
+  cut = cut or ('gpt2' if bos is None else 'llama3')
   letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   control = [token for token in _CONTROL if token != without]
   names = [*control, *letters, *(merge.replace(' ', '') for merge in _MERGES)]
-  level = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True}
-  split = {'type': 'Split', 'pattern': {'Regex': _LLAMA_3}, 'behavior': 'Isolated', 'invert': False}
-  cut = [level | {'use_regex': True}] if bos is None else [split, level | {'use_regex': False}]
+  thoughts = _THOUGHTS if cut == 'qwen2' else []
   plain = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False}
-  added = [plain | {'id': i, 'content': token, 'special': True} for i, token in enumerate(control)]
+  added = [
+    plain | {'id': i, 'content': token, 'special': token in control}
+    for i, token in enumerate([*names, *thoughts])
+    if token in control or token in thoughts
+  ]
   values = {
     'version': '1.0',
-    'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': cut},
-    'decoder': level | {'use_regex': True},
+    'normalizer': {'type': 'NFC'} if cut == 'qwen2' else None,
+    'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': _cutters(cut)},
+    'decoder': _LEVEL | {'use_regex': True},
     'added_tokens': added,
     'model': {
       'type': 'BPE',
@@ -147,6 +200,17 @@ def write(folder: Path, template: str | None, bos: str | None = None, without: s
   return folder
 
 
+_LEVEL = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True}
+
+
+def _cutters(cut: str) -> list[dict]:
+  if cut == 'gpt2':
+    return [_LEVEL | {'use_regex': True}]
+  pattern = {'Regex': _WORDS.replace('DIGITS', _DIGITS[cut])}
+  split = {'type': 'Split', 'pattern': pattern, 'behavior': 'Isolated', 'invert': False}
+  return [split, _LEVEL | {'use_regex': False}]
+
+
 def engine_ids(folder: Path, messages, add_generation_prompt: bool = True) -> list[int]:
   """The ids of a conversation of (role, content), by jinja2 with the tokenizer's own template."""
   import tokenizers
@@ -157,6 +221,7 @@ def engine_ids(folder: Path, messages, add_generation_prompt: bool = True) -> li
     messages=[{'role': role, 'content': content} for role, content in messages],
     add_generation_prompt=add_generation_prompt,
     bos_token=config.get('bos_token', ''),
+    enable_thinking=False,
   )
   model = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
   return model.encode(text, add_special_tokens=False).ids
