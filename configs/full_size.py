@@ -21,8 +21,8 @@ every source. Sets of read speech have a test split only if their source has one
 `data.eval_sets`; if you have one, add it, e.g. librispeech_transcripts/dev.
 
 Pretrained parts are in models/ (`PRETRAINED`), made once with
-`python -m launch.convert import --kind KIND --source ... --out models/...`, where KIND is llama or
-llama-gguf, whisper, hubert, kmeans and unit-vocoder. The environment variable ECHOX_MODELS names
+`python -m launch.convert import --kind KIND --source ... --out models/...`, where KIND is llm or
+llm-gguf, whisper, hubert, kmeans and unit-vocoder. The environment variable ECHOX_MODELS names
 another folder, such as gs://BUCKET/models (`python -m launch.job --models` sets it).
 """
 

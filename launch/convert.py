@@ -11,7 +11,8 @@
 orbax` it writes a sharded checkpoint. `export` writes a whole model from a working folder of
 training or from a model folder. `safetensors` is our own parameter tree with its config, tokenizer
 and unit language, which `echox_jax.load(DIR)` opens. `echox` is the layout of the released
-checkpoints. `stablehlo` holds the inference functions for cpu, cuda and tpu with a symbolic batch
+checkpoints. `llm` is the language model alone, with LoRA merged, as transformers reads it.
+`stablehlo` holds the inference functions for cpu, cuda and tpu with a symbolic batch
 (echox_jax/conversion/stablehlo.py shows how to call them). `weights` writes parameter groups of one
 stage, from which other runs can start (`train.init_from`).
 """
@@ -127,9 +128,8 @@ def main(argv: list[str] | None = None) -> None:
   foreign.add_argument(
     '--kind',
     required=True,
-    help='echox, llama, whisper, hubert, '
-    'hubert-fairseq, unit-vocoder, whisper-ct2, '
-    'llama-gguf or kmeans',
+    help='echox, llm (Llama, Qwen2, Qwen2.5, Qwen3), llm-gguf, whisper, whisper-ct2, hubert, '
+    'hubert-fairseq, unit-vocoder or kmeans',
   )
   foreign.add_argument(
     '--source',
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
   foreign.add_argument(
     '--profile',
     help=(
-      'kinds llama and llama-gguf: the prompt profile: paper, released, chatml or llama3 '
+      'kinds llm and llm-gguf: the prompt profile: paper, released, chatml, llama3 or qwen3 '
       '(default: according to the chat template of the tokenizer)'
     ),
   )
@@ -173,11 +173,15 @@ def main(argv: list[str] | None = None) -> None:
     help='working folder of the training stages, or a model folder',
   )
   whole.add_argument(
-    '--to', default='safetensors', help='safetensors (default), echox or stablehlo'
+    '--to', default='safetensors', help='safetensors (default), echox, llm or stablehlo'
   )
-  whole.add_argument('--dtype', help='echox: float16 (default, as released), bfloat16 or float32')
   whole.add_argument(
-    '--max-shard-bytes', type=int, help='echox: size of one file of tensors (default: 5 GB)'
+    '--dtype',
+    help='echox and llm: float16 (default of echox, as released), bfloat16 or float32; '
+    'default of llm: as stored',
+  )
+  whole.add_argument(
+    '--max-shard-bytes', type=int, help='echox, llm: size of one file of tensors (default: 5 GB)'
   )
   whole.add_argument('--out', required=True, type=storage.check_writable, help='folder to write')
   whole.set_defaults(run=export)

@@ -11,7 +11,7 @@ from echox_jax import model_folder
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import (
   hf_folder,
-  llama_hf,
+  llm_hf,
   released,
   released_config,
   released_units,
@@ -41,8 +41,8 @@ def open_echox(
     CheckpointError, ConfigError: something is missing or damaged, or the vocabulary lacks the audio
       token.
   """
-  tensors, folders = llama_hf.open_merged(source, base)
-  values = llama_hf.read_config(folders, config)
+  tensors, folders = llm_hf.open_merged(source, base)
+  values = llm_hf.read_config(folders, config)
   files = hf_folder.tokenizer_files(folders)
   tokens = hf_folder.read_tokens(files)
   shapes = rules.shapes_of(tensors)
@@ -80,7 +80,7 @@ def open_echox(
     cfg,
     tuple(groups),
     own,
-    llama_hf.own_tensors(tensors, cfg.llm.tie_embeddings),
+    llm_hf.own_tensors(tensors, cfg.llm.tie_embeddings),
     files,
     language,
     engine=engine,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from echox_jax import errors, model_folder, storage
-from echox_jax.conversion import released_export, stablehlo
+from echox_jax.conversion import llm_export, released_export, stablehlo
 from echox_jax.conversion import source as source_lib
 from echox_jax.conversion.echox_hf import OWN_CONFIG
 from echox_jax.conversion.source import ModelSource
@@ -24,8 +24,8 @@ def export(
     checkpoint: a model folder, or the working folder of training stages.
     to: one of `FORMATS`.
     out: the folder; replaces an earlier export of the same format there.
-    dtype: dtype of the tensors, only with `echox`; default `DTYPE`.
-    max_shard_bytes: size of one file, only with `echox`; default `MAX_SHARD_BYTES`.
+    dtype: dtype of the tensors, only with `echox` (default `DTYPE`) and `llm` (default: as stored).
+    max_shard_bytes: size of one file, only with `echox` and `llm`; default `MAX_SHARD_BYTES`.
 
   Returns:
     Sentences about what was written and what was left out.
@@ -41,7 +41,7 @@ def export(
     for name, value in (('dtype', dtype), ('max_shard_bytes', max_shard_bytes))
     if value is not None
   }
-  if options and to != 'echox':
+  if options and to not in _WITH_OPTIONS:
     raise errors.EchoXError(
       f'the format {to!r} does not accept '
       f'{", ".join("--" + name.replace("_", "-") for name in options)}: '
@@ -74,11 +74,26 @@ def to_echox(
   folder: Path, source: ModelSource, dtype: str = DTYPE, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> list[str]:
   """The layout of the released checkpoints."""
+  return released_export.write(folder, source, _known(dtype), max_shard_bytes)
+
+
+def to_llm(
+  folder: Path,
+  source: ModelSource,
+  dtype: str | None = None,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> list[str]:
+  """The LLM alone, as transformers reads it."""
+  chosen = None if dtype is None else _known(dtype)
+  return llm_export.write(folder, source, chosen, max_shard_bytes)
+
+
+def _known(dtype: str) -> str:
   if dtype not in released_export.DTYPES:
     raise errors.EchoXError(
       f'there is no dtype {dtype!r}: use one of {", ".join(released_export.DTYPES)}.'
     )
-  return released_export.write(folder, source, dtype, max_shard_bytes)
+  return dtype
 
 
 def _is_stablehlo(folder: Path) -> bool:
@@ -89,9 +104,15 @@ def _is_echox(folder: Path) -> bool:
   return model_folder.config_has(folder, OWN_CONFIG)
 
 
+def _is_llm(folder: Path) -> bool:
+  return model_folder.config_has(folder, llm_export.MARK)
+
+
 # Format -> (whether a folder is such an export, writes one).
 FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., list[str]]]] = {
   'echox': (_is_echox, to_echox),
+  'llm': (_is_llm, to_llm),
   'safetensors': (model_folder.is_model, to_safetensors),
   'stablehlo': (_is_stablehlo, to_stablehlo),
 }
+_WITH_OPTIONS = ('echox', 'llm')  # dtype and max_shard_bytes

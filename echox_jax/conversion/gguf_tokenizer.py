@@ -21,20 +21,29 @@ _BYTE_LEVEL = {
   'trim_offsets': True,
   'use_regex': True,
 }
-_LLAMA_3 = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
-  r'?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
-)
+
+
+def _split(digits: str) -> list[dict[str, Any]]:
+  """Words, numbers of `digits`, punctuation and white space."""
+  pattern = (
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| "
+    r'?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+  )
+  return [
+    {'type': 'Split', 'pattern': {'Regex': pattern}, 'behavior': 'Isolated', 'invert': False},
+    _BYTE_LEVEL | {'use_regex': False},
+  ]
+
+
 # How text is split before merging, by the pre-tokenizer's name in the file (from llama.cpp's
 # table). ByteLevel's own pattern is GPT-2's.
 _PRE_TOKENIZERS = {
   'gpt-2': [_BYTE_LEVEL],
   'smollm': [{'type': 'Digits', 'individual_digits': True}, _BYTE_LEVEL],
-  'llama-bpe': [
-    {'type': 'Split', 'pattern': {'Regex': _LLAMA_3}, 'behavior': 'Isolated', 'invert': False},
-    _BYTE_LEVEL | {'use_regex': False},
-  ],
+  'llama-bpe': _split(r'\p{N}{1,3}'),
+  'qwen2': _split(r'\p{N}'),  # Qwen2.5 and Qwen3 too
 }
+_NORMALIZERS = {'qwen2': {'type': 'NFC'}}
 # a piece that is in the vocabulary becomes one token, whatever the merges say
 _WHOLE_WORDS_FIRST = ('llama-bpe',)
 
@@ -108,7 +117,7 @@ def to_json(vocabulary: Vocabulary) -> bytes:
     'truncation': None,
     'padding': None,
     'added_tokens': added,
-    'normalizer': None,
+    'normalizer': _NORMALIZERS.get(vocabulary.pre),
     'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': _PRE_TOKENIZERS[vocabulary.pre]},
     'post_processor': None,
     'decoder': _BYTE_LEVEL,

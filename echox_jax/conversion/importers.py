@@ -24,14 +24,16 @@ from echox_jax.storage import Path
 # A module is imported only when its kind is requested.
 _KINDS = {
   'echox': ('echox_hf', 'open_echox', ('config', 'base', 'unit_vocab')),
-  'llama': ('llama_hf', 'open_llama', ('config', 'base', 'profile')),
+  'llm': ('llm_hf', 'open_llm', ('config', 'base', 'profile')),
+  'llm-gguf': ('llm_gguf', 'open_llm_gguf', ('profile',)),
   'whisper': ('whisper_hf', 'open_whisper', ('config',)),
   'hubert': ('hubert_hf', 'open_hubert', ('config',)),
   'hubert-fairseq': ('hubert_fairseq', 'open_hubert_fairseq', ()),
   'unit-vocoder': ('unit_vocoder', 'open_unit_vocoder', ('config',)),
   'whisper-ct2': ('whisper_ct2', 'open_whisper_ct2', ()),
-  'llama-gguf': ('llama_gguf', 'open_llama_gguf', ('profile',)),
 }
+# Names that earlier versions gave to kinds.
+_KINDS |= {'llama': _KINDS['llm'], 'llama-gguf': _KINDS['llm-gguf']}
 KMEANS = 'kmeans'  # writes a separate file instead of parameters
 KINDS = (*_KINDS, KMEANS)
 # groups that `echox` may take from other checkpoints, because its own lacks them

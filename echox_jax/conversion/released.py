@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from echox_jax.config import EchoXConfig
+from echox_jax.config import EchoXConfig, LlamaConfig
 from echox_jax.conversion import rules
 from echox_jax.conversion.rules import Rule
 from echox_jax.models.params import param_shapes
@@ -50,30 +50,40 @@ def s2t_rules(cfg: EchoXConfig) -> list[Rule]:
 
 
 def llm_rules(cfg: EchoXConfig) -> list[Rule]:
-  """The rules of the LLM alone, which fit any Llama under transformers' names."""
+  """The rules of the LLM alone, under transformers' names."""
   head = [] if cfg.llm.tie_embeddings else [Rule('llm/lm_head/embedding', 'lm_head.weight')]
   return [
     Rule('llm/embed_tokens/embedding', 'model.embed_tokens.weight'),
-    *trunk_rules('llm/trunk', 'model', cfg.llm.num_layers),
+    *trunk_rules('llm/trunk', 'model', cfg.llm),
     *head,
   ]
 
 
-def trunk_rules(path: str, name: str, layers: int) -> list[Rule]:
-  """The layers and the final norm of a Llama under `name` (also used for the unit decoder)."""
-  projections = [f'self_attn.{p}_proj' for p in 'qkvo'] + [
-    f'mlp.{p}_proj' for p in ('gate', 'up', 'down')
-  ]
+def trunk_rules(path: str, name: str, cfg: LlamaConfig) -> list[Rule]:
+  """The layers and the final norm of a Llama, Qwen2 or Qwen3 under `name` (also used for the unit
+  decoder).
+  """
   found = [Rule(f'{path}/norm/scale', f'{name}.norm.weight')]
-  for projection in projections:
+  layer, layer_there = f'{path}/layers', f'{name}.layers.{{}}'
+  for letter in 'qkvo':
     found += rules.linear(
-      f'{path}/layers/{projection.replace(".", "/")}',
-      f'{name}.layers.{{}}.{projection}',
-      layers,
-      bias=False,
+      f'{layer}/self_attn/{letter}_proj',
+      f'{layer_there}.self_attn.{letter}_proj',
+      cfg.num_layers,
+      bias=cfg.qkv_bias and letter != 'o',
     )
-  for norm in ('input_layernorm', 'post_attention_layernorm'):
-    found.append(Rule(f'{path}/layers/{norm}/scale', f'{name}.layers.{{}}.{norm}.weight', layers))
+  for part in ('gate', 'up', 'down'):
+    found += rules.linear(
+      f'{layer}/mlp/{part}_proj', f'{layer_there}.mlp.{part}_proj', cfg.num_layers, bias=False
+    )
+  norms = ['input_layernorm', 'post_attention_layernorm']
+  norms += ['self_attn.q_norm', 'self_attn.k_norm'] if cfg.qk_norm else []
+  for norm in norms:
+    found.append(
+      Rule(
+        f'{layer}/{norm.replace(".", "/")}/scale', f'{layer_there}.{norm}.weight', cfg.num_layers
+      )
+    )
   return found
 
 

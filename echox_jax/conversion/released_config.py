@@ -12,13 +12,12 @@ from echox_jax.config import (
   EchoXConfig,
   EngineConfig,
   LlamaConfig,
-  RopeScaling,
   StreamingConfig,
   UnitDecoderConfig,
   UnitsConfig,
   VocoderConfig,
 )
-from echox_jax.conversion import unit_vocoder, whisper_hf
+from echox_jax.conversion import llm_config, unit_vocoder, whisper_hf
 from echox_jax.prompts import RELEASED_SYSTEM_MESSAGE, SpecialIds
 
 
@@ -53,7 +52,7 @@ _LIMITS = {'max_unit_tokens': 'max_unit_words'}  # released name -> ours
 
 def _config(values: Mapping[str, Any]) -> EchoXConfig:
   ids, echox, units = values['ids'], values['echox'], values['unit_translator']
-  llm = llama_config(echox)
+  llm = llm_config.from_json(echox, llm_config.LLAMA)
   streaming, vocoder = values.get('streaming', {}), values.get('vocoder', {})
   known = {k: v for k, v in streaming.items() if k in StreamingConfig.__dataclass_fields__}
   # The released names of the special ids are our names, except for the audio placeholder.
@@ -74,7 +73,7 @@ def _config(values: Mapping[str, Any]) -> EchoXConfig:
     llm=llm,
     unit_decoder=UnitDecoderConfig(
       unit_vocab_size=echox['unit_vocab_size'],
-      trunk=llama_config(units),
+      trunk=llm_config.from_json(units, llm_config.LLAMA),
       text_table='lm_head',
       denoising_intermediate_size=units['aligner_intermediate_size'],
       denoising_dropout=0.1,
@@ -105,7 +104,7 @@ def complete(
   if 'echox' in values:
     return dict(values)
   try:
-    llm = llama_config(values)
+    llm = llm_config.from_json(values, llm_config.LLAMA)
   except KeyError as error:
     raise errors.ConfigError(
       f'the config of the LLM has no {error.args[0]!r}: give its complete config.json.'
@@ -185,44 +184,3 @@ def unit_model(cfg: EchoXConfig) -> tuple[bool, str | None]:
       if found.items() <= _unit_translator({'unit_model': kind}, cfg.llm).items():
         return True, kind
   return False, None
-
-
-def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
-  """A Llama config from transformers' config.json (of version 4, or 5 with `rope_parameters`).
-
-  Raises:
-    ConfigError: the Llama has biases, another activation or another rotary scaling.
-    KeyError: a size is missing.
-  """
-  rope = values.get('rope_parameters') or values.get('rope_scaling') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
-  if kind not in ('default', 'llama3'):
-    raise errors.ConfigError(f"rope_scaling is {rope!r}: only rope_type 'llama3' is supported.")
-  if (
-    values.get('attention_bias')
-    or values.get('mlp_bias')
-    or values.get('hidden_act', 'silu') != 'silu'
-  ):
-    raise errors.ConfigError('this LLM has biases or an activation other than silu: use a Llama.')
-  heads = values['num_attention_heads']
-  return LlamaConfig(
-    vocab_size=values['vocab_size'],
-    hidden_size=values['hidden_size'],
-    intermediate_size=values['intermediate_size'],
-    num_layers=values['num_hidden_layers'],
-    num_heads=heads,
-    num_kv_heads=values.get('num_key_value_heads') or heads,
-    head_dim=values.get('head_dim') or values['hidden_size'] // heads,
-    rms_norm_eps=values['rms_norm_eps'],
-    rope_theta=float(rope.get('rope_theta') or values['rope_theta']),
-    tie_embeddings=values.get('tie_word_embeddings', False),
-    max_positions=values.get('max_position_embeddings', LlamaConfig.max_positions),
-    rope_scaling=None
-    if kind == 'default'
-    else RopeScaling(
-      factor=rope['factor'],
-      low_freq_factor=rope['low_freq_factor'],
-      high_freq_factor=rope['high_freq_factor'],
-      original_max_positions=rope['original_max_position_embeddings'],
-    ),
-  )

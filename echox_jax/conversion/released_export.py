@@ -21,8 +21,9 @@ import numpy as np
 
 from echox_jax import config as config_lib
 from echox_jax import errors, model_folder, prompts, storage, tensor_files
-from echox_jax.config import EchoXConfig, EngineConfig, LlamaConfig
+from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import (
+  llm_config,
   released,
   released_config,
   released_units,
@@ -65,7 +66,7 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   """
   cfg = lora.merged_config(source.config)
   decoder, own = _layout(source, cfg)
-  _write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
+  write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
   storage.atomic_write_json(folder / CONFIG, config_json(cfg, source.engine, decoder, dtype))
   notes = _differences(cfg, decoder)
   for name, file in source.files.items():
@@ -103,7 +104,7 @@ def config_json(
   values = {
     'model_type': 'EchoX',
     'torch_dtype': dtype,
-    **llama_json(cfg.llm),
+    **llm_config.to_json(cfg.llm),
     'vocab_size': cfg.llm.vocab_size,
     'bos_token_id': special.bos,
     'eos_token_id': special.eot,
@@ -124,38 +125,11 @@ def config_json(
     if known:
       values |= {'unit_model': kind} if kind else {}
     else:
-      values['unit_translator'] = llama_json(cfg.unit_decoder.trunk) | {
+      values['unit_translator'] = llm_config.to_json(cfg.unit_decoder.trunk) | {
         'vocab_size': cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size,
         'aligner_intermediate_size': cfg.unit_decoder.denoising_intermediate_size,
       }
   return values | {OWN_CONFIG: config_lib.to_dict(cfg), OWN_ENGINE: config_lib.to_dict(engine)}
-
-
-def llama_json(cfg: LlamaConfig) -> dict[str, Any]:
-  """Sizes of a Llama as in transformers' config.json, except the vocabulary size: the reverse of
-  `released_config.llama_config`.
-  """
-  rope = cfg.rope_scaling
-  return {
-    'hidden_size': cfg.hidden_size,
-    'intermediate_size': cfg.intermediate_size,
-    'num_hidden_layers': cfg.num_layers,
-    'num_attention_heads': cfg.num_heads,
-    'num_key_value_heads': cfg.num_kv_heads,
-    'head_dim': cfg.head_dim,
-    'max_position_embeddings': cfg.max_positions,
-    'rms_norm_eps': cfg.rms_norm_eps,
-    'rope_theta': cfg.rope_theta,
-    'rope_scaling': rope
-    and {
-      'rope_type': 'llama3',
-      'factor': rope.factor,
-      'low_freq_factor': rope.low_freq_factor,
-      'high_freq_factor': rope.high_freq_factor,
-      'original_max_position_embeddings': rope.original_max_positions,
-    },
-    'tie_word_embeddings': cfg.tie_embeddings,
-  }
 
 
 def unit_vocabulary(language: UnitLanguage, size: int) -> str:
@@ -187,7 +161,7 @@ def _layout(source: ModelSource, cfg: EchoXConfig) -> tuple[str | None, list[rul
   return decoder, own
 
 
-def _write_tensors(
+def write_tensors(
   folder: Path,
   source: ModelSource,
   cfg: EchoXConfig,
@@ -196,7 +170,11 @@ def _write_tensors(
   max_shard_bytes: int,
   prefix: str = '',
 ) -> None:
-  """Writes the tensors of the rules in layer order, with a few in memory at a time."""
+  """Writes the tensors of the rules in layer order, with a few in memory at a time.
+
+  Raises:
+    CheckpointError: a value is too large for `dtype`.
+  """
   shapes = rules.tensor_shapes(
     own, param_shapes(cfg, sorted({rule.path.split('/')[0] for rule in own}))
   )
@@ -224,7 +202,7 @@ def _write_whisper(
 ) -> None:
   folder.mkdir()
   encoder = cfg.whisper
-  _write_tensors(
+  write_tensors(
     folder,
     source,
     cfg,
@@ -286,6 +264,7 @@ def _differences(cfg: EchoXConfig, decoder: str | None) -> list[str]:
     )
     != (llm.num_heads, 2 * llm.hidden_size),
     'an output head tied to the embeddings': llm.tie_embeddings,
+    'biases on q, k and v, or norms on q and k': llm.qkv_bias or llm.qk_norm,
   }
   if decoder:
     checks['a unit decoder of another size'] = not released_config.unit_model(cfg)[0]

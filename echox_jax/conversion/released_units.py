@@ -48,7 +48,7 @@ def unit_rules(cfg: EchoXConfig, group: str = 'echo', adapted: bool = True) -> l
     Rule('unit_text_embedding/embedding', f'{UNIT_PREFIX}model.embed_tokens.weight'),
     Rule(f'{group}/unit_embedding/embedding', f'{UNIT_PREFIX}unit_embedding.weight'),
     *rules.linear(f'{group}/adapter', f'{UNIT_PREFIX}adapter'),
-    *trunk_rules(f'{group}/trunk', f'{UNIT_PREFIX}model', cfg.unit_decoder.trunk.num_layers),
+    *trunk_rules(f'{group}/trunk', f'{UNIT_PREFIX}model', cfg.unit_decoder.trunk),
     Rule(f'{group}/lm_head/embedding', f'{UNIT_PREFIX}lm_head.weight'),
     *(adapter if adapted else ()),
   ]

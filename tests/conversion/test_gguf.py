@@ -1,7 +1,8 @@
-"""Llama models in GGUF files: parameters, sizes and tokenizer come out as they went in; what is not
+"""LLMs in GGUF files: parameters, sizes and tokenizer come out as they went in; what is not
 known is refused.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from echox_jax import errors, prompts, tokenizer
 from echox_jax.config import EchoXConfig, LlamaConfig, RopeScaling
-from echox_jax.conversion import chat_template, gguf_tokenizer, llama_gguf, released, rules
+from echox_jax.conversion import chat_template, gguf_tokenizer, llm_gguf, released, rules
 from echox_jax.models.llama import rope_frequencies
 from echox_jax.models.params import param_shapes
 from tests.helpers import chat_folders
@@ -31,6 +32,12 @@ CFG = LlamaConfig(
   tie_embeddings=True,
   max_positions=64,
 )
+# Architecture -> what it has that the others lack.
+FAMILIES = {
+  'llama': {},
+  'qwen2': dict(qkv_bias=True, rope_theta=1e6),
+  'qwen3': dict(qk_norm=True, head_dim=12, rms_norm_eps=1e-6),
+}
 TEXT = "We'll meet in 2024, won't we?\n\n  Été 日本 🙂"
 
 
@@ -45,6 +52,8 @@ def own_name(name):
     'embed_tokens': 'token_embd',
     'norm': 'output_norm',
     'lm_head': 'output',
+    'q_norm': 'attn_q_norm',
+    'k_norm': 'attn_k_norm',
     'q_proj': 'attn_q',
     'k_proj': 'attn_k',
     'v_proj': 'attn_v',
@@ -121,7 +130,7 @@ def write(
   writer.add_token_merges(merges)
   for name, value in tensors.items():
     heads = {'q_proj': cfg.num_heads, 'k_proj': cfg.num_kv_heads}.get(name.split('.')[-2])
-    value = value if heads is None else pair_neighbours(value, heads)
+    value = pair_neighbours(value, heads) if heads and architecture == 'llama' else value
     kind = next((k for k in quantise if value.ndim == 2), None)
     writer.add_tensor(
       own_name(name), value if kind is None else gguf.quants.quantize(value, kind), raw_dtype=kind
@@ -142,10 +151,13 @@ def parameters(imported):
 
 
 @pytest.mark.parametrize('tied', [True, False])
-def test_sizes_and_parameters_come_back(tmp_path, tied):
-  cfg = LlamaConfig(**{**CFG.__dict__, 'tie_embeddings': tied})
+@pytest.mark.parametrize('architecture', FAMILIES)
+def test_sizes_and_parameters_come_back(tmp_path, architecture, tied):
+  cfg = dataclasses.replace(CFG, **FAMILIES[architecture] | {'tie_embeddings': tied})
   tensors = tensors_of(cfg)
-  imported = llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors, cfg))
+  imported = llm_gguf.open_llm_gguf(
+    write(tmp_path / 'a.gguf', tensors, cfg, architecture=architecture)
+  )
   assert imported.config.llm == cfg and imported.groups == ('llm',)
   expected = rules.convert(
     tensors, released.llm_rules(imported.config), 'it', param_shapes(imported.config, ('llm',))
@@ -158,7 +170,7 @@ def test_sizes_and_parameters_come_back(tmp_path, tied):
 )
 def test_quantised_tensors_are_near(tmp_path, kind, tolerance):
   tensors = tensors_of(CFG)
-  imported = llama_gguf.open_llama_gguf(
+  imported = llm_gguf.open_llm_gguf(
     write(tmp_path / 'a.gguf', tensors, quantise=[gguf.GGMLQuantizationType[kind]])
   )
   for name, value in tensors.items():
@@ -177,12 +189,12 @@ def test_llama_3_scaling_is_found_in_its_factors(tmp_path):
     }
   )
   factors = rope_frequencies(64, 500000.0, None) / rope_frequencies(64, 500000.0, cfg.rope_scaling)
-  imported = llama_gguf.open_llama_gguf(
+  imported = llm_gguf.open_llm_gguf(
     write(tmp_path / 'a.gguf', tensors_of(cfg), cfg, extra={'rope_freqs.weight': factors})
   )
   assert imported.config.llm == cfg
   with pytest.raises(errors.CheckpointError, match='frequencies'):
-    llama_gguf.open_llama_gguf(
+    llm_gguf.open_llm_gguf(
       write(
         tmp_path / 'b.gguf', tensors_of(cfg), cfg, extra={'rope_freqs.weight': np.sqrt(factors)}
       )
@@ -195,15 +207,17 @@ def test_llama_3_scaling_is_found_in_its_factors(tmp_path):
     ('smollm', ['we', 'Ġin', 'Ġ', '2', '0', '2', '4', "'ll"]),
     ('gpt-2', ['we', 'Ġin', 'Ġ', '20', '2', '4', "'ll"]),
     ('llama-bpe', ['we', 'Ġin', 'Ġ', '20', '2', '4', "'ll"]),
+    ('qwen2', ['we', 'Ġin', 'Ġ', '2', '0', '2', '4', "'ll"]),
   ],
 )
 def test_tokenizer_cuts_text_as_the_file_says(tmp_path, pre, pieces):
-  imported = llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), pre=pre))
+  imported = llm_gguf.open_llm_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), pre=pre))
   (tmp_path / tokenizer.BPE_FILE).write_bytes(imported.files[tokenizer.BPE_FILE])
   model = tokenizer.load_tokenizer(tmp_path)
   assert model.vocab_size == CFG.vocab_size
   assert [model.piece(i) for i in model.encode("we in 2024'll")] == pieces
   assert model.decode(model.encode(TEXT)) == TEXT
+  assert (model.encode('e\u0301') == model.encode('é')) == (pre == 'qwen2')  # NFC
   assert not {0, 1, 2} & set(model.encode('<|im_start|>user<|im_end|>'))
 
 
@@ -282,7 +296,8 @@ def test_special_ids_of_llama_3(template, profile):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'architecture': 'qwen2'}, 'qwen2'),
+    ({'architecture': 'gemma3'}, "'gemma3', which is not supported: use an LLM of one of llama"),
+    ({'architecture': 'qwen2'}, 'missing: blk.0.attn_k.bias'),
     ({'model': 'llama'}, 'byte-pair'),
     ({'pre': 'tekken'}, 'tekken'),
     ({'leave_out': ['block_count']}, 'llama.block_count'),
@@ -291,7 +306,7 @@ def test_special_ids_of_llama_3(template, profile):
 )
 def test_other_models_are_refused_by_name(tmp_path, changes, message):
   with pytest.raises(errors.CheckpointError, match=message):
-    parameters(llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), **changes)))
+    parameters(llm_gguf.open_llm_gguf(write(tmp_path / 'a.gguf', tensors_of(CFG), **changes)))
 
 
 def test_missing_tensors_are_listed(tmp_path):
@@ -300,7 +315,7 @@ def test_missing_tensors_are_listed(tmp_path):
   with pytest.raises(
     errors.CheckpointError, match='missing: blk.1.ffn_up.weight, token_embd.weight'
   ):
-    parameters(llama_gguf.open_llama_gguf(write(tmp_path / 'a.gguf', tensors)))
+    parameters(llm_gguf.open_llm_gguf(write(tmp_path / 'a.gguf', tensors)))
 
 
 @pytest.mark.parametrize('kept', [0, 3, 100, 3000, -1000])
@@ -308,17 +323,17 @@ def test_truncated_files_are_refused(tmp_path, kept):
   path = write(tmp_path / 'a.gguf', tensors_of(CFG))
   path.write_bytes(path.read_bytes()[:kept])
   with pytest.raises(errors.CheckpointError, match='a.gguf'):
-    llama_gguf.open_llama_gguf(path)
+    llm_gguf.open_llm_gguf(path)
 
 
 def test_other_files_are_refused(tmp_path):
   (tmp_path / 'a.gguf').write_text(json.dumps({'not': 'gguf'}) * 10)
   for path in (tmp_path / 'a.gguf', tmp_path / 'absent.gguf', tmp_path):
     with pytest.raises(errors.CheckpointError, match='GGUF'):
-      llama_gguf.open_llama_gguf(path)
+      llm_gguf.open_llm_gguf(path)
 
 
 def test_without_its_package_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'gguf', None)
   with pytest.raises(errors.MissingExtraError, match=r'echox-jax\[gguf\]'):
-    llama_gguf.open_llama_gguf(tmp_path / 'a.gguf')
+    llm_gguf.open_llm_gguf(tmp_path / 'a.gguf')

@@ -20,7 +20,7 @@ from echox_jax.conversion import (
   whisper_hf,
 )
 from tests.helpers import released_folder
-from tests.helpers.imports import WEIGHTS, run, same
+from tests.helpers.imports import WEIGHTS, llama_folder, run, same
 from tests.helpers.processes import run_python
 from tests.helpers.released_folder import CONFIG
 
@@ -197,7 +197,7 @@ from launch import convert
 from launch import cli
 
 source, out, expected = sys.argv[1:]
-convert.main(['import', '--kind', 'llama', '--source', source, '--out', out,
+convert.main(['import', '--kind', 'llm', '--source', source, '--out', out,
               '--format', 'orbax', '--mesh', 'data=2,fsdp=2,tensor=2'])
 loaded = checkpoint.load_groups(out, ['llm'])
 wanted = model_folder.load_params(expected)
@@ -210,14 +210,8 @@ print('equal')
 
 
 def test_sharded_checkpoint_on_eight_devices(tmp_path):
-  own = {
-    name: value
-    for name, value in WEIGHTS.items()
-    if name == 'lm_head.weight'
-    or name.startswith(('model.layers.', 'model.norm.', 'model.embed_tokens.'))
-  }
-  source = released_folder.write(tmp_path / 'llama', own, CONFIG['echox'])
-  run('llama', source, tmp_path / 'plain')
+  source = llama_folder(tmp_path / 'llama')
+  run('llm', source, tmp_path / 'plain')
   printed = run_python('-c', _SHARDED, source, tmp_path / 'sharded', tmp_path / 'plain')
   assert printed.strip().endswith('equal')
   from echox_jax.training import init_from, stages

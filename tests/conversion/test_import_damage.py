@@ -117,7 +117,7 @@ def test_wrong_commands(source, tmp_path):
     ('echox', tmp_path / 'lora', 'model', (), 'is a LoRA: name the folder of its base'),
     ('echox', source, 'model', ('--base', source), 'needs no --base'),
     ('echox', source, 'thesis', (), 'thesis exists and is not an exported model'),
-    ('piano', source, 'model', (), "no kind 'piano': use one of echox, llama"),
+    ('piano', source, 'model', (), "no kind 'piano': use one of echox, llm, llm-gguf"),
     (
       'whisper',
       source,

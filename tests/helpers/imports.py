@@ -10,12 +10,25 @@ from launch import convert
 from tests.helpers import released_folder
 
 WEIGHTS = released_folder.weights('echox/')
+# the LLM alone
+LLAMA_WEIGHTS = {
+  name: value
+  for name, value in WEIGHTS.items()
+  if name == 'lm_head.weight'
+  or name.startswith(('model.layers.', 'model.norm.', 'model.embed_tokens.'))
+}
+LLAMA_CONFIG = released_folder.CONFIG['echox'] | {'model_type': 'llama'}
 
 
 def run(kind: str, source, out, *more) -> None:
   convert.main(
     ['import', '--kind', kind, '--source', str(source), '--out', str(out), *map(str, more)]
   )
+
+
+def llama_folder(folder):
+  """A Llama of transformers without a tokenizer."""
+  return released_folder.write(folder, LLAMA_WEIGHTS, LLAMA_CONFIG)
 
 
 def same(found, wanted):

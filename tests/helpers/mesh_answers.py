@@ -21,17 +21,22 @@ _TARGETS = ('q_proj', 'o_proj', 'up_proj', 'down_proj')
 
 
 def bundle(folder: Path):
-  """A model with LoRA, and room for four conversations."""
+  """A model with LoRA, an LLM with the parameters of every family, and room for four
+  conversations.
+  """
   made = tiny_model.tiny_bundle(folder)
-  llm = dataclasses.replace(made.config.llm, lora=LoraConfig(4, 8.0, 0.0, _TARGETS))
+  llm = dataclasses.replace(
+    made.config.llm, lora=LoraConfig(4, 8.0, 0.0, _TARGETS), qkv_bias=True, qk_norm=True
+  )
   cfg = dataclasses.replace(made.config, llm=llm)
   draw = jax.jit(lambda key: params_lib.init_groups(key, cfg, ('llm',)))
   fresh, rng = sharding.unbox(draw(jax.random.key(0)))['llm'], np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x, low_rank: rng.normal(0, 0.1, x.shape).astype('f') if low_rank else np.asarray(x),
-    fresh,
-    lora.mask(fresh),
-  )
+
+  def away(path, leaf):
+    moved = path[-1].key in (*lora.LEAVES, 'bias')
+    return rng.normal(0, 0.1, leaf.shape).astype('f') if moved else np.asarray(leaf)
+
+  params = jax.tree_util.tree_map_with_path(away, fresh)
   engine = dataclasses.replace(made.engine, conversations=4)
   return dataclasses.replace(made, config=cfg, params={**made.params, 'llm': params}, engine=engine)
 

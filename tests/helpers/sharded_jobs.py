@@ -63,7 +63,14 @@ MODEL = EchoXConfig(
     max_positions=64,
   ),
   adapter=AdapterConfig(num_heads=4, intermediate_size=64, dropout=0.1, shrink_budget=6),
-  llm=LlamaConfig(vocab_size=VOCAB, lora=LoraConfig(rank=4, dropout=0.1), **SIZES),
+  # the LLM has the parameters of every family, the unit decoder those of a Llama
+  llm=LlamaConfig(
+    vocab_size=VOCAB,
+    lora=LoraConfig(rank=4, dropout=0.1),
+    qkv_bias=True,
+    qk_norm=True,
+    **SIZES | {'head_dim': 12},
+  ),
   unit_decoder=UnitDecoderConfig(
     unit_vocab_size=UNITS,
     trunk=LlamaConfig(**SIZES),
@@ -209,12 +216,15 @@ def run(
 
 def fresh(job: ExperimentConfig, stage: stages.Stage) -> init_from.ParamSource:
   """Fresh parameters as a source: s2t would take a pretrained encoder, and a fresh T2C says one
-  word for ever.
+  word for ever. The norms and biases of the LLM are away from 1 and 0.
   """
   made = jax.jit(lambda key: sharding.unbox(state.init_params(key, job, stage.groups_for(job))))(
     jax.random.key(0)
   )
-  flat = flatten(jax.tree.map(np.array, made))
+  flat, rng = flatten(jax.tree.map(np.array, made)), np.random.default_rng(0)
+  for path, leaf in flat.items():
+    if path.startswith('llm/') and path.endswith(('scale', 'bias')):
+      flat[path] = leaf + rng.normal(0, 0.3, leaf.shape).astype(np.float32)
   if 't2c' in made:
     flat |= {
       path: leaf * 20
@@ -244,11 +254,15 @@ def parameter_distance(ours, theirs) -> tuple[float, str]:
   """The largest difference of a trained parameter, relative to the largest element of its array,
   and which array it is.
 
-  The bias of keys cancels in the softmax: its gradient is rounding alone, and it is measured as if
-  its largest element were 1e-3.
+  Without rotary positions the bias of keys cancels in the softmax: its gradient is rounding alone,
+  and it is measured as if its largest element were 1e-3.
   """
   ours, theirs = (flatten(jax.device_get(x.trainable)) for x in (ours, theirs))
-  size = lambda path: 1e-3 if path.endswith('k_proj/bias') else np.max(np.abs(theirs[path]))
+
+  def size(path):
+    cancels = path.endswith('k_proj/bias') and '/trunk/' not in path
+    return 1e-3 if cancels else np.max(np.abs(theirs[path]))
+
   return max(
     (float(np.max(np.abs(ours[path] - theirs[path])) / size(path)), path) for path in theirs
   )

@@ -42,8 +42,8 @@ ENGINE = EngineConfig(
 )
 
 
-def tiny_config() -> EchoXConfig:
-  """Everything small."""
+def tiny_config(**llm) -> EchoXConfig:
+  """Everything small; `llm`: fields of the LLM."""
   return config_lib.build(
     EchoXConfig,
     dict(
@@ -58,7 +58,7 @@ def tiny_config() -> EchoXConfig:
         max_positions=1500,
       ),
       adapter=dict(num_heads=2, intermediate_size=32, shrink_budget=12),
-      llm=dict(TRUNK, vocab_size=320),
+      llm=dict(TRUNK, vocab_size=320) | llm,
       unit_decoder=dict(unit_vocab_size=40, trunk=TRUNK, denoising_intermediate_size=32),
       vocoder=dict(
         num_units=20,
@@ -106,9 +106,9 @@ def tiny_params(cfg: EchoXConfig) -> dict:
   return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-def tiny_bundle(folder):
-  """What `echox_jax.load` returns, in miniature."""
-  config = tiny_config()
+def tiny_bundle(folder, **llm):
+  """What `echox_jax.load` returns, in miniature; `llm`: fields of the LLM."""
+  config = tiny_config(**llm)
   tokenizer = train_tokenizer([WORDS] * 3, folder / 'tokenizer.model', 320)
   return chat.Model(config, tiny_params(config), ENGINE, tokenizer, pairs())
 

@@ -75,11 +75,26 @@ def test_after_warm_up_nothing_is_compiled(engine):
 
 @pytest.mark.parametrize('seconds', [0.7, 1.5, 2.6])
 def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
+  check_streaming(engine, tiny_model.tiny_bundle(tmp_path), tiny_model.question(seconds))
+
+
+@pytest.mark.parametrize(
+  'llm',
+  [
+    pytest.param(dict(qkv_bias=True, tie_embeddings=True), id='qwen2'),
+    pytest.param(dict(qk_norm=True, head_dim=12), id='qwen3'),
+  ],
+)
+def test_streaming_says_what_whole_passes_say_whatever_the_family(tmp_path, llm):
+  bundle = tiny_model.tiny_bundle(tmp_path, **llm)
+  check_streaming(Engine(bundle), bundle, tiny_model.question())
+
+
+def check_streaming(engine, bundle, wave):
   """Text, unit words and sound against the batched loops of `decoding.generate` on the parameters
   as they are stored.
   """
-  bundle = tiny_model.tiny_bundle(tmp_path)
-  params, cfg, wave = bundle.params, bundle.config, tiny_model.question(seconds)
+  params, cfg = bundle.params, bundle.config
   ids = np.asarray([engine.questions.prompt('', True)], np.int32)
 
   @jax.jit

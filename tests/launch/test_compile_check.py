@@ -132,6 +132,9 @@ def test_dry_run_on_virtual_cpus(tmp_path, step, stage, batch):
     '--config.mesh.fsdp=4',
     f'--config.train.batch_size={batch}',
     f'--config.engine.conversations={batch}',
+    # an LLM with all the parameters that a family may have
+    '--config.model.llm.qkv_bias=True',
+    '--config.model.llm.qk_norm=True',
   )
   assert done.returncode == 0, done.stderr[-2000:]
   report = json.loads((tmp_path / 'report.json').read_text())

@@ -1,9 +1,9 @@
-"""Llama models in GGUF files (the format of llama.cpp) -> the group `llm`, with their byte-pair
-tokenizer.
+"""Llama, Qwen2 and Qwen3 models in GGUF files (the format of llama.cpp) -> the group `llm`, with
+their byte-pair tokenizer.
 
-Quantised tensors become float32 one at a time, when they are read. GGUF orders the rows of the
-query and key projections like the original Llama, with the two values of a rotary pair side by
-side. We, like transformers, place them half a head apart.
+Quantised tensors become float32 one at a time, when they are read. For a Llama, GGUF orders the
+rows of the query and key projections like the original, with the two values of a rotary pair side
+by side. We, like transformers, place them half a head apart, and so does GGUF for a Qwen.
 """
 
 from collections.abc import Callable
@@ -17,20 +17,22 @@ import numpy as np
 
 from echox_jax import errors, tokenizer
 from echox_jax.config import EchoXConfig, LlamaConfig, RopeScaling
-from echox_jax.conversion import chat_template, gguf_tokenizer, lazy, released
+from echox_jax.conversion import chat_template, gguf_tokenizer, lazy, llm_config, released
 from echox_jax.conversion.imported import Imported
 from echox_jax.models.llama import rope_frequencies
 
-_ARCHITECTURE = 'llama'
 _TABLE = 'token_embd.weight'
 _ROPE_FACTORS = 'rope_freqs.weight'  # llama3 scaling divides each rotary frequency by these
-# Transformers' names (without `.weight`) -> GGUF's; layers are `model.layers.{}.` and `blk.{}.`.
+# Transformers' names (without `.weight` or `.bias`) -> GGUF's; layers are `model.layers.{}.` and
+# `blk.{}.`.
 _NAMES = {
   'model.embed_tokens': 'token_embd',
   'model.norm': 'output_norm',
   'lm_head': 'output',
   'input_layernorm': 'attn_norm',
   'post_attention_layernorm': 'ffn_norm',
+  'self_attn.q_norm': 'attn_q_norm',
+  'self_attn.k_norm': 'attn_k_norm',
   'self_attn.q_proj': 'attn_q',
   'self_attn.k_proj': 'attn_k',
   'self_attn.v_proj': 'attn_v',
@@ -42,8 +44,9 @@ _NAMES = {
 _LAYER, _LAYER_HERE = 'model.layers.{}.', 'blk.{}.'
 
 
-def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
-  """Opens a Llama in one GGUF file, quantised or not; tensors become float32.
+def open_llm_gguf(source: Path, profile: str | None = None) -> Imported:
+  """Opens a language model of a known family (`llm_config.FAMILIES`) in one GGUF file, quantised or
+  not; tensors become float32.
 
   Args:
     source: the file.
@@ -60,14 +63,18 @@ def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
   entries = {tensor.name: _entry(source, tensor) for tensor in reader.tensors}
   factors = entries.pop(_ROPE_FACTORS, None)
   rows = entries[_TABLE].shape[0] if _TABLE in entries else 1  # reports a missing table later
+  architecture = _architecture(source, field)
   llm = _config(
     source,
+    architecture,
     field,
     factors.read() if factors else None,
     tied='output.weight' not in entries,
     vocab_size=rows,
   )
-  heads = {'attn_q.weight': llm.num_heads, 'attn_k.weight': llm.num_kv_heads}
+  heads = {}  # of the projections whose rows are in another order than ours
+  if architecture == llm_config.LLAMA:
+    heads = {'attn_q.weight': llm.num_heads, 'attn_k.weight': llm.num_kv_heads}
   for name, tensor in entries.items():
     part = name.partition('.')[2].partition('.')[2]
     # otherwise its shape is refused later
@@ -81,7 +88,7 @@ def open_llama_gguf(source: Path, profile: str | None = None) -> Imported:
     dataclasses.replace(rule, name=_own_name(rule.name)) for rule in released.llm_rules(cfg)
   ]
   return Imported(
-    f'the Llama in {source}',
+    f'the LLM in {source}',
     cfg,
     ('llm',),
     own_rules,
@@ -124,17 +131,27 @@ def _open(source: Path) -> tuple[Any, Callable[..., Any]]:
   return reader, field
 
 
-def _config(
-  source: Path, field: Callable[..., Any], factors: np.ndarray | None, tied: bool, vocab_size: int
-) -> LlamaConfig:
-  if field('general.architecture') != _ARCHITECTURE:
+def _architecture(source: Path, field: Callable[..., Any]) -> str:
+  """A key of `llm_config.FAMILIES`: transformers and llama.cpp call them alike."""
+  found = field('general.architecture')
+  if found not in llm_config.FAMILIES:
     raise errors.CheckpointError(
-      f'{source} is of architecture {field("general.architecture")!r}: '
-      f'only {_ARCHITECTURE!r} is supported.'
+      f'{source} is of architecture {found!r}, which is not supported: use an LLM of one of '
+      f'{", ".join(llm_config.FAMILIES)}.'
     )
+  return found
 
+
+def _config(
+  source: Path,
+  architecture: str,
+  field: Callable[..., Any],
+  factors: np.ndarray | None,
+  tied: bool,
+  vocab_size: int,
+) -> LlamaConfig:
   def own(name, *default):
-    return field(f'{_ARCHITECTURE}.{name}', *default)
+    return field(f'{architecture}.{name}', *default)
 
   heads, width = own('attention.head_count'), own('embedding_length')
   head_dim = own('attention.key_length', width // heads)
@@ -146,8 +163,9 @@ def _config(
   ):
     if value != known:
       raise errors.CheckpointError(
-        f'{source} has {_ARCHITECTURE}.{name} {value}: only {known} is supported.'
+        f'{source} has {architecture}.{name} {value}: only {known} is supported.'
       )
+  family = llm_config.FAMILIES[architecture]
   llm = LlamaConfig(
     vocab_size=vocab_size,
     hidden_size=width,
@@ -159,6 +177,8 @@ def _config(
     rms_norm_eps=_shortest(own('attention.layer_norm_rms_epsilon')),
     rope_theta=_shortest(own('rope.freq_base', 10000.0)),
     tie_embeddings=tied,
+    qkv_bias=family.qkv_bias,
+    qk_norm=family.qk_norm,
     max_positions=own('context_length'),
   )
   return (
@@ -226,7 +246,8 @@ def _read(
 def _own_name(name: str) -> str:
   """GGUF's name of the tensor that transformers calls `name`."""
   layer = _LAYER_HERE if name.startswith(_LAYER) else ''
-  return f'{layer}{_NAMES[name.removeprefix(_LAYER).removesuffix(".weight")]}.weight'
+  part, _, leaf = name.removeprefix(_LAYER).rpartition('.')
+  return f'{layer}{_NAMES[part]}.{leaf}'
 
 
 def _half_split(tensor: lazy.Tensor, heads: int) -> lazy.Tensor:

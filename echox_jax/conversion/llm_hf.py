@@ -1,4 +1,4 @@
-"""A Llama in transformers' format, with or without a PEFT LoRA -> the group `llm`."""
+"""A Llama, Qwen2 or Qwen3 of transformers, with or without a PEFT LoRA -> the group `llm`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
-from echox_jax.conversion import chat_template, hf_folder, lazy, peft, released, released_config
+from echox_jax.conversion import chat_template, hf_folder, lazy, llm_config, peft, released
 from echox_jax.conversion.imported import Imported
 from echox_jax.tensor_files import open_tensors
 
 _COMPUTED = 'rotary_emb.inv_freq'  # a table in old files that every model computes
 
 
-def open_llama(
+def open_llm(
   source: Path, config: Path | None = None, base: Path | None = None, profile: str | None = None
 ) -> Imported:
-  """Opens a LlamaForCausalLM in safetensors.
+  """Opens a language model of a known family (`llm_config.FAMILIES`) in safetensors.
 
   Args:
     source: folder of the model, or of a LoRA for it.
@@ -28,12 +28,12 @@ def open_llama(
       `chat_template`.
 
   Raises:
-    CheckpointError, ConfigError: something is missing, damaged or unknown, or it is not a Llama.
+    CheckpointError, ConfigError: something is missing, damaged or unknown, or the family is.
     MissingExtraError: the chat template needs a package that is not installed.
   """
   tensors, folders = open_merged(source, base)
   try:
-    llm = released_config.llama_config(read_config(folders, config))
+    llm = llm_config.from_json(read_config(folders, config))
   except KeyError as error:
     raise errors.ConfigError(
       f'the config of {source} has no {error.args[0]!r}: give the complete '
@@ -43,7 +43,7 @@ def open_llama(
   foreign = hf_folder.foreign_tokenizer(files, f'the tokenizer in {source}')
   cfg, notes = chat_template.configured(EchoXConfig(llm=llm), foreign, profile)
   return Imported(
-    f'the Llama in {source}',
+    f'the LLM in {source}',
     cfg,
     ('llm',),
     released.llm_rules(cfg),
