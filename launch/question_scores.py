@@ -49,7 +49,7 @@ class Engines:
       if self._model is None:
         cli.keep_compiled_programs()
         self._model = model_options.open_model(self._args)
-      self._engine = None  # its weights make room for those of the next one
+      self._engine = None  # its weights make room for those of the next one: hold it nowhere else
       budgets = dataclasses.replace(self._model.engine, conversations=conversations)
       self._engine = Engine(
         dataclasses.replace(self._model, engine=budgets),
@@ -190,18 +190,17 @@ def answer(evaluation: Evaluation) -> None:
   todo = [batch for batch in mine if not store.has(store_lib.ANSWERS, batch)]
   alone = [batch for batch in todo if batch < store.alone]
   if alone:
-    engine = evaluation.engines.answering(1)
     with evaluation.watch.part('warm_up'):
-      asking.warm_up(engine, store, alone, evaluation.asked)
-    _answer(evaluation, engine, bar(alone, 'answering one by one'))
+      asking.warm_up(evaluation.engines.answering(1), store, alone, evaluation.asked)
+    _answer(evaluation, 1, bar(alone, 'answering one by one'))
   together = [batch for batch in todo if batch >= store.alone]
   if together:
-    engine = evaluation.engines.answering(args.batch)
-    _answer(evaluation, engine, bar(together, 'answering in batches'))
+    _answer(evaluation, args.batch, bar(together, 'answering in batches'))
 
 
-def _answer(evaluation: Evaluation, engine, batches: Iterable[int]) -> None:
+def _answer(evaluation: Evaluation, conversations: int, batches: Iterable[int]) -> None:
   args, store, watch = evaluation.args, evaluation.store, evaluation.watch
+  engine = evaluation.engines.answering(conversations)
   for batch in batches:
     how = store.batches[batch][0][0]
     with watch.part(f'{how}_questions'):
