@@ -96,7 +96,7 @@ def test_the_demo_is_an_evaluation_and_what_is_made_again(run, workdir):
   kept = workdir / 'evaluation'
   lines = [json.loads(line) for line in (kept / 'scores.jsonl').read_text().splitlines()]
   assert [line['id'] for line in lines] == ['q0', 'q2', 'q3']
-  assert lines[0]['right'] == {'T2T': False, 'S2T': False, 'S2S': False}
+  assert lines[0]['right'] == {'T2T': False, 'S2T': False, 'S2S': True}
   assert len(list((kept / 'sounds').iterdir())) == 3 and (kept / 'report.html').exists()
   assert len(list((kept / 'resynthesis').glob('00000-*.wav'))) == len(resynthesis.KINDS)
 
