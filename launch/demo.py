@@ -177,8 +177,11 @@ def summary(out: storage.Path, metrics: dict) -> str:
   for name, (sign, target) in TARGETS.items():
     value = metrics[name]
     good = value >= target if sign == '>=' else value <= target
+    bounds = metrics.get('intervals', {}).get(name)
+    interval = '[{:.3f}, {:.3f}]'.format(*bounds) if bounds else ''
     lines.append(
-      f'  {name:18} {value:8.3f}   target {sign} {target:<5} {"ok" if good else "MISSED"}'
+      f'  {name:18} {value:8.3f} {interval:14}   target {sign} {target:<5} '
+      f'{"ok" if good else "MISSED"}'
     )
   lines += [
     '',

@@ -16,13 +16,14 @@ Every answer, transcript and sound is kept in OUT. The same command goes on wher
 Several processes share the work: start the command once for each, with --num_processes and
 --process_id; --rescore makes the scores when all are done.
 
-The demo scores itself with --workdir WORKDIR instead of --data: see launch/demo_scores.py.
+The demo scores itself with --workdir WORKDIR instead of --data, and OUT.json: see
+launch/demo_scores.py.
 """
 
 import argparse
 
 from echox_jax import errors, storage
-from launch import cli, demo_scores, model_options
+from launch import cli, model_options
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,14 +66,14 @@ def main(argv: list[str] | None = None) -> None:
       raise errors.EchoXError(f'--{name} is {value}: give 1 or more.')
   if not args.rescore and args.checkpoint is None:
     raise errors.ConfigError('--checkpoint is missing: name the model, or score with --rescore.')
-  if args.workdir is not None:
-    demo_scores.run(args)
-    return
-  if not args.rescore and args.data is None:
+  if not args.rescore and args.data is None and args.workdir is None:
     raise errors.ConfigError('--data is missing: name the questions, or score with --rescore.')
-  from launch import question_scores
+  from launch import demo_scores, question_scores
 
-  question_scores.run(args)
+  if args.workdir is not None and not args.rescore:
+    demo_scores.run(args)
+  else:
+    question_scores.run(args)
 
 
 if __name__ == '__main__':

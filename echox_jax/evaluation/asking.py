@@ -1,12 +1,12 @@
 """Asks a model the questions of an evaluation, batch by batch, and keeps what it answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import itertools
 from typing import Any
 
 import numpy as np
 
-from echox_jax import audio, errors, rates, storage
-from echox_jax.evaluation import questions
+from echox_jax import audio, errors, rates
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.questions import Question
 from echox_jax.evaluation.store import SPOKEN, Store
@@ -16,7 +16,8 @@ from echox_jax.inference.events import Event, SpokenSlice
 
 
 def answer_batch(engine: Engine, store: Store, batch: int, asked: Sequence[Question]) -> None:
-  """Answers the questions of a batch together, and writes them down when all are answered.
+  """Answers the questions of a batch, and writes them down when all are answered: together, or one
+  after the other, with times, where the store says so.
 
   Args:
     engine: of the model.
@@ -28,7 +29,7 @@ def answer_batch(engine: Engine, store: Store, batch: int, asked: Sequence[Quest
     AudioError: a recording is damaged.
     OSError: the disk is full; finished batches are kept.
   """
-  work, started = store.batches[batch], []
+  work, started, alone = store.batches[batch], [], batch < store.alone
   for how, number in work:
     question = asked[number]
     sound = question.sound() if how == SPOKEN else None
@@ -38,6 +39,8 @@ def answer_batch(engine: Engine, store: Store, batch: int, asked: Sequence[Quest
       started.append(engine.ask(request(question, how, sound, store.ways)))
     except errors.EchoXError as error:  # too long, silent: the model cannot take this one
       started.append(str(error))
+    while alone and engine.pump():
+      pass
   while engine.pump():
     pass
   rows = []
@@ -46,7 +49,8 @@ def answer_batch(engine: Engine, store: Store, batch: int, asked: Sequence[Quest
     if isinstance(answering, str):
       rows.append(row | {'text': '', 'refused': answering, 'audio_s': 0.0, 'overflow': {}})
       continue
-    rows.append(row | describe(answering.events))
+    times = {'times': time_of(answering.events)} if alone else {}
+    rows.append(row | describe(answering.events) | times)
     waveform = answering.events[-1].waveform
     if len(waveform):
       audio.write_wav(store.sound(how, number), waveform)
@@ -78,17 +82,12 @@ def describe(events: Iterable[Event]) -> dict[str, Any]:
   }
 
 
-def measure_times(engine: Engine, store: Store, asked: Sequence[Question], count: int) -> None:
-  """Asks some questions, evenly spaced, one at a time and keeps how long the answers took.
-
-  They are asked as they are heard where they have a sound, and else in writing. What the model
-  cannot take is left out.
-  """
-  work = [pair for batch in store.batches for pair in batch if pair[0] == SPOKEN] or [
-    pair for batch in store.batches for pair in batch
-  ]
+def warm_up(
+  engine: Engine, store: Store, batches: Iterable[int], asked: Sequence[Question]
+) -> None:
+  """Compiles what an engine needs for some batches; what the model cannot take is left out."""
   requests = []
-  for how, number in (work[i] for i in questions.spread(len(work), count)):
+  for how, number in itertools.chain.from_iterable(store.batches[batch] for batch in batches):
     sound = asked[number].sound() if how == SPOKEN else None
     one = request(asked[number], how, sound, store.ways)
     try:
@@ -97,8 +96,6 @@ def measure_times(engine: Engine, store: Store, asked: Sequence[Question], count
       continue  # `answer_batch` counts it as refused
     requests.append(one)
   engine.warm_up(requests)
-  times = [time_of(engine.answers([one])[0]) for one in requests]
-  storage.atomic_write_json(store.folder / store_lib.TIMES, times)
 
 
 def time_of(events: Sequence[Event]) -> Mapping[str, float | None]:

@@ -56,8 +56,9 @@ def loss_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 def scores(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]]) -> bytes:
   """Two panels of bars, for scores that should be high and that should be low, with a mark at each
-  target.
+  target, and a thin line for each 95 % interval.
   """
+  bounds = metrics.get('intervals', {})
   high = [
     n
     for n in ('text_exact_match', 's2t_exact_match', 's2s_exact_match')
@@ -76,9 +77,11 @@ def scores(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]])
     values = [metrics[name] for name in names]
     goals = [targets[name][1] if name in targets else None for name in names]
     most = 1.0 if place == 1 else 1.25 * max([*values, *(g for g in goals if g), 0.05])
-    for y, (value, goal) in enumerate(zip(values, goals)):
+    for y, (name, value, goal) in enumerate(zip(names, values, goals)):
       good = goal is None or (value >= goal if place == 1 else value <= goal)
       axes.barh(y, value, color=GREY if goal is None else GREEN if good else ORANGE, height=0.6)
+      if name in bounds:
+        axes.plot(bounds[name], [y + 0.3, y + 0.3], color=INK, lw=0.8, solid_capstyle='butt')
       inside = value > 0.2 * most
       axes.text(
         value - 0.02 * most if inside else value + 0.01 * most,

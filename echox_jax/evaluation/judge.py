@@ -119,12 +119,6 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
   return costs[-1], len(expected)
 
 
-def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-  """Word error rate over all pairs: edits / reference words. Normalise both sides first."""
-  pairs = [word_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
-  return sum(edits for edits, _ in pairs) / max(1, sum(words for _, words in pairs))
-
-
 def _window(wave: np.ndarray) -> int:
   """The window in seconds to which the clip is padded. Steps of 4 s let clips of similar length
   share a batch.

@@ -13,6 +13,7 @@ A judge should share no weights with the model that it judges. All hear English.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -67,7 +68,7 @@ def open_judge(spec: str, cache: Path) -> Listener:
   if spec == WHISPER_BASE:
     listener = judge.Judge(cache)
     hear = functools.partial(in_pieces, listener.transcribe)
-    return Listener(name_of(spec), judge.versions(), hear)
+    return Listener(name_of(spec), judge.versions(), once(hear))
   if spec == HAMA:
     return _hama()
   if spec.startswith(COMMAND):
@@ -87,6 +88,21 @@ def open_judge(spec: str, cache: Path) -> Listener:
     f'(with config.json, and model.bin or weights of transformers): name one, or a program with '
     f'{COMMAND}PROGRAM.'
   )
+
+
+def once(
+  hear: Callable[[Sequence[np.ndarray]], list[str]],
+) -> Callable[[Sequence[np.ndarray]], list[str]]:
+  """A judge that remembers: several voices ask the same, and many answers sound alike."""
+  known: dict[str, str] = {}
+
+  def remembering(waves: Sequence[np.ndarray]) -> list[str]:
+    names = [hashlib.sha256(wave.tobytes()).hexdigest() for wave in waves]
+    new = {name: wave for name, wave in zip(names, waves) if name not in known}
+    known.update(zip(new, hear(list(new.values())), strict=True))
+    return [known[name] for name in names]
+
+  return remembering
 
 
 def in_pieces(

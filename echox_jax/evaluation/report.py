@@ -6,7 +6,7 @@ import html
 from typing import Any
 
 from echox_jax import audio, storage
-from echox_jax.evaluation import figures, pages
+from echox_jax.evaluation import figures, pages, store
 from echox_jax.storage import Path
 from echox_jax.training import layout, records
 
@@ -22,8 +22,8 @@ def write_report(
   """Writes `report.html` into the working folder of a finished run.
 
   Args:
-    out_dir: has `{stage}/metrics.jsonl`, `question.wav`, `reply.wav` and `evaluation_examples/`;
-      parts that are missing there are left out.
+    out_dir: has `{stage}/metrics.jsonl`, `question.wav`, `reply.wav` and `evaluation/`; parts that
+      are missing there are left out.
     metrics: of launch.evaluate, plus other entries for the table.
     reply: the output of `launch.respond --json` for `reply.wav`.
     targets: name -> ('>=' or '<=', value).
@@ -33,10 +33,12 @@ def write_report(
   """
   out_dir = storage.path(out_dir)
   curves = {stage: read_metrics(out_dir / stage / layout.METRICS) for stage in STAGES}
-  examples = out_dir / 'evaluation_examples'
+  evaluation = out_dir / 'evaluation'
   sounds = {
-    'a real answer, never heard in training': examples / 'real_answer.wav',
-    'the same from its units (vocoder, predicted durations)': examples / 'resynthesised_answer.wav',
+    'a real answer, never heard in training': store.remade_sound(evaluation, 0, 'natural'),
+    'the same from its units (vocoder, predicted durations)': store.remade_sound(
+      evaluation, 0, 'predicted'
+    ),
     f"the model's own answer: “{reply['text']}”": out_dir / 'reply.wav',
   }
   waves = {name: audio.load_audio(path) for name, path in sounds.items() if storage.is_file(path)}
@@ -45,7 +47,9 @@ def write_report(
     (
       'Scores',
       '<p class="grey">Questions by voices never heard in training; black marks are the '
-      'targets.</p>' + _image(figures.scores(metrics, targets)) + _image(figures.groups(metrics)),
+      f'targets, thin lines 95 % intervals.{_link(evaluation)}</p>'
+      + _image(figures.scores(metrics, targets))
+      + _image(figures.groups(metrics)),
     ),
     ('How the answer streamed', _image(figures.timeline(reply)) if reply['slices'] else ''),
     ('Real and spoken', _image(figures.spectrograms(waves)) if waves else ''),
@@ -82,9 +86,16 @@ def _players(out_dir: Path, reply: Mapping[str, Any]) -> str:
   return f'<p>“{html.escape(reply["text"])}”</p>' + ''.join(rows)
 
 
+def _link(evaluation: Path) -> str:
+  """A sentence that leads to the report of the evaluation, if it is there."""
+  if not storage.is_file(evaluation / store.REPORT):
+    return ''
+  return f' <a href="{evaluation.name}/{store.REPORT}">Every question and answer</a>'
+
+
 def _table(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]]) -> str:
-  rows = []
-  for name, value in _flat(metrics):
+  rows, bounds = [], metrics.get('intervals', {})
+  for name, value in _flat({key: own for key, own in metrics.items() if key != 'intervals'}):
     aim = ''
     if name in targets and value is not None:
       sign, goal = targets[name]
@@ -98,6 +109,8 @@ def _table(metrics: Mapping[str, Any], targets: Mapping[str, tuple[str, float]])
       if isinstance(value, (int, float))
       else html.escape(str(value))
     )
+    if name in bounds:
+      shown += ' [{:g}, {:g}]'.format(*bounds[name])
     rows.append(
       f'<tr><td>{html.escape(name.replace("_", " "))}</td><td '
       f'class="n">{shown}</td><td>{aim}</td></tr>'

@@ -7,16 +7,18 @@ again without the model.
   answers/00000.json    a finished batch of answers: it is written whole, when all its sounds are
   sounds/spoken-00003.wav, sounds/written-00003.wav
                         the answers to the spoken and to the written question number 3
-  times.json            times of questions that were asked alone
   heard/JUDGE/00000.json, quality/NAME/00000.json
                         what a judge heard in a batch, how good it sounds
+  resynthesis/, heard/JUDGE/resynthesis/
+                        of the demo: recordings, and the same made again from their units
+  seconds.json          what the parts took, if one process did all
   scores.json, scores.jsonl, report.html
                         made from the files above
 
 Files are written whole and never changed. So any number of processes can share a folder.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import hashlib
 import json
 import re
@@ -30,9 +32,9 @@ from echox_jax.evaluation import questions
 from echox_jax.evaluation.questions import Question
 from echox_jax.storage import Path
 
-SETTINGS, QUESTIONS, TIMES = 'settings.json', 'questions.jsonl', 'times.json'
+SETTINGS, QUESTIONS = 'settings.json', 'questions.jsonl'
 SCORES, ROWS, REPORT = 'scores.json', 'scores.jsonl', 'report.html'
-ANSWERS, HEARD, QUALITY = 'answers', 'heard', 'quality'
+ANSWERS, HEARD, QUALITY, REMADE = 'answers', 'heard', 'quality', 'resynthesis'
 SPOKEN, WRITTEN = 'spoken', 'written'  # how a question was asked
 _BLOCK, _SAMPLES = 2**16, 64  # bytes of large files that are hashed: blocks, and how many
 
@@ -44,14 +46,22 @@ class Store:
     folder: where it is.
     settings: of `settings.json`.
     questions: all of them, without sound.
-    batches: the work: in each batch (how it is asked, number of the question).
+    batches: the work: in each batch (how it is asked, number of the question); all of a batch are
+      asked alike.
+    alone: how many of the first batches are asked one question after the other, for times.
   """
 
   def __init__(self, folder: Path, settings: Mapping[str, Any], asked: Sequence[Question]):
     self.folder, self.settings, self.questions = folder, settings, asked
     work, size = settings['work'], settings['batch']
-    pairs = [(how, number) for how in (WRITTEN, SPOKEN) for number in work[how]]
-    self.batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    timed = SPOKEN if work[SPOKEN] else WRITTEN
+    places = questions.spread(len(work[timed]), settings['timed'])
+    alone = [(timed, work[timed][place]) for place in places]
+    self.batches = list(_cut(alone, size))
+    self.alone = len(self.batches)
+    for how in (WRITTEN, SPOKEN):
+      others = [(how, number) for number in work[how] if (how, number) not in alone]
+      self.batches += _cut(others, size)
 
   @property
   def task(self) -> str:
@@ -95,11 +105,6 @@ class Store:
     """The sound of an answer, float32[samples] at 16 kHz."""
     return audio.load_audio(self.sound(asked, number))
 
-  def times(self) -> list[dict[str, float | None]]:
-    """Times of questions that were asked alone; none if none were."""
-    path = self.folder / TIMES
-    return read_json(path) if path.exists() else []
-
   def _part(self, kind: str, batch: int) -> Path:
     return self.folder / kind / f'{batch:05}.json'
 
@@ -109,8 +114,8 @@ def create(folder: Path, settings: Mapping[str, Any], asked: Sequence[Question])
 
   Args:
     folder: empty, missing, or of the same evaluation.
-    settings: `name`, `task`, `ways`, `batch` and more; values of JSON. All processes that share
-      the folder give the same.
+    settings: `name`, `task`, `ways`, `batch`, `timed` (how many questions are asked alone) and
+      more; values of JSON. All processes that share the folder give the same.
     asked: the questions.
 
   Raises:
@@ -138,6 +143,11 @@ def create(folder: Path, settings: Mapping[str, Any], asked: Sequence[Question])
   storage.atomic_write_text(folder / QUESTIONS, lines)
   storage.atomic_write_json(path, settings)
   return Store(folder, settings, asked)
+
+
+def _cut(work: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+  for start in range(0, len(work), size):
+    yield work[start : start + size]
 
 
 def _is_ours(folder: Path) -> bool:
@@ -173,6 +183,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text('utf-8'))
   except (FileNotFoundError, ValueError) as error:
     raise DataError(f'{path} is missing or damaged: run the same evaluation again.') from error
+
+
+def remade_sound(folder: Path, number: int, kind: str) -> Path:
+  """Where a recording that was made again is, see `resynthesis`."""
+  return folder / REMADE / f'{number:05}-{kind}.wav'
 
 
 def file_name(name: str) -> str:

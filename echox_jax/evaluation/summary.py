@@ -112,7 +112,7 @@ def summarise(store: Store, rows: Sequence[Row], about: Mapping[str, Any]) -> di
       if {one, other} <= set(store.ways)
     },
     'speech': _speech(rows),
-    'times': _times(store.times()),
+    'times': _times([a['times'] for a in _answers(rows) if 'times' in a]),
     'by_category': _groups(rows, store, lambda row: row.question.category),
     'by_voice': _groups(rows, store, lambda row: row.question.voice),
     'by_length': _groups(rows, store, _length),
@@ -206,13 +206,11 @@ def _groups(
     groups[label(row)].append(row)
   if len(groups) < 2:
     return {}
-  rule, found = rules.RULES[store.task][0], {}
-  shown = (rule, 'wer', 'per')
+  found = {}
   for name in sorted(groups, key=_place):
     found[name or 'none'] = {'questions': len(groups[name])}
     for way in store.ways:
-      scores = _scores(groups[name], way)
-      found[name or 'none'][way] = {key: scores[key] for key in shown if key in scores}
+      found[name or 'none'][way] = _scores(groups[name], way)
   return found
 
 
@@ -237,28 +235,37 @@ def _speech(rows: Sequence[Row]) -> dict[str, float | None]:
   """How densely spoken answers are filled, over all that sound."""
   spoken = [a for a in _answers(rows) if a['audio_s']]
   seconds = sum(a['audio_s'] for a in spoken)
+  slices = float(np.mean([a['slices'] for a in spoken])) if spoken else None
   totals = {
     'units': sum(a['units'] for a in spoken),
     'unit_words': sum(a['unit_words'] for a in spoken),
     'words': sum(len(a['text'].split()) for a in spoken),
   }
-  return {'seconds': round(seconds, 1)} | {
+  return {
+    'seconds': round(seconds, 1),
+    'slices_per_answer': None if slices is None else round(slices, 2),
+  } | {
     f'{name}_per_second': round(total / seconds, 3) if seconds else None
     for name, total in totals.items()
   }
 
 
 def _times(times: Sequence[Mapping[str, float | None]]) -> dict[str, float | int | None]:
-  """Medians over the questions that were asked alone and answered in speech."""
+  """Medians over the questions that were asked alone and answered in speech, and how many of them
+  began to sound before the last word of the text was there.
+  """
   spoken = [own for own in times if own['first_audio_s'] is not None]
   if not spoken:
-    return {'timed_questions': 0, 'first_audio_s': None, 'real_time_factor': None}
+    none = ('first_audio_s', 'real_time_factor', 'sound_before_text_ended')
+    return {'timed_questions': 0} | dict.fromkeys(none)
   first = np.median([own['first_audio_s'] for own in spoken])
   factor = np.median([own['finished_s'] / own['audio_s'] for own in spoken])
+  before = np.mean([own['first_audio_s'] < own['text_s'] for own in spoken])
   return {
     'timed_questions': len(spoken),
     'first_audio_s': round(float(first), 4),
     'real_time_factor': round(float(factor), 4),
+    'sound_before_text_ended': round(float(before), 4),
   }
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from echox_jax.inference.reading import Reader
 from launch.ablate.presets import Cutting
 from launch.ablate.questions import Question
 
-_AT_A_TIME = 8  # conversations, and clips that are judged
+_AT_A_TIME = 8  # conversations
 _SILENCE = np.zeros(0, np.float32)
 
 
@@ -41,27 +39,6 @@ class Spoken:
   slices: int
   lag: int
   first_audio_s: float | None = None
-
-
-class Listener:
-  """The judge; clips that are alike are judged once.
-
-  Args:
-    cache: folder for the judge's files.
-  """
-
-  def __init__(self, cache: Path):
-    self._judge, self._heard = judge_lib.Judge(cache), {}
-
-  def __call__(self, waves: Sequence[np.ndarray]) -> list[str]:
-    """The words in each wave."""
-    names = [hashlib.sha256(wave.tobytes()).hexdigest() for wave in waves]
-    new = {n: w for n, w in zip(names, waves) if n not in self._heard}
-    order = sorted(new, key=lambda name: (len(new[name]), name))
-    for start in range(0, len(order), _AT_A_TIME):
-      some = order[start : start + _AT_A_TIME]
-      self._heard |= zip(some, self._judge.transcribe([new[name] for name in some]))
-    return [self._heard[name] for name in names]
 
 
 def in_batches(model: Model, questions: Sequence[Question]) -> list[Spoken]:

@@ -21,6 +21,7 @@ import echox_jax
 from echox_jax import errors, storage
 from echox_jax.conversion import assemble, exporters, whisper_ct2
 from echox_jax.conversion import source as source_lib
+from echox_jax.evaluation import judges
 from echox_jax.training import checkpoint, loop
 from launch import train
 from launch.ablate import answering, presets, questions, work
@@ -196,7 +197,7 @@ class Cells:
   def _streaming(self, seed: int) -> None:
     model = echox_jax.load(self.out / 'cells' / cell_name('echo', seed) / 'model')
     asked = questions.read(self.base / 'data', self.preset.questions // 2)
-    listen = answering.Listener(self.out / 'judge')
+    listen = judges.open_judge(judges.WHISPER_BASE, self.out / 'judge').hear
     for cutting in self.preset.cuttings:
       spoken = answering.one_by_one(model, asked, cutting)
       self._write(cell_name(cutting.name, seed), answering.records(asked, spoken, listen))
@@ -204,7 +205,7 @@ class Cells:
   def _ask(self, name: str, answer: Callable[..., list[answering.Spoken]]) -> None:
     model = echox_jax.load(self.out / 'cells' / name / 'model')
     asked = questions.read(self.base / 'data', self.preset.questions)
-    listen = answering.Listener(self.out / 'judge')
+    listen = judges.open_judge(judges.WHISPER_BASE, self.out / 'judge').hear
     self._write(name, answering.records(asked, answer(model, asked), listen))
 
   def _write(self, name: str, records) -> None:

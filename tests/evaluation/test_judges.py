@@ -191,3 +191,16 @@ def spoken(text: str) -> np.ndarray:
   soxr = pytest.importorskip('soxr')
   voice = hibari.Hibari()
   return soxr.resample(np.asarray(voice(text), np.float32), voice.sample_rate, 16000)
+
+
+def test_sounds_that_are_alike_are_heard_once():
+  heard = []
+
+  def hear(waves):
+    heard.extend(waves)
+    return [f'{len(wave)} samples' for wave in waves]
+
+  listen = judges.once(hear)
+  one, two = np.zeros(1, np.float32), np.zeros(2, np.float32)
+  assert listen([two, one, two.copy()]) == ['2 samples', '1 samples', '2 samples']
+  assert listen([one]) == ['1 samples'] and [len(wave) for wave in heard] == [2, 1]

@@ -57,8 +57,8 @@ def test_different_things_stay_different():
 
 
 def test_word_error_rate_counts_insertions_deletions_and_substitutions():
-  assert judge.wer(['a b c d'], ['a b c d']) == 0
-  assert judge.wer(['a b c d'], ['a x c d']) == 0.25
-  assert judge.wer(['a b c d'], ['a c d e f']) == 0.75
-  assert judge.wer(['a b', 'c d'], ['', 'c d']) == 0.5
+  assert judge.word_errors('a b c d', 'a b c d') == (0, 4)
+  assert judge.word_errors('a b c d', 'a x c d') == (1, 4)
+  assert judge.word_errors('a b c d', 'a c d e f') == (3, 4)
+  assert judge.word_errors('a b', '') == (2, 2)
   assert judge.word_errors('', 'x') == (1, 0)

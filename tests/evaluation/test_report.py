@@ -94,8 +94,8 @@ def fill(folder) -> None:
   for name, wave in (
     ('question.wav', chirp(1.5, 900)),
     ('reply.wav', chirp(3.4, 2500)),
-    ('evaluation_examples/real_answer.wav', chirp(3.0, 3000)),
-    ('evaluation_examples/resynthesised_answer.wav', chirp(3.1, 2900)),
+    ('evaluation/resynthesis/00000-natural.wav', chirp(3.0, 3000)),
+    ('evaluation/resynthesis/00000-predicted.wav', chirp(3.1, 2900)),
   ):
     audio.write_wav(folder / name, wave)
   parts = {

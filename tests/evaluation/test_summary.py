@@ -52,7 +52,13 @@ def test_scores_gaps_and_groups(tmp_path):
   assert sum(own['questions'] for own in found['by_category'].values()) == 40
   assert found['by_length'] == {}  # all answers have ten words
   assert found['speech']['words_per_second'] == 2.0
-  assert found['times'] == {'timed_questions': 1, 'first_audio_s': 0.1, 'real_time_factor': 0.25}
+  assert found['times'] == {
+    'timed_questions': 1,
+    'first_audio_s': 0.1,
+    'real_time_factor': 0.25,
+    'sound_before_text_ended': 1.0,
+  }
+  assert found['speech']['slices_per_answer'] == 1.0
 
 
 def test_silent_and_looping_answers_are_counted(tmp_path):
@@ -98,13 +104,14 @@ def test_a_thousand_answers_are_scored_in_ten_seconds(tmp_path):
 def test_a_judge_of_phonemes_scores_in_phonemes(tmp_path):
   questions = [Question(f'q{i}', f'Where {i}?', ('Paris',)) for i in range(2)]
   made = answer_stores.write(tmp_path / 'a', questions, lambda *_: 'Paris.', sounds=False)
-  rows = [
-    {'asked': how, 'number': i, 'heard': heard, 'said': 'p a r i s', 'references': ['p a r i s']}
-    for (how, i), heard in zip(
-      made.batches[0], ('a p a r i s', 'p a r i', 'p a r i s', 'p a r i s')
-    )
-  ]
-  made.write('heard/hama', 0, rows)
+  heard = {(WRITTEN, 0): 'a p a r i s', (WRITTEN, 1): 'p a r i'}
+  own = {'said': 'p a r i s', 'references': ['p a r i s']}
+  for number, batch in enumerate(made.batches):
+    rows = [
+      {'asked': how, 'number': i, 'heard': heard.get((how, i), 'p a r i s')} | own
+      for how, i in batch
+    ]
+    made.write('heard/hama', number, rows)
   found = summary.summarise(made, summary.read_rows(made, 'hama'), {})
   assert found['ways']['T2S']['exist_match']['value'] == 0.5
   assert found['ways']['T2S']['per']['value'] == 0.2 and 'wer' not in found['ways']['T2S']
@@ -155,7 +162,7 @@ def test_two_runs_are_compared_over_the_questions_of_both(tmp_path):
 
 def test_a_store_that_lacks_a_transcript_or_is_damaged_is_one_sentence(tmp_path):
   made = answer_stores.write(tmp_path / 'a', answer_stores.capitals(4), right, sounds=False)
-  with pytest.raises(errors.DataError, match="lacks 1 of 1 batches of 'heard/other'"):
+  with pytest.raises(errors.DataError, match="lacks 3 of 3 batches of 'heard/other'"):
     summary.read_rows(made, 'other')
   (made.folder / 'answers' / '00000.json').write_text('[{')
   with pytest.raises(errors.DataError, match='is missing or damaged'):

@@ -1,7 +1,5 @@
 """Evaluations that no model has made, for tests of scores and reports."""
 
-import json
-
 import numpy as np
 
 from echox_jax import audio
@@ -10,6 +8,7 @@ from echox_jax.evaluation.questions import Question
 from echox_jax.evaluation.store import SPOKEN
 
 JUDGE = 'whisper-base'
+TIMES = {'first_audio_s': 0.1, 'finished_s': 0.5, 'text_s': 0.2, 'audio_s': 2.0}
 WAYS = ('T2T', 'T2S', 'S2T', 'S2S')
 
 
@@ -22,14 +21,16 @@ def write(folder, questions, said, heard=None, *, ways=WAYS, batch=64, task='ans
     said: (how a question is asked, number of the question) -> the text of the answer.
     heard: the same -> what the judge heard; None = just that.
   """
-  settings = {'name': 'made', 'task': task, 'ways': list(ways), 'batch': batch, 'model': 'none'}
+  settings = {'name': 'made', 'task': task, 'ways': list(ways), 'batch': batch}
+  settings |= {'model': 'none', 'timed': 1}
   made = store.create(folder, settings, questions)
   for number, work in enumerate(made.batches):
     answers, transcripts = [], []
     for how, question in work:
       text = said(how, question)
       row = {'asked': how, 'number': question}
-      answers.append(row | answer(text))
+      times = {'times': TIMES} if number < made.alone else {}
+      answers.append(row | answer(text) | times)
       transcripts.append(row | {'heard': (heard or said)(how, question)})
       if sounds and text:
         audio.write_wav(made.sound(how, question), np.full(1600, 0.1))
@@ -37,8 +38,6 @@ def write(folder, questions, said, heard=None, *, ways=WAYS, batch=64, task='ans
         audio.write_wav(made.question_sound(question), np.full(800, 0.1))
     made.write(store.ANSWERS, number, answers)
     made.write(listening.heard_by(JUDGE), number, transcripts)
-  times = [{'first_audio_s': 0.1, 'finished_s': 0.5, 'text_s': 0.2, 'audio_s': 2.0}]
-  (folder / store.TIMES).write_text(json.dumps(times))
   return made
 
 

@@ -17,6 +17,7 @@ from data_pipeline.corpus import voices
 from echox_jax import errors
 from echox_jax.config import WhisperConfig
 from echox_jax.conversion import assemble, exporters, whisper_ct2
+from echox_jax.evaluation import judges
 from echox_jax.models import whisper
 from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.training import echo_step, validation
@@ -160,7 +161,8 @@ def test_what_the_judge_hears_is_what_counts(data, tmp_path, monkeypatch):
   asked = questions.read(data, 10)
   said = ('It is four.', 'It is four.', 'It is Oslo.')
   spoken = [answering.Spoken(text, np.ones(400, np.float32), 1, 3) for text in said]
-  found = list(answering.records(asked, spoken, answering.Listener(tmp_path)))
+  listen = judges.open_judge(judges.WHISPER_BASE, tmp_path).hear
+  found = list(answering.records(asked, spoken, listen))
   assert [r['s2s'] for r in found] == [True, False, False]
   assert [r['s2t'] for r in found] == [True, False, True]
   assert [(r['errors'], r['words']) for r in found] == [(2, 3), (2, 3), (3, 3)]
@@ -175,7 +177,8 @@ def test_models_answer_in_all_ways(data, tmp_path, monkeypatch):
   monkeypatch.setattr(answering, '_AT_A_TIME', 2)  # as in other tests, which have compiled it
   model, asked = tiny_model.tiny_bundle(tmp_path), questions.read(data, 10)
   params = dict(model.params) | {'t2c': model.params['echo']}
-  model, listen = dataclasses.replace(model, params=params), answering.Listener(tmp_path)
+  model = dataclasses.replace(model, params=params)
+  listen = judges.open_judge(judges.WHISPER_BASE, tmp_path).hear
   ways = dict(
     batches=answering.in_batches(model, asked),
     alone=answering.one_by_one(model, asked, presets.Cutting('', '')),

@@ -77,13 +77,17 @@ def scores(out):
 
 
 def parts(out):
-  """What was answered and heard, by file."""
-  return {
+  """What was answered and heard, by file; without times."""
+  found = {
     path.relative_to(out).as_posix(): path.read_bytes()
-    for kind in ('answers', 'heard', 'sounds', 'questions')
+    for kind in ('heard', 'sounds', 'questions')
     for path in sorted((out / kind).rglob('*'))
     if path.is_file()
   }
+  for path in (out / 'answers').iterdir():
+    rows = json.loads(path.read_text())
+    found[path.name] = [{k: v for k, v in row.items() if k != 'times'} for row in rows]
+  return found
 
 
 @pytest.fixture(scope='module')
@@ -103,6 +107,10 @@ def test_four_ways_are_scored_and_everything_is_kept(whole):
   assert found['speech']['units_per_second'] > 0 and set(found['by_voice']) == {'voice0', 'voice1'}
   # equal questions are asked in writing once
   asked = store_lib.open_store(whole)
+  assert found['times']['timed_questions'] == 1 and asked.batches[: asked.alone] == [
+    [('spoken', 0)]
+  ]
+  assert set(found['by_voice']['voice0']['S2S']) == set(found['ways']['S2S'])
   assert sum(map(len, asked.batches)) == QUESTIONS + 4
   assert len(list((whole / 'questions').iterdir())) == QUESTIONS
   lines = [json.loads(line) for line in (whole / 'scores.jsonl').read_text().splitlines()]
@@ -145,7 +153,8 @@ def test_a_full_disk_keeps_what_is_finished(whole, run, monkeypatch, tmp_path):
   with pytest.raises(OSError, match='No space left'):
     run()
   out = tmp_path / 'out'
-  assert sorted(path.name for path in (out / 'answers').iterdir()) == ['00000.json', '00001.json']
+  finished = sorted(path.name for path in (out / 'answers').iterdir())
+  assert finished == ['00000.json', '00001.json', '00002.json']
   monkeypatch.setattr(audio, 'write_wav', write)
   assert parts(run()) == parts(whole)
 
