@@ -118,12 +118,13 @@ def _engine(folder: Path):
   from echox_jax.inference.engine import Engine
 
   model = model_folder.load(folder)
-  model_folder.require(model, model_folder.TEXT, 'answer')
   budgets = dataclasses.replace(
     model.engine,
     max_prompt_tokens=_PROMPT_TOKENS,
     max_new_tokens=_ANSWER_TOKENS,
+    max_context=_PROMPT_TOKENS + _ANSWER_TOKENS,  # more would be read over in every step
     conversations=_TOGETHER,
+    questions=_TOGETHER // 2,
   )
   return Engine(dataclasses.replace(model, engine=budgets), hears=False, speaks=False)
 

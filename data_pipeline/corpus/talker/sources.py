@@ -88,7 +88,7 @@ TRIVIA = Source(
 DIALOGUES = Source(
   'chatterbot',
   'the dialogues of ChatterBot',
-  'BSD-3-Clause',
+  'BSD',
   'chatterbot-corpus',
   "pip install 'echox-jax[talker]'",
   'chatterbot_corpus',
