@@ -39,7 +39,7 @@ a milkshake | gingerbread | apple sauce | bean soup
 """
 DRINKS = """
 green tea | black tea | coffee | hot chocolate | lemonade | orange juice | apple juice | iced tea
-a smoothie | ginger tea | mint tea | tomato juice | soy milk | oat milk | carrot juice | cider
+ginger tea | mint tea | tomato juice | soy milk | oat milk | carrot juice | cider
 mineral water | coconut water | espresso | chamomile tea
 """
 THINGS = """
@@ -130,16 +130,16 @@ choose a gift | choose a book | choose a pet | find a lost key | open a jam jar 
 """
 FEELINGS = """
 sad | lonely | nervous | angry | bored | tired | stressed | worried | homesick | jealous
-confused | disappointed | embarrassed | excited | hopeless | overwhelmed | restless | guilty | shy
-afraid | grumpy | frustrated | impatient | hurt | ashamed | discouraged | unmotivated | insecure
-proud | grateful | happy | curious | sleepy | anxious | heartbroken
+confused | disappointed | embarrassed | hopeless | overwhelmed | restless | guilty | shy | afraid
+grumpy | frustrated | impatient | hurt | ashamed | discouraged | unmotivated | insecure | sleepy
+anxious | heartbroken
 """
 PEOPLE = """
 mother | father | sister | brother | grandmother | grandfather | aunt | uncle | wife | husband
 best friend | neighbor | boss | teacher | daughter | son | cousin | niece | nephew | coworker
 roommate | girlfriend | boyfriend | godchild | mother-in-law
 """
-OCCASIONS = 'birthday | wedding | graduation | holidays | new apartment | new job'
+OCCASIONS = 'birthday | wedding | graduation | Christmas | housewarming | farewell'
 OTHERS = 'friend | sister | son | neighbor | coworker'
 GENRES = """
 mystery | romantic | historical | funny | scary | fantasy | science fiction | adventure | classic

@@ -48,7 +48,7 @@ animal joke < ANIMALS
 Tell me a joke about {ax}. | Do you know a joke about {xs}?
 
 animal difference < ANIMALS, next 3
-What is the difference between {ax} and {ay}? | How can I tell {ax} from {ay}?
+What is the difference between {ax} and {ay}?
 
 animal bigger < ANIMALS, next 3
 Which is bigger, {ax} or {ay}? | Is {ax} faster than {ay}?
@@ -87,10 +87,10 @@ dish beside < DISHES
 What goes well with {x}? | What can I serve with {x}? | What should I drink with {x}?
 
 dish origin < DISHES
-Where does {x} come from? | Who eats {x}?
+Where do people eat {x}? | When do people eat {x}?
 
 dish health < DISHES
-Is {x} good for me? | How can I make {x} healthier?
+Can I eat {x} every day? | How can I make {x} healthier?
 
 drink making < DRINKS
 How do I make {x}? | What is the secret of good {x}?
@@ -125,7 +125,7 @@ thing past < THINGS
 What did people use before there were {xs}?
 
 thing difference < THINGS, next 1
-What is the difference between {ax} and {ay}? | When do I need {ax}, and when {ay}?
+What is the difference between {ax} and {ay}? | Which is more useful, {ax} or {ay}?
 
 material making < MATERIALS
 How is {x} made? | Where does {x} come from?
@@ -212,7 +212,7 @@ state city < STATES
 What is the biggest city in {x}?
 
 phenomenon cause < PHENOMENA
-What causes {x}? | How do you explain {x} to a child? | What is {x}?
+What causes {x}? | How do you explain {x} to a child? | What do you know about {x}?
 
 topic < TOPICS
 Tell me something about {x}. | What do you know about {x}? | Why are people interested in {x}?
@@ -266,10 +266,10 @@ How does the {x} work? | How would you explain the {x} to a child? | Why was the
 What did people do before the {x}?
 
 gift < PEOPLE, OCCASIONS
-What should I give my {x} for the {y}? | I need a present for my {x}. It is for the {y}.
+I need {ay} present for my {x}. What do you suggest? | What is a good {y} present for my {x}?
 
 greeting < PEOPLE, OCCASIONS
-What can I say to my {x} for the {y}? | Write a short greeting to my {x} for the {y}.
+What can I write on {ay} card for my {x}? | Write a short {y} greeting for my {x}.
 
 quarrel < PEOPLE
 I had a fight with my {x}. What should I do? | How can I make my {x} happy?
@@ -288,7 +288,7 @@ What helps against {x}? | I have {x}. What should I do? | What causes {x}?
 When should I see a doctor about {x}? | How long does {x} last?
 
 body < BODY
-What does the {x} do? | Why do we have {ax}? | Where is the {x}? | How does the {x} work?
+What does the {x} do? | Why is the {x} important? | Where is the {x}? | How does the {x} work?
 
 body care < BODY
 How do I keep my {x} healthy? | My {x} hurts. What can I do?
