@@ -26,7 +26,7 @@ _TOGETHER = 32  # questions that are answered at the same time
 _STEP = 'answering'
 _GGUF = 'SmolLM2-135M-Instruct.Q4_1.gguf'
 
-_SENTENCE = re.compile(r'.*?[.!?]["\')]*(?=\s+\S|\s*$)')
+_SENTENCE = re.compile(r'.*?[.!?]["\')]*(?=\s+["\'(]?[A-Z\d]|\s*$)')
 _NO_END = re.compile(r'(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|vs|etc|No|e\.g|i\.e)|\b[A-Z])\.$')
 # what a voice can say as it stands: no lists, formulas, code, links
 _SPEAKABLE = re.compile(r'(?!\d+\.$|-\s|.*(?:https?:|www\.))[\w\s,.?!\'"$%&()/:;’“”–—-]+')
