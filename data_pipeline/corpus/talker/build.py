@@ -28,6 +28,8 @@ from echox_jax.storage import Path
 NAME = 'talker'
 ALIGNMENT = 'alignment_'
 _SPLITS = ('train', 'dev', 'test')
+# of the texts, which go where the corpus goes; that of the text model is its own
+_LICENCES = {everyday.NAME: 'Apache-2.0'} | {s.name: s.licence for s in sources.SOURCES}
 _LETTERS_A_SECOND = 14.0  # of the answer voice, with its silences: measured, see the README
 
 
@@ -67,8 +69,8 @@ def build(
   """Makes the corpus in `data_dir`, in this process and `sharing.workers` others.
 
   Returns:
-    counts of questions by source and split, of answers and sentences, and `sets` as
-    `ingest.build`.
+    counts of questions by source and split, of answers and sentences, `sets` as `ingest.build`, and
+    licences by source; also in `DATA/talker/about.json`.
 
   Raises:
     DataError: a package of texts is not installed.
@@ -87,7 +89,9 @@ def build(
       'manifest', path, data_dir, prefix=prefix, limits=limits, sharing=sharing, progress=progress
     )
     read_in |= found['sets']
-  return {'exchanges': exchanges, 'alignment': alignment, 'sets': read_in}
+  summary = {'exchanges': exchanges, 'alignment': alignment, 'sets': read_in, 'licences': _LICENCES}
+  storage.atomic_write_json(folder / 'about.json', summary)
+  return summary
 
 
 def write_lists(
@@ -103,12 +107,12 @@ def write_lists(
   lines = [_sentence_row(text, split, options, cast) for text, split in sentences]
   _write(folder / 'exchanges.jsonl', rows)
   _write(folder / 'alignment.jsonl', lines)
-  sources_of = collections.Counter(question.source for question in questions)
+  by_source = collections.Counter(question.source for question in questions)
   spoken = [row['answer'] for row in rows if 'answer_audio' in row]
   return (
     {
       'questions': len(questions),
-      'by_source': dict(sources_of),
+      'by_source': dict(by_source),
       'meanings': len({question.meaning for question in questions}),
       'answered': _by_split(rows),
       'spoken_answers': len(spoken),

@@ -94,7 +94,7 @@ DIALOGUES = Source(
   'chatterbot_corpus',
   'data/english',
 )
-SOURCES = {source.name: source for source in (WORDNET, TRIVIA, DIALOGUES)}
+SOURCES = (WORDNET, TRIVIA, DIALOGUES)
 
 # The lists of Red that ask in whole sentences: none about pictures or single games and films, and
 # not that of American capitals, which the demo's facts ask for in other words.

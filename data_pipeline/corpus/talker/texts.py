@@ -30,7 +30,7 @@ class Question:
     text: the words.
     meaning: the same for questions that mean the same.
     category: a label for scores by kind.
-    source: where it comes from, a key of `sources.SOURCES` or `everyday.NAME`.
+    source: where it comes from, the name of one of `sources.SOURCES` or `everyday.NAME`.
     references: answers that count as right, where they are known.
   """
 
