@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 
 from echox_jax.models import chunked_head
+from echox_jax.models.adapter import CtcTable, ctc_logits
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.parallel import sharding
 from echox_jax.parallel.sharding import constrain
@@ -30,27 +31,40 @@ def cross_entropy(
 
 def ctc_loss(
   frames: Float[Array, 'B F D'],
-  table: Float[Array, 'V D'],
+  table: CtcTable,
   frame_lengths: Int[Array, ' B'],
   labels: Int[Array, 'B C'],
   blank: int,
   chunk: int,
 ) -> tuple[Float[Array, ''], Float[Array, ' B']]:
-  """Computes `losses.ctc_loss` of a head.
+  """Computes `losses.ctc_loss` of a head, whose table may have the blank's row apart.
 
   CTC needs only the logits of a row's labels and of the blank, and each frame's normaliser.
   """
   if not chunk:
-    return losses.ctc_loss(chunked_head.logits(frames, table), frame_lengths, labels, blank)
+    return losses.ctc_loss(ctc_logits(frames, table, blank), frame_lengths, labels, blank)
   ids = jnp.pad(jnp.where(labels == IGNORE, blank, labels), ((0, 0), (1, 0)), constant_values=blank)
-  normaliser, picked = _scores(frames, table, jnp.full(frames.shape[:2], IGNORE), ids, chunk)
-  scores = picked - normaliser[..., None]
-  return losses.ctc_of_scores(scores[..., 0], scores[..., 1:], frame_lengths, labels)
+  without = None if table.blank is None else blank
+  normaliser, picked = _scores(
+    frames, table.rows, jnp.full(frames.shape[:2], IGNORE), ids, chunk, without
+  )
+  silence, said = picked[..., 0], picked[..., 1:]
+  if table.blank is not None:
+    silence = chunked_head.logit_of(frames, table.blank)
+    normaliser = jnp.logaddexp(normaliser, silence)
+  return losses.ctc_of_scores(
+    silence - normaliser, said - normaliser[..., None], frame_lengths, labels
+  )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _scores(
-  states: Array, table: Array, labels: Array, ids: Array | None, chunk: int
+  states: Array,
+  table: Array,
+  labels: Array,
+  ids: Array | None,
+  chunk: int,
+  without: int | None = None,
 ) -> tuple[Array, Array | None]:
   """Computes the reductions of the logits that the losses need.
 
@@ -60,21 +74,22 @@ def _scores(
     labels: int[B,T], IGNORE = no label.
     ids: int[B,C], extra ids whose logits are needed at every position of the row, or None.
     chunk: positions whose logits are in memory at a time.
+    without: an id that the log-sum-exp leaves out, or None.
 
   Returns:
     (float32[B,T] log-sum-exp of the logits, minus the label's logit if there is a label;
      float32[B,T,C] logits of `ids`, or None).
   """
-  return _scores_forward(states, table, labels, ids, chunk)[0]
+  return _scores_forward(states, table, labels, ids, chunk, without)[0]
 
 
-def _scores_forward(states, table, labels, ids, chunk):
+def _scores_forward(states, table, labels, ids, chunk, without):
   layout = chunked_head.choose_layout(states, table)
   split = chunked_head.placed_table(table, states.dtype, layout)
 
   def one(_, part):
     part_states, part_labels = part
-    values = chunked_head.chunk_logits(part_states, split, layout)
+    values = chunked_head.leave_out(chunked_head.chunk_logits(part_states, split, layout), without)
     label = jnp.sum(jnp.where(_is_label(part_labels, values), values, 0.0), axis=-1)
     normaliser = jax.nn.logsumexp(values, axis=-1)
     return None, (normaliser, label)
@@ -89,15 +104,15 @@ def _scores_forward(states, table, labels, ids, chunk):
   return (normaliser - label, picked), (states, table, labels, ids, normaliser)
 
 
-def _forward_rule(states, table, labels, ids, chunk):
+def _forward_rule(states, table, labels, ids, chunk, without):
   out, residuals = _scores_forward(
-    states.value, table.value, labels.value, None if ids is None else ids.value, chunk
+    states.value, table.value, labels.value, None if ids is None else ids.value, chunk, without
   )
   # the pytree structure is static, so it tells the backward pass whether the table is trained
   return out, (residuals, () if table.perturbed else None)
 
 
-def _backward_rule(chunk, residuals, cotangents):
+def _backward_rule(chunk, without, residuals, cotangents):
   (states, table, labels, ids, normaliser), trained = residuals
   d_scores, d_picked = cotangents
   layout = chunked_head.choose_layout(states, table)
@@ -114,7 +129,7 @@ def _backward_rule(chunk, residuals, cotangents):
 
   def one(d_table, part):
     part_states, part_labels, part_normaliser, weight = part
-    values = chunked_head.chunk_logits(part_states, split, layout)
+    values = chunked_head.leave_out(chunked_head.chunk_logits(part_states, split, layout), without)
     share = jnp.exp(values - part_normaliser[..., None]) - _is_label(part_labels, values)
     d_values = (share * weight[..., None]).astype(states.dtype)
     if d_table is not None:
