@@ -1,4 +1,4 @@
-"""What a model hears: the CTC transcript of its adapter against what was said. Nothing is answered."""
+"""What a model hears: the CTC transcript of its adapter against what was said; nobody answers."""
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses

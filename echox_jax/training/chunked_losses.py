@@ -2,7 +2,8 @@
 `models.chunked_head`).
 
 Values and gradients equal those of `losses` on whole logits. A table without gradient needs no
-gradient buffer.
+gradient buffer, and its logits are computed once: the gradient of a position's score is known up to
+a factor as soon as its logits are.
 """
 
 import functools
@@ -83,7 +84,10 @@ def _scores(
   return _scores_forward(states, table, labels, ids, chunk, without)[0]
 
 
-def _scores_forward(states, table, labels, ids, chunk, without):
+def _scores_forward(states, table, labels, ids, chunk, without, slopes=False):
+  """Returns (result of `_scores`, residuals: normaliser float32[B,T] and, if asked for, the slopes
+  float[B,T,D] of the first result with respect to the states).
+  """
   layout = chunked_head.choose_layout(states, table)
   split = chunked_head.placed_table(table, states.dtype, layout)
 
@@ -92,69 +96,37 @@ def _scores_forward(states, table, labels, ids, chunk, without):
     values = chunked_head.leave_out(chunked_head.chunk_logits(part_states, split, layout), without)
     label = jnp.sum(jnp.where(_is_label(part_labels, values), values, 0.0), axis=-1)
     normaliser = jax.nn.logsumexp(values, axis=-1)
-    return None, (normaliser, label)
+    slope = None
+    if slopes:
+      shares = _shares(values, normaliser, part_labels)
+      slope = _to_states(shares.astype(states.dtype), split)
+    return None, (normaliser, label, slope)
 
   parts = chunked_head.split_chunks(states, chunk), chunked_head.split_chunks(labels, chunk)
-  normaliser, label = (
-    chunked_head.join_chunks(x, states.shape[1]) for x in jax.lax.scan(one, None, parts)[1]
+  normaliser, label, slope = jax.tree.map(
+    lambda x: chunked_head.join_chunks(x, states.shape[1]), jax.lax.scan(one, None, parts)[1]
   )
   picked = (
     None if ids is None else _products('BTD,BCD->BTC', states, _rows(table, ids, states.dtype))
   )
-  return (normaliser - label, picked), (states, table, labels, ids, normaliser)
+  return (normaliser - label, picked), (normaliser, slope)
 
 
 def _forward_rule(states, table, labels, ids, chunk, without):
-  out, residuals = _scores_forward(
-    states.value, table.value, labels.value, None if ids is None else ids.value, chunk, without
-  )
+  values = states.value, table.value, labels.value, None if ids is None else ids.value
   # the pytree structure is static, so it tells the backward pass whether the table is trained
-  return out, (residuals, () if table.perturbed else None)
+  out, residuals = _scores_forward(*values, chunk, without, slopes=not table.perturbed)
+  return out, (values, residuals)
 
 
 def _backward_rule(chunk, without, residuals, cotangents):
-  (states, table, labels, ids, normaliser), trained = residuals
+  (states, table, labels, ids), (normaliser, slope) = residuals
   d_scores, d_picked = cotangents
-  layout = chunked_head.choose_layout(states, table)
-  split, groups = (
-    chunked_head.placed_table(table, states.dtype, layout),
-    sharding.parts(layout.rows, states.shape[0]),
-  )
-  # Each row group accumulates its own gradient, float32[groups,V,D]; they are summed after the last
-  # chunk.
-  by_group = (layout.rows, layout.vocabulary, None)
-
-  def grouped(x):
-    return x.reshape(groups, -1, *x.shape[1:])
-
-  def one(d_table, part):
-    part_states, part_labels, part_normaliser, weight = part
-    values = chunked_head.leave_out(chunked_head.chunk_logits(part_states, split, layout), without)
-    share = jnp.exp(values - part_normaliser[..., None]) - _is_label(part_labels, values)
-    d_values = (share * weight[..., None]).astype(states.dtype)
-    if d_table is not None:
-      d_table = constrain(
-        d_table + _products('GBTV,GBTD->GVD', grouped(d_values), grouped(part_states)), *by_group
-      )
-    d_states = _products('BTV,VD->BTD', d_values, split).astype(states.dtype)
-    return d_table, constrain(d_states, 'batch', 'length', None)
-
-  d_table = (
-    None
-    if trained is None
-    else constrain(jnp.zeros((groups, *table.shape), jnp.float32), *by_group)
-  )
   d_scores = jnp.zeros(normaliser.shape) if isinstance(d_scores, SymbolicZero) else d_scores
-  parts = tuple(chunked_head.split_chunks(x, chunk) for x in (states, labels, normaliser, d_scores))
-  d_table, d_states = jax.lax.scan(one, d_table, parts)
-  d_states = chunked_head.join_chunks(d_states, states.shape[1])
-  if d_table is not None:
-    rests = (
-      (layout.vocabulary, None)
-      if layout is chunked_head.STATES_TRAVEL
-      else ('vocab', 'table_embed')
-    )
-    d_table = constrain(jnp.sum(d_table, axis=0), *rests)
+  if slope is None:
+    d_states, d_table = _of_both(states, table, labels, normaliser, d_scores, chunk, without)
+  else:
+    d_states, d_table = (d_scores[..., None] * slope).astype(states.dtype), None
   if not (ids is None or isinstance(d_picked, SymbolicZero)):
     d_picked = d_picked.astype(states.dtype)
     d_states += _products('BTC,BCD->BTD', d_picked, _rows(table, ids, states.dtype)).astype(
@@ -174,6 +146,61 @@ def _backward_rule(chunk, without, residuals, cotangents):
   if d_table is not None:
     d_table = constrain(d_table.astype(table.dtype), 'vocab', 'table_embed')
   return d_states, d_table, None, None
+
+
+def _of_both(
+  states: Array,
+  table: Array,
+  labels: Array,
+  normaliser: Array,
+  d_scores: Array,
+  chunk: int,
+  without: int | None,
+) -> tuple[Array, Array]:
+  """Computes the gradients of the states and of a trained table that the first result gives."""
+  layout = chunked_head.choose_layout(states, table)
+  split, groups = (
+    chunked_head.placed_table(table, states.dtype, layout),
+    sharding.parts(layout.rows, states.shape[0]),
+  )
+  # Each row group accumulates its own gradient, float32[groups,V,D]; they are summed after the last
+  # chunk.
+  by_group = (layout.rows, layout.vocabulary, None)
+
+  def grouped(x):
+    return x.reshape(groups, -1, *x.shape[1:])
+
+  def one(d_table, part):
+    part_states, part_labels, part_normaliser, weight = part
+    values = chunked_head.leave_out(chunked_head.chunk_logits(part_states, split, layout), without)
+    share = _shares(values, part_normaliser, part_labels)
+    d_values = (share * weight[..., None]).astype(states.dtype)
+    d_table = constrain(
+      d_table + _products('GBTV,GBTD->GVD', grouped(d_values), grouped(part_states)), *by_group
+    )
+    return d_table, _to_states(d_values, split)
+
+  d_table = constrain(jnp.zeros((groups, *table.shape), jnp.float32), *by_group)
+  parts = tuple(chunked_head.split_chunks(x, chunk) for x in (states, labels, normaliser, d_scores))
+  d_table, d_states = jax.lax.scan(one, d_table, parts)
+  rests = (
+    (layout.vocabulary, None) if layout is chunked_head.STATES_TRAVEL else ('vocab', 'table_embed')
+  )
+  return (
+    chunked_head.join_chunks(d_states, states.shape[1]),
+    constrain(jnp.sum(d_table, axis=0), *rests),
+  )
+
+
+def _shares(values: Array, normaliser: Array, labels: Array) -> Array:
+  """Returns float[B,t,V]: how the first result of `_scores` changes with each logit."""
+  return jnp.exp(values - normaliser[..., None]) - _is_label(labels, values)
+
+
+def _to_states(d_values: Array, split: Array) -> Array:
+  """Returns the gradient of the states, float[B,t,D], from that of the logits, float[B,t,V]."""
+  d_states = _products('BTV,VD->BTD', d_values, split).astype(d_values.dtype)
+  return constrain(d_states, 'batch', 'length', None)
 
 
 _scores.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)

@@ -111,6 +111,16 @@ def test_extreme_logits_stay_finite(head):
     )
 
 
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('chunk', CHUNKS)
+def test_states_learn_alike_from_a_frozen_table(head, loss, chunk):
+  states, table, labels = head
+  gradient = lambda s, size: jax.grad(lambda s: 3 * LOSSES[loss](s, table, labels, size))(s)
+  found, expected = (jax.jit(gradient, static_argnums=1)(states, size) for size in (chunk, 0))
+  assert np.any(expected)
+  assert_equal(found, expected)
+
+
 def test_argmax(head):
   states, table, _ = head
   expected = np.argmax(states @ table.T, axis=-1)
