@@ -50,9 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
   )
   parser.add_argument('--config', metavar='FILE.py', help='config file, without a stage')
   parser.add_argument(
-    '--stages',
-    help=f'pipeline: in order (default {",".join(pipeline.DEFAULT)}; the large configs have no '
-    '`text`)',
+    '--stages', help='pipeline: in order (default: all but align; the large configs have no `text`)'
   )
   parser.add_argument(
     '--slices', type=int, default=1, help='TPU slices of the job (default %(default)s)'
@@ -81,7 +79,7 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
   if args.verb in _WITH_CONFIG and args.slices > 1:
     options = [f'--config.mesh.dcn_data={args.slices}', *options]
   if args.verb == 'pipeline':
-    names = args.stages or ','.join(pipeline.DEFAULT)
+    names = args.stages or ','.join(pipeline.DEFAULT_STAGES)
     return pipeline.steps(args.config, work, pipeline.stage_names(names), options)
   if args.verb == 'export':
     return [pipeline.export(work, options)]

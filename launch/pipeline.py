@@ -28,11 +28,11 @@ STAGES = {
   'echo': 'the echo decoder learns to speak from the states of the LLM',
   'vocoder': 'the vocoder learns to turn units into sound',
 }
-DEFAULT = ('text', 's2t', 't2c', 'echo', 'vocoder')
+DEFAULT_STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
 
 
 def steps(
-  config: str, workdir: str, names: Sequence[str] = DEFAULT, options: Sequence[str] = ()
+  config: str, workdir: str, names: Sequence[str] = DEFAULT_STAGES, options: Sequence[str] = ()
 ) -> list[Step]:
   """All parts in order, from data sets to the model in `workdir/model`."""
 
@@ -91,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
   )
   parser.add_argument('--config', required=True, metavar='FILE.py', help='config file')
   parser.add_argument('--workdir', required=True, help='folder of data, checkpoints and model')
-  parser.add_argument('--stages', default=','.join(DEFAULT), help='in order (default %(default)s)')
+  parser.add_argument(
+    '--stages', default=','.join(DEFAULT_STAGES), help='in order (default %(default)s)'
+  )
   args, options = parser.parse_known_args(argv)
   todo = steps(args.config, args.workdir, stage_names(args.stages), options)
   for step in todo:
