@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echox_jax.evaluation.judge import word_errors
-from echox_jax.models import adapter, echox
+from echox_jax.models import echox
 from echox_jax.models.adapter import Speech, init_adapter
 from echox_jax.models.llama import init_llm
 from echox_jax.prompts import IGNORE, NANO_IDS
@@ -76,6 +76,7 @@ def test_the_blank_can_win_and_the_row_of_its_id_cannot():
   cfg = tied(tiny.CONFIG)
   params, _ = alike()
   table = params['llm']['embed_tokens']
+  params['adapter']['ctc_blank'] = jnp.zeros(tiny.TRUNK.hidden_size)
   states, lengths = (echo_rows.batch()[name] for name in ('states', 'state_lengths'))
   speech = echox.embed_speech(params, cfg, states, lengths)
   frame = speech.frames[0, 0]
@@ -191,8 +192,8 @@ def rows(experiment, workdir, share=None):
 def test_s2t_starts_from_the_aligned_adapter(tmp_path):
   llm = dataclasses.replace(CFG.llm, lora=dataclasses.replace(CFG.llm.lora, rank=2))
   cfg = tied(dataclasses.replace(CFG, llm=llm), drop_blank=True)
-  still = OptimizerConfig(learning_rate=0.0, warmup_steps=0)
-  first = job(cfg, steps=3, batch_size=4, init_from=('scratch',), log_every=1)
+  fast, still = OptimizerConfig(warmup_steps=1), OptimizerConfig(learning_rate=0, warmup_steps=0)
+  first = job(cfg, steps=3, batch_size=4, init_from=('scratch',), log_every=1, optimizer=fast)
   summary = loop.train(first, tmp_path, rows)
   assert summary['finished'] and {'ctc', 'pull'} <= summary['metrics'].keys()
   then = job(cfg, stage='s2t', steps=1, batch_size=4, init_from=('align',), optimizer=still)
@@ -201,5 +202,3 @@ def test_s2t_starts_from_the_aligned_adapter(tmp_path):
     checkpoint.load_groups(tmp_path / stage, ['adapter', 'llm']) for stage in ('s2t', 'align')
   )
   jax.tree.map(np.testing.assert_array_equal, found, expected)
-  fresh = nn.meta.unbox(adapter.init_adapter(jax.random.key(0), cfg))
-  assert np.any(found['adapter']['ctc_blank'] != fresh['ctc_blank'])
