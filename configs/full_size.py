@@ -1,4 +1,4 @@
-"""Shared parts of the full-size configs: the models around the LLM, and the four stages.
+"""Shared parts of the full-size configs: the models around the LLM, and the stages.
 
 Rows of `s2t` and `echo` take 1,024 positions of the LLM: 769 ids, one of which makes room for 256
 positions of speech. The adapter keeps one frame for each run of equal CTC labels: one run per token
@@ -15,7 +15,7 @@ The input is waveforms of up to 30 s; log-mel and Whisper run on the device. Sta
 large-v3 take 3.8 MB for half a minute, so caching those of a thousand hours would take half a
 terabyte.
 
-During training, s2t and echo are evaluated on the `test` split of the question sets, t2c and
+During training, align, s2t and echo are evaluated on the `test` split of the question sets, t2c and
 vocoder on the `holdout` split of the answer sets. `python -m launch.corpus` makes these splits for
 every source. Sets of read speech have a test split only if their source has one, so they are not in
 `data.eval_sets`; if you have one, add it, e.g. librispeech_transcripts/dev.
@@ -38,6 +38,7 @@ from echox_jax.training.experiment import ExperimentConfig
 
 POSITIONS = 1024  # LLM positions per row
 BUDGET = 256  # positions for speech among them
+LABELS = 192  # tokens that a clip may say
 CHUNK = 1024  # positions of a device's rows whose logits are in memory at a time
 # encoder states, 50 a second
 BUCKETS = (75, 100, 125, 150, 180, 215, 260, 310, 370, 440, 530, 640, 770, 920, 1100, 1300, 1500)
@@ -140,17 +141,18 @@ def job(
   """The job of one stage.
 
   Args:
-    stage: s2t, t2c, echo or vocoder.
+    stage: one of `rows`.
     parts: the parts, from `model`.
-    rows: rows of a batch over all chips, by stage.
+    rows: rows of a batch over all chips, by stage: align, s2t, t2c, echo, vocoder. With `align`,
+      s2t starts from it.
     llm: folder of the language model and its tokenizer, in `models_dir()`.
     pretrained: folders of the other parts; None = those of `PRETRAINED` in `models_dir()`. Without
       `whisper` the packaged Whisper is used.
-    mix: sets and weights of each stage, `OWN` or `PAPER`.
+    mix: sets and weights of each stage, `OWN` or `PAPER`; those of align are those of s2t.
   """
-  stages = dict(s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
-  if stage not in stages:
-    raise ValueError(f'there is no stage {stage!r}: use one of {", ".join(stages)}.')
+  stages = dict(align=align, s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
+  if stage not in rows:
+    raise ValueError(f'there is no stage {stage!r}: use one of {", ".join(rows)}.')
   llm = f'{models_dir()}/{llm}'
   if pretrained is None:
     pretrained = {name: f'{models_dir()}/{path}' for name, path in PRETRAINED.items()}
@@ -174,15 +176,15 @@ def job(
       unit_sets=_splits(spoken, 'train', 'holdout'),
     )
   )
-  weights = tuple(map(float, mix[stage].values())) if len(mix[stage]) > 1 else ()
-  held_out = _splits(asked, 'test') if stage in ('s2t', 'echo') else _splits(spoken, 'holdout')
+  sets = mix['s2t' if stage == 'align' else stage]
+  weights = tuple(map(float, sets.values())) if len(sets) > 1 else ()
+  hears = stage in ('align', 's2t', 'echo')
+  held_out = _splits(asked, 'test') if hears else _splits(spoken, 'holdout')
   config.data.update(
-    dict(
-      sets=tuple(mix[stage]), eval_sets=held_out, weights=weights, cached_states=False, workers=8
-    )
+    dict(sets=tuple(sets), eval_sets=held_out, weights=weights, cached_states=False, workers=8)
   )
   config.mesh.update(dict(data=1, fsdp=-1))
-  every = dict(s2t=500, t2c=250, echo=500, vocoder=1000)[stage]
+  every = dict(align=500, s2t=500, t2c=250, echo=500, vocoder=1000)[stage]
   config.train.update(
     dict(
       batch_size=rows[stage],
@@ -195,8 +197,13 @@ def job(
   )
   config.train.loss.chunk_tokens = CHUNK
   hearing = tuple(pretrained[name] for name in ('whisper',) if name in pretrained)
+  first = (llm, *hearing)
   config.train.init_from = dict(
-    s2t=(llm, *hearing), t2c=(llm,), echo=('s2t', 't2c'), vocoder=(pretrained['vocoder'],)
+    align=first,
+    s2t=('align',) if 'align' in rows else first,
+    t2c=(llm,),
+    echo=('s2t', 't2c'),
+    vocoder=(pretrained['vocoder'],),
   )[stage]
   stages[stage](config)
   return config
@@ -207,16 +214,18 @@ def _splits(names: Iterable[str], *splits: str) -> tuple[str, ...]:
   return tuple(f'{name.rpartition("/")[0]}/{split}' for name in names for split in splits)
 
 
+def align(config: ConfigDict) -> None:
+  """The adapter learns which words it hears, and the LLM's vectors for them."""
+  config.data.update(dict(max_ctc_labels=LABELS, max_states=BUCKETS[-1], buckets=BUCKETS))
+  config.train.steps = 1_165_000 // config.train.batch_size
+  config.train.optimizer.update(dict(learning_rate=1e-3, warmup_steps=config.train.steps // 100))
+
+
 def s2t(config: ConfigDict) -> None:
   """Adapter and LoRA learn to hear. 1.2 million rows (paper, data) are an epoch."""
+  align(config)
   config.data.update(
-    dict(
-      max_tokens=POSITIONS - BUDGET + 1,
-      max_ctc_labels=192,
-      max_states=BUCKETS[-1],
-      buckets=BUCKETS,
-      packing=True,
-    )
+    dict(max_tokens=POSITIONS - config.model.adapter.shrink_budget + 1, packing=True)
   )
   config.train.steps = 1_165_000 // (DIALOGUES * config.train.batch_size)
   config.train.optimizer.update(dict(learning_rate=1e-5, warmup_steps=config.train.steps // 100))

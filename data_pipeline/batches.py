@@ -31,7 +31,7 @@ _PREFETCHED = 4  # batches
 # Up to this many rows Grain's own shuffle is as good as random. Beyond it is not: with a million
 # rows, neighbouring rows have numbers that correlate by 0.4 (it is a cipher of four rounds).
 _FEW = 2**14
-_PACKED_STAGES, _HEARING_STAGES = ('text', 's2t', 't2c'), ('s2t', 'echo')
+_PACKED_STAGES = ('text', 's2t', 't2c')
 
 
 def make_iterator(
@@ -47,6 +47,7 @@ def make_iterator(
   Returns:
     an iterator of dicts of arrays, with B = number of returned rows:
       text: input_ids, labels int32[B,T];
+      align: ctc_labels and speech alone, as in s2t;
       s2t, echo: also ctc_labels int32[B,C], states float16[B,E,D] and state_lengths int32[B]; with
         `data.cached_states` off, audio float32[B,S] and audio_lengths int32[B] instead of states;
         echo with recorded targets: unit_words int32[B,W], right-padded with -1;
@@ -135,10 +136,10 @@ def check_packing(experiment: ExperimentConfig) -> None:
       f'stage {stage!r} takes one example per row: set data.packing to false '
       f'(it is for {", ".join(_PACKED_STAGES)}).'
     )
-  if data.buckets and stage not in _HEARING_STAGES:
+  if data.buckets and stage not in selection.HEARING_STAGES:
     raise errors.ConfigError(
       f'stage {stage!r} hears no clips: leave data.buckets empty (they are '
-      f'for {", ".join(_HEARING_STAGES)}).'
+      f'for {", ".join(selection.HEARING_STAGES)}).'
     )
   if any(not 0 < bucket <= data.max_states for bucket in data.buckets):
     raise errors.ConfigError(
@@ -154,7 +155,7 @@ def check_augment(experiment: ExperimentConfig) -> None:
   data, augment = experiment.data, experiment.data.augment
   wrong = ('speed', 'reverb', 'snr_db') if data.cached_states else ('time_warp', 'noise')
   named = [name for name in wrong if getattr(augment, name)]
-  if named and experiment.stage in _HEARING_STAGES:
+  if named and experiment.stage in selection.HEARING_STAGES:
     what = (
       'waveforms: set data.cached_states to False'
       if data.cached_states
@@ -184,35 +185,34 @@ def make_plan(experiment: ExperimentConfig, chosen: np.ndarray) -> packing.Batch
   in stages that do not hear.
 
   How many positions a clip keeps is known only once it is heard. The plan reserves one position for
-  each spoken token and for the blanks around them. Excess positions of a packed row are cut off at
-  its end and counted (`overflow_positions`). Rows of a bucket have room for as many clips as fill a
-  row on average, and for `most_clips` at most.
+  each spoken token and, unless they are dropped, for the blanks around them. Excess positions of a
+  packed row are cut off at its end and counted (`overflow_positions`). Rows of a bucket have room
+  for as many clips as fill a row on average, and for `most_clips` at most.
 
   Args:
     experiment: the job.
     chosen: the stage's rows, selection.ROW[N].
   """
-  data, budget = experiment.data, experiment.model.adapter.shrink_budget
+  data, adapter = experiment.data, experiment.model.adapter
   plan = functools.partial(
     packing.BatchPlan,
     batch_size=experiment.train.batch_size,
     seed=experiment.seed,
     order=mixing.mixture(experiment, chosen) if data.weights else None,
   )
-  ladder = np.asarray(
-    sorted({*data.buckets, data.max_states}) if experiment.stage in _HEARING_STAGES else [0]
-  )
+  hears = experiment.stage in selection.HEARING_STAGES
+  ladder = np.asarray(sorted({*data.buckets, data.max_states}) if hears else [0])
   tokens, states = chosen['tokens'].astype(int), chosen['states'].astype(int)
   buckets = ladder[np.searchsorted(ladder, states)]
   if not data.packing:
     return plan(buckets, np.ones((len(chosen), 1), int), {int(b): (1,) for b in ladder})
 
   sizes, room = tokens[:, None], {0: (data.max_tokens,)}
-  if experiment.stage in _HEARING_STAGES:
+  if hears:
     heard = states > 0
-    kept = np.where(
-      heard, np.minimum(np.minimum(budget, states // 2), 2 * chosen['said'] + 1) - 1, 0
-    )
+    runs = (1 if adapter.drop_blank else 2) * chosen['said'] + 1
+    budget = adapter.shrink_budget
+    kept = np.where(heard, np.minimum(np.minimum(budget, states // 2), runs) - 1, 0)
     length, positions = data.max_tokens + budget - 1, tokens + kept
     clips = {int(b): positions[heard & (buckets == b)] for b in ladder}
     sizes = np.stack([heard, tokens, positions], axis=1).astype(int)
@@ -374,7 +374,7 @@ class Finish:
     """
     data, special = self.experiment.data, self.experiment.model.special_ids
     out = rows.pack([row for row, _ in examples], data.max_tokens, special.pad)
-    if self.experiment.stage not in _HEARING_STAGES:
+    if self.experiment.stage not in selection.HEARING_STAGES:
       return out
     size, fill = data.max_ctc_labels, IGNORE
     heard = [(row, rng) for row, rng in examples if special.audio in row['input_ids']]

@@ -25,6 +25,8 @@ from echox_jax.training.experiment import DataConfig, ExperimentConfig
 
 Arrays = dict[str, np.ndarray]
 
+HEARING_STAGES = ('align', 's2t', 'echo')
+
 # Turn `turn` of record `example` of data set number `source`: the question, or the assistant's
 # speech; tokens: length of the row's ids; said: number of CTC labels; states: length of its speech
 # in speech encoder states, 0 = no speech is heard; answer: hash of the answer's text.
@@ -101,8 +103,10 @@ class RowMaker:
       return {'units': first.units, 'audio': audio_io.from_int16(first.audio)}
     if stage == 't2c':
       return self.speech(self.tokenizer.encode(first.text), first.unit_words)
-    transcript = first.category == schema.ASR
-    out = self.question(first.text, turns[1].text, heard=heard, transcript=transcript)
+    out = {}
+    if stage != 'align':  # no LLM reads its rows
+      transcript = first.category == schema.ASR
+      out = self.question(first.text, turns[1].text, heard=heard, transcript=transcript)
     if stage == 'text':
       return out
     out['ctc_labels'] = np.asarray(self.tokenizer.encode(first.text) if heard else [], np.int32)
@@ -203,7 +207,7 @@ def select(experiment: ExperimentConfig, workdir: str | Path) -> Selection:
     raise errors.ConfigError(
       f'stage {stage!r} has no data: name at least one data set in data.sets.'
     )
-  raw = stage == 'text' or (stage in ('s2t', 'echo') and not data.cached_states)
+  raw = stage == 'text' or (stage in HEARING_STAGES and not data.cached_states)
   folder, names = (
     raw_dir(experiment, workdir) if raw else derived,
     [split_name(name) for name in data.sets],
@@ -303,6 +307,19 @@ def _text_rows(
   return found[_fitting(found, good, make.experiment.data, left_out)]
 
 
+def _spoken_rows(
+  make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
+) -> np.ndarray:
+  """Spoken questions and transcribed speech of all sets, of which `spoken_share` is taken."""
+  share = make.experiment.data.spoken_share
+  if not 0 < share <= 1:
+    raise errors.ConfigError(f'data.spoken_share is {share}: it must be above 0 and at most 1.')
+  spoken = np.concatenate(
+    [_speech_rows(make, number, table, left_out) for number, table in enumerate(tables)]
+  )
+  return spoken[parts.is_chosen(np.arange(len(spoken)), share)]
+
+
 def _question_rows(
   make: 'RowMaker', tables: Sequence[np.ndarray], left_out: collections.Counter
 ) -> np.ndarray:
@@ -314,13 +331,7 @@ def _question_rows(
     raise errors.ConfigError(
       f'data.written_fraction is {fraction}: it must be at least 0 and below 1.'
     )
-  share = make.experiment.data.spoken_share
-  if not 0 < share <= 1:
-    raise errors.ConfigError(f'data.spoken_share is {share}: it must be above 0 and at most 1.')
-  spoken = np.concatenate(
-    [_speech_rows(make, number, table, left_out) for number, table in enumerate(tables)]
-  )
-  spoken = spoken[parts.is_chosen(np.arange(len(spoken)), share)]
+  spoken = _spoken_rows(make, tables, left_out)
   written = _text_rows(make, tables, left_out) if fraction else spoken[:0]
   count = round(len(spoken) * fraction / (1 - fraction)) if len(written) else 0
   # evenly spaced over all written questions
@@ -340,18 +351,21 @@ def _speech_rows(
   at = _questions(table)
   questions, answers = table[at], table[at + 1]
   lengths, transcript = questions[length], questions['transcript']
-  fixed = [
-    len(make.question('', '', heard=True, transcript=kind)['input_ids']) for kind in (False, True)
-  ]
-  found = _rows(number, questions, np.where(transcript, fixed[1], fixed[0]) + answers['tokens'])
+  # nobody answers in stage `align`
+  tokens, silent = np.zeros(len(at), int), np.zeros(len(at), bool)
+  if make.experiment.stage != 'align':
+    silent = answers['text'] == 0
+    fixed = [
+      len(make.question('', '', heard=True, transcript=kind)['input_ids']) for kind in (False, True)
+    ]
+    tokens = np.where(transcript, fixed[1], fixed[0]) + answers['tokens']
+  found = _rows(number, questions, tokens)
   found['said'], found['answer'] = questions['tokens'], answers['text']
   found['states'] = (
     lengths if data.cached_states else data.max_states - (limit - lengths) // rates.UNIT_HOP
   )
   good = _leave_out(
-    left_out,
-    'without text or speech',
-    (questions['text'] == 0) | (answers['text'] == 0) | (lengths == 0),
+    left_out, 'without text or speech', (questions['text'] == 0) | silent | (lengths == 0)
   )
   good = _leave_out(left_out, f'over {limit} {what}', lengths > limit, good)
   return found[_fitting(found, good, data, left_out)]
@@ -392,6 +406,7 @@ def _clip_rows(
 
 _SELECTORS: Mapping[str, Callable[..., np.ndarray]] = {
   'text': _text_rows,
+  'align': _spoken_rows,
   's2t': _question_rows,
   't2c': _codec_rows,
   'echo': _question_rows,

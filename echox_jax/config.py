@@ -120,6 +120,9 @@ class AdapterConfig:
   (facts 3.6).
   `ctc_chunk`: number of frames of a batch whose CTC logits are in memory at once while the adapter
   selects the frames to keep; 0 = all.
+  `tied_ctc`: the LLM's input embeddings score the CTC labels, without gradient, in place of a table
+  of the adapter's own, so that frames come to lie where the LLM knows words. The blank alone has a
+  row of its own, because the LLM has learned none for it.
   """
 
   variant: str = 'paper'
@@ -129,6 +132,7 @@ class AdapterConfig:
   shrink_budget: int = 64
   drop_blank: bool = False
   ctc_chunk: int = 0
+  tied_ctc: bool = False
   layer_norm_eps: float = 1e-5
   dtype: str = 'float32'
 

@@ -35,7 +35,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from data_pipeline import batches, rows
+from data_pipeline import batches, rows, selection
 from echox_jax import errors, storage
 from echox_jax.compiled import collectives, costs, hlo, topologies
 from echox_jax.parallel import chips, sharding
@@ -205,7 +205,9 @@ def batch_shapes(experiment: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct
   """
   ids = np.zeros(1, np.int32)
   row = {'input_ids': ids, 'labels': ids}
-  if experiment.stage in ('s2t', 'echo'):
+  if experiment.stage == 'align':
+    row = {}
+  if experiment.stage in selection.HEARING_STAGES:
     row |= {'ctc_labels': ids, 'audio': np.zeros(1, np.float32)}
   if experiment.stage == 'vocoder':
     row = {'units': ids, 'audio': np.zeros(experiment.model.vocoder.code_hop_size, np.float32)}

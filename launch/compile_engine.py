@@ -49,6 +49,9 @@ def lower(
   cfg = placement.with_dtype(experiment.model, 'bfloat16')
   program = _PROGRAMS[name]
   params, cfg = placement.abstract(cfg, program.groups, mesh)
+  if name == 'hear' and cfg.adapter.tied_ctc:
+    llm = placement.abstract(cfg, ('llm',), mesh)[0]['llm']
+    params['llm'] = {'embed_tokens': llm['embed_tokens']}
   if name == 'speak':
     params['vocoder'] = {part: params['vocoder'][part] for part in _TIMING}
   made = programs.Programs(cfg, experiment.engine, mesh)

@@ -16,8 +16,9 @@ Every answer, transcript and sound is kept in OUT. The same command goes on wher
 Several processes share the work: start the command once for each, with --num_processes and
 --process_id; --rescore makes the scores when all are done.
 
-The demo scores itself with --workdir WORKDIR instead of --data, and OUT.json: see
-launch/demo_scores.py.
+--transcripts scores which words of the questions the model hears, and asks for no answers: see
+launch/transcript_scores.py. The demo scores itself with --workdir WORKDIR instead of --data, and
+OUT.json: see launch/demo_scores.py.
 """
 
 import argparse
@@ -37,6 +38,9 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--out', required=True, type=storage.check_writable, help='folder to write')
   parser.add_argument(
     '--workdir', type=storage.check_readable, help='score the demo: its working folder'
+  )
+  parser.add_argument(
+    '--transcripts', action='store_true', help='score what is heard, and ask for no answers'
   )
   parser.add_argument('--split', help='of DATA, where it has several (default test)')
   parser.add_argument('--ways', default='T2T,T2S,S2T,S2S', help='what is scored (default all)')
@@ -64,10 +68,17 @@ def main(argv: list[str] | None = None) -> None:
   for name in ('limit', 'batch', 'num_processes'):
     if (value := getattr(args, name)) is not None and value < 1:
       raise errors.EchoXError(f'--{name} is {value}: give 1 or more.')
+  if args.transcripts and (args.rescore or args.workdir is not None):
+    raise errors.ConfigError('--transcripts hears anew: leave --rescore and --workdir out.')
   if not args.rescore and args.checkpoint is None:
     raise errors.ConfigError('--checkpoint is missing: name the model, or score with --rescore.')
   if not args.rescore and args.data is None and args.workdir is None:
     raise errors.ConfigError('--data is missing: name the questions, or score with --rescore.')
+  if args.transcripts:
+    from launch import transcript_scores
+
+    transcript_scores.run(args)
+    return
   from launch import demo_scores, question_scores
 
   if args.workdir is not None and not args.rescore:

@@ -44,13 +44,13 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('verb', choices=VERBS, help='the part')
-  parser.add_argument('stage', nargs='?', help='train: text, s2t, t2c, echo or vocoder')
+  parser.add_argument('stage', nargs='?', help='train: text, align, s2t, t2c, echo or vocoder')
   parser.add_argument(
     '--workdir', required=True, metavar='W', help='working folder, local or gs://'
   )
   parser.add_argument('--config', metavar='FILE.py', help='config file, without a stage')
   parser.add_argument(
-    '--stages', help='pipeline: in order (default: all five; the large configs have no `text`)'
+    '--stages', help='pipeline: in order (default: all but align; the large configs have no `text`)'
   )
   parser.add_argument(
     '--slices', type=int, default=1, help='TPU slices of the job (default %(default)s)'
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     raise errors.ConfigError(f'{args.verb} needs --config=FILE.py, e.g. configs/echox_nano.py.')
   if (args.verb == 'train') != (args.stage is not None):
     raise errors.ConfigError(
-      'train needs a stage, and nothing else takes one: text, s2t, t2c, echo or vocoder.'
+      'train needs a stage, and nothing else takes one: text, align, s2t, t2c, echo or vocoder.'
     )
   return args, options
 
@@ -79,7 +79,7 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
   if args.verb in _WITH_CONFIG and args.slices > 1:
     options = [f'--config.mesh.dcn_data={args.slices}', *options]
   if args.verb == 'pipeline':
-    names = args.stages or ','.join(pipeline.STAGES)
+    names = args.stages or ','.join(pipeline.DEFAULT_STAGES)
     return pipeline.steps(args.config, work, pipeline.stage_names(names), options)
   if args.verb == 'export':
     return [pipeline.export(work, options)]

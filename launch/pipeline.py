@@ -3,6 +3,10 @@
   python -m launch.pipeline --config=configs/echox_nano.py --workdir=out/mine
                             [--stages=text,s2t,t2c,echo,vocoder] [--config.FIELD=VALUE ...]
 
+Which stages a model takes, and in which order, is in the docstring of its config: nano learns from
+`text` on; echox_135m has an LLM already, and its adapter learns the words first: --stages=align,s2t
+and so on.
+
 Reads the data sets under WORKDIR/data (made by `python -m launch.corpus`) and writes the model to
 WORKDIR/model. Each part is a separate command that can be run by hand; all get the same
 --config.FIELD=VALUE. If it is stopped, the same command continues where it was.
@@ -18,15 +22,17 @@ from launch.steps import Step, run_all
 
 STAGES = {
   'text': 'the LLM learns its facts from text',
+  'align': 'the adapter learns which words it hears',
   's2t': 'the LLM learns to hear',
   't2c': 'a small decoder learns to turn text into unit words',
   'echo': 'the echo decoder learns to speak from the states of the LLM',
   'vocoder': 'the vocoder learns to turn units into sound',
 }
+DEFAULT_STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
 
 
 def steps(
-  config: str, workdir: str, names: Sequence[str] = tuple(STAGES), options: Sequence[str] = ()
+  config: str, workdir: str, names: Sequence[str] = DEFAULT_STAGES, options: Sequence[str] = ()
 ) -> list[Step]:
   """All parts in order, from data sets to the model in `workdir/model`."""
 
@@ -85,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
   )
   parser.add_argument('--config', required=True, metavar='FILE.py', help='config file')
   parser.add_argument('--workdir', required=True, help='folder of data, checkpoints and model')
-  parser.add_argument('--stages', default=','.join(STAGES), help='in order (default %(default)s)')
+  parser.add_argument(
+    '--stages', default=','.join(DEFAULT_STAGES), help='in order (default %(default)s)'
+  )
   args, options = parser.parse_known_args(argv)
   todo = steps(args.config, args.workdir, stage_names(args.stages), options)
   for step in todo:

@@ -3,9 +3,10 @@
   python -m launch.train --config=configs/echox_nano.py:STAGE --workdir=DIR
                          [--config.train.steps=100 ...]
 
-STAGE is text, s2t, t2c, echo or vocoder. Any field of the config can be set on the command line.
-If a run was stopped, the same command continues it; a finished stage stays unchanged. Checkpoints,
-metrics and the config are under DIR/STAGE. `python -m launch.status DIR` shows how the run stands.
+STAGE is text, align, s2t, t2c, echo or vocoder. Any field of the config can be set on the command
+line. If a run was stopped, the same command continues it; a finished stage stays unchanged.
+Checkpoints, metrics and the config are under DIR/STAGE. `python -m launch.status DIR` shows how the
+run stands.
 
 Every `train.eval_every` steps the stage is evaluated on `data.eval_sets`, the held-out data sets.
 train.tensorboard=True also writes the metrics as TensorBoard event files.

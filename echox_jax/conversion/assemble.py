@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors, storage
+from echox_jax import errors, model_folder, storage
 from echox_jax.config import EchoXConfig, EngineConfig, UnitsConfig
 from echox_jax.conversion import whisper_ct2
 from echox_jax.storage import Path
-from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer
-from echox_jax.training import checkpoint, lineage
+from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer, precomputed_tokenizer
+from echox_jax.training import checkpoint, lineage, stages
 from echox_jax.training.experiment import ExperimentConfig
 
 _FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter')
@@ -57,6 +57,26 @@ def assemble_untrained(workdir: str | Path) -> Assembled:
   return _with_vocoder(workdir, 's2t', params)
 
 
+def assemble_hearing(stage: str | Path) -> model_folder.Bundle:
+  """What hears and reads, of the folder of a finished stage: align, s2t or echo. It cannot speak.
+
+  Raises:
+    CheckpointError: the stage does not hear, or is not finished.
+  """
+  stage = storage.path(stage)
+  row = stages.STAGES.get(stage.name)
+  if row is None or not row.uses_speech:
+    hearing = ', '.join(name for name, own in stages.STAGES.items() if own.uses_speech)
+    raise errors.CheckpointError(
+      f'{stage} is neither a model folder nor the folder of a stage that hears ({hearing}): name '
+      'one of them.'
+    )
+  experiment = _experiment(stage.parent, stage.name)
+  params = checkpoint.load_groups(stage, ('llm', 'adapter')) | _speech_encoder(stage, experiment)
+  tokenizer = precomputed_tokenizer(stage.parent / 'precomputed')
+  return model_folder.Bundle(experiment.model, params, experiment.engine, tokenizer, None)
+
+
 def _identity(width: int, inner: int) -> dict[str, Any]:
   """A denoising adapter that gives what it takes: relu(x) - relu(-x) = x.
 
@@ -88,14 +108,18 @@ def _with_vocoder(workdir: Path, stage: str, params: dict[str, Any]) -> Assemble
       'sizes: train one of them again.'
     )
   params = params | checkpoint.load_groups(workdir / 'vocoder', ('vocoder',))
-  if experiments[stage].data.cached_states:
-    _, whisper = whisper_ct2.load_packaged_whisper(experiments[stage].speech_encoder)
-    params['whisper'] = jax.tree.map(np.asarray, nn.meta.unbox(whisper))
-  else:
-    params |= checkpoint.load_groups(workdir / stage, ('whisper',))
+  params |= _speech_encoder(workdir / stage, experiments[stage])
   precomputed = workdir / 'precomputed'
   tokenizer = find_tokenizer(precomputed) or precomputed / SENTENCEPIECE_FILE
   return config, experiments[stage].engine, params, tokenizer, precomputed / 'unit_language.json'
+
+
+def _speech_encoder(folder: Path, experiment: ExperimentConfig) -> dict[str, Any]:
+  """The group `whisper` of a finished stage, from its package if states were cached."""
+  if not experiment.data.cached_states:
+    return checkpoint.load_groups(folder, ('whisper',))
+  _, whisper = whisper_ct2.load_packaged_whisper(experiment.speech_encoder)
+  return {'whisper': jax.tree.map(np.asarray, nn.meta.unbox(whisper))}
 
 
 def _sound(units: UnitsConfig) -> UnitsConfig:

@@ -62,8 +62,14 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
     Sentences about what the released layout or code cannot express.
 
   Raises:
-    CheckpointError: a group is missing, or a value is too large for `dtype`.
+    CheckpointError: a group is missing, a value is too large for `dtype`, or the LLM scores the
+      CTC labels.
   """
+  if source.config.adapter.tied_ctc:
+    raise errors.CheckpointError(
+      "the LLM's embeddings score what this adapter hears (adapter.tied_ctc), which the released "
+      'layout cannot express: export to safetensors, or train with adapter.tied_ctc off.'
+    )
   cfg = lora.merged_config(source.config)
   decoder, own = _layout(source, cfg)
   write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)

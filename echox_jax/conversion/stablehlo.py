@@ -72,6 +72,7 @@ class Function:
 def functions(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, Function]:
   """All functions by name, in the order in which a question passes through them."""
   head = 'llm/embed_tokens' if cfg.llm.tie_embeddings else 'llm/lm_head'
+  hearing = ('adapter', 'llm/embed_tokens') if cfg.adapter.tied_ctc else ('adapter',)
 
   def one(run):
     return lambda *args: (run(*args),)
@@ -87,7 +88,7 @@ def functions(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, Function]:
       ('whisper',), ('audio', 'audio_lengths'), ('states', 'state_lengths'), steps.encode
     ),
     'embed_speech': Function(
-      ('adapter',), ('states', 'state_lengths'), EmbeddedSpeech._fields, steps.embed
+      hearing, ('states', 'state_lengths'), EmbeddedSpeech._fields, steps.embed
     ),
     'prefill_speech': Function(('llm',), ('ids', 'embeddings', 'kept'), _STATE, prefill),
     'prefill_text': Function(('llm',), ('ids',), _STATE, prefill),

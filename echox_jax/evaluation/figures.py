@@ -16,6 +16,8 @@ BLUE, ORANGE, GREEN, RED = '#2f6db3', '#e08a2b', '#3f8f5b', '#c0443c'
 _CURVES = {  # metric -> (colour, label)
   'text_ce': (BLUE, 'text'),
   'ctc': (ORANGE, 'CTC'),
+  'pull': (GREEN, 'pull'),
+  'token_error_rate': (RED, 'token errors'),
   'unit_ce': (BLUE, 'unit words'),
   'echo_ce': (GREEN, 'echo'),
   'denoising': (RED, 'denoising'),

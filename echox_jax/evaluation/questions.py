@@ -106,6 +106,17 @@ def check(questions: Sequence[Question], name: str, written: bool, spoken: bool)
     _refuse(wordless, name, 'text', 'add it, or score --ways S2T,S2S alone')
 
 
+def check_transcribed(questions: Sequence[Question], name: str) -> None:
+  """Checks that every question has words and sound; raises DataError as `check`."""
+  if not questions:
+    raise DataError(f'{name} holds no questions: give a set with at least one.')
+  for lacking, what in (
+    ([q.id for q in questions if q.sound is None], 'sound'),
+    ([q.id for q in questions if not q.text.strip()], 'text'),
+  ):
+    _refuse(lacking, name, what, 'add it, or take these questions out')
+
+
 def _words(references: Sequence[str]) -> bool:
   """Whether every accepted answer has words; none at all has none."""
   return bool(references) and all(reference.strip() for reference in references)

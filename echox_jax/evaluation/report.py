@@ -10,7 +10,7 @@ from echox_jax.evaluation import figures, pages, store
 from echox_jax.storage import Path
 from echox_jax.training import layout, records
 
-STAGES = ('text', 's2t', 't2c', 'echo', 'vocoder')
+STAGES = ('text', 'align', 's2t', 't2c', 'echo', 'vocoder')
 
 
 def write_report(

@@ -2,8 +2,8 @@
 
 It projects pairs of states, aligns them with text by CTC, and keeps the first frame of each run of
 equal CTC labels. These frames look back at the frames. Parameters: `projection`,
-`alignment/{self_attn,norm1,norm2,linear1,linear2}`, `out_norm`, `ctc_head/embedding` [V,D],
-`look_back/{attention,norm}`.
+`alignment/{self_attn,norm1,norm2,linear1,linear2}`, `out_norm`, `ctc_head/embedding` [V,D] or, with
+`tied_ctc`, `ctc_blank` [D], `look_back/{attention,norm}`.
 
 A turn axis can hold several clips of one conversation: shapes below have leading axes [B] or
 [B,turns].
@@ -53,6 +53,18 @@ class Speech(NamedTuple):
   def for_llm(self) -> EmbeddedSpeech:
     """Leaves out what the LLM does not need."""
     return EmbeddedSpeech(self.embeddings, self.kept, self.overflow)
+
+
+class CtcTable(NamedTuple):
+  """The rows whose dot products with a frame are its CTC logits.
+
+  Attributes:
+    rows: float[V,D], one for each id.
+    blank: float[D], the row of the blank in place of that in `rows`; None = that one.
+  """
+
+  rows: Array
+  blank: Array | None = None
 
 
 class AlignmentLayer(nn.Module):
@@ -124,7 +136,11 @@ class SoundwaveAdapter(nn.Module):
 
     self.alignment = lean(AlignmentLayer, 3)(cfg)
     self.out_norm = layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype)
-    self.ctc_head = layers.Embed(self.cfg.llm.vocab_size, width, dtype=cfg.dtype)
+    if cfg.tied_ctc:
+      init = nn.with_logical_partitioning(layers.default_init, ('norm',))
+      self.ctc_blank = self.param('ctc_blank', init, (width,), jnp.float32)
+    else:
+      self.ctc_head = layers.Embed(self.cfg.llm.vocab_size, width, dtype=cfg.dtype)
     self.look_back = lean(LookBack, 4)(cfg)
 
   def __call__(
@@ -132,10 +148,12 @@ class SoundwaveAdapter(nn.Module):
     states: Float[Array, '*b E Dw'],
     state_lengths: Int[Array, '*b'],
     deterministic: bool = True,
+    embeddings: Float[Array, 'V D'] | None = None,
   ) -> Speech:
     """Shrinks states at 50 Hz to LLM input embeddings; an odd last state is dropped.
 
     Everything except the selection is differentiable. Padding does not influence a clip.
+    `embeddings`: as for `ctc_table`.
     """
     released = self.cfg.adapter.variant == 'released'
     lead, width = states.shape[:-2], self.cfg.llm.hidden_size
@@ -145,7 +163,7 @@ class SoundwaveAdapter(nn.Module):
     flat = frames.reshape(-1, *frames.shape[-2:])
     real = real.reshape(-1, real.shape[-1])
 
-    labels = chunked_head.argmax(flat, self.ctc_head.embedding, self.cfg.adapter.ctc_chunk)
+    labels = self._labels(flat, self.ctc_table(embeddings))
     keep = kept_frames(labels, real, self._dropped_label())
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)
@@ -163,9 +181,19 @@ class SoundwaveAdapter(nn.Module):
       said.reshape(*lead, -1),
     )
 
-  def ctc_logits(self, frames: Float[Array, '*b F D']) -> Float[Array, '*b F V']:
-    """Returns the logits of the CTC head, in float32."""
-    return self.ctc_head.attend(frames)
+  def ctc_table(self, embeddings: Float[Array, 'V D'] | None = None) -> CtcTable:
+    """Returns what scores the CTC labels; with `tied_ctc` it takes the LLM's input `embeddings`."""
+    if not self.cfg.adapter.tied_ctc:
+      return CtcTable(self.ctc_head.embedding)
+    return CtcTable(jax.lax.stop_gradient(embeddings), self.ctc_blank)
+
+  def _labels(self, frames: Float[Array, 'N F D'], table: CtcTable) -> Int[Array, 'N F']:
+    """Finds the likeliest CTC label of each frame."""
+    chunk, blank = self.cfg.adapter.ctc_chunk, self.cfg.special_ids.audio
+    if table.blank is None:
+      return chunked_head.argmax(frames, table.rows, chunk)
+    others = chunked_head.best(frames, table.rows, chunk, without=blank)
+    return jnp.where(chunked_head.logit_of(frames, table.blank) > others.logit, blank, others.id)
 
   def _align(self, x: Array, real: Array, deterministic: bool) -> Array:
     """Applies the alignment layer over time; `released`: over turns, per frame (facts 3.3)."""
@@ -184,6 +212,29 @@ class SoundwaveAdapter(nn.Module):
 
   def _dropped_label(self) -> int | None:
     return self.cfg.special_ids.audio if self.cfg.adapter.drop_blank else None
+
+
+def ctc_table(params: dict, cfg: EchoXConfig) -> CtcTable:
+  """Returns what scores the CTC labels, from the groups `adapter` and, with `tied_ctc`, `llm`."""
+  return SoundwaveAdapter(cfg).apply(
+    {'params': params['adapter']}, tied_embeddings(params, cfg), method='ctc_table'
+  )
+
+
+def tied_embeddings(params: dict, cfg: EchoXConfig) -> Float[Array, 'V D'] | None:
+  """Returns the LLM's input embeddings if they score the CTC labels, else None."""
+  return params['llm']['embed_tokens']['embedding'] if cfg.adapter.tied_ctc else None
+
+
+def ctc_logits(
+  frames: Float[Array, '*b F D'], table: CtcTable, blank: int
+) -> Float[Array, '*b F V']:
+  """Computes all CTC logits of frames, in float32; `blank` is the id of the blank."""
+  logits = chunked_head.logits(frames, table.rows)
+  if table.blank is None:
+    return logits
+  own = chunked_head.logit_of(frames, table.blank)[..., None]
+  return jnp.where(chunked_head.ids_of(logits) == blank, own, logits)
 
 
 def pair_frames(states: Float[Array, '*b E Dw']) -> Float[Array, '*b F Dw2']:
@@ -228,4 +279,8 @@ def select(
 def init_adapter(key: Array, cfg: EchoXConfig) -> dict:
   """Makes boxed parameters of the adapter."""
   states = jnp.zeros((1, 2, cfg.whisper.hidden_size))
-  return SoundwaveAdapter(cfg).init(key, states, jnp.full((1,), 2))['params']
+  embeddings = (
+    jnp.zeros((cfg.llm.vocab_size, cfg.llm.hidden_size)) if cfg.adapter.tied_ctc else None
+  )
+  made = SoundwaveAdapter(cfg).init(key, states, jnp.full((1,), 2), embeddings=embeddings)
+  return made['params']

@@ -29,23 +29,50 @@ def logits(states: Float[Array, '*b D'], table: Float[Array, 'V D']) -> Float[Ar
   return constrain(_logits(states, table), *lead, 'act_vocab')
 
 
+def logit_of(states: Float[Array, '*b D'], row: Float[Array, ' D']) -> Float[Array, '*b']:
+  """Computes the logit of a single row, in float32."""
+  return _logits(states, row[None])[..., 0]
+
+
+class Best(NamedTuple):
+  """The largest logit of each position, float32[B,T], and its id, int32[B,T]."""
+
+  logit: Array
+  id: Array
+
+
 def argmax(
   states: Float[Array, 'B T D'], table: Float[Array, 'V D'], chunk: int
 ) -> Int[Array, 'B T']:
   """Finds the id of the largest logit at each position, int32; it has no gradient."""
+  return best(states, table, chunk).id
+
+
+def best(
+  states: Float[Array, 'B T D'], table: Float[Array, 'V D'], chunk: int, without: int | None = None
+) -> Best:
+  """Finds the largest logit at each position, leaving out the id `without`; it has no gradient."""
   states, table = jax.lax.stop_gradient((states, table))
   if not chunk:
-    return jnp.argmax(logits(states, table), axis=-1)
+    values = leave_out(logits(states, table), without)
+    return Best(jnp.max(values, axis=-1), jnp.argmax(values, axis=-1))
   layout = choose_layout(states, table)
   split = placed_table(table, states.dtype, layout)
 
   # jnp.argmax as two reductions, so that a sharded vocabulary stays in place
-  def best(_, part):
-    values = chunk_logits(part, split, layout)
-    largest = values == jnp.max(values, axis=-1, keepdims=True)
-    return None, jnp.min(jnp.where(largest, ids_of(values), table.shape[0] - 1), axis=-1)
+  def of_chunk(_, part):
+    values = leave_out(chunk_logits(part, split, layout), without)
+    largest = jnp.max(values, axis=-1)
+    at = values == largest[..., None]
+    return None, Best(largest, jnp.min(jnp.where(at, ids_of(values), table.shape[0] - 1), axis=-1))
 
-  return join_chunks(jax.lax.scan(best, None, split_chunks(states, chunk))[1], states.shape[1])
+  found = jax.lax.scan(of_chunk, None, split_chunks(states, chunk))[1]
+  return Best(*(join_chunks(x, states.shape[1]) for x in found))
+
+
+def leave_out(values: Float[Array, '*b V'], id: int | None) -> Float[Array, '*b V']:
+  """Makes the logit of an id minus infinity, so that no loss or choice counts it; None = no id."""
+  return values if id is None else jnp.where(ids_of(values) == id, -jnp.inf, values)
 
 
 class Layout(NamedTuple):
@@ -76,9 +103,9 @@ def chunk_logits(
   return constrain(_logits(states, split), layout.rows, 'length', layout.vocabulary)
 
 
-def ids_of(values: Float[Array, 'B t V']) -> Int[Array, 'B t V']:
+def ids_of(values: Float[Array, '*b V']) -> Int[Array, '*b V']:
   """Returns the id of each logit, int32."""
-  return jax.lax.broadcasted_iota(jnp.int32, values.shape, 2)
+  return jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
 
 
 def placed_table(table: Float[Array, 'V D'], dtype, layout: Layout) -> Float[Array, 'V D']:

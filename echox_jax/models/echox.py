@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from echox_jax import errors, rates
 from echox_jax.config import EchoXConfig
-from echox_jax.models import log_mel
+from echox_jax.models import adapter, log_mel
 from echox_jax.models.adapter import EmbeddedSpeech, SoundwaveAdapter, Speech
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask, segment_positions
@@ -124,9 +124,18 @@ def embed_speech(
   deterministic: bool = True,
   rngs: dict | None = None,
 ) -> Speech:
-  """Shrinks states of the speech encoder to LLM input embeddings; rows may have turns."""
+  """Shrinks states of the speech encoder to LLM input embeddings; rows may have turns.
+
+  It needs the group `adapter`, and the input embeddings of `llm` if they score the CTC labels
+  (`adapter.tied_ctc`).
+  """
   return SoundwaveAdapter(cfg).apply(
-    {'params': params['adapter']}, states, state_lengths, deterministic, rngs=rngs
+    {'params': params['adapter']},
+    states,
+    state_lengths,
+    deterministic,
+    adapter.tied_embeddings(params, cfg),
+    rngs=rngs,
   )
 
 
@@ -134,7 +143,9 @@ def ctc_logits(
   params: dict, cfg: EchoXConfig, frames: Float[Array, '*b F D']
 ) -> Float[Array, '*b F V']:
   """Returns CTC logits of the adapter's frames, in float32; the blank is the AUDIO id."""
-  return SoundwaveAdapter(cfg).apply({'params': params['adapter']}, frames, method='ctc_logits')
+  return adapter.ctc_logits(
+    frames.astype(cfg.adapter.dtype), adapter.ctc_table(params, cfg), cfg.special_ids.audio
+  )
 
 
 def splice(

@@ -129,10 +129,13 @@ class LossConfig:
   adapter while it generates answers. A config that needs more GiB than this limit is refused.
   `chunk_tokens`: positions of a device's rows whose logits are in memory at a time, in the losses
   of all heads; 0 = all (`models.chunked_head`).
+  `pull_weight`: of the distance between kept frames and the embeddings of their words, in stage
+  `align`.
   `adversarial_start`: first step with the vocoder's discriminators.
   """
 
   ctc_weight: float = 0.3
+  pull_weight: float = 1.0
   echo_text: str = 'argmax'
   echo_targets: str = 'decoded'
   max_new_tokens: int = 512

@@ -50,8 +50,9 @@ def step_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = N
 
 def stage_flops(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None) -> Parts:
   """Like `step_flops`, per part of the model."""
-  if experiment.stage in ('s2t', 'echo'):
-    return {'s2t': _s2t, 'echo': _echo}[experiment.stage](experiment, _clips(experiment, batch))
+  hearing = {'align': _align, 's2t': _s2t, 'echo': _echo}
+  if experiment.stage in hearing:
+    return hearing[experiment.stage](experiment, _clips(experiment, batch))
   stages = {'text': _text, 't2c': _t2c, 'vocoder': _vocoder}
   return stages[experiment.stage](experiment)
 
@@ -190,14 +191,20 @@ def _clips(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None)
   )
 
 
+def _align(experiment: ExperimentConfig, clips: Clips) -> Parts:
+  cfg = experiment.model
+  adapter = adapter_forward(cfg, clips.number, clips.states // 2)
+  return {
+    'whisper': 0.0 if experiment.data.cached_states else _heard(experiment, clips),
+    'adapter': 2 * adapter['projection'] + 3 * (adapter['layers'] + adapter['attention']),
+    'ctc_head': (2 if cfg.adapter.tied_ctc else 3) * adapter['head'],
+  }
+
+
 def _s2t(experiment: ExperimentConfig, clips: Clips) -> Parts:
   cfg, data, rows = experiment.model, experiment.data, experiment.train.batch_size
   length = data.max_tokens + cfg.adapter.shrink_budget - 1
-  adapter = adapter_forward(cfg, clips.number, clips.states // 2)
-  return {
-    'whisper': 0.0 if data.cached_states else _heard(experiment, clips),
-    'adapter': 2 * adapter['projection'] + 3 * (adapter['layers'] + adapter['attention']),
-    'ctc_head': 3 * adapter['head'],
+  return _align(experiment, clips) | {
     'llm': _under_lora(cfg.llm, rows, length),
     'lm_head': 2 * head_forward(cfg.llm.hidden_size, cfg.llm.vocab_size, rows * (length - 1)),
   }

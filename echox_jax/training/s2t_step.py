@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from echox_jax import rates
 from echox_jax.models import echox, spec_augment
+from echox_jax.models.adapter import Speech, ctc_table
+from echox_jax.models.arrays import Array, Float
 from echox_jax.models.llama import head_embedding
 from echox_jax.training import chunked_losses, losses
 from echox_jax.training.experiment import ExperimentConfig
 
-Array = jax.Array
 Metrics = dict[str, Array]
 _MASKS = 7  # folded into the key, so that masks and dropout use different random numbers
 
@@ -87,38 +88,52 @@ def loss_of_output(
   choices = experiment.train.loss
   ce = next_token_loss(params, output, choices.chunk_tokens)
   speech = output.speech
-  frames = speech.frames.reshape(-1, *speech.frames.shape[-2:])
-  ctc_labels = batch['ctc_labels'].reshape(len(frames), -1)
-  ctc, _ = chunked_losses.ctc_loss(
-    frames,
-    params['adapter']['ctc_head']['embedding'],
-    speech.frame_lengths.reshape(-1),
-    ctc_labels,
-    experiment.model.special_ids.audio,
-    choices.chunk_tokens,
-  )
-
-  def count(x):
-    return jnp.sum(x).astype(jnp.float32)
-
+  ctc = speech_ctc(params, batch, speech, experiment)
   more = {}
   # average over dialogues, not over all clip slots
   if 'segments' in batch:
-    ctc *= len(frames) / jnp.maximum(count(jnp.max(batch['segments'], axis=1)), 1.0)
-    more['overflow_positions'] = count(output.overflow)
-  seconds = (
-    count(batch['audio_lengths']) / rates.SAMPLE_RATE
-    if 'audio_lengths' in batch
-    else count(batch['state_lengths']) / echox.STATES_PER_SECOND
-  )
+    ctc *= speech.kept.size / jnp.maximum(_count(jnp.max(batch['segments'], axis=1)), 1.0)
+    more['overflow_positions'] = _count(output.overflow)
   return ce.mean + choices.ctc_weight * ctc, {
     'text_ce': ce.mean,
     'ctc': ctc,
     'tokens': ce.count,
-    'audio_seconds': seconds,
-    'kept_frames': count(speech.kept),
-    'overflow_shrink': count(speech.overflow),
+    **speech_counts(batch, speech),
   } | more
+
+
+def speech_ctc(
+  params: dict, batch: dict, speech: Speech, experiment: ExperimentConfig
+) -> Float[Array, '']:
+  """Computes CTC of the transcripts `ctc_labels`, the mean over all clips."""
+  frames = speech.frames.reshape(-1, *speech.frames.shape[-2:])
+  ctc, _ = chunked_losses.ctc_loss(
+    frames,
+    ctc_table(params, experiment.model),
+    speech.frame_lengths.reshape(-1),
+    batch['ctc_labels'].reshape(len(frames), -1),
+    experiment.model.special_ids.audio,
+    experiment.train.loss.chunk_tokens,
+  )
+  return ctc
+
+
+def speech_counts(batch: dict, speech: Speech) -> Metrics:
+  """Counts `audio_seconds`, `kept_frames` and `overflow_shrink` of a batch."""
+  seconds = (
+    _count(batch['audio_lengths']) / rates.SAMPLE_RATE
+    if 'audio_lengths' in batch
+    else _count(batch['state_lengths']) / echox.STATES_PER_SECOND
+  )
+  return {
+    'audio_seconds': seconds,
+    'kept_frames': _count(speech.kept),
+    'overflow_shrink': _count(speech.overflow),
+  }
+
+
+def _count(x: Array) -> Array:
+  return jnp.sum(x).astype(jnp.float32)
 
 
 def dropout(rng: Array | None) -> dict:

@@ -3,8 +3,8 @@ start from, and losses.
 
 The paper has three stages. S2T trains the adapter and LoRA. T2C trains the unit decoder on frozen
 text embeddings. Echo training trains adapter, LoRA, echo decoder and denoising adapter against the
-frozen T2C. Here, `text` pretrains LLMs that are trained from scratch, and `vocoder` is independent
-of the other stages.
+frozen T2C. Here, `text` pretrains LLMs that are trained from scratch, `align` teaches the adapter
+the words before the LLM listens, and `vocoder` is independent of the other stages.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from echox_jax import errors
-from echox_jax.training import echo_step, s2t_step, vocoder_step
+from echox_jax.training import align_step, echo_step, s2t_step, vocoder_step
 from echox_jax.training.experiment import ExperimentConfig
 
 _LORA = r'llm/.*/lora_[ab]'
@@ -80,6 +80,15 @@ STAGES = {
   stage.name: stage
   for stage in (
     Stage('text', groups=('llm',), trainable=(_LLM_BASE,), loss=s2t_step.text_loss),
+    Stage(
+      'align',
+      groups=('llm', 'adapter'),
+      trainable=('adapter/.*',),
+      loss=align_step.align_loss,
+      starts_from=('text',),
+      inherits=('llm',),
+      uses_speech=True,
+    ),
     Stage(
       's2t',
       groups=('llm', 'adapter'),

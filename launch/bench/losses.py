@@ -61,11 +61,12 @@ def _measure(
   import jax
   import jax.numpy as jnp
 
+  from echox_jax.models.adapter import CtcTable
   from echox_jax.training import chunked_losses
 
   def loss(trained, head, labels, transcript, lengths):
     speech, states, ctc_head = trained
-    ctc, _ = chunked_losses.ctc_loss(speech, ctc_head, lengths, transcript, BLANK, chunk)
+    ctc, _ = chunked_losses.ctc_loss(speech, CtcTable(ctc_head), lengths, transcript, BLANK, chunk)
     return ctc + chunked_losses.cross_entropy(states, head, labels, chunk).mean
 
   keys = iter(jax.random.split(jax.random.key(0), 6))

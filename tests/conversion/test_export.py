@@ -272,6 +272,20 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_touched(trained, tmp_pat
   )
 
 
+def test_an_adapter_that_hears_with_the_llm_leaves_in_our_layout_alone(tmp_path):
+  made = tiny_model.tiny_config()
+  cfg = dataclasses.replace(made, adapter=dataclasses.replace(made.adapter, tied_ctc=True))
+  tiny_model.write_model(tmp_path / 'model', cfg)
+  with pytest.raises(errors.CheckpointError, match='export to safetensors'):
+    exporters.export(tmp_path / 'model', 'echox', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+  exporters.export(tmp_path / 'model', 'safetensors', tmp_path / 'out')
+  assert model_folder.read_config(tmp_path / 'out') == cfg
+  found, wanted = (tensor_files.open_tensors(tmp_path / name) for name in ('out', 'model'))
+  assert 'adapter/ctc_blank' in found and 'adapter/ctc_head/embedding' not in found
+  same(found, wanted)
+
+
 def test_a_missing_group_is_named(trained, tmp_path):
   source = source_lib.open_source(trained / 'model')
   part = {

@@ -153,6 +153,25 @@ def test_an_artefact_has_no_kernel_of_the_platform_that_makes_it(monkeypatch):
   )
 
 
+def test_an_adapter_that_hears_with_the_llm_takes_its_embeddings():
+  made = tiny_model.tiny_config()
+  adapter = dataclasses.replace(made.adapter, tied_ctc=True, drop_blank=True)
+  cfg = dataclasses.replace(made, adapter=adapter)
+  params = tiny_model.tiny_params(cfg)
+  flat, inputs = trees.flatten(params), stablehlo.input_specs(cfg, tiny_model.ENGINE)
+  specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in flat.items()}
+  made = stablehlo.export_function(cfg, tiny_model.ENGINE, 'embed_speech', specs, inputs)
+  own = {
+    path: leaf for path, leaf in flat.items() if path.startswith(('adapter/', 'llm/embed_tokens/'))
+  }
+  shape, lengths = inputs['states'].shape[1:], np.array([20, 11], np.int32)
+  states = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+  found = made.call(own, {'states': states, 'state_lengths': lengths})
+  expected = steps.embed(params, cfg, states, lengths)
+  np.testing.assert_array_equal(found['kept'], expected.kept)
+  np.testing.assert_allclose(found['embeddings'], expected.embeddings, atol=1e-5)
+
+
 def test_a_question_passes_through_the_functions(models):
   """Prefill and steps with the artefacts alone say what the engine's loop says."""
   model = models('paper')

@@ -57,6 +57,15 @@ def test_speech_rows_hold_one_audio_id_the_transcription_and_the_states(workdir,
     assert not batch['states'][row, length:].any()
 
 
+def test_rows_of_align_are_speech_and_its_transcript_alone(workdir):
+  """Those of s2t without the ids; a long answer leaves no clip out, and none is written."""
+  job = experiment('align', batch_size=50, max_tokens=4, written_fraction=0.5)
+  batch = next(batches.make_iterator(job, workdir))
+  whole = next(batches.make_iterator(experiment('s2t', batch_size=50), workdir))
+  assert set(batch) == {'ctc_labels', 'states', 'state_lengths'}
+  same(batch, {name: whole[name] for name in batch})
+
+
 def test_audio_instead_of_states_comes_from_the_raw_set(workdir):
   batch = next(batches.make_iterator(experiment('s2t', cached_states=False), workdir))
   assert batch['audio'].shape == (5, 60 * 320 - 1600) and batch['audio'].dtype == np.float32

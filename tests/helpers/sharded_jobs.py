@@ -107,8 +107,13 @@ DISCRIMINATORS = DiscriminatorConfig(
 
 
 def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
-  """The job of a stage: s2t hears waveforms, in packed rows, echo cached states."""
+  """The job of a stage: s2t hears waveforms, in packed rows, align and echo cached states. In align
+  the LLM scores the CTC labels.
+  """
   model = MODEL
+  if stage == 'align':
+    own = dataclasses.replace(model.adapter, drop_blank=True, tied_ctc=True)
+    model = dataclasses.replace(model, adapter=own)
   if not dropout:
     model = dataclasses.replace(
       model,
@@ -165,7 +170,7 @@ def batch(stage: str, number: int) -> dict[str, np.ndarray]:
     'input_ids': ids.astype(np.int32),
     'labels': np.where(answer, ids, IGNORE).astype(np.int32),
   }
-  if stage in ('s2t', 'echo'):
+  if stage in ('align', 's2t', 'echo'):
     out['input_ids'][:, 1] = NANO_IDS.audio
     out['ctc_labels'] = np.where(
       np.arange(3) < rng.integers(1, 4, (count, 1)), rng.integers(16, VOCAB, (count, 3)), IGNORE
@@ -183,11 +188,13 @@ def batch(stage: str, number: int) -> dict[str, np.ndarray]:
       name: out[name].reshape(ROWS, 2, *out[name].shape[1:])
       for name in ('ctc_labels', 'audio', 'audio_lengths')
     }
-  if stage == 'echo':
+  if stage in ('align', 'echo'):
     out |= {
       'states': rng.normal(size=(count, 20, 32)).astype(np.float32),
       'state_lengths': rng.integers(10, 21, count).astype(np.int32),
     }
+  if stage == 'align':
+    del out['input_ids'], out['labels']
   return out
 
 
@@ -202,7 +209,7 @@ def run(
     jax.default_matmul_precision('highest'),
   ):
     current = state.create_state(
-      stage, job, mesh, [fresh(job, stage)] if job.stage in ('s2t', 'echo') else None
+      stage, job, mesh, [fresh(job, stage)] if job.stage in ('align', 's2t', 'echo') else None
     )
     train_step = step.make_train_step(stage, job, mesh)
     for number in range(steps):

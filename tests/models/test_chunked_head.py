@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from echox_jax.models import chunked_head
+from echox_jax.models.adapter import CtcTable
 from echox_jax.prompts import IGNORE
 from echox_jax.training import chunked_losses
 from tests.helpers.processes import run_python
@@ -24,7 +25,10 @@ LOSSES = {
     chunked_losses.cross_entropy(states, table, labels, chunk).mean
   ),
   'ctc': lambda states, table, _, chunk: chunked_losses.ctc_loss(
-    states, table, LENGTHS, CTC_LABELS, BLANK, chunk
+    states, CtcTable(table), LENGTHS, CTC_LABELS, BLANK, chunk
+  )[0],
+  'ctc with the blank apart': lambda states, table, _, chunk: chunked_losses.ctc_loss(
+    states, CtcTable(table, 0.5 * table[9]), LENGTHS, CTC_LABELS, BLANK, chunk
   )[0],
 }
 
@@ -92,7 +96,7 @@ def test_no_labels_at_all(head):
   loss, gradients = value_and_gradients('cross_entropy', states, table, nothing, 12)
   assert loss == 0 and not any(np.any(x) for x in gradients)
   silent = lambda s, t: chunked_losses.ctc_loss(
-    s, t, np.zeros(ROWS, int), np.full((ROWS, 2), IGNORE), BLANK, 12
+    s, CtcTable(t), np.zeros(ROWS, int), np.full((ROWS, 2), IGNORE), BLANK, 12
   )[0]
   loss, gradients = jax.jit(jax.value_and_grad(silent, argnums=(0, 1)))(states, table)
   assert loss == 0 and not any(np.any(x) for x in gradients)
@@ -105,6 +109,16 @@ def test_extreme_logits_stay_finite(head):
       np.all(np.isfinite(x))
       for x in jax.tree.leaves(value_and_gradients(loss, 1e4 * states, table, labels, 12))
     )
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('chunk', CHUNKS)
+def test_states_learn_alike_from_a_frozen_table(head, loss, chunk):
+  states, table, labels = head
+  gradient = lambda s, size: jax.grad(lambda s: 3 * LOSSES[loss](s, table, labels, size))(s)
+  found, expected = (jax.jit(gradient, static_argnums=1)(states, size) for size in (chunk, 0))
+  assert np.any(expected)
+  assert_equal(found, expected)
 
 
 def test_argmax(head):
@@ -144,6 +158,7 @@ jax.config.update('jax_num_cpu_devices', 8)
 import numpy as np
 from jax.sharding import NamedSharding
 from echox_jax.models import chunked_head
+from echox_jax.models.adapter import CtcTable
 from echox_jax.parallel import sharding
 from echox_jax.training import chunked_losses
 from echox_jax.prompts import IGNORE
@@ -159,7 +174,7 @@ spoken, lengths = labels[:, 3:7], rng.integers(5, length, rows)
 def run(states, table, labels, spoken, lengths, chunk):
   def loss(states, table):
     ce = chunked_losses.cross_entropy(states, table, labels, chunk).mean
-    return ce + chunked_losses.ctc_loss(states, table, lengths, spoken, 5, chunk)[0]
+    return ce + chunked_losses.ctc_loss(states, CtcTable(table), lengths, spoken, 5, chunk)[0]
   likeliest = chunked_head.argmax(states, table, chunk)
   return jax.value_and_grad(loss, argnums=(0, 1))(states, table), likeliest
 

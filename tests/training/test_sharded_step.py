@@ -23,6 +23,7 @@ MESHES = (
 )
 ONE_MESH = {
   'text': 'data=4,sequence=2',
+  'align': 'fsdp=4,tensor=2',
   's2t': 'data=2,fsdp=2,tensor=2',
   't2c': 'fsdp=8',
   'echo': 'fsdp=4,tensor=2',

@@ -26,6 +26,7 @@ def _paths(name, rank=2):
   'name, trained, frozen',
   [
     ('text', {'llm'}, {'llm'}),
+    ('align', {'adapter'}, {'llm'}),
     ('s2t', {'adapter', 'llm'}, {'llm'}),
     ('t2c', {'t2c'}, {'unit_text_embedding'}),
     (
@@ -53,7 +54,7 @@ def test_pattern_that_matches_nothing_is_an_error():
 
 
 def test_unknown_stage():
-  with pytest.raises(errors.ConfigError, match='use one of text, s2t, t2c, echo, vocoder'):
+  with pytest.raises(errors.ConfigError, match='use one of text, align, s2t, t2c, echo, vocoder'):
     stages.get_stage('speech')
 
 
