@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from echox_jax import errors, model_folder
-from echox_jax.inference import placement
+from echox_jax.inference import placement, vocoding
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.events import Event
 from echox_jax.inference.history import Conversation, Heard, Turn
@@ -483,30 +483,8 @@ class Engine:
     if conversation.row is not None:
       self._rows[conversation.row] = conversation.row = None
 
-  # Units given from outside
-
   def vocode(
     self, units: Int[np.ndarray, ' R'], durations: Int[np.ndarray, ' R'] | None = None
   ) -> tuple[Float[np.ndarray, ' S'], int]:
-    """Speaks reduced units; gives (float32 wave at 16 kHz, frames that did not fit the budget of
-    `max_frames`).
-
-    Args:
-      units: without consecutive repeats.
-      durations: frames of each unit; None = predicted.
-    """
-    budget = self._sizes.frames[-1]
-    lost = max(0, len(units) - budget)  # every unit takes a frame or more
-    units = np.asarray(units[:budget], np.int32)
-    if not len(units):
-      return np.zeros(0, np.float32), lost
-    if durations is None:
-      row, shown = padded(units, budget, 0), np.arange(budget)[None] < len(units)
-      durations = np.asarray(self.programs.durations(self.params, row, shown))[0]
-    durations = np.asarray(durations[: len(units)], np.int64)
-    lost += max(0, int(durations.sum()) - budget)
-    frames = np.repeat(units, np.minimum(durations, budget))[:budget]
-    size = bucket(self._sizes.frames, len(frames))
-    shown = np.arange(size)[None] < len(frames)
-    wave = self.programs.wave(self.params, padded(frames, size, 0), shown)
-    return np.asarray(wave)[0, : len(frames) * self.config.vocoder.code_hop_size], lost
+    """Speaks units given from outside: see `vocoding.vocode`."""
+    return vocoding.vocode(self.programs, self.params, self._sizes.frames, units, durations)

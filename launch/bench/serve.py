@@ -2,8 +2,8 @@
 
 `python -m launch.serve` runs in a process of its own. `--sessions` callers speak recorded questions
 in real time, 20 ms at a time, for `--seconds`; they hear each answer to its end, and think for 0.3
-to 1.5 s, before they ask again. Even callers commit (`push`), odd ones leave the end of a turn to the server
-(`hands_free`).
+to 1.5 s, before they ask again. Even callers commit (`push`), odd ones leave the end of a turn to
+the server (`hands_free`).
 
 Figures: `push` and `hands_free` hold `turns`, `first_sound_ms` (p50, p95, max; from
 `response.create`, or from the last sample of the voice), `gap_ms` (between pieces of sound),
