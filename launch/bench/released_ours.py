@@ -12,10 +12,11 @@ from echox_jax.inference.answering import Request
 from echox_jax.inference.engine import Engine
 from echox_jax.models.whisper import WhisperEncoder
 from echox_jax.training.experiment import ExperimentConfig
-from launch.bench import respond, respond_model, respond_training
+from launch.bench import respond, respond_model, respond_training, timing
 from launch.bench.interleaved import Program
 
 SOUND_FRAMES = 1000  # of row `vocoder`: 20 s
+PRODUCTS = 10  # of row `product`
 
 
 def make(job: ExperimentConfig) -> dict[str, Program]:
@@ -25,7 +26,9 @@ def make(job: ExperimentConfig) -> dict[str, Program]:
   parts = respond_model.parts(engine, wave)
   steps = respond_training.steps(job)
   written = functools.partial(Request, wave, speaks=False)
+  product = timing.product()
   return {
+    'product': _timed('product_s', lambda: [product() for _ in range(PRODUCTS)]),
     'train_step': _timed('train_step_s', steps['train_step_s']),
     'encoder': _timed('encoder_s', _encoder(engine, job.train.batch_size)),
     'text_only': _text_only('text_only_s', engine, written()),

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SIZE = 2048  # of matrices
+
 
 def median(run: Callable[[], Any], runs: int) -> float:
   """Returns the seconds of `run`, which is called once more than is counted."""
@@ -37,13 +39,17 @@ def machine() -> dict[str, Any]:
 
 def machine_limits() -> dict[str, float]:
   """Returns `gflops` of a product of two matrices, and `gbytes_per_s` of the sum of an array."""
-  size = 2048
-  matrix, large = jnp.ones((size, size)), jnp.ones(1 << 26)  # 256 MB
-  product, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
+  large, total = jnp.ones(1 << 26), jax.jit(jnp.sum)  # 256 MB
   return {
-    'gflops': 2 * size**3 / _best(lambda: product(matrix, matrix)) / 1e9,
+    'gflops': 2 * SIZE**3 / _best(product()) / 1e9,
     'gbytes_per_s': large.nbytes / _best(lambda: total(large)) / 1e9,
   }
+
+
+def product() -> Callable[[], Any]:
+  """Makes a run that multiplies two matrices of SIZE x SIZE."""
+  matrix, run = jnp.ones((SIZE, SIZE)), jax.jit(jnp.matmul)
+  return lambda: run(matrix, matrix)
 
 
 def _best(run: Callable[[], Any]) -> float:

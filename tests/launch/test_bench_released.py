@@ -74,8 +74,8 @@ def test_ratios_are_those_of_medians():
   rows = dict.fromkeys(released.TITLES, alone) | {'t2c_s': found}
   lines = released.table(rows).splitlines()
   assert len(lines) == 2 + len(released.TITLES)
-  assert lines[2 + list(rows).index('t2c_s')].endswith('| 2.00 | 5.00 | 0.40 | 4.00 | 0.50 |')
-  assert lines[2].endswith('| 1.00 | 4.00 | 0.25 |  |  |')
+  assert lines[2 + list(rows).index('t2c_s')].endswith('| 2.00 | 5.00 | 0.400 | 4.00 | 0.500 |')
+  assert lines[2].endswith('| 1.00 | 4.00 | 0.250 |  |  |')
 
 
 def test_other_work_is_no_comparison(child):

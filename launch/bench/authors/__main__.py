@@ -7,6 +7,7 @@ answered by `{"figures": seconds by name}`, or `{"failed": what happened}`.
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 import sys
@@ -19,6 +20,7 @@ def main() -> None:
   os.dup2(2, 1)  # what the released code prints must not come between
   job = json.loads(sys.stdin.readline(), object_hook=lambda fields: SimpleNamespace(**fields))
   job.vocoder = vars(job.vocoder) | {'dur_predictor_params': vars(job.vocoder.dur_predictor_params)}
+  logging.disable(logging.INFO)  # fairseq makes every package tell how it goes
   try:
     import torch
     import transformers

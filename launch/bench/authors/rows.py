@@ -33,6 +33,7 @@ def make(folder: Path, job: Any) -> dict[str, Row]:
   said = model_lib.assistant(stream, code, job)
   text = functools.partial(_text_only, said, job)
   rows = {
+    'product': functools.partial(_product, job),
     'train_step': training.step(code, job),
     'encoder': functools.partial(_encoder, said, job),
     'text_only': functools.partial(text, 'text_only_s', samples=False),
@@ -43,6 +44,11 @@ def make(folder: Path, job: Any) -> dict[str, Row]:
   }
   fair = {f'fair_{name}': _joined_once(units, rows[name]) for name in ('t2c', 'answer')}
   return rows | fair
+
+
+def _product(job: Any) -> dict[str, float]:
+  matrix = torch.ones(job.matrix, job.matrix)
+  return _timed('product_s', lambda: [matrix @ matrix for _ in range(job.products)])
 
 
 def _encoder(said: Any, job: Any) -> dict[str, float]:
