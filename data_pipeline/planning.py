@@ -2,7 +2,8 @@
 order.
 
 Exchanges and dialogues become two sets: `questions` (train, test: whole conversations, with the
-audio of the user's turns) and `answers` (train, holdout: the assistant's turns that have audio).
+audio of the user's turns) and `answers` (train, holdout: the assistant's turns that have audio),
+both with a split dev where the source has one.
 Transcribed speech becomes `transcripts` (train, dev, test: the user says what the assistant writes
 down; category `asr`).
 
@@ -29,9 +30,10 @@ from echox_jax.errors import ConfigError, DataError
 from echox_jax.storage import Path
 
 HELD_OUT = 0.05  # share of the items held out for tests if the source names no splits
+# split of an item -> that of its examples
 _PAIRED = {
-  'questions': {'train': 'train', 'test': 'test'},
-  'answers': {'train': 'train', 'test': 'holdout'},
+  'questions': {'train': 'train', 'dev': 'dev', 'test': 'test'},
+  'answers': {'train': 'train', 'dev': 'dev', 'test': 'holdout'},
 }
 _INDEX = 'plan.json'
 
@@ -199,7 +201,7 @@ def _spoken(item: Item) -> bool:
 
 def _exchanges(items: list[Item]) -> Plans:
   sets = {'questions': (_heard, _question), 'answers': (_spoken, _answer)}
-  return {
+  plans = {
     name: {
       split: [make(item) for item in items if has(item) and item.split == named]
       for named, split in _PAIRED[name].items()
@@ -207,6 +209,10 @@ def _exchanges(items: list[Item]) -> Plans:
     for name, (has, make) in sets.items()
     if any(map(has, items))
   }
+  for splits in plans.values():
+    if not splits['dev']:
+      del splits['dev']
+  return plans
 
 
 def _question(item: Item) -> PlannedExample:

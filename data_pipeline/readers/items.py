@@ -127,8 +127,8 @@ def split_of(values: dict[str, Any]) -> str:
     Unusable: an unknown split.
   """
   split = string(values, 'split')
-  if split not in ('', 'train', 'test'):
-    raise Unusable('wrong fields', f'has split {split!r}, not train or test')
+  if split not in ('', *SPLITS):
+    raise Unusable('wrong fields', f'has split {split!r}, not {", ".join(SPLITS)}')
   return split
 
 

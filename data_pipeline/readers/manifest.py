@@ -25,9 +25,9 @@ the list is read in. `voice:joe?speed=1.1&room=0.2&noise=25` is faster, in a roo
 0.2 s, with noise 25 dB below the speech. `data_pipeline/corpus/voice_lines.py` has all options and
 `voices.py` beside it the names.
 
-`split` is `train` or `test`: test questions are for scores, and k-means and vocoder never hear test
-answers (the set's `holdout`). If no line has a split, one in twenty is held out for tests; if some
-lines do, the others are `train`.
+`split` is `train`, `dev` or `test`: test questions are for scores, and k-means and vocoder never
+hear test answers (the set's `holdout`); `dev` is for choices along the way. If no line has a split,
+one in twenty is held out for tests; if some lines do, the others are `train`.
 """
 
 from collections.abc import Iterator

@@ -68,7 +68,7 @@ BAD_LINES = {
   'no audio': row('n', question_audio='', answer_audio=None),
   'wrong fields': row('f', colour='red'),
   'wrong fields ': row('r', references='one'),
-  'wrong fields  ': row('s', split='dev'),
+  'wrong fields  ': row('s', split='valid'),
   'wrong fields   ': row('i', question_audio=7),
 }
 BAD_VOICES = {

