@@ -4,9 +4,12 @@
   python -m launch.corpus --data out/mine/data --manifest mine.tsv
   python -m launch.corpus --data out/mine/data --prefix libri_
                           --reader librispeech --source LibriSpeech
+  python -m launch.corpus --data out/talker/data --recipe talker
 
 The first command makes the demo's questions and answers, spoken by packaged voices. The second
-reads your own recordings, listed in a JSON-lines or TSV file.
+reads your own recordings, listed in a JSON-lines or TSV file. The last one makes what the talker
+learns from (extra `talker`): everyday questions, answered by a text model, and sentences to write
+down, all spoken by packaged voices.
 
 Readers: manifest, dialogues, pairs, librispeech, mls, tfds. `--reader NAME --help` describes the
 layout that a reader reads. Recordings may be wav, flac, mp3, ogg or opus, and with ffmpeg installed
@@ -37,12 +40,18 @@ from typing import Any
 
 import jax
 
+from configs import full_size
 from data_pipeline import ingest, readers
 from data_pipeline.corpus import sentences
+from data_pipeline.corpus.talker import answers
+from data_pipeline.corpus.talker import build as talker
 from data_pipeline.shards import Process
 from echox_jax import errors, storage
 from echox_jax.parallel import distributed
 from launch import cli
+
+RECIPES = ('talker',)
+LLM = 'smollm2-135m'  # folder of the packaged model, where configs/echox_135m.py looks for it
 
 
 def main() -> None:
@@ -115,7 +124,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     '--seed',
     type=int,
     default=0,
-    help='seed of the phrasings, speeds and held-out answers of the demo',
+    help='demo and recipe: seed of phrasings, voices, speeds and of what is held out',
+  )
+  parser.add_argument(
+    '--recipe', metavar='NAME', help=f'a corpus that is made: {", ".join(RECIPES)}'
+  )
+  parser.add_argument(
+    '--llm',
+    type=storage.check_readable,
+    metavar='DIR',
+    help='recipe: folder of an imported chat model, which answers (default: the packaged SmolLM2, '
+    f'imported to {full_size.models_dir()}/{LLM})',
+  )
+  parser.add_argument(
+    '--share', type=float, help='recipe: share of the corpus, 0.01 to 1, for trials (default 1)'
+  )
+  parser.add_argument(
+    '--spoken_answers',
+    type=_spoken,
+    metavar='N',
+    help='recipe: how many answers are spoken, as a number such as 5000, or as hours such as 20h '
+    '(default 20h)',
   )
   parser.add_argument(
     '--extra_sentences',
@@ -160,6 +189,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     return None
   if not args.data:
     raise errors.ConfigError('--data is missing: name the folder to write the data sets to.')
+  _check_recipe(args)
   if args.manifest and (args.reader or args.source):
     raise errors.ConfigError(
       '--manifest cannot be combined with --reader or --source: give one or the other.'
@@ -188,6 +218,40 @@ def reading_in(args: argparse.Namespace, workers: int) -> Callable[..., dict[str
   )
 
 
+def _check_recipe(args: argparse.Namespace) -> None:
+  """Raises ConfigError if the options of a recipe cannot be."""
+  if args.recipe is None:
+    for option in ('llm', 'share', 'spoken_answers'):
+      if getattr(args, option) is not None:
+        raise errors.ConfigError(f'--{option} is an option of recipes: add --recipe talker.')
+    return
+  if args.recipe not in RECIPES:
+    raise errors.ConfigError(
+      f'there is no recipe {args.recipe!r}: use one of {", ".join(RECIPES)}.'
+    )
+  if args.manifest or args.reader or args.source:
+    raise errors.ConfigError(
+      '--recipe cannot be combined with --manifest, --reader or --source: give one or the other.'
+    )
+  if args.share is not None and not 0.01 <= args.share <= 1:
+    raise errors.ConfigError(f'--share is {args.share:g}: give a share from 0.01 to 1.')
+
+
+def _spoken(text: str) -> talker.Spoken:
+  """`5000` or `20h`."""
+  try:
+    number = float(text.removesuffix('h'))
+  except ValueError:
+    number = 0.0
+  if not 0 < number < float('inf'):
+    raise errors.ConfigError(
+      f'--spoken_answers is {text!r}: give a number of answers such as 5000, or hours such as 20h.'
+    )
+  if text.endswith('h'):
+    return talker.Spoken(hours=number)
+  return talker.Spoken(hours=float('inf'), answers=number)
+
+
 def _fields(text: str) -> dict[str, str]:
   """`audio=speech,text=words` -> the names by what they hold."""
   pairs = [part.partition('=') for part in text.split(',')]
@@ -202,9 +266,11 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     return reading_in(args, args.workers)(process=process, progress=True)
   if jax.process_count() > 1:
     raise errors.ConfigError(
-      'the demo is made by one process: run this command on one host, or name recordings with '
-      '--manifest or --reader.'
+      'the demo and recipes are made by one process: run this command on one host, or name '
+      'recordings with --manifest or --reader.'
     )
+  if args.recipe:
+    return _build_talker(args)
   from data_pipeline.corpus import build
 
   return build.build_corpus(
@@ -213,6 +279,18 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     workers=args.workers,
     extra_sentences=args.extra_sentences,
     names=('answers', 'questions', *(('unheard',) if args.unheard else ())),
+  )
+
+
+def _build_talker(args: argparse.Namespace) -> dict[str, Any]:
+  cli.keep_compiled_programs()
+  llm = args.llm or answers.packaged_model(storage.path(full_size.models_dir()) / LLM)
+  return talker.build(
+    args.data,
+    talker.Options(llm, args.share or 1.0, args.spoken_answers or talker.Spoken(), args.seed),
+    limits=ingest.Limits(args.max_seconds, args.max_quarantined),
+    sharing=ingest.Sharing(args.shard_examples, args.workers, args.wait_seconds),
+    progress=True,
   )
 
 
