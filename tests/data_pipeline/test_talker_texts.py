@@ -29,11 +29,9 @@ def test_there_are_enough_everyday_questions(everyday_questions):
 def test_everyday_questions_are_english(everyday_questions):
   """As far as rules can tell."""
   wrong = re.compile(
-    r'\b(?:a [aeio]|an [^aeioAEIOhXu]|a a |an an|the the|\w+sss\b)|[{}|/]|\s\s|\s[,.?]'
+    r'\b(?:a [aeio]|an [^aeioAEIOhXu]|a a\b|an an\b|the the\b|\w+sss\b)|[{}|/]|\s\s|\s[,.?]'
   )
-  fine = ('a one', 'a euro')
-  found = [q.text for q in everyday_questions if wrong.search(q.text)]
-  assert not [text for text in found if not any(name in text for name in fine)]
+  assert not [q.text for q in everyday_questions if wrong.search(q.text)]
   for question in everyday_questions[::10]:
     assert texts.clean(question.text) == question.text
     assert question.text[-1] in '.?' and question.text[0].isupper()

@@ -20,7 +20,7 @@ def test_options_of_recipes_are_checked(tmp_path):
     (['--recipe', 'talker', '--share', '0'], 'from 0.01 to 1'),
     (['--recipe', 'talker', '--share', '1.5'], 'from 0.01 to 1'),
     (['--recipe', 'talker', '--spoken_answers', 'many'], "is 'many': give a number"),
-    (['--recipe', 'talker', '--spoken_answers', '-1h'], 'give a number'),
+    (['--recipe', 'talker', '--spoken_answers', '0h'], 'give a number'),
     (['--share', '0.5'], '--share is an option of recipes'),
     (['--recipe', 'talker', '--reader', 'mls', '--source', str(tmp_path)], 'cannot be combined'),
   ):
