@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import echox_jax
+from echox_jax.config import EngineConfig
 from echox_jax.conversion import exporters, importers
 from echox_jax.decoding import generate
 from echox_jax.inference.engine import Engine
@@ -143,7 +144,9 @@ def test_prompts_are_those_of_transformers(made):
 
   theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(made[1] / 'tokenizer.json'))
   template = json.loads((made[1] / 'tokenizer_config.json').read_text())['chat_template']
-  engine = Engine(echox_jax.load(made[2]), hears=False, speaks=False)
+  budgets = EngineConfig(max_prompt_tokens=200, max_new_tokens=8, max_context=256)
+  model = dataclasses.replace(echox_jax.load(made[2]), engine=budgets)
+  engine = Engine(model, hears=False, speaks=False)
   for message in ('Is it?', '\n two\n\n', 'être 12345'):
     ids = theirs.apply_chat_template(
       [{'role': 'user', 'content': message}],
