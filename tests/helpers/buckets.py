@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 
 from tests.helpers import far
@@ -102,7 +101,7 @@ def _make_bucket(name: str) -> None:
     try:
       urllib.request.urlopen(request, timeout=5).close()
       return
-    except urllib.error.URLError:
+    except OSError:  # nobody listens yet
       if time.monotonic() > stop:
         raise
       time.sleep(0.05)

@@ -17,8 +17,13 @@ def away(port: int, server: int, seconds: float) -> Iterator[None]:
   loop = asyncio.new_event_loop()
 
   async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    there = await asyncio.open_connection('127.0.0.1', server)
-    await asyncio.gather(_send(reader, there[1], seconds), _send(there[0], writer, 0.0))
+    try:
+      there = await asyncio.open_connection('127.0.0.1', server)
+    except ConnectionError:
+      writer.close()
+      return
+    with contextlib.suppress(asyncio.CancelledError):  # at the end
+      await asyncio.gather(_send(reader, there[1], seconds), _send(there[0], writer, 0.0))
 
   thread = threading.Thread(target=loop.run_forever, daemon=True)
   thread.start()
@@ -27,9 +32,18 @@ def away(port: int, server: int, seconds: float) -> Iterator[None]:
   try:
     yield
   finally:
-    loop.call_soon_threadsafe(listener.close)
+    asyncio.run_coroutine_threadsafe(_end(listener), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    loop.close()
+
+
+async def _end(listener: asyncio.Server) -> None:
+  listener.close()
+  connections = asyncio.all_tasks() - {asyncio.current_task()}
+  for task in connections:
+    task.cancel()
+  await asyncio.gather(*connections, return_exceptions=True)
 
 
 async def _send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
