@@ -115,8 +115,9 @@ def test_killed_in_a_bucket(tmp_path, bucket_folder):
   whole, killed = prepare(tmp_path / 'whole'), prepare(storage.path(bucket_folder))
   kills.whole_run(job, whole, tmp_path / 'first')
   (process,) = job.start(killed, 1, tmp_path / 'second')
-  for _ in range(10):  # until after the checkpoint of step 4: that of step 8 has waited for it
-    process.stdout.readline()
+  for step in range(1, 11):  # past the checkpoint of step 4: that of step 8 has waited for it
+    said = json.loads(process.stdout.readline() or kills.finish([process]))
+    assert said[:2] == ['batch', step]
   time.sleep(0.05)
   process.send_signal(signal.SIGKILL)
   process.communicate()
