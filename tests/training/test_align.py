@@ -63,7 +63,10 @@ def test_tied_labels_are_those_of_the_same_table(chunk):
     )
     for params, cfg in ((ours, tied(tiny.CONFIG)), (theirs, tiny.CONFIG))
   )
-  close = lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5 * np.abs(e).max())
+  # the gradient of keys' biases is rounding alone: it cancels in the softmax
+  close = lambda a, e: np.testing.assert_allclose(
+    a, e, rtol=1e-4, atol=1e-5 * np.abs(e).max() + 1e-6
+  )
   jax.tree.map(close, found[0], expected[0])
   blank, table = found[1]['adapter'].pop('ctc_blank'), expected[1]['adapter'].pop('ctc_head')
   jax.tree.map(close, found[1], expected[1])
