@@ -30,7 +30,7 @@ ALIGNMENT = 'alignment_'
 _SPLITS = ('train', 'dev', 'test')
 # of the texts, which go where the corpus goes; that of the text model is its own
 _LICENCES = {everyday.NAME: 'Apache-2.0'} | {s.name: s.licence for s in sources.SOURCES}
-_LETTERS_A_SECOND = 14.0  # of the answer voice, with its silences: measured, see the README
+_LETTERS_A_SECOND = 14.0  # of the answer voice, with its silences: a rough guess
 
 
 @dataclasses.dataclass(frozen=True)
