@@ -108,8 +108,10 @@ def once(
 def in_pieces(
   transcribe: Callable[[Sequence[np.ndarray]], list[str]], waves: Sequence[np.ndarray]
 ) -> list[str]:
-  """Transcribes waves, longer ones in pieces that are cut where it is quiet."""
-  pieces = [cut(wave) for wave in waves]
+  """Transcribes waves, longer ones in pieces that are cut where it is quiet; in a wave without
+  samples there are no words, and nobody listens to it.
+  """
+  pieces = [cut(wave) if len(wave) else [] for wave in waves]
   heard = iter(transcribe([piece for own in pieces for piece in own]))
   return [' '.join(filter(None, (next(heard) for _ in own))) for own in pieces]
 

@@ -40,8 +40,8 @@ def test_llama(source, tmp_path):
 def test_the_name_that_earlier_versions_gave_the_kind(tmp_path):
   folder = llama_folder(tmp_path / 'llama')
   for kind in ('llm', 'llama'):
-    run(kind, folder, tmp_path / kind)
-  same(*(model_folder.load_params(tmp_path / kind) for kind in ('llama', 'llm')))
+    run(kind, folder, tmp_path / f'as_{kind}')
+  same(*(model_folder.load_params(tmp_path / f'as_{kind}') for kind in ('llama', 'llm')))
 
 
 def test_a_llama_is_spoken_to_as_its_tokenizer_says(tmp_path, capsys):

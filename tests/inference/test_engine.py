@@ -81,7 +81,7 @@ def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
 @pytest.mark.parametrize(
   'llm',
   [
-    pytest.param(dict(qkv_bias=True, tie_embeddings=True), id='qwen2'),
+    pytest.param(dict(qkv_bias=True, tie_embeddings=True), id='qwen2', marks=pytest.mark.slow),
     pytest.param(dict(qk_norm=True, head_dim=12), id='qwen3'),
   ],
 )

@@ -194,14 +194,13 @@ def test_a_working_folder_in_a_bucket(bucket_folder, monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   (tmp_path / 'here').mkdir()
   monkeypatch.chdir(tmp_path / 'here')
-  out = f'{bucket_folder}/evaluation.json'
-  evaluate.main(
-    ['--checkpoint', 'unused', '--workdir', bucket_folder, '--out', out, '--limit', '2']
-  )
+  out, model = f'{bucket_folder}/evaluation.json', str(tmp_path / 'model')
+  tiny_model.write_model(tmp_path / 'model', bundle.config)
+  evaluate.main(['--checkpoint', model, '--workdir', bucket_folder, '--out', out, '--limit', '2'])
   assert FakeJudge.cache == tmp_path / 'cache' / 'echox-jax' / 'judge'
   assert not list((tmp_path / 'here').iterdir())  # no folder called `gs:`
   assert json.loads(storage.path(out).read_text())['questions'] == 2
-  assert storage.is_file(workdir / 'evaluation_examples' / 'real_answer.wav')
+  assert storage.is_file(workdir / 'evaluation' / 'report.html')
 
 
 def test_precompute_must_have_run(workdir, monkeypatch):

@@ -53,7 +53,7 @@ def alike():
   return own, own | {'adapter': rest | {'ctc_head': {'embedding': table}}}
 
 
-@pytest.mark.parametrize('chunk', [0, 7])
+@pytest.mark.parametrize('chunk', [pytest.param(0, marks=pytest.mark.slow), 7])
 def test_tied_labels_are_those_of_the_same_table(chunk):
   ours, theirs = alike()
   batch = echo_rows.batch()
@@ -155,6 +155,7 @@ def spoken():
   }
 
 
+@pytest.mark.slow
 def test_the_adapter_learns_the_words_and_their_embeddings():
   cfg = tied(CFG, drop_blank=True)
   make = lambda key: {'llm': init_llm(key, cfg), 'adapter': init_adapter(key, cfg)}

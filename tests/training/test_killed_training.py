@@ -107,6 +107,7 @@ def test_killed_at_twenty_moments(request, tmp_path, place):
   assert resumed > KILLS / 4  # many went on from a checkpoint
 
 
+@pytest.mark.slow
 def test_killed_in_a_bucket(tmp_path, bucket_folder):
   """Training that is killed with a bucket as its working folder ends as on local disk, with the
   records of every step.
