@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from echox_jax import errors
-from echox_jax.config import LlamaConfig, RopeScaling
+from echox_jax.config import EchoXConfig, LlamaConfig, RopeScaling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,27 @@ def to_json(cfg: LlamaConfig) -> dict[str, Any]:
       'original_max_position_embeddings': rope.original_max_positions,
     },
     'tie_word_embeddings': cfg.tie_embeddings,
+  }
+
+
+def of_model(cfg: EchoXConfig, model_type: str, dtype: str) -> dict[str, Any]:
+  """The part of config.json that an LLM and a released model have in common.
+
+  Args:
+    cfg: without LoRA.
+    model_type: as transformers calls it.
+    dtype: dtype of the tensors.
+  """
+  special = cfg.special_ids
+  return {
+    'model_type': model_type,
+    'torch_dtype': dtype,
+    **to_json(cfg.llm),
+    'vocab_size': cfg.llm.vocab_size,
+    'bos_token_id': special.bos,
+    'eos_token_id': special.eot,
+    'pad_token_id': special.pad,
+    'hidden_act': 'silu',
   }
 
 

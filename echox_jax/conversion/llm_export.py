@@ -61,16 +61,8 @@ def config_json(cfg: EchoXConfig, family: str, dtype: str) -> dict[str, Any]:
     family: a key of `llm_config.FAMILIES`.
     dtype: dtype of the tensors.
   """
-  special = cfg.special_ids
   return {
     'architectures': [llm_config.FAMILIES[family].architecture],
-    'model_type': family,
-    'torch_dtype': dtype,
-    **llm_config.to_json(cfg.llm),
-    'vocab_size': cfg.llm.vocab_size,
-    'bos_token_id': special.bos,
-    'eos_token_id': special.eot,
-    'pad_token_id': special.pad,
-    'hidden_act': 'silu',
+    **llm_config.of_model(cfg, family, dtype),
     MARK: 'echox_jax',
   }

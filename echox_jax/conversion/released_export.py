@@ -106,16 +106,8 @@ def config_json(
     decoder: the group of the unit decoder: `echo`, `t2c` (a stage 2 checkpoint), or None.
     dtype: dtype of the tensors.
   """
-  special = cfg.special_ids
   values = {
-    'model_type': 'EchoX',
-    'torch_dtype': dtype,
-    **llm_config.to_json(cfg.llm),
-    'vocab_size': cfg.llm.vocab_size,
-    'bos_token_id': special.bos,
-    'eos_token_id': special.eot,
-    'pad_token_id': special.pad,
-    'hidden_act': 'silu',
+    **llm_config.of_model(cfg, 'EchoX', dtype),
     'attention_bias': False,
     'mlp_bias': False,
     'adapter_size': cfg.whisper.hidden_size,

@@ -187,7 +187,7 @@ def _transformers(spec: str, folder: Path) -> Listener:
 
   def one(waves: Sequence[np.ndarray]) -> list[str]:
     given = [{'raw': wave, 'sampling_rate': rates.SAMPLE_RATE} for wave in waves]
-    return [recognise(own, **options)['text'].strip() if len(own['raw']) else '' for own in given]
+    return [recognise(own, **options)['text'].strip() for own in given]
 
   about = {'model': _last(spec), 'transformers': transformers.__version__}
   return Listener(name_of(spec), about, functools.partial(in_pieces, one))

@@ -18,6 +18,7 @@ from data_pipeline import dataset, schema
 from echox_jax import errors
 from echox_jax.evaluation.ablation import HEARD, KNOWN, NEW
 from echox_jax.evaluation.exist_match import tokenise
+from echox_jax.evaluation.questions import spread
 
 TEST_SETS = (('questions', 'test'), ('unheard', 'test'))
 RECORDED = ('answers', 'train')
@@ -57,7 +58,7 @@ def read(data_dir: Path, count: int) -> list[Question]:
       f'the test questions in {data_dir} have no {lacking} fact: their answers must be in part in '
       f'{"/".join(RECORDED)}, and in part not.'
     )
-  return [*_spread(heard, count), *_spread(unheard, count)]
+  return [own[i] for own in (heard, unheard) for i in spread(len(own), count)]
 
 
 class Splits:
@@ -96,8 +97,3 @@ def _question(example: schema.Example, split_of: Splits) -> Question:
     answer.references,
     question.audio,
   )
-
-
-def _spread(items: Sequence[Question], count: int) -> list[Question]:
-  places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-  return [items[i] for i in places]
