@@ -204,11 +204,17 @@ class Heartbeat:
 
   @contextlib.contextmanager
   def during(self, what: str) -> Iterator[None]:
-    """The process does `what` in the `with` block, and afterwards what it did before."""
-    before = self._beat.doing
+    """The process does `what` in the `with` block, and afterwards what it did before; the block
+    counts for no step.
+    """
+    before, recent, began = self._beat.doing, list(self._recent), time.time()
     self.doing(what)
     yield
     self.doing(before)
+    with self._lock:
+      spent = time.time() - began
+      recent = [(step, at + spent) for step, at in recent]
+      self._recent = deque([*recent, *self._recent], maxlen=_RECENT + 1)
 
   def _set(self, **changes) -> None:
     with self._lock:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import json
+from pathlib import PurePath
 import time
 from typing import Any
 
@@ -60,6 +61,8 @@ _FREE = (
   'mesh',
   'engine',
 )
+# Files that may lie elsewhere today: `precompute` compares their contents, `lineage` their identity.
+_FILES = ('precompute.kmeans', 'precompute.hubert', 'train.init_from')
 
 
 def train(
@@ -264,12 +267,17 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
     free = any(name == field or name.startswith(field + '.') for field in _FREE)
     free |= name.endswith('.attention')  # who computes it: the results agree up to rounding
     old, new = before.get(name, defaults.get(name)), after.get(name)
+    free |= name in _FILES and _file_names(old) == _file_names(new)
     if old == new or free or (name == 'train.steps' and new > old):
       continue
     raise errors.CheckpointError(
       f'{file.parent} was trained with {name} = {old!r}, but the config has {new!r}: '
       'change it back, or give another --workdir.'
     )
+
+
+def _file_names(paths: str | Sequence[str]) -> list[str]:
+  return [PurePath(path).name for path in ([paths] if isinstance(paths, str) else paths)]
 
 
 def _restore(

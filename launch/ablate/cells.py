@@ -22,7 +22,7 @@ from echox_jax import errors, storage
 from echox_jax.conversion import assemble, exporters, whisper_ct2
 from echox_jax.conversion import source as source_lib
 from echox_jax.evaluation import judges
-from echox_jax.training import checkpoint, loop
+from echox_jax.training import checkpoint, layout, loop
 from launch import train
 from launch.ablate import answering, presets, questions, work
 from launch.ablate.presets import Preset, Variant
@@ -148,7 +148,7 @@ class Cells:
     if given and part == 'precompute':
       return
     if given:
-      loop.check_config(folder / part / loop.CONFIG, self._job(part, folder, options))
+      loop.check_config(folder / part / layout.CONFIG, self._job(part, folder, options))
     elif part == 'precompute':
       precompute.run(self._job('s2t', folder, options), folder)
     else:

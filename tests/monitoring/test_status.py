@@ -57,13 +57,13 @@ class Watched:
   def __init__(self, workdir, at, error):
     self.seen, self._workdir, self._at, self._error = None, workdir, at, error
 
-  def _look(self):
-    """Waits for the heartbeat of the step and for the checkpoint of step 3."""
+  def _wait_for(self, step, checkpoint):
+    """Looks until the heartbeat of a step and a checkpoint are there."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
       self.seen = status.collect(self._workdir, time.time())
       (stage,) = self.seen['stages']
-      if (stage['step'], stage['last_checkpoint']) == (self._at - 1, 3):
+      if (stage['step'], stage['last_checkpoint'] or 0) >= (step, checkpoint):
         return
       time.sleep(0.05)
 
@@ -75,8 +75,10 @@ class Watched:
 
       def __next__(_):
         taken.append(1)
+        if len(taken) == self._at - 1:  # two steps seen one by one: a step has a known length
+          self._wait_for(self._at - 2, 0)
         if len(taken) == self._at:
-          self._look()
+          self._wait_for(self._at - 1, 3)
           raise self._error
         return next(rows)
 

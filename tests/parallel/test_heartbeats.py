@@ -59,6 +59,16 @@ def test_steps_count_when_the_device_has_done_them(tmp_path):
   assert (last.state, last.failure) == ('finished', None)
 
 
+def test_what_a_process_does_between_steps_counts_for_no_step(tmp_path):
+  with _heartbeat(tmp_path) as beat:
+    beat.doing(heartbeats.STEPS)
+    beat.begun(1, Result(), 0.0)
+    with beat.during('saving'):
+      time.sleep(0.5)
+    beat.begun(2, Result(), 0.0)
+  assert 0 < _only(tmp_path).step_seconds < 0.4
+
+
 def test_failures_are_kept_for_the_next_run(tmp_path):
   with pytest.raises(errors.DataError), _heartbeat(tmp_path) as beat:
     beat.resumed(3)

@@ -82,6 +82,19 @@ def test_another_config_is_refused_and_more_steps_are_not(tmp_path):
     loop.check_config(file, training_jobs.experiment(steps=6, vocab_size=64))
 
 
+def test_a_repository_that_lies_elsewhere_today_is_no_other_config(tmp_path):
+  def at(folder, centroids='kmeans.safetensors'):
+    job = training_jobs.with_train(training_jobs.experiment(), init_from=(f'{folder}/pretrained',))
+    given = dataclasses.replace(job.precompute, kmeans=f'{folder}/pretrained/{centroids}')
+    return dataclasses.replace(job, precompute=given)
+
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps(config_lib.to_dict(at('configs'))))
+  loop.check_config(file, at('/home/me/echox/configs'))
+  with pytest.raises(errors.CheckpointError, match='precompute.kmeans'):
+    loop.check_config(file, at('configs', 'others.safetensors'))
+
+
 def test_batch_that_the_mesh_does_not_divide(tmp_path, monkeypatch):
   monkeypatch.setattr(
     loop.sharding, 'make_mesh', lambda sizes: type('Mesh', (), {'shape': {'data': 3, 'fsdp': 1}})
