@@ -236,10 +236,10 @@ class Workers:
     # fresh processes: they inherit no accelerators or threads from this one
     if self._pool is None:
       self._pool = futures.ProcessPoolExecutor(
-        self._count, mp_context=multiprocessing.get_context('spawn')
+        self._count, multiprocessing.get_context('spawn'), _begin, (self._work,)
       )
     try:
-      return self._pool.submit(_attempt, self._work, task)
+      return self._pool.submit(_attempt_here, task)
     except BrokenProcessPool as error:
       broken = futures.Future()
       broken.set_exception(error)
@@ -258,6 +258,16 @@ class Workers:
       self._pool.shutdown()
     self._pool = None
     return self
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+  """A worker process begins: what `work` opens stays open for all its tasks."""
+  global _work
+  _work = work
+
+
+def _attempt_here(task: Any) -> Any:
+  return _attempt(_work, task)
 
 
 def _attempt(work: Callable[[Any], Any], task: Any) -> Any:

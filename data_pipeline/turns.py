@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import itertools
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ class StoredTurns(Sequence):
   counts: tuple[int, ...]
 
   def __len__(self) -> int:
-    return sum(self.counts)
+    return int(self._stops[-1]) if self.counts else 0
 
   def __getitem__(self, i: int) -> dict[str, Any]:
     if not 0 <= i < len(self):
@@ -119,7 +118,7 @@ class StoredTurns(Sequence):
   @functools.cached_property
   def _records(self) -> Any:
     """Number of a file -> its records; the last file stays in memory."""
-    return functools.lru_cache(1)(lambda file: list(_read(self.files[file])))
+    return functools.lru_cache(1)(lambda file: _Records(self.files[file]))
 
   def __reduce__(self):
     return StoredTurns, (self.files, self.counts)
@@ -129,19 +128,26 @@ def _lines(path: Path) -> np.ndarray:
   return _arrays(path, 'lines')[0]
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-  """The records of a file, without their arrays."""
-  names = [*_TEXTS, *(f'{name}_ends' for name in _TEXTS)]
-  lines, *texts = _arrays(path, 'lines', *names)
-  split = [
-    [values[start:stop].tobytes() for start, stop in itertools.pairwise((0, *ends))]
-    for values, ends in zip(texts[: len(_TEXTS)], texts[len(_TEXTS) :])
-  ]
-  parts = np.split(lines, np.flatnonzero(np.diff(lines['example'])) + 1)
-  for columns, part in zip(zip(*split), parts):
-    yield dict(zip(_TEXTS, columns)) | {
-      column: part[field] for column, field in zip(schema.LENGTHS, schema.ARRAYS)
-    }
+class _Records(Sequence):
+  """The records of a file, without their arrays. It may hold a million, so each is made when it is
+  asked for.
+  """
+
+  def __init__(self, path: Path):
+    ends = [f'{name}_ends' for name in _TEXTS]
+    self._lines, *found = _arrays(path, 'lines', *ends, *_TEXTS)
+    self._ends, self._texts = found[: len(_TEXTS)], found[len(_TEXTS) :]
+    self._starts = np.searchsorted(self._lines['example'], np.arange(len(self) + 1))
+
+  def __len__(self) -> int:
+    return len(self._ends[0])
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    lines = self._lines[self._starts[i] : self._starts[i + 1]]
+    record = {column: lines[field] for column, field in zip(schema.LENGTHS, schema.ARRAYS)}
+    for name, ends, texts in zip(_TEXTS, self._ends, self._texts):
+      record[name] = texts[ends[i - 1] if i else 0 : ends[i]].tobytes()
+    return record
 
 
 def _arrays(path: Path, *names: str) -> list[np.ndarray]:
