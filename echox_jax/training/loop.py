@@ -61,7 +61,7 @@ _FREE = (
   'mesh',
   'engine',
 )
-# Files that may lie elsewhere today: `precompute` compares their contents, `lineage` their identity.
+# Files that may lie elsewhere today: `precompute` compares their contents, `lineage` identities.
 _FILES = ('precompute.kmeans', 'precompute.hubert', 'train.init_from')
 
 
