@@ -159,6 +159,15 @@ def test_the_first_host_exports_alone_on_its_cpu(monkeypatch, capfd):
     assert 'did it' not in capfd.readouterr().out
 
 
+def test_parts_keep_their_memory_unless_the_user_says_otherwise(monkeypatch, capfd):
+  code = 'import os; print([os.environ[name] for name in ("MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")])'
+  monkeypatch.delenv('MALLOC_MMAP_MAX_', raising=False)
+  monkeypatch.setenv('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=0')
+  with steps.Runner() as runner:
+    runner.run(Step('any', '', ('timeit', '-n1', '-r1', code)))
+  assert "['0', 'glibc.malloc.hugetlb=0']" in capfd.readouterr().out
+
+
 def test_evaluate_wants_one_host(monkeypatch):
   for name, value in (SLURM | {'SLURM_PROCID': '0'}).items():
     monkeypatch.setenv(name, value)
