@@ -10,10 +10,9 @@ from types import FrameType
 from echox_jax import errors
 from echox_jax.parallel import distributed
 
-
-# A training step on a CPU asks for gigabytes and gives them back. Kept by the process, in huge pages,
-# they need not be cleared anew each time, which takes a sixth of a step (configs/README.md). Read by
-# glibc when a process starts; elsewhere they mean nothing.
+# A training step on a CPU asks for gigabytes and gives them back. Kept by the process, in huge
+# pages, they need not be cleared each time, which takes a sixth of a step (configs/README.md). glibc reads
+# these when a process starts; elsewhere they mean nothing.
 ALLOCATOR = {
   'MALLOC_MMAP_MAX_': '0',
   'MALLOC_TRIM_THRESHOLD_': '100000000000',
