@@ -11,7 +11,7 @@ from echox_jax import errors
 from echox_jax.parallel import distributed
 
 # A training step on a CPU asks for gigabytes and gives them back. Kept by the process, in huge
-# pages, they need not be cleared each time, which takes a sixth of a step (configs/README.md). glibc reads
+# pages, they need not be cleared each time, a sixth of a step (configs/README.md). glibc reads
 # these when a process starts; elsewhere they mean nothing.
 ALLOCATOR = {
   'MALLOC_MMAP_MAX_': '0',
