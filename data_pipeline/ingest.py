@@ -144,7 +144,8 @@ def build(
         _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded).reopen_corrected()
       with work.beat.during(heartbeats.WAITING):
         work.meet('the plan is written')
-      job = _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded)
+        job = _Job(work, planning.load(folder, root), limits.max_seconds, keep_encoded)
+        work.meet('the plan is read')  # where all is finished already, the first soon removes it
       refused = _collect(source, limits, job.plan.refused, job.plan.examples)
       job.write_shards(refused, sharing.workers, progress and work.index == 0)
       refused = _collect(source, limits, [*job.plan.refused, *job.refused()], job.plan.examples)

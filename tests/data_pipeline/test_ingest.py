@@ -4,6 +4,7 @@ there is lost.
 
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -72,6 +73,29 @@ def test_two_processes_write_what_one_writes(source, whole, tmp_path):
   for thread in threads:
     thread.join(60)
   assert recordings.content(tmp_path) == whole and summaries[0] == summaries[1]
+
+
+def test_a_slow_process_may_come_when_all_is_finished(source, whole, tmp_path):
+  """The plan stays until it has read it."""
+  build(source, tmp_path)
+  barrier, errors_of_slow = threading.Barrier(2), []
+
+  def meet(name):
+    barrier.wait(60)
+    if threading.current_thread() is slow:
+      time.sleep(0.3)
+
+  def come():
+    try:
+      build(source, tmp_path, Process(1, 2, meet))
+    except Exception as error:
+      errors_of_slow.append(error)
+
+  slow = threading.Thread(target=come)
+  slow.start()
+  build(source, tmp_path, Process(0, 2, meet))
+  slow.join()
+  assert not errors_of_slow and recordings.content(tmp_path) == whole
 
 
 def test_records_do_not_depend_on_shards(source, tmp_path):
