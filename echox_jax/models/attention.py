@@ -22,8 +22,9 @@ BACKENDS = ('xla', 'splash', 'cudnn', 'by_head', 'auto')
 _BEST = {'tpu': 'splash', 'gpu': 'cudnn', 'cpu': 'by_head'}
 # From this many scores per clip and head, a CPU is faster if it takes one head after another.
 _MANY_SCORES = 128 * 128
-# Slots of a cache that one new token reads at a time, as far as they are in use.
-_BLOCK = 64
+# Slots of a cache that one new token reads at a time, as far as they are in use; so few slots that
+# reading all at once takes less time than blocks do.
+_BLOCK, _FEW_SLOTS = 64, 320
 _MASKED = -1e30  # finite, so that a fully masked row stays finite
 _LANES, _MAX_BLOCK = 128, 512  # splash block sizes are multiples of _LANES, up to _MAX_BLOCK
 
@@ -119,7 +120,7 @@ def cached_attention(
   backend: str = 'xla',
 ) -> Float[Array, 'B T N H']:
   """Computes `attention` over the keys and values of a cache, whose heads come first."""
-  by_keys = mask.keys is not None and not mask.causal
+  by_keys = mask.keys is not None and not mask.causal and key.shape[2] > _FEW_SLOTS
   if query.shape[1] == 1 and by_keys and _chosen(backend) == 'by_head':
     return by_block(query, key, value, mask.keys)
   return attention(query, jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), mask, None, backend)
