@@ -65,11 +65,20 @@ def assert_same(whole, killed, steps):
   assert kept[0] == kept[1] and [step for step, _ in kept[0]] == list(range(2, steps + 1, 2))
 
 
+def began_at(lines):
+  """The step that a run went on from; STEPS where the one before had done all before it was
+  killed.
+  """
+  if lines == [['finished']]:
+    return STEPS
+  return next((line[1] for line in lines if line[0] == 'restored'), 0)
+
+
 def assert_each_batch_counts_once(runs, expected):
   """`runs`: what each run of a folder printed; `expected`: rows by step."""
   runs = [lines for lines in runs if lines]  # the others had not begun to read
   assert runs[-1][-1] == ['finished']
-  began = [next((line[1] for line in lines if line[0] == 'restored'), 0) for lines in runs]
+  began = [began_at(lines) for lines in runs]
   accepted = collections.Counter()
   for lines, first, last in zip(runs, began, [*began[1:], STEPS]):
     for step, rows in (line[1:] for line in lines if line[0] == 'batch'):
