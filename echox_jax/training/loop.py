@@ -62,7 +62,12 @@ _FREE = (
   'engine',
 )
 # Files that may lie elsewhere today: `precompute` compares their contents, `lineage` their identity.
-_FILES = ('precompute.kmeans', 'precompute.hubert', 'train.init_from')
+_FILES = (
+  'precompute.kmeans',
+  'precompute.unit_language',
+  'precompute.hubert',
+  'train.init_from',
+)
 
 
 def train(
