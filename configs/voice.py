@@ -1,4 +1,4 @@
-"""Another voice for a model that speaks: its T2C, echo decoder and vocoder learn on from an exported
+"""Another voice for a model that speaks: T2C, echo decoder and vocoder learn on from an exported
 model folder, and everything else stays as it is.
 
   python -m launch.voice --checkpoint MODEL --recordings DIR --data DATA --out OUT

@@ -164,7 +164,7 @@ def _check_model(folder: Path) -> None:
   source.require(GROUPS, 'another voice')
   if model_folder.UNIT_LANGUAGE not in source.files:
     raise errors.CheckpointError(
-      f'{folder} lacks {model_folder.UNIT_LANGUAGE}, the words of its units: export the model again.'
+      f'{folder} lacks {model_folder.UNIT_LANGUAGE}, the words of its units: export it again.'
     )
   if model.vocoder.sample_rate != rates.SAMPLE_RATE:
     raise errors.CheckpointError(
@@ -248,8 +248,8 @@ def find_list(recordings: Path) -> tuple[str, Path]:
   lists = sorted(file for file in recordings.iterdir() if file.suffix.lower() in LISTS)
   if len(lists) > 1:
     raise errors.DataError(
-      f'{recordings} holds {len(lists)} lists ({lists[0].name}, {lists[1].name}): name the right one '
-      'with --recordings.'
+      f'{recordings} holds {len(lists)} lists ({lists[0].name}, {lists[1].name}): name the '
+      'right one with --recordings.'
     )
   return ('manifest', lists[0]) if lists else ('pairs', recordings)
 

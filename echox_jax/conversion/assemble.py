@@ -60,8 +60,8 @@ def assemble_untrained(workdir: str | Path) -> Assembled:
 
 
 def voice(workdir: str | Path) -> dict[str, Any]:
-  """The groups that speak, of the stages t2c, echo and vocoder in `workdir`; they fit the model that
-  these were trained from (`source.with_voice`).
+  """The groups that speak, of the stages t2c, echo and vocoder in `workdir`; they fit the model
+  that these were trained from (`source.with_voice`).
 
   Raises:
     CheckpointError: a stage is not finished.

@@ -1,4 +1,4 @@
-"""A tiny model that speaks, recordings of another speaker, and questions: what launch.voice takes."""
+"""What launch.voice takes: a tiny model that speaks, another speaker's recordings, questions."""
 
 import dataclasses
 

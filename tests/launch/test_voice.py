@@ -1,5 +1,5 @@
-"""Another voice: mistakes are told before anything is computed, the parts get the right jobs, and in
-the end the model speaks otherwise and knows the same.
+"""Another voice: mistakes are told before anything is computed, the parts get the right jobs, and
+in the end the model speaks otherwise and knows the same.
 """
 
 import dataclasses
@@ -10,15 +10,12 @@ import pytest
 
 import echox_jax
 from echox_jax import audio, errors, model_folder
-from echox_jax.config import VocoderConfig
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done
 from echox_jax.models import trees
 from launch import train, voice
 from tests.helpers import voices
 from tests.helpers.paths import ROOT
-
-UNCHANGED = ('whisper', 'adapter', 'llm', 'unit_text_embedding', 'denoising_adapter')
 
 
 @pytest.fixture(scope='module')
@@ -100,7 +97,7 @@ def test_models_that_cannot_get_another_voice(given, tmp_path, monkeypatch):
   fast = dataclasses.replace(tiny.vocoder, sample_rate=22050)
   fast = voices.write_model(tmp_path / 'fast', vocoder=fast)
   told(monkeypatch, given, out, checkpoint=fast, match='22050 samples a second')
-  assert not out.exists() and VocoderConfig().sample_rate == 16000
+  assert not out.exists()
 
 
 def test_another_speech_encoder_is_refused(given, tmp_path, monkeypatch):
@@ -153,20 +150,15 @@ def test_the_new_model_speaks_otherwise_and_knows_the_same(given, tmp_path, capf
     '--config.train.loss.slices_per_batch=0',
   )
   assert voice.main(options) == 0
-  old, new = (trees.flatten(model_folder.load_params(given / 'model')),) * 2
-  new = trees.flatten(model_folder.load_params(tmp_path / 'out' / 'model'))
+  folders = given / 'model', tmp_path / 'out' / 'model'
+  old, new = (trees.flatten(model_folder.load_params(folder)) for folder in folders)
   assert old.keys() == new.keys()
-  for path in old:
-    group = path.split('/')[0]
-    same = np.array_equal(old[path], new[path])
-    assert same or group not in UNCHANGED, path
   moved = {path.split('/')[0] for path in old if not np.array_equal(old[path], new[path])}
-  assert moved == {'t2c', 'echo', 'vocoder'}
+  assert moved == {'t2c', 'echo', 'vocoder'}  # LLM, adapter and LoRA are bit-equal
   for name in ('config.json', 'engine.json', 'unit_language.json', 'tokenizer.model'):
-    files = [folder / 'model' / name for folder in (given, tmp_path / 'out')]
-    assert files[0].read_bytes() == files[1].read_bytes(), name
+    assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
   asked = audio.load_audio(given / 'recordings' / '00.wav')
-  *_, done = Engine(echox_jax.load(tmp_path / 'out' / 'model')).answer(audio=asked)
+  *_, done = Engine(echox_jax.load(folders[1])).answer(audio=asked)
   assert isinstance(done, Done) and len(done.waveform) % 320 == 0
   capfd.readouterr()
   assert voice.main(options) == 0  # nothing is left to do
