@@ -33,7 +33,7 @@ import sys
 
 from configs import voice as config
 from data_pipeline import dataset, ingest, sampling
-from echox_jax import errors, model_folder, rates, storage
+from echox_jax import errors, model_folder, rates, storage, tensor_files
 from echox_jax.storage import Path
 from launch import cli, pipeline
 from launch.steps import Step, run_all
@@ -205,11 +205,10 @@ def _has_packaged_encoder(folder: Path) -> bool:
   size = config.packaged_encoder(model_folder.read_config(folder))
   if not size:
     return False
-  packaged = trees.flatten({'whisper': whisper_ct2.packaged_encoder(size)})
-  own = trees.flatten({'whisper': model_folder.load_params(folder)['whisper']})
-  return packaged.keys() == own.keys() and all(
+  own = tensor_files.open_tensors(folder)
+  return all(
     np.allclose(np.asarray(own[path], np.float32), value, rtol=0.01, atol=1e-3)
-    for path, value in packaged.items()
+    for path, value in trees.flatten({'whisper': whisper_ct2.packaged_encoder(size)}).items()
   )
 
 

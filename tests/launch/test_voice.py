@@ -5,11 +5,13 @@ in the end the model speaks otherwise and knows the same.
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import echox_jax
 from echox_jax import audio, errors, model_folder
+from echox_jax.conversion import whisper_ct2
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done
 from echox_jax.models import trees
@@ -102,11 +104,8 @@ def test_models_that_cannot_get_another_voice(given, tmp_path, monkeypatch):
 
 def test_another_speech_encoder_is_refused(given, tmp_path, monkeypatch):
   """Its units would be others than the model was trained on."""
-  monkeypatch.setattr(
-    voice.model_folder,
-    'load_params',
-    lambda folder: {'whisper': {'conv1': {'kernel': np.zeros((3, 80, 384))}}},
-  )
+  packaged = jax.tree.map(lambda leaf: leaf + 1, whisper_ct2.packaged_encoder('tiny.en'))
+  monkeypatch.setattr(whisper_ct2, 'packaged_encoder', lambda size: packaged)
   told(monkeypatch, given, tmp_path / 'out', match='Whisper that no package holds')
 
 
