@@ -71,6 +71,7 @@ def job(folder: storage.Path, stage: str) -> ExperimentConfig:
   """The job of a stage for the model in `folder`."""
   model, engine = model_folder.read_config(folder), model_folder.read_engine_config(folder)
   encoder = packaged_encoder(model)
+  cached = bool(encoder) and not model.pad_audio_to_30_s
   return ExperimentConfig(
     stage=stage,
     speech_encoder=encoder or ExperimentConfig.speech_encoder,
@@ -82,19 +83,18 @@ def job(folder: storage.Path, stage: str) -> ExperimentConfig:
     precompute=PrecomputeConfig(
       unit_sets=(SPOKEN, HELD_OUT),
       language_sets=(),
-      state_sets=(ASKED, ASKED_HELD_OUT) if encoder else (),
+      state_sets=(ASKED, ASKED_HELD_OUT) if cached else (),
       kmeans=kmeans_file(folder, model),
       unit_language=str(folder / model_folder.UNIT_LANGUAGE),
     ),
-    data=data(stage, model, engine, bool(encoder)),
+    data=data(stage, model, engine, cached),
     train=train(stage, str(folder), model),
   )
 
 
 def packaged_encoder(model: EchoXConfig) -> str:
-  """The package's name of the speech encoder, whose states are computed once; '' if none has it."""
-  sizes = model.whisper.hidden_size, model.whisper.num_layers
-  return '' if model.pad_audio_to_30_s else _PACKAGED.get(sizes, '')
+  """The package's name of a speech encoder of these sizes; '' if none has it."""
+  return _PACKAGED.get((model.whisper.hidden_size, model.whisper.num_layers), '')
 
 
 def kmeans_file(folder: storage.Path, model: EchoXConfig) -> str:

@@ -183,10 +183,11 @@ def _check_units(folder: Path, precompute: Step) -> None:
       f'{folder} lacks {model_folder.KMEANS}, by which its speech became units: name that file of '
       'its training (WORKDIR/precomputed) with --config.precompute.kmeans=FILE.'
     )
-  if job.model.units.encoder == 'whisper' and not _has_packaged_encoder(folder):
+  encoded = job.model.units.encoder == 'whisper' or job.precompute.state_sets
+  if encoded and not _has_packaged_encoder(folder):
     raise errors.CheckpointError(
-      f'the units of {folder} come from a Whisper that no package holds: use a model with the '
-      'packaged tiny.en or base.'
+      f'{folder} has a Whisper that no package holds, and units and states are made by the '
+      'package: use a model with the packaged tiny.en or base.'
     )
   if job.model.units.encoder == 'hubert' and not job.precompute.hubert:
     raise errors.ConfigError(
