@@ -13,9 +13,11 @@ MODEL is the folder, STAGE is t2c, echo or vocoder. Sizes, prompts and budgets a
 units, unit words and tokenizer are the model's files. How long each stage takes is in the table
 `STAGES`; like any other field it can be set on the command line.
 
-Rows are kept short, so that two CPU cores do a step in a second at nano's size: a recording or an
-answer that does not fit is left out, and the stage counts it. At other sizes nothing has been
-measured: a model with the 50,000 words of SmolLM2 takes several times as long a step.
+Rows are kept short, for two CPU cores: a recording or an answer that does not fit is left out, and
+the stage says how many. With the demo's seconds a step (t2c 0.4, echo 1.4, vocoder 0.5, for rows of
+about these sizes) the three stages would take about half an hour at nano's size: an estimate, the
+whole has not been timed on quiet cores. A model with the 50,000 words of SmolLM2 takes several
+times as long a step.
 
 Meant for: 2 CPU cores and a model of nano's size.
 """
