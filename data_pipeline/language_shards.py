@@ -128,12 +128,18 @@ def compare(
       if own and kind == own.kind
       else unit_language.fit(fitted_on, dataclasses.replace(cfg, language=kind), how)
     )
-    compression[kind] = {
-      'vocab_size': language.vocab_size,
-      'units_per_word': round(1 / language.compression(fitted_on), 3),
-    }
+    compression[kind] = measure(language, fitted_on)
     if others:
-      compression[kind]['units_per_word_held_out'] = round(1 / language.compression(others), 3)
+      held_out = measure(language, others)['units_per_word']
+      compression[kind]['units_per_word_held_out'] = held_out
     if kind == cfg.language:
       chosen = language
   return chosen, compression
+
+
+def measure(language: UnitLanguage, clips: Sequence[np.ndarray]) -> dict[str, Any]:
+  """`vocab_size` of a language, and `units_per_word` of reduced units in it."""
+  return {
+    'vocab_size': language.vocab_size,
+    'units_per_word': round(1 / language.compression(clips), 3),
+  }

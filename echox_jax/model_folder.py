@@ -5,6 +5,7 @@
   model.safetensors    parameters, keys like `llm/trunk/layers/mlp/up_proj/kernel`
   tokenizer.model      SentencePiece text tokenizer, or tokenizer.json: a byte-pair one
   unit_language.json   units <-> unit words
+  kmeans.safetensors   centroids of the units, for whoever makes units of more speech
 
 An imported folder may hold fewer parts, e.g. only an encoder. Code that needs a missing part raises
 an error (`require`).
@@ -35,7 +36,7 @@ SPEAKING = ('unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder', 'unit
 # The parameter groups among them.
 ANSWERING = tuple(part for part in (*HEARING, *TEXT, *SPEAKING) if part in params_lib.GROUPS)
 CONFIG, ENGINE, WEIGHTS = 'config.json', 'engine.json', 'model.safetensors'
-UNIT_LANGUAGE = 'unit_language.json'
+UNIT_LANGUAGE, KMEANS = 'unit_language.json', 'kmeans.safetensors'
 
 
 @dataclasses.dataclass(frozen=True)

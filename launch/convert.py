@@ -30,7 +30,9 @@ def export(args: argparse.Namespace) -> None:
   from echox_jax.conversion import exporters
 
   print(
-    *exporters.export(args.checkpoint, args.to, args.out, args.dtype, args.max_shard_bytes),
+    *exporters.export(
+      args.checkpoint, args.to, args.out, args.dtype, args.max_shard_bytes, args.base
+    ),
     sep='\n',
   )
 
@@ -182,6 +184,13 @@ def main(argv: list[str] | None = None) -> None:
   )
   whole.add_argument(
     '--max-shard-bytes', type=int, help='echox, llm: size of one file of tensors (default: 5 GB)'
+  )
+  whole.add_argument(
+    '--base',
+    type=storage.check_readable,
+    metavar='DIR',
+    help='take the voice alone from --checkpoint (t2c, echo decoder, vocoder), and all else from '
+    'this model folder (launch.voice)',
   )
   whole.add_argument('--out', required=True, type=storage.check_writable, help='folder to write')
   whole.set_defaults(run=export)

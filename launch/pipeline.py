@@ -67,9 +67,9 @@ def export(workdir: str, options: Sequence[str] = ()) -> Step:
   )
 
 
-def check(step: Step) -> None:
+def check(step: Step, program: str = 'launch.pipeline') -> None:
   """Reads the options of a part as the part itself will, to report a mistake in a later part now,
-  not after hours.
+  not after hours; errors name `program`.
 
   Raises:
     ConfigError: an unknown stage, field or flag, or sizes that do not match.
@@ -79,7 +79,7 @@ def check(step: Step) -> None:
   from launch import train
 
   if step.command[0] in ('launch.precompute', 'launch.train'):
-    validation.check(train.parse(list(step.command), 'launch.pipeline')[0])
+    validation.check(train.parse(list(step.command), program)[0])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -264,7 +264,7 @@ def parameters(experiment: ExperimentConfig) -> tuple[int, int]:
   shapes = params_lib.param_shapes(
     experiment.model, row.groups_for(experiment), experiment.train.discriminators
   )
-  trained = stages.trainable_paths(row, shapes)
+  trained = stages.trainable_paths(row, shapes, experiment.train.only)
   sizes = {path: math.prod(shape) for path, shape in shapes.items()}
   count = sum(sizes[path] for path in trained)
   return count, sum(sizes.values()) - count

@@ -12,18 +12,14 @@ from data_pipeline.precompute.encoders import Encoders
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import SCRATCH, Outputs, Process, SharedWork, ranges
 from echox_jax import config as config_lib
-from echox_jax import errors
+from echox_jax import errors, model_folder
 from echox_jax.parallel import heartbeats
 from echox_jax.storage import Path
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.units.extract import SpeechEncoder
 
-KMEANS, LANGUAGE, REPORT, MANIFEST = (
-  'kmeans.safetensors',
-  'unit_language.json',
-  'precompute.json',
-  'manifest.json',
-)
+KMEANS, LANGUAGE = model_folder.KMEANS, model_folder.UNIT_LANGUAGE
+REPORT, MANIFEST = 'precompute.json', 'manifest.json'
 
 
 class Job:
@@ -66,6 +62,7 @@ class Job:
     self.work = SharedWork(self.folder, process, beat=beat, wait_seconds=self.choices.wait_seconds)
     given = {
       'kmeans': self.choices.kmeans,
+      'unit_language': self.choices.unit_language,
       'hubert': self.choices.hubert if self.cfg.encoder == 'hubert' else '',
     }
     self.given = {kind: file_fingerprint(path) if path else '' for kind, path in given.items()}
@@ -114,6 +111,8 @@ class Job:
     return fingerprint(self.states_inputs(name, 'assistant'), self.kmeans_inputs())
 
   def language_inputs(self) -> str:
+    if self.choices.unit_language:
+      return self.given['unit_language']
     return fingerprint(
       [self.units_inputs(name) for name in self.choices.language_sets],
       config_lib.to_dict(self.cfg) | config_lib.to_dict(self.choices.fit),

@@ -96,9 +96,10 @@ def check_sizes(experiment: ExperimentConfig) -> None:
       'states of audio padded to 30 s are not cached: set '
       'precompute.state_sets to () and data.cached_states to False.'
     )
-  fitted_on = (*(() if jobs.kmeans else jobs.kmeans_sets), *jobs.language_sets)
-  stray = [name for name in fitted_on if name not in jobs.unit_sets]
-  if jobs.unit_sets and (stray or not jobs.language_sets or not (jobs.kmeans or jobs.kmeans_sets)):
+  fitted = {'kmeans': jobs.kmeans_sets, 'unit_language': jobs.language_sets}
+  sets = [names for product, names in fitted.items() if not getattr(jobs, product)]
+  stray = [name for names in sets for name in names if name not in jobs.unit_sets]
+  if jobs.unit_sets and (stray or not all(sets)):
     raise errors.ConfigError(
       'k-means and unit language are fitted on sets that get units, not on '
       f'{", ".join(stray) or "none"}: '

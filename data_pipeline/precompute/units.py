@@ -12,9 +12,10 @@ from data_pipeline.precompute.job import KMEANS, LANGUAGE, Job
 from data_pipeline.precompute.progress import Bar
 from data_pipeline.shards import SCRATCH
 from data_pipeline.turns import ASSISTANT
-from echox_jax import errors, rates
+from echox_jax import errors, rates, storage
 from echox_jax.storage import Path
 from echox_jax.units import extract, kmeans
+from echox_jax.units.unit_language import UnitLanguage
 
 
 def make_centroids(job: Job) -> np.ndarray:
@@ -131,7 +132,12 @@ def _states_of_shard(
 
 
 def make_language(job: Job) -> None:
-  """Fits the unit language of the config, and measures the compression of each kind."""
+  """Fits the unit language of the config, and measures the compression of each kind; or takes the
+  one that the config names.
+  """
+  if job.choices.unit_language:
+    _take_language(job)
+    return
   target, inputs, step = job.folder / LANGUAGE, job.language_inputs(), 'unit language'
   counts, own = job.folder / SCRATCH / 'language', None
   chosen = job.choices.language_sets
@@ -154,3 +160,27 @@ def make_language(job: Job) -> None:
 
   job.make(step, target, inputs, make)
   job.work.remove(counts)
+
+
+def _take_language(job: Job) -> None:
+  """Copies the unit language that the config names, and measures its compression here.
+
+  Raises:
+    ConfigError: it is of another kind, or for another number of units.
+  """
+  given = storage.path(job.choices.unit_language)
+  language, cfg = UnitLanguage.load(given), job.cfg
+  if (language.kind, language.num_units) != (cfg.language, cfg.num_units):
+    raise errors.ConfigError(
+      f'{given} is a language of kind {language.kind!r} for {language.num_units} units, the config '
+      f'has {cfg.language!r} for {cfg.num_units}: make model.units.language and '
+      'model.units.num_units the same.'
+    )
+  paths = list(job.unit_parts(*job.choices.unit_sets))
+
+  def make(beside: Path) -> dict[str, Any]:
+    language.save(beside)
+    clips = language_shards.sample(paths, job.work.measured(paths, 'reduced'))
+    return {'compression': {language.kind: language_shards.measure(language, clips)}}
+
+  job.make('unit language', job.folder / LANGUAGE, job.language_inputs(), make)

@@ -17,6 +17,8 @@ from echox_jax.tokenizer import SENTENCEPIECE_FILE, find_tokenizer, precomputed_
 from echox_jax.training import checkpoint, lineage, stages
 from echox_jax.training.experiment import ExperimentConfig
 
+# stage -> the groups that a new voice needs of it
+_OF_VOICE = {'t2c': ('t2c',), 'echo': ('echo',), 'vocoder': ('vocoder',)}
 _FROM_ECHO = ('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter')
 
 # (model config, budgets, params, tokenizer file, unit language file)
@@ -55,6 +57,21 @@ def assemble_untrained(workdir: str | Path) -> Assembled:
     ),
   }
   return _with_vocoder(workdir, 's2t', params)
+
+
+def voice(workdir: str | Path) -> dict[str, Any]:
+  """The groups that speak, of the stages t2c, echo and vocoder in `workdir`; they fit the model
+  that these were trained from (`source.with_voice`).
+
+  Raises:
+    CheckpointError: a stage is not finished.
+  """
+  workdir, params = storage.path(workdir), {}
+  for stage, groups in _OF_VOICE.items():
+    _experiment(workdir, stage)  # it is finished
+    lineage.warn(workdir, stage)
+    params |= checkpoint.load_groups(workdir / stage, groups)
+  return params
 
 
 def assemble_hearing(stage: str | Path) -> model_folder.Bundle:

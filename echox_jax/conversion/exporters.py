@@ -16,7 +16,12 @@ DTYPE = 'float16'
 
 
 def export(
-  checkpoint: Path, to: str, out: Path, dtype: str | None = None, max_shard_bytes: int | None = None
+  checkpoint: Path,
+  to: str,
+  out: Path,
+  dtype: str | None = None,
+  max_shard_bytes: int | None = None,
+  base: Path | None = None,
 ) -> list[str]:
   """Writes a model in another format.
 
@@ -26,6 +31,8 @@ def export(
     out: the folder; replaces an earlier export of the same format there.
     dtype: dtype of the tensors, only with `echox` (default `DTYPE`) and `llm` (default: as stored).
     max_shard_bytes: size of one file, only with `echox` and `llm`; default `MAX_SHARD_BYTES`.
+    base: a model folder; `checkpoint` is a working folder with another voice for it, see
+      `source.with_voice`.
 
   Returns:
     Sentences about what was written and what was left out.
@@ -49,7 +56,11 @@ def export(
     )
   out, (is_own, write) = storage.path(out), FORMATS[to]
   model_folder.check_replaceable(out, is_own, f'an export of the format {to!r}')
-  source = source_lib.open_source(checkpoint)
+  source = (
+    source_lib.with_voice(storage.path(checkpoint), base)
+    if base
+    else source_lib.open_source(checkpoint)
+  )
   with storage.atomic_dir(out, model_folder.CONFIG) as beside:
     notes = write(beside, source, **options)
   size = sum(map(storage.size, storage.tree(out)))

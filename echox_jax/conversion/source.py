@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
   'added_tokens.json',
   'chat_template.jinja',
 )
-_FILES = (*TOKENIZER_FILES, model_folder.UNIT_LANGUAGE)
+_FILES = (*TOKENIZER_FILES, model_folder.UNIT_LANGUAGE, model_folder.KMEANS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +97,28 @@ def of_assembled(
   tokenizer: Path,
   language: Path,
 ) -> ModelSource:
-  """What `assemble` found in the working folder `folder`."""
+  """What `assemble` found in the working folder `folder`; the k-means lies beside the language."""
   files = {tokenizer.name: tokenizer, model_folder.UNIT_LANGUAGE: language}
+  centroids = language.with_name(model_folder.KMEANS)
+  if storage.is_file(centroids):
+    files[model_folder.KMEANS] = centroids
   return ModelSource(str(folder), config, engine, trees.flatten(params), files)
+
+
+def with_voice(folder: Path, base: Path) -> ModelSource:
+  """The model folder `base` with the voice that the stages in the working folder `folder` have
+  trained; everything else is that of `base`, bit by bit.
+
+  Raises:
+    CheckpointError: as `open_source`; or the voice does not fit the sizes of `base`.
+  """
+  # training code is imported only for training folders
+  from echox_jax.conversion import assemble
+
+  model, voice = open_source(base), trees.flatten(assemble.voice(folder))
+  tensors = lazy.LazyTensors(lazy.entries(model.tensors) | lazy.entries(voice))
+  model_folder.check_shapes(model.config, tensors.shapes, f'the voice in {folder} with {base}')
+  return dataclasses.replace(model, name=str(folder), tensors=tensors)
 
 
 def open_source(folder: Path) -> ModelSource:

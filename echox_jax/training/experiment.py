@@ -159,6 +159,8 @@ class TrainConfig:
   `skip_batches`: numbers of batches, from 1, that no step trains on, because they broke a run
   (`skipping`).
   `init_from`: stage names or checkpoint folders, tried left to right for each parameter group.
+  `only`: trains these of the patterns that the stage trains (`stages`), and leaves the parameters
+  of the others as they are; empty = all.
   `accumulate_steps`: gradient accumulation: number of parts of a batch per update.
   `frozen_dtype`: dtype of the frozen parameters, `float32` or `bfloat16`; trained parameters are
   float32.
@@ -177,6 +179,7 @@ class TrainConfig:
   keep_checkpoints: int = 1
   skip_batches: tuple[int, ...] = ()
   init_from: tuple[str, ...] = ()
+  only: tuple[str, ...] = ()
   optimizer: OptimizerConfig = OptimizerConfig()
   loss: LossConfig = LossConfig()
   discriminators: DiscriminatorConfig = DiscriminatorConfig()
@@ -212,6 +215,7 @@ class PrecomputeConfig:
   """Settings of precompute.
 
   `kmeans`: a fitted k-means file; empty = fit it here.
+  `unit_language`: a fitted unit language (`unit_language.json` of a model); empty = fit it here.
   `hubert`: folder of a HuBERT, imported or in transformers format; required if `units.encoder` is
   `hubert`.
   `kmeans_hours`: approximate hours of speech to fit k-means on, sampled evenly from `kmeans_sets`;
@@ -228,6 +232,7 @@ class PrecomputeConfig:
   language_sets: tuple[str, ...] = ('answers/train',)
   state_sets: tuple[str, ...] = ('questions/train', 'questions/test')
   kmeans: str = ''
+  unit_language: str = ''
   kmeans_hours: float = 0.0
   hubert: str = ''
   shard_examples: int = 512

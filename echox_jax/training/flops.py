@@ -9,6 +9,8 @@ forward FLOPs of a matmul:
   3 F  trained: the weight gradient as well
   3 F  attention (two matmuls without weights) if gradients flow through it, else F
 
+A run that trains a part of its stage (`train.only`) counts as the whole stage.
+
 So an LLM under LoRA takes 4 FLOPs per parameter and position, not the 6 of full training. Causal
 attention counts only the visible half of the square. Rows count with all positions of their static
 shape, padding included. Decoding loops count as if they used their whole budget, which they seldom

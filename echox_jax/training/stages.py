@@ -139,15 +139,25 @@ def get_stage(name: str) -> Stage:
   return STAGES[name]
 
 
-def trainable_paths(stage: Stage, paths: Iterable[str]) -> frozenset[str]:
-  """Returns the subset of `paths` that the stage trains.
+def trainable_paths(
+  stage: Stage, paths: Iterable[str], only: tuple[str, ...] = ()
+) -> frozenset[str]:
+  """Returns the subset of `paths` that the stage trains, or with `train.only` the part of it that
+  these patterns match.
 
   Raises:
-    ConfigError: a pattern matches no path, so the model lacks parameters that the stage trains.
+    ConfigError: a pattern matches no path, so the model lacks parameters that the stage trains; or
+      `only` names a pattern that the stage does not train.
   """
+  stray = [pattern for pattern in only if pattern not in stage.trainable]
+  if stray:
+    raise errors.ConfigError(
+      f'train.only names {stray[0]!r}, which stage {stage.name!r} does not train: use some of '
+      f'{", ".join(stage.trainable)}.'
+    )
   paths = list(paths)
   found = frozenset()
-  for pattern in stage.trainable:
+  for pattern in only or stage.trainable:
     matched = frozenset(p for p in paths if re.fullmatch(pattern, p))
     if not matched:
       hint = ' (set model.llm.lora.rank above 0)' if pattern == _LORA else ''

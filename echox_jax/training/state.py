@@ -40,10 +40,10 @@ class TrainState:
     return merge(self.trainable, self.frozen)
 
 
-def split(stage: stages.Stage, params: Tree) -> tuple[Tree, Tree]:
-  """Splits the parameters into (trainable, frozen) by the stage's patterns."""
+def split(stage: stages.Stage, params: Tree, only: tuple[str, ...] = ()) -> tuple[Tree, Tree]:
+  """Splits the parameters into (trainable, frozen) by the stage's patterns, or by `train.only`."""
   flat = flatten(params)
-  chosen = stages.trainable_paths(stage, flat)
+  chosen = stages.trainable_paths(stage, flat, only)
   return (
     unflatten({p: v for p, v in flat.items() if p in chosen}),
     unflatten({p: v for p, v in flat.items() if p not in chosen}),
@@ -79,7 +79,8 @@ def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
     raise errors.ConfigError(
       f'train.frozen_dtype is {dtype!r}: use one of {", ".join(FROZEN_DTYPES)}.'
     )
-  trainable, frozen = split(stage, abstract_params(experiment, stage.groups_for(experiment), mesh))
+  abstract = abstract_params(experiment, stage.groups_for(experiment), mesh)
+  trainable, frozen = split(stage, abstract, experiment.train.only)
   frozen = jax.tree.map(lambda leaf: leaf.update(dtype=dtype), frozen)
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   replicated = NamedSharding(mesh, PartitionSpec())
@@ -133,7 +134,7 @@ def create_state(
   made = (
     jax.jit(fresh, out_shardings=shardings)(keys.init_key(experiment.seed)) if shardings else {}
   )
-  trainable, frozen = split(stage, unflatten(loaded | made))
+  trainable, frozen = split(stage, unflatten(loaded | made), experiment.train.only)
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   rest = jax.jit(
     lambda tree: (

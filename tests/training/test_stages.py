@@ -124,3 +124,17 @@ def test_the_text_table_of_the_unit_decoder_is_a_choice():
     errors.ConfigError, match="text_table is 'rows': use one of embed_tokens, lm_head"
   ):
     origin('rows')
+
+
+def test_a_run_may_train_only_a_part_of_its_stage():
+  paths = _paths('echo')
+  chosen = stages.trainable_paths(stages.get_stage('echo'), paths, ('echo/.*',))
+  assert chosen == {path for path in paths if path.startswith('echo/')}
+  job = training_jobs.experiment('echo', only=('echo/.*',))
+  abstract = state.abstract_state(stages.get_stage('echo'), job, _mesh())
+  assert set(abstract.trainable) == {'echo'} and {'llm', 'adapter'} < set(abstract.frozen)
+
+
+def test_a_part_that_the_stage_does_not_train_is_an_error():
+  with pytest.raises(errors.ConfigError, match="'llm/.*' .*does not train: use some of adapter"):
+    stages.trainable_paths(stages.get_stage('echo'), _paths('echo'), ('llm/.*',))
