@@ -51,11 +51,9 @@ from echox_jax.errors import ConfigError
 # variables of the environment: the folder of the LLM, and the share of the corpus (default 1)
 LLM, SHARE = 'ECHOX_LLM', 'ECHOX_SHARE'
 # About what the whole recipe of `launch.corpus --recipe talker` makes, to train on and to test.
-CORPUS = (
-  Source('questions', 29_819, 24.0),
-  Source('alignment_questions', 94_000, 76.0),
-  Source('answers', 10_000, 20.0),
-)
+QUESTIONS = Source('questions', 29_819, 24.0)
+SENTENCES = Source('alignment_questions', 94_700, 95.0)
+ANSWERS = Source('answers', 10_000, 20.0)
 SMALLEST = 0.01  # share of the corpus
 STAGES = ('align', 's2t', 't2c', 'echo', 'vocoder')
 # as many of each as there are
