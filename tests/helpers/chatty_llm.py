@@ -1,8 +1,8 @@
 """A tiny Qwen3 under transformers' names that answers whatever it is asked in one short sentence.
 
-Its first layer averages what it has read, with equal weights; nothing else in it computes. The
-token before decides which place of the sentence comes next, the average decides which of the words
-that fit there.
+Its first layer looks at some of the tokens that it has read; nothing else in it computes. The token
+before decides which place of the sentence comes next, what is seen decides which of the words that
+fit there.
 """
 
 import json
@@ -25,7 +25,7 @@ _PLACES = (
   ('.',),
   ('<|im_end|>',),
 )
-_SURE = 100.0  # how much the place weighs, against the words that fit
+_SURE = 400.0  # how much the place weighs, against the words that fit
 
 
 def write(folder: Path) -> Path:
@@ -46,6 +46,7 @@ def _tensors(values: dict, ids: dict[str, int]) -> dict[str, np.ndarray]:
   # the first numbers of a vector say the place, the others what has been read
   words = own['model.embed_tokens.weight']
   words[:, places:] = rng.normal(size=(len(words), width - places))
+  words[[i for token, i in ids.items() if token.startswith('<')]] = 0.0
   head = own['lm_head.weight']
   for place, tokens in enumerate(_PLACES):
     for token in tokens:
@@ -54,8 +55,12 @@ def _tensors(values: dict, ids: dict[str, int]) -> dict[str, np.ndarray]:
         head[ids[token], place - 1] = 1.0
         head[ids[token], places:] = rng.normal(size=width - places)
   head[:] = head / _SURE
+  for letter, numbers in (('q', slice(places)), ('k', slice(places, width))):
+    seen = own[f'model.layers.0.self_attn.{letter}_proj.weight']
+    seen[:, numbers] = rng.normal(size=seen[:, numbers].shape)
+    own[f'model.layers.0.self_attn.{letter}_norm.weight'] *= 2
   value, out = (own[f'model.layers.0.self_attn.{part}_proj.weight'] for part in 'vo')
   kept = len(value) // 2  # the numbers of one head of values, which two heads of queries read
   value[:kept, places : places + kept] = np.eye(kept)
-  out[places : places + kept, :kept] = 20 * np.eye(kept)
+  out[places : places + kept, :kept] = 10 * np.eye(kept)
   return own

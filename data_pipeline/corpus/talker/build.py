@@ -176,7 +176,7 @@ def exchange_rows(
 
 def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str, Any]]:
   """The rows whose answers are spoken: each text once, in training if it is there; the first of
-  each split in any case.
+  each split in any case, also where the model says nothing there that it does not say in training.
   """
   distinct: dict[str, dict[str, Any]] = {}
   for row in sorted(rows, key=lambda row: _SPLITS.index(row['split'])):
@@ -190,7 +190,8 @@ def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str
       chosen.append(row)
       seconds = longer
       lacking.discard(row['split'])
-  return chosen
+  firsts = {row['split']: row for row in reversed(rows)}
+  return [*chosen, *(firsts[split] for split in _SPLITS if split in lacking and split in firsts)]
 
 
 def chosen_sentences(
