@@ -9,9 +9,10 @@ voices speak them and its answers, and it learns to give the same answers by ear
 knowledge is not trained: it stays what it was.
 
 The first command imports the LLM from a folder of others; with `--kind llm-gguf` it reads a GGUF
-file. The second one says what the run will cost; once the run has begun, it tells it from what the
-run has measured. The third one does everything, and goes on where it was when it was stopped:
-finished parts are skipped. Whatever is missing is told before anything is computed.
+file. The second one says what the run will cost on this machine; once the run has begun, it says so
+by what the run has measured. It takes the options of launch.plan, such as --chip=v5e --chips=8 and
+prices. The third one does everything, and goes on where it was when it was stopped: finished parts
+are skipped. Whatever is missing is told before anything is computed.
 
 Each part is a command of its own, which can be run by hand and on several hosts:
 configs/talker.py shows them. All get the same --config.FIELD=VALUE, so that a GPU, a TPU or a CPU
@@ -24,15 +25,19 @@ hears in `heard`, and the scores of its answers in `evaluation`.
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
 import os
 
 from configs import talker
 from echox_jax import errors, storage
 from echox_jax.parallel import distributed
+from echox_jax.training import layout
 from launch import cli, pipeline
 from launch.steps import Step, run_all
 
 CONFIG = 'configs/talker.py'
+# share of the peak, where no run has measured it: s2t of echox_135m at first, on a Xeon
+_MFU = 0.25
 ASKED, ANSWERED = talker.QUESTIONS.hours, talker.ANSWERS.hours
 
 
@@ -99,7 +104,11 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
   return [
     Step('corpus', 'the LLM answers questions, voices speak them', corpus),
     *pipeline.steps(CONFIG, out, talker.STAGES, options),
-    Step('heard', 'what it hears of unseen voices', (*asked, '--transcripts', '--out', f'{out}/heard')),
+    Step(
+      'heard',
+      'unseen voices ask, it writes what it hears',
+      (*asked, '--transcripts', '--out', f'{out}/heard'),
+    ),
     Step(
       'evaluate',
       'unseen voices ask, a judge listens',
@@ -127,6 +136,7 @@ def check(todo: Sequence[Step]) -> None:
 
   for step in todo:
     pipeline.check(step)
+  for step in todo:
     if step.name == 'corpus':
       build.check(corpus.parse(step.command[1:]).llm)
     if step.name == 'align':
@@ -137,6 +147,42 @@ def check(todo: Sequence[Step]) -> None:
       judges.open_judge(args.judge, storage.cache_folder() / 'judge')
 
 
+def plan_of(args: argparse.Namespace, options: Sequence[str]) -> str:
+  """What the run costs on this machine, as text: by what the run has measured, if it has begun.
+
+  Options of `launch.plan` among `options` win, such as another chip.
+
+  Raises:
+    EchoXError: as `launch.plan`.
+  """
+  from launch import plan
+
+  out, share = args.out, args.hours / ASKED
+  sources = [
+    dataclasses.replace(source, items=round(share * source.items), hours=share * source.hours)
+    for source in (talker.QUESTIONS, talker.SENTENCES, talker.ANSWERS)
+  ]
+  plan_args, fields = plan.parse(
+    (
+      *(
+        f'--config={CONFIG}',
+        f'--stages={",".join(talker.STAGES)}',
+        '--chip=here',
+        '--cpu_hosts=1',
+      ),
+      *(f'--mfu={_MFU}', f'--answers={sources[0].items}', f'--questions={args.questions}'),
+      *options,
+    )
+  )
+  if plan_args.chip == plan.HERE and storage.exists(out):
+    plan_args.workdir = plan_args.workdir or str(out)
+  made = storage.is_file(out / layout.DATA / 'talker' / 'about.json')
+  if made and not (plan_args.data or plan_args.sources):
+    plan_args.data = str(out / layout.DATA)
+  named = plan_args.data or plan_args.sources
+  return plan.show(plan.make(plan_args, fields, None if named else sources))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   args, options = parse(argv)
   if distributed.make_plan('auto', None, None, None, os.environ):
@@ -145,6 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       f'`python -m launch.job pipeline --config={CONFIG}` on all; {CONFIG} shows how.'
     )
   set_environment(args)
+  if args.plan:
+    print(plan_of(args, options))
+    return 0
   todo = steps(args, options)
   check(todo)
   code = run_all(todo)

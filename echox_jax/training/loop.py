@@ -61,8 +61,9 @@ _FREE = (
   'mesh',
   'engine',
 )
-# Files that may lie elsewhere today: `precompute` compares their contents, `lineage` their identity.
-_FILES = ('precompute.kmeans', 'precompute.hubert', 'train.init_from')
+# Files that may lie elsewhere today: `precompute` compares their contents, `lineage` their
+# identity.
+_FILES = ('precompute.kmeans', 'precompute.hubert', 'tokenizer.model', 'train.init_from')
 
 
 def train(

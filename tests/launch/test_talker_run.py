@@ -24,8 +24,9 @@ _DOES = 'found left passed reached saw crossed followed avoided lost needed'.spl
 # the smallest share of them must have some of each split
 _SENTENCES = tuple(
   f'0 03 n 01 x 0 000 | it; "the {colour} {one} {does} the {other}"'
-  for colour, one, does, other in itertools.product(('old', 'new', 'red', 'wide', 'far', 'lone',
-    'dark'), _THINGS, _DOES, _THINGS)
+  for colour, one, does, other in itertools.product(
+    ('old', 'new', 'red', 'wide', 'far', 'lone', 'dark'), _THINGS, _DOES, _THINGS
+  )
 )
 _SMALL = {
   'train.steps': 2,
@@ -74,7 +75,9 @@ def test_an_imported_llm_learns_to_hear_and_to_speak(tmp_path, environment):
     *(f'--config.{name}={value}' for name, value in _SMALL.items()),
   )
   told = run(*command)
-  for number, part in enumerate(('corpus', 'precompute', *_STAGES, 'export', 'heard', 'evaluate'), 1):
+  for number, part in enumerate(
+    ('corpus', 'precompute', *_STAGES, 'export', 'heard', 'evaluate'), 1
+  ):
     assert f'[{number}/10] {part}' in told
   about = json.loads((out / 'data' / 'talker' / 'about.json').read_text())
   assert 100 < about['exchanges']['questions'] < 600 and about['exchanges']['spoken_answers'] > 2
