@@ -3,15 +3,19 @@
   python -m launch.convert import --kind llm --source Qwen2.5-0.5B-Instruct --out models/qwen
   python -m launch.talker --llm models/qwen --out out/qwen
 
-The second command does everything. For single parts, or for several hosts, the environment names
-the LLM and the share of the corpus; STAGE is align, s2t, t2c, echo or vocoder:
+The second command does everything. By hand, the environment names the LLM and the share of the
+corpus; STAGE is align, s2t, t2c, echo or vocoder:
 
   export ECHOX_LLM=models/qwen ECHOX_SHARE=0.25
   python -m launch.corpus     --recipe talker --llm models/qwen --share 0.25 --spoken_answers 5h
                               --data out/qwen/data
   python -m launch.precompute --config=configs/talker.py:align --workdir=out/qwen
   python -m launch.train      --config=configs/talker.py:STAGE --workdir=out/qwen
-  python -m launch.job export --workdir=out/qwen
+
+or, on several hosts, after the corpus and on each of them:
+
+  python -m launch.job pipeline --config=configs/talker.py --workdir=gs://BUCKET/qwen
+                                --stages=align,s2t,t2c,echo,vocoder
 
 Sizes, chat template, special ids and system message are those of the LLM's folder, whether it is a
 Llama, a Qwen2 or a Qwen3. The rest follows from it:

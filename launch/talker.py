@@ -29,6 +29,7 @@ import dataclasses
 import os
 
 from configs import talker
+from configs.paper import Source
 from echox_jax import errors, storage
 from echox_jax.parallel import distributed
 from echox_jax.training import layout
@@ -157,30 +158,30 @@ def plan_of(args: argparse.Namespace, options: Sequence[str]) -> str:
   """
   from launch import plan
 
-  out, share = args.out, args.hours / ASKED
-  sources = [
+  expected = expected_sources(args.hours / ASKED)
+  usual = (
+    f'--config={CONFIG}',
+    f'--stages={",".join(talker.STAGES)}',
+    f'--mfu={_MFU}',
+    f'--answers={expected[0].items}',
+    f'--questions={args.questions}',
+    '--chip=here',
+    '--cpu_hosts=1',
+  )
+  given, fields = plan.parse((*usual, *options))
+  if given.chip == plan.HERE and given.workdir is None and storage.exists(args.out):
+    given.workdir = str(args.out)
+  if given.data is None and storage.is_file(args.out / layout.DATA / 'talker' / 'about.json'):
+    given.data = str(args.out / layout.DATA)  # the corpus is there
+  return plan.show(plan.make(given, fields, None if given.data or given.sources else expected))
+
+
+def expected_sources(share: float) -> list[Source]:
+  """What a share of the corpus will hold, about; the questions first."""
+  return [
     dataclasses.replace(source, items=round(share * source.items), hours=share * source.hours)
     for source in (talker.QUESTIONS, talker.SENTENCES, talker.ANSWERS)
   ]
-  plan_args, fields = plan.parse(
-    (
-      *(
-        f'--config={CONFIG}',
-        f'--stages={",".join(talker.STAGES)}',
-        '--chip=here',
-        '--cpu_hosts=1',
-      ),
-      *(f'--mfu={_MFU}', f'--answers={sources[0].items}', f'--questions={args.questions}'),
-      *options,
-    )
-  )
-  if plan_args.chip == plan.HERE and storage.exists(out):
-    plan_args.workdir = plan_args.workdir or str(out)
-  made = storage.is_file(out / layout.DATA / 'talker' / 'about.json')
-  if made and not (plan_args.data or plan_args.sources):
-    plan_args.data = str(out / layout.DATA)
-  named = plan_args.data or plan_args.sources
-  return plan.show(plan.make(plan_args, fields, None if named else sources))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if distributed.make_plan('auto', None, None, None, os.environ):
     raise errors.EchoXError(
       'launch.talker runs on one host and this job has several: make the corpus on one, then run '
-      f'`python -m launch.job pipeline --config={CONFIG}` on all; {CONFIG} shows how.'
+      f'`python -m launch.job pipeline --config={CONFIG}` on all, as {CONFIG} shows.'
     )
   set_environment(args)
   if args.plan:

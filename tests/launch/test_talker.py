@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from configs import echox_8b, talker as recipe
+from configs import echox_8b
+from configs import talker as recipe
 from data_pipeline import batches
 from data_pipeline.corpus import voices
 from data_pipeline.corpus.talker import build
