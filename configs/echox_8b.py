@@ -33,6 +33,5 @@ ROWS = dict(s2t=128, t2c=256, echo=128, vocoder=64)
 
 def get_config(stage: str = 's2t') -> ConfigDict:
   """The job of one stage: s2t, t2c, echo or vocoder."""
-  return full_size.job(
-    stage, full_size.model(LLM, UNIT_TRUNK), ROWS, 'llama-3.1-8b', mix=full_size.PAPER
-  )
+  parts, folder = full_size.model(LLM, UNIT_TRUNK), full_size.in_models('llama-3.1-8b')
+  return full_size.job(stage, parts, ROWS, folder, mix=full_size.PAPER)

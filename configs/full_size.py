@@ -28,6 +28,7 @@ another folder, such as gs://BUCKET/models (`python -m launch.job --models` sets
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -81,6 +82,11 @@ def models_dir() -> str:
   return os.environ.get('ECHOX_MODELS', 'models').rstrip('/')
 
 
+def in_models(name: str) -> str:
+  """The folder of a pretrained part in `models_dir()`."""
+  return f'{models_dir()}/{name}'
+
+
 def model(
   llm: Mapping[str, Any],
   unit_trunk: Mapping[str, Any],
@@ -104,7 +110,7 @@ def model(
   return dict(
     whisper=dict(whisper, dtype='bfloat16', attention='auto'),
     adapter=dict(
-      num_heads=llm['num_heads'],
+      num_heads=math.gcd(llm['num_heads'], llm['hidden_size']),  # heads share the width
       intermediate_size=2 * llm['hidden_size'],
       dropout=0.1,
       shrink_budget=BUDGET,
@@ -145,17 +151,17 @@ def job(
     parts: the parts, from `model`.
     rows: rows of a batch over all chips, by stage: align, s2t, t2c, echo, vocoder. With `align`,
       s2t starts from it.
-    llm: folder of the language model and its tokenizer, in `models_dir()`.
+    llm: folder of the language model and its tokenizer.
     pretrained: folders of the other parts; None = those of `PRETRAINED` in `models_dir()`. Without
       `whisper` the packaged Whisper is used.
-    mix: sets and weights of each stage, `OWN` or `PAPER`; those of align are those of s2t.
+    mix: sets and weights of each stage, such as `OWN` or `PAPER`; without align, it has those of
+      s2t.
   """
   stages = dict(align=align, s2t=s2t, t2c=t2c, echo=echo, vocoder=vocoder)
   if stage not in rows:
     raise ValueError(f'there is no stage {stage!r}: use one of {", ".join(rows)}.')
-  llm = f'{models_dir()}/{llm}'
   if pretrained is None:
-    pretrained = {name: f'{models_dir()}/{path}' for name, path in PRETRAINED.items()}
+    pretrained = {name: in_models(path) for name, path in PRETRAINED.items()}
   config = ConfigDict(dataclasses.asdict(ExperimentConfig()))
   config.stage = stage
   with config.ignore_type():  # a role is one id or several
@@ -176,7 +182,7 @@ def job(
       unit_sets=_splits(spoken, 'train', 'holdout'),
     )
   )
-  sets = mix['s2t' if stage == 'align' else stage]
+  sets = mix.get(stage, mix['s2t'])
   weights = tuple(map(float, sets.values())) if len(sets) > 1 else ()
   hears = stage in ('align', 's2t', 'echo')
   held_out = _splits(asked, 'test') if hears else _splits(spoken, 'holdout')

@@ -97,7 +97,7 @@ class SharedWork:
     self._engine = process.engine
     self.ran: list[str] = []
     self.seconds: dict[str, float] = {}
-    self._notes = self.scratch / 'notes'
+    self._notes = self.scratch / layout.NOTES
     # left by processes that were killed
     for path in () if storage.is_remote(folder) else self.scratch.glob('writing-*'):
       left_by = int(path.name.split('-')[1])

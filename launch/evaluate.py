@@ -22,12 +22,18 @@ OUT.json: see launch/demo_scores.py.
 """
 
 import argparse
+from collections.abc import Sequence
 
 from echox_jax import errors, storage
 from launch import cli, model_options
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """The command line.
+
+  Raises:
+    EchoXError: options are missing or do not go together.
+  """
   parser = argparse.ArgumentParser(
     prog='python -m launch.evaluate',
     description=__doc__,
@@ -74,6 +80,11 @@ def main(argv: list[str] | None = None) -> None:
     raise errors.ConfigError('--checkpoint is missing: name the model, or score with --rescore.')
   if not args.rescore and args.data is None and args.workdir is None:
     raise errors.ConfigError('--data is missing: name the questions, or score with --rescore.')
+  return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  args = parse(argv)
   if args.transcripts:
     from launch import transcript_scores
 

@@ -17,6 +17,7 @@ On several hosts, run the same command on each host, with WORKDIR on shared stor
 import argparse
 from collections.abc import Sequence
 
+from echox_jax import storage
 from launch import cli
 from launch.steps import Step, run_all
 
@@ -73,13 +74,19 @@ def check(step: Step, program: str = 'launch.pipeline') -> None:
 
   Raises:
     ConfigError: an unknown stage, field or flag, or sizes that do not match.
+    CheckpointError: the stage is finished, with another config.
   """
   # imported late: callers that only need the steps should not pay its memory
-  from echox_jax.training import validation
+  from echox_jax.training import checkpoint, layout, loop, validation
   from launch import train
 
-  if step.command[0] in ('launch.precompute', 'launch.train'):
-    validation.check(train.parse(list(step.command), program)[0])
+  if step.command[0] not in ('launch.precompute', 'launch.train'):
+    return
+  experiment, values = train.parse(list(step.command), program)
+  validation.check(experiment)
+  folder = storage.path(values.workdir) / experiment.stage
+  if step.command[0] == 'launch.train' and checkpoint.read_finished(folder) is not None:
+    loop.check_config(folder / layout.CONFIG, experiment)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,11 +4,13 @@
                         [--rates FILE.json ...] [--workdir W] [--data W/data | --sources FILE.json]
                         [--price_per_chip_hour=P ...] [--json=FILE] [--config.FIELD=VALUE ...]
 
+--chip=here plans for this machine as it is, CPU or accelerator, without --chips.
+
 Computes from rates, in this order of trust: what the jobs of the working folder W measured of
-themselves (on hosts and chips like those of the plan); the reports FILE.json of `launch.bench
-precompute`, `loader` and `unit_language` and of `launch.compile_check`; `--mfu`; assumptions. Every
-figure says which of these it is: measured (where), predicted by FLOPs, assumed, or computed from
-sizes alone.
+themselves (on hosts and chips like those of the plan), also while they still run; the reports
+FILE.json of `launch.bench precompute`, `loader` and `unit_language` and of `launch.compile_check`;
+`--mfu`; assumptions. Every figure says which of these it is: measured (where), predicted by FLOPs,
+assumed, or computed from sizes alone.
 
 The sets are those of the paper, 6,194 hours, unless --data or --sources names others. Steps of
 training come from the config, FLOPs of a step from `echox_jax/training/flops.py`, for the largest
@@ -28,14 +30,21 @@ from echox_jax.parallel import chips
 from echox_jax.parallel.chips import Chip
 from echox_jax.training import stages, validation
 from echox_jax.training.experiment import ExperimentConfig
-from launch import cli, plan_lines, plan_rates, train
+from launch import cli, machines, plan_lines, plan_rates, train
 from launch.plan_rates import Figure
 
 _STAGES = 's2t,t2c,echo,vocoder'
+HERE = 'here'  # the chip of this machine
 
 
-def make(args: argparse.Namespace, options: Sequence[str]) -> dict[str, Any]:
+def make(
+  args: argparse.Namespace, options: Sequence[str], sources: Sequence[paper.Source] | None = None
+) -> dict[str, Any]:
   """The plan: `inputs`, `steps`, `storage` and `total` (see `--json`).
+
+  Args:
+    args, options: as `parse` gives them.
+    sources: of speech; None = those that the options name.
 
   Raises:
     EchoXError: an unknown chip, stage, set or field, or a missing rate.
@@ -44,13 +53,16 @@ def make(args: argparse.Namespace, options: Sequence[str]) -> dict[str, Any]:
     read_experiment(args.config, stages.get_stage(name).name, options)
     for name in args.stages.split(',')
   ]
-  found = plan_rates.read(args.rates, args.workdir)
+  on = _machines(args)
+  found = plan_rates.read(args.rates, args.workdir, on if args.chip == HERE else None)
   if args.mfu is not None:
     given = Figure(_share('--mfu', args.mfu), plan_rates.ASSUMED, '--mfu')
     found |= {'mfu': given, 'mfu.encode': given}
-  sources = read_sources(args.data, args.sources)
-  on = _machines(args)
+  if sources is None:
+    sources = read_sources(args.data, args.sources)
+  answered = [plan_lines.answering(args.answers, found)] if args.answers else []
   steps = [
+    *answered,
     plan_lines.reading_in(sources, found, on),
     *plan_lines.precompute(experiments[0], sources, found, on),
     *(plan_lines.stage(experiment, sources, found, on) for experiment in experiments),
@@ -123,17 +135,23 @@ def find_chip(name: str) -> Chip:
   raise errors.ConfigError(f'--chip is {name!r}: use one of {known}.')
 
 
-def _machines(args: argparse.Namespace) -> plan_lines.Machines:
+def _machines(args: argparse.Namespace) -> machines.Machines:
   for name in ('chips', 'chips_per_host', 'cores_per_host', 'cpu_hosts', 'questions'):
-    if getattr(args, name) < 1:
-      raise errors.ConfigError(f'--{name} is {getattr(args, name)}: give 1 or more.')
-  return plan_lines.Machines(
-    chip=find_chip(args.chip),
+    if (value := getattr(args, name)) is not None and value < 1:
+      raise errors.ConfigError(f'--{name} is {value}: give 1 or more.')
+  goodput = _share('--goodput', args.goodput)
+  if args.chip == HERE:
+    return machines.here(goodput)
+  chip = find_chip(args.chip)
+  if args.chips is None:
+    raise errors.ConfigError(f'--chips is missing: say how many {chip.name} there will be.')
+  return machines.Machines(
+    chip=chip,
     chips=args.chips,
     hosts=-(-args.chips // args.chips_per_host),
     cores_per_host=args.cores_per_host,
     cpu_hosts=args.cpu_hosts,
-    goodput=_share('--goodput', args.goodput),
+    goodput=goodput,
   )
 
 
@@ -143,9 +161,7 @@ def _share(name: str, value: float) -> float:
   return value
 
 
-def _price(
-  line: plan_lines.Line, on: plan_lines.Machines, args: argparse.Namespace
-) -> float | None:
+def _price(line: plan_lines.Line, on: machines.Machines, args: argparse.Namespace) -> float | None:
   """Of a step: all chips of the slice are paid while it runs, or all cores of the CPU hosts."""
   if line.where == plan_lines.SLICE:
     each, count = args.price_per_chip_hour, on.chips
@@ -157,7 +173,7 @@ def _price(
 def _total(
   steps: Sequence[plan_lines.Line],
   stored: Sequence[plan_lines.Stored],
-  on: plan_lines.Machines,
+  on: machines.Machines,
   args: argparse.Namespace,
 ) -> dict[str, float | None]:
   size, monthly = sum(row.size.value for row in stored), args.price_per_gb_month
@@ -244,9 +260,11 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
   parser.add_argument('--config', required=True, metavar='FILE.py', help='config, without a stage')
   parser.add_argument('--stages', default=_STAGES, help='in order (default %(default)s)')
   parser.add_argument(
-    '--chip', required=True, help=f'one of {", ".join(chip.name for chip in chips.CHIPS)}'
+    '--chip',
+    required=True,
+    help=f'one of {", ".join(chip.name for chip in chips.CHIPS)}, or {HERE}: this machine',
   )
-  parser.add_argument('--chips', required=True, type=int, help='of all slices together')
+  parser.add_argument('--chips', type=int, help='of all slices together')
   parser.add_argument(
     '--chips_per_host', type=int, default=4, help='(default %(default)s, as on TPU slices)'
   )
@@ -272,6 +290,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
   )
   parser.add_argument(
     '--questions', type=int, default=1000, help='of the evaluation (default %(default)s)'
+  )
+  parser.add_argument(
+    '--answers', type=int, default=0, help='that a text model writes for the corpus (default 0)'
   )
   parser.add_argument('--price_per_chip_hour', type=float, metavar='P', help='in your currency')
   parser.add_argument('--price_per_core_hour', type=float, metavar='P', help='of the CPU hosts')

@@ -10,36 +10,16 @@ from data_pipeline import selection
 from echox_jax import errors, rates
 from echox_jax.config import HubertConfig
 from echox_jax.models import params as params_lib
-from echox_jax.parallel.chips import Chip
 from echox_jax.training import flops, stages
 from echox_jax.training.experiment import ExperimentConfig
 from launch import compile_check
+from launch.machines import Machines
 from launch.plan_rates import COMPUTED, MEASURED, PREDICTED, Figure
 
 _SAMPLE_BYTES, _UNIT_BYTES, _STATE_BYTES = 2, 4, 2  # dtypes of data_pipeline/schema.py
 _ADAM_BYTES = 3 * 4  # a trained parameter and its two moments, float32
 _STATES = rates.SAMPLE_RATE // rates.UNIT_HOP  # a second
 SLICE, CPU_HOSTS = WHERE = ('slice', 'CPU hosts')
-
-
-@dataclasses.dataclass(frozen=True)
-class Machines:
-  """What the plan may use.
-
-  Attributes:
-    chip, chips: of the slice.
-    hosts: of the slice.
-    cores_per_host: of every host.
-    cpu_hosts: that read in the recordings, without chips.
-    goodput: share of the time in which steps that are kept are computed.
-  """
-
-  chip: Chip
-  chips: int
-  hosts: int
-  cores_per_host: int
-  cpu_hosts: int
-  goodput: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +78,13 @@ def reading_in(sources: Sequence[Source], found: Mapping[str, Figure], on: Machi
   return Line(
     'corpus', f'{hours_of(sources):,.0f} h', CPU_HOSTS, on.cpu_hosts, hours, {'read_in': rate}
   )
+
+
+def answering(questions: int, found: Mapping[str, Figure]) -> Line:
+  """A text model answers the questions of a corpus in writing, on one host."""
+  rate = found['answer']
+  hours = questions * rate.value / 3600
+  return Line('answers', f'{questions:,} questions', SLICE, 1, hours, {'answer': rate})
 
 
 def precompute(

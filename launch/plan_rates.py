@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 from echox_jax import errors, storage
+from echox_jax.rates import SAMPLE_RATE
 from echox_jax.storage import Path
 from echox_jax.training import layout, records
+from launch.machines import Machines
 
 MEASURED, PREDICTED, ASSUMED, COMPUTED = 'measured', 'predicted', 'assumed', 'computed'
 
@@ -33,9 +35,10 @@ def _assumed(value: float, reason: str) -> Figure:
 
 # What is taken where nothing has been measured. Units: seconds of speech a second of one core
 # (`read_in`, `load`), of one host (`language`, `records`, and `units` where a working folder
-# measured it); seconds (`question`); shares of the chip's peak (`mfu`).
+# measured it); seconds (`answer`, `question`); shares of the chip's peak (`mfu`).
 DEFAULTS = {
   'read_in': _assumed(50.0, 'decoding one lossless file a time, and writing it'),
+  'answer': _assumed(0.2, 'a model of 135 million parameters, many at once on two cores'),
   'load': _assumed(263.0, 'the slowest format in data_pipeline/README.md'),
   'language': _assumed(2000.0, 'counting words and fitting a unit language'),
   'records': _assumed(500.0, 'writing units and unit words'),
@@ -44,15 +47,18 @@ DEFAULTS = {
 }
 
 
-def read(files: Iterable[str], workdir: str | None) -> dict[str, Figure]:
+def read(
+  files: Iterable[str], workdir: str | None, here: Machines | None = None
+) -> dict[str, Figure]:
   """Rates of the names in `DEFAULTS`, `units`, `mfu.STAGE`, `mfu_bound.STAGE` and `goodput.STAGE`;
   later files win, and the working folder wins over all.
 
   Args:
     files: JSON written by `launch.bench precompute`, `loader`, `unit_language` or
       `launch.compile_check`, or an object of such names and numbers.
-    workdir: a working folder whose precompute, stages and evaluation have run, on hosts and chips
-      like those of the plan.
+    workdir: a working folder whose corpus, precompute, stages and evaluation have run or still run,
+      on hosts and chips like those of the plan.
+    here: this machine, if it is what the working folder has run on.
 
   Raises:
     DataError: a file is missing, damaged, or of another kind.
@@ -60,7 +66,7 @@ def read(files: Iterable[str], workdir: str | None) -> dict[str, Figure]:
   found = dict(DEFAULTS)
   for file in files:
     found |= _from_report(file, _load(storage.check_readable(file)))
-  return found | (_from_workdir(storage.check_readable(workdir)) if workdir else {})
+  return found | (_from_workdir(storage.check_readable(workdir), here) if workdir else {})
 
 
 def _load(path: Path) -> Any:
@@ -119,9 +125,9 @@ def _host_rates(units: float, all_speech: float, seconds: Mapping[str, float]) -
   return {name: speech[name] / spent[name] for name in spent if spent[name] and speech[name]}
 
 
-def _from_workdir(folder: Path) -> dict[str, Figure]:
+def _from_workdir(folder: Path, here: Machines | None) -> dict[str, Figure]:
   """What the jobs of a working folder measured of themselves."""
-  found = {}
+  found = _from_corpus(folder / layout.DATA / layout.PARTS, here)
   file = folder / 'precomputed' / 'precompute.json'
   if storage.is_file(file):
     written = _load(file)
@@ -141,10 +147,36 @@ def _from_workdir(folder: Path) -> dict[str, Figure]:
       found['question'] = Figure(written['seconds']['total'] / asked, MEASURED, str(file))
   for stage in [path.name for path in storage.children(folder)]:
     kept = records.read(folder / stage / layout.METRICS)
-    windows = [record for record in kept if record['kind'] == 'train' and 'mfu' in record]
+    trained = [record for record in kept if record['kind'] == 'train']
+    shares = [(record, _mfu(record, here)) for record in trained]
+    windows = [record for record, share in shares if share]
     if windows:
-      mean = sum(window['mfu'] for window in windows) / len(windows)
+      mean = sum(share for _, share in shares if share) / len(windows)
       where = f'{folder / stage}, {len(windows)} windows'
       found[f'mfu.{stage}'] = Figure(mean, MEASURED, where)
       found[f'goodput.{stage}'] = Figure(windows[-1]['goodput'], MEASURED, where)
+  return found
+
+
+def _mfu(record: Mapping[str, Any], here: Machines | None) -> float | None:
+  """The share of the peak in a window of training; jobs on a CPU do not know their peak."""
+  if 'mfu' in record or here is None or 'model_flops_per_second' not in record:
+    return record.get('mfu')
+  return record['model_flops_per_second'] / (here.chips * here.chip.peak_flops)
+
+
+def _from_corpus(parts: Path, here: Machines | None) -> dict[str, Figure]:
+  """What the jobs that make a corpus have noted of their shards, if they ran on this machine."""
+  if here is None:
+    return {}
+  notes = [_load(file) for file in storage.tree(parts, '*.json') if layout.NOTES in file.parts]
+  found = {}
+  for rate, measure in (('read_in', 'samples'), ('answer', 'questions')):
+    own = [note for note in notes if measure in note['measured']]
+    seconds = sum(note['seconds'] for note in own)
+    amount = sum(note['measured'][measure] for note in own)
+    if seconds and amount:
+      speech = amount / (SAMPLE_RATE * seconds * here.cores_per_host)
+      value = speech if rate == 'read_in' else seconds / amount
+      found[rate] = Figure(value, MEASURED, f'{parts}, {len(own)} shards')
   return found

@@ -75,18 +75,23 @@ def packaged_tensors(size: str = 'tiny.en') -> tuple[dict[str, np.ndarray], Whis
   return encoder_tensors(read_arrays(_packaged(size), f'Whisper {size}'))
 
 
-def _packaged(size: str) -> bytes:
+def packaged_files(size: str) -> list[Path]:
+  """The installed files of which a packaged Whisper is made; errors as `load_packaged_whisper`."""
   if size not in _PACKAGED:
     raise errors.ConfigError(
       f'No package contains Whisper {size!r}: use one of {", ".join(_PACKAGED)}.'
     )
-  parts = []
+  files = []
   for package, module, part in _PACKAGED[size]:
     spec = importlib.util.find_spec(module)
     if spec is None:
       raise errors.MissingExtraError(package, 'demo', f'Whisper {size}')
-    parts.append((Path(spec.submodule_search_locations[0]) / part).read_bytes())
-  return b''.join(parts)
+    files.append(Path(spec.submodule_search_locations[0]) / part)
+  return files
+
+
+def _packaged(size: str) -> bytes:
+  return b''.join(file.read_bytes() for file in packaged_files(size))
 
 
 def load_whisper(

@@ -63,7 +63,13 @@ _FREE = (
 )
 # Files that may lie elsewhere today: `precompute` compares their contents, `lineage` their
 # identity.
-_FILES = ('precompute.kmeans', 'precompute.unit_language', 'precompute.hubert', 'train.init_from')
+_FILES = (
+  'precompute.kmeans',
+  'precompute.unit_language',
+  'precompute.hubert',
+  'tokenizer.model',
+  'train.init_from',
+)
 
 
 def train(

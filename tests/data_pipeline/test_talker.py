@@ -175,6 +175,8 @@ def test_as_many_answers_are_spoken_as_asked_for():
   assert {row['answer'] for row in everything if row['split'] == 'train'} == train
   some = build.spoken_rows(rows, build.Spoken(answers=10))
   assert 10 <= len(some) <= 12 and {row['split'] for row in some} == {'train', 'dev', 'test'}
+  same = [{'answer': 'I do not know.', 'split': split} for split in ('train', 'test', 'train')]
+  assert build.spoken_rows(same, build.Spoken()) == same[:2]
   hours = build.spoken_rows(rows, build.Spoken(hours=20 / 3600))
   assert 15 < sum(len(row['answer']) / 14 for row in hours) < 23
 

@@ -86,7 +86,8 @@ def test_a_repository_that_lies_elsewhere_today_is_no_other_config(tmp_path):
   def at(folder, centroids='kmeans.safetensors'):
     job = training_jobs.with_train(training_jobs.experiment(), init_from=(f'{folder}/pretrained',))
     given = dataclasses.replace(job.precompute, kmeans=f'{folder}/pretrained/{centroids}')
-    return dataclasses.replace(job, precompute=given)
+    words = dataclasses.replace(job.tokenizer, model=f'{folder}/pretrained/tokenizer.json')
+    return dataclasses.replace(job, precompute=given, tokenizer=words)
 
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(config_lib.to_dict(at('configs'))))

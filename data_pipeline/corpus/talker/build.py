@@ -22,7 +22,7 @@ from data_pipeline.corpus import voices
 from data_pipeline.corpus.talker import answers, casting, everyday, sources, texts
 from data_pipeline.schema import ASR
 from data_pipeline.shards import SharedWork
-from echox_jax import storage
+from echox_jax import errors, storage
 from echox_jax.storage import Path
 
 NAME = 'talker'
@@ -77,8 +77,7 @@ def build(
     MissingExtraError: the answer voice is not installed.
     CheckpointError: there is no model in `options.llm`.
   """
-  answers.check_model(options.llm)
-  cast = voices.choose_cast()
+  cast = check(options.llm)
   if cast.lacking:
     print(voices.describe_lack(cast), file=sys.stderr)
   folder = storage.make_folder(data_dir / NAME)
@@ -92,6 +91,16 @@ def build(
   summary = {'exchanges': exchanges, 'alignment': alignment, 'sets': read_in, 'licences': _LICENCES}
   storage.atomic_write_json(folder / 'about.json', summary)
   return summary
+
+
+def check(llm: Path) -> voices.Cast:
+  """The installed voices; raises as `build` if something that the corpus is made of is missing."""
+  answers.check_model(llm)
+  cast = voices.choose_cast()
+  for source in sources.SOURCES:
+    source.folder()
+  errors.require('yaml', 'talker', 'Reading packaged questions')
+  return cast
 
 
 def write_lists(
@@ -167,7 +176,7 @@ def exchange_rows(
 
 def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str, Any]]:
   """The rows whose answers are spoken: each text once, in training if it is there; the first of
-  each split in any case.
+  each split in any case, also where the model says nothing there that it does not say in training.
   """
   distinct: dict[str, dict[str, Any]] = {}
   for row in sorted(rows, key=lambda row: _SPLITS.index(row['split'])):
@@ -181,7 +190,8 @@ def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str
       chosen.append(row)
       seconds = longer
       lacking.discard(row['split'])
-  return chosen
+  firsts = {row['split']: row for row in reversed(rows)}
+  return [*chosen, *(firsts[split] for split in _SPLITS if split in lacking and split in firsts)]
 
 
 def chosen_sentences(

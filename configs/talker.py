@@ -1,0 +1,193 @@
+"""Talker: any chat LLM learns to hear and to speak, with Whisper tiny.en and a small unit vocoder.
+
+  python -m launch.convert import --kind llm --source Qwen2.5-0.5B-Instruct --out models/qwen
+  python -m launch.talker --llm models/qwen --out out/qwen
+
+The second command does everything. By hand, the environment names the LLM and the share of the
+corpus; STAGE is align, s2t, t2c, echo or vocoder:
+
+  export ECHOX_LLM=models/qwen ECHOX_SHARE=0.25
+  python -m launch.corpus     --recipe talker --llm models/qwen --share 0.25 --spoken_answers 5h
+                              --data out/qwen/data
+  python -m launch.precompute --config=configs/talker.py:align --workdir=out/qwen
+  python -m launch.train      --config=configs/talker.py:STAGE --workdir=out/qwen
+
+or, on several hosts, after the corpus and on each of them:
+
+  python -m launch.job pipeline --config=configs/talker.py --workdir=gs://BUCKET/qwen
+                                --stages=align,s2t,t2c,echo,vocoder
+
+Sizes, chat template, special ids and system message are those of the LLM's folder, whether it is a
+Llama, a Qwen2 or a Qwen3. The rest follows from it:
+
+- The unit decoders have six layers like those of the LLM, without their biases and norms of heads.
+  LLMs wider than 768 have the released `medium` decoder of `echox_8b.py` instead.
+- Where the LLM ties its embeddings, they also score the words that the adapter hears
+  (`adapter.tied_ctc`): they are made for that. Where it does not, the adapter learns a table of its
+  own.
+- A vocabulary in which every token means something gets one more id, for speech.
+- `STEPS` are for the whole corpus. A share of it takes that share of the steps, so that everything
+  is heard as often; the warm-up is a twentieth of them.
+
+In `align` the adapter learns to write with the words of the LLM, from the sentences of the corpus
+and from its questions. Blanks are dropped: a clip keeps as many frames as it has tokens.
+
+The speech encoder is frozen and small, so its states are computed once: 384 numbers of 2 bytes, 50
+a second, are 138 MB an hour of speech. Units and vocoder are those of EchoX-nano.
+
+Parts compute in bfloat16. On CPUs without fast bfloat16 products (AMX, AVX-512 BF16) float32 is
+faster: --config.model.adapter.dtype=float32, and in s2t and echo --config.model.llm.dtype=float32
+too. Batches are for an LLM of 135 million parameters on a GPU or TPU chip of 16 GB; for a larger
+one choose `train.batch_size`, `train.accumulate_steps` and `mesh`.
+"""
+
+import dataclasses
+import os
+
+from ml_collections import ConfigDict
+
+from configs import echox_8b, echox_nano, full_size
+from configs.paper import Source
+from echox_jax import model_folder, storage, tensor_files, tokenizer
+from echox_jax.config import EchoXConfig, LlamaConfig
+from echox_jax.errors import ConfigError
+
+# variables of the environment: the folder of the LLM, and the share of the corpus (default 1)
+LLM, SHARE = 'ECHOX_LLM', 'ECHOX_SHARE'
+# About what the whole recipe of `launch.corpus --recipe talker` makes, to train on and to test.
+QUESTIONS = Source('questions', 29_819, 24.0)
+SENTENCES = Source('alignment_questions', 94_700, 95.0)
+ANSWERS = Source('answers', 10_000, 20.0)
+SMALLEST = 0.01  # share of the corpus
+STAGES = ('align', 's2t', 't2c', 'echo', 'vocoder')
+# as many of each as there are
+MIX = dict(full_size.OWN, align={'alignment_questions/train': 3, 'questions/train': 1})
+TINY_EN = dict(num_mel_bins=80, hidden_size=384, intermediate_size=1536, num_layers=4, num_heads=6)
+# of every stage that hears
+CACHED_SETS = ('alignment_questions/train', 'questions/train', 'questions/test')
+AUGMENT = dict(time_warp=0.2, noise=0.15, time_mask=0.1, feature_mask=0.1)  # as in nano
+ROWS = dict(align=32, s2t=32, t2c=32, echo=32, vocoder=16)
+STEPS = dict(align=10000, s2t=3000, t2c=3000, echo=1000, vocoder=1000)
+RATES = dict(align=1e-3, s2t=5e-4, t2c=1e-3, echo=2e-4, vocoder=2e-4)
+_LAYER = ('hidden_size', 'intermediate_size', 'num_heads', 'num_kv_heads', 'head_dim')
+
+
+def get_config(stage: str = 's2t') -> ConfigDict:
+  """The job of one stage, for the LLM and the share that the environment names.
+
+  Raises:
+    ConfigError: as `chat_llm`, or the share is no number from 0.01 to 1.
+  """
+  folder = os.environ.get(LLM, '').rstrip('/')
+  if not folder:
+    raise ConfigError(
+      f'configs/talker.py trains the LLM that the environment variable {LLM} names: set it to a '
+      'folder that `python -m launch.convert import --kind llm` wrote.'
+    )
+  model = chat_llm(folder)
+  config = recipe(stage, model, folder, share())
+  config.tokenizer.model = str(tokenizer.find_tokenizer(folder))
+  return config
+
+
+def chat_llm(folder: str) -> EchoXConfig:
+  """The config of an imported language model.
+
+  Raises:
+    ConfigError: there is none in the folder, or it is not complete; the sentence says how to import
+      one.
+  """
+  how = f'python -m launch.convert import --kind llm --source {folder} --out DIR'
+  if model_folder.config_has(folder, 'model_type'):
+    raise ConfigError(f'{folder} is a model as others save it: import it with `{how}`, name DIR.')
+  if not model_folder.is_model(folder):
+    raise ConfigError(
+      f'{folder} holds no imported chat model: import one with `python -m launch.convert import '
+      '--kind llm --source FOLDER --out DIR`, or `--kind llm-gguf` for a GGUF file, and name DIR.'
+    )
+  weights = storage.path(folder) / model_folder.WEIGHTS
+  if not storage.is_file(weights):
+    raise ConfigError(
+      f'{folder} has no {model_folder.WEIGHTS}: import the LLM without --format orbax.'
+    )
+  parts = {name.split('/')[0] for name in tensor_files.open_tensors(weights).shapes}
+  if 'llm' not in parts:
+    raise ConfigError(
+      f'{folder} holds {", ".join(sorted(parts))} and no language model: name one that '
+      '`python -m launch.convert import --kind llm` wrote.'
+    )
+  if tokenizer.find_tokenizer(folder) is None:
+    raise ConfigError(f'{folder} has no tokenizer: import the LLM from a folder that holds it.')
+  return model_folder.read_config(folder)
+
+
+def share() -> float:
+  """The share of the corpus that the environment names.
+
+  Raises:
+    ConfigError: it is no number from 0.01 to 1.
+  """
+  given = os.environ.get(SHARE, '1')
+  try:
+    value = float(given)
+  except ValueError:
+    value = 0.0
+  if not SMALLEST <= value <= 1:
+    raise ConfigError(f'{SHARE} is {given!r}: set it to a share of the corpus, {SMALLEST:g} to 1.')
+  return value
+
+
+def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> ConfigDict:
+  """The job of one stage.
+
+  Args:
+    stage: one of `STAGES`.
+    model: of the LLM: its sizes, profile, special ids and system message.
+    folder: of the LLM, imported, with its tokenizer.json.
+    share: of the corpus, which is that of the steps.
+  """
+  nano = echox_nano.model()
+  parts = full_size.model(
+    _sizes(model),
+    unit_trunk(model.llm),
+    TINY_EN,
+    units=nano['units'],
+    vocoder=nano['vocoder'],
+    special_ids=dataclasses.asdict(model.special_ids),
+    profile=model.profile,
+    system_message=model.system_message,
+  )
+  # as many slots as a clip may have tokens
+  parts['adapter'] |= dict(
+    drop_blank=True, tied_ctc=model.llm.tie_embeddings, shrink_budget=full_size.LABELS
+  )
+  pretrained = dict(
+    kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED)
+  )
+  config = full_size.job(stage, parts, ROWS, folder, pretrained, MIX)
+  steps = max(1, round(STEPS[stage] * share))
+  config.train.discriminators.update(echox_nano.DISCRIMINATORS)
+  config.train.steps = steps
+  config.train.optimizer.update(dict(learning_rate=RATES[stage], warmup_steps=steps // 20))
+  config.precompute.state_sets = CACHED_SETS
+  if stage in ('align', 's2t', 'echo'):
+    config.data.update(dict(cached_states=True, workers=0))
+    config.data.augment.update(AUGMENT)
+  if stage == 'vocoder':  # the nano vocoder ends in an inverse STFT and has small discriminators
+    config.data.segment_frames = 50
+    config.train.loss.vocoder.update(echox_nano.get_config(stage).train.loss.vocoder)
+    config.train.optimizer.clip_norm = 5.0
+  return config
+
+
+def unit_trunk(llm: LlamaConfig) -> dict[str, int]:
+  """Layers, widths and heads of T2C and echo decoder."""
+  if llm.hidden_size > echox_8b.UNIT_TRUNK['hidden_size']:
+    return echox_8b.UNIT_TRUNK
+  return {name: getattr(llm, name) for name in _LAYER} | {'num_layers': 6}
+
+
+def _sizes(model: EchoXConfig) -> dict:
+  """Fields of the LLM, with a row for each special id."""
+  rows = 1 + max(model.special_ids.all())
+  return dataclasses.asdict(model.llm) | {'vocab_size': max(model.llm.vocab_size, rows)}
