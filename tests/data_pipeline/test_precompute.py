@@ -483,27 +483,18 @@ def test_a_unit_language_that_is_given_is_taken_as_it_is(workdir, tmp_path, enco
   """Another voice must be written in the words that the model knows."""
   fitted, rng = workdir / 'precomputed' / 'unit_language.json', np.random.default_rng(0)
   cfg, given = experiment().model.units, tmp_path / 'own.json'
-  others = [kmeans.reduce_units(rng.integers(12, size=40))[0] for _ in range(20)]
-  language = unit_language.fit(others, cfg, experiment().precompute.fit)
+  said = [kmeans.reduce_units(rng.integers(12, size=40))[0] for _ in range(20)]
+  language = unit_language.fit(said, cfg, experiment().precompute.fit)
   language.save(given)
   assert given.read_bytes() != fitted.read_bytes()
   shutil.copytree(workdir / 'data', tmp_path / 'data')
-
-  def job(**units):
-    return experiment(
-      units=units,
-      kmeans=str(fitted.with_name('kmeans.safetensors')),
-      unit_language=str(given),
-      language_sets=(),
-    )
-
-  report = precompute.run(job(), tmp_path, encoders, progress=False)
+  centroids = str(fitted.with_name('kmeans.safetensors'))
+  choices = dict(kmeans=centroids, unit_language=str(given), language_sets=())
+  report = precompute.run(experiment(**choices), tmp_path, encoders, progress=False)
   assert list(report['compression']) == ['ngram']
-  made = tmp_path / 'precomputed'
-  assert (made / fitted.name).read_bytes() == given.read_bytes()
-  for example in dataset.read_examples(made, 'answers', 'train'):
-    turn = example.turns[0]
-    said = language.encode(kmeans.reduce_units(turn.units)[0])
-    np.testing.assert_array_equal(turn.unit_words, said)
+  assert (tmp_path / 'precomputed' / fitted.name).read_bytes() == given.read_bytes()
+  for example in dataset.read_examples(tmp_path / 'precomputed', 'answers', 'train'):
+    said = language.encode(kmeans.reduce_units(example.turns[0].units)[0])
+    np.testing.assert_array_equal(example.turns[0].unit_words, said)
   with pytest.raises(errors.ConfigError, match="kind 'ngram' for 12 units, the config has 'plain'"):
-    precompute.run(job(language='plain'), tmp_path, encoders, progress=False)
+    precompute.run(experiment(units=dict(language='plain'), **choices), tmp_path, encoders)
