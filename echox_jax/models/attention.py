@@ -120,8 +120,9 @@ def cached_attention(
   backend: str = 'xla',
 ) -> Float[Array, 'B T N H']:
   """Computes `attention` over the keys and values of a cache, whose heads come first."""
-  by_keys = mask.keys is not None and not mask.causal and key.shape[2] > _FEW_SLOTS
-  if query.shape[1] == 1 and by_keys and _chosen(backend) == 'by_head':
+  by_keys = mask.keys is not None and not mask.causal
+  by_blocks = query.shape[1] == 1 and by_keys and _chosen(backend) == 'by_head'
+  if by_blocks and key.shape[2] > _FEW_SLOTS:  # asked last: slots may be symbolic
     return by_block(query, key, value, mask.keys)
   return attention(query, jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), mask, None, backend)
 
