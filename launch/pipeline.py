@@ -74,18 +74,29 @@ def check(step: Step, program: str = 'launch.pipeline') -> None:
 
   Raises:
     ConfigError: an unknown stage, field or flag, or sizes that do not match.
-    CheckpointError: the stage is finished, with another config.
   """
   # imported late: callers that only need the steps should not pay its memory
-  from echox_jax.training import checkpoint, layout, loop, validation
+  from echox_jax.training import validation
   from launch import train
 
-  if step.command[0] not in ('launch.precompute', 'launch.train'):
+  if step.command[0] in ('launch.precompute', 'launch.train'):
+    validation.check(train.parse(list(step.command), program)[0])
+
+
+def check_finished(step: Step, program: str = 'launch.pipeline') -> None:
+  """Looks whether a stage is finished already, and by another config.
+
+  Raises:
+    CheckpointError: it is.
+  """
+  from echox_jax.training import checkpoint, layout, loop
+  from launch import train
+
+  if step.command[0] != 'launch.train':
     return
   experiment, values = train.parse(list(step.command), program)
-  validation.check(experiment)
   folder = storage.path(values.workdir) / experiment.stage
-  if step.command[0] == 'launch.train' and checkpoint.read_finished(folder) is not None:
+  if checkpoint.read_finished(folder) is not None:
     loop.check_config(folder / layout.CONFIG, experiment)
 
 
@@ -105,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
   todo = steps(args.config, args.workdir, stage_names(args.stages), options)
   for step in todo:
     check(step)
+    check_finished(step)
   code = run_all(todo)
   if code == 0:
     print(

@@ -137,6 +137,7 @@ def check(todo: Sequence[Step]) -> None:
 
   for step in todo:
     pipeline.check(step)
+    pipeline.check_finished(step, 'launch.talker')
   for step in todo:
     if step.name == 'corpus':
       build.check(corpus.parse(step.command[1:]).llm)

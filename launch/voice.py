@@ -141,6 +141,7 @@ def check(args: argparse.Namespace, todo: Sequence[Step]) -> None:
   _check_model(args.checkpoint)
   for step in todo:
     pipeline.check(step, 'launch.voice')
+    pipeline.check_finished(step, 'launch.voice')
   _check_units(args.checkpoint, todo[0])
   find_list(args.recordings)
   splits = dataset.manifest(args.data, QUESTIONS)['splits']
