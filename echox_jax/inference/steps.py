@@ -132,9 +132,11 @@ def wave(
 
 
 def _growing(first: float | int, last: float | int, factor: float | int) -> list[float | int]:
-  """Returns `first`, then sizes that grow by `factor` up to `last`, always the last size."""
+  """Returns `first`, then sizes that grow by `factor` up to `last`, always the last size; one that
+  would be close to it is left out.
+  """
   sizes = []
-  while first < last:
+  while first * factor**0.5 < last:
     sizes.append(first)
     first *= factor
   return [*sizes, last]

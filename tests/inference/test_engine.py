@@ -51,7 +51,7 @@ def test_little_of_what_is_heard_is_padding(engine):
   samples = engine.questions.sizes.samples
   longest = engine.config.max_audio_seconds * 16_000
   assert samples[0] == 2 * 16_000 and samples[-1] == longest
-  assert all(1 < after / before < 1.42 for before, after in itertools.pairwise(samples))
+  assert all(1.18 < after / before < 1.69 for before, after in itertools.pairwise(samples))
 
 
 def test_after_warm_up_nothing_is_compiled(engine):
