@@ -85,10 +85,11 @@ def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
   check_streaming(engine, tiny_model.tiny_bundle(tmp_path), tiny_model.question(seconds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'llm',
   [
-    pytest.param(dict(qkv_bias=True, tie_embeddings=True), id='qwen2', marks=pytest.mark.slow),
+    pytest.param(dict(qkv_bias=True, tie_embeddings=True), id='qwen2'),
     pytest.param(dict(qk_norm=True, head_dim=12), id='qwen3'),
   ],
 )
@@ -318,6 +319,7 @@ def test_a_model_without_positions_for_its_own_budgets_is_refused(tmp_path, fiel
     Engine(bundle)
 
 
+@pytest.mark.slow
 def test_a_slice_that_needs_more_positions_than_there_are_is_cut_and_counted(engine, tmp_path):
   def words(engine):
     _, slices, done = parts(engine.answer(tiny_model.question()))

@@ -322,6 +322,7 @@ def _close(a, b):
   np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_ends_both_after_the_same_step(alone, stopped):
   workdir, told = stopped
   (step,) = told['saved']  # both processes saved this step, with the same digest, and no other

@@ -96,6 +96,7 @@ def test_unknown_remat_is_refused():
     sharded_jobs.run(_with_remat('some'), sharded_jobs.one_device(), 0)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_in_bfloat16():
   mesh = sharded_jobs.one_device()
   expected, _ = sharded_jobs.run(sharded_jobs.experiment('s2t'), mesh, 2)

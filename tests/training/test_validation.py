@@ -296,7 +296,11 @@ PARTS = {
 
 @pytest.mark.parametrize(
   'stage, mesh',
-  [('s2t', 'data=2,fsdp=2,tensor=2'), ('echo', 'fsdp=4,tensor=2'), ('vocoder', 'data=8')],
+  [
+    pytest.param('s2t', 'data=2,fsdp=2,tensor=2', marks=pytest.mark.slow),
+    pytest.param('echo', 'fsdp=4,tensor=2', marks=pytest.mark.slow),
+    ('vocoder', 'data=8'),
+  ],
 )
 def test_eight_devices_equal_one(stage, mesh):
   (found,) = on_eight_devices(stage, mesh, module='validation_jobs')
