@@ -4,15 +4,13 @@ measured.
 
 import dataclasses
 import os
-import time
 
 import jax
 import jax.numpy as jnp
 
 from echox_jax.parallel import chips
 from echox_jax.parallel.chips import Chip
-
-_SIZE, _TIMES = 2048, 5  # of a product, and how often it is timed
+from launch.bench import timing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,20 +41,8 @@ def here(goodput: float) -> Machines:
   return Machines(chip, count, 1, os.cpu_count() or 1, 1, goodput)
 
 
-def product_flops(size: int = _SIZE) -> float:
+def product_flops() -> float:
   """FLOP/s of the product of two square matrices on one device, in float32 or bfloat16, whichever
   is faster.
   """
-  return max(_product_flops(size, dtype) for dtype in (jnp.float32, jnp.bfloat16))
-
-
-def _product_flops(size: int, dtype: jnp.dtype) -> float:
-  matrix = jnp.ones((size, size), dtype)
-  multiply = jax.jit(jnp.matmul)
-  multiply(matrix, matrix).block_until_ready()
-  seconds = []
-  for _ in range(_TIMES):
-    started = time.perf_counter()
-    multiply(matrix, matrix).block_until_ready()
-    seconds.append(time.perf_counter() - started)
-  return 2 * size**3 / min(seconds)
+  return max(timing.product_flops(dtype) for dtype in (jnp.float32, jnp.bfloat16))

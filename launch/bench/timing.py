@@ -41,14 +41,19 @@ def machine_limits() -> dict[str, float]:
   """Returns `gflops` of a product of two matrices, and `gbytes_per_s` of the sum of an array."""
   large, total = jnp.ones(1 << 26), jax.jit(jnp.sum)  # 256 MB
   return {
-    'gflops': 2 * SIZE**3 / _best(product()) / 1e9,
+    'gflops': product_flops() / 1e9,
     'gbytes_per_s': large.nbytes / _best(lambda: total(large)) / 1e9,
   }
 
 
-def product() -> Callable[[], Any]:
+def product_flops(dtype: Any = jnp.float32) -> float:
+  """Returns the FLOP/s of the product of two square matrices on one device."""
+  return 2 * SIZE**3 / _best(product(dtype))
+
+
+def product(dtype: Any = jnp.float32) -> Callable[[], Any]:
   """Makes a run that multiplies two matrices of SIZE x SIZE."""
-  matrix, run = jnp.ones((SIZE, SIZE)), jax.jit(jnp.matmul)
+  matrix, run = jnp.ones((SIZE, SIZE), dtype), jax.jit(jnp.matmul)
   return lambda: run(matrix, matrix)
 
 
