@@ -2,7 +2,8 @@
 
   python -m launch.convert import --kind llm --source Qwen2.5-0.5B-Instruct --out models/qwen
   python -m launch.talker --llm models/qwen --out out/qwen --plan
-  python -m launch.talker --llm models/qwen --out out/qwen [--hours 5] [--config.FIELD=VALUE ...]
+  python -m launch.talker --llm models/qwen --out out/qwen [--hours 5] [--voice RECORDINGS]
+                          [--config.FIELD=VALUE ...]
 
 The LLM may be a Llama, a Qwen2 or a Qwen3. It answers everyday questions in writing, packaged
 voices speak them and its answers, and it learns to give the same answers by ear and by mouth. Its
@@ -19,8 +20,12 @@ configs/talker.py shows them. All get the same --config.FIELD=VALUE, so that a G
 is used as the config says. The parts need the extras `train`, `talker`, `demo` and `eval`, and
 Debian's `wordnet-base`.
 
-OUT gets the data sets in `data`, a folder for each stage, the model in `model`, the words that it
-hears in `heard`, and the scores of its answers in `evaluation`.
+With `--voice`, the model then learns to speak as somebody whose recordings are at hand, an hour or
+so, as launch.voice does it; everything before is the same with and without.
+
+OUT gets the data sets in `data`, a folder for each stage, the model in `model` (with `--voice` the
+one that speaks so in `voice/model`), the words that it hears in `heard`, and the scores of its
+answers in `evaluation`.
 """
 
 import argparse
@@ -37,6 +42,7 @@ from launch import cli, pipeline
 from launch.steps import Step, run_all
 
 CONFIG = 'configs/talker.py'
+VOICE = 'voice'  # the part and its folder
 # share of the peak, where no run has measured it: s2t of echox_135m at first, on a Xeon
 _MFU = 0.25
 ASKED, ANSWERED = talker.QUESTIONS.hours, talker.ANSWERS.hours
@@ -64,6 +70,13 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     default=ASKED,
     help='hours of spoken questions, about; sentences, spoken answers and steps of training shrink '
     'in proportion (default: all, %(default)s)',
+  )
+  parser.add_argument(
+    '--voice',
+    metavar='RECORDINGS',
+    type=storage.check_readable,
+    help='recordings of the voice that it shall have, and their texts, as in launch.voice '
+    '(default: the packaged voice hibari)',
   )
   parser.add_argument(
     '--questions',
@@ -100,11 +113,12 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
   made_with = ('--llm', args.llm, '--share', f'{share:.4g}')
   spoken = ('--spoken_answers', f'{ANSWERED * share:.4g}h', '--workers', str(args.workers))
   corpus = ('launch.corpus', '--recipe', 'talker', '--data', f'{out}/data', *made_with, *spoken)
-  scored = ('--checkpoint', f'{out}/model', '--data', f'{out}/data')
+  scored = ('--checkpoint', str(model_folder_of(args)), '--data', f'{out}/data')
   asked = ('launch.evaluate', *scored, '--limit', str(args.questions))
   return [
     Step('corpus', 'the LLM answers questions, voices speak them', corpus),
     *pipeline.steps(CONFIG, out, talker.STAGES, options),
+    *(own_voice(args, options) if args.voice else ()),
     Step(
       'heard',
       'unseen voices ask, it writes what it hears',
@@ -116,6 +130,19 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
       (*asked, '--judge', args.judge, '--out', f'{out}/evaluation'),
     ),
   ]
+
+
+def own_voice(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
+  """The part that gives the exported model the voice of the recordings."""
+  out = str(args.out)
+  made_from = ('--checkpoint', f'{out}/model', '--recordings', str(args.voice))
+  command = ('launch.voice', *made_from, '--data', f'{out}/data', '--out', f'{out}/{VOICE}')
+  return [Step(VOICE, 'it learns to speak as the recordings', (*command, '--no_scores', *options))]
+
+
+def model_folder_of(args: argparse.Namespace) -> storage.Path:
+  """Where the model is in the end."""
+  return args.out / VOICE / 'model' if args.voice else args.out / 'model'
 
 
 def set_environment(args: argparse.Namespace) -> None:
@@ -133,7 +160,7 @@ def check(todo: Sequence[Step]) -> None:
   from data_pipeline.corpus.talker import build
   from echox_jax.conversion import whisper_ct2
   from echox_jax.evaluation import judges
-  from launch import corpus, evaluate, question_scores, train
+  from launch import corpus, evaluate, question_scores, train, voice
 
   for step in todo:
     pipeline.check(step)
@@ -143,6 +170,8 @@ def check(todo: Sequence[Step]) -> None:
       build.check(corpus.parse(step.command[1:]).llm)
     if step.name == 'align':
       whisper_ct2.packaged_files(train.parse(list(step.command))[0].speech_encoder)
+    if step.name == VOICE:
+      voice.find_list(voice.parse(step.command[1:])[0].recordings)
     if step.name == 'evaluate':
       args = evaluate.parse(step.command[1:])
       question_scores.check(args)
@@ -200,8 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   check(todo)
   code = run_all(todo)
   if code == 0:
+    model = model_folder_of(args)
     print(
-      f'the model is in {args.out}/model: python -m launch.serve --checkpoint {args.out}/model\n'
+      f'the model is in {model}: python -m launch.serve --checkpoint {model}\n'
       f'its scores are in {args.out}/evaluation/report.html and {args.out}/heard/transcripts.json'
     )
   return code

@@ -1,10 +1,10 @@
 """Speaks the demo corpus and writes its two data sets.
 
 `questions` holds facts asked by several voices (train) and by voices never heard in training
-(test), with the answers as text. `answers` holds the answers in the answer voice. Its split `train`
-also has the single sentences of longer answers, because streaming speaks one sentence at a time,
-and extra sentences. k-means and vocoder never see its split `holdout`. `unheard`, which the demo
-does not need, has all facts of `holdout`, asked by the test voices.
+(test), with the answers as text. `answers` holds the answers in the answer voice. Both its splits
+also have the single sentences of longer answers, because streaming speaks one sentence at a time;
+`train` has extra sentences. k-means and vocoder never see its split `holdout`. `unheard`, which the
+demo does not need, has all facts of `holdout`, asked by the test voices.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,7 +70,7 @@ def build_corpus(
     max_facts: use only this many facts, evenly spaced; None uses all.
     extra_sentences: extra sentences of the answer voice, of some 3 seconds each.
     test_facts: facts that each test voice asks in the test split.
-    holdout_facts: answers held out from vocoder training.
+    holdout_facts: answers held out from vocoder training, with their single sentences.
     names: the data sets to build, of `answers`, `questions` and `unheard`: all facts of the
       held-out answers, asked by the test voices (split `test`).
     progress: whether to show a bar with the time left.
@@ -186,14 +186,22 @@ def _plan_answers(
     return Line(Clip(name, text, voices.ANSWER_VOICE, seed=seed, lead=0.07, tail=0.07), fact)
 
   learned = [fact for fact in facts if fact.id not in held]
-  parts = [_SENTENCE_END.split(fact.answer) for fact in learned]
-  singles = dict.fromkeys(part for answer in parts if len(answer) > 1 for part in answer)
+  left_out = [fact for fact in facts if fact.id in held]
+  singles = _singles(learned)
+  own = [text for text in _singles(left_out) if text not in set(singles)]
   return {
     'train': [line(fact.id, fact.answer, fact) for fact in learned]
     + [line(f'sentence_{i:03d}', text) for i, text in enumerate(extra)]
     + [line(f'part_{i:03d}', text) for i, text in enumerate(singles)],
-    'holdout': [line(fact.id, fact.answer, fact) for fact in facts if fact.id in held],
+    'holdout': [line(fact.id, fact.answer, fact) for fact in left_out]
+    + [line(f'held_part_{i:03d}', text) for i, text in enumerate(own)],
   }
+
+
+def _singles(facts: Iterable[facts_lib.Fact]) -> list[str]:
+  """The sentences of the answers that have several, each once."""
+  parts = [_SENTENCE_END.split(fact.answer) for fact in facts]
+  return list(dict.fromkeys(part for answer in parts if len(answer) > 1 for part in answer))
 
 
 def _held_out(facts: Sequence[facts_lib.Fact], count: int, seed: int) -> set[str]:

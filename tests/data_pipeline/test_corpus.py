@@ -157,6 +157,22 @@ def test_build_writes_both_data_sets_and_keeps_what_is_done(tmp_path, spoken):
   assert sum(spoken.values()) == sum(counts['answers'].values()) + 1
 
 
+def test_sentences_of_held_out_answers_are_held_out_too(tmp_path, spoken):
+  """Streaming speaks them alone, so the text-to-codec model must have heard them alone."""
+  summary = build.build_corpus(
+    tmp_path, names=('answers',), workers=1, extra_sentences=5, progress=False
+  )
+  train, held = (
+    [e.turns[0].text for e in dataset.read_examples(tmp_path, 'answers', split)]
+    for split in ('train', 'holdout')
+  )
+  of_several = [answer for answer in held if answer.count('. ')]
+  parts = {part for answer in of_several for part in re.findall(r'[^. ][^.]+\.', answer)}
+  assert of_several and parts <= {*train, *held} and not set(train) & set(held)
+  assert len(set(held)) == summary['datasets']['answers']['holdout']['clips'] == 56
+  assert 'Element number eight is oxygen.' in held and 'It is a metal.' in train
+
+
 # of ids and texts of every split in order: the demo's batches, and so its scores, depend on it
 ORDER = 'a54d1f2e0db0a4df7ec67c3a353bfd6e9e45062db84cef51d75025ac2aaed640'
 

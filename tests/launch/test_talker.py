@@ -20,7 +20,7 @@ from echox_jax.conversion import importers
 from echox_jax.models import params as params_lib
 from echox_jax.training import stages, validation
 from echox_jax.training.experiment import ExperimentConfig
-from launch import corpus, evaluate, machines, pipeline, talker, train
+from launch import corpus, evaluate, machines, pipeline, talker, train, voice
 from tests.helpers import chat_folders, families, released_folder, talker_sources
 
 SLURM = {
@@ -192,6 +192,22 @@ def test_parts_run_in_order_and_understand_their_options(qwen, monkeypatch):
   assert scored.limit == 500 and str(scored.out) == 'out/qwen/evaluation'
 
 
+def test_a_voice_of_ones_own_comes_last(qwen, tmp_path):
+  args, options = parsed('--voice', str(tmp_path / 'mine'), '--config.train.steps=7')
+  args.llm = str(qwen)
+  talker.set_environment(args)
+  todo = talker.steps(args, options)
+  assert [step.name for step in todo][-4:] == ['export', 'voice', 'heard', 'evaluate']
+  given, fields = voice.parse(todo[-3].command[1:])
+  assert (str(given.checkpoint), str(given.out)) == ('out/qwen/model', 'out/qwen/voice')
+  assert given.recordings == tmp_path / 'mine' and str(given.data) == 'out/qwen/data'
+  assert given.no_scores and fields == ['--config.train.steps=7']
+  for step in todo[-2:]:  # the model with that voice is scored
+    assert str(evaluate.parse(step.command[1:]).checkpoint) == 'out/qwen/voice/model'
+  without = talker.steps(*parsed('--config.train.steps=7'))
+  assert [step.command for step in without[1:8]] == [step.command for step in todo[1:8]]
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
   """Everything that the parts need is there."""
@@ -231,6 +247,7 @@ def test_mistakes_in_late_parts_are_told_before_the_first(installed, run, tmp_pa
   told('--hours=90', match='give 0.24 to 24')
   told('--questions=0', match='--questions is 0')
   told('--judge', str(tmp_path / 'nobody'), match='the judge .*nobody')
+  told('--voice', str(tmp_path / 'nobody'), match='nobody is neither a folder of recordings')
   told(llm=tmp_path / 'theirs', match='import --kind llm')
   with monkeypatch.context() as patched:
     patched.setattr(voices, 'available', lambda voice: False)
