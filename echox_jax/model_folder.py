@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import errors, storage, tensor_files
+from echox_jax import errors, kept, storage, tensor_files
 from echox_jax import tokenizer as tokenizer_lib
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.models import params as params_lib
@@ -236,4 +236,16 @@ def check_shapes(config: EchoXConfig, shapes: Mapping[str, tuple[int, ...]], wha
     CheckpointError: parameters are missing, unknown or have another shape.
   """
   groups = {path.split('/')[0] for path in shapes} & set(params_lib.GROUPS)
-  params_lib.check_shapes(shapes, params_lib.param_shapes(config, sorted(groups)), what)
+  params_lib.check_shapes(shapes, _wanted_shapes(config, sorted(groups)), what)
+
+
+def _wanted_shapes(config: EchoXConfig, groups: list[str]) -> dict[str, tuple[int, ...]]:
+  """Shapes of all parameters of some groups; they are kept, since finding them takes seconds."""
+  where = kept.folder('shapes', config, groups)
+  before = where and kept.read(where)
+  if before:
+    return {path: tuple(shape) for path, shape in json.loads(before).items()}
+  found = params_lib.param_shapes(config, groups)
+  if where:
+    kept.write(where, json.dumps(found).encode())
+  return found

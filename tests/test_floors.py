@@ -11,7 +11,7 @@ from tests.helpers.paths import ROOT
 FLOORS = (
   ('errors', 'rates'),
   ('storage',),
-  ('audio', 'prompts', 'tensor_files'),
+  ('audio', 'kept', 'prompts', 'tensor_files'),
   ('config', 'tokenizer'),
   ('parallel',),
   ('compiled', 'models'),

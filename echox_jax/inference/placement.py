@@ -5,22 +5,24 @@ folded in, everything on one device or split over a mesh.
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate
+from echox_jax.inference import traced
 from echox_jax.models import llama, lora, quantize, trees
 from echox_jax.models import params as params_lib
 from echox_jax.parallel import sharding
 
 DTYPES = ('float32', 'bfloat16')
+_TRUNKS = ('llm', 'echo', 't2c')  # groups that hold a stack of layers and a head
 _WEIGHTS = ('kernel', 'embedding', *lora.LEAVES)  # norms and biases stay float32
 
 
@@ -64,37 +66,44 @@ def prepare(
     ConfigError: the mesh does not divide them.
   """
   params = {group: _cast(tree, weight_dtype(cfg, group)) for group, tree in params.items()}
+  folded = lora.merged_config(cfg) if 'llm' in params and cfg.llm.lora.rank else cfg
   if mesh is None:
-    params = jax.tree.map(jnp.asarray, params)
-  else:
-    params = put(params, params_lib.abstract_params(cfg, params, mesh))
-  if 'llm' in params and cfg.llm.lora.rank:
-    folded = lora.merged_config(cfg)
-    placed = None
-    if mesh is not None:
-      wanted = params_lib.abstract_params(folded, ('llm',), mesh)['llm']
-      placed = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+    return {group: _on_one_device(tree, cfg, group, int8) for group, tree in params.items()}, folded
+  params = put(params, params_lib.abstract_params(cfg, params, mesh))
+  if folded is not cfg:
+    wanted = params_lib.abstract_params(folded, ('llm',), mesh)['llm']
+    placed = jax.tree.map(lambda leaf: leaf.sharding, wanted)
     params['llm'] = jax.jit(lambda tree: lora.merge(tree, cfg.llm.lora), out_shardings=placed)(
       params['llm']
     )
-    cfg = folded
-  for group in ('llm', 'echo', 't2c'):
-    if group in params:
-      if mesh is None:
-        params[group] = llama.join_projections(params[group])
-      if int8:
-        params[group] = jax.jit(quantize.quantize)(params[group])
-      if mesh is None and jax.default_backend() == 'cpu':
-        params[group] = _for_cpu(params[group], cfg, group)
-  return params, cfg
+  if int8:
+    params |= {own: jax.jit(quantize.quantize)(params[own]) for own in _TRUNKS if own in params}
+  return params, folded
 
 
-def _for_cpu(params: dict, cfg: EchoXConfig, group: str) -> dict:
-  """The LLM or a unit decoder, laid out as a CPU reads it fastest."""
-  params = llama.separate_layers(params)
+def _on_one_device(tree: dict, cfg: EchoXConfig, group: str, int8: bool) -> dict:
+  """One group, made ready by one program, which is kept: hundreds of small ones take longer."""
+  if group not in _TRUNKS:
+    return jax.device_put(tree)
+  on_cpu = jax.default_backend() == 'cpu'
+  ready = jax.jit(functools.partial(_ready, cfg=cfg, group=group, int8=int8, on_cpu=on_cpu))
+  where = traced.folder(cfg, int8) if on_cpu else None
+  return (traced.Traced(ready, f'ready_{group}', where, fixed=0) if where else ready)(tree)
+
+
+def _ready(tree: dict, *, cfg: EchoXConfig, group: str, int8: bool, on_cpu: bool) -> dict:
+  """The LLM or a unit decoder as it computes on one device."""
+  if group == 'llm' and cfg.llm.lora.rank:
+    tree = lora.merge(tree, cfg.llm.lora)
+  tree = llama.join_projections(tree)
+  if int8:
+    tree = quantize.quantize(tree)
+  if not on_cpu:
+    return tree
+  tree = llama.separate_layers(tree)  # as a CPU reads it fastest
   if group == 'llm':
-    return llama.transpose_head(params, llama.head_embedding(params))
-  return generate.transpose_unit_head(params, cfg)
+    return llama.transpose_head(tree, llama.head_embedding(tree))
+  return generate.transpose_unit_head(tree, cfg)
 
 
 def abstract(cfg: EchoXConfig, groups: tuple[str, ...], mesh: Mesh) -> tuple[dict, EchoXConfig]:

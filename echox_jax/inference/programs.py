@@ -45,7 +45,7 @@ class Programs:
     decoding = {'compiler_options': _CPU_DECODING} if self._on_cpu else {}
     thinks, says = self._shardings(self._conversations), self._shardings(self._speaking)
 
-    kept = traced.folder(cfg, budgets) if self._on_cpu else None
+    where = traced.folder(cfg, budgets) if self._on_cpu else None
 
     def jitted(
       name: str, function: Callable[..., Any], *sizes: int, fixed: int = 1, **options: Any
@@ -54,7 +54,7 @@ class Programs:
       made = jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
       if mesh is not None:
         return placement.OnMesh(made, mesh)
-      return made if kept is None else traced.Traced(made, name, kept, fixed, **options)
+      return traced.Traced(made, name, where, fixed, **options) if where else made
 
     def using(
       name: str, state: Any, function: Callable[..., Any], *sizes: int, also: tuple = (), **options

@@ -1,47 +1,32 @@
 """Keeps traced programs between runs: tracing and lowering take longer than loading compiled code.
 
-JAX keeps compiled programs in its cache folder (`jax_compilation_cache_dir`), but it finds one only
-by the program itself, which has to be traced and lowered first. So the lowered programs (StableHLO,
-by `jax.export`) lie beside them, and are found by what they were made from: the source of this
-package, the versions of JAX, the device, the config, and the shapes of the arguments.
+JAX keeps compiled programs in its cache folder, but it finds one only by the program itself, which
+has to be traced and lowered first. So the lowered programs (StableHLO, by `jax.export`) are `kept`
+beside them, and are found by what they were made from: the device, the config, and the shapes of
+the arguments.
 """
 
 from collections.abc import Callable
-import functools
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax import export
-import jaxlib
 
-from echox_jax import storage
+from echox_jax import kept
 from echox_jax.decoding import conversations, generate, sampler, speaking
 from echox_jax.models import adapter
-
-_log = logging.getLogger(__name__)
-_PACKAGE = Path(__file__).parents[1]
-_CHECKSUM = hashlib.sha256().digest_size  # bytes in front of a kept program
 
 
 def folder(*made_from: Any) -> Path | None:
   """Returns where programs lie that were made from these values, which `repr` tells apart; None =
   JAX has no cache folder.
   """
-  cache = jax.config.jax_compilation_cache_dir
-  if not cache:
-    return None
   device = jax.devices()[0]
-  described = (
-    _source(),
-    (jax.__version__, jaxlib.__version__, device.platform, device.device_kind),
-    (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision),
-    made_from,
-  )
-  return Path(cache) / 'traced' / hashlib.sha256(repr(described).encode()).hexdigest()[:32]
+  of_jax = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision)
+  return kept.folder('traced', device.platform, device.device_kind, of_jax, made_from)
 
 
 class Traced:
@@ -50,15 +35,15 @@ class Traced:
   Args:
     function: jitted, for one device.
     name: of its files.
-    kept: a `folder`.
+    where: a `folder`.
     fixed: arguments in front whose shapes are those of the config: parameters, and a state.
     options: of `jax.jit`, as `function` has them.
   """
 
   def __init__(
-    self, function: Callable[..., Any], name: str, kept: Path, fixed: int, **options: Any
+    self, function: Callable[..., Any], name: str, where: Path, fixed: int, **options: Any
   ):
-    self._function, self._name, self._kept, self._fixed = function, name, kept, fixed
+    self._function, self._name, self._folder, self._fixed = function, name, where, fixed
     self._options = options
     self._ready: dict[Any, Callable[..., Any]] = {}  # by the shapes of the other arguments
 
@@ -66,7 +51,7 @@ class Traced:
     shapes = _shapes(args[self._fixed :])
     if shapes not in self._ready:
       described = repr(_shapes(args)).encode()
-      path = self._kept / f'{self._name}-{hashlib.sha256(described).hexdigest()[:16]}'
+      path = self._folder / f'{self._name}-{hashlib.sha256(described).hexdigest()[:16]}'
       program = _read(path) or self._trace(path, args)
       self._ready[shapes] = jax.jit(_named(program.call, self._name), **self._options)
     return self._ready[shapes](*args)
@@ -77,13 +62,9 @@ class Traced:
     return lowered
 
   def _trace(self, path: Path, args: Any) -> export.Exported:
-    """Traces a program and keeps it; a folder that cannot be written to keeps none."""
+    """Traces a program and keeps it."""
     made = export.export(self._function)(*args)
-    program = bytes(made.serialize())
-    try:
-      storage.atomic_write_bytes(path, hashlib.sha256(program).digest() + program)
-    except OSError as error:
-      _log.warning('the program %s is not kept: %s', self._name, error)
+    kept.write(path, bytes(made.serialize()))
     return made
 
 
@@ -104,23 +85,8 @@ def _shapes(args: Any) -> tuple:
 
 def _read(path: Path) -> export.Exported | None:
   """Reads a program; None = there is none, or it is damaged."""
-  try:
-    data = path.read_bytes()
-  except OSError:
-    return None
-  checksum, program = data[:_CHECKSUM], data[_CHECKSUM:]
-  if hashlib.sha256(program).digest() != checksum:
-    return None
-  return export.deserialize(bytearray(program))
-
-
-@functools.cache
-def _source() -> str:
-  """A fingerprint of the Python files of this package."""
-  found = hashlib.sha256()
-  for path in sorted(_PACKAGE.rglob('*.py')):
-    found.update(path.read_bytes())
-  return found.hexdigest()
+  program = kept.read(path)
+  return None if program is None else export.deserialize(bytearray(program))
 
 
 def _static_to_bytes(fields: tuple) -> bytes:
