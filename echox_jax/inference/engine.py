@@ -8,12 +8,14 @@ compiled any more. What does not fit a budget is counted, never lost in silence.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
 import contextlib
 import threading
 import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, model_folder
@@ -263,18 +265,28 @@ class Engine:
     Raises:
       EchoXError: a question that the model cannot take.
     """
-    start, none, special = time.perf_counter(), np.int32(0), self.config.special_ids
+    start, states = time.perf_counter(), jnp.copy(self._state.states)  # thinking uses these up
     if requests is None:
       samples, prompts = self.questions.every_size()
     else:
       samples, prompts = self.questions.sizes_of((own.wave, own.text) for own in requests)
+    with futures.ThreadPoolExecutor(1) as beside:  # two cores load two programs at once
+      thinking = beside.submit(self._warm_up_thinking, samples, prompts, requests is None)
+      if self.speaks:
+        self._speakers.warm_up(states)
+      thinking.result()
+    return time.perf_counter() - start
+
+  def _warm_up_thinking(self, samples: Sequence[int], prompts: Sequence, talks: bool) -> None:
+    """For questions of these sizes; `talks`: in conversations, too."""
+    none, special = np.int32(0), self.config.special_ids
     rng = np.random.default_rng(0)
     for number in {1, self.reads_at_once}:
       heard = None
       for size in samples:
         noise = rng.normal(0, 0.1, (number, size)).astype(np.float32)
         heard, _ = self.programs.hear(self.params, noise, np.full(number, size, np.int32))
-      further = (self.programs.read_further,) if requests is None and number == 1 else ()
+      further = (self.programs.read_further,) if talks and number == 1 else ()
       for spoken, size in prompts:
         ids = [[special.audio if spoken else special.bos] * size] * number
         for read in (self.programs.read_first, *further):
@@ -284,9 +296,6 @@ class Engine:
     for width in self.programs.widths(len(self._rows)):
       rows = self.programs.rows(range(width), len(self._rows))
       self._state, _ = self.programs.decode_chunk(self.params, self._state, rows, none)
-    if self.speaks:
-      self._speakers.warm_up(self._state.states)
-    return time.perf_counter() - start
 
   def _thinking(self) -> bool:
     return any(answering.going for answering in self._answering.values())
