@@ -7,6 +7,7 @@ what is drawn after it.
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,11 +49,12 @@ def answer(tmp_path_factory):
 
   def run(first, again, **budgets):
     made = engine(tuple(budgets.items()))
-    head = np.array(made.params['echo'][HEAD])
+    before = made.params['echo'][HEAD]
+    head = np.array(before)
     head[:2, 1:] = eot
     for column, words in enumerate((first, again)):
       head[column, 1 : 1 + len(words)] = vocab + np.asarray(words, int)
-    made.params['echo'][HEAD] = jnp.asarray(head)
+    made.params['echo'][HEAD] = jax.device_put(head, before.sharding)
     with compiling() as compiled:
       events = list(made.answer(tiny_model.question(0.5), max_tokens=4))
     assert not compiled
