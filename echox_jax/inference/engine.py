@@ -10,6 +10,7 @@ compiled any more. What does not fit a budget is counted, never lost in silence.
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 import contextlib
+import functools
 import threading
 import time
 from typing import Any
@@ -266,15 +267,15 @@ class Engine:
       EchoXError: a question that the model cannot take.
     """
     start, states = time.perf_counter(), jnp.copy(self._state.states)  # thinking uses these up
-    if requests is None:
-      samples, prompts = self.questions.every_size()
-    else:
-      samples, prompts = self.questions.sizes_of((own.wave, own.text) for own in requests)
-    with futures.ThreadPoolExecutor(1) as beside:  # two cores load two programs at once
-      thinking = beside.submit(self._warm_up_thinking, samples, prompts, requests is None)
-      if self.speaks:
-        self._speakers.warm_up(states)
-      thinking.result()
+    sizes = self.questions.every_size()
+    if requests is not None:
+      sizes = self.questions.sizes_of((own.wave, own.text) for own in requests)
+    parts = [functools.partial(self._warm_up_thinking, *sizes, requests is None)]
+    parts += [functools.partial(self._speakers.warm_up, states)] if self.speaks else []
+    # two cores load two programs at once; on a mesh, all devices must start them in the same order
+    with futures.ThreadPoolExecutor(1 if self.programs.mesh else len(parts)) as workers:
+      for part in [workers.submit(part) for part in parts]:
+        part.result()
     return time.perf_counter() - start
 
   def _warm_up_thinking(self, samples: Sequence[int], prompts: Sequence, talks: bool) -> None:

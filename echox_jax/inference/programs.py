@@ -38,7 +38,7 @@ class Programs:
   """
 
   def __init__(self, cfg: EchoXConfig, budgets: EngineConfig, mesh: Mesh | None = None):
-    self._cfg, self._budgets, self._mesh = cfg, budgets, mesh
+    self._cfg, self._budgets, self.mesh = cfg, budgets, mesh
     self._on_cpu = mesh is None and jax.default_backend() == 'cpu'
     self.slots = min(budgets.max_context, cfg.llm.max_positions)
     self.max_words = positions.max_unit_words(cfg, budgets.max_unit_words)
@@ -145,9 +145,9 @@ class Programs:
 
   def _shardings(self, empty: Callable[[], Any]) -> Any:
     """Where a state is on the mesh."""
-    if self._mesh is None:
+    if self.mesh is None:
       return None
-    return placement.of_state(jax.eval_shape(empty), self._mesh)
+    return placement.of_state(jax.eval_shape(empty), self.mesh)
 
   def _made(self, empty: Callable[[], Any]) -> Any:
     made = jax.jit(empty, out_shardings=self._shardings(empty))()
