@@ -39,6 +39,7 @@ def test_eight_devices_answer_as_one(bundle, tmp_path):
   assert told['lora_rank'] == 0
 
 
+@pytest.mark.slow
 def test_bfloat16(bundle):
   cfg = placement.with_dtype(bundle.config, 'bfloat16')
   params, _ = placement.prepare(bundle.params, cfg, None)

@@ -61,6 +61,7 @@ def test_damaged_and_unwritable_programs_are_traced_anew(tmp_path, cache):
   assert heard(Engine(bundle)).text == first.text
 
 
+@pytest.mark.slow
 def test_int8_weights_have_programs_of_their_own(tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
   model = chat.Model(

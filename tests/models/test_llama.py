@@ -26,7 +26,10 @@ def full_precision():
     yield
 
 
-@pytest.fixture(scope='module', params=FAMILIES)
+# test_families answers questions with each of them
+@pytest.fixture(
+  scope='module', params=['llama', pytest.param('qwen2', marks=pytest.mark.slow), 'qwen3']
+)
 def cfg(request):
   return EchoXConfig(
     llm=LlamaConfig(

@@ -193,6 +193,7 @@ def rows(experiment, workdir, share=None):
   )
 
 
+@pytest.mark.slow
 def test_s2t_starts_from_the_aligned_adapter(tmp_path):
   llm = dataclasses.replace(CFG.llm, lora=dataclasses.replace(CFG.llm.lora, rank=2))
   cfg = tied(dataclasses.replace(CFG, llm=llm), drop_blank=True)
