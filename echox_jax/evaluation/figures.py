@@ -312,7 +312,7 @@ def latency(rows: Sequence[tuple[str, float, Mapping[str, Sequence[float]]]], ax
   what the latency is.
   """
   splits = tuple(dict.fromkeys(split for _, _, found in rows for split in found))
-  figure = _figure(9.6, 3.0)
+  figure = _figure(9.6, 3.3)
   for place, split in enumerate(splits, 1):
     axes = _axes(figure, 1, len(splits), place, f'right answers, {split}')
     for number, (name, at, found) in enumerate(rows):
@@ -328,8 +328,8 @@ def latency(rows: Sequence[tuple[str, float, Mapping[str, Sequence[float]]]], ax
         label=name,
       )
     axes.set_xlabel(axis, color=GREY)
-    if place == len(splits):
-      axes.legend(fontsize=7, frameon=False)
+  names = axes.get_legend_handles_labels()  # the same in each split
+  figure.legend(*names, loc='outside lower center', ncols=3, fontsize=7, frameon=False)
   return _png(figure)
 
 
