@@ -98,7 +98,8 @@ def some_inputs(entry, cfg, batch):
 @pytest.mark.parametrize(
   'name, profile, batch',
   [
-    *((name, 'paper', batch) for name in NAMES for batch in (1, 3)),
+    *((name, 'paper', 3) for name in NAMES),
+    *(pytest.param(name, 'paper', 1, marks=pytest.mark.slow) for name in NAMES),
     *((name, 'released', 3) for name in ('embed_speech', 'prefill_speech', 'generate_units')),
   ],
 )
