@@ -21,9 +21,9 @@ _PACKAGE = Path(__file__).parent
 _CHECKSUM = hashlib.sha256().digest_size  # bytes in front of a kept result
 
 
-def folder(kind: str, *made_from: Any) -> Path | None:
-  """Returns where results of a kind lie that were made from these values, which `repr` tells apart;
-  None = JAX has no cache folder.
+def place(kind: str, *made_from: Any) -> Path | None:
+  """Returns the file, or the folder, of what is of a kind and was made from these values, which
+  `repr` tells apart; None = JAX has no cache folder.
   """
   cache = jax.config.jax_compilation_cache_dir
   if not cache:

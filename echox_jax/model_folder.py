@@ -241,7 +241,7 @@ def check_shapes(config: EchoXConfig, shapes: Mapping[str, tuple[int, ...]], wha
 
 def _wanted_shapes(config: EchoXConfig, groups: list[str]) -> dict[str, tuple[int, ...]]:
   """Shapes of all parameters of some groups; they are kept, since finding them takes seconds."""
-  where = kept.folder('shapes', config, groups)
+  where = kept.place('shapes', config, groups)
   before = where and kept.read(where)
   if before:
     return {path: tuple(shape) for path, shape in json.loads(before).items()}

@@ -21,7 +21,8 @@ is used as the config says. The parts need the extras `train`, `talker`, `demo` 
 Debian's `wordnet-base`.
 
 With `--voice`, the model then learns to speak as somebody whose recordings are at hand, an hour or
-so, as launch.voice does it; everything before is the same with and without.
+so, as launch.voice does it; everything before is the same with and without. `--plan` leaves this
+part out.
 
 OUT gets the data sets in `data`, a folder for each stage, the model in `model` (with `--voice` the
 one that speaks so in `voice/model`), the words that it hears in `heard`, and the scores of its

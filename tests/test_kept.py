@@ -20,22 +20,22 @@ def cache(tmp_path):
 
 
 def test_results_come_back_whole_or_not_at_all():
-  path = kept.folder('things', 1, 'a')
+  path = kept.place('things', 1, 'a')
   assert kept.read(path) is None
   kept.write(path, b'result')
-  assert kept.read(path) == b'result' and kept.folder('things', 1, 'a') == path
-  assert len({path, kept.folder('things', 2, 'a'), kept.folder('others', 1, 'a')}) == 3
+  assert kept.read(path) == b'result' and kept.place('things', 1, 'a') == path
+  assert len({path, kept.place('things', 2, 'a'), kept.place('others', 1, 'a')}) == 3
   path.write_bytes(path.read_bytes()[:-1])
   assert kept.read(path) is None
 
 
 def test_nothing_is_kept_where_it_cannot_be(cache, caplog):
   cache.write_text('a file where the folder should be')
-  path = kept.folder('things')
+  path = kept.place('things')
   kept.write(path, b'result')
   assert 'is not kept' in caplog.text and kept.read(path) is None
   jax.config.update('jax_compilation_cache_dir', None)
-  assert kept.folder('things') is None
+  assert kept.place('things') is None
 
 
 def test_a_model_is_checked_by_kept_shapes_the_second_time(tmp_path, monkeypatch):

@@ -188,7 +188,7 @@ def _plan_answers(
   learned = [fact for fact in facts if fact.id not in held]
   left_out = [fact for fact in facts if fact.id in held]
   singles = _singles(learned)
-  own = [text for text in _singles(left_out) if text not in set(singles)]
+  own = [text for text in _singles(left_out) if text not in singles]
   return {
     'train': [line(fact.id, fact.answer, fact) for fact in learned]
     + [line(f'sentence_{i:03d}', text) for i, text in enumerate(extra)]

@@ -274,8 +274,8 @@ class Engine:
     parts += [functools.partial(self._speakers.warm_up, states)] if self.speaks else []
     # two cores load two programs at once; on a mesh, all devices must start them in the same order
     with futures.ThreadPoolExecutor(1 if self.programs.mesh else len(parts)) as workers:
-      for part in [workers.submit(part) for part in parts]:
-        part.result()
+      for done in [workers.submit(part) for part in parts]:
+        done.result()
     return time.perf_counter() - start
 
   def _warm_up_thinking(self, samples: Sequence[int], prompts: Sequence, talks: bool) -> None:

@@ -87,7 +87,7 @@ def _on_one_device(tree: dict, cfg: EchoXConfig, group: str, int8: bool) -> dict
     return jax.device_put(tree)
   on_cpu = jax.default_backend() == 'cpu'
   ready = jax.jit(functools.partial(_ready, cfg=cfg, group=group, int8=int8, on_cpu=on_cpu))
-  where = traced.folder(cfg, int8) if on_cpu else None
+  where = traced.folder(cfg, int8)
   return (traced.Traced(ready, f'ready_{group}', where, fixed=0) if where else ready)(tree)
 
 

@@ -45,7 +45,7 @@ class Programs:
     decoding = {'compiler_options': _CPU_DECODING} if self._on_cpu else {}
     thinks, says = self._shardings(self._conversations), self._shardings(self._speaking)
 
-    where = traced.folder(cfg, budgets) if self._on_cpu else None
+    where = None if mesh else traced.folder(cfg, budgets)
 
     def jitted(
       name: str, function: Callable[..., Any], *sizes: int, fixed: int = 1, **options: Any

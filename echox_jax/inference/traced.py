@@ -22,11 +22,13 @@ from echox_jax.models import adapter
 
 def folder(*made_from: Any) -> Path | None:
   """Returns where programs lie that were made from these values, which `repr` tells apart; None =
-  JAX has no cache folder.
+  JAX has no cache folder, or its device is no CPU (`jax.export` refuses what GPU kernels call).
   """
   device = jax.devices()[0]
+  if device.platform != 'cpu':
+    return None
   of_jax = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision)
-  return kept.folder('traced', device.platform, device.device_kind, of_jax, made_from)
+  return kept.place('traced', device.platform, device.device_kind, of_jax, made_from)
 
 
 class Traced:

@@ -26,7 +26,7 @@ def full_precision():
     yield
 
 
-# test_families answers questions with each of them
+# test_families answers questions with a Qwen2, too
 @pytest.fixture(
   scope='module', params=['llama', pytest.param('qwen2', marks=pytest.mark.slow), 'qwen3']
 )
