@@ -55,16 +55,30 @@ class Speech(NamedTuple):
     return EmbeddedSpeech(self.embeddings, self.kept, self.overflow)
 
 
+class Candidates(NamedTuple):
+  """Ids among which a step chooses its CTC labels (`training.candidates`).
+
+  Attributes:
+    ids: int[K], ascending, without the blank.
+    stands_for: float32[K], how many ids of the vocabulary each one stands for.
+  """
+
+  ids: Array
+  stands_for: Array
+
+
 class CtcTable(NamedTuple):
   """The rows whose dot products with a frame are its CTC logits.
 
   Attributes:
-    rows: float[V,D], one for each id.
+    rows: float[V,D], one for each id; with `candidates` float[K,D], one for each of these.
     blank: float[D], the row of the blank in place of that in `rows`; None = that one.
+    candidates: with them, `blank` has a row of its own.
   """
 
   rows: Array
   blank: Array | None = None
+  candidates: Candidates | None = None
 
 
 class AlignmentLayer(nn.Module):
@@ -149,11 +163,12 @@ class SoundwaveAdapter(nn.Module):
     state_lengths: Int[Array, '*b'],
     deterministic: bool = True,
     embeddings: Float[Array, 'V D'] | None = None,
+    candidates: Candidates | None = None,
   ) -> Speech:
     """Shrinks states at 50 Hz to LLM input embeddings; an odd last state is dropped.
 
     Everything except the selection is differentiable. Padding does not influence a clip.
-    `embeddings`: as for `ctc_table`.
+    `embeddings`, `candidates`: as for `ctc_table`.
     """
     released = self.cfg.adapter.variant == 'released'
     lead, width = states.shape[:-2], self.cfg.llm.hidden_size
@@ -163,7 +178,7 @@ class SoundwaveAdapter(nn.Module):
     flat = frames.reshape(-1, *frames.shape[-2:])
     real = real.reshape(-1, real.shape[-1])
 
-    labels = self._labels(flat, self.ctc_table(embeddings))
+    labels = self._labels(flat, self.ctc_table(embeddings, candidates))
     keep = kept_frames(labels, real, self._dropped_label())
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)
@@ -181,19 +196,30 @@ class SoundwaveAdapter(nn.Module):
       said.reshape(*lead, -1),
     )
 
-  def ctc_table(self, embeddings: Float[Array, 'V D'] | None = None) -> CtcTable:
-    """Returns what scores the CTC labels; with `tied_ctc` it takes the LLM's input `embeddings`."""
-    if not self.cfg.adapter.tied_ctc:
-      return CtcTable(self.ctc_head.embedding)
-    return CtcTable(jax.lax.stop_gradient(embeddings), self.ctc_blank)
+  def ctc_table(
+    self, embeddings: Float[Array, 'V D'] | None = None, candidates: Candidates | None = None
+  ) -> CtcTable:
+    """Returns what scores the CTC labels; with `tied_ctc` it takes the LLM's input `embeddings`,
+    with `candidates` these labels are all there are.
+    """
+    if self.cfg.adapter.tied_ctc:
+      rows, blank = jax.lax.stop_gradient(embeddings), self.ctc_blank
+    else:
+      rows, blank = self.ctc_head.embedding, None
+    if candidates is None:
+      return CtcTable(rows, blank)
+    blank = rows[self.cfg.special_ids.audio] if blank is None else blank
+    return CtcTable(rows[candidates.ids], blank, candidates)
 
   def _labels(self, frames: Float[Array, 'N F D'], table: CtcTable) -> Int[Array, 'N F']:
     """Finds the likeliest CTC label of each frame."""
     chunk, blank = self.cfg.adapter.ctc_chunk, self.cfg.special_ids.audio
     if table.blank is None:
       return chunked_head.argmax(frames, table.rows, chunk)
-    others = chunked_head.best(frames, table.rows, chunk, without=blank)
-    return jnp.where(chunked_head.logit_of(frames, table.blank) > others.logit, blank, others.id)
+    few = table.candidates
+    others = chunked_head.best(frames, table.rows, chunk, without=None if few else blank)
+    ids = few.ids[others.id] if few else others.id
+    return jnp.where(chunked_head.logit_of(frames, table.blank) > others.logit, blank, ids)
 
   def _align(self, x: Array, real: Array, deterministic: bool) -> Array:
     """Applies the alignment layer over time; `released`: over turns, per frame (facts 3.3)."""
@@ -214,10 +240,10 @@ class SoundwaveAdapter(nn.Module):
     return self.cfg.special_ids.audio if self.cfg.adapter.drop_blank else None
 
 
-def ctc_table(params: dict, cfg: EchoXConfig) -> CtcTable:
+def ctc_table(params: dict, cfg: EchoXConfig, candidates: Candidates | None = None) -> CtcTable:
   """Returns what scores the CTC labels, from the groups `adapter` and, with `tied_ctc`, `llm`."""
   return SoundwaveAdapter(cfg).apply(
-    {'params': params['adapter']}, tied_embeddings(params, cfg), method='ctc_table'
+    {'params': params['adapter']}, tied_embeddings(params, cfg), candidates, method='ctc_table'
   )
 
 

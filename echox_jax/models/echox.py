@@ -123,11 +123,12 @@ def embed_speech(
   *,
   deterministic: bool = True,
   rngs: dict | None = None,
+  candidates: adapter.Candidates | None = None,
 ) -> Speech:
   """Shrinks states of the speech encoder to LLM input embeddings; rows may have turns.
 
   It needs the group `adapter`, and the input embeddings of `llm` if they score the CTC labels
-  (`adapter.tied_ctc`).
+  (`adapter.tied_ctc`). `candidates`: the only labels; None = the vocabulary.
   """
   return SoundwaveAdapter(cfg).apply(
     {'params': params['adapter']},
@@ -135,6 +136,7 @@ def embed_speech(
     state_lengths,
     deterministic,
     adapter.tied_embeddings(params, cfg),
+    candidates,
     rngs=rngs,
   )
 

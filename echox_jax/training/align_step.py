@@ -14,9 +14,10 @@ from echox_jax.models.adapter import Speech
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.llama import apply_llm
 from echox_jax.prompts import IGNORE
-from echox_jax.training import losses, s2t_step
+from echox_jax.training import candidates, losses, s2t_step
 from echox_jax.training.experiment import ExperimentConfig
 
+_CANDIDATES = 8  # folded into the key: other random numbers than those of masks and dropout
 _TINY = 1e-12  # squared length below which a vector counts as this long
 
 
@@ -30,7 +31,7 @@ def align_loss(
       states are not cached).
     batch: `ctc_labels` int[B,C], and `states` float[B,E,Dw] + `state_lengths` int[B] or `audio`
       float[B,samples] + `audio_lengths` int[B].
-    rng: dropout key; None = deterministic.
+    rng: key of dropout and of the candidates; None = no dropout, and the whole vocabulary.
     experiment: the job.
 
   Returns:
@@ -39,10 +40,14 @@ def align_loss(
   """
   cfg, labels = experiment.model, batch['ctc_labels']
   batch = s2t_step.with_states(params, batch, rng, experiment)
+  count, few = experiment.train.loss.ctc_candidates, None
+  if count and rng is not None:
+    key = jax.random.fold_in(rng, _CANDIDATES)
+    few = candidates.choose(key, labels, cfg.llm.vocab_size, count, cfg.special_ids.audio)
   speech = echox.embed_speech(
-    params, cfg, batch['states'], batch['state_lengths'], **s2t_step.dropout(rng)
+    params, cfg, batch['states'], batch['state_lengths'], **s2t_step.dropout(rng), candidates=few
   )
-  ctc = s2t_step.speech_ctc(params, batch, speech, experiment)
+  ctc = s2t_step.speech_ctc(params, batch, speech, experiment, few)
   words = jax.lax.stop_gradient(apply_llm(params, cfg, 'embed', speech.labels))
   pulled = pull(speech, words, labels, cfg.special_ids.audio)
   tokens = jnp.sum(labels != IGNORE).astype(jnp.float32)

@@ -40,12 +40,23 @@ def ctc_loss(
 ) -> tuple[Float[Array, ''], Float[Array, ' B']]:
   """Computes `losses.ctc_loss` of a head, whose table may have the blank's row apart.
 
-  CTC needs only the logits of a row's labels and of the blank, and each frame's normaliser.
+  CTC needs only the logits of a row's labels and of the blank, and each frame's normaliser. With
+  candidates, the normaliser is an estimate: each of them counts as often as it stands for.
   """
+  few = table.candidates
+  if few is not None:
+    # One more number of each row and a 1 at the end of each frame add the logarithm to the logit.
+    more = jnp.log(few.stands_for)[:, None].astype(table.rows.dtype)
+    found = jnp.minimum(jnp.searchsorted(few.ids, labels), len(few.ids) - 1)
+    labels = jnp.where(labels == IGNORE, IGNORE, found)
+    frames, blank, chunk = _with_a_one(frames), 0, chunk or frames.shape[0] * frames.shape[1]
+    table = CtcTable(
+      jnp.concatenate([table.rows, more], axis=1), jnp.append(table.blank, 0).astype(more.dtype)
+    )
   if not chunk:
     return losses.ctc_loss(ctc_logits(frames, table, blank), frame_lengths, labels, blank)
   ids = jnp.pad(jnp.where(labels == IGNORE, blank, labels), ((0, 0), (1, 0)), constant_values=blank)
-  without = None if table.blank is None else blank
+  without = None if table.blank is None or few is not None else blank
   normaliser, picked = _scores(
     frames, table.rows, jnp.full(frames.shape[:2], IGNORE), ids, chunk, without
   )
@@ -56,6 +67,10 @@ def ctc_loss(
   return losses.ctc_of_scores(
     silence - normaliser, said - normaliser[..., None], frame_lengths, labels
   )
+
+
+def _with_a_one(frames: Float[Array, 'B F D']) -> Float[Array, 'B F D1']:
+  return jnp.concatenate([frames, jnp.ones_like(frames[..., :1])], axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -131,11 +131,14 @@ class LossConfig:
   of all heads; 0 = all (`models.chunked_head`).
   `pull_weight`: of the distance between kept frames and the embeddings of their words, in stage
   `align`.
+  `ctc_candidates`: ids among which stage `align` chooses at each step, those that are said and
+  others at random, in place of the whole vocabulary (`candidates`); 0 = the whole.
   `adversarial_start`: first step with the vocoder's discriminators.
   """
 
   ctc_weight: float = 0.3
   pull_weight: float = 1.0
+  ctc_candidates: int = 0
   echo_text: str = 'argmax'
   echo_targets: str = 'decoded'
   max_new_tokens: int = 512

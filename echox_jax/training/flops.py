@@ -196,10 +196,12 @@ def _clips(experiment: ExperimentConfig, batch: Mapping[str, Any] | None = None)
 def _align(experiment: ExperimentConfig, clips: Clips) -> Parts:
   cfg = experiment.model
   adapter = adapter_forward(cfg, clips.number, clips.states // 2)
+  few = experiment.train.loss.ctc_candidates if experiment.stage == 'align' else 0
+  labels = few / cfg.llm.vocab_size if few else 1.0  # share of the vocabulary
   return {
     'whisper': 0.0 if experiment.data.cached_states else _heard(experiment, clips),
     'adapter': 2 * adapter['projection'] + 3 * (adapter['layers'] + adapter['attention']),
-    'ctc_head': (2 if cfg.adapter.tied_ctc else 3) * adapter['head'],
+    'ctc_head': (2 if cfg.adapter.tied_ctc else 3) * adapter['head'] * labels,
   }
 
 

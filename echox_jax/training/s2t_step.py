@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from echox_jax import rates
 from echox_jax.models import echox, spec_augment
-from echox_jax.models.adapter import Speech, ctc_table
+from echox_jax.models.adapter import Candidates, Speech, ctc_table
 from echox_jax.models.arrays import Array, Float
 from echox_jax.models.llama import head_embedding
 from echox_jax.training import chunked_losses, losses
@@ -103,13 +103,19 @@ def loss_of_output(
 
 
 def speech_ctc(
-  params: dict, batch: dict, speech: Speech, experiment: ExperimentConfig
+  params: dict,
+  batch: dict,
+  speech: Speech,
+  experiment: ExperimentConfig,
+  candidates: Candidates | None = None,
 ) -> Float[Array, '']:
-  """Computes CTC of the transcripts `ctc_labels`, the mean over all clips."""
+  """Computes CTC of the transcripts `ctc_labels`, the mean over all clips; `candidates` are those
+  that `speech` was made with.
+  """
   frames = speech.frames.reshape(-1, *speech.frames.shape[-2:])
   ctc, _ = chunked_losses.ctc_loss(
     frames,
-    ctc_table(params, experiment.model),
+    ctc_table(params, experiment.model, candidates),
     speech.frame_lengths.reshape(-1),
     batch['ctc_labels'].reshape(len(frames), -1),
     experiment.model.special_ids.audio,

@@ -24,7 +24,7 @@ from echox_jax.models import params as params_lib
 from echox_jax.models import positions
 from echox_jax.models.trees import Tree, merge
 from echox_jax.parallel import sharding
-from echox_jax.training import keys, optimizer, stages
+from echox_jax.training import candidates, keys, optimizer, stages
 from echox_jax.training import state as state_lib
 from echox_jax.training.experiment import ExperimentConfig
 from echox_jax.training.state import TrainState
@@ -88,6 +88,8 @@ def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None
     )
   if 'echo' in stage.groups:
     _check_echo(experiment, mesh)
+  if stage.name == 'align':
+    candidates.check(experiment)
   what = (
     'train.batch_size'
     if parts == 1

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from echox_jax.errors import ConfigError
 from echox_jax.evaluation.judge import word_errors
 from echox_jax.models import echox
-from echox_jax.models.adapter import Speech, init_adapter
+from echox_jax.models.adapter import CtcTable, Speech, init_adapter
 from echox_jax.models.llama import init_llm
 from echox_jax.prompts import IGNORE, NANO_IDS
-from echox_jax.training import align_step, checkpoint, loop, s2t_step
+from echox_jax.training import align_step, candidates, checkpoint, chunked_losses, loop, s2t_step
 from echox_jax.training.experiment import (
   DataConfig,
   ExperimentConfig,
@@ -34,13 +35,13 @@ def tied(cfg, **changes):
   )
 
 
-def job(cfg, chunk=0, stage='align', **changes):
+def job(cfg, chunk=0, stage='align', few=0, **changes):
   model = dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, ctc_chunk=chunk))
   return ExperimentConfig(
     stage=stage,
     model=model,
     data=DataConfig(max_tokens=16),
-    train=TrainConfig(loss=LossConfig(chunk_tokens=chunk), **changes),
+    train=TrainConfig(loss=LossConfig(chunk_tokens=chunk, ctc_candidates=few), **changes),
   )
 
 
@@ -106,6 +107,70 @@ def test_a_tied_adapter_has_no_table():
   own = nn.meta.unbox(init_adapter(jax.random.key(0), tied(tiny.CONFIG)))
   del own['ctc_blank'], other['ctc_head']
   jax.tree.map(np.testing.assert_array_equal, own, other)
+
+
+def test_candidates_are_what_is_said_and_others_for_the_rest():
+  transcript = np.array([[20, 21, IGNORE], [21, 30, 7]])
+  for seed in range(5):
+    few = candidates.choose(jax.random.key(seed), transcript, 50, 12, BLANK)
+    assert {7, 20, 21, 30} < set(few.ids.tolist()) and BLANK not in few.ids
+    assert len(set(few.ids.tolist())) == 12 and list(few.ids) == sorted(few.ids)
+    said = np.isin(few.ids, transcript)
+    np.testing.assert_allclose(few.stands_for, np.where(said, 1, (49 - 4) / (12 - 4)), rtol=1e-6)
+
+
+@pytest.mark.parametrize('tie, chunk', [(True, 0), (True, 7), (False, 7)])
+def test_all_others_as_candidates_are_the_vocabulary(tie, chunk):
+  cfg = tied(tiny.CONFIG) if tie else tiny.CONFIG
+  params, batch = tiny.params(cfg), echo_rows.batch()
+  few = candidates.choose(
+    jax.random.key(0), batch['ctc_labels'], cfg.llm.vocab_size, cfg.llm.vocab_size - 1, BLANK
+  )
+
+  def loss(own, chosen):
+    given = params | {'adapter': own}
+    speech = echox.embed_speech(
+      given, cfg, batch['states'], batch['state_lengths'], candidates=chosen
+    )
+    return s2t_step.speech_ctc(given, batch, speech, job(cfg, chunk), chosen), speech.labels
+
+  found, expected = (
+    jax.value_and_grad(loss, has_aux=True)(params['adapter'], chosen) for chosen in (few, None)
+  )
+  np.testing.assert_array_equal(found[0][1], expected[0][1])
+  close = lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, (found[0][0], found[1]), (expected[0][0], expected[1]))
+  assert found[0][0] > 0.1
+
+
+def test_the_normaliser_is_right_on_average():
+  rng = np.random.default_rng(3)
+  frames = rng.normal(size=(1, 1, 8)).astype(np.float32)
+  rows, blank = 0.5 * rng.normal(size=(300, 8)).astype(np.float32), np.zeros(8, np.float32)
+  labels = np.array([[20]])
+
+  @jax.jit
+  def likelihood(key):
+    few = candidates.choose(key, labels, 300, 40, BLANK)
+    table = CtcTable(jnp.asarray(rows)[few.ids], blank, few)
+    return -chunked_losses.ctc_loss(frames, table, np.array([1]), labels, BLANK, 0)[0]
+
+  whole = CtcTable(jnp.asarray(rows), blank)
+  exact = chunked_losses.ctc_loss(frames, whole, np.array([1]), labels, BLANK, 4)[0]
+  # 1 / likelihood is linear in the normaliser
+  estimates = np.exp(-jax.vmap(likelihood)(jax.random.split(jax.random.key(1), 4000)))
+  assert estimates.std() > 0.02 * estimates.mean()
+  np.testing.assert_allclose(estimates.mean(), np.exp(exact), rtol=0.02)
+
+
+@pytest.mark.parametrize('few', [16, 300])
+def test_too_few_or_too_many_candidates(few):
+  experiment = job(tied(tiny.CONFIG), few=few, batch_size=4)
+  experiment = dataclasses.replace(
+    experiment, data=dataclasses.replace(experiment.data, max_ctc_labels=4)
+  )
+  with pytest.raises(ConfigError, match=f'ctc_candidates is {few}: it must be above the 16 labels'):
+    candidates.check(experiment)
 
 
 def speech_of(embeddings, labels):
