@@ -100,7 +100,11 @@ def some_inputs(entry, cfg, batch):
   [
     *((name, 'paper', 3) for name in NAMES),
     *(pytest.param(name, 'paper', 1, marks=pytest.mark.slow) for name in NAMES),
-    *((name, 'released', 3) for name in ('embed_speech', 'prefill_speech', 'generate_units')),
+    ('embed_speech', 'released', 3),
+    *(
+      pytest.param(name, 'released', 3, marks=pytest.mark.slow)
+      for name in ('prefill_speech', 'generate_units')
+    ),
   ],
 )
 def test_the_artefact_computes_what_the_engine_computes(models, name, profile, batch):
@@ -119,7 +123,13 @@ def test_the_artefact_computes_what_the_engine_computes(models, name, profile, b
     np.testing.assert_allclose(made[output], value, rtol=1e-6, atol=1e-6, err_msg=output)
 
 
-@pytest.mark.parametrize('name', NAMES)
+# of each kind one: an encoder, a step with a cache, a vocoder
+QUICK = ('embed_speech', 'decode_step', 'waveform')
+
+
+@pytest.mark.parametrize(
+  'name', [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n not in QUICK)]
+)
 def test_every_platform_is_there_and_no_call_outside_stablehlo(models, name):
   entry, exported = models('paper').functions[name], models('paper').artefact(name)
   assert exported.platforms == ('cpu', 'cuda', 'tpu') == tuple(entry['platforms'])

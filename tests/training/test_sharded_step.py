@@ -44,8 +44,18 @@ def check(rows, meshes, limit):
     assert ('fsdp' not in row['mesh']) or not row['whole'], row
 
 
-# s2t has all of its parts
-@pytest.mark.parametrize('stage', [stage for stage in ONE_MESH if stage != 'text'])
+# s2t and echo have all parts of the others
+PARTS = {'align', 't2c'}
+
+
+@pytest.mark.parametrize(
+  'stage',
+  [
+    pytest.param(stage, marks=pytest.mark.slow if stage in PARTS else ())
+    for stage in ONE_MESH
+    if stage != 'text'
+  ],
+)
 def test_eight_devices_equal_one(stage):
   compare(stage, ONE_MESH[stage])
 
