@@ -108,7 +108,7 @@ DISCRIMINATORS = DiscriminatorConfig(
 
 def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
   """The job of a stage: s2t hears waveforms, in packed rows, align and echo cached states. In align
-  the LLM scores the CTC labels.
+  the LLM scores the CTC labels, some of its vocabulary in each step.
   """
   model = MODEL
   if stage == 'align':
@@ -133,6 +133,7 @@ def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
     max_slices=3,
     slices_per_batch=24,
     chunk_tokens=0 if stage == 't2c' else 32,
+    ctc_candidates=40 if stage == 'align' else 0,
     vocoder=vocoder,
   )
   fixed = dict(
