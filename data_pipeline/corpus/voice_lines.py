@@ -10,10 +10,11 @@ needs. The same address gives the same samples on every host.
 
 `speed` is 1 for the voice's own pace, `pitch` a factor on its pitch and formants, `level` the RMS
 loudness relative to full scale, `lead` and `tail` seconds of silence, `room` seconds of
-reverberation, `noise` dB of white noise below the speech, `seed` that of the voice's noise.
+reverberation, `noise` dB of white noise below the speech (negative: above it), `seed` that of the
+voice's noise.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import dataclasses
 from urllib import parse
 
@@ -34,10 +35,10 @@ _OPTIONS = {
   'lead': (0.0, 5.0, float),
   'tail': (0.0, 5.0, float),
   'room': (0.0, 2.0, float),
-  'noise': (0.0, 100.0, float),
+  'noise': (-40.0, 100.0, float),
   'seed': (0, 2**31 - 1, int),
 }
-_TEXT = 'text'
+TEXT = 'text'
 
 
 def is_line(recording: str) -> bool:
@@ -45,7 +46,7 @@ def is_line(recording: str) -> bool:
   return recording.startswith(_SCHEME)
 
 
-def address(voice: str, **options: float) -> str:
+def address(voice: str, **options: float | str) -> str:
   """The address of a line in the voice of that name; `options`: see above."""
   return f'{_SCHEME}{voice}' + (f'?{parse.urlencode(options)}' if options else '')
 
@@ -57,9 +58,15 @@ def with_text(line: str, text: str) -> str:
     Unusable: the address names no voice that there is, or has wrong options.
   """
   voice, options = _parse(line)
-  if _TEXT not in options:
-    options[_TEXT] = text
+  if TEXT not in options:
+    options[TEXT] = text
   return f'{_SCHEME}{voice.name}?{parse.urlencode(options, quote_via=parse.quote)}'
+
+
+def changed(line: str, options: Mapping[str, float | str]) -> str:
+  """The address with other options."""
+  voice, own = _parse(line)
+  return address(voice.name, **own | options)
 
 
 def speaker(recording: str) -> str:
@@ -96,7 +103,7 @@ def read(line: str, max_seconds: float) -> np.ndarray:
       f'the voice {voice.name} is not installed on this host, but on the one that planned the job: '
       f'install it on every host with `{voices.installation(voice)}`.'
     )
-  text = options.pop(_TEXT)
+  text = options.pop(TEXT)
   voice = dataclasses.replace(voice, pitch=voice.pitch * options.pop('pitch', 1.0))
   try:
     samples = speaking.speak(speaking.Clip(line, text, voice, **options))
@@ -114,7 +121,7 @@ def _parse(line: str) -> tuple[voices.Voice, dict[str, float | str]]:
     )
   options: dict[str, float | str] = {}
   for option, value in parse.parse_qsl(query, keep_blank_values=True):
-    options[option] = value if option == _TEXT else _number(option, value)
+    options[option] = value if option == TEXT else _number(option, value)
   return voice, options
 
 

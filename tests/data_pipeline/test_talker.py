@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipeline import dataset, ingest
-from data_pipeline.corpus import voices
-from data_pipeline.corpus.talker import answers, build, texts
+from data_pipeline.corpus import voice_lines, voices
+from data_pipeline.corpus.talker import answers, build, inaudible, texts
 from data_pipeline.corpus.talker.texts import Question
 from data_pipeline.shards import SharedWork
 from echox_jax import model_folder
@@ -122,13 +122,15 @@ def test_a_stopped_job_ends_with_the_same_lists(installed, llm, tmp_path, monkey
   assert asked == [10, 10, 10] and not list((tmp_path / 'stopped').glob('*.jsonl'))
   asked = talker_sources.answer_at_once(monkeypatch)
   assert make_lists(tmp_path / 'stopped', llm) == whole
-  assert sum(asked) == len(rows_of(whole, 'exchanges')) - 30
+  assert sum(asked) == len(rows_of(whole, 'exchanges')) - 30 - 2  # two that nobody understands
 
 
 def test_lists_keep_meanings_and_voices_apart(installed, llm, tmp_path, monkeypatch):
   talker_sources.answer_at_once(monkeypatch)
   lists = make_lists(tmp_path, llm)
   rows, lines = rows_of(lists, 'exchanges'), rows_of(lists, 'alignment')
+  assert [row['category'] for row in rows[-3:]].count(inaudible.NAME) == 2
+  rows = rows[:-2]
   assert len(rows) == 48 + 5 and len({row['id'] for row in [*rows, *lines]}) == len(rows + lines)
   meanings = {q.text: q.meaning for q in build.chosen_questions(build.Options(llm))}
   by_meaning = {}
@@ -149,6 +151,25 @@ def test_lists_keep_meanings_and_voices_apart(installed, llm, tmp_path, monkeypa
   assert {line['category'] for line in lines} == {'asr'}
   said = [texts.normalised(line['question']) for line in lines]
   assert len(set(said)) == len(said) and not set(said) & set(map(texts.normalised, known))
+
+
+def test_what_nobody_understands_has_no_word_and_an_honest_answer():
+  rows = list(inaudible.rows(6000, CAST, 0))
+  assert len(rows) == 180 and list(inaudible.rows(1000, CAST, 0)) == rows[:30]
+  assert {row['split'] for row in rows} == {'train', 'dev', 'test'}
+  drowned = [row for row in rows if 'noise=-' in row['question_audio']]
+  assert 50 < len(drowned) < 95
+  for row in rows:
+    assert row['question'] == '[inaudible]' and row['answer'] in inaudible.ANSWERS
+    assert row['references'][0] in row['answer']
+    line = voice_lines.with_text(row['question_audio'], 'What is one?')
+    assert line.count('text=') == 1 and 'text=What' not in line
+    held = row['question_audio'].startswith(('voice:rms', 'voice:slt'))
+    assert held == (row['split'] != 'train')
+  spoken = build.spoken_rows(
+    [{'answer': 'A.', 'split': 'train'}, *rows], build.Spoken(answers=len(inaudible.ANSWERS))
+  )
+  assert {row['answer'] for row in spoken if row['split'] == 'train'} >= set(inaudible.ANSWERS)
 
 
 def test_a_share_is_a_part_of_the_whole(installed, llm, tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
 """The corpus of the talker: everyday questions with the answers of a text model, and sentences to
-be written down.
+be written down; and a few questions that nobody can understand.
 
 It is two lists in `DATA/talker`, `exchanges.jsonl` and `alignment.jsonl`, in which packaged voices
 stand in place of recordings. `ingest` reads them in as it reads any list: it speaks them shard by
@@ -19,7 +19,7 @@ from typing import Any
 
 from data_pipeline import ingest
 from data_pipeline.corpus import voices
-from data_pipeline.corpus.talker import answers, casting, everyday, sources, texts
+from data_pipeline.corpus.talker import answers, casting, everyday, inaudible, sources, texts
 from data_pipeline.schema import ASR
 from data_pipeline.shards import SharedWork
 from echox_jax import errors, storage
@@ -122,6 +122,7 @@ def write_lists(
     {
       'questions': len(questions),
       'by_source': dict(by_source),
+      'inaudible': sum(row['category'] == inaudible.NAME for row in rows),
       'meanings': len({question.meaning for question in questions}),
       'answered': _by_split(rows),
       'spoken_answers': len(spoken),
@@ -169,6 +170,7 @@ def exchange_rows(
           'split': split,
         }
       )
+  rows += inaudible.rows(len(rows), cast, options.seed)
   for row in spoken_rows(rows, options.spoken):
     row['answer_audio'] = casting.answer(options.seed)
   return rows
@@ -181,7 +183,11 @@ def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str
   distinct: dict[str, dict[str, Any]] = {}
   for row in sorted(rows, key=lambda row: _SPLITS.index(row['split'])):
     distinct.setdefault(row['answer'], row)
-  ranked = sorted(distinct.values(), key=lambda row: texts.fraction(row['answer'], 'spoken'))
+
+  def rank(row: dict[str, Any]) -> tuple[bool, float]:
+    return row['answer'] not in inaudible.ANSWERS, texts.fraction(row['answer'], 'spoken')
+
+  ranked = sorted(distinct.values(), key=rank)
   chosen, seconds, lacking = [], 0.0, set(_SPLITS)
   for row in ranked:
     longer = seconds + _seconds(row['answer'])
@@ -213,7 +219,8 @@ def chosen_sentences(
       add(text, texts.split_of(key, options.seed))
   room = len(found)
   for row in rows:
-    for sentence in answers.sentences(row['answer']) if row['split'] == 'train' else ():
+    own = row['split'] == 'train' and row['category'] != inaudible.NAME
+    for sentence in answers.sentences(row['answer']) if own else ():
       text = texts.clean(sentence, texts.SENTENCE_WORDS)
       if text and room and texts.normalised(text) not in taken:
         add(text, 'train')
