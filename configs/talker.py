@@ -30,14 +30,16 @@ Llama, a Qwen2 or a Qwen3. The rest follows from it:
   is heard as often; the warm-up is a twentieth of them.
 
 In `align` the adapter learns to write with the words of the LLM, from the sentences of the corpus
-and from its questions. Blanks are dropped: a clip keeps as many frames as it has tokens.
+and from its questions. Blanks are dropped: a clip keeps as many frames as it has tokens. A step
+scores the labels that its clips say and a sample of the others (`train.loss.ctc_candidates`).
 
 The speech encoder is frozen and small, so its states are computed once: 384 numbers of 2 bytes, 50
 a second, are 138 MB an hour of speech. Units and vocoder are those of EchoX-nano.
 
 Parts compute in bfloat16. On CPUs without fast bfloat16 products (AMX, AVX-512 BF16) float32 is
 faster: --config.model.adapter.dtype=float32, and in s2t and echo --config.model.llm.dtype=float32
-too. Batches are for an LLM of 135 million parameters on a GPU or TPU chip of 16 GB; for a larger
+too; where memory is plenty, --config.model.llm.remat=none saves a third of the work. Batches are
+for an LLM of 135 million parameters on two CPU cores, or a GPU or TPU chip of 16 GB; for a larger
 one choose `train.batch_size`, `train.accumulate_steps` and `mesh`.
 """
 
@@ -66,7 +68,12 @@ TINY_EN = dict(num_mel_bins=80, hidden_size=384, intermediate_size=1536, num_lay
 # of every stage that hears
 CACHED_SETS = ('alignment_questions/train', 'questions/train', 'questions/test')
 AUGMENT = dict(time_warp=0.2, noise=0.15, time_mask=0.1, feature_mask=0.1)  # as in nano
-ROWS = dict(align=32, s2t=32, t2c=32, echo=32, vocoder=16)
+ROWS = dict(align=32, s2t=16, t2c=8, echo=16, vocoder=16)
+# A line of the corpus has up to 24 words, about 60 tokens if all are rare; an answer has up to 64.
+LABELS = 96
+POSITIONS = dict(s2t=512, echo=256)  # of the LLM in a row: three dialogues or so, and one
+SLICE_WORDS = 256  # unit words of a slice
+CANDIDATES = 4096  # CTC labels that a step of align chooses among
 STEPS = dict(align=10000, s2t=3000, t2c=3000, echo=1000, vocoder=1000)
 RATES = dict(align=1e-3, s2t=5e-4, t2c=1e-3, echo=2e-4, vocoder=2e-4)
 _LAYER = ('hidden_size', 'intermediate_size', 'num_heads', 'num_kv_heads', 'head_dim')
@@ -158,9 +165,7 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     system_message=model.system_message,
   )
   # as many slots as a clip may have tokens
-  parts['adapter'] |= dict(
-    drop_blank=True, tied_ctc=model.llm.tie_embeddings, shrink_budget=full_size.LABELS
-  )
+  parts['adapter'] |= dict(drop_blank=True, tied_ctc=model.llm.tie_embeddings, shrink_budget=LABELS)
   pretrained = dict(
     kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED)
   )
@@ -173,6 +178,13 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
   if stage in ('align', 's2t', 'echo'):
     config.data.update(dict(cached_states=True, workers=0))
     config.data.augment.update(AUGMENT)
+    config.data.max_ctc_labels = LABELS
+  if stage in POSITIONS:
+    config.data.max_tokens = POSITIONS[stage] - LABELS + 1
+  if stage == 'echo':
+    config.data.max_unit_words = SLICE_WORDS
+  if stage == 'align' and model.llm.vocab_size > 2 * CANDIDATES:
+    config.train.loss.ctc_candidates = CANDIDATES
   if stage == 'vocoder':  # the nano vocoder ends in an inverse STFT and has small discriminators
     config.data.segment_frames = 50
     config.train.loss.vocoder.update(echox_nano.get_config(stage).train.loss.vocoder)

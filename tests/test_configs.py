@@ -9,6 +9,7 @@ import jax
 from jax.sharding import AbstractMesh
 import pytest
 
+from configs import full_size, talker
 from data_pipeline import batches
 from echox_jax import config as config_lib
 from echox_jax.models import params as params_lib
@@ -52,9 +53,10 @@ def test_every_stage_builds_and_trains_something(name, stage):
 
 
 @pytest.mark.parametrize('name', FULL_SIZE)
-def test_rows_fill_1024_positions(name):
+def test_rows_fill_the_positions(name):
   built = job(name, 'echo')
-  assert built.data.max_tokens + built.model.adapter.shrink_budget - 1 == 1024
+  wanted = talker.POSITIONS['echo'] if name == 'echox_135m' else full_size.POSITIONS
+  assert built.data.max_tokens + built.model.adapter.shrink_budget - 1 == wanted
   assert built.model.llm.max_positions >= 1024
   # states of a large encoder are not kept
   assert built.data.cached_states == (name == 'echox_135m')
