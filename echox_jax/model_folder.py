@@ -180,9 +180,14 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
 
 def load_params(folder: str | os.PathLike[str]) -> dict[str, Any]:
   """Returns the parameters of a model folder as a dict of groups; raises like `load`."""
+  return trees.unflatten(dict(open_weights(folder)))
+
+
+def open_weights(folder: str | os.PathLike[str]) -> tensor_files.TensorFiles:
+  """Opens the parameters of a model folder, which are read on access; raises like `load`."""
   tensors = tensor_files.open_tensors(_file(folder, WEIGHTS))
   check_shapes(read_config(folder), tensors.shapes, str(tensors.path))
-  return trees.unflatten(dict(tensors))
+  return tensors
 
 
 def read_config(folder: str | os.PathLike[str]) -> EchoXConfig:

@@ -5,6 +5,7 @@
   python -m launch.convert export  --checkpoint WORKDIR --to safetensors --out DIR
   python -m launch.convert weights --checkpoint WORKDIR/STAGE --out DIR
                                    --groups vocoder --dtype float16
+  python -m launch.convert pack    --checkpoint DIR --out configs/pretrained/NAME
 
 `import` writes a model folder that `echox_jax.load(DIR)` opens and that stages can start from
 (`train.init_from`). It works tensor by tensor, with only a few in memory at a time. With `--format
@@ -14,7 +15,8 @@ and unit language, which `echox_jax.load(DIR)` opens. `echox` is the layout of t
 checkpoints. `llm` is the language model alone, with LoRA merged, as transformers reads it.
 `stablehlo` holds the inference functions for cpu, cuda and tpu with a symbolic batch
 (echox_jax/conversion/stablehlo.py shows how to call them). `weights` writes parameter groups of one
-stage, from which other runs can start (`train.init_from`).
+stage, from which other runs can start (`train.init_from`). `pack` writes the trained parts of a
+model folder small enough for a repository, from where `echox_jax.load(NAME)` puts it together.
 """
 
 import argparse
@@ -56,6 +58,17 @@ def weights(args: argparse.Namespace) -> None:
     f'{args.out / model_folder.WEIGHTS}: '
     f'{sum(value.size for value in flat.values()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB'
   )
+
+
+def pack(args: argparse.Namespace) -> None:
+  """Writes the trained parts of a model folder."""
+  from echox_jax.conversion import pretrained
+
+  manifest = pretrained.pack(args.checkpoint, args.out)
+  size = storage.size(args.out / pretrained.PACKED)
+  print(f'{args.out}: {size / 1e6:.1f} MB; not in it: {", ".join(manifest["packages"]) or "-"}')
+  for group, error in manifest['largest_error'].items():
+    print(f'{group}: largest relative error of an array {error:.4f}')
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -211,6 +224,12 @@ def main(argv: list[str] | None = None) -> None:
     '--out', required=True, type=storage.check_writable, help='folder to write model.safetensors to'
   )
   part.set_defaults(run=weights)
+  packed = commands.add_parser('pack', help='write the trained parts of a model, as int8')
+  packed.add_argument(
+    '--checkpoint', required=True, type=storage.local_only, help='exported model folder'
+  )
+  packed.add_argument('--out', required=True, type=storage.local_only, help='folder to write')
+  packed.set_defaults(run=pack)
   args = parser.parse_args(argv)
   args.run(args)
 

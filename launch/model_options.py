@@ -15,7 +15,10 @@ if typing.TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
   """Adds the options; `required`: whether a command never goes without a model."""
   parser.add_argument(
-    '--checkpoint', required=required, type=storage.check_readable, help='exported model folder'
+    '--checkpoint',
+    required=required,
+    type=folder,
+    help='exported model folder, or a model of this repository: echox-nano',
   )
   parser.add_argument('--dtype', help='float32 or bfloat16: what computes (default: as exported)')
   parser.add_argument(
@@ -28,6 +31,13 @@ def add(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     metavar='NAME=NUMBER',
     help='another budget than the folder has, such as first_slice_tokens=6 (may be repeated)',
   )
+
+
+def folder(name: str) -> storage.Path:
+  """The model folder that a user names; raises as `pretrained.find`, `storage.check_readable`."""
+  from echox_jax.conversion import pretrained
+
+  return storage.check_readable(pretrained.find(name))
 
 
 def open_model(args: argparse.Namespace) -> 'Model':

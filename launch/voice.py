@@ -35,7 +35,7 @@ from configs import voice as config
 from data_pipeline import dataset, ingest, sampling
 from echox_jax import errors, model_folder, rates, storage, tensor_files
 from echox_jax.storage import Path
-from launch import cli, pipeline
+from launch import cli, model_options, pipeline
 from launch.steps import Step, run_all
 
 CONFIG = 'configs/voice.py'
@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    '--checkpoint', required=True, type=storage.check_readable, help='exported model that speaks'
+    '--checkpoint', required=True, type=model_options.folder, help='exported model that speaks'
   )
   parser.add_argument(
     '--recordings',

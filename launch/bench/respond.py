@@ -32,13 +32,14 @@ from typing import Any
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import rates, storage
+from echox_jax import rates
 from echox_jax.config import EngineConfig
 from echox_jax.inference.answering import Request
 from echox_jax.inference.chat import Model
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, TextPiece
 from echox_jax.training.experiment import ExperimentConfig
+from launch import model_options
 from launch.bench import respond_model, respond_peer, respond_start, respond_training, timing
 
 _SECONDS = 10.0  # of the question
@@ -50,7 +51,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
   add_work_options(command)
   command.add_argument(
     '--checkpoint',
-    type=storage.check_readable,
+    type=model_options.folder,
     help='also time the start of launch.respond with this model folder',
   )
 

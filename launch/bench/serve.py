@@ -37,6 +37,7 @@ import numpy as np
 
 from echox_jax import audio, errors, storage
 from echox_jax.serving.resampling import Stream
+from launch import model_options
 
 _SILENCE = 0.5  # seconds that end a turn
 _THINKS = (0.3, 1.5)  # seconds between an answer and the next question
@@ -46,10 +47,7 @@ _WRITTEN = 'What is the capital of Norway?'
 def add_options(command: argparse.ArgumentParser) -> None:
   """Adds the options of this measurement."""
   command.add_argument(
-    '--checkpoint',
-    type=storage.check_readable,
-    default='out/demo/model',
-    help='default %(default)s',
+    '--checkpoint', type=model_options.folder, default='out/demo/model', help='default %(default)s'
   )
   command.add_argument(
     '--questions',

@@ -1,0 +1,229 @@
+"""Models that come with this repository: `echox_jax.load('echox-nano')`.
+
+A folder of `configs/pretrained` holds the trained parts of a model, small enough for a repository:
+
+  manifest.json       checksums, and what the rest of the model is taken from
+  packed.safetensors  the trained parts: kernels and tables as int8, each output channel with a
+                      scale (`PATH.scale`); the vocoder, norms and biases as float16
+  config.json, ...    the other files of a model folder (`echox_jax.model_folder`)
+  README.md           the model card
+
+Parts that were not trained come from the packages that carry them. `find` puts a model together
+when its name is first used, as a model folder in the cache.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echox_jax import errors, model_folder, storage, tensor_files
+from echox_jax.conversion import whisper_ct2
+from echox_jax.models import trees
+
+MANIFEST, PACKED = 'manifest.json', 'packed.safetensors'
+_FOLDER = Path(__file__).parents[2] / 'configs' / 'pretrained'
+_FORMAT = 1
+_SCALE = '.scale'
+_LARGEST = 127
+_SMALL = 4096  # numbers of an array that is not worth being rounded to int8
+_EXACT = ('vocoder',)  # groups that stay float16: every rounding of theirs is heard
+_COPIED = ('tokenizer.model', 'tokenizer.json', model_folder.UNIT_LANGUAGE, model_folder.KMEANS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Packaged:
+  """Parameters that an installed package carries.
+
+  Attributes:
+    files: the files that they are in; raises MissingExtraError if the package is not installed.
+    params: the parameters, by `group/path`.
+  """
+
+  files: Callable[[], list[Path]]
+  params: Callable[[], Mapping[str, np.ndarray]]
+
+
+def _whisper(size: str) -> Packaged:
+  def params():
+    return trees.flatten({'whisper': whisper_ct2.packaged_encoder(size)})
+
+  return Packaged(functools.partial(whisper_ct2.packaged_files, size), params)
+
+
+PACKAGES = {f'whisper-{size}': _whisper(size) for size in ('tiny.en', 'base')}
+
+
+def names() -> list[str]:
+  """The models that this repository holds; none if the package was installed without it."""
+  return sorted(path.parent.name.replace('_', '-') for path in _FOLDER.glob(f'*/{MANIFEST}'))
+
+
+def find(folder: str | os.PathLike[str]) -> str | os.PathLike[str]:
+  """The model folder that is meant: `folder` itself or, if that is one of `names` and no folder
+  here, the one that the model is put together in.
+
+  Raises:
+    MissingExtraError: a package that carries a part of the model is not installed.
+    CheckpointError: a file is damaged, or the package holds other weights.
+  """
+  name = os.fspath(folder)
+  if name not in names() or os.path.exists(name):
+    return folder
+  packed = _FOLDER / name.replace('-', '_')
+  manifest = _read_manifest(packed)
+  made_from = hashlib.sha256((packed / MANIFEST).read_bytes()).hexdigest()[:16]
+  whole = storage.cache_folder() / 'models' / f'{name}-{made_from}'
+  if not model_folder.is_model(whole):
+    put_together(packed, manifest, whole)
+  return whole
+
+
+def put_together(packed: Path, manifest: Mapping[str, Any], out: Path) -> None:
+  """Writes the model folder `out`, float32; raises like `find`."""
+  for name, checksum in manifest['files'].items():
+    if not (packed / name).is_file() or _checksum([packed / name]) != checksum:
+      raise errors.CheckpointError(
+        f'{packed / name} is not the file that {MANIFEST} was written for: check it out again.'
+      )
+  arrays = dict(_decoded(tensor_files.open_tensors(packed / PACKED)))
+  for name, checksum in manifest['packages'].items():
+    files = PACKAGES[name].files()
+    if _checksum(files) != checksum:
+      raise errors.CheckpointError(
+        f'{", ".join(map(str, files))} holds other weights of {name} than the model was trained '
+        'with: install the version that setup.cfg names.'
+      )
+    arrays |= PACKAGES[name].params()
+  arrays |= {path: arrays[other] for path, other in manifest['same'].items()}
+  with model_folder.writing(out) as beside:
+    model_folder.write_params(
+      beside,
+      {path: (array.shape, np.float32) for path, array in arrays.items()},
+      ((path, None, np.asarray(array, np.float32)) for path, array in arrays.items()),
+    )
+    model_folder.write_rest(
+      beside,
+      model_folder.read_config(packed),
+      model_folder.read_engine_config(packed),
+      {name: packed / name for name in _COPIED if (packed / name).is_file()},
+    )
+
+
+def pack(model: Path, out: Path) -> dict[str, Any]:
+  """Writes the trained parts of a model folder, for `configs/pretrained`.
+
+  Args:
+    model: an exported model folder.
+    out: folder to write; a README.md in it stays.
+
+  Returns:
+    The manifest: `files` and `packages` with checksums; `same`, paths of equal arrays;
+    `largest_error`, by group: the largest root mean square error of an array, relative to the
+    array's own root mean square.
+
+  Raises:
+    CheckpointError: as `model_folder.load`.
+  """
+  tensors = model_folder.open_weights(model)
+  packages, left_out = {}, set()
+  for name, source in PACKAGES.items():
+    carried = _carried(source, tensors)
+    if carried:
+      packages[name] = _checksum(source.files())
+      left_out |= carried
+  same, first = {}, {}
+  for path in sorted(set(tensors) - left_out):
+    array = tensors[path]
+    other = first.setdefault(_content(array), path) if array.size >= _SMALL else path
+    if other != path:
+      same[path] = other
+  packed, largest = {}, {}
+  for path in sorted(set(tensors) - left_out - set(same)):
+    parts = _encoded(path, tensors[path])
+    packed |= parts
+    group, error = path.split('/')[0], _error(tensors[path], dict(_decoded(parts))[path])
+    largest[group] = max(largest.get(group, 0.0), error)
+  out.mkdir(parents=True, exist_ok=True)
+  with tensor_files.TensorWriter(
+    out / PACKED, {name: (array.shape, array.dtype) for name, array in packed.items()}
+  ) as writer:
+    for name, array in packed.items():
+      writer.write(name, array)
+  model_folder.write_rest(
+    out,
+    model_folder.read_config(model),
+    model_folder.read_engine_config(model),
+    {name: model / name for name in _COPIED if storage.is_file(model / name)},
+  )
+  names = (PACKED, model_folder.CONFIG, model_folder.ENGINE, *_COPIED)
+  manifest = {
+    'format': _FORMAT,
+    'files': {name: _checksum([out / name]) for name in names if (out / name).is_file()},
+    'packages': packages,
+    'same': same,
+    'largest_error': {group: round(error, 5) for group, error in largest.items()},
+  }
+  storage.atomic_write_json(out / MANIFEST, manifest)
+  return manifest
+
+
+def _read_manifest(packed: Path) -> dict[str, Any]:
+  manifest = json.loads((packed / MANIFEST).read_text('utf-8'))
+  if manifest.get('format') != _FORMAT:
+    raise errors.CheckpointError(
+      f'{packed / MANIFEST} has format {manifest.get("format")!r}, and this version reads '
+      f'{_FORMAT}: check both out from one commit.'
+    )
+  return manifest
+
+
+def _carried(source: Packaged, tensors: Mapping[str, np.ndarray]) -> set[str]:
+  """Paths of a model that an installed package holds, number by number."""
+  try:
+    params = source.params()
+  except errors.MissingExtraError:
+    return set()
+  equal = {p for p in params if p in tensors and np.array_equal(tensors[p], params[p])}
+  return equal if len(equal) == len(params) else set()
+
+
+def _encoded(path: str, array: np.ndarray) -> dict[str, np.ndarray]:
+  array = np.asarray(array, np.float32)
+  if array.ndim < 2 or array.size < _SMALL or path.split('/')[0] in _EXACT:
+    return {path: array.astype(np.float16)}
+  # an output channel is a row of a table, a column of a kernel
+  axis = -1 if path.endswith('embedding') else -2
+  scale = np.max(np.abs(array), axis, keepdims=True) / _LARGEST
+  scale = np.where(scale > 0, scale, 1).astype(np.float32)
+  return {path: np.round(array / scale).astype(np.int8), path + _SCALE: scale}
+
+
+def _decoded(packed: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+  for path in packed:
+    if not path.endswith(_SCALE):
+      array, scale = np.asarray(packed[path], np.float32), path + _SCALE
+      yield path, array * packed[scale] if scale in packed else array
+
+
+def _error(array: np.ndarray, decoded: np.ndarray) -> float:
+  array = np.asarray(array, np.float64)
+  size = float(np.sqrt(np.mean(np.square(array))))
+  return float(np.sqrt(np.mean(np.square(decoded - array)))) / size if size else 0.0
+
+
+def _content(array: np.ndarray) -> tuple:
+  return array.shape, array.dtype.str, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+def _checksum(files: list[Path]) -> str:
+  digest = hashlib.sha256()
+  for file in files:
+    digest.update(file.read_bytes())
+  return digest.hexdigest()
