@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import errors, model_folder, storage, tensor_files
-from echox_jax.conversion import importers, whisper_ct2
+from echox_jax.conversion import whisper_ct2
 from echox_jax.models import trees
 
 MANIFEST, PACKED = 'manifest.json', 'packed.safetensors'
