@@ -130,9 +130,7 @@ def write(
   Raises:
     CheckpointError: the folder has the parameters of no function.
     ConfigError: the budgets leave no positions for a question, see `positions.check`.
-    MissingExtraError: flatbuffers, which jax.export needs, is not installed.
   """
-  errors.require('flatbuffers', 'stablehlo', 'Export to StableHLO')
   specs = {
     path: jax.ShapeDtypeStruct(tuple(shape), dtype) for path, (shape, dtype) in params.items()
   }
