@@ -30,7 +30,6 @@ _SENTENCES = tuple(
   )
 )
 _SMALL = {
-  'data.buckets': (500, 1500),  # each is compiled
   'train.batch_size': 4,
   'train.eval_batches': 1,
   'train.loss.slices_per_batch': 8,
