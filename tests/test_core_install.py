@@ -8,18 +8,20 @@ import subprocess
 import sys
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.helpers import tiny_model
 from tests.helpers.paths import ROOT
 
 _SCRIPT = """
 import importlib.abc, importlib.metadata, sys
+from packaging.utils import canonicalize_name as canonical
 
 allowed, owners = set(sys.argv[3:]), importlib.metadata.packages_distributions()
 
 class Refuse(importlib.abc.MetaPathFinder):
   def find_spec(self, name, path, target=None):
-    named = {owner.lower() for owner in owners.get(name.partition('.')[0], ())}
+    named = {canonical(owner) for owner in owners.get(name.partition('.')[0], ())}
     if path is None and named and not named & allowed:
       raise ModuleNotFoundError(f'{name} is not of the core', name=name)
 
@@ -41,9 +43,10 @@ def core() -> set[str]:
   while todo:
     wanted = todo.pop()
     extras = {'': '', **dict.fromkeys(wanted.extras, '')}
-    if wanted.name.lower() in found and not wanted.extras:
+    name = canonicalize_name(wanted.name)
+    if name in found and not wanted.extras:
       continue
-    found.add(wanted.name.lower())
+    found.add(name)
     for line in metadata.requires(wanted.name) or ():
       requirement = Requirement(line)
       marker = requirement.marker
