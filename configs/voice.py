@@ -45,7 +45,7 @@ PREFIX = 'voice_'  # of the data sets that the recordings become
 SPOKEN, HELD_OUT = f'{PREFIX}answers/train', f'{PREFIX}answers/holdout'
 ASKED, ASKED_HELD_OUT = 'questions/train', 'questions/test'
 # stage -> steps, rows of a batch, learning rate
-STAGES = {'t2c': (800, 8, 5e-4), 'echo': (400, 8, 4e-4), 'vocoder': (1000, 8, 2e-4)}
+STAGES = {'t2c': (1000, 8, 2e-3), 'echo': (500, 8, 1e-3), 'vocoder': (1000, 8, 2e-4)}
 T2C_TOKENS = 256  # of a packed row
 ANSWER_TOKENS, PROMPT_TOKENS = 80, 48  # of a row of echo training
 SLICE_WORDS = 256  # unit words of a slice in echo training
