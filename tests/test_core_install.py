@@ -42,7 +42,6 @@ def core() -> set[str]:
   found = {'echox-jax'}
   while todo:
     wanted = todo.pop()
-    extras = {'': '', **dict.fromkeys(wanted.extras, '')}
     name = canonicalize_name(wanted.name)
     if name in found and not wanted.extras:
       continue
@@ -50,7 +49,7 @@ def core() -> set[str]:
     for line in metadata.requires(wanted.name) or ():
       requirement = Requirement(line)
       marker = requirement.marker
-      if marker is None or any(marker.evaluate({'extra': extra}) for extra in extras):
+      if marker is None or any(marker.evaluate({'extra': extra}) for extra in ('', *wanted.extras)):
         todo.append(requirement)
   return found
 

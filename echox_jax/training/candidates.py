@@ -40,11 +40,12 @@ def choose(
 def check(experiment: ExperimentConfig) -> None:
   """Raises ConfigError if there are not enough candidates for whatever a batch may say."""
   count, vocabulary = experiment.train.loss.ctc_candidates, experiment.model.llm.vocab_size
-  train, labels = experiment.train, experiment.data.max_ctc_labels
-  said = train.batch_size // train.accumulate_steps * labels
+  labels = experiment.data.max_ctc_labels
+  rows = experiment.train.batch_size // experiment.train.accumulate_steps
+  said = rows * labels
   if count and not said < count < vocabulary:
     raise errors.ConfigError(
       f'train.loss.ctc_candidates is {count}: it must be above the {said} labels that '
-      f'{train.batch_size // train.accumulate_steps} rows may say (data.max_ctc_labels {labels}), '
+      f'{rows} rows may say (data.max_ctc_labels {labels}), '
       f'and below the vocabulary of {vocabulary}. 0 takes the whole vocabulary.'
     )

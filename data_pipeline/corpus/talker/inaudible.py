@@ -13,7 +13,7 @@ from data_pipeline.corpus import voice_lines
 from data_pipeline.corpus.talker import casting, texts
 from data_pipeline.corpus.voices import Cast
 
-NAME = 'inaudible'  # source and category
+NAME = 'inaudible'  # category
 SHARE = 0.03  # of the questions
 WRITTEN = '[inaudible]'
 ANSWERS = (
