@@ -140,6 +140,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     '--share', type=float, help='recipe: share of the corpus, 0.01 to 1, for trials (default 1)'
   )
   parser.add_argument(
+    '--sentences',
+    type=float,
+    metavar='SHARE',
+    help='recipe: share of the sentences to be written down, --share to 1; they cost no answers '
+    '(default: --share)',
+  )
+  parser.add_argument(
     '--spoken_answers',
     type=_spoken,
     metavar='N',
@@ -231,7 +238,7 @@ def reading_in(
 def _check_recipe(args: argparse.Namespace) -> None:
   """Raises ConfigError if the options of a recipe cannot be."""
   if args.recipe is None:
-    for option in ('llm', 'share', 'spoken_answers'):
+    for option in ('llm', 'share', 'sentences', 'spoken_answers'):
       if getattr(args, option) is not None:
         raise errors.ConfigError(f'--{option} is an option of recipes: add --recipe talker.')
     return
@@ -245,6 +252,11 @@ def _check_recipe(args: argparse.Namespace) -> None:
     )
   if args.share is not None and not 0.01 <= args.share <= 1:
     raise errors.ConfigError(f'--share is {args.share:g}: give a share from 0.01 to 1.')
+  least = args.share or 1.0
+  if args.sentences is not None and not least <= args.sentences <= 1:
+    raise errors.ConfigError(
+      f'--sentences is {args.sentences:g}: give a share from that of --share, {least:g}, to 1.'
+    )
 
 
 def _spoken(text: str) -> talker.Spoken:
@@ -298,7 +310,9 @@ def _build_talker(args: argparse.Namespace) -> dict[str, Any]:
   llm = args.llm or answers.packaged_model(storage.path(full_size.models_dir()) / LLM)
   return talker.build(
     args.data,
-    talker.Options(llm, args.share or 1.0, args.spoken_answers or talker.Spoken(), args.seed),
+    talker.Options(
+      llm, args.share or 1.0, args.sentences, args.spoken_answers or talker.Spoken(), args.seed
+    ),
     limits=ingest.Limits(args.max_seconds, args.max_quarantined),
     sharing=ingest.Sharing(args.shard_examples, args.workers, args.wait_seconds),
     progress=True,

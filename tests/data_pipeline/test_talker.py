@@ -132,7 +132,7 @@ def test_lists_keep_meanings_and_voices_apart(installed, llm, tmp_path, monkeypa
   assert [row['category'] for row in rows[-3:]].count(inaudible.NAME) == 2
   rows = rows[:-2]
   assert len(rows) == 48 + 5 and len({row['id'] for row in [*rows, *lines]}) == len(rows + lines)
-  meanings = {q.text: q.meaning for q in build.chosen_questions(build.Options(llm))}
+  meanings = {q.text: q.meaning for q in build.all_questions()}
   by_meaning = {}
   for row in rows:
     assert by_meaning.setdefault(meanings[row['question']], row['split']) == row['split']
@@ -182,6 +182,21 @@ def test_a_share_is_a_part_of_the_whole(installed, llm, tmp_path, monkeypatch):
   for name, row in half.items():
     assert row['question_audio'] == whole[name]['question_audio']
     assert row['split'] == whole[name]['split']
+
+
+def test_more_sentences_than_answers(installed, llm, tmp_path, monkeypatch):
+  talker_sources.answer_at_once(monkeypatch)
+  few = make_lists(tmp_path / 'few', llm, share=0.3)
+  more = make_lists(tmp_path / 'more', llm, share=0.3, sentences=1.0)
+  assert few['exchanges.jsonl'] == more['exchanges.jsonl']
+  few, more = ({r['id']: r for r in rows_of(lists, 'alignment')} for lists in (few, more))
+  assert few.items() <= more.items()
+  # those of WordNet, and questions whose meaning is in training
+  asked = {q.text: texts.split_of(q.meaning) for q in build.all_questions()}
+  added = [more[name] for name in more.keys() - few.keys()]
+  questions = [row for row in added if row['question'] in asked]
+  assert {asked[row['question']] for row in questions} == {'train'} and len(questions) > 5
+  assert {row['split'] for row in questions} == {'train'} and len(questions) < len(added)
 
 
 def test_as_many_answers_are_spoken_as_asked_for():

@@ -22,6 +22,7 @@ def test_options_of_recipes_are_checked(tmp_path):
     (['--recipe', 'talker', '--spoken_answers', 'many'], "is 'many': give a number"),
     (['--recipe', 'talker', '--spoken_answers', '0h'], 'give a number'),
     (['--share', '0.5'], '--share is an option of recipes'),
+    (['--recipe', 'talker', '--share', '.5', '--sentences', '.2'], '--share, 0.5, to 1'),
     (['--recipe', 'talker', '--reader', 'mls', '--source', str(tmp_path)], 'cannot be combined'),
   ):
     with pytest.raises(ConfigError, match=named):

@@ -81,6 +81,7 @@ def test_it_asks_aloud_and_hears_and_interrupts(page):
   talk = page.get_by_role('button', name='Hold to talk')
   talk.hover()
   page.mouse.down()
+  page.get_by_text('Listening. Release to ask.').wait_for()  # the microphone opens in its own time
   page.wait_for_timeout(1500)
   page.mouse.up()
   asked, heard = played(page, 1, 'question'), played(page, 1, 'answer')

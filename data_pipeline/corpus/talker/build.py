@@ -48,14 +48,21 @@ class Options:
   Attributes:
     llm: model folder of the text model.
     share: of everything, above 0 and at most 1: a smaller corpus is a part of a larger one.
+    sentences: share of the sentences to be written down, at least `share`; None = that. They cost
+      no answers. Questions that are not answered are among them.
     spoken: how many answers are spoken.
     seed: of the splits, voices and speeds.
   """
 
   llm: Path
   share: float = 1.0
+  sentences: float | None = None
   spoken: Spoken = Spoken()
   seed: int = 0
+
+  @property
+  def share_of_sentences(self) -> float:
+    return self.share if self.sentences is None else self.sentences
 
 
 def build(
@@ -107,12 +114,14 @@ def write_lists(
   folder: Path, data_dir: Path, options: Options, cast: voices.Cast, progress: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Writes the two lists into `folder`; returns their counts."""
-  questions = chosen_questions(options)
+  everything = all_questions()
+  questions = [q for q in everything if _place(q) < options.share]
+  unanswered = [q for q in everything if options.share <= _place(q) < options.share_of_sentences]
   written = list(sources.sentences())
   work = SharedWork(data_dir, name=NAME)
   said = answers.answer(work, [q.text for q in questions], options.llm, progress=progress)
   rows = exchange_rows(questions, map(answers.cut, said), options, cast)
-  sentences = chosen_sentences(written, rows, options)
+  sentences = chosen_sentences(written, unanswered, rows, options)
   lines = [_sentence_row(text, split, options, cast) for text, split in sentences]
   _write(folder / 'exchanges.jsonl', rows)
   _write(folder / 'alignment.jsonl', lines)
@@ -135,19 +144,20 @@ def write_lists(
   )
 
 
-def chosen_questions(options: Options) -> list[texts.Question]:
-  """The distinct questions of all sources that belong to the share.
+def all_questions() -> list[texts.Question]:
+  """The distinct questions of all sources.
 
   Raises:
     DataError: a package of texts is not installed.
   """
   # those of the packages first, for they are read first: a package may be missing
   packaged = list(sources.questions())
-  return [
-    question
-    for question in texts.distinct([*everyday.questions(), *packaged])
-    if texts.fraction(question.meaning, 'share') < options.share
-  ]
+  return list(texts.distinct([*everyday.questions(), *packaged]))
+
+
+def _place(question: texts.Question) -> float:
+  """From 0 to 1; shares of the questions end there."""
+  return texts.fraction(question.meaning, 'share')
 
 
 def exchange_rows(
@@ -201,10 +211,14 @@ def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str
 
 
 def chosen_sentences(
-  written: Sequence[str], rows: Sequence[dict[str, Any]], options: Options
+  written: Sequence[str],
+  unanswered: Sequence[texts.Question],
+  rows: Sequence[dict[str, Any]],
+  options: Options,
 ) -> list[tuple[str, str]]:
-  """(sentence, split) of what is written down: `written` sentences, and to train on as many of the
-  model's own; none is a question of the corpus.
+  """(sentence, split) of what is written down: `written` sentences; to train on, as many of the
+  model's own and the `unanswered` questions whose meaning is in training. None is a question that
+  is answered.
   """
   taken = {texts.normalised(row['question']) for row in rows}
   found: list[tuple[str, str]] = []
@@ -215,7 +229,7 @@ def chosen_sentences(
 
   for text in written:
     key = texts.normalised(text)
-    if key not in taken and texts.fraction(key, 'share') < options.share:
+    if key not in taken and texts.fraction(key, 'share') < options.share_of_sentences:
       add(text, texts.split_of(key, options.seed))
   room = len(found)
   for row in rows:
@@ -225,6 +239,11 @@ def chosen_sentences(
       if text and room and texts.normalised(text) not in taken:
         add(text, 'train')
         room -= 1
+  for question in unanswered:
+    text = texts.clean(question.text, texts.SENTENCE_WORDS)
+    is_new = text and texts.normalised(text) not in taken
+    if is_new and texts.split_of(question.meaning, options.seed) == 'train':
+      add(text, 'train')
   return found
 
 
