@@ -22,7 +22,7 @@ from echox_jax.storage import Path
 SHARD = 256  # questions that are answered before their answers are kept
 SENTENCES = 3  # of an answer, at most
 _PROMPT_TOKENS, _ANSWER_TOKENS = 128, 64
-_TOGETHER = 32  # questions that are answered at the same time
+_TOGETHER = 128  # questions that are answered at the same time
 _STEP = 'answering'
 _GGUF = 'SmolLM2-135M-Instruct.Q4_1.gguf'
 
