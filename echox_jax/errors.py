@@ -34,10 +34,10 @@ class StorageError(EchoXError):
 class MissingExtraError(EchoXError):
   """An optional package is not installed."""
 
-  def __init__(self, package: str, extra: str, purpose: str):
+  def __init__(self, package: str, extra: str, purpose: str, installation: str = ''):
+    how = installation or f"pip install 'echox-jax[{extra}]'"
     super().__init__(
-      f'{purpose} needs the package {package!r}, which is not installed: '
-      f"install it with `pip install 'echox-jax[{extra}]'`."
+      f'{purpose} needs the package {package!r}, which is not installed: install it with `{how}`.'
     )
 
 

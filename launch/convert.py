@@ -64,7 +64,7 @@ def pack(args: argparse.Namespace) -> None:
   """Writes the trained parts of a model folder."""
   from echox_jax.conversion import pretrained
 
-  manifest = pretrained.pack(args.checkpoint, args.out)
+  manifest = pretrained.pack(args.checkpoint, args.out, args.without)
   size = storage.size(args.out / pretrained.PACKED)
   print(f'{args.out}: {size / 1e6:.1f} MB; not in it: {", ".join(manifest["packages"]) or "-"}')
   for group, error in manifest['largest_error'].items():
@@ -229,6 +229,13 @@ def main(argv: list[str] | None = None) -> None:
     '--checkpoint', required=True, type=storage.local_only, help='exported model folder'
   )
   packed.add_argument('--out', required=True, type=storage.local_only, help='folder to write')
+  packed.add_argument(
+    '--without',
+    type=lambda names: names.split(','),
+    default=(),
+    metavar='GROUPS',
+    help='parameter groups that are left out, such as t2c, which only training needs',
+  )
   packed.set_defaults(run=pack)
   args = parser.parse_args(argv)
   args.run(args)

@@ -145,14 +145,18 @@ def open_group(group: str, source: Path, config: Path | None = None) -> Imported
 def load_group(group: str, source: Path) -> tuple[Any, dict]:
   """(config section, parameters as stored) of one group; see `open_group`."""
   part = open_group(group, source)
-  model = Model(part.config, [part])
+  return getattr(part.config, group), trees.unflatten(read_flat(Model(part.config, [part])))[group]
+
+
+def read_flat(model: Model) -> dict[str, np.ndarray]:
+  """All parameters of a foreign checkpoint, as stored, by `group/path`."""
   shapes, dtypes, flat = model.shapes(), model.dtypes(), {}
   for path, row, value in model.read():
     if row is None:
       flat[path] = np.ascontiguousarray(value)
     else:
       flat.setdefault(path, np.empty(shapes[path], dtypes[path]))[row] = value
-  return getattr(part.config, group), trees.unflatten(flat)[group]
+  return flat
 
 
 def write_model(model: Model, out: Path, dtype: str = 'keep', progress: bool = True) -> int:

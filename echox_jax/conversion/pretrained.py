@@ -12,7 +12,7 @@ Parts that were not trained come from the packages that carry them. `find` puts 
 when its name is first used, as a model folder in the cache.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
 import functools
 import hashlib
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import errors, model_folder, storage, tensor_files
-from echox_jax.conversion import whisper_ct2
+from echox_jax.conversion import packaged_llm, whisper_ct2
 from echox_jax.models import trees
 
 MANIFEST, PACKED = 'manifest.json', 'packed.safetensors'
@@ -57,7 +57,21 @@ def _whisper(size: str) -> Packaged:
   return Packaged(functools.partial(whisper_ct2.packaged_files, size), params)
 
 
-PACKAGES = {f'whisper-{size}': _whisper(size) for size in ('tiny.en', 'base')}
+def _smollm2() -> Packaged:
+  def params():
+    from echox_jax.conversion import importers
+
+    model = importers.open_model('llama-gguf', packaged_llm.packaged_file())
+    return {path: np.asarray(x, np.float32) for path, x in importers.read_flat(model).items()}
+
+  return Packaged(lambda: [packaged_llm.packaged_file()], params)
+
+
+PACKAGES = {
+  'whisper-tiny.en': _whisper('tiny.en'),
+  'whisper-base': _whisper('base'),
+  'smollm2-135m': _smollm2(),
+}
 
 
 def names() -> list[str]:
@@ -116,12 +130,13 @@ def put_together(packed: Path, manifest: Mapping[str, Any], out: Path) -> None:
     )
 
 
-def pack(model: Path, out: Path) -> dict[str, Any]:
+def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any]:
   """Writes the trained parts of a model folder, for `configs/pretrained`.
 
   Args:
     model: an exported model folder.
     out: folder to write; a README.md in it stays.
+    without: groups that are left out, such as `t2c`, which answers need only in training.
 
   Returns:
     The manifest: `files` and `packages` with checksums; `same`, paths of equal arrays;
@@ -130,22 +145,30 @@ def pack(model: Path, out: Path) -> dict[str, Any]:
 
   Raises:
     CheckpointError: as `model_folder.load`.
+    ConfigError: there is no such group.
   """
   tensors = model_folder.open_weights(model)
+  groups = {path.split('/')[0] for path in tensors}
+  if not groups > set(without):
+    held = ', '.join(sorted(groups))
+    raise errors.ConfigError(
+      f'{model} cannot be packed without {", ".join(without)}: it holds {held}.'
+    )
+  paths = {path for path in tensors if path.split('/')[0] not in without}
   packages, left_out = {}, set()
   for name, source in PACKAGES.items():
     carried = _carried(source, tensors)
-    if carried:
+    if carried and carried <= paths:
       packages[name] = _checksum(source.files())
       left_out |= carried
   same, first = {}, {}
-  for path in sorted(set(tensors) - left_out):
+  for path in [*sorted(left_out), *sorted(paths - left_out)]:
     array = tensors[path]
     other = first.setdefault(_content(array), path) if array.size >= _SMALL else path
-    if other != path:
+    if other != path and path not in left_out:
       same[path] = other
   packed, largest = {}, {}
-  for path in sorted(set(tensors) - left_out - set(same)):
+  for path in sorted(paths - left_out - set(same)):
     parts = _encoded(path, tensors[path])
     packed |= parts
     group, error = path.split('/')[0], _error(tensors[path], dict(_decoded(parts))[path])

@@ -8,7 +8,7 @@ import pytest
 import echox_jax
 from echox_jax import model_folder
 from echox_jax.conversion import pretrained
-from echox_jax.errors import CheckpointError, MissingExtraError
+from echox_jax.errors import CheckpointError, ConfigError, MissingExtraError
 from echox_jax.models import trees
 from launch import convert
 from tests.helpers import tiny_model
@@ -102,6 +102,36 @@ def test_a_missing_package_is_told(packed, monkeypatch):
   # without the package, the speech encoder is packed too
   manifest = pretrained.pack(packed[0], packed[1])
   assert not manifest['packages'] and 'whisper' in manifest['largest_error']
+
+
+def test_groups_are_left_out(packed):
+  model, folder = packed
+  command = ['pack', '--checkpoint', str(model), '--out', str(folder), '--without']
+  convert.main([*command, 'echo,denoising_adapter'])
+  groups = set(model_folder.load_params(pretrained.find('echox-small')))
+  assert groups == set(model_folder.load_params(model)) - {'echo', 'denoising_adapter'}
+  with pytest.raises(ConfigError, match='without tts: it holds adapter, .*vocoder'):
+    convert.main([*command, 'tts'])
+
+
+def test_the_llm_of_a_package_is_not_packed(packed, tmp_path, monkeypatch):
+  """Nor an array that is equal to one of it."""
+  model, folder = packed
+  flat = trees.flatten(model_folder.load_params(model))
+  flat['unit_text_embedding/embedding'] = flat['llm/embed_tokens/embedding']
+  tiny_model.write_model(tmp_path / 'tied', tiny_model.tiny_config(), flat=flat)
+  carried = {path: array for path, array in flat.items() if path.startswith('llm/')}
+  (tmp_path / 'file.gguf').write_bytes(b'weights')
+  package = pretrained.Packaged(lambda: [tmp_path / 'file.gguf'], lambda: carried)
+  monkeypatch.setitem(pretrained.PACKAGES, 'smollm2-135m', package)
+  manifest = pretrained.pack(tmp_path / 'tied', folder)
+  assert list(manifest['packages']) == ['whisper-tiny.en', 'smollm2-135m']
+  assert 'llm' not in manifest['largest_error']
+  assert manifest['same'] == {'unit_text_embedding/embedding': 'llm/embed_tokens/embedding'}
+  whole = trees.flatten(model_folder.load_params(pretrained.find('echox-small')))
+  assert whole.keys() == flat.keys()
+  for path in (*carried, 'unit_text_embedding/embedding'):
+    np.testing.assert_array_equal(whole[path], flat[path])
 
 
 def test_models_of_the_repository_are_whole_and_small():

