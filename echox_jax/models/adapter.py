@@ -2,8 +2,9 @@
 
 It projects pairs of states, aligns them with text by CTC, and keeps the first frame of each run of
 equal CTC labels. These frames look back at the frames. Parameters: `projection`,
-`alignment/{self_attn,norm1,norm2,linear1,linear2}`, `out_norm`, `ctc_head/embedding` [V,D] or, with
-`tied_ctc`, `ctc_blank` [D], `look_back/{attention,norm}`.
+`alignment/{self_attn,norm1,norm2,linear1,linear2}`, with more layers `alignment_1` and so on,
+`out_norm`, `ctc_head/embedding` [V,D] or, with `tied_ctc`, `ctc_blank` [D],
+`look_back/{attention,norm}`.
 
 A turn axis can hold several clips of one conversation: shapes below have leading axes [B] or
 [B,turns].
@@ -148,7 +149,10 @@ class SoundwaveAdapter(nn.Module):
         layer if self.cfg.llm.remat == 'none' else nn.remat(layer, static_argnums=deterministic)
       )
 
-    self.alignment = lean(AlignmentLayer, 3)(cfg)
+    layer = lean(AlignmentLayer, 3)
+    self.alignment = layer(cfg)
+    for i in range(1, cfg.num_layers):
+      setattr(self, f'alignment_{i}', layer(cfg))
     self.out_norm = layers.LayerNorm(cfg.layer_norm_eps, cfg.dtype)
     if cfg.tied_ctc:
       init = nn.with_logical_partitioning(layers.default_init, ('norm',))
@@ -222,19 +226,23 @@ class SoundwaveAdapter(nn.Module):
     return jnp.where(chunked_head.logit_of(frames, table.blank) > others.logit, blank, ids)
 
   def _align(self, x: Array, real: Array, deterministic: bool) -> Array:
-    """Applies the alignment layer over time; `released`: over turns, per frame (facts 3.3)."""
+    """Applies the alignment layers over time; `released`: over turns, per frame (facts 3.3)."""
     if self.cfg.adapter.variant == 'paper':
-      flat = self.alignment(
-        x.reshape(-1, *x.shape[-2:]), real.reshape(-1, real.shape[-1]), deterministic
-      )
-      return flat.reshape(x.shape)
+      flat, keys = x.reshape(-1, *x.shape[-2:]), real.reshape(-1, real.shape[-1])
+      return self._layers(flat, keys, deterministic).reshape(x.shape)
     turns = x if x.ndim == 4 else x[:, None]
     by_frame = turns.swapaxes(1, 2)
     keys = real.reshape(turns.shape[:-1]).swapaxes(1, 2)
-    flat = self.alignment(
+    flat = self._layers(
       by_frame.reshape(-1, *by_frame.shape[2:]), keys.reshape(-1, keys.shape[-1]), deterministic
     )
     return flat.reshape(by_frame.shape).swapaxes(1, 2).reshape(x.shape)
+
+  def _layers(self, x: Array, keys: Array, deterministic: bool) -> Array:
+    x = self.alignment(x, keys, deterministic)
+    for i in range(1, self.cfg.adapter.num_layers):
+      x = getattr(self, f'alignment_{i}')(x, keys, deterministic)
+    return x
 
   def _dropped_label(self) -> int | None:
     return self.cfg.special_ids.audio if self.cfg.adapter.drop_blank else None

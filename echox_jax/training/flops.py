@@ -92,16 +92,16 @@ def adapter_forward(cfg: EchoXConfig, rows: int, frames: int) -> Parts:
   25 Hz.
   """
   width, slots, all_frames = cfg.llm.hidden_size, cfg.adapter.shrink_budget, rows * frames
-  square = 2 * width * width
+  square, layers = 2 * width * width, cfg.adapter.num_layers
   return {
     'projection': all_frames * 2 * 2 * cfg.whisper.hidden_size * width,
     'layers': (
-      all_frames * (4 * square + 4 * width * cfg.adapter.intermediate_size)  # alignment
+      layers * all_frames * (4 * square + 4 * width * cfg.adapter.intermediate_size)  # alignment
       # look-back: keys and values; queries and output
       + all_frames * 2 * square
       + rows * slots * 2 * square
     ),
-    'attention': all_frames * _attention(width, frames) + rows * slots * _attention(width, frames),
+    'attention': (layers * all_frames + rows * slots) * _attention(width, frames),
     'head': head_forward(width, cfg.llm.vocab_size, all_frames),
   }
 

@@ -68,6 +68,22 @@ def test_a_clip_gives_the_same_vectors_alone_and_in_a_batch(params, states, name
 
 
 @pytest.mark.parametrize('name', VARIANTS)
+def test_more_layers(params, states, name):
+  cfg, lengths = variant_of(name, num_layers=3), np.array([40, 23, 8])
+  make = jax.jit(lambda key: nn.meta.unbox(adapter.init_adapter(key, cfg)))
+  deep = {**params, 'adapter': make(jax.random.key(0))}
+  layers = [part for part in deep['adapter'] if part.startswith('alignment')]
+  assert sorted(layers) == ['alignment', 'alignment_1', 'alignment_2']
+  whole = embed(deep, cfg, states, lengths)
+  for layer in layers:
+    changed = jax.tree.map(lambda x: 1.1 * x, deep['adapter'][layer])
+    other = embed({**deep, 'adapter': {**deep['adapter'], layer: changed}}, cfg, states, lengths)
+    assert np.abs(other.frames - whole.frames).max() > 1e-3
+  alone = embed(deep, cfg, states[1:2, :23], lengths[1:2])
+  np.testing.assert_allclose(whole.frames[1, :11], alone.frames[0], atol=1e-5)
+
+
+@pytest.mark.parametrize('name', VARIANTS)
 def test_runs_beyond_the_budget_are_counted_and_the_first_ones_stay(params, states, name):
   lengths = np.array([40, 40, 0])
   whole = embed(params, variant_of(name), states, lengths)

@@ -98,17 +98,19 @@ def test_whisper():
   assert found == pytest.approx(flops.whisper_forward(cfg, ROWS, LENGTH), rel=0.05)
 
 
-def test_adapter():
-  forward = lambda params, states, lengths: adapter.SoundwaveAdapter(CFG).apply(
+@pytest.mark.parametrize('layers', [1, 3])
+def test_adapter(layers):
+  cfg = dataclasses.replace(CFG, adapter=dataclasses.replace(CFG.adapter, num_layers=layers))
+  forward = lambda params, states, lengths: adapter.SoundwaveAdapter(cfg).apply(
     {'params': params}, states, lengths
   )
   found = counted(
     forward,
-    params_of(adapter.init_adapter),
+    params_of(adapter.init_adapter, cfg),
     floats(ROWS, 2 * LENGTH, 128),
     jax.ShapeDtypeStruct((ROWS,), 'int32'),
   )
-  assert found == pytest.approx(sum(flops.adapter_forward(CFG, ROWS, LENGTH).values()), rel=0.05)
+  assert found == pytest.approx(sum(flops.adapter_forward(cfg, ROWS, LENGTH).values()), rel=0.05)
 
 
 def test_llama_forward():
