@@ -100,10 +100,9 @@ def some_inputs(entry, cfg, batch):
   [
     *((name, 'paper', 3) for name in NAMES),
     *(pytest.param(name, 'paper', 1, marks=pytest.mark.slow) for name in NAMES),
-    ('embed_speech', 'released', 3),
     *(
       pytest.param(name, 'released', 3, marks=pytest.mark.slow)
-      for name in ('prefill_speech', 'generate_units')
+      for name in ('embed_speech', 'prefill_speech', 'generate_units')
     ),
   ],
 )

@@ -77,6 +77,7 @@ def test_one_slice_runs_the_job_in_a_container(tools):
   assert not tools.said('delete')  # the next job uses the same slice
 
 
+@pytest.mark.slow
 def test_several_slices_start_together(tools):
   assert tpu_vm(tools, '--slices', '3').returncode == 0
   (create,) = tools.said('queued-resources', 'create')

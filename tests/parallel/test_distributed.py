@@ -368,6 +368,7 @@ def _go_on(run, alone, two, workdir):
   return again
 
 
+@pytest.mark.slow
 def test_fewer_devices_go_on_where_two_processes_stopped_and_back(run, alone, stopped, tmp_path):
   workdir, two = stopped
   (step,) = two['saved']

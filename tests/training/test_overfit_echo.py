@@ -112,7 +112,8 @@ def test_echo_decoder_says_the_pseudo_labels(t2c):
   ]
 
 
-@pytest.mark.parametrize('text', ['argmax', pytest.param('generate', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('text', ['argmax', 'generate'])
 def test_other_sources_of_the_text(start, text):
   params = start | {'echo': start['t2c']}
   loss = lambda p: echo_step.echo_loss(

@@ -44,9 +44,12 @@ def check(rows, meshes, limit):
     assert ('fsdp' not in row['mesh']) or not row['whole'], row
 
 
-# s2t has all parts of text, echo those of t2c
+# s2t has all parts of text, echo those of t2c; test_validation has the vocoder on eight devices
+SLOW = ('t2c', 'vocoder')
+
+
 @pytest.mark.parametrize(
-  'stage', ['align', 's2t', pytest.param('t2c', marks=pytest.mark.slow), 'echo', 'vocoder']
+  'stage', ['align', 's2t', 'echo', *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)]
 )
 def test_eight_devices_equal_one(stage):
   compare(stage, ONE_MESH[stage])
