@@ -273,6 +273,8 @@ def table(scores: dict[str, Any]) -> str:
   for way, own in scores['ways'].items():
     lines += [f'  {way:10} {rule:24} {shown(estimate)}' for rule, estimate in own.items()]
   lines += [f'  {name:10} {scores["rule"]:24} {shown(own)}' for name, own in scores['gaps'].items()]
+  for name, own in scores['agreement'].items():
+    lines += [f'  {name:10} {kind:24} {shown(estimate)}' for kind, estimate in own.items()]
   for kind in ('speech', 'times', 'counts'):
     lines += [f'  {kind:10} {name:24} {value}' for name, value in scores[kind].items()]
   return '\n'.join(lines)

@@ -17,7 +17,7 @@ import numpy as np
 
 from echox_jax import storage
 from echox_jax.errors import DataError
-from echox_jax.evaluation import choice, intervals, judge, listening, questions, rules
+from echox_jax.evaluation import agreement, choice, intervals, judge, listening, questions, rules
 from echox_jax.evaluation import store as store_lib
 from echox_jax.evaluation.normalise import normalise
 from echox_jax.evaluation.questions import Question
@@ -25,6 +25,7 @@ from echox_jax.evaluation.store import SPOKEN, WRITTEN, Store
 
 WAYS = ('T2T', 'T2S', 'S2T', 'S2S')
 GAPS = (('T2T', 'S2S'), ('T2T', 'S2T'), ('T2T', 'T2S'), ('S2T', 'S2S'))
+_HEARD = 'T2T', 'S2T'  # what hearing changes in a written answer
 _LENGTHS = (4, 9, 19, 39)  # words of an answer: up to 4, 5 to 9, ...
 
 
@@ -111,6 +112,11 @@ def summarise(store: Store, rows: Sequence[Row], about: Mapping[str, Any]) -> di
       for one, other in GAPS
       if {one, other} <= set(store.ways)
     },
+    'agreement': {
+      f'{one} - {other}': _agreement(rows, one, other)
+      for one, other in GAPS
+      if {one, other} <= set(store.ways)
+    },
     'speech': _speech(rows),
     'times': _times([a['times'] for a in _answers(rows) if 'times' in a]),
     'by_category': _groups(rows, store, lambda row: row.question.category),
@@ -138,6 +144,18 @@ def difference(
   """How many more points answers have than other answers to the same questions, in a rule."""
   points = [a.marks[rule][0] - b.marks[rule][0] for a, b in zip(ones, others)]
   return intervals.ratio(points, [a.marks[rule][1] for a in ones], _clusters(rows))
+
+
+def _agreement(rows: Sequence[Row], one: str, other: str) -> dict[str, Any]:
+  """How alike the answers of two ways are, whether right or wrong: `rouge_l`, and the share `alike`
+  of questions whose ROUGE-L is at least `agreement.ALIKE`.
+  """
+  found = [agreement.rouge_l(row.said[one].text, row.said[other].text) for row in rows]
+  alike, clusters = [float(value >= agreement.ALIKE) for value in found], _clusters(rows)
+  return {
+    'rouge_l': _rounded(intervals.mean(found, clusters)),
+    'alike': _rounded(intervals.mean(alike, clusters)),
+  }
 
 
 def _by_question(store: Store, kind: str) -> dict[tuple[str, int], dict[str, Any]]:
@@ -211,6 +229,8 @@ def _groups(
     found[name or 'none'] = {'questions': len(groups[name])}
     for way in store.ways:
       found[name or 'none'][way] = _scores(groups[name], way)
+    if set(_HEARD) <= set(store.ways):
+      found[name or 'none']['agreement'] = _agreement(groups[name], *_HEARD)
   return found
 
 

@@ -45,6 +45,11 @@ def test_scores_gaps_and_groups(tmp_path):
   assert gap['value'] == 0.25 and 0.1 < gap['low'] < 0.25 < gap['high'] < 0.4
   assert found['gaps']['T2T - S2T'] == {'value': 0.0, 'low': 0.0, 'high': 0.0, 'count': 40}
   words = len(right(SPOKEN, 0).split())
+  alike = found['agreement']['S2T - S2S']  # one word in ten of every fourth answer
+  assert alike['rouge_l']['value'] == pytest.approx(1 - 0.25 / words, abs=1e-4)
+  assert alike['alike']['value'] == 1.0
+  hearing = found['by_voice']['voice 0']['agreement']
+  assert hearing['rouge_l']['value'] == hearing['alike']['value'] == 1.0
   assert found['ways']['S2S']['wer']['value'] == pytest.approx(0.25 / words, abs=1e-4)
   assert found['ways']['T2S']['wer']['value'] == 0.0
   assert found['by_voice']['voice 0']['S2S']['exist_match']['value'] == 0.5

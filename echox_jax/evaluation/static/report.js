@@ -45,6 +45,11 @@ function scoreTables(run) {
     parts.push(element('h3', {textContent: `Gaps (${spaced(scores.rule)})`}),
       table(['', 'difference'], Object.entries(scores.gaps).map(([name, gap]) => [name, number(gap)])));
   }
+  if (Object.keys(scores.agreement).length) {
+    parts.push(element('h3', {textContent: 'How alike the answers of two ways are'}),
+      table(['', 'ROUGE-L', 'share alike (0.6 or more)'], Object.entries(scores.agreement).map(([name, own]) =>
+        [name, number(own.rouge_l), number(own.alike)])));
+  }
   for (const [title, groups] of [['category', scores.by_category], ['voice', scores.by_voice], ['length of the answer', scores.by_length]]) {
     if (!Object.keys(groups).length) continue;
     parts.push(element('h3', {textContent: `By ${title}`}),
