@@ -22,14 +22,11 @@ from echox_jax.models.arrays import Array, Float, Int, Shaped
 from echox_jax.parallel import sharding
 from echox_jax.parallel.sharding import constrain
 
-_FEW = 64  # rows, such as those of a decode step
-
 
 def logits(states: Float[Array, '*b D'], table: Float[Array, 'V D']) -> Float[Array, '*b V']:
   """Computes all logits at once, in float32."""
   lead = ('batch', *(None,) * (states.ndim - 3), 'length')[: states.ndim - 1]
-  few = states.ndim == 2 and states.shape[0] <= _FEW
-  return constrain((_logits_of_few if few else _logits)(states, table), *lead, 'act_vocab')
+  return constrain(_logits(states, table), *lead, 'act_vocab')
 
 
 def logit_of(states: Float[Array, '*b D'], row: Float[Array, ' D']) -> Float[Array, '*b']:
@@ -96,15 +93,6 @@ def choose_layout(states: Float[Array, 'B T D'], table: Float[Array, 'V D']) -> 
 
 def _logits(states: Array, table: Array) -> Array:
   return jnp.matmul(states, table.astype(states.dtype).T, preferred_element_type=jnp.float32)
-
-
-def _logits_of_few(states: Array, table: Array) -> Array:
-  """The same with the table in front: behind some rows of states, XLA's CPU code would pack the
-  whole table anew in each step (49,152 ids of width 576: 16 rows in 22 ms instead of 157). The
-  compiler turns the product round again unless a barrier is behind it.
-  """
-  product = jnp.matmul(table.astype(states.dtype), states.T, preferred_element_type=jnp.float32)
-  return jax.lax.optimization_barrier(product).T
 
 
 def chunk_logits(

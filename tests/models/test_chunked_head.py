@@ -132,16 +132,6 @@ def test_argmax(head):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize('rows', [1, 3, 16])
-def test_the_logits_of_a_decode_step(head, rows):
-  """The table stands in front: behind the states, it would be packed anew in each step."""
-  _, table, _ = head
-  states = np.random.default_rng(1).normal(size=(rows, WIDTH)).astype(np.float32)
-  program = jax.jit(chunked_head.logits).lower(states, table).compile()
-  assert_equal(program(states, table), states @ table.T)
-  assert rows == 1 or f'f32[{VOCAB},{rows}]' in program.as_text()
-
-
 def shapes(jaxpr):
   """Shapes of all arrays that a program makes, in its loops too."""
   for equation in jaxpr.eqns:
