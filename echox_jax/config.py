@@ -115,7 +115,7 @@ class AdapterConfig:
   `variant`: `paper` (the alignment layer attends over time and looks back over all frames) or
   `released` (as the released weights were trained: attention over the turn axis, look-back over
   kept frames only; facts 3.3 and 3.7).
-  `num_layers`: alignment layers. Soundwave has one; to hear any word, a small encoder needs more.
+  `num_layers`: alignment layers; Soundwave has one.
   `shrink_budget`: static number of speech positions a clip may keep; the excess is counted.
   `drop_blank`: drops runs of CTC blanks; by default they are kept like other runs, as released
   (facts 3.6).

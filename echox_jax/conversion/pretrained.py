@@ -136,7 +136,7 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
   Args:
     model: an exported model folder.
     out: folder to write; a README.md in it stays.
-    without: groups that are left out, such as `t2c`, which answers need only in training.
+    without: groups that are left out, such as `t2c`, which only training needs.
 
   Returns:
     The manifest: `files` and `packages` with checksums; `same`, paths of equal arrays;

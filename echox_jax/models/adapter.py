@@ -140,6 +140,8 @@ class SoundwaveAdapter(nn.Module):
     cfg, width = self.cfg.adapter, self.cfg.llm.hidden_size
     if cfg.variant not in ('paper', 'released'):
       raise errors.ConfigError(f'adapter.variant is {cfg.variant!r}: use paper or released.')
+    if cfg.num_layers < 1:
+      raise errors.ConfigError(f'adapter.num_layers is {cfg.num_layers}: give 1 or more.')
     self.projection = layers.Dense(width, ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype)
 
     # Attention weights [clips,heads,frames,frames] are the largest arrays of a step, so these

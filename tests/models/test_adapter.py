@@ -165,6 +165,11 @@ def test_less_kept_for_the_backward_pass_changes_nothing(params, states):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_no_layers(params, states):
+  with pytest.raises(errors.ConfigError, match='num_layers is 0'):
+    embed(params, variant_of('paper', num_layers=0), states, np.full(3, 40))
+
+
 def test_unknown_variant(params, states):
   with pytest.raises(errors.ConfigError, match='paper or released'):
     echox.embed_speech(params, variant_of('other'), states, np.array([40, 40, 40]))
