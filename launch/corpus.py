@@ -51,6 +51,7 @@ from echox_jax.parallel import distributed
 from launch import cli
 
 RECIPES = ('talker',)
+_OF_RECIPES = ('llm', 'share', 'sentences', 'test_questions', 'spoken_answers', 'spoken_sentences')
 LLM = 'smollm2-135m'  # folder of the packaged model, where configs/echox_135m.py looks for it
 
 
@@ -147,11 +148,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     '(default: --share)',
   )
   parser.add_argument(
+    '--test_questions',
+    type=float,
+    metavar='SHARE',
+    help='recipe: share of the test questions, --share to 1, so that scores of a small corpus have '
+    'narrow intervals (default: --share)',
+  )
+  parser.add_argument(
     '--spoken_answers',
     type=_spoken,
     metavar='N',
     help='recipe: how many answers are spoken, as a number such as 5000, or as hours such as 20h '
     '(default 20h)',
+  )
+  parser.add_argument(
+    '--spoken_sentences',
+    type=_spoken,
+    metavar='N',
+    help='recipe: how many sentences the answer voice says, too, in the same way (default 8h)',
   )
   parser.add_argument(
     '--extra_sentences',
@@ -238,7 +252,7 @@ def reading_in(
 def _check_recipe(args: argparse.Namespace) -> None:
   """Raises ConfigError if the options of a recipe cannot be."""
   if args.recipe is None:
-    for option in ('llm', 'share', 'sentences', 'spoken_answers'):
+    for option in _OF_RECIPES:
       if getattr(args, option) is not None:
         raise errors.ConfigError(f'--{option} is an option of recipes: add --recipe talker.')
     return
@@ -253,10 +267,12 @@ def _check_recipe(args: argparse.Namespace) -> None:
   if args.share is not None and not 0.01 <= args.share <= 1:
     raise errors.ConfigError(f'--share is {args.share:g}: give a share from 0.01 to 1.')
   least = args.share or 1.0
-  if args.sentences is not None and not least <= args.sentences <= 1:
-    raise errors.ConfigError(
-      f'--sentences is {args.sentences:g}: give a share from that of --share, {least:g}, to 1.'
-    )
+  for option in ('sentences', 'test_questions'):
+    given = getattr(args, option)
+    if given is not None and not least <= given <= 1:
+      raise errors.ConfigError(
+        f'--{option} is {given:g}: give a share from that of --share, {least:g}, to 1.'
+      )
 
 
 def _spoken(text: str) -> talker.Spoken:
@@ -267,11 +283,11 @@ def _spoken(text: str) -> talker.Spoken:
     number = 0.0
   if not 0 < number < float('inf'):
     raise errors.ConfigError(
-      f'--spoken_answers is {text!r}: give a number of answers such as 5000, or hours such as 20h.'
+      f'{text!r} says how many are spoken: give a number such as 5000, or hours such as 20h.'
     )
   if text.endswith('h'):
     return talker.Spoken(hours=number)
-  return talker.Spoken(hours=float('inf'), answers=number)
+  return talker.Spoken(hours=float('inf'), texts=number)
 
 
 def _fields(text: str) -> dict[str, str]:
@@ -308,11 +324,19 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 def _build_talker(args: argparse.Namespace) -> dict[str, Any]:
   cli.keep_compiled_programs()
   llm = args.llm or answers.packaged_model(storage.path(full_size.models_dir()) / LLM)
+  usual = talker.Options(llm)
+  options = talker.Options(
+    llm,
+    args.share or usual.share,
+    sentences=args.sentences,
+    tests=args.test_questions,
+    spoken=args.spoken_answers or usual.spoken,
+    sentences_spoken=args.spoken_sentences or usual.sentences_spoken,
+    seed=args.seed,
+  )
   return talker.build(
     args.data,
-    talker.Options(
-      llm, args.share or 1.0, args.sentences, args.spoken_answers or talker.Spoken(), args.seed
-    ),
+    options,
     limits=ingest.Limits(args.max_seconds, args.max_quarantined),
     sharing=ingest.Sharing(args.shard_examples, args.workers, args.wait_seconds),
     progress=True,

@@ -168,7 +168,7 @@ def test_what_nobody_understands_has_no_word_and_an_honest_answer():
     held = row['question_audio'].startswith(('voice:rms', 'voice:slt'))
     assert held == (row['split'] != 'train')
   spoken = build.spoken_rows(
-    [{'answer': 'A.', 'split': 'train'}, *rows], build.Spoken(answers=len(inaudible.ANSWERS))
+    [{'answer': 'A.', 'split': 'train'}, *rows], build.Spoken(texts=len(inaudible.ANSWERS))
   )
   assert {row['answer'] for row in spoken if row['split'] == 'train'} >= set(inaudible.ANSWERS)
 
@@ -210,12 +210,12 @@ def test_as_many_answers_are_spoken_as_asked_for():
   # what is said in training and elsewhere is spoken in training
   train = {row['answer'] for row in rows if row['split'] == 'train'}
   assert {row['answer'] for row in everything if row['split'] == 'train'} == train
-  some = build.spoken_rows(rows, build.Spoken(answers=10))
+  some = build.spoken_rows(rows, build.Spoken(texts=10))
   assert 10 <= len(some) <= 12 and {row['split'] for row in some} == {'train', 'dev', 'test'}
   same = [{'answer': 'I do not know.', 'split': split} for split in ('train', 'test', 'train')]
   assert build.spoken_rows(same, build.Spoken()) == same[:2]
   hours = build.spoken_rows(rows, build.Spoken(hours=20 / 3600))
-  assert 15 < sum(len(row['answer']) / 14 for row in hours) < 23
+  assert 15 < sum(len(row['answer']) / 16 for row in hours) < 23
 
 
 @pytest.mark.parametrize('voice', ['kal'])
@@ -228,7 +228,7 @@ def test_from_nothing_to_data_sets(installed, llm, tmp_path, monkeypatch, voice)
   monkeypatch.setattr(voices, 'choose_cast', lambda: cast)
   monkeypatch.setattr(build.casting, 'ANSWER_VOICE', one)
   talker_sources.answer_at_once(monkeypatch)
-  options = build.Options(llm, share=0.4, spoken=build.Spoken(answers=3))
+  options = build.Options(llm, share=0.4, spoken=build.Spoken(texts=3))
   how = dict(limits=ingest.Limits(), sharing=ingest.Sharing(16))
   summary = build.build(tmp_path / 'data', options, **how)
   sets = {name: counts['examples'] for name, counts in summary['sets'].items()}

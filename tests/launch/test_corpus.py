@@ -14,7 +14,7 @@ def test_options_of_recipes_are_checked(tmp_path):
   args = parse('--recipe', 'talker', '--share', '0.01', '--spoken_answers', '20h')
   assert args.share == 0.01 and args.spoken_answers == build.Spoken(hours=20)
   args = parse('--recipe', 'talker', '--spoken_answers', '500')
-  assert args.spoken_answers == build.Spoken(hours=float('inf'), answers=500)
+  assert args.spoken_answers == build.Spoken(hours=float('inf'), texts=500)
   for options, named in (
     (['--recipe', 'shouter'], "no recipe 'shouter': use one of talker"),
     (['--recipe', 'talker', '--share', '0'], 'from 0.01 to 1'),

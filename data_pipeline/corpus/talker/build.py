@@ -30,15 +30,15 @@ ALIGNMENT = 'alignment_'
 _SPLITS = ('train', 'dev', 'test')
 # of the texts, which go where the corpus goes; that of the text model is its own
 _LICENCES = {everyday.NAME: 'Apache-2.0'} | {s.name: s.licence for s in sources.SOURCES}
-_LETTERS_A_SECOND = 14.0  # of the answer voice, with its silences: a rough guess
+_LETTERS_A_SECOND = 16.0  # of the answer voice, with its silences: 628 answers had 16.3
 
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-  """How many answers are spoken: at most so many hours, and at most so many answers."""
+  """How much the answer voice says: at most so many hours, and at most so many texts."""
 
   hours: float = 20.0
-  answers: float = float('inf')
+  texts: float = float('inf')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +50,28 @@ class Options:
     share: of everything, above 0 and at most 1: a smaller corpus is a part of a larger one.
     sentences: share of the sentences to be written down, at least `share`; None = that. They cost
       no answers. Questions that are not answered are among them.
+    tests: share of the test questions, at least `share`; None = that.
     spoken: how many answers are spoken.
+    sentences_spoken: how many of the sentences the answer voice says, too, for they have more words
+      than answers have.
     seed: of the splits, voices and speeds.
   """
 
   llm: Path
   share: float = 1.0
   sentences: float | None = None
+  tests: float | None = None
   spoken: Spoken = Spoken()
+  sentences_spoken: Spoken = Spoken(hours=8.0)
   seed: int = 0
 
   @property
   def share_of_sentences(self) -> float:
     return self.share if self.sentences is None else self.sentences
+
+  @property
+  def share_of_tests(self) -> float:
+    return self.share if self.tests is None else self.tests
 
 
 def build(
@@ -114,16 +123,15 @@ def write_lists(
   folder: Path, data_dir: Path, options: Options, cast: voices.Cast, progress: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Writes the two lists into `folder`; returns their counts."""
-  everything = all_questions()
-  questions = [q for q in everything if _place(q) < options.share]
-  unanswered = [q for q in everything if options.share <= _place(q) < options.share_of_sentences]
+  questions, unanswered = chosen_questions(options)
   written = list(sources.sentences())
   work = SharedWork(data_dir, name=NAME)
   said = answers.answer(work, [q.text for q in questions], options.llm, progress=progress)
   rows = exchange_rows(questions, map(answers.cut, said), options, cast)
   sentences = chosen_sentences(written, unanswered, rows, options)
   lines = [_sentence_row(text, split, options, cast) for text, split in sentences]
-  _write(folder / 'exchanges.jsonl', rows)
+  read_aloud = spoken_sentences(sentences, rows, options)
+  _write(folder / 'exchanges.jsonl', [*rows, *read_aloud])
   _write(folder / 'alignment.jsonl', lines)
   by_source = collections.Counter(question.source for question in questions)
   spoken = [row['answer'] for row in rows if 'answer_audio' in row]
@@ -135,13 +143,35 @@ def write_lists(
       'meanings': len({question.meaning for question in questions}),
       'answered': _by_split(rows),
       'spoken_answers': len(spoken),
-      'spoken_hours': round(sum(map(_seconds, spoken)) / 3600, 2),
+      'spoken_hours': _hours(spoken),
+      'spoken_sentences': len(read_aloud),
+      'spoken_sentences_hours': _hours([row['answer'] for row in read_aloud]),
     },
     {
       'sentences': _by_split(lines),
       'words': len({word for text, _ in sentences for word in texts.words_of(text)}),
     },
   )
+
+
+def chosen_questions(options: Options) -> tuple[list[texts.Question], list[texts.Question]]:
+  """Those to be answered, and those whose words are only written down. Test questions beyond
+  `share` come last, so that answers to the others are kept where only `tests` changes.
+
+  Raises:
+    DataError: as `all_questions`.
+  """
+  answered, tested, unanswered = [], [], []
+  for question in all_questions():
+    place = _place(question)
+    is_test = texts.split_of(question.meaning, options.seed) == 'test'
+    if place < options.share:
+      answered.append(question)
+    elif is_test and place < options.share_of_tests:
+      tested.append(question)
+    elif place < options.share_of_sentences:
+      unanswered.append(question)
+  return [*answered, *tested], unanswered
 
 
 def all_questions() -> list[texts.Question]:
@@ -201,13 +231,41 @@ def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str
   chosen, seconds, lacking = [], 0.0, set(_SPLITS)
   for row in ranked:
     longer = seconds + _seconds(row['answer'])
-    fits = longer <= 3600 * spoken.hours and len(chosen) < spoken.answers
+    fits = longer <= 3600 * spoken.hours and len(chosen) < spoken.texts
     if fits or row['split'] in lacking:
       chosen.append(row)
       seconds = longer
       lacking.discard(row['split'])
   firsts = {row['split']: row for row in reversed(rows)}
   return [*chosen, *(firsts[split] for split in _SPLITS if split in lacking and split in firsts)]
+
+
+def spoken_sentences(
+  sentences: Sequence[tuple[str, str]], rows: Sequence[dict[str, Any]], options: Options
+) -> list[dict[str, Any]]:
+  """Rows of the list of exchanges with an answer alone: sentences (text, split) that the answer
+  voice says. The answers that it says have them only as parts.
+  """
+  said = {texts.normalised(row['answer']) for row in rows if 'answer_audio' in row}
+  chosen, seconds = [], 0.0
+  for text, split in sorted(sentences, key=_spoken_place):
+    longer = seconds + _seconds(text)
+    if (
+      longer > 3600 * options.sentences_spoken.hours
+      or len(chosen) == options.sentences_spoken.texts
+    ):
+      break
+    if texts.normalised(text) not in said:
+      audio = casting.answer(options.seed)
+      chosen.append(
+        {'id': _id('said', text), 'answer': text, 'answer_audio': audio, 'split': split}
+      )
+      seconds = longer
+  return chosen
+
+
+def _spoken_place(sentence: tuple[str, str]) -> float:
+  return texts.fraction(sentence[0], 'spoken')
 
 
 def chosen_sentences(
@@ -266,6 +324,10 @@ def _id(source: str, text: str) -> str:
 
 def _seconds(text: str) -> float:
   return len(text) / _LETTERS_A_SECOND
+
+
+def _hours(spoken: Iterable[str]) -> float:
+  return round(sum(map(_seconds, spoken)) / 3600, 2)
 
 
 def _by_split(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
