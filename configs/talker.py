@@ -33,6 +33,9 @@ In `align` the adapter learns to write with the words of the LLM, from the sente
 and from its questions. Blanks are dropped: a clip keeps as many frames as it has tokens. A step
 scores the labels that its clips say and a sample of the others (`train.loss.ctc_candidates`).
 
+T2C and echo decoder choose among unit words alone (`train.loss.units_only`): the 1,000 of them are
+a fiftieth of the ids of such an LLM.
+
 The speech encoder is frozen and small, so its states are computed once: 384 numbers of 2 bytes, 50
 a second, are 138 MB an hour of speech. Units and vocoder are those of EchoX-nano.
 
@@ -181,6 +184,8 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     config.data.max_ctc_labels = LABELS
   if stage in POSITIONS:
     config.data.max_tokens = POSITIONS[stage] - LABELS + 1
+  if stage in ('t2c', 'echo'):
+    config.train.loss.units_only = True
   if stage == 'echo':
     config.data.max_unit_words = SLICE_WORDS
   if stage == 'align' and model.llm.vocab_size > 2 * CANDIDATES:

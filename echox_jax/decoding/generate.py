@@ -210,20 +210,26 @@ def unit_choices(
     rows = unit_decoder.embed_text(text_table, jnp.asarray([cfg.special_ids.eot]))
   if HEAD in params:
     return inner, UnitHead(params[HEAD], transposed=True), rows
-  return inner, UnitHead(_chosen(params, cfg)), rows
+  return inner, UnitHead(unit_rows(params, cfg).astype(_dtype(cfg))), rows
 
 
 def transpose_unit_head(params: dict, cfg: EchoXConfig) -> dict:
   """Holds what a `UnitDecoder` can choose as `llama.transpose_head` does."""
-  return transpose_head(params, _chosen(params, cfg))
+  return transpose_head(params, unit_rows(params, cfg).astype(_dtype(cfg)))
 
 
-def _chosen(params: dict, cfg: EchoXConfig) -> Array:
-  """Rows of the head that can be chosen, in the dtype that computes with them."""
+def _dtype(cfg: EchoXConfig) -> str:
+  return cfg.unit_decoder.trunk.dtype
+
+
+def unit_rows(params: dict, cfg: EchoXConfig) -> Float[Array, 'choices F']:
+  """Rows of a decoder's head that can be chosen: EOT and the unit words, or in profile `released`
+  all.
+  """
   head, eot = params['lm_head']['embedding'], cfg.special_ids.eot
   if not prompts.get_profile(cfg.profile).free_unit_ids:
     head = jnp.concatenate([head[eot : eot + 1], head[cfg.llm.vocab_size :]])
-  return head.astype(cfg.unit_decoder.trunk.dtype)
+  return head
 
 
 def choose_unit(

@@ -115,9 +115,9 @@ def t2c_loss(
     else min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
   )
   hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
-  ce = chunked_losses.cross_entropy(
-    hidden, head_embedding(params['t2c']), labels, experiment.train.loss.chunk_tokens
-  )
+  choices = experiment.train.loss
+  head, labels = _unit_head(params['t2c'], cfg, labels, choices)
+  ce = chunked_losses.cross_entropy(hidden, head, labels, choices.chunk_tokens)
   return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
 
 
@@ -171,7 +171,7 @@ def echo_loss(
     words = recorded_words(batch['unit_words'], spoken, slices, choices.max_slices)
   else:
     words = pseudo_labels(params, cfg, text, slices.lengths, experiment.data.max_unit_words)
-  ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices.chunk_tokens)
+  ce, denoising = echo_terms(params, cfg, slices, text, words, echo_rng, choices)
 
   def count(x):
     return jnp.sum(x).astype(jnp.float32)
@@ -354,7 +354,7 @@ def echo_terms(
   text: Array,
   words: generate.UnitWords,
   rng: Array | None,
-  chunk: int = 0,
+  choices: LossConfig,
 ) -> tuple[losses.Mean, losses.Mean]:
   """Returns (cross-entropy of the echo decoder on Y', cosine distance of adapted states from text
   embeddings).
@@ -368,7 +368,7 @@ def echo_terms(
     text: int[M,N], X'.
     words: Y' of the M slices.
     rng: dropout key; None = no dropout.
-    chunk: as in `models.chunked_head`.
+    choices: its `units_only` and `chunk_tokens`.
   """
   table, special = params['unit_text_embedding']['embedding'], cfg.special_ids
   dropout = s2t_step.dropout(rng)
@@ -395,9 +395,19 @@ def echo_terms(
     method='hidden',
   )
   states = hidden[:, prompt.valid.shape[1] - 1 :]
-  return chunked_losses.cross_entropy(
-    states, head_embedding(params['echo']), labels, chunk
-  ), denoising
+  head, labels = _unit_head(params['echo'], cfg, labels, choices)
+  return chunked_losses.cross_entropy(states, head, labels, choices.chunk_tokens), denoising
+
+
+def _unit_head(
+  params: dict, cfg: EchoXConfig, labels: Array, choices: LossConfig
+) -> tuple[Array, Array]:
+  """The rows of a unit decoder's head that are scored, and the labels as numbers of these rows."""
+  if not choices.units_only:
+    return head_embedding(params), labels
+  words = jnp.where(labels >= cfg.llm.vocab_size, labels - cfg.llm.vocab_size + 1, IGNORE)
+  labels = jnp.where(labels == cfg.special_ids.eot, 0, words)  # BOS, which is given, does not count
+  return generate.unit_rows(params, cfg), labels
 
 
 def _adapted(params: dict, cfg: EchoXConfig, slices: SliceBatch, rng: Array | None) -> Array:

@@ -133,12 +133,16 @@ class LossConfig:
   `align`.
   `ctc_candidates`: ids among which stage `align` chooses at each step, those that are said and
   others at random, in place of the whole vocabulary (`candidates`); 0 = the whole.
+  `units_only`: in `t2c` and `echo` the unit decoders choose among EOT and the unit words, as they
+  do when they speak, and not among the text ids, too; not with a profile of `free_unit_ids`. With
+  the vocabulary of a large language model the text ids are most of the work of a small decoder.
   `adversarial_start`: first step with the vocoder's discriminators.
   """
 
   ctc_weight: float = 0.3
   pull_weight: float = 1.0
   ctc_candidates: int = 0
+  units_only: bool = False
   echo_text: str = 'argmax'
   echo_targets: str = 'decoded'
   max_new_tokens: int = 512

@@ -219,7 +219,7 @@ def _t2c(experiment: ExperimentConfig) -> Parts:
   room = data.max_tokens - 1 if data.packing else min(data.max_tokens - 1, data.max_unit_words + 2)
   return {
     't2c': 3 * _unit_decoder(cfg, rows, data.max_tokens),
-    't2c_head': 3 * _unit_head(cfg, rows * room),
+    't2c_head': 3 * _unit_head(experiment, rows * room),
   }
 
 
@@ -257,7 +257,7 @@ def _echo(experiment: ExperimentConfig, clips: Clips) -> Parts:
     * width
     * cfg.unit_decoder.denoising_intermediate_size,
     'echo': 3 * _unit_decoder(cfg, slices, prompt + words + 1),
-    'echo_head': 3 * _unit_head(cfg, slices * (words + 2)),
+    'echo_head': 3 * _unit_head(experiment, slices * (words + 2)),
   }
   if choices.echo_targets == 'recorded':
     del parts['pseudo_labels']
@@ -313,12 +313,11 @@ def _unit_decoder(cfg: EchoXConfig, rows: int, length: int) -> float:
   )
 
 
-def _unit_head(cfg: EchoXConfig, positions: int) -> float:
-  return head_forward(
-    cfg.unit_decoder.trunk.hidden_size,
-    cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size,
-    positions,
-  )
+def _unit_head(experiment: ExperimentConfig, positions: int) -> float:
+  cfg = experiment.model
+  others = 1 if experiment.train.loss.units_only else cfg.llm.vocab_size
+  choices = others + cfg.unit_decoder.unit_vocab_size
+  return head_forward(cfg.unit_decoder.trunk.hidden_size, choices, positions)
 
 
 def _attention(width: int, keys: float) -> float:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from echox_jax import errors
+from echox_jax import errors, prompts
 from echox_jax.models import params as params_lib
 from echox_jax.models import positions
 from echox_jax.models.trees import Tree, merge
@@ -86,6 +86,8 @@ def check(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh) -> None
       f'stage {stage.name!r} trains two parts against each other and takes whole '
       'batches: set train.accumulate_steps to 1.'
     )
+  if 't2c' in stage.groups:
+    _check_units_only(experiment)
   if 'echo' in stage.groups:
     _check_echo(experiment, mesh)
   if stage.name == 'align':
@@ -161,6 +163,16 @@ def _check_positions(stage: stages.Stage, experiment: ExperimentConfig) -> None:
         f'model.{name}.max_positions is {part.max_positions}: '
         'shorten the rows, or use a model that was trained for more positions.'
       )
+
+
+def _check_units_only(experiment: ExperimentConfig) -> None:
+  """Raises ConfigError if a unit decoder may say text that it does not learn to leave out."""
+  profile = experiment.model.profile
+  if experiment.train.loss.units_only and prompts.get_profile(profile).free_unit_ids:
+    raise errors.ConfigError(
+      'train.loss.units_only leaves out the text ids, but the unit decoders of profile '
+      f'{profile!r} may say them: set it to False, or choose another profile.'
+    )
 
 
 def _check_echo(experiment: ExperimentConfig, mesh: Mesh) -> None:

@@ -134,6 +134,7 @@ def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
     slices_per_batch=24,
     chunk_tokens=0 if stage == 't2c' else 32,
     ctc_candidates=40 if stage == 'align' else 0,
+    units_only=stage == 'echo',
     vocoder=vocoder,
   )
   fixed = dict(
