@@ -8,6 +8,7 @@ A folder of `configs/pretrained` holds the trained parts of a model, small enoug
   config.json, ...    the other files of a model folder (`echox_jax.model_folder`)
   README.md           the model card
 
+The heads of the unit decoders have no rows of text in it, which they never say; these become zeros.
 Parts that were not trained come from the packages that carry them. `find` puts a model together
 when its name is first used, as a model folder in the cache.
 """
@@ -23,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import errors, model_folder, storage, tensor_files
+from echox_jax import errors, model_folder, prompts, storage, tensor_files
+from echox_jax.config import EchoXConfig
 from echox_jax.conversion import packaged_llm, whisper_ct2
 from echox_jax.models import trees
 
@@ -34,6 +36,7 @@ _SCALE = '.scale'
 _LARGEST = 127
 _SMALL = 4096  # numbers of an array that is not worth being rounded to int8
 _EXACT = ('vocoder',)  # groups that stay float16: every rounding of theirs is heard
+_UNIT_HEADS = ('t2c/lm_head/embedding', 'echo/lm_head/embedding')
 _COPIED = ('tokenizer.model', 'tokenizer.json', model_folder.UNIT_LANGUAGE, model_folder.KMEANS)
 
 
@@ -116,6 +119,9 @@ def put_together(packed: Path, manifest: Mapping[str, Any], out: Path) -> None:
       )
     arrays |= PACKAGES[name].params()
   arrays |= {path: arrays[other] for path, other in manifest['same'].items()}
+  cfg = model_folder.read_config(packed)
+  for path in manifest.get('unit_heads', ()):
+    arrays[path] = _whole_head(arrays[path], cfg)
   with model_folder.writing(out) as beside:
     model_folder.write_params(
       beside,
@@ -124,7 +130,7 @@ def put_together(packed: Path, manifest: Mapping[str, Any], out: Path) -> None:
     )
     model_folder.write_rest(
       beside,
-      model_folder.read_config(packed),
+      cfg,
       model_folder.read_engine_config(packed),
       {name: packed / name for name in _COPIED if (packed / name).is_file()},
     )
@@ -140,6 +146,7 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
 
   Returns:
     The manifest: `files` and `packages` with checksums; `same`, paths of equal arrays;
+    `unit_heads`, paths of heads without the rows of text that the decoder cannot say;
     `largest_error`, by group: the largest root mean square error of an array, relative to the
     array's own root mean square.
 
@@ -167,11 +174,16 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
     other = first.setdefault(_content(array), path) if array.size >= _SMALL else path
     if other != path and path not in left_out:
       same[path] = other
-  packed, largest = {}, {}
+  cfg = model_folder.read_config(model)
+  packed, largest, unit_heads = {}, {}, []
   for path in sorted(paths - left_out - set(same)):
-    parts = _encoded(path, tensors[path])
+    array = np.asarray(tensors[path])
+    if path in _UNIT_HEADS and not prompts.get_profile(cfg.profile).free_unit_ids:
+      unit_heads.append(path)
+      array = array[_said(cfg)]
+    parts = _encoded(path, array)
     packed |= parts
-    group, error = path.split('/')[0], _error(tensors[path], dict(_decoded(parts))[path])
+    group, error = path.split('/')[0], _error(array, dict(_decoded(parts))[path])
     largest[group] = max(largest.get(group, 0.0), error)
   out.mkdir(parents=True, exist_ok=True)
   with tensor_files.TensorWriter(
@@ -181,7 +193,7 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
       writer.write(name, array)
   model_folder.write_rest(
     out,
-    model_folder.read_config(model),
+    cfg,
     model_folder.read_engine_config(model),
     {name: model / name for name in _COPIED if storage.is_file(model / name)},
   )
@@ -191,6 +203,7 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
     'files': {name: _checksum([out / name]) for name in names if (out / name).is_file()},
     'packages': packages,
     'same': same,
+    'unit_heads': unit_heads,
     'largest_error': {group: round(error, 5) for group, error in largest.items()},
   }
   storage.atomic_write_json(out / MANIFEST, manifest)
@@ -215,6 +228,18 @@ def _carried(source: Packaged, tensors: Mapping[str, np.ndarray]) -> set[str]:
     return set()
   equal = {p for p in params if p in tensors and np.array_equal(tensors[p], params[p])}
   return equal if len(equal) == len(params) else set()
+
+
+def _said(cfg: EchoXConfig) -> np.ndarray:
+  """The rows of a unit decoder's head that can be chosen: EOT and the unit words."""
+  unit_words = np.arange(cfg.unit_decoder.unit_vocab_size) + cfg.llm.vocab_size
+  return np.append(cfg.special_ids.eot, unit_words)
+
+
+def _whole_head(said: np.ndarray, cfg: EchoXConfig) -> np.ndarray:
+  whole = np.zeros((cfg.llm.vocab_size + cfg.unit_decoder.unit_vocab_size, said.shape[1]))
+  whole[_said(cfg)] = said
+  return whole
 
 
 def _encoded(path: str, array: np.ndarray) -> dict[str, np.ndarray]:
