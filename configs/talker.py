@@ -20,7 +20,7 @@ or, on several hosts, after the corpus and on each of them:
 Sizes, chat template, special ids and system message are those of the LLM's folder, whether it is a
 Llama, a Qwen2 or a Qwen3. The rest follows from it:
 
-- The unit decoders have six layers like those of the LLM, without their biases and norms of heads.
+- The unit decoders have four layers like those of the LLM, without their biases and norms of heads.
   LLMs wider than 768 have the released `medium` decoder of `echox_8b.py` instead.
 - Where the LLM ties its embeddings, they also score the words that the adapter hears
   (`adapter.tied_ctc`): they are made for that. Where it does not, the adapter learns a table of its
@@ -201,7 +201,7 @@ def unit_trunk(llm: LlamaConfig) -> dict[str, int]:
   """Layers, widths and heads of T2C and echo decoder."""
   if llm.hidden_size > echox_8b.UNIT_TRUNK['hidden_size']:
     return echox_8b.UNIT_TRUNK
-  return {name: getattr(llm, name) for name in _LAYER} | {'num_layers': 6}
+  return {name: getattr(llm, name) for name in _LAYER} | {'num_layers': 4}
 
 
 def _sizes(model: EchoXConfig) -> dict:
