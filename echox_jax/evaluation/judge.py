@@ -8,7 +8,6 @@ is transcribed again in Whisper's own window; Whisper's transcribe() also decode
 
 from collections.abc import Mapping, Sequence
 import importlib.metadata
-import importlib.util
 import os
 from pathlib import Path
 import zlib
@@ -154,7 +153,7 @@ def _joined_model(cache: Path) -> Path:
 
 
 def _package_data(name: str) -> Path:
-  spec = importlib.util.find_spec(name)
-  if spec is None or spec.origin is None:
+  folder = storage.package_folder(name)
+  if folder is None:
     raise MissingExtraError(name.replace('_', '-'), 'eval', 'Judging speech')
-  return Path(spec.origin).parent / 'data'
+  return folder / 'data'

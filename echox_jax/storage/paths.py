@@ -10,6 +10,7 @@ listings leave out names that end in `~` and its `stat` needs an entry in /etc/p
 from collections.abc import Iterator
 import fnmatch
 import functools
+import importlib.util
 import logging
 import os
 import pathlib
@@ -216,3 +217,12 @@ def remove_tree(folder: str | os.PathLike[str]) -> None:
   names = files.find(str(folder))
   if names:
     files.rm(names)
+
+
+def package_folder(module: str) -> pathlib.Path | None:
+  """The folder of an installed package that carries files; None if it is not installed. It is not
+  imported, for it may want what is not installed.
+  """
+  spec = importlib.util.find_spec(module)
+  places = spec.submodule_search_locations if spec else None
+  return pathlib.Path(next(iter(places))) if places else None

