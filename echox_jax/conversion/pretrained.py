@@ -22,18 +22,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors, model_folder, prompts, storage, tensor_files
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import packaged_llm, whisper_ct2
-from echox_jax.models import trees
+from echox_jax.models import quantize, trees
 
 MANIFEST, PACKED = 'manifest.json', 'packed.safetensors'
 _FOLDER = Path(__file__).parents[2] / 'configs' / 'pretrained'
 _FORMAT = 1
 _SCALE = '.scale'
-_LARGEST = 127
 _SMALL = 4096  # numbers of an array that is not worth being rounded to int8
 _EXACT = ('vocoder',)  # groups that stay float16: every rounding of theirs is heard
 _UNIT_HEADS = ('t2c/lm_head/embedding', 'echo/lm_head/embedding')
@@ -246,11 +246,13 @@ def _encoded(path: str, array: np.ndarray) -> dict[str, np.ndarray]:
   array = np.asarray(array, np.float32)
   if array.ndim < 2 or array.size < _SMALL or path.split('/')[0] in _EXACT:
     return {path: array.astype(np.float16)}
-  # an output channel is a row of a table, a column of a kernel
-  axis = -1 if path.endswith('embedding') else -2
-  scale = np.max(np.abs(array), axis, keepdims=True) / _LARGEST
-  scale = np.where(scale > 0, scale, 1).astype(np.float32)
-  return {path: np.round(array / scale).astype(np.int8), path + _SCALE: scale}
+  is_table = path.endswith('embedding')  # its output channels are rows, those of kernels columns
+  kernel = jnp.asarray(np.swapaxes(array, -1, -2) if is_table else array)
+  values, scale = quantize.quantize_kernel(kernel)
+  values, scale = np.asarray(values), np.asarray(scale)[..., None, :]
+  if is_table:
+    values, scale = np.swapaxes(values, -1, -2), np.swapaxes(scale, -1, -2)
+  return {path: values, path + _SCALE: scale}
 
 
 def _decoded(packed: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
