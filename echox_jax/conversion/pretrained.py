@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from echox_jax import errors, model_folder, prompts, storage, tensor_files
@@ -117,7 +118,10 @@ def put_together(packed: Path, manifest: Mapping[str, Any], out: Path) -> None:
         f'{", ".join(map(str, files))} holds other weights of {name} than the model was trained '
         'with: install the version that setup.cfg names.'
       )
-    arrays |= PACKAGES[name].params()
+    params = PACKAGES[name].params()
+    if name in manifest.get('rounded', ()):
+      params = {path: _rounded(array) for path, array in params.items()}
+    arrays |= params
   arrays |= {path: arrays[other] for path, other in manifest['same'].items()}
   cfg = model_folder.read_config(packed)
   for path in manifest.get('unit_heads', ()):
@@ -145,7 +149,8 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
     without: groups that are left out, such as `t2c`, which only training needs.
 
   Returns:
-    The manifest: `files` and `packages` with checksums; `same`, paths of equal arrays;
+    The manifest: `files` and `packages` with checksums; `rounded`, packages whose numbers the model
+    has in bfloat16; `same`, paths of equal arrays;
     `unit_heads`, paths of heads without the rows of text that the decoder cannot say;
     `largest_error`, by group: the largest root mean square error of an array, relative to the
     array's own root mean square.
@@ -162,11 +167,12 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
       f'{model} cannot be packed without {", ".join(without)}: it holds {held}.'
     )
   paths = {path for path in tensors if path.split('/')[0] not in without}
-  packages, left_out = {}, set()
+  packages, rounded, left_out = {}, [], set()
   for name, source in PACKAGES.items():
-    carried = _carried(source, tensors)
+    carried, is_rounded = _carried(source, tensors)
     if carried and carried <= paths:
       packages[name] = _checksum(source.files())
+      rounded += [name] * is_rounded
       left_out |= carried
   same, first = {}, {}
   for path in [*sorted(left_out), *sorted(paths - left_out)]:
@@ -202,6 +208,7 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
     'format': _FORMAT,
     'files': {name: _checksum([out / name]) for name in names if (out / name).is_file()},
     'packages': packages,
+    'rounded': rounded,
     'same': same,
     'unit_heads': unit_heads,
     'largest_error': {group: round(error, 5) for group, error in largest.items()},
@@ -220,14 +227,26 @@ def _read_manifest(packed: Path) -> dict[str, Any]:
   return manifest
 
 
-def _carried(source: Packaged, tensors: Mapping[str, np.ndarray]) -> set[str]:
-  """Paths of a model that an installed package holds, number by number."""
+def _carried(source: Packaged, tensors: Mapping[str, np.ndarray]) -> tuple[set[str], bool]:
+  """Paths of a model that an installed package holds, number by number; and whether the model's
+  numbers are rounded to bfloat16, as frozen parameters may be in training.
+  """
   try:
     params = source.params()
   except errors.MissingExtraError:
-    return set()
-  equal = {p for p in params if p in tensors and np.array_equal(tensors[p], params[p])}
-  return equal if len(equal) == len(params) else set()
+    return set(), False
+  if params.keys() <= tensors.keys():
+    for is_rounded in (False, True):
+      if all(
+        np.array_equal(tensors[path], _rounded(array) if is_rounded else array)
+        for path, array in params.items()
+      ):
+        return set(params), is_rounded
+  return set(), False
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+  return array.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def _said(cfg: EchoXConfig) -> np.ndarray:

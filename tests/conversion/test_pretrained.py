@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -119,19 +120,23 @@ def test_groups_are_left_out(packed):
     convert.main([*command, 'tts'])
 
 
-def test_the_llm_of_a_package_is_not_packed(packed, tmp_path, monkeypatch):
-  """Nor an array that is equal to one of it."""
+@pytest.mark.parametrize('rounded', [False, True])
+def test_the_llm_of_a_package_is_not_packed(packed, tmp_path, monkeypatch, rounded):
+  """Nor an array that is equal to one of it. Training may have kept it in bfloat16."""
   model, folder = packed
   flat = trees.flatten(model_folder.load_params(model))
+  carried = {path: array for path, array in flat.items() if path.startswith('llm/')}
+  if rounded:
+    flat |= {path: array.astype(ml_dtypes.bfloat16) for path, array in carried.items()}
   flat['unit_text_embedding/embedding'] = flat['llm/embed_tokens/embedding']
   tiny_model.write_model(tmp_path / 'tied', tiny_model.tiny_config(), flat=flat)
-  carried = {path: array for path, array in flat.items() if path.startswith('llm/')}
   (tmp_path / 'file.gguf').write_bytes(b'weights')
   package = pretrained.Packaged(lambda: [tmp_path / 'file.gguf'], lambda: carried)
   monkeypatch.setitem(pretrained.PACKAGES, 'smollm2-135m', package)
   manifest = pretrained.pack(tmp_path / 'tied', folder)
   assert list(manifest['packages']) == ['whisper-tiny.en', 'smollm2-135m']
   assert 'llm' not in manifest['largest_error']
+  assert manifest['rounded'] == (['smollm2-135m'] if rounded else [])
   assert manifest['same'] == {'unit_text_embedding/embedding': 'llm/embed_tokens/embedding'}
   whole = trees.flatten(model_folder.load_params(pretrained.find('echox-small')))
   assert whole.keys() == flat.keys()
