@@ -1,19 +1,16 @@
 """The page in a real Chromium whose microphone plays a file: it asks aloud, hears, interrupts."""
 
-import shutil
-
 import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers import browser as browsers
+from tests.helpers.browser import played
 from tests.helpers.live_server import serving
 from tests.helpers.paths import ROOT
 from tests.helpers.serving import vowels
 
-CHROMIUM = shutil.which('chromium')
-pytestmark = pytest.mark.skipif(
-  CHROMIUM is None, reason='chromium is not installed (Debian package `chromium`)'
-)
+pytestmark = browsers.needs_chromium
 
 
 @pytest.fixture(scope='module')
@@ -25,23 +22,11 @@ def server(reader):
 @pytest.fixture(scope='module')
 def browser(tmp_path_factory):
   """A browser whose microphone repeats something like a voice, and a pause behind it."""
-  sync_api = pytest.importorskip('playwright.sync_api')
   file = tmp_path_factory.mktemp('sound') / 'microphone.wav'
   voice = np.concatenate([vowels(), np.zeros(24000, np.float32)])
   soundfile.write(file, np.repeat(voice, 3), 48000)
-  with sync_api.sync_playwright() as playwright:
-    browser = playwright.chromium.launch(
-      executable_path=CHROMIUM,
-      args=[
-        '--no-sandbox',
-        '--use-fake-device-for-media-stream',
-        '--use-fake-ui-for-media-stream',
-        f'--use-file-for-fake-audio-capture={file}',
-        '--autoplay-policy=no-user-gesture-required',
-      ],
-    )
+  with browsers.launched(file) as browser:
     yield browser
-    browser.close()
 
 
 @pytest.fixture
@@ -65,16 +50,6 @@ def ours(url, server):
 def write(page, text):
   page.get_by_label('Written question').fill(text)
   page.get_by_role('button', name='Ask').click()
-
-
-def played(page, number: int, part: str) -> np.ndarray:
-  """int16[samples] at 24 kHz of the question or of the answer of a turn, as the page keeps it."""
-  link = page.locator(f'#turns > :nth-child({number}) .of-{part} a')
-  with page.expect_download() as download:
-    link.click()
-  wave, rate = soundfile.read(download.value.path(), dtype='int16')
-  assert rate == 24000
-  return wave.astype(int)
 
 
 def test_it_asks_aloud_and_hears_and_interrupts(page):
