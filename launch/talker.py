@@ -46,7 +46,7 @@ CONFIG = 'configs/talker.py'
 VOICE = 'voice'  # the part and its folder
 # share of the peak, where no run has measured it: s2t of echox_135m at first, on a Xeon
 _MFU = 0.25
-ASKED, ANSWERED = talker.QUESTIONS.hours, talker.ANSWERS.hours
+ASKED = talker.QUESTIONS.hours
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -111,9 +111,14 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[s
 def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
   """All parts in order."""
   out, share = str(args.out), args.hours / ASKED
-  made_with = ('--llm', args.llm, '--share', f'{share:.4g}')
-  spoken = ('--spoken_answers', f'{ANSWERED * share:.4g}h', '--workers', str(args.workers))
-  corpus = ('launch.corpus', '--recipe', 'talker', '--data', f'{out}/data', *made_with, *spoken)
+  tested = min(1.0, max(share, args.questions / talker.TESTS))
+  corpus = (
+    *('launch.corpus', '--recipe', 'talker', '--data', f'{out}/data', '--llm', args.llm),
+    *('--share', f'{share:.4g}', '--test_questions', f'{tested:.4g}'),
+    *('--spoken_answers', f'{talker.ANSWER_HOURS * share:.4g}h'),
+    *('--spoken_sentences', f'{talker.SENTENCE_HOURS * share:.4g}h'),
+    *('--workers', str(args.workers)),
+  )
   scored = ('--checkpoint', str(model_folder_of(args)), '--data', f'{out}/data')
   asked = ('launch.evaluate', *scored, '--limit', str(args.questions))
   return [
