@@ -51,7 +51,10 @@ from echox_jax.parallel import distributed
 from launch import cli
 
 RECIPES = ('talker',)
-_OF_RECIPES = ('llm', 'share', 'sentences', 'test_questions', 'spoken_answers', 'spoken_sentences')
+_OF_RECIPES = (
+  *('llm', 'share', 'sentences', 'test_questions'),
+  *('spoken_answers', 'spoken_sentences', 'spoken_words'),
+)
 LLM = 'smollm2-135m'  # folder of the packaged model, where configs/echox_135m.py looks for it
 
 
@@ -166,6 +169,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     type=_spoken,
     metavar='N',
     help='recipe: how many sentences the answer voice says, too, in the same way (default 8h)',
+  )
+  parser.add_argument(
+    '--spoken_words',
+    type=_spoken,
+    metavar='N',
+    help='recipe: how many lists of one to four random words it says, too (default 8h)',
   )
   parser.add_argument(
     '--extra_sentences',
@@ -287,7 +296,7 @@ def _spoken(text: str) -> talker.Spoken:
     )
   if text.endswith('h'):
     return talker.Spoken(hours=number)
-  return talker.Spoken(hours=float('inf'), texts=number)
+  return talker.Spoken(texts=number)
 
 
 def _fields(text: str) -> dict[str, str]:
@@ -332,6 +341,7 @@ def _build_talker(args: argparse.Namespace) -> dict[str, Any]:
     tests=args.test_questions,
     spoken=args.spoken_answers or usual.spoken,
     sentences_spoken=args.spoken_sentences or usual.sentences_spoken,
+    words_spoken=args.spoken_words or usual.words_spoken,
     seed=args.seed,
   )
   return talker.build(

@@ -117,6 +117,7 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
     *('--share', f'{share:.4g}', '--test_questions', f'{tested:.4g}'),
     *('--spoken_answers', f'{talker.ANSWER_HOURS * share:.4g}h'),
     *('--spoken_sentences', f'{talker.SENTENCE_HOURS * share:.4g}h'),
+    *('--spoken_words', f'{talker.WORD_HOURS * share:.4g}h'),
     *('--workers', str(args.workers)),
   )
   scored = ('--checkpoint', str(model_folder_of(args)), '--data', f'{out}/data')

@@ -54,7 +54,8 @@ def installed(tmp_path, monkeypatch):
 
 def make_lists(folder, llm, **options):
   folder.mkdir(parents=True, exist_ok=True)
-  options = {'sentences_spoken': build.Spoken(texts=0)} | options
+  nothing = build.Spoken(texts=0)
+  options = {'sentences_spoken': nothing, 'words_spoken': nothing} | options
   build.write_lists(folder, folder, build.Options(llm, **options), CAST)
   return {path.name: path.read_bytes() for path in folder.glob('*.jsonl')}
 

@@ -12,14 +12,22 @@ What means the same is in one split, and two voices are in no split of training.
 import collections
 from collections.abc import Iterable, Sequence
 import dataclasses
-import hashlib
 import json
 import sys
 from typing import Any
 
 from data_pipeline import ingest
 from data_pipeline.corpus import voices
-from data_pipeline.corpus.talker import answers, casting, everyday, inaudible, sources, texts
+from data_pipeline.corpus.talker import (
+  answers,
+  casting,
+  everyday,
+  inaudible,
+  read_aloud,
+  sources,
+  texts,
+)
+from data_pipeline.corpus.talker.read_aloud import Spoken
 from data_pipeline.schema import ASR
 from data_pipeline.shards import SharedWork
 from echox_jax import errors, storage
@@ -30,15 +38,6 @@ ALIGNMENT = 'alignment_'
 _SPLITS = ('train', 'dev', 'test')
 # of the texts, which go where the corpus goes; that of the text model is its own
 _LICENCES = {everyday.NAME: 'Apache-2.0'} | {s.name: s.licence for s in sources.SOURCES}
-_LETTERS_A_SECOND = 16.0  # of the answer voice, with its silences: 628 answers had 16.3
-
-
-@dataclasses.dataclass(frozen=True)
-class Spoken:
-  """How much the answer voice says: at most so many hours, and at most so many texts."""
-
-  hours: float = 20.0
-  texts: float = float('inf')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +51,7 @@ class Options:
       no answers. Questions that are not answered are among them.
     tests: share of the test questions, at least `share`; None = that.
     spoken: how many answers are spoken.
-    sentences_spoken: how many of the sentences the answer voice says, too, for they have more words
-      than answers have.
+    sentences_spoken, words_spoken: what the answer voice says beside the answers (`read_aloud`).
     seed: of the splits, voices and speeds.
   """
 
@@ -61,8 +59,9 @@ class Options:
   share: float = 1.0
   sentences: float | None = None
   tests: float | None = None
-  spoken: Spoken = Spoken()
+  spoken: Spoken = Spoken(hours=20.0)
   sentences_spoken: Spoken = Spoken(hours=8.0)
+  words_spoken: Spoken = Spoken(hours=8.0)
   seed: int = 0
 
   @property
@@ -130,11 +129,14 @@ def write_lists(
   rows = exchange_rows(questions, map(answers.cut, said), options, cast)
   sentences = chosen_sentences(written, unanswered, rows, options)
   lines = [_sentence_row(text, split, options, cast) for text, split in sentences]
-  read_aloud = spoken_sentences(sentences, rows, options)
-  _write(folder / 'exchanges.jsonl', [*rows, *read_aloud])
+  answered = [row['answer'] for row in rows if 'answer_audio' in row]
+  alone = {
+    'sentences': read_aloud.sentences(sentences, answered, options.sentences_spoken, options.seed),
+    'words': read_aloud.words(sentences, options.words_spoken, options.seed),
+  }
+  _write(folder / 'exchanges.jsonl', [*rows, *alone['sentences'], *alone['words']])
   _write(folder / 'alignment.jsonl', lines)
   by_source = collections.Counter(question.source for question in questions)
-  spoken = [row['answer'] for row in rows if 'answer_audio' in row]
   return (
     {
       'questions': len(questions),
@@ -142,10 +144,12 @@ def write_lists(
       'inaudible': sum(row['category'] == inaudible.NAME for row in rows),
       'meanings': len({question.meaning for question in questions}),
       'answered': _by_split(rows),
-      'spoken_answers': len(spoken),
-      'spoken_hours': _hours(spoken),
-      'spoken_sentences': len(read_aloud),
-      'spoken_sentences_hours': _hours([row['answer'] for row in read_aloud]),
+      'spoken_answers': len(answered),
+      'spoken_hours': round(sum(map(read_aloud.seconds, answered)) / 3600, 2),
+    }
+    | {
+      f'spoken_{kind}_hours': round(sum(read_aloud.seconds(r['answer']) for r in said) / 3600, 2)
+      for kind, said in alone.items()
     },
     {
       'sentences': _by_split(lines),
@@ -198,7 +202,7 @@ def exchange_rows(
   for question, answer in zip(questions, said, strict=True):
     if answer:
       split = texts.split_of(question.meaning, options.seed)
-      name = _id(question.source, question.text)
+      name = texts.name_of(question.source, question.text)
       rows.append(
         {
           'id': name,
@@ -230,7 +234,7 @@ def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str
   ranked = sorted(distinct.values(), key=rank)
   chosen, seconds, lacking = [], 0.0, set(_SPLITS)
   for row in ranked:
-    longer = seconds + _seconds(row['answer'])
+    longer = seconds + read_aloud.seconds(row['answer'])
     fits = longer <= 3600 * spoken.hours and len(chosen) < spoken.texts
     if fits or row['split'] in lacking:
       chosen.append(row)
@@ -238,34 +242,6 @@ def spoken_rows(rows: Sequence[dict[str, Any]], spoken: Spoken) -> list[dict[str
       lacking.discard(row['split'])
   firsts = {row['split']: row for row in reversed(rows)}
   return [*chosen, *(firsts[split] for split in _SPLITS if split in lacking and split in firsts)]
-
-
-def spoken_sentences(
-  sentences: Sequence[tuple[str, str]], rows: Sequence[dict[str, Any]], options: Options
-) -> list[dict[str, Any]]:
-  """Rows of the list of exchanges with an answer alone: sentences (text, split) that the answer
-  voice says. The answers that it says have them only as parts.
-  """
-  said = {texts.normalised(row['answer']) for row in rows if 'answer_audio' in row}
-  chosen, seconds = [], 0.0
-  for text, split in sorted(sentences, key=_spoken_place):
-    longer = seconds + _seconds(text)
-    if (
-      longer > 3600 * options.sentences_spoken.hours
-      or len(chosen) == options.sentences_spoken.texts
-    ):
-      break
-    if texts.normalised(text) not in said:
-      audio = casting.answer(options.seed)
-      chosen.append(
-        {'id': _id('said', text), 'answer': text, 'answer_audio': audio, 'split': split}
-      )
-      seconds = longer
-  return chosen
-
-
-def _spoken_place(sentence: tuple[str, str]) -> float:
-  return texts.fraction(sentence[0], 'spoken')
 
 
 def chosen_sentences(
@@ -306,7 +282,7 @@ def chosen_sentences(
 
 
 def _sentence_row(text: str, split: str, options: Options, cast: voices.Cast) -> dict[str, Any]:
-  name = _id('sentence', text)
+  name = texts.name_of('sentence', text)
   return {
     'id': name,
     'question': text,
@@ -315,19 +291,6 @@ def _sentence_row(text: str, split: str, options: Options, cast: voices.Cast) ->
     'category': ASR,
     'split': split,
   }
-
-
-def _id(source: str, text: str) -> str:
-  """The same for the same words, in any corpus."""
-  return f'{source}-{hashlib.sha256(texts.normalised(text).encode()).hexdigest()[:12]}'
-
-
-def _seconds(text: str) -> float:
-  return len(text) / _LETTERS_A_SECOND
-
-
-def _hours(spoken: Iterable[str]) -> float:
-  return round(sum(map(_seconds, spoken)) / 3600, 2)
 
 
 def _by_split(rows: Iterable[dict[str, Any]]) -> dict[str, int]:

@@ -95,6 +95,11 @@ def split_of(meaning: str, seed: int = 0) -> str:
   return 'test' if place < TEST else 'dev' if place < TEST + DEV else 'train'
 
 
+def name_of(source: str, text: str) -> str:
+  """The id of a text: the same for the same words, in any corpus."""
+  return f'{source}-{hashlib.sha256(normalised(text).encode()).hexdigest()[:12]}'
+
+
 def fraction(key: str, purpose: str) -> float:
   """A number from 0 to 1 that the key decides; `purpose` makes several of them independent."""
   digest = hashlib.sha256(f'{purpose}\0{key}'.encode()).digest()

@@ -1,0 +1,76 @@
+"""What the answer voice says beside the answers, for the text-to-codec model: sentences, which have
+more words than answers have, and words in no order.
+
+Nothing but the words themselves says how a list of random words goes on. So from these the model
+learns where in a text it is, sooner than from sentences, half of which it can guess.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import itertools
+from typing import Any
+
+from data_pipeline.corpus.talker import casting, texts
+
+_LETTERS_A_SECOND = 16.0  # of the answer voice, with its silences: 628 answers had 16.3
+_TOGETHER = (1, 2, 3, 4)  # words of a list
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+  """How much the answer voice says: at most so many hours, and at most so many texts."""
+
+  hours: float = float('inf')
+  texts: float = float('inf')
+
+
+def seconds(text: str) -> float:
+  """How long the answer voice takes, about."""
+  return len(text) / _LETTERS_A_SECOND
+
+
+def sentences(
+  written: Sequence[tuple[str, str]], answered: Iterable[str], limit: Spoken, seed: int
+) -> list[Row]:
+  """Rows of the list of exchanges with an answer alone, for some of the sentences (text, split)
+  that are `written` down; none of them is an answer as a whole.
+  """
+  said = set(map(texts.normalised, answered))
+  in_order = sorted(written, key=_place)
+  others = [(text, split) for text, split in in_order if texts.normalised(text) not in said]
+  return _rows('said', others, limit, seed)
+
+
+def words(written: Sequence[tuple[str, str]], limit: Spoken, seed: int) -> list[Row]:
+  """Such rows for lists of one to four words of the sentences to train on: each word once, and then
+  again in another order.
+  """
+  known = {word for text, split in written if split == 'train' for word in texts.words_of(text)}
+  return _rows('words', _lists(known), limit, seed) if known else []
+
+
+def _lists(known: set[str]) -> Iterator[tuple[str, str]]:
+  for turn in itertools.count():
+    in_order = iter(sorted(known, key=lambda word: texts.fraction(word, f'list {turn}')))
+    for count in itertools.cycle(_TOGETHER):
+      some = ' '.join(itertools.islice(in_order, count))
+      if not some:
+        break
+      yield f'{some[0].upper()}{some[1:]}.', 'train'
+
+
+def _rows(kind: str, chosen: Iterable[tuple[str, str]], limit: Spoken, seed: int) -> list[Row]:
+  rows, total = {}, 0.0
+  for text, split in chosen:
+    total += seconds(text)
+    if total > 3600 * limit.hours or len(rows) >= limit.texts:
+      break
+    audio = casting.answer(seed)
+    name = texts.name_of(kind, text)
+    rows[name] = {'id': name, 'answer': text, 'answer_audio': audio, 'split': split}
+  return list(rows.values())
+
+
+def _place(sentence: tuple[str, str]) -> float:
+  return texts.fraction(sentence[0], 'spoken')
