@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline import dataset, ingest
 from data_pipeline.corpus import voice_lines, voices
-from data_pipeline.corpus.talker import answers, build, inaudible, texts
+from data_pipeline.corpus.talker import answers, build, inaudible, read_aloud, texts
 from data_pipeline.corpus.talker.texts import Question
 from data_pipeline.shards import SharedWork
 from echox_jax import model_folder
@@ -222,6 +222,21 @@ def test_sentences_are_spoken_alone(installed, llm, tmp_path, monkeypatch):
   fewer = make_lists(tmp_path, llm, sentences_spoken=build.Spoken(hours=hours / 2))
   fewer = [row for row in rows_of(fewer, 'exchanges') if 'question' not in row]
   assert 3 <= len(fewer) < 10 and fewer == alone[: len(fewer)]
+
+
+def test_words_are_spoken_in_no_order():
+  written = [("The old cat can't sleep.", 'train'), ('A cat ran.', 'train'), ('Dogs bark.', 'test')]
+  once = read_aloud.words(written, build.Spoken(texts=4), 0)
+  said = [word for row in once for word in texts.words_of(row['answer'])]
+  assert sorted(said) == ['a', "can't", 'cat', 'old', 'ran', 'sleep', 'the']  # none of the tests
+  assert {row['split'] for row in once} == {'train'}
+  assert [len(row['answer'].split()) for row in once] == [1, 2, 3, 1]
+  assert all(row['answer'][0].isupper() and row['answer'].endswith('.') for row in once)
+  more = read_aloud.words(written, build.Spoken(texts=8), 0)
+  assert more[:4] == once and 4 < len({row['id'] for row in more}) == len(more) <= 8
+  hours = 1.001 * sum(len(row['answer']) for row in once) / 16 / 3600
+  assert read_aloud.words(written, build.Spoken(hours=hours), 0) == once
+  assert read_aloud.words([('Dogs bark.', 'test')], build.Spoken(), 0) == []
 
 
 def test_more_test_questions(installed, llm, tmp_path, monkeypatch):

@@ -62,9 +62,9 @@ def _lists(known: set[str]) -> Iterator[tuple[str, str]]:
 
 def _rows(kind: str, chosen: Iterable[tuple[str, str]], limit: Spoken, seed: int) -> list[Row]:
   rows, total = {}, 0.0
-  for text, split in chosen:
+  for number, (text, split) in enumerate(chosen):  # which may be endless, and repeat itself
     total += seconds(text)
-    if total > 3600 * limit.hours or len(rows) >= limit.texts:
+    if total > 3600 * limit.hours or number >= limit.texts:
       break
     audio = casting.answer(seed)
     name = texts.name_of(kind, text)
