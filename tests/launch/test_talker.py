@@ -96,8 +96,8 @@ def test_the_config_is_that_of_the_imported_llm(imported, monkeypatch):
     assert built.tokenizer.model == str(imported / 'tokenizer.json')
     assert model.adapter.tied_ctc == theirs.llm.tie_embeddings
     trunk = model.unit_decoder.trunk
-    assert (trunk.hidden_size, trunk.head_dim) == (theirs.llm.hidden_size, theirs.llm.head_dim)
-    assert trunk.num_layers == 6 and not (trunk.qkv_bias or trunk.qk_norm)
+    assert trunk.hidden_size == recipe.UNIT_TRUNK['hidden_size']
+    assert trunk.rope_theta == theirs.llm.rope_theta and not (trunk.qkv_bias or trunk.qk_norm)
   assert job('align').train.init_from == job('t2c').train.init_from == (str(imported),)
 
 
