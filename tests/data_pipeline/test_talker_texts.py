@@ -130,7 +130,7 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch):
   monkeypatch.setenv('WNSEARCHDIR', str(tmp_path / 'none'))
   with pytest.raises(DataError, match='WordNet .* not installed: .*`apt-get install wordnet-base`'):
     list(sources.sentences())
-  monkeypatch.setattr(sources, '_module_folder', lambda module: tmp_path / 'none')
+  monkeypatch.setattr(sources.storage, 'package_folder', lambda module: None)
   with pytest.raises(DataError, match=r'Red-Trivia.* not installed: .*echox-jax\[talker\]'):
     list(sources.questions())
   talker_sources.write(tmp_path / 'there', monkeypatch)
