@@ -33,7 +33,7 @@ def t2c_batch():
   'loss, batch',
   [
     (s2t_step.s2t_loss, echo_rows.batch),
-    (echo_step.t2c_loss, t2c_batch),
+    pytest.param(echo_step.t2c_loss, t2c_batch, marks=pytest.mark.slow),
     pytest.param(echo_step.echo_loss, echo_rows.batch, marks=pytest.mark.slow),
   ],
   ids=['s2t', 't2c', 'echo'],
