@@ -168,13 +168,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     '--spoken_sentences',
     type=_spoken,
     metavar='N',
-    help='recipe: how many sentences the answer voice says, too, in the same way (default 8h)',
+    help='recipe: how many sentences the answer voice says, too, in the same way (default 8h, or '
+    'the --share of them)',
   )
   parser.add_argument(
     '--spoken_words',
     type=_spoken,
     metavar='N',
-    help='recipe: how many lists of one to four random words it says, too (default 8h)',
+    help='recipe: how many lists of one to four random words it says, too (default as for '
+    '--spoken_sentences)',
   )
   parser.add_argument(
     '--extra_sentences',
@@ -340,8 +342,8 @@ def _build_talker(args: argparse.Namespace) -> dict[str, Any]:
     sentences=args.sentences,
     tests=args.test_questions,
     spoken=args.spoken_answers or usual.spoken,
-    sentences_spoken=args.spoken_sentences or usual.sentences_spoken,
-    words_spoken=args.spoken_words or usual.words_spoken,
+    sentences_spoken=args.spoken_sentences,
+    words_spoken=args.spoken_words,
     seed=args.seed,
   )
   return talker.build(

@@ -35,6 +35,7 @@ from echox_jax.storage import Path
 
 NAME = 'talker'
 ALIGNMENT = 'alignment_'
+ALONE_HOURS = 8.0  # of sentences, and of words, in the whole corpus
 _SPLITS = ('train', 'dev', 'test')
 # of the texts, which go where the corpus goes; that of the text model is its own
 _LICENCES = {everyday.NAME: 'Apache-2.0'} | {s.name: s.licence for s in sources.SOURCES}
@@ -51,7 +52,8 @@ class Options:
       no answers. Questions that are not answered are among them.
     tests: share of the test questions, at least `share`; None = that.
     spoken: how many answers are spoken.
-    sentences_spoken, words_spoken: what the answer voice says beside the answers (`read_aloud`).
+    sentences_spoken, words_spoken: what the answer voice says beside the answers (`read_aloud`);
+      None = `share` of `ALONE_HOURS` each.
     seed: of the splits, voices and speeds.
   """
 
@@ -60,8 +62,8 @@ class Options:
   sentences: float | None = None
   tests: float | None = None
   spoken: Spoken = Spoken(hours=20.0)
-  sentences_spoken: Spoken = Spoken(hours=8.0)
-  words_spoken: Spoken = Spoken(hours=8.0)
+  sentences_spoken: Spoken | None = None
+  words_spoken: Spoken | None = None
   seed: int = 0
 
   @property
@@ -130,9 +132,11 @@ def write_lists(
   sentences = chosen_sentences(written, unanswered, rows, options)
   lines = [_sentence_row(text, split, options, cast) for text, split in sentences]
   answered = [row['answer'] for row in rows if 'answer_audio' in row]
+  usual = Spoken(ALONE_HOURS * options.share)
+  limits = options.sentences_spoken or usual, options.words_spoken or usual
   alone = {
-    'sentences': read_aloud.sentences(sentences, answered, options.sentences_spoken, options.seed),
-    'words': read_aloud.words(sentences, options.words_spoken, options.seed),
+    'sentences': read_aloud.sentences(sentences, answered, limits[0], options.seed),
+    'words': read_aloud.words(sentences, limits[1], options.seed),
   }
   _write(folder / 'exchanges.jsonl', [*rows, *alone['sentences'], *alone['words']])
   _write(folder / 'alignment.jsonl', lines)
