@@ -8,8 +8,7 @@ corpus; STAGE is align, s2t, t2c, echo or vocoder:
 
   export ECHOX_LLM=models/qwen ECHOX_SHARE=0.25
   python -m launch.corpus     --recipe talker --llm models/qwen --share 0.25 --spoken_answers 5h
-                              --spoken_sentences 2h --spoken_words 2h --test_questions 0.4
-                              --data out/qwen/data
+                              --test_questions 0.4 --data out/qwen/data
   python -m launch.precompute --config=configs/talker.py:align --workdir=out/qwen
   python -m launch.train      --config=configs/talker.py:STAGE --workdir=out/qwen
 
@@ -64,9 +63,8 @@ LLM, SHARE = 'ECHOX_LLM', 'ECHOX_SHARE'
 # About what the whole recipe of `launch.corpus --recipe talker` makes, to train on and to test.
 QUESTIONS = Source('questions', 29_819, 24.0)
 SENTENCES = Source('alignment_questions', 94_700, 95.0)
-# of spoken answers, of sentences that are spoken alone, and of lists of random words
-ANSWER_HOURS, SENTENCE_HOURS, WORD_HOURS = 20.0, 8.0, 8.0
-ANSWERS = Source('answers', 40_000, ANSWER_HOURS + SENTENCE_HOURS + WORD_HOURS)
+ANSWER_HOURS = 20.0
+ANSWERS = Source('answers', 40_000, ANSWER_HOURS + 16.0)  # with sentences and words spoken alone
 TESTS = 1_250  # of the questions
 SMALLEST = 0.01  # share of the corpus
 STAGES = ('align', 's2t', 't2c', 'echo', 'vocoder')

@@ -116,8 +116,6 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
     *('launch.corpus', '--recipe', 'talker', '--data', f'{out}/data', '--llm', args.llm),
     *('--share', f'{share:.4g}', '--test_questions', f'{tested:.4g}'),
     *('--spoken_answers', f'{talker.ANSWER_HOURS * share:.4g}h'),
-    *('--spoken_sentences', f'{talker.SENTENCE_HOURS * share:.4g}h'),
-    *('--spoken_words', f'{talker.WORD_HOURS * share:.4g}h'),
     *('--workers', str(args.workers)),
   )
   scored = ('--checkpoint', str(model_folder_of(args)), '--data', f'{out}/data')
