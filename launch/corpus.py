@@ -159,21 +159,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
   )
   parser.add_argument(
     '--spoken_answers',
-    type=_spoken,
+    type=functools.partial(_spoken, '--spoken_answers'),
     metavar='N',
     help='recipe: how many answers are spoken, as a number such as 5000, or as hours such as 20h '
     '(default 20h)',
   )
   parser.add_argument(
     '--spoken_sentences',
-    type=_spoken,
+    type=functools.partial(_spoken, '--spoken_sentences'),
     metavar='N',
     help='recipe: how many sentences the answer voice says, too, in the same way (default 8h, or '
     'the --share of them)',
   )
   parser.add_argument(
     '--spoken_words',
-    type=_spoken,
+    type=functools.partial(_spoken, '--spoken_words'),
     metavar='N',
     help='recipe: how many lists of one to four random words it says, too (default as for '
     '--spoken_sentences)',
@@ -286,15 +286,15 @@ def _check_recipe(args: argparse.Namespace) -> None:
       )
 
 
-def _spoken(text: str) -> talker.Spoken:
-  """`5000` or `20h`."""
+def _spoken(option: str, text: str) -> talker.Spoken:
+  """`5000` or `20h`, as this option has it."""
   try:
     number = float(text.removesuffix('h'))
   except ValueError:
     number = 0.0
   if not 0 < number < float('inf'):
     raise errors.ConfigError(
-      f'{text!r} says how many are spoken: give a number such as 5000, or hours such as 20h.'
+      f'{option} is {text!r}: give a number such as 5000, or hours such as 20h.'
     )
   if text.endswith('h'):
     return talker.Spoken(hours=number)

@@ -172,7 +172,8 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
     carried, is_rounded = _carried(source, tensors)
     if carried and carried <= paths:
       packages[name] = _checksum(source.files())
-      rounded += [name] * is_rounded
+      if is_rounded:
+        rounded.append(name)
       left_out |= carried
   same, first = {}, {}
   for path in [*sorted(left_out), *sorted(paths - left_out)]:

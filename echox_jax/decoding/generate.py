@@ -210,16 +210,17 @@ def unit_choices(
     rows = unit_decoder.embed_text(text_table, jnp.asarray([cfg.special_ids.eot]))
   if HEAD in params:
     return inner, UnitHead(params[HEAD], transposed=True), rows
-  return inner, UnitHead(unit_rows(params, cfg).astype(_dtype(cfg))), rows
+  return inner, UnitHead(_chosen(params, cfg)), rows
 
 
 def transpose_unit_head(params: dict, cfg: EchoXConfig) -> dict:
   """Holds what a `UnitDecoder` can choose as `llama.transpose_head` does."""
-  return transpose_head(params, unit_rows(params, cfg).astype(_dtype(cfg)))
+  return transpose_head(params, _chosen(params, cfg))
 
 
-def _dtype(cfg: EchoXConfig) -> str:
-  return cfg.unit_decoder.trunk.dtype
+def _chosen(params: dict, cfg: EchoXConfig) -> Array:
+  """`unit_rows` in the dtype that computes with them."""
+  return unit_rows(params, cfg).astype(cfg.unit_decoder.trunk.dtype)
 
 
 def unit_rows(params: dict, cfg: EchoXConfig) -> Float[Array, 'choices F']:
