@@ -145,15 +145,20 @@ class UnitDecoderConfig:
 
   The trunk's `vocab_size` is not used: the head has V + unit_vocab_size rows, where V is the LLM's
   vocabulary.
-  `text_table`: the LLM table that embeds text for the unit decoders; stage `t2c` copies and freezes
-  it. The paper uses the text embeddings, `embed_tokens`. The released training script uses the rows
+  `text_table`: the frozen table that embeds text for the unit decoders; stage `t2c` makes it.
+  `spelling` says how a token is written (`units.spelling`); the others are copies of the LLM's. The
+  paper uses the text embeddings, `embed_tokens`. The released training script uses the rows
   of `lm_head` (facts 6), and so does the config of an imported released model. With a tied head
   both are the same table. A trained or imported unit decoder includes its own copy.
+  `text_stride`: 0 = rotary positions run on from the text to the unit words, as in the released
+  model. n = a token of text takes n positions, and those of the unit words begin again at 0: where
+  n unit words say a token, each is near the token that it says (`positions.of_unit_rows`).
   """
 
   unit_vocab_size: int = 1500
   trunk: LlamaConfig = LlamaConfig()
   text_table: str = 'embed_tokens'
+  text_stride: int = 0
   denoising_intermediate_size: int = 512
   denoising_dropout: float = 0.0
 

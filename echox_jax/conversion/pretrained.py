@@ -26,10 +26,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from echox_jax import errors, model_folder, prompts, storage, tensor_files
+from echox_jax import errors, model_folder, prompts, storage, tensor_files, tokenizer
 from echox_jax.config import EchoXConfig
 from echox_jax.conversion import packaged_llm, whisper_ct2
 from echox_jax.models import quantize, trees
+from echox_jax.units import spelling
 
 MANIFEST, PACKED = 'manifest.json', 'packed.safetensors'
 _FOLDER = Path(__file__).parents[2] / 'configs' / 'pretrained'
@@ -124,6 +125,8 @@ def put_together(packed: Path, manifest: Mapping[str, Any], out: Path) -> None:
     arrays |= params
   arrays |= {path: arrays[other] for path, other in manifest['same'].items()}
   cfg = model_folder.read_config(packed)
+  if manifest.get('spelled'):
+    arrays |= _spelled(packed, cfg)
   for path in manifest.get('unit_heads', ()):
     arrays[path] = _whole_head(arrays[path], cfg)
   with model_folder.writing(out) as beside:
@@ -150,7 +153,7 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
 
   Returns:
     The manifest: `files` and `packages` with checksums; `rounded`, packages whose numbers the model
-    has in bfloat16; `same`, paths of equal arrays;
+    has in bfloat16; `same`, paths of equal arrays; `spelled`, tables that the tokenizer gives;
     `unit_heads`, paths of heads without the rows of text that the decoder cannot say;
     `largest_error`, by group: the largest root mean square error of an array, relative to the
     array's own root mean square.
@@ -175,13 +178,19 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
       if is_rounded:
         rounded.append(name)
       left_out |= carried
+  cfg = model_folder.read_config(model)
+  spelled = [
+    path
+    for path, array in _spelled(model, cfg).items()
+    if path in paths and np.array_equal(tensors[path], array)
+  ]
+  left_out.update(spelled)
   same, first = {}, {}
   for path in [*sorted(left_out), *sorted(paths - left_out)]:
     array = tensors[path]
     other = first.setdefault(_content(array), path) if array.size >= _SMALL else path
     if other != path and path not in left_out:
       same[path] = other
-  cfg = model_folder.read_config(model)
   packed, largest, unit_heads = {}, {}, []
   for path in sorted(paths - left_out - set(same)):
     array = np.asarray(tensors[path])
@@ -211,11 +220,20 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
     'packages': packages,
     'rounded': rounded,
     'same': same,
+    'spelled': spelled,
     'unit_heads': unit_heads,
     'largest_error': {group: round(error, 5) for group, error in largest.items()},
   }
   storage.atomic_write_json(out / MANIFEST, manifest)
   return manifest
+
+
+def _spelled(folder: Path, cfg: EchoXConfig) -> dict[str, np.ndarray]:
+  """The text table of the unit decoders, if the tokenizer of a folder gives it."""
+  known = tokenizer.load_tokenizer(folder)
+  if cfg.unit_decoder.text_table != 'spelling' or known is None:
+    return {}
+  return {'unit_text_embedding/embedding': spelling.table(known.pieces(), cfg)}
 
 
 def _read_manifest(packed: Path) -> dict[str, Any]:

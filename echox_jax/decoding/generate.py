@@ -314,7 +314,7 @@ def _say_units(
     ended |= token == cfg.special_ids.eot
     tokens = tokens.at[:, i].set(token)
     seen = Mask(keys & (jnp.arange(slots) <= width + i))
-    positions = prompt.positions[:, -1:] + 1 + i
+    positions = prompt.after[:, None] + i
     embedded = embed_unit(params, cfg, text_rows, token)
     hidden, cache = apply(embedded, positions, seen, cache, width + i, method='hidden')
     return i + 1, choose_unit(cfg, head, hidden[:, 0]), cache, tokens, counts + ~ended, ended

@@ -253,7 +253,7 @@ def begin_slice(
       lambda held, one: conversations.put_slots(held, one, row), speaking.cache, new
     ),
     keys=speaking.keys.at[row].set(prompt.valid[0]),
-    position=speaking.position.at[row].set(prompt.positions[0, -1] + 1),
+    position=speaking.position.at[row].set(prompt.after[0]),
     token=speaking.token.at[row].set(first),
     limit=speaking.limit.at[row].set(limit),
     temperature=speaking.temperature.at[row].set(temperature),

@@ -6,8 +6,13 @@ training. Training, inference and conversion all use this module, so no row exce
 
 from collections.abc import Container
 
+import jax
+import jax.numpy as jnp
+
 from echox_jax import errors, prompts
 from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.models.arrays import Array, Int
+from echox_jax.models.attention import segment_positions
 
 
 def speech(cfg: EchoXConfig) -> int:
@@ -68,3 +73,25 @@ def check(cfg: EchoXConfig, engine: EngineConfig, groups: Container[str]) -> Non
       f'{cfg.streaming.max_slice_tokens}, since unit_decoder.trunk.max_positions is '
       f'{cfg.unit_decoder.trunk.max_positions}: lower it in the config of the model.'
     )
+
+
+def of_unit_rows(
+  cfg: EchoXConfig, ids: Int[Array, 'B T'], segments: Int[Array, 'B T'] | None
+) -> Int[Array, 'B T']:
+  """Returns the rotary positions of whole rows of the unit decoder.
+
+  Args:
+    cfg: its `unit_decoder.text_stride` determines them.
+    ids: text and unit words, the latter behind BOS.
+    segments: of packed rows, each with its own positions; None = one a row.
+  """
+  segments = jnp.zeros_like(ids) if segments is None else segments
+  plain = segment_positions(segments)
+  stride = cfg.unit_decoder.text_stride
+  if not stride:
+    return plain
+  words = ids >= cfg.llm.vocab_size
+  begins = jnp.pad(~words[:, :-1] & words[:, 1:], ((0, 0), (0, 1)))  # BOS
+  at = jnp.arange(ids.shape[1])
+  since = at - jax.lax.cummax(jnp.where(begins, at, -1), axis=1)
+  return jnp.where(since <= plain, since, stride * plain)

@@ -23,8 +23,9 @@ from echox_jax import prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.models import layers
 from echox_jax.models.arrays import Array, Bool, Float, Int
-from echox_jax.models.attention import Mask, segment_positions
+from echox_jax.models.attention import Mask
 from echox_jax.models.llama import Cache, Trunk
+from echox_jax.models.positions import of_unit_rows
 
 
 class UnitDecoder(nn.Module):
@@ -95,11 +96,7 @@ class UnitDecoder(nn.Module):
 
     `segments` are for packed rows: each segment sees only itself and has its own positions.
     """
-    positions = (
-      jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-      if segments is None
-      else segment_positions(segments)
-    )
+    positions = of_unit_rows(self.cfg, ids, segments)
     mask = Mask(valid, segments, causal=True)
     return self.hidden(self.embed(text_table, ids), positions, mask, deterministic=deterministic)[0]
 
@@ -130,12 +127,13 @@ class DenoisingAdapter(nn.Module):
 
 class Prompt(NamedTuple):
   """The part of the decoder's input before BOS: embeddings float[B,P,D], valid bool[B,P], positions
-  int32[B,P].
+  int32[B,P], and `after`, the position of what comes next, int32[B].
   """
 
   embeddings: Array
   valid: Array
   positions: Array
+  after: Array
 
 
 def embed_text(text_table: Float[Array, 'V D'], ids: Int[Array, '*b']) -> Float[Array, '*b D']:
@@ -163,7 +161,7 @@ def slice_prompt(
   profile = prompts.get_profile(cfg.profile)
   prefix = _rows(text_table, prompts.slice_prefix(cfg.special_ids, profile), text)
   suffix = _rows(text_table, prompts.slice_suffix(cfg.special_ids, profile), text)
-  return right_align(prefix, text, lengths, suffix)
+  return right_align(prefix, text, lengths, suffix, cfg.unit_decoder.text_stride)
 
 
 def right_align(
@@ -171,12 +169,14 @@ def right_align(
   text: Float[Array, 'B N D'],
   lengths: Int[Array, ' B'],
   suffix: Float[Array, 'B after D'],
+  stride: int = 0,
 ) -> Prompt:
   """Left-pads `prefix text[:length] suffix`, so that it ends in the last column.
 
   Args:
     prefix, text, suffix: embeddings.
     lengths: tokens of each row of `text`.
+    stride: positions of a token, see `UnitDecoderConfig.text_stride`.
 
   Returns:
     A `Prompt` as long as the three together.
@@ -189,16 +189,21 @@ def right_align(
   columns = jnp.arange(front.shape[1] + suffix.shape[1]) - padding
   valid = columns >= 0
   embeddings = jnp.concatenate([front, suffix], axis=1) * valid[..., None].astype(text.dtype)
-  return Prompt(embeddings, valid, jnp.maximum(columns, 0))
+  after = columns[:, -1] + 1
+  columns = jnp.maximum(columns, 0)
+  if stride:
+    return Prompt(embeddings, valid, stride * columns, jnp.zeros_like(after))
+  return Prompt(embeddings, valid, columns, after)
 
 
 def extend(prompt: Prompt, embeddings: Float[Array, 'B W D']) -> Prompt:
   """Appends unit word embeddings to a prompt and marks all of them as valid."""
-  after = prompt.positions[:, -1:] + 1 + jnp.arange(embeddings.shape[1])
+  after = prompt.after[:, None] + jnp.arange(embeddings.shape[1])
   return Prompt(
     jnp.concatenate([prompt.embeddings, embeddings.astype(prompt.embeddings.dtype)], axis=1),
     jnp.concatenate([prompt.valid, jnp.ones(after.shape, bool)], axis=1),
     jnp.concatenate([prompt.positions, after], axis=1),
+    prompt.after + embeddings.shape[1],
   )
 
 

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax import errors, storage, tensor_files
+from echox_jax import errors, storage, tensor_files, tokenizer
 from echox_jax.models.trees import flatten
 from echox_jax.parallel import placing
 from echox_jax.storage import Path
 from echox_jax.training import checkpoint, stages
 from echox_jax.training.experiment import ExperimentConfig
+from echox_jax.units import spelling
 
 SCRATCH = 'scratch'  # as the only entry of init_from: start any stage from scratch
 WEIGHTS = 'model.safetensors'
@@ -53,10 +54,11 @@ def open_sources(
   Raises:
     CheckpointError: a predecessor is not finished, or a folder has no checkpoint to start from.
   """
-  init = experiment.train.init_from or stage.starts_from
+  init, workdir = experiment.train.init_from or stage.starts_from, storage.path(workdir)
+  spelled = _spelling(stage, experiment, workdir)
   if init == (SCRATCH,):
-    return None
-  return [open_source(entry, stage, storage.path(workdir)) for entry in init]
+    return spelled or None
+  return [open_source(entry, stage, workdir) for entry in init] + spelled
 
 
 def load_initial(
@@ -222,3 +224,21 @@ def _from_package(
     {path: s.shape for path, s in specs.items()},
   )
   return dict(placing.place(((path, None, flat[path]) for path in specs), specs))
+
+
+def _spelling(
+  stage: stages.Stage, experiment: ExperimentConfig, workdir: Path
+) -> list[ParamSource]:
+  """The table of `unit_decoder.text_table` = `spelling`, for the stage that begins with it."""
+  begins = any(origin == stages.TEXT_TABLE for _, origin in stage.copies)
+  if not begins or experiment.model.unit_decoder.text_table != stages.SPELLING:
+    return []
+  cfg, path = experiment.model, 'unit_text_embedding/embedding'
+  shape = (cfg.llm.vocab_size, cfg.llm.hidden_size)
+
+  def read(specs: Specs) -> dict[str, jax.Array]:
+    pieces = tokenizer.precomputed_tokenizer(workdir / 'precomputed').pieces()
+    table = spelling.table(pieces, cfg)
+    return dict(placing.place(((path, None, table),), specs))
+
+  return [ParamSource('how tokens are spelled', {path: shape}, read)]

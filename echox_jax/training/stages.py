@@ -19,7 +19,8 @@ from echox_jax.training.experiment import ExperimentConfig
 _LORA = r'llm/.*/lora_[ab]'
 _LLM_BASE = r'llm/(?!.*/lora_[ab]$).*'
 TEXT_TABLE = 'llm/TEXT_TABLE'  # placeholder for the table that `unit_decoder.text_table` names
-TEXT_TABLES = ('embed_tokens', 'lm_head')
+SPELLING = 'spelling'  # a table that no checkpoint has, see `echox_jax.units.spelling`
+TEXT_TABLES = ('embed_tokens', 'lm_head', SPELLING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Stage:
       )
     found = 'embed_tokens' if experiment.model.llm.tie_embeddings else table
     return {
-      group: f'llm/{found}' if origin == TEXT_TABLE else origin for group, origin in self.copies
+      group: f'llm/{found}' if origin == TEXT_TABLE else origin
+      for group, origin in self.copies
+      if origin != TEXT_TABLE or table != SPELLING
     }
 
 

@@ -1,5 +1,6 @@
 """Models that come with the repository are packed small and put together from packages."""
 
+import dataclasses
 import json
 
 import ml_dtypes
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 
 import echox_jax
-from echox_jax import model_folder
+from echox_jax import model_folder, tokenizer
 from echox_jax.conversion import pretrained
 from echox_jax.errors import CheckpointError, ConfigError, MissingExtraError
 from echox_jax.models import trees
+from echox_jax.units import spelling
 from launch import convert
 from tests.helpers import tiny_model
 
@@ -142,6 +144,24 @@ def test_the_llm_of_a_package_is_not_packed(packed, tmp_path, monkeypatch, round
   assert whole.keys() == flat.keys()
   for path in (*carried, 'unit_text_embedding/embedding'):
     np.testing.assert_array_equal(whole[path], flat[path])
+
+
+def test_how_tokens_are_spelled_is_not_packed(packed, tmp_path):
+  """The tokenizer says so again. A table that is another one stays."""
+  model, folder = packed
+  cfg = tiny_model.tiny_config()
+  decoder = dataclasses.replace(cfg.unit_decoder, text_table='spelling')
+  cfg, path = dataclasses.replace(cfg, unit_decoder=decoder), 'unit_text_embedding/embedding'
+  flat = trees.flatten(model_folder.load_params(model))
+  copies = {'tokenizer.model': model / 'tokenizer.model'}
+  spelled = spelling.table(tokenizer.load_tokenizer(model).pieces(), cfg)
+  for table, is_packed in ((spelled, False), (2 * spelled, True)):
+    tiny_model.write_model(tmp_path / f'{is_packed}', cfg, copies, flat=flat | {path: table})
+    manifest = pretrained.pack(tmp_path / f'{is_packed}', folder)
+    assert manifest['spelled'] == ([] if is_packed else [path])
+    assert ('unit_text_embedding' in manifest['largest_error']) == is_packed
+    whole = trees.flatten(model_folder.load_params(pretrained.find('echox-small')))
+    np.testing.assert_allclose(whole[path], table, atol=1e-6)
 
 
 def test_models_of_the_repository_are_whole_and_small():

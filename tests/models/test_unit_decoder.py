@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from echox_jax import prompts
-from echox_jax.models import unit_decoder
+from echox_jax.models import positions, unit_decoder
 from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from tests.helpers import tiny
@@ -24,19 +24,21 @@ def params():
   return jax.tree.map(lambda x: x / 2.5 if x.ndim > 1 else x, tiny.params())
 
 
-def test_rows_are_those_of_the_text_to_codec_template(params):
+@pytest.mark.parametrize('stride', [0, 3])
+def test_rows_are_those_of_the_text_to_codec_template(params, stride):
   """Assembled from parts and padded, a slice gives the hidden states of the contiguous training
-  row.
+  row, alone or packed behind another.
   """
+  cfg = with_stride(stride)
   table = params['unit_text_embedding']['embedding']
-  model, variables = UnitDecoder(CFG), {'params': params['t2c']}
+  model, variables = UnitDecoder(cfg), {'params': params['t2c']}
   texts, words = [[20, 21, 22], [23], [24, 25, 26, 27, 28]], [4, 5, 29]
   lengths = jnp.array([len(t) for t in texts])
   ids = jnp.array([t + [0] * (7 - len(t)) for t in texts])
 
   @jax.jit
   def assembled(variables):
-    prompt = unit_decoder.slice_prompt(CFG, table, unit_decoder.embed_text(table, ids), lengths)
+    prompt = unit_decoder.slice_prompt(cfg, table, unit_decoder.embed_text(table, ids), lengths)
     given = jnp.broadcast_to(jnp.array([CFG.special_ids.bos, *(VOCAB + w for w in words)]), (3, 4))
     row = unit_decoder.extend(prompt, model.apply(variables, table, given, method='embed'))
     hidden, _ = model.apply(
@@ -54,6 +56,25 @@ def test_rows_are_those_of_the_text_to_codec_template(params):
       assert sizes[i] == len(whole)
       expected = jax.jit(model.apply)(variables, table, jnp.array([whole]))
       np.testing.assert_allclose(hidden[i], expected[0, -4:], atol=2e-5)
+      packed, segments = jnp.array([[*whole, *whole]]), jnp.repeat(jnp.array([[0, 1]]), len(whole))
+      both = jax.jit(model.apply)(variables, table, packed, None, segments[None])
+      np.testing.assert_allclose(hidden[i], both[0, -4:], atol=2e-5)
+
+
+def with_stride(stride):
+  decoder = dataclasses.replace(CFG.unit_decoder, text_stride=stride)
+  return dataclasses.replace(CFG, unit_decoder=decoder)
+
+
+def test_unit_words_are_near_the_text_that_they_say():
+  text, words = [20, 21, 22, 23], [1, 2, 3, 4, 5, 6, 7]
+  ids, _ = prompts.text_to_codec_row(
+    CFG.special_ids, prompts.get_profile('chatml'), text, words, VOCAB
+  )
+  found = positions.of_unit_rows(with_stride(3), jnp.array([ids]), None)[0].tolist()
+  before = len(ids) - len(words) - 2
+  assert found == [*range(0, 3 * before, 3), *range(len(words) + 2)]
+  assert positions.of_unit_rows(CFG, jnp.array([ids]), None)[0].tolist() == [*range(len(ids))]
 
 
 def test_released_prefix_has_its_own_id():
