@@ -31,6 +31,7 @@ ACTIVATION = ('batch', 'length', 'act_embed')  # float[B,T,D] between layers
 # with float[B,K,slots,H]. Heads come first: a CPU would copy the other order for every token.
 Cache = dict[str, Any]
 
+FIRST_HEAD = 'first_head'  # collection of `query`, `key` of each layer's first head
 HEAD = 'head'  # see `transpose_head`
 # Projections that see the same input, see `join_projections`.
 _JOINT = {'qkv_proj': ('q_proj', 'k_proj', 'v_proj'), 'gate_up_proj': ('gate_proj', 'up_proj')}
@@ -215,6 +216,8 @@ class Attention(nn.Module):
       for y in (apply_rope(k, positions, freqs), v)
     )
     if cache is None:
+      self.sow(FIRST_HEAD, 'query', q[:, :, 0])
+      self.sow(FIRST_HEAD, 'key', k[:, :, 0])
       out = attention(q, k, v, mask, backend=cfg.attention)
     else:
       k, v = write_slots(cache['key'], k, index), write_slots(cache['value'], v, index)
@@ -305,7 +308,7 @@ class Trunk(nn.Module):
     scanned = nn.scan(
       body,
       length=cfg.num_layers,
-      variable_axes={'params': 0},
+      variable_axes={'params': 0, FIRST_HEAD: 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
       out_axes=0,

@@ -25,11 +25,11 @@ from echox_jax.config import EchoXConfig, StreamingConfig
 from echox_jax.decoding import generate, trigger
 from echox_jax.models import chunked_head, echox, unit_decoder
 from echox_jax.models.attention import Mask
-from echox_jax.models.llama import head_embedding
+from echox_jax.models.llama import FIRST_HEAD, head_embedding
 from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
 from echox_jax.parallel import sharding
 from echox_jax.prompts import IGNORE
-from echox_jax.training import chunked_losses, losses, s2t_step
+from echox_jax.training import chunked_losses, guided, losses, s2t_step
 from echox_jax.training.experiment import ExperimentConfig, LossConfig
 
 Array = jax.Array
@@ -92,33 +92,39 @@ def t2c_loss(
     batch: `input_ids`, `labels` int[B,T], with contiguous labels in each row; or packed rows, with
       `segments` int[B,T].
     rng: dropout key; None = deterministic.
-    experiment: its `data.max_unit_words` (+ BOS and EOT) limits the labels of an unpacked row, so
-      logits are computed only for them.
+    experiment: its `train.loss` has the options; its `data.max_unit_words` (+ BOS and EOT) limits
+      the labels of an unpacked row, so logits are computed only for them.
 
   Returns:
-    (loss, metrics `unit_ce`, `tokens`, `overflow_unit_words`).
+    (loss, metrics `unit_ce`, `tokens`, `overflow_unit_words`; with `guide_weight` also `astray`).
   """
-  cfg, ids = experiment.model, batch['input_ids']
+  cfg, choices, ids = experiment.model, experiment.train.loss, batch['input_ids']
   hides_eot = prompts.get_profile(cfg.profile).mask_unit_eot
   valid = ids != cfg.special_ids.eot if hides_eot else None
+  segments, guides = batch.get('segments'), choices.guide_weight > 0
   hidden = UnitDecoder(cfg).apply(
     {'params': params['t2c']},
     params['unit_text_embedding']['embedding'],
     ids,
     valid,
-    batch.get('segments'),
+    segments,
+    mutable=[FIRST_HEAD] if guides else False,
     **s2t_step.dropout(rng),
   )
+  hidden, heads = hidden if guides else (hidden, None)
   room = (
     ids.shape[1] - 1
     if 'segments' in batch
     else min(ids.shape[1] - 1, experiment.data.max_unit_words + 2)
   )
   hidden, labels, missed = _labelled(hidden[:, :-1], batch['labels'][:, 1:], room)
-  choices = experiment.train.loss
   head, labels = _unit_head(params['t2c'], cfg, labels, choices)
   ce = chunked_losses.cross_entropy(hidden, head, labels, choices.chunk_tokens)
-  return ce.mean, {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
+  metrics = {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
+  if not guides:
+    return ce.mean, metrics
+  astray = guided.astray(cfg, heads[FIRST_HEAD], ids, segments)
+  return ce.mean + choices.guide_weight * astray, metrics | {'astray': astray}
 
 
 def echo_loss(

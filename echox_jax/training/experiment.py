@@ -7,8 +7,14 @@ from echox_jax.config import DiscriminatorConfig, EchoXConfig, EngineConfig, Uni
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """AdamW with warm-up and cosine decay (paper, training settings known)."""
+  """Optimizer with warm-up and cosine decay.
 
+  `name`: `adamw` (paper, training settings known), or `muon` (Jordan et al., 2024), which takes the
+  kernels of a trunk, and AdamW the rest. Its steps are as large as those of AdamW (Liu et al.,
+  arXiv 2502.16982), so rates are comparable.
+  """
+
+  name: str = 'adamw'
   learning_rate: float = 1e-3
   warmup_steps: int = 20
   end_fraction: float = 0.05
@@ -136,6 +142,7 @@ class LossConfig:
   `units_only`: in `t2c` and `echo` the unit decoders choose among EOT and the unit words, as they
   do when they speak, and not among the text ids, too; not with a profile of `free_unit_ids`. With
   the vocabulary of a large language model the text ids are most of the work of a small decoder.
+  `guide_weight`: in `t2c`, of attention that is not where the speech is in its text (`guided`).
   `adversarial_start`: first step with the vocoder's discriminators.
   """
 
@@ -143,6 +150,7 @@ class LossConfig:
   pull_weight: float = 1.0
   ctc_candidates: int = 0
   units_only: bool = False
+  guide_weight: float = 0.0
   echo_text: str = 'argmax'
   echo_targets: str = 'decoded'
   max_new_tokens: int = 512

@@ -85,12 +85,21 @@ def abstract_state(stage: stages.Stage, experiment: ExperimentConfig, mesh: Mesh
   tx = optimizer.make_optimizer(experiment.train.optimizer, experiment.train.steps)
   replicated = NamedSharding(mesh, PartitionSpec())
 
+  def is_masked(leaf):  # Muon leaves arrays to Adam, and the other way round
+    return isinstance(leaf, optax.MaskedNode)
+
+  def moment(leaf, param):
+    if is_masked(leaf):
+      return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding)
+
   def opt_state(tree):
     return optax.tree_map_params(
       tx,
-      lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
+      moment,
       jax.eval_shape(tx.init, tree),
       tree,
+      is_leaf=is_masked,
       transform_non_params=lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=replicated
       ),

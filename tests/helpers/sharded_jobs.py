@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline import rows
+from echox_jax import prompts
 from echox_jax.config import (
   AdapterConfig,
   DiscriminatorConfig,
@@ -74,6 +75,7 @@ MODEL = EchoXConfig(
   unit_decoder=UnitDecoderConfig(
     unit_vocab_size=UNITS,
     trunk=LlamaConfig(**SIZES),
+    text_stride=2,
     denoising_intermediate_size=48,
     denoising_dropout=0.1,
   ),
@@ -135,6 +137,7 @@ def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
     chunk_tokens=0 if stage == 't2c' else 32,
     ctc_candidates=40 if stage == 'align' else 0,
     units_only=stage == 'echo',
+    guide_weight=0.5 if stage == 't2c' else 0.0,
     vocoder=vocoder,
   )
   fixed = dict(
@@ -167,7 +170,7 @@ def batch(stage: str, number: int) -> dict[str, np.ndarray]:
   ids = np.where(inside, rng.integers(16, VOCAB, (count, 12)), NANO_IDS.pad)
   answer = inside & (np.arange(12) >= 4)
   if stage == 't2c':
-    ids = np.where(answer, rng.integers(VOCAB, VOCAB + UNITS, (count, 12)), ids)
+    return _sayings(rng)
   out = {
     'input_ids': ids.astype(np.int32),
     'labels': np.where(answer, ids, IGNORE).astype(np.int32),
@@ -198,6 +201,24 @@ def batch(stage: str, number: int) -> dict[str, np.ndarray]:
   if stage == 'align':
     del out['input_ids'], out['labels']
   return out
+
+
+def _sayings(rng: np.random.Generator) -> dict[str, np.ndarray]:
+  """Rows of t2c: random text and unit words."""
+  made = []
+  for _ in range(ROWS):
+    text = rng.integers(16, VOCAB, rng.integers(2, 7)).tolist()
+    words = rng.integers(0, UNITS, rng.integers(3, 7)).tolist()
+    made.append(
+      prompts.text_to_codec_row(NANO_IDS, prompts.get_profile(MODEL.profile), text, words, VOCAB)
+    )
+  room = max(len(ids) for ids, _ in made)
+
+  def padded(values, fill):
+    return np.array([[*row, *[fill] * (room - len(row))] for row in values], np.int32)
+
+  ids, labels = zip(*made)
+  return {'input_ids': padded(ids, NANO_IDS.pad), 'labels': padded(labels, IGNORE)}
 
 
 def run(
