@@ -20,6 +20,8 @@ or, on several hosts, after the corpus and on each of them:
 Sizes, chat template, special ids and system message are those of the LLM's folder, whether it is a
 Llama, a Qwen2 or a Qwen3. The rest follows from it:
 
+- The unit decoders see how tokens are spelled, each token as wide as what says it
+  (`unit_decoder.text_table`, `.text_stride`): they shall say words that no recording has.
 - The unit decoders are small (`UNIT_TRUNK`): per step they learn as fast as four layers of 576 do,
   and a step takes a third of the time. LLMs wider than 768 have the released `medium` decoder of
   `echox_8b.py` instead.
@@ -35,7 +37,8 @@ and from its questions. Blanks are dropped: a clip keeps as many frames as it ha
 scores the labels that its clips say and a sample of the others (`train.loss.ctc_candidates`).
 
 T2C and echo decoder choose among unit words alone (`train.loss.units_only`): the 1,000 of them are
-a fiftieth of the ids of such an LLM.
+a fiftieth of the ids of such an LLM. In `t2c` a head of each layer is told where in the text the
+speech is (`train.loss.guide_weight`), and Muon takes the kernels (`train.optimizer.name`).
 
 The speech encoder is frozen and small, so its states are computed once: 384 numbers of 2 bytes, 50
 a second, are 138 MB an hour of speech. Units and vocoder are those of EchoX-nano.
@@ -79,13 +82,14 @@ ROWS = dict(align=32, s2t=16, t2c=8, echo=16, vocoder=16)
 LABELS = 96
 POSITIONS = dict(s2t=512, echo=256)  # of the LLM in a row: three dialogues or so, and one
 SPEECH = dict(max_tokens=512, max_unit_words=448)  # of a row of t2c: up to 26 s of speech
+WORDS_A_TOKEN = 5  # unit words: the answer voice says 4.6 (SmolLM2's tokens)
 SLICE_WORDS = 256  # unit words of a slice
 UNIT_TRUNK = dict(
   hidden_size=256, intermediate_size=768, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=64
 )
 CANDIDATES = 4096  # CTC labels that a step of align chooses among
 STEPS = dict(align=10000, s2t=3000, t2c=10000, echo=1000, vocoder=1000)
-RATES = dict(align=1e-3, s2t=5e-4, t2c=2e-3, echo=2e-4, vocoder=2e-4)
+RATES = dict(align=1e-3, s2t=5e-4, t2c=4e-3, echo=2e-4, vocoder=2e-4)
 
 
 def get_config(stage: str = 's2t') -> ConfigDict:
@@ -173,6 +177,7 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     profile=model.profile,
     system_message=model.system_message,
   )
+  parts['unit_decoder'] |= dict(text_table='spelling', text_stride=WORDS_A_TOKEN)
   # as many slots as a clip may have tokens
   parts['adapter'] |= dict(drop_blank=True, tied_ctc=model.llm.tie_embeddings, shrink_budget=LABELS)
   pretrained = dict(
@@ -194,6 +199,8 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     config.train.loss.units_only = True
   if stage == 't2c':
     config.data.update(SPEECH)
+    config.train.loss.guide_weight = 0.3
+    config.train.optimizer.name = 'muon'
   if stage == 'echo':
     config.data.max_unit_words = SLICE_WORDS
   if stage == 'align' and model.llm.vocab_size > 2 * CANDIDATES:
