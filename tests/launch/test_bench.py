@@ -49,6 +49,7 @@ def test_pseudo_labels(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_checkpoints(bucket_folder):
   sizes = ('--width', 32, '--every', 2, '--checkpoints', 4)
   found = measure('checkpoints', '--workdir', bucket_folder, *sizes)
