@@ -98,6 +98,16 @@ def test_streaming_says_what_whole_passes_say_whatever_the_family(tmp_path, llm)
   check_streaming(Engine(bundle), bundle, tiny_model.question())
 
 
+@pytest.mark.slow
+def test_streaming_says_what_whole_passes_say_where_text_runs_beside_it(tmp_path):
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  decoder = dataclasses.replace(bundle.config.unit_decoder, text_stride=3)
+  bundle = dataclasses.replace(
+    bundle, config=dataclasses.replace(bundle.config, unit_decoder=decoder)
+  )
+  check_streaming(Engine(bundle), bundle, tiny_model.question())
+
+
 def check_streaming(engine, bundle, wave):
   """Text, unit words and sound against the batched loops of `decoding.generate` on the parameters
   as they are stored.
