@@ -95,11 +95,22 @@ STREAMING = dict(
   max_slice_tokens=32,
 )
 SLICE_WORDS = 192  # unit words of a slice
+# Answers have up to three sentences. A slice that says more unit words a token runs away, one that
+# says fewer left something out.
+ENGINE = dict(
+  max_new_tokens=128,
+  max_unit_words=SLICE_WORDS,
+  max_frames=768,
+  max_prompt_tokens=512,
+  max_context=2048,
+  words_per_token=12,
+  least_words_per_token=1.0,
+)
 UNIT_TRUNK = dict(
   hidden_size=256, intermediate_size=768, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=64
 )
 CANDIDATES = 4096  # CTC labels that a step of align chooses among
-STEPS = dict(align=10000, s2t=3000, t2c=10000, echo=1000, vocoder=1000)
+STEPS = dict(align=10000, s2t=3000, t2c=3000, echo=1000, vocoder=1000)
 RATES = dict(align=1e-3, s2t=5e-4, t2c=4e-3, echo=2e-4, vocoder=2e-4)
 
 
@@ -197,6 +208,7 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
   )
   config = full_size.job(stage, parts, ROWS, folder, pretrained, MIX)
   steps = max(1, round(STEPS[stage] * share))
+  config.engine.update(ENGINE)
   config.train.discriminators.update(echox_nano.DISCRIMINATORS)
   config.train.steps = steps
   config.train.optimizer.update(dict(learning_rate=RATES[stage], warmup_steps=steps // 20))
@@ -215,6 +227,7 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     config.train.optimizer.name = 'muon'
   if stage == 'echo':
     config.data.max_unit_words = SLICE_WORDS
+    config.train.loss.denoising_weight = 1.0  # what a token is spelled like is much to learn
   if stage == 'align' and model.llm.vocab_size > 2 * CANDIDATES:
     config.train.loss.ctc_candidates = CANDIDATES
   if stage == 'vocoder':  # the nano vocoder ends in an inverse STFT and has small discriminators
