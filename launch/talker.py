@@ -116,6 +116,8 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
     *('launch.corpus', '--recipe', 'talker', '--data', f'{out}/data', '--llm', args.llm),
     *('--share', f'{share:.4g}', '--test_questions', f'{tested:.4g}'),
     *('--spoken_answers', f'{talker.ANSWER_HOURS * share:.4g}h'),
+    *('--spoken_sentences', f'{talker.alone_hours(share):.4g}h'),
+    *('--spoken_words', f'{talker.alone_hours(share):.4g}h'),
     *('--workers', str(args.workers)),
   )
   scored = ('--checkpoint', str(model_folder_of(args)), '--data', f'{out}/data')
@@ -213,10 +215,11 @@ def plan_of(args: argparse.Namespace, options: Sequence[str]) -> str:
 
 def expected_sources(share: float) -> list[Source]:
   """What a share of the corpus will hold, about; the questions first."""
-  return [
+  asked = [
     dataclasses.replace(source, items=round(share * source.items), hours=share * source.hours)
-    for source in (talker.QUESTIONS, talker.SENTENCES, talker.ANSWERS)
+    for source in (talker.QUESTIONS, talker.SENTENCES)
   ]
+  return [*asked, talker.spoken(share)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
