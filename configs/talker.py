@@ -209,8 +209,8 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED)
   )
   config = full_size.job(stage, parts, ROWS, folder, pretrained, MIX)
-  heard = share if stage in HEARS else spoken(share).hours / spoken(1.0).hours
-  steps = max(1, round(STEPS[stage] * heard))
+  part = share if stage in HEARS else spoken(share).hours / spoken(1.0).hours
+  steps = max(1, round(STEPS[stage] * part))
   config.engine.update(ENGINE)
   config.train.discriminators.update(echox_nano.DISCRIMINATORS)
   config.train.steps = steps
@@ -253,7 +253,7 @@ def alone_hours(share: float) -> float:
 def spoken(share: float) -> Source:
   """About what the answer voice says in a share of the corpus."""
   hours = ANSWER_HOURS * share + 2 * alone_hours(share)
-  return Source('answers', round(hours * 1100), hours)
+  return Source('answers', round(hours * 1100), hours)  # 3.3 s each
 
 
 def unit_trunk(llm: LlamaConfig) -> dict[str, int]:

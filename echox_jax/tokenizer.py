@@ -64,10 +64,6 @@ class TextTokenizer:
     """The text of `ids`; special ids, and ids beyond the vocabulary, are skipped."""
     return self._model.decode([int(i) for i in ids if 0 <= i < self._size])
 
-  def pieces(self) -> list[str]:
-    """Returns the whole vocabulary."""
-    return [self.piece(i) for i in range(self.vocab_size)]
-
   def piece(self, token: int) -> str:
     """Returns the vocabulary piece of one id (`▁` = start of a word)."""
     return self._model.id_to_piece(int(token))
@@ -126,10 +122,6 @@ class BpeTokenizer:
       [int(i) for i in ids if 0 <= i < self._size], skip_special_tokens=True
     )
 
-  def pieces(self) -> list[str]:
-    """Returns the whole vocabulary."""
-    return [self.piece(i) for i in range(self.vocab_size)]
-
   def piece(self, token: int) -> str:
     """Returns the vocabulary piece of one id (`Ġ` = a space); empty if the vocabulary has no piece
     for this id.
@@ -139,6 +131,11 @@ class BpeTokenizer:
 
 Tokenizer = TextTokenizer | BpeTokenizer
 _KINDS = {BPE_FILE: BpeTokenizer, SENTENCEPIECE_FILE: TextTokenizer}
+
+
+def pieces(tokenizer: Tokenizer) -> list[str]:
+  """Returns the whole vocabulary."""
+  return [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
 
 
 def file_name(model: str) -> str:

@@ -231,9 +231,9 @@ def pack(model: Path, out: Path, without: Collection[str] = ()) -> dict[str, Any
 def _spelled(folder: Path, cfg: EchoXConfig) -> dict[str, np.ndarray]:
   """The text table of the unit decoders, if the tokenizer of a folder gives it."""
   known = tokenizer.load_tokenizer(folder)
-  if cfg.unit_decoder.text_table != 'spelling' or known is None:
+  if cfg.unit_decoder.text_table != spelling.NAME or known is None:
     return {}
-  return {'unit_text_embedding/embedding': spelling.table(known.pieces(), cfg)}
+  return {'unit_text_embedding/embedding': spelling.table(tokenizer.pieces(known), cfg)}
 
 
 def _read_manifest(packed: Path) -> dict[str, Any]:

@@ -231,14 +231,14 @@ def _spelling(
 ) -> list[ParamSource]:
   """The table of `unit_decoder.text_table` = `spelling`, for the stage that begins with it."""
   begins = any(origin == stages.TEXT_TABLE for _, origin in stage.copies)
-  if not begins or experiment.model.unit_decoder.text_table != stages.SPELLING:
+  if not begins or experiment.model.unit_decoder.text_table != spelling.NAME:
     return []
   cfg, path = experiment.model, 'unit_text_embedding/embedding'
   shape = (cfg.llm.vocab_size, cfg.llm.hidden_size)
 
   def read(specs: Specs) -> dict[str, jax.Array]:
-    pieces = tokenizer.precomputed_tokenizer(workdir / 'precomputed').pieces()
-    table = spelling.table(pieces, cfg)
+    known = tokenizer.precomputed_tokenizer(workdir / 'precomputed')
+    table = spelling.table(tokenizer.pieces(known), cfg)
     return dict(placing.place(((path, None, table),), specs))
 
   return [ParamSource('how tokens are spelled', {path: shape}, read)]

@@ -15,12 +15,12 @@ from typing import Any
 from echox_jax import errors
 from echox_jax.training import align_step, echo_step, s2t_step, vocoder_step
 from echox_jax.training.experiment import ExperimentConfig
+from echox_jax.units import spelling
 
 _LORA = r'llm/.*/lora_[ab]'
 _LLM_BASE = r'llm/(?!.*/lora_[ab]$).*'
 TEXT_TABLE = 'llm/TEXT_TABLE'  # placeholder for the table that `unit_decoder.text_table` names
-SPELLING = 'spelling'  # a table that no checkpoint has, see `echox_jax.units.spelling`
-TEXT_TABLES = ('embed_tokens', 'lm_head', SPELLING)
+TEXT_TABLES = ('embed_tokens', 'lm_head', spelling.NAME)  # no checkpoint has the last one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Stage:
     return {
       group: f'llm/{found}' if origin == TEXT_TABLE else origin
       for group, origin in self.copies
-      if origin != TEXT_TABLE or table != SPELLING
+      if origin != TEXT_TABLE or table != spelling.NAME
     }
 
 

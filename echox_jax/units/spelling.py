@@ -23,6 +23,7 @@ import numpy as np
 
 from echox_jax.config import EchoXConfig
 
+NAME = 'spelling'  # as `unit_decoder.text_table`
 FIRST = 127  # first characters that are told apart at most: many tokens have no other
 CHARACTERS = 16  # of a token at most; what follows is left out
 _FLAGS = 3

@@ -154,7 +154,7 @@ def test_how_tokens_are_spelled_is_not_packed(packed, tmp_path):
   cfg, path = dataclasses.replace(cfg, unit_decoder=decoder), 'unit_text_embedding/embedding'
   flat = trees.flatten(model_folder.load_params(model))
   copies = {'tokenizer.model': model / 'tokenizer.model'}
-  spelled = spelling.table(tokenizer.load_tokenizer(model).pieces(), cfg)
+  spelled = spelling.table(tokenizer.pieces(tokenizer.load_tokenizer(model)), cfg)
   for table, is_packed in ((spelled, False), (2 * spelled, True)):
     tiny_model.write_model(tmp_path / f'{is_packed}', cfg, copies, flat=flat | {path: table})
     manifest = pretrained.pack(tmp_path / f'{is_packed}', folder)

@@ -94,6 +94,5 @@ def test_t2c_learns_it_beside_the_unit_words():
       train_step.functions[train_step.variant(number)], current, jax.tree.map(jnp.array, batch)
     )
     found.append(jax.device_get(metrics))
-    print(found[-1])
   assert found[-1]['astray'] < 0.5 * found[0]['astray']
   assert found[-1]['unit_ce'] < 0.5 * found[0]['unit_ce']

@@ -113,7 +113,7 @@ def test_echo_decoder_says_the_pseudo_labels(t2c):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('text', [pytest.param('argmax', marks=pytest.mark.slow), 'generate'])
+@pytest.mark.parametrize('text', ['argmax', 'generate'])
 def test_other_sources_of_the_text(start, text):
   params = start | {'echo': start['t2c']}
   loss = lambda p: echo_step.echo_loss(
