@@ -123,7 +123,7 @@ def t2c_loss(
   metrics = {'unit_ce': ce.mean, 'tokens': ce.count, 'overflow_unit_words': missed}
   if not guides:
     return ce.mean, metrics
-  astray = guided.astray(cfg, heads[FIRST_HEAD], ids, segments)
+  astray = guided.astray(cfg, heads[FIRST_HEAD], ids, batch['labels'], segments)
   return ce.mean + choices.guide_weight * astray, metrics | {'astray': astray}
 
 

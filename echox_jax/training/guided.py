@@ -26,14 +26,17 @@ def astray(
   cfg: EchoXConfig,
   heads: Mapping[str, Any],
   ids: Int[Array, 'B T'],
+  labels: Int[Array, 'B T'],
   segments: Int[Array, 'B T'] | None,
 ) -> Float[Array, '']:
-  """Returns the share of attention that looks at a wrong place, 0 to 1: the mean over unit words.
+  """Returns the share of attention that looks at a wrong place, 0 to 1: the mean over the positions
+  that predict a label.
 
   Args:
     cfg: the model.
     heads: the collection `llama.FIRST_HEAD` of a `UnitDecoder`.
     ids: text and unit words.
+    labels: BOS, unit words and EOT, else IGNORE.
     segments: of packed rows; None = one a row.
   """
   of_layers = heads['trunk']['layers']['self_attn']
@@ -41,17 +44,18 @@ def astray(
   segments = jnp.zeros_like(ids) if segments is None else segments
   own = segments[:, :, None] == segments[:, None]
   words = ids >= cfg.llm.vocab_size
+  asked = jnp.pad(labels[:, 1:] != prompts.IGNORE, ((0, 0), (0, 1)))
   scores = jnp.einsum('LBTH,LBSH->LBTS', query, key) * query.shape[-1] ** -0.5
   seen = Mask(segments=segments, causal=True).dense(*own.shape[1:])[:, 0]
   weights = jax.nn.softmax(jnp.where(seen, scores, _MASKED), axis=-1)
   right = (weights * _right(cfg, words, own)).sum(-1)
-  return 1 - (right * words).sum() / (len(right) * jnp.maximum(words.sum(), 1))
+  return 1 - (right * asked).sum() / (len(right) * jnp.maximum(asked.sum(), 1))
 
 
 def _right(
   cfg: EchoXConfig, words: Bool[Array, 'B T'], own: Bool[Array, 'B T T']
 ) -> Float[Array, 'B T T']:
-  """How right it is that a unit word looks at an id, 0 to 1.
+  """How right it is that a position looks at another one, 0 to 1.
 
   Args:
     cfg: the model.

@@ -28,40 +28,47 @@ def row():
   return np.array(ids), np.array(labels)
 
 
-def looking(ids, where):
-  """Heads of one layer whose unit word k looks at column where(k) alone."""
-  words = np.flatnonzero(ids >= VOCAB)
+def looking(ids, labels, where):
+  """Heads of one layer: what predicts unit word k looks at column where(k) alone; what predicts BOS
+  and EOT looks where the first and the last one do.
+  """
+  asked = np.flatnonzero(labels[1:] != prompts.IGNORE)
+  words = np.maximum(np.arange(len(asked)) - 2, 0)
   scores = np.zeros((len(ids), len(ids)), np.float32)
-  scores[words, [where(k) for k in range(len(words))]] = 1e3
+  scores[asked, [where(k) for k in words]] = 1e3
   key = np.eye(len(ids), dtype=np.float32) * len(ids) ** 0.5
   own = {'query': (scores[None, None],), 'key': (key[None, None],)}
   return {'trunk': {'layers': {'self_attn': own}}}
 
 
 def test_what_is_said_is_where_to_look():
-  ids, _ = row()
+  ids, labels = row()
   start = len(prompts.slice_prefix(IDS, PROFILE))
-  found = lambda where: float(guided.astray(tiny.CONFIG, looking(ids, where), ids[None], None))
+
+  def found(where):
+    heads = looking(ids, labels, where)
+    return float(guided.astray(tiny.CONFIG, heads, ids[None], labels[None], None))
+
   said = found(lambda k: start + k * len(TEXT) // len(WORDS))
   assert said < 0.03
   assert 0.3 < found(lambda k: start + min(7, 3 + k * len(TEXT) // len(WORDS))) < 0.8
   assert found(lambda k: start + len(TEXT) - 1 - k * len(TEXT) // len(WORDS)) > 0.4
-  assert found(lambda k: int(np.flatnonzero(ids >= VOCAB)[0])) == 1  # at unit words
+  assert found(lambda k: start + len(TEXT)) == 1  # behind the text
 
 
 def test_packed_rows_count_each_for_itself():
-  ids, _ = row()
+  ids, labels = row()
   start = len(prompts.slice_prefix(IDS, PROFILE))
   where = lambda k: start + k * len(TEXT) // len(WORDS)
-  one = looking(ids, where)['trunk']['layers']['self_attn']
+  one = looking(ids, labels, where)['trunk']['layers']['self_attn']
   query = np.zeros((1, 1, 2 * len(ids), 2 * len(ids)), np.float32)
   query[0, 0, : len(ids), : len(ids)] = query[0, 0, len(ids) :, len(ids) :] = one['query'][0][0, 0]
   key = np.eye(2 * len(ids), dtype=np.float32)[None, None] * (2 * len(ids)) ** 0.5
   two = {'trunk': {'layers': {'self_attn': {'query': (query,), 'key': (key,)}}}}
   segments = np.repeat([[0, 1]], len(ids), axis=1)
   np.testing.assert_allclose(
-    guided.astray(tiny.CONFIG, two, np.concatenate([ids, ids])[None], segments),
-    guided.astray(tiny.CONFIG, looking(ids, where), ids[None], None),
+    guided.astray(tiny.CONFIG, two, np.tile(ids, 2)[None], np.tile(labels, 2)[None], segments),
+    guided.astray(tiny.CONFIG, looking(ids, labels, where), ids[None], labels[None], None),
     atol=1e-6,
   )
 

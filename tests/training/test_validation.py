@@ -328,7 +328,8 @@ def test_t2c_is_evaluated_as_it_is_trained():
     sharded_jobs.run(job, mesh, 1),
   )
   second = sharded_jobs.batch('t2c', 1)
-  assert record.keys() == {'step', 'loss', 'unit_ce', 'tokens', 'overflow_unit_words'}
+  expected = {'step', 'loss', 'unit_ce', 'astray', 'tokens', 'overflow_unit_words'}
+  assert record.keys() == expected
   assert record['tokens'] == first['tokens'] + (second['labels'] != IGNORE).sum()
 
 
