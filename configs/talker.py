@@ -23,6 +23,8 @@ Llama, a Qwen2 or a Qwen3. The rest follows from it:
 
 - The unit decoders see how tokens are spelled, each token as wide as what says it
   (`unit_decoder.text_table`, `.text_stride`): they shall say words that no recording has.
+- The echo decoder reads that beside the LLM's states (`.text_fusion`), and so begins as T2C. From
+  the states alone its denoising adapter would have to learn how every token is spelled.
 - The unit decoders are small (`UNIT_TRUNK`): per step they learn as fast as four layers of 576 do,
   and a step takes a third of the time. LLMs wider than 768 have the released `medium` decoder of
   `echox_8b.py` instead.
@@ -201,7 +203,7 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     profile=model.profile,
     system_message=model.system_message,
   )
-  parts['unit_decoder'] |= dict(text_table='spelling', text_stride=WORDS_A_TOKEN)
+  parts['unit_decoder'] |= dict(text_table='spelling', text_stride=WORDS_A_TOKEN, text_fusion=True)
   parts['streaming'] = STREAMING
   # as many slots as a clip may have tokens
   parts['adapter'] |= dict(drop_blank=True, tied_ctc=model.llm.tie_embeddings, shrink_budget=LABELS)
@@ -230,7 +232,9 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
     config.train.optimizer.name = 'muon'
   if stage == 'echo':
     config.data.max_unit_words = SLICE_WORDS
-    config.train.loss.denoising_weight = 1.0  # what a token is spelled like is much to learn
+    # The LLM answers as after s2t: nothing but what speaks is trained.
+    config.train.only = ('echo/.*', 'denoising_adapter/.*')
+    config.train.loss.s2t_weight = 0.0
   if stage == 'align' and model.llm.vocab_size > 2 * CANDIDATES:
     config.train.loss.ctc_candidates = CANDIDATES
   if stage == 'vocoder':  # the nano vocoder ends in an inverse STFT and has small discriminators

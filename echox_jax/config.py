@@ -153,12 +153,16 @@ class UnitDecoderConfig:
   `text_stride`: 0 = rotary positions run on from the text to the unit words, as in the released
   model. n = a token of text takes n positions, and those of the unit words begin again at 0: where
   n unit words say a token, each is near the token that it says (`positions.of_unit_rows`).
+  `text_fusion`: the echo decoder reads the sum of the adapted state of a token and the token's own
+  row of the text table. Without it, it reads the adapted states alone, as in the paper, and the
+  denoising adapter has to learn the whole table. LLaMA-Omni 2 (arXiv 2505.02625) fuses both, too.
   """
 
   unit_vocab_size: int = 1500
   trunk: LlamaConfig = LlamaConfig()
   text_table: str = 'embed_tokens'
   text_stride: int = 0
+  text_fusion: bool = False
   denoising_intermediate_size: int = 512
   denoising_dropout: float = 0.0
 

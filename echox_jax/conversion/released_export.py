@@ -62,14 +62,10 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
     Sentences about what the released layout or code cannot express.
 
   Raises:
-    CheckpointError: a group is missing, a value is too large for `dtype`, or the LLM scores the
-      CTC labels.
+    CheckpointError: a group is missing, a value is too large for `dtype`, or the released code
+      would compute something else.
   """
-  if source.config.adapter.tied_ctc:
-    raise errors.CheckpointError(
-      "the LLM's embeddings score what this adapter hears (adapter.tied_ctc), which the released "
-      'layout cannot express: export to safetensors, or train with adapter.tied_ctc off.'
-    )
+  _check(source.config)
   cfg = lora.merged_config(source.config)
   decoder, own = _layout(source, cfg)
   write_tensors(folder, source, cfg, own, dtype, max_shard_bytes)
@@ -93,6 +89,21 @@ def write(folder: Path, source: ModelSource, dtype: str, max_shard_bytes: int) -
   return notes + (
     [f'The released layout has no place for {", ".join(left)}: left out.'] if left else []
   )
+
+
+def _check(cfg: EchoXConfig) -> None:
+  """Raises CheckpointError if the released code would compute something else."""
+  choices = {
+    'adapter.tied_ctc': cfg.adapter.tied_ctc,
+    'unit_decoder.text_stride': cfg.unit_decoder.text_stride,
+    'unit_decoder.text_fusion': cfg.unit_decoder.text_fusion,
+  }
+  for name, chosen in choices.items():
+    if chosen:
+      raise errors.CheckpointError(
+        f'the released code does not know {name}, which this model was trained with: export to '
+        f'safetensors, or train without {name}.'
+      )
 
 
 def config_json(

@@ -80,8 +80,10 @@ def functions(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, Function]:
   def prefill(params, cfg, *inputs):
     return _prefill(params, cfg, engine.max_new_tokens, *inputs)
 
-  def generate_units(params, cfg, *inputs):
-    return steps.generate_units(params, cfg, engine.max_unit_words, *inputs)
+  def generate_units(params, cfg, states, *ids_and_lengths):
+    *ids, lengths = ids_and_lengths
+    ids = ids[0] if ids else jnp.zeros(states.shape[:2], jnp.int32)  # none is read
+    return steps.generate_units(params, cfg, engine.max_unit_words, states, ids, lengths)
 
   return {
     'encode_speech': Function(
@@ -96,7 +98,7 @@ def functions(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, Function]:
     'decode_step': Function(('llm',), (*_PAST, 'token'), _STATE, _decode_step),
     'generate_units': Function(
       ('denoising_adapter', 'echo', 'unit_text_embedding'),
-      ('slice_states', 'slice_lengths'),
+      ('slice_states', *(('slice_ids',) if cfg.unit_decoder.text_fusion else ()), 'slice_lengths'),
       ('unit_words', 'unit_word_lengths', 'overflow'),
       generate_units,
     ),
@@ -226,6 +228,7 @@ def input_specs(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, jax.ShapeDt
     'ids': spec('int32', budget.prompt[-1]),
     'token': spec('int32'),
     'slice_states': spec(cfg.llm.dtype, max_slice_tokens, cfg.llm.hidden_size),
+    'slice_ids': spec(jnp.int32, max_slice_tokens),
     'slice_lengths': spec('int32'),
     'units': spec('int32', budget.frames[-1]),
     'unit_mask': spec('bool', budget.frames[-1]),

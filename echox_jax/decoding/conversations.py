@@ -10,7 +10,7 @@ its own way of sampling and its own end. A row holds what was read and said so f
 further question is read behind it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import struct
 import jax
@@ -24,6 +24,13 @@ from echox_jax.models.arrays import Array, Int
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import apply_llm, head_row
 from echox_jax.parallel.sharding import current_mesh, put_row, take_row
+
+
+class Written(NamedTuple):
+  """What speaking reads of `Conversations`: `states` float[B,A,D] and `ids` int32[B,A]."""
+
+  states: Any
+  ids: Any
 
 
 @struct.dataclass
@@ -68,6 +75,10 @@ class Conversations:
   cut: Any
   going: Any
   cut_off: Any
+
+  @property
+  def written(self) -> Written:
+    return Written(self.states, self.ids)
 
 
 class Progress(struct.PyTreeNode):

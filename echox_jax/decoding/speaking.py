@@ -23,7 +23,7 @@ from echox_jax.decoding import conversations, generate, guards
 from echox_jax.models import llama
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask
-from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
+from echox_jax.models.unit_decoder import UnitDecoder, read_answer
 from echox_jax.models.vocoder import UnitVocoder, repeat_units
 
 # Units whose durations are predicted at once.
@@ -200,6 +200,7 @@ def begin_slice(
   speaking: Speaking,
   row: Int[Array, ''],
   states: Float[Array, 'A D'],
+  ids: Int[Array, ' A'],
   start: Int[Array, ''],
   stop: Int[Array, ''],
   temperature: Float[Array, ''],
@@ -213,17 +214,20 @@ def begin_slice(
     speaking: of all rows.
     row: a row that is not going.
     states: of an answer.
+    ids: its tokens, which they predicted.
     start, stop: the slice of them, at most `max_slice_tokens` long.
     temperature: 0 = the likeliest id each time. Else, as another try, ids are drawn, and the first
       is not EOT.
     words_per_token: unit words of each token at most; 0 = as many as there is room for.
   """
   most = cfg.streaming.max_slice_tokens
-  padded = jnp.pad(states, ((0, most), (0, 0)))
-  own = jax.lax.dynamic_slice_in_dim(padded, start, most)[None]
-  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, own)
+  own, tokens = (
+    jax.lax.dynamic_slice_in_dim(jnp.pad(x, ((0, most), *((0, 0),) * (x.ndim - 1))), start, most)
+    for x in (states, ids)
+  )
+  read = read_answer(params, cfg, own[None], tokens[None])
   table, length = params['unit_text_embedding']['embedding'], (stop - start)[None]
-  prompt = generate.unit_prompt(cfg, table, adapted, length)
+  prompt = generate.unit_prompt(cfg, table, read, length)
   inner, head, _ = generate.unit_choices(params['echo'], cfg, table)
   width = prompt.valid.shape[1]
   hidden, new = UnitDecoder(cfg).apply(

@@ -24,8 +24,7 @@ from echox_jax.evaluation.intervals import Interval, bootstrap_mean, paired_boot
 from echox_jax.evaluation.judge import word_errors
 from echox_jax.evaluation.near_words import Neighbours
 from echox_jax.model_folder import Bundle
-from echox_jax.models import echox
-from echox_jax.models.unit_decoder import DenoisingAdapter
+from echox_jax.models import echox, unit_decoder
 from echox_jax.prompts import IGNORE
 from echox_jax.training import echo_step
 
@@ -130,10 +129,11 @@ def _forward(
   @jax.jit
   def forward(params: dict, batch: dict) -> tuple:
     spoken = echo_step.answers(cfg, echox.s2t_forward(params, cfg, batch), room)
-    adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, spoken.states)
+    adapted = unit_decoder.read_answer(params, cfg, spoken.states, spoken.ids)
     return spoken, adapted
 
-  groups = {name: model.params[name] for name in ('whisper', 'adapter', 'llm', 'denoising_adapter')}
+  read = ('whisper', 'adapter', 'llm', 'denoising_adapter', 'unit_text_embedding')
+  groups = {name: model.params[name] for name in read}
   for one, target in zip(asked, targets):
     row = prompt + target
     spoken, adapted = forward(

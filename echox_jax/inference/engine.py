@@ -266,12 +266,13 @@ class Engine:
     Raises:
       EchoXError: a question that the model cannot take.
     """
-    start, states = time.perf_counter(), jnp.copy(self._state.states)  # thinking uses these up
+    start = time.perf_counter()
+    written = jax.tree.map(jnp.copy, self._state.written)  # thinking uses these up
     sizes = self.questions.every_size()
     if requests is not None:
       sizes = self.questions.sizes_of((own.wave, own.text) for own in requests)
     parts = [functools.partial(self._warm_up_thinking, *sizes, requests is None)]
-    parts += [functools.partial(self._speakers.warm_up, states)] if self.speaks else []
+    parts += [functools.partial(self._speakers.warm_up, written)] if self.speaks else []
     # two cores load two programs at once; on a mesh, all devices must start them in the same order
     with futures.ThreadPoolExecutor(1 if self.programs.mesh else len(parts)) as workers:
       for done in [workers.submit(part) for part in parts]:
@@ -451,7 +452,7 @@ class Engine:
   def _say(self) -> bool:
     """Does what is most urgent for a listener; False = nothing is."""
     speakers = self._speakers
-    speakers.begin(self._answering.values(), self._state.states)
+    speakers.begin(self._answering.values(), self._state.written)
     made, over = speakers.make_sound(
       calm=all(own.has_sound or not own.speaks for own in self._answering.values())
     )
@@ -460,7 +461,7 @@ class Engine:
     if made:
       return True
     if speakers.are_late() or (speakers.any() and not self._thinking()):
-      speakers.speak(self._state.states)
+      speakers.speak(self._state.written)
       return True
     return False
 

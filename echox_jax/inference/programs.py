@@ -212,16 +212,16 @@ def _begin_slice(
   words_per_token: int,
   said: speaking.Speaking,
   row: Array,
-  states: Array,
+  written: conversations.Written,
   conversation: Array,
   start: Array,
   stop: Array,
   temperature: Array,
 ) -> speaking.Speaking:
-  """`states` float[B,A,D] of all conversations."""
-  own = take_row(states, conversation)[0]
+  """`written`: of all conversations."""
+  states, ids = (take_row(x, conversation)[0] for x in written)
   return speaking.begin_slice(
-    params, cfg, said, row, own, start, stop, temperature, words_per_token
+    params, cfg, said, row, states, ids, start, stop, temperature, words_per_token
   )
 
 

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.config import EchoXConfig, EngineConfig
-from echox_jax.decoding import speaking
+from echox_jax.decoding import conversations, speaking
 from echox_jax.inference import programs as programs_lib
 from echox_jax.inference import steps
 from echox_jax.inference.answering import Answering, Slice
 from echox_jax.inference.programs import Programs
-from echox_jax.models.arrays import Array
 from echox_jax.units.unit_language import UnitLanguage
 
 # Sound that lies ready, in seconds, from which on thinking goes before speaking.
@@ -61,12 +60,12 @@ class Speakers:
     """Whether a listener soon has nothing more to hear."""
     return any(own is not None and own.answering.lead() < _LEAD for own in self._rows)
 
-  def begin(self, answerings: Iterable[Answering], states: Array) -> None:
+  def begin(self, answerings: Iterable[Answering], written: conversations.Written) -> None:
     """Gives slices that are ready to rows that are free.
 
     Args:
       answerings: answers that are on their way.
-      states: float[B,A,D] of all conversations.
+      written: by all conversations.
     """
     for row, spoken in enumerate(self._rows):
       if spoken is None:
@@ -74,9 +73,9 @@ class Speakers:
         if not waiting:
           return
         self._rows[row] = min(waiting, key=Answering.lead).unspoken.pop(0)
-        self._read(row, states, _GREEDY)
+        self._read(row, written, _GREEDY)
 
-  def speak(self, states: Array) -> None:
+  def speak(self, written: conversations.Written) -> None:
     """Says a few unit words of all slices; a slice that went wrong begins once more."""
     count = self._budgets.first_words if self.are_silent() else self._budgets.words
     active = np.asarray([own is not None for own in self._rows])
@@ -90,7 +89,7 @@ class Speakers:
       if own is not None:
         own.take(spoken, place)
         if own.through:
-          self._mend(row, own, states)
+          self._mend(row, own, written)
 
   def make_sound(self, calm: bool) -> tuple[bool, list[Slice]]:
     """Vocodes a window of each slice that has one ready; returns whether there was one, and the
@@ -126,11 +125,11 @@ class Speakers:
       if own is not None and own.answering is answering:
         self._rows[row] = None
 
-  def warm_up(self, states: Array) -> None:
+  def warm_up(self, written: conversations.Written) -> None:
     """Compiles all that speaking needs."""
     none = np.int32(0)
     self._said = self._programs.begin_slice(
-      self._params, self._said, none, states, none, none, np.int32(1), _GREEDY
+      self._params, self._said, none, written, none, none, np.int32(1), _GREEDY
     )
     self._said = self._programs.unsay(self._params, self._said, self._spelling, none, none, _GREEDY)
     for width in self._programs.widths(len(self._rows)):
@@ -141,13 +140,13 @@ class Speakers:
     for sound in self._programs.sound.values():
       sound(self._params, self._said, none, none)
 
-  def _read(self, row: int, states: Array, temperature: np.float32) -> None:
+  def _read(self, row: int, written: conversations.Written, temperature: np.float32) -> None:
     own = self._rows[row]
     self._said = self._programs.begin_slice(
       self._params,
       self._said,
       np.int32(row),
-      states,
+      written,
       np.int32(own.answering.conversation.row),
       np.int32(own.tokens[0]),
       np.int32(own.tokens[1]),
@@ -157,7 +156,7 @@ class Speakers:
   def _problem(self, own: Slice) -> str | None:
     return own.problem(self._budgets.least_words_per_token)
 
-  def _mend(self, row: int, own: Slice, states: Array) -> None:
+  def _mend(self, row: int, own: Slice, written: conversations.Written) -> None:
     """Tries a slice that went wrong once more: from its beginning where nobody has heard of it yet,
     and after a loop from the last word before it. A second loop is taken back only.
     """
@@ -171,7 +170,7 @@ class Speakers:
         )
         own.resume(retried=bool(again > 0))
     elif problem and again and not own.sounded:
-      self._read(row, states, again)
+      self._read(row, written, again)
       own.resume(retried=True)
 
   def _unheard(self, row: int, own: Slice) -> int:

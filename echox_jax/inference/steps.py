@@ -13,11 +13,10 @@ import jax.numpy as jnp
 from echox_jax import rates
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import generate, trigger
-from echox_jax.models import echox, positions
+from echox_jax.models import echox, positions, unit_decoder
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.llama import apply_llm, head_row
-from echox_jax.models.unit_decoder import DenoisingAdapter
 from echox_jax.models.vocoder import UnitVocoder
 
 _AUDIO_STEP = 2.0  # seconds, the first bucket of question lengths
@@ -99,15 +98,17 @@ def generate_units(
   cfg: EchoXConfig,
   max_words: int,
   hidden: Float[Array, 'B N D'],
+  ids: Int[Array, 'B N'],
   lengths: Int[Array, ' B'],
 ) -> generate.UnitWords:
-  """Decodes at most `max_words` unit words per slice from its first `lengths` states."""
-  adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, hidden)
+  """Decodes at most `max_words` unit words per slice from its first `lengths` states and the ids
+  that they predicted.
+  """
   return generate.decode_unit_words(
     params['echo'],
     cfg,
     params['unit_text_embedding']['embedding'],
-    adapted,
+    unit_decoder.read_answer(params, cfg, hidden, ids),
     lengths,
     positions.max_unit_words(cfg, max_words),
   )

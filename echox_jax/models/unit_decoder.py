@@ -115,14 +115,44 @@ class DenoisingAdapter(nn.Module):
     """Adapts states, at the LLM's width; `deterministic`: no dropout."""
     cfg = self.cfg
 
-    def dense(features, axes, name):
-      return layers.Dense(features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name)
+    def dense(features, axes, name, init=layers.default_init):
+      return layers.Dense(
+        features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name, kernel_init=init
+      )
 
     x = nn.relu(
       dense(cfg.unit_decoder.denoising_intermediate_size, ('embed', 'mlp'), 'fc1')(states)
     )
     x = nn.Dropout(cfg.unit_decoder.denoising_dropout)(x, deterministic=deterministic)
-    return dense(cfg.llm.hidden_size, ('mlp', 'embed'), 'fc2')(x)
+    # What is added to the text begins as nothing, so that the echo decoder begins as T2C.
+    fused = cfg.unit_decoder.text_fusion
+    last = nn.initializers.zeros if fused else layers.default_init
+    return dense(cfg.llm.hidden_size, ('mlp', 'embed'), 'fc2', last)(x)
+
+
+def read_answer(
+  params: dict,
+  cfg: EchoXConfig,
+  states: Float[Array, '*b D'],
+  ids: Int[Array, '*b'],
+  deterministic: bool = True,
+  rngs: dict | None = None,
+) -> Float[Array, '*b D']:
+  """Returns what the echo decoder reads of an answer, at the LLM's width.
+
+  Args:
+    params: groups `denoising_adapter` and, with `text_fusion`, `unit_text_embedding`.
+    cfg: the model.
+    states: of the LLM, after the final norm.
+    ids: the tokens that they predicted; only `text_fusion` reads them.
+    deterministic: no dropout.
+    rngs: {'dropout': key} if not deterministic.
+  """
+  variables = {'params': params['denoising_adapter']}
+  adapted = DenoisingAdapter(cfg).apply(variables, states, deterministic, rngs=rngs)
+  if not cfg.unit_decoder.text_fusion:
+    return adapted
+  return adapted + embed_text(params['unit_text_embedding']['embedding'], ids).astype(adapted.dtype)
 
 
 class Prompt(NamedTuple):

@@ -26,7 +26,7 @@ from echox_jax.decoding import generate, trigger
 from echox_jax.models import chunked_head, echox, unit_decoder
 from echox_jax.models.attention import Mask
 from echox_jax.models.llama import FIRST_HEAD, head_embedding
-from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
+from echox_jax.models.unit_decoder import UnitDecoder
 from echox_jax.parallel import sharding
 from echox_jax.prompts import IGNORE
 from echox_jax.training import chunked_losses, guided, losses, s2t_step
@@ -378,7 +378,7 @@ def echo_terms(
   """
   table, special = params['unit_text_embedding']['embedding'], cfg.special_ids
   dropout = s2t_step.dropout(rng)
-  adapted = _adapted(params, cfg, slices, rng)
+  adapted = _read(params, cfg, slices, text, rng)
   spoken = jnp.arange(text.shape[1]) < slices.lengths[:, None]
   denoising = losses.denoising_cosine(adapted, unit_decoder.embed_text(table, text), spoken)
 
@@ -416,18 +416,20 @@ def _unit_head(
   return generate.unit_rows(params, cfg), labels
 
 
-def _adapted(params: dict, cfg: EchoXConfig, slices: SliceBatch, rng: Array | None) -> Array:
-  """Returns adapted states float[M,N,D]. Dropout depends on a slice's number, not on its row in
-  M.
+def _read(
+  params: dict, cfg: EchoXConfig, slices: SliceBatch, text: Array, rng: Array | None
+) -> Array:
+  """Returns what the echo decoder reads, float[M,N,D]. Dropout depends on a slice's number, not on
+  its row in M.
   """
-  adapter = functools.partial(DenoisingAdapter(cfg).apply, {'params': params['denoising_adapter']})
   if rng is None:
-    return adapter(slices.states)
+    return unit_decoder.read_answer(params, cfg, slices.states, text)
 
-  def one(states: Array, number: Array) -> Array:
-    return adapter(states, deterministic=False, rngs={'dropout': jax.random.fold_in(rng, number)})
+  def one(states: Array, ids: Array, number: Array) -> Array:
+    rngs = {'dropout': jax.random.fold_in(rng, number)}
+    return unit_decoder.read_answer(params, cfg, states, ids, deterministic=False, rngs=rngs)
 
-  return jax.vmap(one)(slices.states, slices.number)
+  return jax.vmap(one)(slices.states, text, slices.number)
 
 
 def _labelled(hidden: Array, labels: Array, room: int) -> tuple[Array, Array, Array]:

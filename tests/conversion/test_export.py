@@ -286,6 +286,16 @@ def test_an_adapter_that_hears_with_the_llm_leaves_in_our_layout_alone(tmp_path)
   same(found, wanted)
 
 
+@pytest.mark.parametrize('choice', [dict(text_stride=5), dict(text_fusion=True)])
+def test_unit_decoders_that_the_released_code_would_misread_stay_here(tmp_path, choice):
+  made = tiny_model.tiny_config()
+  cfg = dataclasses.replace(made, unit_decoder=dataclasses.replace(made.unit_decoder, **choice))
+  tiny_model.write_model(tmp_path / 'model', cfg)
+  with pytest.raises(errors.CheckpointError, match=f'unit_decoder.{next(iter(choice))}'):
+    exporters.export(tmp_path / 'model', 'echox', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
 def test_a_missing_group_is_named(trained, tmp_path):
   source = source_lib.open_source(trained / 'model')
   part = {

@@ -15,7 +15,7 @@ from echox_jax.inference.answering import Request, soften
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, TextPiece
 from echox_jax.models import echox, positions
-from echox_jax.models.unit_decoder import DenoisingAdapter
+from echox_jax.models.unit_decoder import read_answer
 from tests.helpers import tiny_model
 from tests.helpers.compiling import compiling
 
@@ -101,7 +101,7 @@ def test_streaming_says_what_whole_passes_say_whatever_the_family(tmp_path, llm)
 @pytest.mark.slow
 def test_streaming_says_what_whole_passes_say_where_text_runs_beside_it(tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  decoder = dataclasses.replace(bundle.config.unit_decoder, text_stride=3)
+  decoder = dataclasses.replace(bundle.config.unit_decoder, text_stride=3, text_fusion=True)
   bundle = dataclasses.replace(
     bundle, config=dataclasses.replace(bundle.config, unit_decoder=decoder)
   )
@@ -121,8 +121,8 @@ def check_streaming(engine, bundle, wave):
     return generate.generate_text(params, cfg, ids, states, lengths, 20)
 
   @jax.jit
-  def speak(params, states, lengths):
-    adapted = DenoisingAdapter(cfg).apply({'params': params['denoising_adapter']}, states)
+  def speak(params, states, tokens, lengths):
+    adapted = read_answer(params, cfg, states, tokens)
     table = params['unit_text_embedding']['embedding']
     return generate.decode_unit_words(params['echo'], cfg, table, adapted, lengths, 12)
 
@@ -136,7 +136,9 @@ def check_streaming(engine, bundle, wave):
     rows = np.zeros((1, 6, said.hidden.shape[2]), np.float32)
     own = spoken[one.tokens[0] : one.tokens[1]]
     rows[0, : len(own)] = np.asarray(said.hidden)[0, own]
-    words = speak(params, rows, np.asarray([len(own)]))
+    tokens = np.zeros((1, 6), np.int32)
+    tokens[0, : len(own)] = [whole[n] for n in own]
+    words = speak(params, rows, tokens, np.asarray([len(own)]))
     np.testing.assert_array_equal(one.unit_words, words.ids[0, : int(words.lengths[0])])
     whole_slice = np.array(engine.vocode(one.units)[0])
     assert len(whole_slice) == len(one.waveform)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,12 @@ import pytest
 from echox_jax import prompts
 from echox_jax.models import positions, unit_decoder
 from echox_jax.models.attention import Mask
-from echox_jax.models.unit_decoder import DenoisingAdapter, UnitDecoder
+from echox_jax.models.unit_decoder import (
+  DenoisingAdapter,
+  UnitDecoder,
+  init_denoising_adapter,
+  read_answer,
+)
 from tests.helpers import tiny
 
 CFG = tiny.CONFIG
@@ -124,4 +130,22 @@ def test_denoising_adapter_drops_only_in_training(params):
   np.testing.assert_array_equal(apply(cfg), apply(CFG))
   assert not np.allclose(
     apply(cfg, deterministic=False, rngs={'dropout': jax.random.key(0)}), apply(CFG)
+  )
+
+
+def test_fused_text_is_all_that_an_untrained_echo_decoder_reads(params):
+  cfg = dataclasses.replace(
+    CFG, unit_decoder=dataclasses.replace(CFG.unit_decoder, text_fusion=True)
+  )
+  states, ids = jax.random.normal(jax.random.key(0), (1, 3, 24)), jnp.array([[20, 21, 22]])
+  table = params['unit_text_embedding']['embedding']
+  fresh = jax.tree.map(np.asarray, nn.meta.unbox(init_denoising_adapter(jax.random.key(1), cfg)))
+  read = lambda adapter, c: read_answer({**params, 'denoising_adapter': adapter}, c, states, ids)
+  np.testing.assert_array_equal(read(fresh, cfg), table[ids])
+  trained = params['denoising_adapter']
+  np.testing.assert_allclose(
+    read(trained, cfg), DenoisingAdapter(CFG).apply({'params': trained}, states) + table[ids]
+  )
+  np.testing.assert_array_equal(
+    read(trained, CFG), DenoisingAdapter(CFG).apply({'params': trained}, states)
   )

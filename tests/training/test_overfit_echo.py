@@ -4,6 +4,7 @@ says.
 
 import dataclasses
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from echox_jax import errors, prompts
 from echox_jax.decoding import generate
 from echox_jax.models import echox
-from echox_jax.models.unit_decoder import DenoisingAdapter
+from echox_jax.models.unit_decoder import DenoisingAdapter, init_denoising_adapter
 from echox_jax.prompts import IGNORE
 from echox_jax.training import echo_step
 from echox_jax.training.experiment import DataConfig, ExperimentConfig, LossConfig, TrainConfig
@@ -110,6 +111,17 @@ def test_echo_decoder_says_the_pseudo_labels(t2c):
   assert [words.ids[i, :n].tolist() for i, n in enumerate(words.lengths)] == [
     list(w) for w in SAYINGS.values()
   ]
+
+
+def test_where_text_is_read_beside_the_states_the_echo_decoder_begins_as_t2c(t2c):
+  cfg = dataclasses.replace(
+    CFG, unit_decoder=dataclasses.replace(CFG.unit_decoder, text_fusion=True)
+  )
+  job = dataclasses.replace(experiment(echo_text='gold', slices_per_batch=5), model=cfg)
+  fresh = nn.meta.unbox(init_denoising_adapter(jax.random.key(0), cfg))
+  params = t2c[0] | {'echo': t2c[0]['t2c'], 'denoising_adapter': fresh}
+  metrics = jax.jit(lambda p: echo_step.echo_loss(p, echo_rows.batch(), None, job)[1])(params)
+  assert metrics['unit_words'] == 14 and metrics['echo_ce'] < 0.05 and metrics['denoising'] < 1e-5
 
 
 @pytest.mark.slow
