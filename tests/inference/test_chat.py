@@ -50,6 +50,7 @@ def test_later_turns_depend_on_earlier_ones(model):
   assert said[0] == model.chat().ask(QUESTIONS[0]).text and said[1] != alone
 
 
+@pytest.mark.slow
 def test_what_lost_its_place_is_read_again(tmp_path):
   """One row for two conversations that take turns: each is read again whenever its turn comes."""
   model = made(tmp_path, conversations=1, max_context=256)

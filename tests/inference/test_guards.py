@@ -94,6 +94,7 @@ def test_a_second_loop_ends_the_slice(answer):
   assert any('over and over' in note for note in notes(events[-1].overflow))
 
 
+@pytest.mark.slow
 def test_what_has_been_heard_of_a_loop_is_not_said_again(answer):
   """Sound that is out stays as it is: the sound that follows is that of the units that follow."""
   events = answer(LOOP, list(range(10, 30)), first_window=2, window=2, first_words=2, words=2)
@@ -121,6 +122,7 @@ def test_a_slice_that_says_too_little_is_tried_once_more(answer, first, counter)
   assert said(answer(first, enough, retry_temperature=0.0, **least)) == (first, {counter: 1})
 
 
+@pytest.mark.slow
 def test_a_slice_that_runs_away_is_tried_once_more(answer):
   long, enough = list(range(30)), [3, 1, 4]
   assert said(answer(long, enough, words_per_token=3)) == (enough, {'retried_slices': 1})

@@ -24,6 +24,7 @@ def bundle(tmp_path_factory):
   return mesh_answers.bundle(tmp_path_factory.mktemp('tiny'))
 
 
+@pytest.mark.slow
 def test_eight_devices_answer_as_one(bundle, tmp_path):
   run_python('-m', 'tests.helpers.mesh_answers', tmp_path, timeout=600)
   told = json.loads((tmp_path / 'told.json').read_text())

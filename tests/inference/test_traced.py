@@ -46,6 +46,7 @@ def test_a_second_start_traces_nothing_and_answers_the_same(tmp_path, monkeypatc
     heard(Engine(dataclasses.replace(bundle, engine=dataclasses.replace(bundle.engine, tokens=5))))
 
 
+@pytest.mark.slow
 def test_damaged_and_unwritable_programs_are_traced_anew(tmp_path, cache):
   bundle = tiny_model.tiny_bundle(tmp_path)
   first = heard(Engine(bundle))

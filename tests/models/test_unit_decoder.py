@@ -30,7 +30,7 @@ def params():
   return jax.tree.map(lambda x: x / 2.5 if x.ndim > 1 else x, tiny.params())
 
 
-@pytest.mark.parametrize('stride', [0, 3])
+@pytest.mark.parametrize('stride', [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_rows_are_those_of_the_text_to_codec_template(params, stride):
   """Assembled from parts and padded, a slice gives the hidden states of the contiguous training
   row, alone or packed behind another.

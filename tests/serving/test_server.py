@@ -59,6 +59,7 @@ def request(server, path, data=None, **headers):
     return error.code, error.headers['content-type'], error.read()
 
 
+@pytest.mark.slow
 def test_tls(reader, tmp_path):
   if shutil.which('openssl') is None:
     pytest.skip('openssl, which makes a certificate, is not installed')

@@ -119,7 +119,9 @@ def test_candidates_are_what_is_said_and_others_for_the_rest():
     np.testing.assert_allclose(few.stands_for, np.where(said, 1, (49 - 4) / (12 - 4)), rtol=1e-6)
 
 
-@pytest.mark.parametrize('tie, chunk', [(True, 0), (True, 7), (False, 7)])
+@pytest.mark.parametrize(
+  'tie, chunk', [pytest.param(True, 0, marks=pytest.mark.slow), (True, 7), (False, 7)]
+)
 def test_all_others_as_candidates_are_the_vocabulary(tie, chunk):
   cfg = tied(tiny.CONFIG) if tie else tiny.CONFIG
   params, batch = tiny.params(cfg), echo_rows.batch()

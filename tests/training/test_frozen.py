@@ -241,6 +241,7 @@ print(before, peak())
 """
 
 
+@pytest.mark.slow
 def test_an_export_takes_little_more_memory_than_the_model(tmp_path):
   """Groups of 340 MB in the proportions of a large model, most of them frozen in bfloat16."""
   rng = np.random.default_rng(0)

@@ -27,6 +27,7 @@ def slow_storage(monkeypatch):
   monkeypatch.setattr(serialization, 'async_serialize_from_host', slow)
 
 
+@pytest.mark.slow
 def test_steps_go_on_while_a_checkpoint_is_written(slow_storage, tmp_path):
   job = training_jobs.experiment(steps=8, log_every=1, checkpoint_every=4, keep_checkpoints=2)
   loop.train(job, tmp_path, training_jobs.text_rows)

@@ -45,11 +45,11 @@ def check(rows, meshes, limit):
 
 
 # s2t has all parts of text, echo those of t2c; test_validation has the vocoder on eight devices
-SLOW = ('t2c', 'vocoder')
+SLOW = ('align', 's2t', 't2c', 'vocoder')
 
 
 @pytest.mark.parametrize(
-  'stage', ['align', 's2t', 'echo', *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)]
+  'stage', ['echo', *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)]
 )
 def test_eight_devices_equal_one(stage):
   compare(stage, ONE_MESH[stage])
@@ -89,7 +89,7 @@ def test_parts_of_a_batch_equal_the_batch(plain):
   assert sharded_jobs.parameter_distance(current, plain[1])[0] < 1e-5
 
 
-@pytest.mark.parametrize('policy', ['full', 'dots'])
+@pytest.mark.parametrize('policy', ['full', pytest.param('dots', marks=pytest.mark.slow)])
 def test_less_kept_for_the_backward_pass_changes_nothing(plain, policy):
   values, current = sharded_jobs.run(_with_remat(policy), sharded_jobs.one_device())
   assert sharded_jobs.loss_distance(values, plain[0]) < 1e-5

@@ -28,7 +28,7 @@ def job(cfg=CFG, chunk=0):
   )
 
 
-@pytest.mark.parametrize('chunk', [0, 5])
+@pytest.mark.parametrize('chunk', [pytest.param(0, marks=pytest.mark.slow), 5])
 def test_the_loss_is_that_of_the_ids_that_can_be_said(chunk):
   params = jax.tree.map(lambda x: x / 2.5 if x.ndim > 1 else x, tiny.params())
   text, words = next(iter(SAYINGS.items()))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from echox_jax.config import DiscriminatorConfig, EchoXConfig
 from echox_jax.models.discriminators import Discriminators, init_discriminators
@@ -64,6 +65,7 @@ def test_magnitude_of_a_sine():
   assert int(jnp.argmax(spectrum[0, 30])) == 32
 
 
+@pytest.mark.slow
 def test_discriminators_judge_any_length_and_learn():
   params = nn.meta.unbox(init_discriminators(jax.random.key(0), SMALL))
   wave = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1601)), jnp.float32)

@@ -14,7 +14,8 @@ from tests.helpers import sharded_jobs
 from tests.helpers.eight_devices import on_eight_devices
 
 
-@pytest.mark.parametrize('stage', ['echo', pytest.param('s2t', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', ['echo', 's2t'])
 def test_a_device_receives_as_much_on_eight_devices_as_on_four(stage):
   four, eight = on_eight_devices(stage, 'fsdp=4', 'fsdp=8', module='scaling_jobs')
   assert four['bytes'] > 0 and eight['bytes'] <= 1.05 * four['bytes']
