@@ -52,8 +52,10 @@ def assemble_untrained(workdir: str | Path) -> Assembled:
   params |= checkpoint.load_groups(workdir / 't2c', ('unit_text_embedding', 't2c'))
   cfg = _experiment(workdir, 's2t').model
   width, inner = cfg.llm.hidden_size, cfg.unit_decoder.denoising_intermediate_size
-  adapter = _silent if cfg.unit_decoder.text_fusion else _identity
-  params |= {'echo': params['t2c'], 'denoising_adapter': adapter(width, inner)}
+  adapter = _identity(width, inner)
+  if cfg.unit_decoder.text_fusion:
+    adapter['gate'] = np.zeros(width, np.float32)
+  params |= {'echo': params['t2c'], 'denoising_adapter': adapter}
   return _with_vocoder(workdir, 's2t', params)
 
 
@@ -105,18 +107,9 @@ def _identity(width: int, inner: int) -> dict[str, Any]:
     )
   first = np.zeros((width, inner), np.float32)
   first[:, : 2 * width] = np.concatenate([np.eye(width), -np.eye(width)], axis=1)
-  return _layers(first, first.T.copy())
-
-
-def _silent(width: int, inner: int) -> dict[str, Any]:
-  """A denoising adapter that gives zeros."""
-  return _layers(np.zeros((width, inner), np.float32), np.zeros((inner, width), np.float32))
-
-
-def _layers(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
   return {
-    name: {'kernel': kernel, 'bias': np.zeros(kernel.shape[1], np.float32)}
-    for name, kernel in (('fc1', first), ('fc2', second))
+    'fc1': {'kernel': first, 'bias': np.zeros(inner, np.float32)},
+    'fc2': {'kernel': first.T.copy(), 'bias': np.zeros(width, np.float32)},
   }
 
 

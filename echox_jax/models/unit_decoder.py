@@ -103,7 +103,8 @@ class UnitDecoder(nn.Module):
 
 class DenoisingAdapter(nn.Module):
   """Maps LLM states towards the embeddings of the tokens they predict: Linear, ReLU, dropout,
-  Linear (facts 6).
+  Linear (facts 6). What is added to text (`text_fusion`) passes a gate, one number a channel, that
+  begins at 0: so the echo decoder begins as T2C, and what is added grows slowly.
   """
 
   cfg: EchoXConfig
@@ -115,19 +116,19 @@ class DenoisingAdapter(nn.Module):
     """Adapts states, at the LLM's width; `deterministic`: no dropout."""
     cfg = self.cfg
 
-    def dense(features, axes, name, init=layers.default_init):
-      return layers.Dense(
-        features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name, kernel_init=init
-      )
+    def dense(features, axes, name):
+      return layers.Dense(features, axes, use_bias=True, dtype=cfg.llm.dtype, name=name)
 
     x = nn.relu(
       dense(cfg.unit_decoder.denoising_intermediate_size, ('embed', 'mlp'), 'fc1')(states)
     )
     x = nn.Dropout(cfg.unit_decoder.denoising_dropout)(x, deterministic=deterministic)
-    # What is added to the text begins as nothing, so that the echo decoder begins as T2C.
-    fused = cfg.unit_decoder.text_fusion
-    last = nn.initializers.zeros if fused else layers.default_init
-    return dense(cfg.llm.hidden_size, ('mlp', 'embed'), 'fc2', last)(x)
+    x = dense(cfg.llm.hidden_size, ('mlp', 'embed'), 'fc2')(x)
+    if not cfg.unit_decoder.text_fusion:
+      return x
+    init = nn.with_logical_partitioning(nn.initializers.zeros, ('norm',))
+    gate = self.param('gate', init, (cfg.llm.hidden_size,), jnp.float32)
+    return gate.astype(x.dtype) * x
 
 
 def read_answer(

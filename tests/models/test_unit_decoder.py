@@ -138,14 +138,13 @@ def test_fused_text_is_all_that_an_untrained_echo_decoder_reads(params):
     CFG, unit_decoder=dataclasses.replace(CFG.unit_decoder, text_fusion=True)
   )
   states, ids = jax.random.normal(jax.random.key(0), (1, 3, 24)), jnp.array([[20, 21, 22]])
-  table = params['unit_text_embedding']['embedding']
-  fresh = jax.tree.map(np.asarray, nn.meta.unbox(init_denoising_adapter(jax.random.key(1), cfg)))
+  text = params['unit_text_embedding']['embedding'][ids]
+  fresh = nn.meta.unbox(init_denoising_adapter(jax.random.key(1), cfg))
   read = lambda adapter, c: read_answer({**params, 'denoising_adapter': adapter}, c, states, ids)
-  np.testing.assert_array_equal(read(fresh, cfg), table[ids])
-  trained = params['denoising_adapter']
-  np.testing.assert_allclose(
-    read(trained, cfg), DenoisingAdapter(CFG).apply({'params': trained}, states) + table[ids]
-  )
+  np.testing.assert_array_equal(read(fresh, cfg), text)
+  plain = params['denoising_adapter']
   np.testing.assert_array_equal(
-    read(trained, CFG), DenoisingAdapter(CFG).apply({'params': trained}, states)
+    read(plain, CFG), DenoisingAdapter(CFG).apply({'params': plain}, states)
   )
+  half = plain | {'gate': jnp.full(24, 0.5)}
+  np.testing.assert_allclose(read(half, cfg), text + read(plain, CFG) / 2, rtol=1e-6)
