@@ -100,7 +100,7 @@ def _static_from_bytes(data: bytes) -> tuple:
 
 
 # What programs take and give, so that `jax.export` can write it down.
-for _node in (adapter.EmbeddedSpeech, sampler.Sampling, speaking.Spelling):
+for _node in (adapter.EmbeddedSpeech, conversations.Written, sampler.Sampling, speaking.Spelling):
   export.register_namedtuple_serialization(_node, serialized_name=_node.__qualname__)
 for _node in (
   conversations.Conversations,
