@@ -242,6 +242,18 @@ def test_left_overs_of_dead_writers_go(tmp_path):
   assert {path.name for path in tmp_path.iterdir()} == kept | {'b', 'c'}
 
 
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path, bucket_folder):
+  with (
+    storage.owned(tmp_path / 'stage', 0),
+    storage.owned(tmp_path / 'stage', 1),
+    pytest.raises(errors.StorageError, match='another process is at work in .*stage'),
+    storage.owned(tmp_path / 'stage', 0),
+  ):
+    pass
+  with storage.owned(tmp_path / 'stage', 0), storage.owned(bucket_folder, 0):
+    pass
+
+
 def test_local_copies(folder):
   for name in ('a/b/c', 'a/d'):
     storage.atomic_write_text(folder / name, name)

@@ -4,6 +4,7 @@ from echox_jax.storage.access import check_readable, check_writable, explained, 
 from echox_jax.storage.cache import Cache, cache_folder, kept_copy
 from echox_jax.storage.folders import atomic_dir, is_incomplete, remove_leftovers, upload_folder
 from echox_jax.storage.local_copies import local, read_range
+from echox_jax.storage.locks import owned
 from echox_jax.storage.paths import (
   Path,
   absolute,
@@ -56,6 +57,7 @@ __all__ = [
   'local',
   'local_only',
   'make_folder',
+  'owned',
   'package_folder',
   'path',
   'put_in_place',

@@ -120,6 +120,7 @@ def train(
   mesh = sharding.make_mesh(dataclasses.asdict(experiment.mesh))
   step.check(stage, experiment, mesh)
   with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.RULES), contextlib.ExitStack() as stack:
+    stack.enter_context(storage.owned(folder, jax.process_index()))
     beat = stack.enter_context(
       heartbeats.Heartbeat(
         folder,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from echox_jax import errors, storage
 from echox_jax.training import checkpoint, loop, metrics, records
 from tests.helpers import training_jobs
 
@@ -118,3 +119,11 @@ def test_compile_time_is_in_a_record_of_its_own(uninterrupted):
   saves = [record for record in found if record['kind'] == 'save']
   assert [record['step'] for record in saves] == [3, 6, STEPS]
   assert all(record['wait_seconds'] > 0 and record['write_seconds'] > 0 for record in saves)
+
+
+def test_two_processes_do_not_train_the_same_stage(tmp_path):
+  with (
+    storage.owned(tmp_path / 'text', 0),
+    pytest.raises(errors.StorageError, match='another process is at work'),
+  ):
+    _train(tmp_path)
