@@ -32,6 +32,9 @@ class Written(NamedTuple):
   states: Any
   ids: Any
 
+  def copied(self) -> 'Written':
+    return Written(*map(jnp.copy, self))
+
 
 @struct.dataclass
 class Conversations:
