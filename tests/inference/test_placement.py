@@ -53,6 +53,7 @@ def test_bfloat16(bundle):
   assert reply.text[:1] == bundle.chat().ask(QUESTION).text[:1] and np.isfinite(reply.wave).all()
 
 
+@pytest.mark.slow
 def test_int8_holds_a_quarter_and_computes_nearly_the_same(bundle):
   """Random weights leave tokens no margin, so states are compared, not texts."""
   whole, cfg = placement.prepare(bundle.params, bundle.config, None)

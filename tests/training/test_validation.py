@@ -147,6 +147,7 @@ def test_a_resumed_run_has_the_same_evaluations(evaluated, tmp_path, monkeypatch
   assert _scalars(tmp_path) == _of_records(tmp_path)  # nothing is there twice
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_evaluation(evaluated, tmp_path):
   loop.train(_job(steps=3), tmp_path, _Rows)
   loop.train(_job(steps=5, eval_every=4, eval_batches=1, tensorboard=True), tmp_path, _Rows)

@@ -91,6 +91,7 @@ NOT_COMPARED = {
 }
 
 
+@pytest.mark.slow
 def test_other_sizes(tmp_path):
   """Twice the rows, longer rows, and one more layer that adds nothing: the same numbers must come
   out.
