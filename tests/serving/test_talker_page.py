@@ -1,4 +1,4 @@
-"""What `make talk` gives: in a browser, a voice that the model never heard asks it a question."""
+"""What `make talk MODEL=echox-135m` gives: in a browser, a voice that the model never heard asks it a question."""
 
 import subprocess
 import sys
