@@ -1,4 +1,4 @@
-"""What `make talk MODEL=echox-135m` gives: in a browser, a voice that the model never heard asks it a question."""
+"""`make talk MODEL=echox-135m`: in a browser, a voice that the model never heard asks a question."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_it_answers_a_voice_that_it_never_heard(served, said, tmp_path):
   with browsers.launched(tmp_path / 'said.wav') as browser:
     page = browser.new_page()
     page.goto(served)
-    page.get_by_text('Ready.').wait_for(timeout=300_000)
+    page.get_by_text('Ready.').wait_for(timeout=600_000)  # all programs are compiled first
     page.get_by_role('button', name='Hold to talk').hover()
     page.mouse.down()
     page.get_by_text('Listening. Release to ask.').wait_for()
