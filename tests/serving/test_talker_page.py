@@ -1,4 +1,4 @@
-"""`make talk MODEL=echox-135m`: in a browser, a voice that the model never heard asks a question."""
+"""`make talk MODEL=echox-135m`: in a browser, a voice never heard in training asks a question."""
 
 import subprocess
 import sys
