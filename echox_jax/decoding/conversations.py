@@ -33,6 +33,7 @@ class Written(NamedTuple):
   ids: Any
 
   def copied(self) -> 'Written':
+    """The same in memory of its own: programs that think use theirs up."""
     return Written(*map(jnp.copy, self))
 
 
@@ -81,6 +82,7 @@ class Conversations:
 
   @property
   def written(self) -> Written:
+    """What speaking reads."""
     return Written(self.states, self.ids)
 
 

@@ -4,7 +4,7 @@ from echox_jax.storage.access import check_readable, check_writable, explained, 
 from echox_jax.storage.cache import Cache, cache_folder, kept_copy
 from echox_jax.storage.folders import atomic_dir, is_incomplete, remove_leftovers, upload_folder
 from echox_jax.storage.local_copies import local, read_range
-from echox_jax.storage.locks import owned
+from echox_jax.storage.locks import claimed, owned
 from echox_jax.storage.paths import (
   Path,
   absolute,
@@ -47,6 +47,7 @@ __all__ = [
   'check_readable',
   'check_writable',
   'children',
+  'claimed',
   'entries',
   'exists',
   'explained',

@@ -1,4 +1,4 @@
-"""A folder on local disk belongs to one process at a time."""
+"""Files and folders on local disk that belong to one process at a time."""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,6 +6,18 @@ import fcntl
 
 from echox_jax import errors
 from echox_jax.storage import paths
+
+
+@contextlib.contextmanager
+def claimed(file: paths.Path) -> Iterator[bool]:
+  """Yields whether this process alone holds a file on local disk during the block."""
+  with open(file, 'w', encoding='utf-8') as held:
+    try:
+      fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+      return
+    yield True
 
 
 @contextlib.contextmanager
@@ -25,12 +37,10 @@ def owned(folder: paths.Path, number: int) -> Iterator[None]:
     yield
     return
   paths.make_folder(folder)
-  with open(folder / f'.owner-{number}', 'w', encoding='utf-8') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+  with claimed(folder / f'.owner-{number}') as mine:
+    if not mine:
       raise errors.StorageError(
         f'another process is at work in {folder}: wait until it ends, stop it, or name another '
         '--workdir.'
-      ) from error
+      )
     yield

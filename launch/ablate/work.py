@@ -5,10 +5,8 @@ task leaves a note, and is never done again.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
-import contextlib
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
-import fcntl
 import json
 from pathlib import Path
 import time
@@ -98,7 +96,7 @@ def progress(tasks: Sequence[Task], folder: Path) -> str:
 
 def _try(task: Task, folder: Path, place: str, tell: Callable[[str], None]) -> bool:
   """Does a task unless another process does it; returns whether it was done here."""
-  with _claim(folder / f'{task.name}.lock') as mine:
+  with storage.claimed(folder / f'{task.name}.lock') as mine:
     if not mine or is_done(folder, task.name):
       return False
     tell(f'{place} {task.name}')
@@ -106,18 +104,6 @@ def _try(task: Task, folder: Path, place: str, tell: Callable[[str], None]) -> b
     task.run()
     storage.atomic_write_json(_note(folder, task.name), {'seconds': round(time.time() - began, 1)})
     return True
-
-
-@contextlib.contextmanager
-def _claim(path: Path) -> Iterator[bool]:
-  """Yields whether this process holds the lock."""
-  with open(path, 'w') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      yield False
-      return
-    yield True
 
 
 def _note(folder: Path, name: str) -> Path:

@@ -29,8 +29,8 @@ def row():
 
 
 def looking(ids, labels, where):
-  """Heads of one layer: what predicts unit word k looks at column where(k) alone; what predicts BOS
-  and EOT looks where the first and the last one do.
+  """Heads of one layer whose unit word k looks at column where(k) alone; what predicts BOS and the
+  first unit word looks at where(0).
   """
   asked = np.flatnonzero(labels[1:] != prompts.IGNORE)
   words = np.maximum(np.arange(len(asked)) - 2, 0)

@@ -44,7 +44,7 @@ def check(rows, meshes, limit):
     assert ('fsdp' not in row['mesh']) or not row['whole'], row
 
 
-# s2t has all parts of text, echo those of t2c; test_validation has the vocoder on eight devices
+# echo has all parts of text, s2t and t2c; test_validation has the vocoder on eight devices
 SLOW = ('align', 's2t', 't2c', 'vocoder')
 
 

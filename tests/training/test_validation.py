@@ -123,9 +123,8 @@ def test_the_loss_is_that_of_all_held_out_tokens(evaluated):
   assert abs(np.mean(plain) - float(loss)) > 1e-5  # what a mean over batches would be
 
 
-@pytest.mark.parametrize(
-  'killed_after', [5, pytest.param(7, marks=pytest.mark.slow)]
-)  # 3 and 6 are saved, and 6 is evaluated
+# 3 and 6 are saved, and 6 is evaluated
+@pytest.mark.parametrize('killed_after', [5, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_resumed_run_has_the_same_evaluations(evaluated, tmp_path, monkeypatch, killed_after):
   class Killed(BaseException):
     pass
@@ -302,7 +301,7 @@ PARTS = {
   [
     pytest.param('s2t', 'data=2,fsdp=2,tensor=2', marks=pytest.mark.slow),
     pytest.param('echo', 'fsdp=4,tensor=2', marks=pytest.mark.slow),
-    pytest.param('vocoder', 'data=8', marks=pytest.mark.slow),
+    ('vocoder', 'data=8'),
   ],
 )
 def test_eight_devices_equal_one(stage, mesh):
