@@ -125,7 +125,7 @@ def write_lists(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Writes the two lists into `folder`; returns their counts."""
   questions, unanswered = chosen_questions(options)
-  written = list(sources.sentences())
+  written = [*sources.sentences(), *sources.definitions()]
   work = SharedWork(data_dir, name=NAME)
   said = answers.answer(work, [q.text for q in questions], options.llm, progress=progress)
   rows = exchange_rows(questions, map(answers.cut, said), options, cast)

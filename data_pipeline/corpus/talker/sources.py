@@ -64,7 +64,7 @@ class Source:
 
 WORDNET = Source(
   'wordnet',
-  'the example sentences of WordNet',
+  'the example sentences and definitions of WordNet',
   'WordNet 3.0 (like BSD)',
   'wordnet-base',
   'apt-get install wordnet-base',
@@ -161,6 +161,35 @@ def sentences() -> Iterator[str]:
         if text and normalised(text) not in seen:
           seen.add(normalised(text))
           yield text
+
+
+def definitions() -> Iterator[str]:
+  """What WordNet says of people, places and other names, and of the nouns that its authors met in
+  texts: `Arnhem, a city in the central Netherlands on the lower Rhine River.` They hold the words
+  that sentences of every day rarely have, and that questions are about.
+
+  Raises:
+    DataError: WordNet is not installed, or its files are others.
+  """
+  met = {line.split()[0] for line in _text(WORDNET, 'cntlist.rev').splitlines()}
+  for line in _text(WORDNET, 'data.noun').splitlines():
+    if line.startswith(' '):  # the licence
+      continue
+    head, _, gloss = line.partition(' | ')
+    fields = head.split()
+    pairs = fields[4 : 4 + 2 * int(fields[3], 16)]  # lemma, and which of its senses in a file
+    lemmas, senses = pairs[::2], pairs[1::2]
+    keys = (
+      f'{lemma.lower()}%1:{fields[1]}:{int(sense, 16):02}::'
+      for lemma, sense in zip(lemmas, senses)
+    )
+    is_name = '@i' in fields  # an instance of a class
+    if is_name or any(key in met for key in keys):
+      lemma = max(lemmas, key=len) if is_name else lemmas[0]  # people have their full names
+      said = re.split(r'[;(]', gloss)[0].strip()
+      text = f'{lemma.replace("_", " ")}, {said}'
+      if said and not _RUDE.search(text) and (text := clean(text, SENTENCE_WORDS)):
+        yield text
 
 
 def _question(text: str, category: str, source: Source, references: tuple[str, ...]) -> Question:
