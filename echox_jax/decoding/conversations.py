@@ -32,10 +32,6 @@ class Written(NamedTuple):
   states: Any
   ids: Any
 
-  def copied(self) -> 'Written':
-    """The same in memory of its own: programs that think use theirs up."""
-    return Written(*map(jnp.copy, self))
-
 
 @struct.dataclass
 class Conversations:
@@ -208,7 +204,8 @@ def read_further(
     length,
   )
   asked = spliced.valid.sum(axis=1).astype(jnp.int32)
-  cache = jax.tree.map(lambda held, one: put_slots(held, one, row), state.cache, cache)
+  begin = _after(hidden, length)
+  cache = jax.tree.map(lambda held, one: _put_new(held, one, row, begin, width), state.cache, cache)
   state = state.replace(cache=cache, keys=state.keys.at[row].set((before | own)[0]))
   hidden = take_row(hidden, asked[0] - 1, 1)[:, 0]
   return _begun(params, cfg, state, rows, hidden, length + asked, sampling, limits)
@@ -356,6 +353,24 @@ def put_slots(held: Array, one: Array, row: Int[Array, '']) -> Array:
   more = held.shape[axis + 2] - one.shape[axis + 2]
   one = jnp.pad(one, [(0, more if i == axis + 2 else 0) for i in range(one.ndim)])
   return put_row(held, one, row, axis)
+
+
+def _after(computed: Array, slot: Int[Array, '']) -> Int[Array, '']:
+  """The slot itself, which a program does not know before it has `computed` all. XLA works on a
+  copy of all rows if it may write into one while layers still read it, also across an
+  `optimization_barrier`. Only what is no number any more goes one slot too far.
+  """
+  return slot + jnp.isnan(computed[0, 0, 0])
+
+
+def _put_new(held: Array, one: Array, row: Array, begin: Array, width: int) -> Array:
+  """Puts `width` slots of one row from `begin` on, which are new, into those of all rows."""
+  if current_mesh() is not None:
+    return put_slots(held, one, row)
+  axis = _axis(held)
+  new = jax.lax.dynamic_slice_in_dim(one, begin, width, axis + 2)
+  start = [{axis: row, axis + 2: begin}.get(i, 0) for i in range(held.ndim)]
+  return jax.lax.dynamic_update_slice(held, new, start)
 
 
 def take_rows(state: Any, rows: Int[Array, ' W']) -> Any:

@@ -8,9 +8,8 @@ compiled any more. What does not fit a budget is counted, never lost in silence.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent import futures
 import contextlib
-import functools
+import itertools
 import threading
 import time
 from typing import Any
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 
 from echox_jax import errors, model_folder
-from echox_jax.inference import placement, vocoding
+from echox_jax.inference import placement, vocoding, warming
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.events import Event
 from echox_jax.inference.history import Conversation, Heard, Turn
@@ -256,46 +255,29 @@ class Engine:
         return True
       return self._read()
 
-  def warm_up(self, requests: Iterable[Request] | None = None) -> float:
-    """Compiles what answering needs; returns the seconds that it took.
+  def warm_up(
+    self, requests: Iterable[Request] | None = None, urgency: int = warming.MANY
+  ) -> float:
+    """Compiles what answering needs, in any thread; returns the seconds that it took.
 
     Args:
       requests: what will be asked, each for itself; None = anything, conversations too.
+      urgency: the last that is waited for, such as `warming.FIRST`: an answer that needs more waits
+        until it is compiled. On a mesh, everything is.
 
     Raises:
       EchoXError: a question that the model cannot take.
     """
-    start, written = time.perf_counter(), self._state.written.copied()  # thinking uses these up
-    sizes = self.questions.every_size()
-    if requests is not None:
-      sizes = self.questions.sizes_of((own.wave, own.text) for own in requests)
-    parts = [functools.partial(self._warm_up_thinking, *sizes, requests is None)]
-    parts += [functools.partial(self._speakers.warm_up, written)] if self.speaks else []
-    # two cores load two programs at once; on a mesh, all devices must start them in the same order
-    with futures.ThreadPoolExecutor(1 if self.programs.mesh else len(parts)) as workers:
-      for done in [workers.submit(part) for part in parts]:
-        done.result()
+    start = time.perf_counter()
+    asked = None if requests is None else [(own.wave, own.text) for own in requests]
+    jobs = warming.thinking(self.programs, self.params, self.questions, self.reads_at_once, asked)
+    if self.speaks:
+      jobs = itertools.chain(jobs, self._speakers.programs_needed())
+    if self.programs.mesh:  # all devices must start programs in the same order
+      warming.run(jobs, at_once=1)
+    else:
+      warming.run(job for job in jobs if job.urgency <= urgency)
     return time.perf_counter() - start
-
-  def _warm_up_thinking(self, samples: Sequence[int], prompts: Sequence, talks: bool) -> None:
-    """For questions of these sizes; `talks`: in conversations, too."""
-    none, special = np.int32(0), self.config.special_ids
-    rng = np.random.default_rng(0)
-    for number in {1, self.reads_at_once}:
-      heard = None
-      for size in samples:
-        noise = rng.normal(0, 0.1, (number, size)).astype(np.float32)
-        heard, _ = self.programs.hear(self.params, noise, np.full(number, size, np.int32))
-      further = (self.programs.read_further,) if talks and number == 1 else ()
-      for spoken, size in prompts:
-        ids = [[special.audio if spoken else special.bos] * size] * number
-        for read in (self.programs.read_first, *further):
-          asked = [Request(max_tokens=1)] * number
-          self._prefill(read, [0] * number, ids, heard if spoken else None, asked)
-          self._state = self.programs.forget(self.params, self._state, none)
-    for width in self.programs.widths(len(self._rows)):
-      rows = self.programs.rows(range(width), len(self._rows))
-      self._state, _ = self.programs.decode_chunk(self.params, self._state, rows, none)
 
   def _thinking(self) -> bool:
     return any(answering.going for answering in self._answering.values())

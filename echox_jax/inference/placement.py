@@ -10,13 +10,14 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
 from echox_jax import errors
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate
-from echox_jax.inference import traced
+from echox_jax.inference import compiled
 from echox_jax.models import llama, lora, quantize, trees
 from echox_jax.models import params as params_lib
 from echox_jax.parallel import sharding
@@ -87,8 +88,7 @@ def _on_one_device(tree: dict, cfg: EchoXConfig, group: str, int8: bool) -> dict
     return jax.device_put(tree)
   on_cpu = jax.default_backend() == 'cpu'
   ready = jax.jit(functools.partial(_ready, cfg=cfg, group=group, int8=int8, on_cpu=on_cpu))
-  where = traced.folder(cfg, int8)
-  return (traced.Traced(ready, f'ready_{group}', where, fixed=0) if where else ready)(tree)
+  return compiled.Program(ready, f'ready_{group}', compiled.folder(cfg, int8), fixed=0)(tree)
 
 
 def _ready(tree: dict, *, cfg: EchoXConfig, group: str, int8: bool, on_cpu: bool) -> dict:
@@ -152,7 +152,7 @@ def of_state(shapes: Any, mesh: Mesh) -> Any:
 
 
 class OnMesh:
-  """A jitted function that is called, or lowered, under a mesh and its rules."""
+  """As `compiled.Program`, under a mesh and its rules."""
 
   def __init__(self, function: Callable[..., Any], mesh: Mesh):
     self._function, self._mesh = function, mesh
@@ -161,11 +161,26 @@ class OnMesh:
     with _entered(self._mesh):
       return self._function(*args)
 
+  def prepare(self, *args: Any) -> Any:
+    """Compiles it by a run on zeros in the place of shapes; returns what it gives. Where the arrays
+    are that one program gives and the next one takes, XLA alone knows.
+    """
+    return self(*jax.tree.map(_zeros, args))
+
   def lower(self, *args: Any) -> jax.stages.Lowered:
     """Returns the program, not compiled yet; arguments may be shapes with shardings."""
     with _entered(self._mesh):
       lowered: jax.stages.Lowered = self._function.lower(*args)
     return lowered
+
+
+def _zeros(leaf: Any) -> Any:
+  """Zeros for a shape; an array stays as it is."""
+  if not isinstance(leaf, jax.ShapeDtypeStruct):
+    return leaf
+  if leaf.sharding is None:
+    return np.zeros(leaf.shape, leaf.dtype)  # as the host hands arguments over
+  return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
-from echox_jax.inference import placement, steps, traced
+from echox_jax.inference import compiled, placement, steps
 from echox_jax.models import echox, positions
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Int
@@ -45,16 +45,7 @@ class Programs:
     decoding = {'compiler_options': _CPU_DECODING} if self._on_cpu else {}
     thinks, says = self._shardings(self._conversations), self._shardings(self._speaking)
 
-    where = None if mesh else traced.folder(cfg, budgets)
-
-    def jitted(
-      name: str, function: Callable[..., Any], *sizes: int, fixed: int = 1, **options: Any
-    ) -> Callable[..., Any]:
-      """`function(params, cfg, *sizes, ...)` as a function of (params, ...)."""
-      made = jax.jit(lambda params, *args: function(params, cfg, *sizes, *args), **options)
-      if mesh is not None:
-        return placement.OnMesh(made, mesh)
-      return traced.Traced(made, name, where, fixed, **options) if where else made
+    self._folder = None if mesh else compiled.folder(cfg, budgets)
 
     def using(
       name: str, state: Any, function: Callable[..., Any], *sizes: int, also: tuple = (), **options
@@ -62,9 +53,9 @@ class Programs:
       """A function that uses up a state, argument 1, and returns the next, where `state` says."""
       where = (state, *also) if also else state
       options = dict(donate_argnums=1, out_shardings=where, **options)
-      return jitted(name, function, *sizes, fixed=2, **options)
+      return self.jitted(name, function, *sizes, fixed=2, **options)
 
-    self.hear = jitted('hear', _hear)
+    self.hear = self.jitted('hear', _hear)
     self.read_first = using(
       'read_first', thinks, functools.partial(_read, conversations.read_first)
     )
@@ -91,11 +82,28 @@ class Programs:
     )
     self.unsay = using('unsay', says, _unsay)
     self.sound = {
-      frames: jitted(f'sound_{frames}', functools.partial(speaking.sound, window=frames))
+      frames: self.jitted(f'sound_{frames}', functools.partial(speaking.sound, window=frames))
       for frames in {budgets.first_window, *steps.windows(budgets)}
     }
-    self.durations = jitted('durations', steps.durations)
-    self.wave = jitted('wave', steps.wave)
+    self.durations = self.jitted('durations', steps.durations)
+    self.wave = self.jitted('wave', steps.wave)
+
+  def jitted(
+    self, name: str, function: Callable[..., Any], *sizes: int, fixed: int = 1, **options: Any
+  ) -> compiled.Program | placement.OnMesh:
+    """`function(params, cfg, *sizes, ...)` as a program of (params, ...).
+
+    Args:
+      name: of the program.
+      function: pure.
+      sizes: static ones.
+      fixed: see `compiled.Program`.
+      options: of `jax.jit`.
+    """
+    made = jax.jit(lambda params, *args: function(params, self._cfg, *sizes, *args), **options)
+    if self.mesh is not None:
+      return placement.OnMesh(made, self.mesh)
+    return compiled.Program(made, name, self._folder, fixed, **options)
 
   def widths(self, number: int) -> Sequence[int]:
     """How many of `number` rows a chunk can work for, in ascending order. On a CPU it takes longer,
@@ -119,10 +127,12 @@ class Programs:
     return self._made(self._speaking)
 
   def abstract_states(self) -> tuple[conversations.Conversations, speaking.Speaking]:
-    """Returns shapes and shardings of both states on the mesh."""
+    """Returns the shapes of both states, and on a mesh their shardings."""
 
     def of(empty):
       shapes = jax.eval_shape(empty)
+      if self.mesh is None:
+        return shapes
       return jax.tree.map(
         lambda leaf, where: leaf.update(sharding=where), shapes, self._shardings(empty)
       )
@@ -150,9 +160,7 @@ class Programs:
     return placement.of_state(jax.eval_shape(empty), self.mesh)
 
   def _made(self, empty: Callable[[], Any]) -> Any:
-    made = jax.jit(empty, out_shardings=self._shardings(empty))()
-    # programs of `traced` give states that are bound to a device: unbound ones would compile again
-    return jax.device_put(made, jax.devices()[0]) if self._on_cpu else made
+    return jax.jit(empty, out_shardings=self._shardings(empty))()
 
 
 def speaking_rows(budgets: EngineConfig, on_cpu: bool = False) -> int:

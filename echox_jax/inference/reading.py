@@ -5,6 +5,7 @@ It is the model that taught the echo decoder to speak (paper, stage 2); the LLM 
 
 from collections.abc import Callable, Iterator
 import re
+import time
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from echox_jax import errors, model_folder, prompts
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate
+from echox_jax.inference import vocoding
 from echox_jax.inference.answering import soften
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.questions import padded
@@ -35,17 +37,15 @@ class Reader:
   def __init__(self, engine: Engine):
     model_folder.require(engine, PARTS, 'speak a text that it is given')
     self.engine = engine
-    most = engine.programs.max_words
-    self._words = jax.jit(lambda params, *args: _unit_words(params, engine.config, most, *args))
+    self._words = engine.programs.jitted('read_aloud', _unit_words, engine.programs.max_words)
 
-  def warm_up(self) -> None:
-    """Compiles all that speaking needs."""
-    self._decode([self.engine.config.special_ids.period])
-    most = self.engine.budgets.max_frames
-    for frames in (*range(1, most, 50), most):
-      units = np.arange(frames, dtype=np.int32) % 2
-      self.engine.vocode(units, np.ones(frames, np.int32))
-    self.engine.vocode(np.zeros(1, np.int32))
+  def warm_up(self) -> float:
+    """Compiles all that speaking needs; returns the seconds that it took."""
+    start, engine = time.perf_counter(), self.engine
+    ids = jax.ShapeDtypeStruct((1, engine.config.streaming.max_slice_tokens), 'int32')
+    self._words.prepare(engine.params, ids, jax.ShapeDtypeStruct((1,), 'int32'))
+    vocoding.prepare(engine.programs, engine.params, engine.questions.sizes.frames)
+    return time.perf_counter() - start
 
   def say(self, text: str) -> Iterator[Float[np.ndarray, ' S']]:
     """Yields the sound of a text, float32 at 16 kHz, a slice at a time.

@@ -11,7 +11,7 @@ import numpy as np
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
 from echox_jax.inference import programs as programs_lib
-from echox_jax.inference import steps
+from echox_jax.inference import steps, warming
 from echox_jax.inference.answering import Answering, Slice
 from echox_jax.inference.programs import Programs
 from echox_jax.units.unit_language import UnitLanguage
@@ -125,20 +125,9 @@ class Speakers:
       if own is not None and own.answering is answering:
         self._rows[row] = None
 
-  def warm_up(self, written: conversations.Written) -> None:
-    """Compiles all that speaking needs."""
-    none = np.int32(0)
-    self._said = self._programs.begin_slice(
-      self._params, self._said, none, written, none, none, np.int32(1), _GREEDY
-    )
-    self._said = self._programs.unsay(self._params, self._said, self._spelling, none, none, _GREEDY)
-    for width in self._programs.widths(len(self._rows)):
-      rows = self._programs.rows(range(width), len(self._rows))
-      self._said, _ = self._programs.speak_chunk(
-        self._params, self._said, rows, self._spelling, np.zeros(len(rows), bool), none
-      )
-    for sound in self._programs.sound.values():
-      sound(self._params, self._said, none, none)
+  def programs_needed(self) -> Iterable[warming.Job]:
+    """Everything that speaking needs."""
+    return warming.speaking(self._programs, self._params, self._spelling)
 
   def _read(self, row: int, written: conversations.Written, temperature: np.float32) -> None:
     own = self._rows[row]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from echox_jax.inference.programs import Programs
@@ -39,3 +40,14 @@ def vocode(
   shown = np.arange(size)[None] < len(frames)
   wave = np.asarray(programs.wave(params, padded(frames, size, 0), shown))[0]
   return wave[: len(frames) * (len(wave) // size)], lost
+
+
+def prepare(programs: Programs, params: dict, sizes: Sequence[int]) -> None:
+  """Compiles what `vocode` needs; `sizes`: as there."""
+
+  def row(dtype: str, frames: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, frames), dtype)
+
+  programs.durations.prepare(params, row('int32', sizes[-1]), row('bool', sizes[-1]))
+  for size in sizes:
+    programs.wave.prepare(params, row('int32', size), row('bool', size))

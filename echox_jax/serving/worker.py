@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import errors
+from echox_jax.inference import warming
 from echox_jax.inference.answering import Answering, Request
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Event, Sound
@@ -91,7 +92,7 @@ class Worker:
     self.warm, self.failed = threading.Event(), False
 
   def start(self) -> None:
-    """Starts the thread, which compiles first; `warm` is set when it is ready."""
+    """Starts the thread, which compiles first what one who talks needs; then `warm` is set."""
     self._thread.start()
 
   def stop(self) -> None:
@@ -148,9 +149,8 @@ class Worker:
 
   def _run(self) -> None:
     try:
-      seconds = self.engine.warm_up()
-      if self.reader:
-        self.reader.warm_up()
+      seconds = self.engine.warm_up(urgency=warming.FIRST)
+      threading.Thread(target=self._compile_the_rest, name='compiler', daemon=True).start()
       self.warm.set()
       _log.info('warm', extra={'seconds': round(seconds, 1)})
       while self._take_commands():
@@ -165,6 +165,18 @@ class Worker:
         speech.deliver(_BROKEN)
       while (task := self._queue.get()) is not None:  # others may just have asked
         task()
+
+  def _compile_the_rest(self) -> None:
+    """Compiles what a first question does not need. What fails is compiled once more when it is
+    asked for, and told to who asks.
+    """
+    try:
+      seconds = self.engine.warm_up()
+      if self.reader:
+        seconds += self.reader.warm_up()
+      _log.info('all_compiled', extra={'seconds': round(seconds, 1)})
+    except Exception:
+      _log.exception('compiling_failed')
 
   def _take_commands(self) -> bool:
     """Does what was asked; waits where there is nothing else to do. False = the thread ends."""

@@ -11,7 +11,7 @@ from tests.helpers import tiny_model
 
 
 @pytest.mark.parametrize('width', [1, 32])
-@pytest.mark.parametrize('name', ['read_first', 'decode_chunk', 'speak_chunk'])
+@pytest.mark.parametrize('name', ['read_first', 'read_further', 'decode_chunk', 'speak_chunk'])
 def test_a_cache_is_updated_in_place(tmp_path, name, width):
   bundle = tiny_model.tiny_bundle(tmp_path)
   budgets = dataclasses.replace(bundle.engine, conversations=32, max_context=2000)
@@ -23,7 +23,7 @@ def test_a_cache_is_updated_in_place(tmp_path, name, width):
   thinking, saying, none = made.new_conversations(), made.new_speaking(), np.zeros((), np.int32)
   state = saying if name == 'speak_chunk' else thinking
   cache = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
-  if name == 'read_first':
+  if name.startswith('read'):
     sampling = jax.tree.map(lambda x: x[:1], state.sampling)
     rest = (none[None], np.zeros((1, 32), np.int32), None, sampling, none[None])
   elif name == 'decode_chunk':

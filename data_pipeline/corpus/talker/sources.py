@@ -180,8 +180,7 @@ def definitions() -> Iterator[str]:
     pairs = fields[4 : 4 + 2 * int(fields[3], 16)]  # lemma, and which of its senses in a file
     lemmas, senses = pairs[::2], pairs[1::2]
     keys = (
-      f'{lemma.lower()}%1:{fields[1]}:{int(sense, 16):02}::'
-      for lemma, sense in zip(lemmas, senses)
+      f'{lemma.lower()}%1:{fields[1]}:{int(sense, 16):02}::' for lemma, sense in zip(lemmas, senses)
     )
     is_name = '@i' in fields  # an instance of a class
     if is_name or any(key in met for key in keys):

@@ -1,15 +1,17 @@
-"""Keeps traced programs between runs: tracing and lowering take longer than loading compiled code.
+"""Programs for one device, compiled ahead of their first run and kept between starts.
 
 JAX keeps compiled programs in its cache folder, but it finds one only by the program itself, which
-has to be traced and lowered first. So the lowered programs (StableHLO, by `jax.export`) are `kept`
-beside them, and are found by what they were made from: the device, the config, and the shapes of
-the arguments.
+has to be traced and lowered first, and that takes longer than loading what was compiled. So the
+lowered programs (StableHLO, by `jax.export`) are `kept` beside them, and are found by what they
+were made from: the device, the config, and the shapes of the arguments.
 """
 
 from collections.abc import Callable
+from concurrent import futures
 import hashlib
 import json
 from pathlib import Path
+import threading
 from typing import Any
 
 import jax
@@ -31,37 +33,69 @@ def folder(*made_from: Any) -> Path | None:
   return kept.place('traced', device.platform, device.device_kind, of_jax, made_from)
 
 
-class Traced:
-  """A jitted function that is traced in the first run alone.
+class Program:
+  """A jitted function for one device. Any thread may have it compiled for some shapes of its
+  arguments, before its first run for them; who runs it meanwhile waits.
 
   Args:
-    function: jitted, for one device.
+    function: jitted.
     name: of its files.
-    where: a `folder`.
+    where: a `folder`; None = nothing is kept.
     fixed: arguments in front whose shapes are those of the config: parameters, and a state.
     options: of `jax.jit`, as `function` has them.
   """
 
   def __init__(
-    self, function: Callable[..., Any], name: str, where: Path, fixed: int, **options: Any
+    self, function: Callable[..., Any], name: str, where: Path | None, fixed: int, **options: Any
   ):
     self._function, self._name, self._folder, self._fixed = function, name, where, fixed
     self._options = options
-    self._ready: dict[Any, Callable[..., Any]] = {}  # by the shapes of the other arguments
+    self._lock = threading.Lock()
+    # by the shapes of the other arguments
+    self._compiled: dict[Any, futures.Future[jax.stages.Compiled]] = {}
 
   def __call__(self, *args: Any) -> Any:
-    shapes = _shapes(args[self._fixed :])
-    if shapes not in self._ready:
-      described = repr(_shapes(args)).encode()
-      path = self._folder / f'{self._name}-{hashlib.sha256(described).hexdigest()[:16]}'
-      program = _read(path) or self._trace(path, args)
-      self._ready[shapes] = jax.jit(_named(program.call, self._name), **self._options)
-    return self._ready[shapes](*args)
+    return self._for(args)(*args)
+
+  def prepare(self, *args: Any) -> Any:
+    """Compiles it for arguments such as these, arrays or shapes, and runs nothing; returns the
+    shapes of what it gives.
+    """
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(shape, self._for(args).out_info)
 
   def lower(self, *args: Any) -> jax.stages.Lowered:
     """Returns the program, not compiled yet; arguments may be shapes."""
     lowered: jax.stages.Lowered = self._function.lower(*args)
     return lowered
+
+  def _for(self, args: Any) -> jax.stages.Compiled:
+    shapes = _shapes(args[self._fixed :])
+    with self._lock:
+      found = self._compiled.get(shapes)
+      if found is None:
+        mine = self._compiled[shapes] = futures.Future()
+    if found is not None:
+      return found.result()
+    try:
+      mine.set_result(self._compile(args))
+    except BaseException as error:
+      with self._lock:
+        del self._compiled[shapes]
+      mine.set_exception(error)
+    return mine.result()
+
+  def _compile(self, args: Any) -> jax.stages.Compiled:
+    if self._folder is None:
+      return self.lower(*args).compile()
+    described = repr(_shapes(args)).encode()
+    path = self._folder / f'{self._name}-{hashlib.sha256(described).hexdigest()[:16]}'
+    program = _read(path) or self._trace(path, args)
+    call: Any = jax.jit(_named(program.call, self._name), **self._options)
+    return call.lower(*args).compile()
 
   def _trace(self, path: Path, args: Any) -> export.Exported:
     """Traces a program and keeps it."""
@@ -100,7 +134,13 @@ def _static_from_bytes(data: bytes) -> tuple:
 
 
 # What programs take and give, so that `jax.export` can write it down.
-for _node in (adapter.EmbeddedSpeech, conversations.Written, sampler.Sampling, speaking.Spelling):
+for _node in (
+  adapter.EmbeddedSpeech,
+  conversations.Written,
+  generate.UnitWords,
+  sampler.Sampling,
+  speaking.Spelling,
+):
   export.register_namedtuple_serialization(_node, serialized_name=_node.__qualname__)
 for _node in (
   conversations.Conversations,

@@ -1,0 +1,117 @@
+"""Which programs answering takes, the most urgent first, so that they are compiled before anybody
+waits for them.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent import futures
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from echox_jax import rates
+from echox_jax.inference.answering import Request
+from echox_jax.inference.programs import Programs
+from echox_jax.inference.questions import Questions
+
+# How soon a program is wanted: by the first who talks, by questions that are longer or written, by
+# several who talk at once.
+FIRST, LATER, MANY = range(3)
+_USUAL_SECONDS = 8.0  # of a spoken question
+
+
+class Job(NamedTuple):
+  """A program to compile: how soon it is wanted, and what does it."""
+
+  urgency: int
+  run: Callable[[], Any]
+
+
+def run(jobs: Iterable[Job], at_once: int = 0) -> None:
+  """Compiles the most urgent ones first; `at_once`: as many as there are cores, if 0."""
+  in_order = sorted(jobs, key=lambda job: job.urgency)
+  with futures.ThreadPoolExecutor(at_once or os.cpu_count() or 1) as workers:
+    for done in [workers.submit(job.run) for job in in_order]:
+      done.result()
+
+
+def thinking(
+  programs: Programs,
+  params: dict,
+  questions: Questions,
+  reads_at_once: int,
+  asked: Iterable[tuple[np.ndarray | None, str]] | None,
+) -> Iterable[Job]:
+  """What hears, reads and thinks.
+
+  Args:
+    programs, params, questions: of the engine.
+    reads_at_once: questions that are read together.
+    asked: sound and text of all that will be asked, each for itself; None = anything, conversations
+      too.
+  """
+  samples, prompts = questions.every_size() if asked is None else questions.sizes_of(asked)
+  state, _ = programs.abstract_states()
+  none, rows = np.int32(0), questions.budgets.conversations
+
+  def sound(number: int, size: int) -> tuple[Any, Any]:
+    return _shape('float32', number, size), _shape('int32', number)
+
+  @functools.cache
+  def heard(number: int) -> Any:
+    return programs.hear.prepare(params, *sound(number, min(samples)))[0]
+
+  def read(program: Any, number: int, spoken: bool, size: int) -> None:
+    program.prepare(
+      params,
+      state,
+      _shape('int32', number),
+      _shape('int32', number, size),
+      heard(number) if spoken else None,
+      jax.tree.map(lambda x: np.stack([x] * number), Request().sampling()),
+      _shape('int32', number),
+    )
+
+  decode = programs.decode_chunk.prepare
+  fewest, *more = programs.widths(rows)
+  for width in (fewest, *more):
+    chosen = programs.rows(range(width), rows)
+    soon = FIRST if width == fewest else MANY
+    yield Job(soon, functools.partial(decode, params, state, chosen, none))
+  for number in sorted({1, reads_at_once}):
+    alone = number == 1
+    first = min((size for spoken, size in prompts if spoken), default=0)
+    for spoken, size in prompts:
+      soon = FIRST if spoken and size == first else LATER
+      programs_that_read = [programs.read_first]
+      if alone and asked is None:
+        programs_that_read.append(programs.read_further)
+      for program in programs_that_read:
+        yield Job(soon if alone else MANY, functools.partial(read, program, number, spoken, size))
+    for size in samples:
+      soon = FIRST if size <= _USUAL_SECONDS * rates.SAMPLE_RATE else LATER
+      hear = functools.partial(programs.hear.prepare, params, *sound(number, size))
+      yield Job(soon if alone else MANY, hear)
+  yield Job(LATER, functools.partial(programs.forget.prepare, params, state, none))
+
+
+def speaking(programs: Programs, params: dict, spelling: Any) -> Iterable[Job]:
+  """What says slices of answers; `spelling`: of the unit language."""
+  thought, said = programs.abstract_states()
+  none, greedy, rows = np.int32(0), np.float32(0), said.going.shape[0]
+  speak, begin = programs.speak_chunk.prepare, programs.begin_slice.prepare
+  for width in programs.widths(rows):  # one answer may have several slices to say
+    chosen, going = programs.rows(range(width), rows), _shape('bool', width)
+    yield Job(FIRST, functools.partial(speak, params, said, chosen, spelling, going, none))
+  slice_ = (none, thought.written, none, none, none, greedy)
+  yield Job(FIRST, functools.partial(begin, params, said, *slice_))
+  for sound in programs.sound.values():
+    yield Job(FIRST, functools.partial(sound.prepare, params, said, none, none))
+  unsay = programs.unsay.prepare
+  yield Job(LATER, functools.partial(unsay, params, said, spelling, none, none, greedy))
+
+
+def _shape(dtype: str, *sizes: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(sizes, dtype)
