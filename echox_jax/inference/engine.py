@@ -9,7 +9,6 @@ compiled any more. What does not fit a budget is counted, never lost in silence.
 
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
-import itertools
 import threading
 import time
 from typing import Any
@@ -256,7 +255,11 @@ class Engine:
       return self._read()
 
   def warm_up(
-    self, requests: Iterable[Request] | None = None, urgency: int = warming.MANY
+    self,
+    requests: Iterable[Request] | None = None,
+    urgency: int = warming.MANY,
+    at_once: int = 0,
+    stop: threading.Event | None = None,
   ) -> float:
     """Compiles what answering needs, in any thread; returns the seconds that it took.
 
@@ -264,19 +267,19 @@ class Engine:
       requests: what will be asked, each for itself; None = anything, conversations too.
       urgency: the last that is waited for, such as `warming.FIRST`: an answer that needs more waits
         until it is compiled. On a mesh, everything is.
+      at_once, stop: see `warming.run`.
 
     Raises:
       EchoXError: a question that the model cannot take.
     """
-    start = time.perf_counter()
+    start, programs = time.perf_counter(), self.programs
     asked = None if requests is None else [(own.wave, own.text) for own in requests]
-    jobs = warming.thinking(self.programs, self.params, self.questions, self.reads_at_once, asked)
+    jobs = [*warming.thinking(programs, self.params, self.questions, self.reads_at_once, asked)]
     if self.speaks:
-      jobs = itertools.chain(jobs, self._speakers.programs_needed())
-    if self.programs.mesh:  # all devices must start programs in the same order
-      warming.run(jobs, at_once=1)
-    else:
-      warming.run(job for job in jobs if job.urgency <= urgency)
+      jobs += self._speakers.programs_needed()
+    if programs.mesh:  # all devices must start programs in the same order
+      urgency, at_once = warming.MANY, 1
+    warming.run([job for job in jobs if job.urgency <= urgency], at_once, stop)
     return time.perf_counter() - start
 
   def _thinking(self) -> bool:

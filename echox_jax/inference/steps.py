@@ -23,8 +23,7 @@ _AUDIO_STEP = 2.0  # seconds, the first bucket of question lengths
 # Hearing is the longest wait before the first sound: a finer ladder pads a question by a fifth on
 # average, not by two fifths.
 _AUDIO_GROWTH = 2**0.5
-# Programs that read take longest to compile: few sizes of prompts. Most questions take the first.
-_PROMPT_STEP, _PROMPT_GROWTH = 64, 4  # tokens
+_PROMPT_GROWTH = 4  # programs that read take long to compile: few sizes
 _FRAME_STEP = 100  # 2 s of speech
 
 
@@ -46,7 +45,7 @@ def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
   seconds = _growing(_AUDIO_STEP, longest, _AUDIO_GROWTH)
   return Buckets(
     sorted({round(s * rates.SAMPLE_RATE) for s in seconds}),
-    [int(n) for n in _growing(_PROMPT_STEP, engine.max_prompt_tokens, _PROMPT_GROWTH)],
+    [int(n) for n in _growing(engine.prompt_step, engine.max_prompt_tokens, _PROMPT_GROWTH)],
     [int(n) for n in _growing(_FRAME_STEP, engine.max_frames, 2)],
   )
 

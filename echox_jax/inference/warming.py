@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent import futures
 import functools
 import os
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -29,12 +30,26 @@ class Job(NamedTuple):
   run: Callable[[], Any]
 
 
-def run(jobs: Iterable[Job], at_once: int = 0) -> None:
-  """Compiles the most urgent ones first; `at_once`: as many as there are cores, if 0."""
+def run(jobs: Iterable[Job], at_once: int = 0, stop: threading.Event | None = None) -> None:
+  """Compiles the most urgent ones first.
+
+  Args:
+    jobs: what to do.
+    at_once: as many at once; 0 = as there are cores.
+    stop: once it is set, none is begun any more.
+  """
+
+  def do(job: Job) -> None:
+    if stop is None or not stop.is_set():
+      job.run()
+
   in_order = sorted(jobs, key=lambda job: job.urgency)
-  with futures.ThreadPoolExecutor(at_once or os.cpu_count() or 1) as workers:
-    for done in [workers.submit(job.run) for job in in_order]:
+  workers = futures.ThreadPoolExecutor(at_once or os.cpu_count() or 1)
+  try:
+    for done in [workers.submit(do, job) for job in in_order]:
       done.result()
+  finally:
+    workers.shutdown(cancel_futures=True)
 
 
 def thinking(
@@ -94,7 +109,7 @@ def thinking(
       soon = FIRST if size <= _USUAL_SECONDS * rates.SAMPLE_RATE else LATER
       hear = functools.partial(programs.hear.prepare, params, *sound(number, size))
       yield Job(soon if alone else MANY, hear)
-  yield Job(LATER, functools.partial(programs.forget.prepare, params, state, none))
+  yield Job(FIRST, functools.partial(programs.forget.prepare, params, state, none))
 
 
 def speaking(programs: Programs, params: dict, spelling: Any) -> Iterable[Job]:
@@ -110,7 +125,7 @@ def speaking(programs: Programs, params: dict, spelling: Any) -> Iterable[Job]:
   for sound in programs.sound.values():
     yield Job(FIRST, functools.partial(sound.prepare, params, said, none, none))
   unsay = programs.unsay.prepare
-  yield Job(LATER, functools.partial(unsay, params, said, spelling, none, none, greedy))
+  yield Job(FIRST, functools.partial(unsay, params, said, spelling, none, none, greedy))
 
 
 def _shape(dtype: str, *sizes: int) -> jax.ShapeDtypeStruct:

@@ -89,7 +89,7 @@ class Worker:
     self._lock = threading.Lock()
     self._admitted: set[Ticket | _Speech] = set()  # asked for, neither ended nor cancelled
     self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
-    self.warm, self.failed = threading.Event(), False
+    self.warm, self.failed, self._stopping = threading.Event(), False, threading.Event()
 
   def start(self) -> None:
     """Starts the thread, which compiles first what one who talks needs; then `warm` is set."""
@@ -97,6 +97,7 @@ class Worker:
 
   def stop(self) -> None:
     """Ends the thread, and with it every answer; returns when it has ended."""
+    self._stopping.set()
     self._queue.put(None)
     self._thread.join()
 
@@ -167,12 +168,12 @@ class Worker:
         task()
 
   def _compile_the_rest(self) -> None:
-    """Compiles what a first question does not need. What fails is compiled once more when it is
-    asked for, and told to who asks.
+    """Compiles what a first question does not need, on one core: another one answers. What fails is
+    compiled once more when it is asked for, and told to who asks.
     """
     try:
-      seconds = self.engine.warm_up()
-      if self.reader:
+      seconds = self.engine.warm_up(at_once=1, stop=self._stopping)
+      if self.reader and not self._stopping.is_set():
         seconds += self.reader.warm_up()
       _log.info('all_compiled', extra={'seconds': round(seconds, 1)})
     except Exception:

@@ -25,6 +25,7 @@ WORDS = (
 
 ENGINE = EngineConfig(
   max_prompt_tokens=48,
+  prompt_step=22,
   max_new_tokens=20,
   max_unit_words=12,
   max_frames=160,
