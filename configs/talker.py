@@ -68,7 +68,7 @@ from echox_jax.errors import ConfigError
 LLM, SHARE = 'ECHOX_LLM', 'ECHOX_SHARE'
 # About what the whole recipe of `launch.corpus --recipe talker` makes, to train on and to test.
 QUESTIONS = Source('questions', 29_819, 24.0)
-SENTENCES = Source('alignment_questions', 94_700, 95.0)
+SENTENCES = Source('alignment_questions', 121_000, 130.0)
 ANSWER_HOURS = 20.0
 ALONE_HOURS = 8.0  # of sentences, and of lists of words, that the answer voice says beside them
 TESTS = 1_250  # of the questions

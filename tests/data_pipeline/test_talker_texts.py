@@ -126,6 +126,18 @@ def test_packages_are_read_where_they_are(tmp_path, monkeypatch):
   ]
 
 
+def test_names_and_nouns_that_were_met_are_defined(tmp_path, monkeypatch):
+  talker_sources.write(tmp_path, monkeypatch, talker_sources.DEFINED)
+  assert list(sources.definitions()) == [
+    'Arnhem, a city in the central Netherlands.',
+    'Thomas Stearns Eliot, British poet.',
+    'Tower, a structure taller than its diameter.',
+  ]
+  talker_sources.write(tmp_path / 'other', monkeypatch, ['08950230 15 n xx Arnhem 0 | a city'])
+  with pytest.raises(DataError, match='data.noun of wordnet-base is missing or damaged'):
+    list(sources.definitions())
+
+
 def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch):
   monkeypatch.setenv('WNSEARCHDIR', str(tmp_path / 'none'))
   with pytest.raises(DataError, match='WordNet .* not installed: .*`apt-get install wordnet-base`'):
@@ -148,7 +160,9 @@ def test_wordnet_has_the_words():
   found = list(sources.sentences())
   assert len(found) >= 40_000 and len(set(found)) == len(found)
   assert len({word for text in found for word in texts.words_of(text)}) >= 15_000
-  assert all(2 <= len(text.split()) <= 20 and text[-1] in '.?!' for text in found)
+  defined = list(sources.definitions())
+  assert len(defined) >= 15_000 and 'Gulu, a city in northern Uganda.' in defined
+  assert all(2 <= len(text.split()) <= 20 and text[-1] in '.?!' for text in found + defined)
 
 
 def test_trivia_and_dialogues_are_many():

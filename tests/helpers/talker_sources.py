@@ -35,6 +35,16 @@ WORDNET = (
   '00002137 03 n 01 thing 0 001 @ 00001740 n 0000 | a thing; "how big is that part compared to the '
   'whole?"; "the team is a unit"; "he bought 10,000 of them"; "the team is a unit"',
 )
+MET = 'tower%1:06:00:: 1 5\n'  # the senses that WordNet's authors counted
+DEFINED = (
+  '08950230 15 n 01 Arnhem 0 002 @i 08524735 n 0000 #p 08949093 n 0000 | a city in the central '
+  'Netherlands; site of a battle',
+  '10957072 18 n 02 Eliot 1 Thomas_Stearns_Eliot 0 001 @i 10444194 n 0000 | British poet (born in '
+  'the United States) who won a prize',
+  '04460130 06 n 01 tower 0 001 @ 04341686 n 0000 | a structure taller than its diameter',
+  '04460131 06 n 01 tower 1 001 @ 04341686 n 0000 | a sense that nobody met',
+  '00000001 15 n 01 Nil 0 001 @i 08524735 n 0000 | ',
+)
 
 
 def write(folder, monkeypatch, sentences=WORDNET):
@@ -51,6 +61,7 @@ def write(folder, monkeypatch, sentences=WORDNET):
   for part in ('noun', 'verb', 'adj', 'adv'):
     lines = sentences if part == 'noun' else ()
     (folder / 'wordnet' / f'data.{part}').write_text('  1 A licence.\n' + '\n'.join(lines))
+  (folder / 'wordnet' / 'cntlist.rev').write_text(MET)
   monkeypatch.setenv('WNSEARCHDIR', str(folder / 'wordnet'))
   written, real = (sources.TRIVIA.module, sources.DIALOGUES.module), storage.package_folder
 

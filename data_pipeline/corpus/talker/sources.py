@@ -173,21 +173,22 @@ def definitions() -> Iterator[str]:
   """
   met = {line.split()[0] for line in _text(WORDNET, 'cntlist.rev').splitlines()}
   for line in _text(WORDNET, 'data.noun').splitlines():
-    if line.startswith(' '):  # the licence
-      continue
     head, _, gloss = line.partition(' | ')
     fields = head.split()
-    pairs = fields[4 : 4 + 2 * int(fields[3], 16)]  # lemma, and which of its senses in a file
-    lemmas, senses = pairs[::2], pairs[1::2]
-    keys = (
-      f'{lemma.lower()}%1:{fields[1]}:{int(sense, 16):02}::' for lemma, sense in zip(lemmas, senses)
-    )
+    if line.startswith(' '):  # the licence
+      continue
+    try:
+      pairs = fields[4 : 4 + 2 * int(fields[3], 16)]  # a lemma, and which of its senses in its file
+    except (IndexError, ValueError) as error:
+      raise DataError(_damaged(WORDNET, 'data.noun')) from error
+    lemmas, senses = pairs[::2], [int(sense, 16) for sense in pairs[1::2]]
+    keys = [f'{lemma.lower()}%1:{fields[1]}:{sense:02}::' for lemma, sense in zip(lemmas, senses)]
     is_name = '@i' in fields  # an instance of a class
-    if is_name or any(key in met for key in keys):
+    said = re.split(r'[;(]', gloss)[0].strip()
+    if said and (is_name or not met.isdisjoint(keys)):
       lemma = max(lemmas, key=len) if is_name else lemmas[0]  # people have their full names
-      said = re.split(r'[;(]', gloss)[0].strip()
-      text = f'{lemma.replace("_", " ")}, {said}'
-      if said and not _RUDE.search(text) and (text := clean(text, SENTENCE_WORDS)):
+      text = clean(f'{lemma.replace("_", " ")}, {said}', SENTENCE_WORDS)
+      if text and not _RUDE.search(text):
         yield text
 
 
