@@ -25,8 +25,6 @@ def main(argv: list[str] | None = None) -> None:
   for package in _PACKAGES:
     errors.require(package, 'serve', 'serving')
   from echox_jax.serving import limits, logs
-  from echox_jax.serving.hub import open_hub
-  from echox_jax.serving.limits import Access, Limits
   from echox_jax.serving.server import Server
 
   limits.check_host(args.host, args.token)
@@ -36,16 +34,7 @@ def main(argv: list[str] | None = None) -> None:
   logs.to_stderr()
   cli.keep_compiled_programs()
   sys.setswitchinterval(0.001)  # the thread of the engine lets the sockets in sooner
-  model = model_options.open_model(args)
-  if not any(option.startswith('conversations=') for option in args.engine):
-    budgets = dataclasses.replace(
-      model.engine, conversations=max(model.engine.conversations, min(args.max_sessions, 8))
-    )
-    model = dataclasses.replace(model, engine=budgets)
-  own = Limits(
-    sessions=args.max_sessions, idle_seconds=args.idle_seconds, stop_seconds=args.stop_seconds
-  )
-  hub = open_hub(model, args.name, own, Access(args.token, tuple(args.origin)))
+  hub = _open(args)
   server = Server(hub, args.host, args.port, args.certificate, args.key)
   asyncio.run(_run(server, hub, args))
 
@@ -94,6 +83,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   if bool(args.certificate) != bool(args.key):
     raise errors.EchoXError('TLS needs both --certificate and --key: give the other one too.')
   return args
+
+
+def _open(args: argparse.Namespace):
+  """The hub of the model. What was loaded is forgotten: the engine holds the parameters once more,
+  as it computes with them.
+  """
+  from echox_jax.serving.hub import open_hub
+  from echox_jax.serving.limits import Access, Limits
+
+  model = model_options.open_model(args)
+  if not any(option.startswith('conversations=') for option in args.engine):
+    budgets = dataclasses.replace(
+      model.engine, conversations=max(model.engine.conversations, min(args.max_sessions, 8))
+    )
+    model = dataclasses.replace(model, engine=budgets)
+  own = Limits(
+    sessions=args.max_sessions, idle_seconds=args.idle_seconds, stop_seconds=args.stop_seconds
+  )
+  return open_hub(model, args.name, own, Access(args.token, tuple(args.origin)))
 
 
 async def _run(server, hub, args: argparse.Namespace) -> None:
