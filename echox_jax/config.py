@@ -319,7 +319,7 @@ class EngineConfig:
   """
 
   max_prompt_tokens: int = 1024
-  prompt_step: int = 64
+  prompt_step: int = 32
   max_new_tokens: int = 512
   max_unit_words: int = 2048
   max_frames: int = 1024

@@ -100,9 +100,10 @@ def _ready(tree: dict, *, cfg: EchoXConfig, group: str, int8: bool, on_cpu: bool
     tree = quantize.quantize(tree)
   if not on_cpu:
     return tree
-  tree = llama.separate_layers(tree)  # as a CPU reads it fastest
+  tree = quantize.with_rows(llama.separate_layers(tree))  # as a CPU reads it fastest
   if group == 'llm':
-    return llama.transpose_head(tree, llama.head_embedding(tree))
+    tree = llama.transpose_head(tree, llama.head_embedding(tree))
+    return llama.quantise_head(tree) if int8 else tree
   return generate.transpose_unit_head(tree, cfg)
 
 

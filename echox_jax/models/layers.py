@@ -75,8 +75,11 @@ class Dense(nn.Module):
     width = x.shape[-1]
     param = functools.partial(_param, self)
     x = x.astype(self.dtype)
-    kernel = param('kernel', self.kernel_init, self.axes, (width, self.features))
-    y = matmul(x, kernel.astype(self.dtype))
+    if self.has_variable('params', quantize.ROWS):
+      y = quantize.matmul_rows(x, self.get_variable('params', quantize.ROWS))
+    else:
+      kernel = param('kernel', self.kernel_init, self.axes, (width, self.features))
+      y = matmul(x, kernel.astype(self.dtype))
     if self.has_variable('params', quantize.SCALE):
       y *= self.get_variable('params', quantize.SCALE).astype(self.dtype)
     if self.use_bias:

@@ -10,7 +10,7 @@ import pytest
 
 import echox_jax
 from echox_jax import errors
-from echox_jax.inference import placement
+from echox_jax.inference import placement, programs
 from echox_jax.models import llama, quantize
 from echox_jax.models.attention import Mask
 from tests.helpers import mesh_answers, tiny_model
@@ -82,6 +82,32 @@ def test_a_quantised_kernel_is_nearly_the_kernel():
   assert values.dtype == jnp.int8 and scale.shape == (2, 7)
   most = np.abs(kernel).max(axis=1, keepdims=True)
   assert (np.abs(values * scale[:, None] - kernel) <= most / 127 / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize('shape', [(1,), (2, 1), (8,), (3, 5)])
+def test_rows_of_a_kernel_multiply_as_the_kernel(shape):
+  rng = np.random.default_rng(0)
+  kernel, x = rng.normal(size=(30, 7)).astype('f'), rng.normal(size=(*shape, 30)).astype('f')
+  made = quantize.quantize({'kernel': jnp.asarray(kernel)})
+  rows = quantize.with_rows({'deep': made})['deep']
+  assert rows['kernel_rows'].shape == (7, 30) and 'kernel' not in rows
+  stored = np.asarray(made['kernel'], 'f') * made['kernel_scale']
+  np.testing.assert_allclose(quantize.scaled_product(x, rows), x @ stored, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(quantize.row(rows, 3), stored[:, 3], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_loop_over_tokens_reads_int8(bundle):
+  """XLA would gladly widen the weights once, before the loop, and read four times as much in it."""
+  if jax.default_backend() != 'cpu':
+    pytest.skip('the rows are for CPUs')
+  params, cfg = placement.prepare(bundle.params, bundle.config, None, int8=True)
+  made = programs.Programs(cfg, bundle.engine)
+  rows, none = np.arange(1, dtype=np.int32), np.int32(0)
+  program = made.decode_chunk.lower(params, made.new_conversations(), rows, none).compile()
+  weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params['llm']) if leaf.dtype == jnp.int8)
+  cache = sum(leaf.nbytes for leaf in jax.tree.leaves(made.new_conversations().cache))
+  assert program.memory_analysis().temp_size_in_bytes < cache + weights
 
 
 def test_a_folder_is_opened_with_a_dtype_and_a_mesh(tmp_path):
