@@ -49,8 +49,9 @@ demo:
 # `make talk HOST_PORT=9000` on another port, `make talk MODEL=DIR` with another model.
 HOST_PORT ?= 8765
 MODEL ?= $(if $(wildcard $(OUT)/model/config.json),$(OUT)/model,echox-nano)
-# A CPU thinks more than twice as fast in int8 where the LLM is larger than its caches.
-TALK_OPTIONS ?= --max-sessions 4 $(if $(filter echox-135m,$(MODEL)),--int8)
+# For a few people: fewer programs are compiled. A CPU thinks more than twice as fast in int8 where the LLM is larger
+# than its caches.
+TALK_OPTIONS ?= --max-sessions 4 --engine questions=1 $(if $(filter echox-135m,$(MODEL)),--int8)
 talk: $(VENV)/.talk $(if $(filter echox-135m,$(MODEL)),$(VENV)/.smollm2)
 	@$(BIN)/python -m launch.serve --checkpoint $(MODEL) --port $(HOST_PORT) $(TALK_OPTIONS)
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, browsers.needs_chromium]
 def served():
   """The server that the Makefile starts, with the shipped model."""
   command = [sys.executable, '-m', 'launch.serve', '--checkpoint', 'echox-135m', '--port', '8799']
-  command += ['--max-sessions', '4', '--int8']
+  command += ['--max-sessions', '4', '--engine', 'questions=1', '--int8']
   server = subprocess.Popen(command, cwd=ROOT)
   deadline = time.monotonic() + 600
   while time.monotonic() < deadline and server.poll() is None:
