@@ -106,7 +106,6 @@ ENGINE = dict(
   max_unit_words=SLICE_WORDS,
   max_frames=768,
   max_prompt_tokens=512,
-  prompt_step=64,
   max_context=1024,
   words_per_token=12,
   least_words_per_token=1.0,

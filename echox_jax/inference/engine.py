@@ -378,6 +378,9 @@ class Engine:
     requests: Sequence[Request],
   ) -> None:
     """Runs a program that reads."""
+    if heard is not None:
+      slots = bucket(self._sizes.slots, int(jax.device_get(heard.kept).max()))
+      heard = self.programs.cut[slots](self.params, heard)
     size, most = bucket(self._sizes.prompt, max(map(len, prompts))), self.budgets.max_new_tokens
     ids = np.concatenate([padded(ids, size, self.config.special_ids.pad) for ids in prompts])
     sampling = jax.tree.map(lambda *x: np.stack(x), *(r.sampling() for r in requests))

@@ -56,6 +56,10 @@ class Programs:
       return self.jitted(name, function, *sizes, fixed=2, **options)
 
     self.hear = self.jitted('hear', _hear)
+    self.cut = {
+      slots: self.jitted(f'cut_{slots}', functools.partial(_cut, slots))
+      for slots in steps.buckets(cfg, budgets).slots
+    }
     self.read_first = using(
       'read_first', thinks, functools.partial(_read, conversations.read_first)
     )
@@ -177,6 +181,12 @@ def _hear(
   states, state_lengths = steps.encode(params, cfg, audio, lengths)
   speech = echox.embed_speech(params, cfg, states, state_lengths)
   return speech.for_llm(), speech.labels
+
+
+def _cut(slots: int, params: dict, cfg: EchoXConfig, heard: EmbeddedSpeech) -> EmbeddedSpeech:
+  """The first slots of speech, in which all of it is: reading takes as long as there are slots."""
+  del params, cfg
+  return heard._replace(embeddings=heard.embeddings[:, :slots])
 
 
 def _read(

@@ -23,16 +23,18 @@ _AUDIO_STEP = 2.0  # seconds, the first bucket of question lengths
 # Hearing is the longest wait before the first sound: a finer ladder pads a question by a fifth on
 # average, not by two fifths.
 _AUDIO_GROWTH = 2**0.5
-_PROMPT_GROWTH = 4  # programs that read take long to compile: few sizes
+_READ_GROWTH = 4  # programs that read take long to compile: few sizes
+_SLOT_STEP = 32  # what is said in ten seconds
 _FRAME_STEP = 100  # 2 s of speech
 
 
 class Buckets(NamedTuple):
-  """Static sizes that inputs are padded to, in ascending order: samples of a question, ids of a
-  prompt, frames of speech.
+  """Static sizes that inputs are padded to, in ascending order: samples of a question, slots of
+  what was said in it, ids of a prompt, frames of speech.
   """
 
   samples: Sequence[int]
+  slots: Sequence[int]
   prompt: Sequence[int]
   frames: Sequence[int]
 
@@ -45,7 +47,8 @@ def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
   seconds = _growing(_AUDIO_STEP, longest, _AUDIO_GROWTH)
   return Buckets(
     sorted({round(s * rates.SAMPLE_RATE) for s in seconds}),
-    [int(n) for n in _growing(engine.prompt_step, engine.max_prompt_tokens, _PROMPT_GROWTH)],
+    [int(n) for n in _growing(_SLOT_STEP, cfg.adapter.shrink_budget, _READ_GROWTH)],
+    [int(n) for n in _growing(engine.prompt_step, engine.max_prompt_tokens, _READ_GROWTH)],
     [int(n) for n in _growing(_FRAME_STEP, engine.max_frames, 2)],
   )
 

@@ -78,13 +78,13 @@ def thinking(
   def heard(number: int) -> Any:
     return programs.hear.prepare(params, *sound(number, min(samples)))[0]
 
-  def read(program: Any, number: int, spoken: bool, size: int) -> None:
+  def read(program: Any, number: int, slots: int, size: int) -> None:
     program.prepare(
       params,
       state,
       _shape('int32', number),
       _shape('int32', number, size),
-      heard(number) if spoken else None,
+      programs.cut[slots].prepare(params, heard(number)) if slots else None,
       jax.tree.map(lambda x: np.stack([x] * number), Request().sampling()),
       _shape('int32', number),
     )
@@ -95,16 +95,22 @@ def thinking(
     chosen = programs.rows(range(width), rows)
     soon = FIRST if width == fewest else MANY
     yield Job(soon, functools.partial(decode, params, state, chosen, none))
+  # slots of speech, 0 = none, and ids
+  read_sizes = [
+    (slots, size)
+    for spoken, size in prompts
+    for slots in (questions.sizes.slots if spoken else (0,))
+  ]
+  first = min((sizes for sizes in read_sizes if sizes[0]), default=None)
   for number in sorted({1, reads_at_once}):
     alone = number == 1
-    first = min((size for spoken, size in prompts if spoken), default=0)
-    for spoken, size in prompts:
-      soon = FIRST if spoken and size == first else LATER
-      programs_that_read = [programs.read_first]
-      if alone and asked is None:
-        programs_that_read.append(programs.read_further)
+    programs_that_read = [programs.read_first]
+    if alone and asked is None:
+      programs_that_read.append(programs.read_further)
+    for sizes in read_sizes:
+      soon = FIRST if sizes == first else LATER
       for program in programs_that_read:
-        yield Job(soon if alone else MANY, functools.partial(read, program, number, spoken, size))
+        yield Job(soon if alone else MANY, functools.partial(read, program, number, *sizes))
     for size in samples:
       soon = FIRST if size <= _USUAL_SECONDS * rates.SAMPLE_RATE else LATER
       hear = functools.partial(programs.hear.prepare, params, *sound(number, size))
