@@ -18,6 +18,7 @@ class Metrics:
     answering: answers that were asked for and have not ended.
     first_sound, total: seconds from the question to the first sound, and to the end.
     work: seconds of a piece of work of the engine.
+    compiling: 1 while programs are compiled behind the answers.
     sound: seconds of speech that were made.
     tokens: of answers.
     errors: error events, by code.
@@ -38,6 +39,7 @@ class Metrics:
       'answer_seconds', 'From the question to the end of the answer.', buckets=_SECONDS, **made
     )
     self.work = Histogram('work_seconds', 'A piece of work of the engine.', buckets=_WORK, **made)
+    self.compiling = Gauge('compiling', 'Programs are compiled behind the answers.', **made)
     self.sound = Counter('sound_seconds', 'Speech that was made.', **made)
     self.tokens = Counter('tokens', 'Tokens of answers.', **made)
     self.errors = Counter('errors', 'Error events by code.', ['code'], **made)

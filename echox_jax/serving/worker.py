@@ -151,6 +151,7 @@ class Worker:
   def _run(self) -> None:
     try:
       seconds = self.engine.warm_up(urgency=warming.FIRST)
+      self._metrics.compiling.set(1)
       threading.Thread(target=self._compile_the_rest, name='compiler', daemon=True).start()
       self.warm.set()
       _log.info('warm', extra={'seconds': round(seconds, 1)})
@@ -178,6 +179,8 @@ class Worker:
       _log.info('all_compiled', extra={'seconds': round(seconds, 1)})
     except Exception:
       _log.exception('compiling_failed')
+    finally:
+      self._metrics.compiling.set(0)
 
   def _take_commands(self) -> bool:
     """Does what was asked; waits where there is nothing else to do. False = the thread ends."""

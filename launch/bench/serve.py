@@ -32,6 +32,7 @@ import subprocess
 import sys
 import time
 from typing import Any
+from urllib import request
 
 import numpy as np
 
@@ -308,10 +309,18 @@ def _server(checkpoint: Path, sessions: int):
         f'{checkpoint}` and read what it says.'
       )
     place = line.split('http://')[1].split('/')[0]
+    while _is_compiling(place):
+      time.sleep(0.5)
     yield f'ws://{place}/v1/realtime', process
   finally:
     process.terminate()
     process.wait(60)
+
+
+def _is_compiling(place: str) -> bool:
+  """Whether a server, which answers already, still compiles what rare questions need."""
+  with request.urlopen(f'http://{place}/metrics', timeout=60) as told:
+    return b'echox_compiling 1.0' in told.read()
 
 
 def _at_24k(file: Path) -> np.ndarray:

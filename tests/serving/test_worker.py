@@ -4,6 +4,7 @@ import asyncio
 import json
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -63,6 +64,23 @@ def worker(reader):
   assert made.warm.wait(300) and not made.failed
   yield made
   made.stop()
+
+
+def test_the_rest_is_compiled_behind_the_answers(reader):
+  metrics, seat = Metrics(), Told()
+  worker = Worker(reader.engine, reader, 2, metrics)
+  worker.start()
+  try:
+    assert worker.warm.wait(300)
+    deadline = time.monotonic() + 300
+    while b'echox_compiling 1.0' in metrics.text():
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+    with compiling() as made:
+      seat.until(asked(worker, seat, 'What is two plus two?'), Done)
+    assert not made
+  finally:
+    worker.stop()
 
 
 @pytest.fixture
