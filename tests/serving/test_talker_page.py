@@ -28,7 +28,7 @@ def served():
   deadline = time.monotonic() + 600
   while time.monotonic() < deadline and server.poll() is None:
     try:
-      request.urlopen(ADDRESS).close()
+      request.urlopen(f'{ADDRESS}readyz').close()
       break
     except error.URLError:
       time.sleep(0.5)
@@ -52,8 +52,9 @@ def test_it_answers_a_voice_that_it_never_heard(served, said, tmp_path):
   soundfile.write(tmp_path / 'said.wav', np.append(said, np.zeros(5 * 48000, said.dtype)), 48000)
   with browsers.launched(tmp_path / 'said.wav') as browser:
     page = browser.new_page()
+    page.set_default_timeout(120_000)  # the answer is played to its end
     page.goto(served)
-    page.get_by_text('Ready.').wait_for(timeout=600_000)  # all programs are compiled first
+    page.get_by_text('Ready.').wait_for()
     page.get_by_role('button', name='Hold to talk').hover()
     page.mouse.down()
     page.get_by_text('Listening. Release to ask.').wait_for()
