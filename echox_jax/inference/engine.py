@@ -266,7 +266,7 @@ class Engine:
     Args:
       requests: what will be asked, each for itself; None = anything, conversations too.
       urgency: the last that is waited for, such as `warming.FIRST`: an answer that needs more waits
-        until it is compiled. On a mesh, everything is.
+        until it is compiled.
       at_once, stop: see `warming.run`.
 
     Raises:
@@ -278,7 +278,7 @@ class Engine:
     if self.speaks:
       jobs += self._speakers.programs_needed()
     if programs.mesh:  # all devices must start programs in the same order
-      urgency, at_once = warming.MANY, 1
+      at_once = 1
     warming.run([job for job in jobs if job.urgency <= urgency], at_once, stop)
     return time.perf_counter() - start
 

@@ -152,7 +152,10 @@ class Worker:
     try:
       seconds = self.engine.warm_up(urgency=warming.FIRST)
       self._metrics.compiling.set(1)
-      threading.Thread(target=self._compile_the_rest, name='compiler', daemon=True).start()
+      if self.engine.programs.mesh:  # all devices must start programs in the same order
+        self._compile_the_rest()
+      else:
+        threading.Thread(target=self._compile_the_rest, name='compiler', daemon=True).start()
       self.warm.set()
       _log.info('warm', extra={'seconds': round(seconds, 1)})
       while self._take_commands():

@@ -179,9 +179,9 @@ def definitions() -> Iterator[str]:
       continue
     try:
       pairs = fields[4 : 4 + 2 * int(fields[3], 16)]  # a lemma, and which of its senses in its file
+      lemmas, senses = pairs[::2], [int(sense, 16) for sense in pairs[1::2]]
     except (IndexError, ValueError) as error:
       raise DataError(_damaged(WORDNET, 'data.noun')) from error
-    lemmas, senses = pairs[::2], [int(sense, 16) for sense in pairs[1::2]]
     keys = [f'{lemma.lower()}%1:{fields[1]}:{sense:02}::' for lemma, sense in zip(lemmas, senses)]
     is_name = '@i' in fields  # an instance of a class
     said = re.split(r'[;(]', gloss)[0].strip()
