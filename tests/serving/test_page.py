@@ -77,6 +77,17 @@ def test_it_asks_aloud_and_hears_and_interrupts(page):
   assert page.locator('#turns > li').count() == 3
 
 
+def test_it_waits_for_a_server_that_is_not_ready(browser, server, monkeypatch):
+  page = browser.new_page()
+  with monkeypatch.context() as starting:
+    starting.setattr(server.hub, 'stopping', True)
+    page.goto(server.http)
+    page.get_by_text('The server is starting. This page connects').wait_for()
+    assert page.get_by_role('button', name='Hold to talk').is_disabled()
+  page.get_by_text('Ready.').wait_for()
+  page.close()
+
+
 def test_hands_free_it_hears_and_is_interrupted_by_the_voice(page):
   button = page.get_by_role('button', name='Hands-free')
   button.click()

@@ -11,6 +11,7 @@ const microphone = new Microphone(listen);
 const IGNORED = new Set(['response_cancel_not_active']);
 const NUMBERS = ['temperature', 'top_p', 'top_k', 'repetition_penalty', 'seed'];
 const KEPT_SECONDS = 150;
+const POLL_MS = 1000;
 
 let ready = false;
 let hears = false; // whether the model takes spoken questions
@@ -307,6 +308,16 @@ async function reason() {
   }
 }
 
+// A server that has just started compiles before it takes connections: the page waits for it.
+async function open() {
+  const waits = () => new Promise((done) => setTimeout(done, POLL_MS));
+  while (!(await fetch('readyz').catch(() => ({ok: false}))).ok) {
+    tell('The server is starting. This page connects as soon as it is ready.');
+    await waits();
+  }
+  connection.open();
+}
+
 // Wiring
 
 connection.addEventListener('any', ({detail}) => handlers[detail.type]?.(detail));
@@ -342,4 +353,4 @@ addEventListener('keyup', (event) => {
   }
 });
 
-connection.open();
+open();
