@@ -29,8 +29,12 @@ Llama, a Qwen2 or a Qwen3. The rest follows from it:
   and a step takes a third of the time. LLMs wider than 768 have the released `medium` decoder of
   `echox_8b.py` instead.
 - Where the LLM ties its embeddings, they also score the words that the adapter hears
-  (`adapter.tied_ctc`): they are made for that. Where it does not, the adapter learns a table of its
-  own.
+  (`adapter.tied_ctc`): they are made for that. How a word is written scores it, too
+  (`.spelled_ctc`): most words of a vocabulary are rarer than the corpus is long. Where the LLM does
+  not tie them, the adapter learns a table of its own.
+- The LLM reads what the adapter hears as words (`adapter.output`), unsure ones as mixtures. So it
+  answers a spoken question as the written one from the end of `align` on, and s2t has to teach it
+  nothing but what to make of words that were misheard.
 - A vocabulary in which every token means something gets one more id, for speech.
 - `STEPS` are for the whole corpus. A share of it takes that share of the steps, so that everything
   is heard as often, and spoken as often; the warm-up is a twentieth of them.
@@ -112,6 +116,7 @@ ENGINE = dict(
   words_per_token=12,
   least_words_per_token=1.0,
 )
+ADAPTER = dict(num_layers=2, drop_blank=True, output='words')
 UNIT_TRUNK = dict(
   hidden_size=256, intermediate_size=768, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=64
 )
@@ -208,7 +213,8 @@ def recipe(stage: str, model: EchoXConfig, folder: str, share: float = 1.0) -> C
   parts['unit_decoder'] |= dict(text_table='spelling', text_stride=WORDS_A_TOKEN, text_fusion=True)
   parts['streaming'] = STREAMING
   # as many slots as a clip may have tokens
-  parts['adapter'] |= dict(drop_blank=True, tied_ctc=model.llm.tie_embeddings, shrink_budget=LABELS)
+  ties = model.llm.tie_embeddings
+  parts['adapter'] |= ADAPTER | dict(tied_ctc=ties, spelled_ctc=ties, shrink_budget=LABELS)
   pretrained = dict(
     kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED)
   )

@@ -124,6 +124,13 @@ class AdapterConfig:
   `tied_ctc`: the LLM's input embeddings score the CTC labels, without gradient, in place of a table
   of the adapter's own, so that frames come to lie where the LLM knows words. The blank alone has a
   row of its own, because the LLM has learned none for it.
+  `spelled_ctc`: with `tied_ctc`, how a token is written scores it too: a learned map of the table
+  `unit_decoder.text_table` = `spelling` is added to the embeddings. So rare tokens, too, have the
+  letters of others that sound like them.
+  `output`: what the LLM reads of a kept frame. `frames`: the frame itself, having looked back, as
+  Soundwave has it. `words`: the mean of the LLM's input embeddings, each weighed by the CTC
+  probability of its token among those that are no blank (LegoSLM, arXiv 2505.11352), so that the
+  LLM reads a question as if it were written, without having learned to. It takes `drop_blank`.
   """
 
   variant: str = 'paper'
@@ -135,6 +142,8 @@ class AdapterConfig:
   drop_blank: bool = False
   ctc_chunk: int = 0
   tied_ctc: bool = False
+  spelled_ctc: bool = False
+  output: str = 'frames'
   layer_norm_eps: float = 1e-5
   dtype: str = 'float32'
 

@@ -30,7 +30,7 @@ from echox_jax.models import trees
 from echox_jax.storage import Path
 from echox_jax.units.unit_language import UnitLanguage
 
-# Parts of a model needed for text answers, for spoken questions and for spoken answers.
+# Parts of a model needed for text answers, for spoken questions (`hearing`) and for spoken answers.
 TEXT, HEARING = ('llm', 'tokenizer'), ('whisper', 'adapter')
 SPEAKING = ('unit_text_embedding', 'echo', 'denoising_adapter', 'vocoder', 'unit_language')
 # The parameter groups among them.
@@ -50,6 +50,11 @@ class Bundle:
   engine: EngineConfig = EngineConfig()
   tokenizer: tokenizer_lib.Tokenizer | None = None
   unit_language: UnitLanguage | None = None
+
+
+def hearing(cfg: EchoXConfig) -> tuple[str, ...]:
+  """Returns the parts that a model needs for spoken questions."""
+  return HEARING + (('unit_text_embedding',) if cfg.adapter.spelled_ctc else ())
 
 
 def require(model: Any, parts: Iterable[str], purpose: str = '', remedy: str = '') -> None:

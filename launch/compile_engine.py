@@ -14,7 +14,7 @@ from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import speaking
 from echox_jax.inference import placement, programs, steps
 from echox_jax.inference.answering import Request
-from echox_jax.models import log_mel, positions
+from echox_jax.models import adapter, log_mel, positions
 from echox_jax.training import flops
 from echox_jax.training.experiment import ExperimentConfig
 
@@ -49,7 +49,7 @@ def lower(
   cfg = placement.with_dtype(experiment.model, 'bfloat16')
   program = _PROGRAMS[name]
   params, cfg = placement.abstract(cfg, program.groups, mesh)
-  if name == 'hear' and cfg.adapter.tied_ctc:
+  if name == 'hear' and 'llm/embed_tokens' in adapter.read_paths(cfg):
     llm = placement.abstract(cfg, ('llm',), mesh)[0]['llm']
     params['llm'] = {'embed_tokens': llm['embed_tokens']}
   if name == 'speak':
@@ -108,7 +108,7 @@ def _hear_flops(cfg: EchoXConfig, engine: EngineConfig) -> float:
   return (
     flops.log_mel_forward(cfg.whisper.num_mel_bins, 1, 2 * states)
     + flops.whisper_forward(cfg.whisper, 1, states)
-    + flops.adapter_forward(cfg, 1, states // 2)['layers']
+    + sum(flops.adapter_forward(cfg, 1, states // 2)[part] for part in ('layers', 'output'))
   )
 
 

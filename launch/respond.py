@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
   model = model_options.open_model(args)
   model_folder.require(model, model_folder.TEXT, 'answer')
   if args.questions:
-    model_folder.require(model, model_folder.HEARING, 'hear', 'ask with --text')
+    model_folder.require(model, model_folder.hearing(model.config), 'hear', 'ask with --text')
   speaks = args.output is not None or args.play
   if speaks:
     model_folder.require(

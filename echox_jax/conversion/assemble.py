@@ -89,7 +89,8 @@ def assemble_hearing(stage: str | Path) -> model_folder.Bundle:
       'one of them.'
     )
   experiment = _experiment(stage.parent, stage.name)
-  params = checkpoint.load_groups(stage, ('llm', 'adapter')) | _speech_encoder(stage, experiment)
+  own = {'llm', *model_folder.hearing(experiment.model)} - {'whisper'}
+  params = checkpoint.load_groups(stage, sorted(own)) | _speech_encoder(stage, experiment)
   tokenizer = precomputed_tokenizer(stage.parent / 'precomputed')
   return model_folder.Bundle(experiment.model, params, experiment.engine, tokenizer, None)
 

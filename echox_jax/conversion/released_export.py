@@ -95,6 +95,7 @@ def _check(cfg: EchoXConfig) -> None:
   """Raises CheckpointError if the released code would compute something else."""
   choices = {
     'adapter.tied_ctc': cfg.adapter.tied_ctc,
+    'adapter.output = words': cfg.adapter.output == 'words',
     'unit_decoder.text_stride': cfg.unit_decoder.text_stride,
     'unit_decoder.text_fusion': cfg.unit_decoder.text_fusion,
   }

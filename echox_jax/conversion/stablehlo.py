@@ -41,7 +41,7 @@ from echox_jax import errors, storage
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import generate
 from echox_jax.inference import steps
-from echox_jax.models import positions, trees
+from echox_jax.models import adapter, positions, trees
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.params import init_groups
 
@@ -72,7 +72,6 @@ class Function:
 def functions(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, Function]:
   """All functions by name, in the order in which a question passes through them."""
   head = 'llm/embed_tokens' if cfg.llm.tie_embeddings else 'llm/lm_head'
-  hearing = ('adapter', 'llm/embed_tokens') if cfg.adapter.tied_ctc else ('adapter',)
 
   def one(run):
     return lambda *args: (run(*args),)
@@ -90,7 +89,7 @@ def functions(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, Function]:
       ('whisper',), ('audio', 'audio_lengths'), ('states', 'state_lengths'), steps.encode
     ),
     'embed_speech': Function(
-      hearing, ('states', 'state_lengths'), EmbeddedSpeech._fields, steps.embed
+      adapter.read_paths(cfg), ('states', 'state_lengths'), EmbeddedSpeech._fields, steps.embed
     ),
     'prefill_speech': Function(('llm',), ('ids', 'embeddings', 'kept'), _STATE, prefill),
     'prefill_text': Function(('llm',), ('ids',), _STATE, prefill),
@@ -213,9 +212,8 @@ def input_specs(cfg: EchoXConfig, engine: EngineConfig) -> dict[str, jax.ShapeDt
     return jax.ShapeDtypeStruct((batch, *shape), jnp.dtype(dtype))
 
   budget, max_slice_tokens = steps.buckets(cfg, engine), cfg.streaming.max_slice_tokens
-  params = nn.meta.unbox(
-    jax.eval_shape(lambda: init_groups(jax.random.key(0), cfg, ('whisper', 'adapter', 'llm')))
-  )
+  groups = tuple({'whisper', 'llm', *(path.split('/')[0] for path in adapter.read_paths(cfg))})
+  params = nn.meta.unbox(jax.eval_shape(lambda: init_groups(jax.random.key(0), cfg, groups)))
 
   def shapes(run, *inputs, sizes=()):
     return jax.eval_shape(

@@ -65,7 +65,9 @@ class Model(model_folder.Bundle):
   @functools.cached_property
   def _engine(self) -> Engine:
     has = functools.partial(model_folder.has, self)
-    return Engine(self, hears=has(model_folder.HEARING), speaks=has(model_folder.SPEAKING))
+    return Engine(
+      self, hears=has(model_folder.hearing(self.config)), speaks=has(model_folder.SPEAKING)
+    )
 
   def warm_up(self) -> float:
     """Compiles all that answering needs; returns the seconds that it took."""

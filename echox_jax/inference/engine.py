@@ -45,7 +45,7 @@ class Engine:
   def __init__(self, model: Any, *, hears: bool = True, speaks: bool = True, reads: bool = False):
     wanted = (
       *model_folder.TEXT,
-      *(model_folder.HEARING if hears else ()),
+      *(model_folder.hearing(model.config) if hears else ()),
       *(model_folder.SPEAKING if speaks else ()),
     )
     model_folder.require(model, wanted)

@@ -18,7 +18,7 @@ from echox_jax import errors
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import generate
 from echox_jax.inference import compiled
-from echox_jax.models import llama, lora, quantize, trees
+from echox_jax.models import adapter, llama, lora, quantize, trees
 from echox_jax.models import params as params_lib
 from echox_jax.parallel import sharding
 
@@ -50,9 +50,10 @@ def prepare(
 ) -> tuple[dict[str, Any], EchoXConfig]:
   """Makes parameters ready for `programs.Programs`.
 
-  On one device, projections are joined (see `llama.join_projections`). On a CPU, layers are taken
-  apart and heads transposed (see `llama.separate_layers` and `llama.transpose_head`). On a mesh, a
-  device receives its own part of each array alone.
+  An adapter that scores labels by how they are written gets a table of its own
+  (`adapter.with_own_table`). On one device, projections are joined (see `llama.join_projections`).
+  On a CPU, layers are taken apart and heads transposed (see `llama.separate_layers` and
+  `llama.transpose_head`). On a mesh, a device receives its own part of each array alone.
 
   Args:
     params: groups of a model folder.
@@ -66,6 +67,9 @@ def prepare(
   Raises:
     ConfigError: the mesh does not divide them.
   """
+  if 'adapter' in params and cfg.adapter.spelled_ctc:
+    own = jax.jit(adapter.with_own_table, static_argnums=1)(params, cfg)
+    params, cfg = {**params, 'adapter': own}, adapter.own_table_config(cfg)
   params = {group: _cast(tree, weight_dtype(cfg, group)) for group, tree in params.items()}
   folded = lora.merged_config(cfg) if 'llm' in params and cfg.llm.lora.rank else cfg
   if mesh is None:
@@ -110,6 +114,7 @@ def _ready(tree: dict, *, cfg: EchoXConfig, group: str, int8: bool, on_cpu: bool
 def abstract(cfg: EchoXConfig, groups: tuple[str, ...], mesh: Mesh) -> tuple[dict, EchoXConfig]:
   """As `prepare`, for shapes instead of arrays."""
   cfg = lora.merged_config(cfg)
+  cfg = adapter.own_table_config(cfg) if cfg.adapter.spelled_ctc else cfg
   shapes = params_lib.abstract_params(cfg, groups, mesh)
 
   def stored(group):

@@ -1,15 +1,17 @@
 """Soundwave adapter (facts 3): turns Whisper states into a short sequence of LLM input vectors.
 
 It projects pairs of states, aligns them with text by CTC, and keeps the first frame of each run of
-equal CTC labels. These frames look back at the frames. Parameters: `projection`,
-`alignment/{self_attn,norm1,norm2,linear1,linear2}`, with more layers `alignment_1` and so on,
-`out_norm`, `ctc_head/embedding` [V,D] or, with `tied_ctc`, `ctc_blank` [D],
+equal CTC labels. These frames look back at the frames, or become words of the LLM (`output`).
+Parameters: `projection`, `alignment/{self_attn,norm1,norm2,linear1,linear2}`, with more layers
+`alignment_1` and so on, `out_norm`, `ctc_head/embedding` [V,D] or, with `tied_ctc`, `ctc_blank` [D]
+and, with `spelled_ctc`, `ctc_spelling` [D,D]; where frames are the output,
 `look_back/{attention,norm}`.
 
 A turn axis can hold several clips of one conversation: shapes below have leading axes [B] or
 [B,turns].
 """
 
+import dataclasses
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -54,6 +56,21 @@ class Speech(NamedTuple):
   def for_llm(self) -> EmbeddedSpeech:
     """Leaves out what the LLM does not need."""
     return EmbeddedSpeech(self.embeddings, self.kept, self.overflow)
+
+
+class TextTables(NamedTuple):
+  """What an adapter knows of the LLM's tokens; None where it needs nothing (`text_tables`).
+
+  Attributes:
+    embeddings: float[V,D], the LLM's input embeddings.
+    spelling: float[V,D], how tokens are written (`units.spelling`).
+  """
+
+  embeddings: Array | None = None
+  spelling: Array | None = None
+
+
+NO_TABLES = TextTables()
 
 
 class Candidates(NamedTuple):
@@ -142,6 +159,18 @@ class SoundwaveAdapter(nn.Module):
       raise errors.ConfigError(f'adapter.variant is {cfg.variant!r}: use paper or released.')
     if cfg.num_layers < 1:
       raise errors.ConfigError(f'adapter.num_layers is {cfg.num_layers}: give 1 or more.')
+    if cfg.output not in ('frames', 'words'):
+      raise errors.ConfigError(f'adapter.output is {cfg.output!r}: use frames or words.')
+    if cfg.output == 'words' and not cfg.drop_blank:
+      raise errors.ConfigError('adapter.output is words: set adapter.drop_blank, no word is blank.')
+    if cfg.spelled_ctc and not cfg.tied_ctc:
+      raise errors.ConfigError(
+        'adapter.spelled_ctc is set: set adapter.tied_ctc, to which it adds.'
+      )
+    if cfg.spelled_ctc and self.cfg.unit_decoder.text_table != 'spelling':
+      raise errors.ConfigError(
+        'adapter.spelled_ctc is set: set unit_decoder.text_table to spelling, the table it takes.'
+      )
     self.projection = layers.Dense(width, ('mlp', 'embed'), use_bias=True, dtype=cfg.dtype)
 
     # Attention weights [clips,heads,frames,frames] are the largest arrays of a step, so these
@@ -159,22 +188,26 @@ class SoundwaveAdapter(nn.Module):
     if cfg.tied_ctc:
       init = nn.with_logical_partitioning(layers.default_init, ('norm',))
       self.ctc_blank = self.param('ctc_blank', init, (width,), jnp.float32)
+      if cfg.spelled_ctc:
+        init = nn.with_logical_partitioning(layers.default_init, ('embed', 'mlp'))
+        self.ctc_spelling = self.param('ctc_spelling', init, (width, width), jnp.float32)
     else:
       self.ctc_head = layers.Embed(self.cfg.llm.vocab_size, width, dtype=cfg.dtype)
-    self.look_back = lean(LookBack, 4)(cfg)
+    if cfg.output == 'frames':
+      self.look_back = lean(LookBack, 4)(cfg)
 
   def __call__(
     self,
     states: Float[Array, '*b E Dw'],
     state_lengths: Int[Array, '*b'],
     deterministic: bool = True,
-    embeddings: Float[Array, 'V D'] | None = None,
+    tables: TextTables = NO_TABLES,
     candidates: Candidates | None = None,
   ) -> Speech:
     """Shrinks states at 50 Hz to LLM input embeddings; an odd last state is dropped.
 
     Everything except the selection is differentiable. Padding does not influence a clip.
-    `embeddings`, `candidates`: as for `ctc_table`.
+    `tables`, `candidates`: as for `ctc_table`.
     """
     released = self.cfg.adapter.variant == 'released'
     lead, width = states.shape[:-2], self.cfg.llm.hidden_size
@@ -184,13 +217,16 @@ class SoundwaveAdapter(nn.Module):
     flat = frames.reshape(-1, *frames.shape[-2:])
     real = real.reshape(-1, real.shape[-1])
 
-    labels = self._labels(flat, self.ctc_table(embeddings, candidates))
-    keep = kept_frames(labels, real, self._dropped_label())
+    table = self.ctc_table(tables, candidates)
+    labels = self._labels(flat, table)
+    as_words = self.cfg.adapter.output == 'words'
+    keep = kept_frames(labels, real, self._dropped_label(), first_stays=not as_words)
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)
-    # The released look-back masks exactly the dropped frames; Soundwave intends to look back at all
-    # frames.
-    out = self.look_back(shrunk, flat, keep if released else real, deterministic)
+    if as_words:
+      out = self._words(shrunk, table, tables.embeddings)
+    else:  # the released one masks exactly the dropped frames; Soundwave intends to look at all
+      out = self.look_back(shrunk, flat, keep if released else real, deterministic)
     out = jnp.where(valid[..., None], out, 0)
     said = jnp.where(valid, jnp.take_along_axis(labels, index, axis=1), self.cfg.special_ids.audio)
     return Speech(
@@ -203,19 +239,30 @@ class SoundwaveAdapter(nn.Module):
     )
 
   def ctc_table(
-    self, embeddings: Float[Array, 'V D'] | None = None, candidates: Candidates | None = None
+    self, tables: TextTables = NO_TABLES, candidates: Candidates | None = None
   ) -> CtcTable:
-    """Returns what scores the CTC labels; with `tied_ctc` it takes the LLM's input `embeddings`,
-    with `candidates` these labels are all there are.
+    """Returns what scores the CTC labels; with `tied_ctc` it takes the LLM's `tables`, with
+    `candidates` these labels are all there are.
     """
-    if self.cfg.adapter.tied_ctc:
-      rows, blank = jax.lax.stop_gradient(embeddings), self.ctc_blank
-    else:
-      rows, blank = self.ctc_head.embedding, None
-    if candidates is None:
-      return CtcTable(rows, blank)
-    blank = rows[self.cfg.special_ids.audio] if blank is None else blank
-    return CtcTable(rows[candidates.ids], blank, candidates)
+    ids = slice(None) if candidates is None else candidates.ids
+    if not self.cfg.adapter.tied_ctc:
+      rows = self.ctc_head.embedding
+      blank = None if candidates is None else rows[self.cfg.special_ids.audio]
+      return CtcTable(rows[ids], blank, candidates)
+    rows = jax.lax.stop_gradient(tables.embeddings)[ids]
+    if self.cfg.adapter.spelled_ctc:
+      letters = jax.lax.stop_gradient(tables.spelling)[ids].astype(jnp.float32)
+      rows = rows.astype(jnp.float32) + letters @ self.ctc_spelling
+    return CtcTable(rows, self.ctc_blank, candidates)
+
+  def _words(
+    self, frames: Float[Array, 'N S D'], table: CtcTable, embeddings: Float[Array, 'V D']
+  ) -> Float[Array, 'N S D']:
+    """The words that kept frames are, as input embeddings of the LLM."""
+    values, blank = jax.lax.stop_gradient(embeddings), self.cfg.special_ids.audio
+    if table.candidates:
+      values, blank = values[table.candidates.ids], None
+    return chunked_head.mean_row(frames, table.rows, values, self.cfg.adapter.ctc_chunk, blank)
 
   def _labels(self, frames: Float[Array, 'N F D'], table: CtcTable) -> Int[Array, 'N F']:
     """Finds the likeliest CTC label of each frame."""
@@ -253,13 +300,45 @@ class SoundwaveAdapter(nn.Module):
 def ctc_table(params: dict, cfg: EchoXConfig, candidates: Candidates | None = None) -> CtcTable:
   """Returns what scores the CTC labels, from the groups `adapter` and, with `tied_ctc`, `llm`."""
   return SoundwaveAdapter(cfg).apply(
-    {'params': params['adapter']}, tied_embeddings(params, cfg), candidates, method='ctc_table'
+    {'params': params['adapter']}, text_tables(params, cfg), candidates, method='ctc_table'
   )
 
 
-def tied_embeddings(params: dict, cfg: EchoXConfig) -> Float[Array, 'V D'] | None:
-  """Returns the LLM's input embeddings if they score the CTC labels, else None."""
-  return params['llm']['embed_tokens']['embedding'] if cfg.adapter.tied_ctc else None
+def text_tables(params: dict, cfg: EchoXConfig) -> TextTables:
+  """Returns what the adapter needs of the groups `llm` and `unit_text_embedding`."""
+  return TextTables(
+    params['llm']['embed_tokens']['embedding'] if _embeds(cfg) else None,
+    params['unit_text_embedding']['embedding'] if cfg.adapter.spelled_ctc else None,
+  )
+
+
+def read_paths(cfg: EchoXConfig) -> list[str]:
+  """Returns the paths of all parameters that hearing reads behind the speech encoder."""
+  more = {'llm/embed_tokens': _embeds(cfg), 'unit_text_embedding': cfg.adapter.spelled_ctc}
+  return ['adapter', *(path for path, is_read in more.items() if is_read)]
+
+
+def _embeds(cfg: EchoXConfig) -> bool:
+  return cfg.adapter.tied_ctc or cfg.adapter.output == 'words'
+
+
+def with_own_table(params: dict, cfg: EchoXConfig) -> dict:
+  """Returns the group `adapter` with a table of its own in place of `spelled_ctc`, whose rows are
+  the same: nothing has to be added up for each question. It fits `own_table_config`.
+  """
+  rows, blank, _ = ctc_table(params, cfg)
+  rest = {
+    name: leaf
+    for name, leaf in params['adapter'].items()
+    if name not in ('ctc_blank', 'ctc_spelling')
+  }
+  return rest | {'ctc_head': {'embedding': rows.at[cfg.special_ids.audio].set(blank)}}
+
+
+def own_table_config(cfg: EchoXConfig) -> EchoXConfig:
+  """Returns the config that fits `with_own_table`."""
+  adapter = dataclasses.replace(cfg.adapter, tied_ctc=False, spelled_ctc=False)
+  return dataclasses.replace(cfg, adapter=adapter)
 
 
 def ctc_logits(
@@ -280,17 +359,21 @@ def pair_frames(states: Float[Array, '*b E Dw']) -> Float[Array, '*b F Dw2']:
 
 
 def kept_frames(
-  labels: Int[Array, 'B F'], real: Bool[Array, 'B F'], dropped: int | None = None
+  labels: Int[Array, 'B F'],
+  real: Bool[Array, 'B F'],
+  dropped: int | None = None,
+  first_stays: bool = True,
 ) -> Bool[Array, 'B F']:
   """Marks the first frame of each run of equal CTC labels among the real frames (facts 3.6).
 
-  Runs of the label `dropped` are left out, except that the first frame always stays. By default
+  Runs of the label `dropped` are left out, but for the first frame if it always stays. By default
   runs of blanks are kept like other runs, as released.
   """
-  changed = labels[:, 1:] != labels[:, :-1]
+  begins = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)), constant_values=True)
   if dropped is not None:
-    changed &= labels[:, 1:] != dropped
-  return jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True) & real
+    wanted = labels != dropped
+    begins &= wanted.at[:, 0].set(True) if first_stays else wanted
+  return begins & real
 
 
 def select(
@@ -315,8 +398,7 @@ def select(
 def init_adapter(key: Array, cfg: EchoXConfig) -> dict:
   """Makes boxed parameters of the adapter."""
   states = jnp.zeros((1, 2, cfg.whisper.hidden_size))
-  embeddings = (
-    jnp.zeros((cfg.llm.vocab_size, cfg.llm.hidden_size)) if cfg.adapter.tied_ctc else None
-  )
-  made = SoundwaveAdapter(cfg).init(key, states, jnp.full((1,), 2), embeddings=embeddings)
+  table = {'embedding': jnp.zeros((cfg.llm.vocab_size, cfg.llm.hidden_size))}
+  tables = text_tables({'llm': {'embed_tokens': table}, 'unit_text_embedding': table}, cfg)
+  made = SoundwaveAdapter(cfg).init(key, states, jnp.full((1,), 2), tables=tables)
   return made['params']

@@ -70,6 +70,32 @@ def best(
   return Best(*(join_chunks(x, states.shape[1]) for x in found))
 
 
+def mean_row(
+  states: Float[Array, 'B T D'],
+  table: Float[Array, 'V D'],
+  values: Float[Array, 'V E'],
+  chunk: int,
+  without: int | None = None,
+) -> Float[Array, 'B T E']:
+  """Computes the mean of the rows of `values`, weighed by the softmax of the logits at each
+  position, which leaves out the id `without`; in the dtype of `values`.
+  """
+  layout = choose_layout(states, table)
+  split = placed_table(table, states.dtype, layout)
+  values = placed_table(values, values.dtype, layout)
+
+  def of_part(part):
+    scores = leave_out(chunk_logits(part, split, layout), without)
+    shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    return jnp.einsum('BTV,VE->BTE', shares, values)
+
+  if not chunk:
+    return of_part(states)
+  of_chunk = jax.checkpoint(of_part)  # the gradient needs the logits of one chunk at a time
+  found = jax.lax.scan(lambda _, part: (None, of_chunk(part)), None, split_chunks(states, chunk))[1]
+  return join_chunks(found, states.shape[1])
+
+
 def leave_out(values: Float[Array, '*b V'], id: int | None) -> Float[Array, '*b V']:
   """Makes the logit of an id minus infinity, so that no loss or choice counts it; None = no id."""
   return values if id is None else jnp.where(ids_of(values) == id, -jnp.inf, values)

@@ -127,15 +127,15 @@ def embed_speech(
 ) -> Speech:
   """Shrinks states of the speech encoder to LLM input embeddings; rows may have turns.
 
-  It needs the group `adapter`, and the input embeddings of `llm` if they score the CTC labels
-  (`adapter.tied_ctc`). `candidates`: the only labels; None = the vocabulary.
+  It needs the group `adapter`, and what it reads of the LLM's tokens (`adapter.text_tables`).
+  `candidates`: the only labels; None = the vocabulary.
   """
   return SoundwaveAdapter(cfg).apply(
     {'params': params['adapter']},
     states,
     state_lengths,
     deterministic,
-    adapter.tied_embeddings(params, cfg),
+    adapter.text_tables(params, cfg),
     candidates,
     rngs=rngs,
   )

@@ -78,7 +78,7 @@ def open_hub(model: Any, name: str, limits: Limits, access: Access) -> Hub:
   reads = model_folder.has(model, PARTS)
   engine = Engine(
     model,
-    hears=model_folder.has(model, model_folder.HEARING),
+    hears=model_folder.has(model, model_folder.hearing(model.config)),
     speaks=model_folder.has(model, model_folder.SPEAKING),
     reads=reads,
   )

@@ -1,9 +1,9 @@
 """Loss of the stage `align`: the adapter alone learns to write down what is said, and to say it in
 the LLM's own vectors, before the LLM listens at all.
 
-CTC finds which frames say which word; the frames that are kept of a word are pulled to the word's
-input embedding. Frames that only CTC has trained point roughly towards their words, but an LLM
-cannot read them.
+CTC finds which frames say which word. Where frames are what the LLM reads (`adapter.output`), those
+that are kept of a word are pulled to the word's input embedding: frames that only CTC has trained
+point roughly towards their words, but an LLM cannot read them.
 """
 
 import jax
@@ -24,11 +24,12 @@ _TINY = 1e-12  # squared length below which a vector counts as this long
 def align_loss(
   params: dict, batch: dict, rng: Array | None, experiment: ExperimentConfig
 ) -> tuple[Array, s2t_step.Metrics]:
-  """Computes CTC of the transcript plus `pull_weight` times `pull`.
+  """Computes CTC of the transcript plus, where frames are what the LLM reads, `pull_weight` times
+  `pull`.
 
   Args:
-    params: groups `adapter`, `llm`, of which only the input embeddings are used (and `whisper` if
-      states are not cached).
+    params: groups `adapter`, `llm`, of which only the input embeddings are used (with `spelled_ctc`
+      `unit_text_embedding`, and `whisper` if states are not cached).
     batch: `ctc_labels` int[B,C], and `states` float[B,E,Dw] + `state_lengths` int[B] or `audio`
       float[B,samples] + `audio_lengths` int[B].
     rng: key of dropout and of the candidates; None = no dropout, and the whole vocabulary.
@@ -48,13 +49,16 @@ def align_loss(
     params, cfg, batch['states'], batch['state_lengths'], **s2t_step.dropout(rng), candidates=few
   )
   ctc = s2t_step.speech_ctc(params, batch, speech, experiment, few)
-  words = jax.lax.stop_gradient(apply_llm(params, cfg, 'embed', speech.labels))
-  pulled = pull(speech, words, labels, cfg.special_ids.audio)
+  loss, pulled = ctc, {}
+  if cfg.adapter.output == 'frames':
+    words = jax.lax.stop_gradient(apply_llm(params, cfg, 'embed', speech.labels))
+    pulled['pull'] = pull(speech, words, labels, cfg.special_ids.audio)
+    loss += experiment.train.loss.pull_weight * pulled['pull']
   tokens = jnp.sum(labels != IGNORE).astype(jnp.float32)
   errors = jnp.sum(token_errors(speech.labels, labels, cfg.special_ids.audio))
-  return ctc + experiment.train.loss.pull_weight * pulled, {
+  return loss, {
     'ctc': ctc,
-    'pull': pulled,
+    **pulled,
     'token_error_rate': errors / jnp.maximum(tokens, 1.0),
     'tokens': tokens,
     **s2t_step.speech_counts(batch, speech),

@@ -88,20 +88,20 @@ def hubert_forward(cfg: HubertConfig, rows: int, samples: int) -> float:
 
 
 def adapter_forward(cfg: EchoXConfig, rows: int, frames: int) -> Parts:
-  """`projection` (needs no input gradient), `layers`, `attention` and the CTC `head`, on frames at
-  25 Hz.
+  """`projection` (needs no input gradient), alignment `layers`, `attention`, the CTC `head` and the
+  `output` (look-back, or words), on frames at 25 Hz.
   """
   width, slots, all_frames = cfg.llm.hidden_size, cfg.adapter.shrink_budget, rows * frames
   square, layers = 2 * width * width, cfg.adapter.num_layers
+  if cfg.adapter.output == 'words':
+    looking_back, output = 0, 2 * head_forward(width, cfg.llm.vocab_size, rows * slots)
+  else:  # keys and values; queries and output
+    looking_back, output = rows * slots, all_frames * 2 * square + rows * slots * 2 * square
   return {
     'projection': all_frames * 2 * 2 * cfg.whisper.hidden_size * width,
-    'layers': (
-      layers * all_frames * (4 * square + 4 * width * cfg.adapter.intermediate_size)  # alignment
-      # look-back: keys and values; queries and output
-      + all_frames * 2 * square
-      + rows * slots * 2 * square
-    ),
-    'attention': (layers * all_frames + rows * slots) * _attention(width, frames),
+    'layers': layers * all_frames * (4 * square + 4 * width * cfg.adapter.intermediate_size),
+    'attention': (layers * all_frames + looking_back) * _attention(width, frames),
+    'output': output,
     'head': head_forward(width, cfg.llm.vocab_size, all_frames),
   }
 
@@ -198,10 +198,15 @@ def _align(experiment: ExperimentConfig, clips: Clips) -> Parts:
   adapter = adapter_forward(cfg, clips.number, clips.states // 2)
   few = experiment.train.loss.ctc_candidates if experiment.stage == 'align' else 0
   labels = few / cfg.llm.vocab_size if few else 1.0  # share of the vocabulary
+  # Only an LLM needs words: nothing is computed of them where none listens.
+  is_read = experiment.stage != 'align' or cfg.adapter.output == 'frames'
+  trained = ('layers', 'attention', 'output') if is_read else ('layers', 'attention')
   return {
     'whisper': 0.0 if experiment.data.cached_states else _heard(experiment, clips),
-    'adapter': 2 * adapter['projection'] + 3 * (adapter['layers'] + adapter['attention']),
-    'ctc_head': (2 if cfg.adapter.tied_ctc else 3) * adapter['head'] * labels,
+    'adapter': 2 * adapter['projection'] + 3 * sum(adapter[part] for part in trained),
+    'ctc_head': (2 if cfg.adapter.tied_ctc and not cfg.adapter.spelled_ctc else 3)
+    * adapter['head']
+    * labels,
   }
 
 

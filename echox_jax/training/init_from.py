@@ -229,11 +229,11 @@ def _from_package(
 def _spelling(
   stage: stages.Stage, experiment: ExperimentConfig, workdir: Path
 ) -> list[ParamSource]:
-  """The table of `unit_decoder.text_table` = `spelling`, for the stage that begins with it."""
+  """The table of `unit_decoder.text_table` = `spelling`, for a stage that may begin with it."""
+  cfg, path = experiment.model, f'{stages.SPELLED}/embedding'
   begins = any(origin == stages.TEXT_TABLE for _, origin in stage.copies)
-  if not begins or experiment.model.unit_decoder.text_table != spelling.NAME:
+  if cfg.unit_decoder.text_table != spelling.NAME or not (begins or cfg.adapter.spelled_ctc):
     return []
-  cfg, path = experiment.model, 'unit_text_embedding/embedding'
   shape = (cfg.llm.vocab_size, cfg.llm.hidden_size)
 
   def read(specs: Specs) -> dict[str, jax.Array]:

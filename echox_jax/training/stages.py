@@ -19,6 +19,7 @@ from echox_jax.units import spelling
 
 _LORA = r'llm/.*/lora_[ab]'
 _LLM_BASE = r'llm/(?!.*/lora_[ab]$).*'
+SPELLED = 'unit_text_embedding'  # the group that may hold how tokens are written
 TEXT_TABLE = 'llm/TEXT_TABLE'  # placeholder for the table that `unit_decoder.text_table` names
 TEXT_TABLES = ('embed_tokens', 'lm_head', spelling.NAME)  # no checkpoint has the last one
 
@@ -56,9 +57,9 @@ class Stage:
 
   def groups_for(self, experiment: ExperimentConfig) -> tuple[str, ...]:
     """Returns the groups that the stage holds with this config."""
-    return self.groups + (
-      ('whisper',) if self.uses_speech and not experiment.data.cached_states else ()
-    )
+    spelled = experiment.model.adapter.spelled_ctc and 'adapter' in self.groups
+    more = {SPELLED: spelled, 'whisper': self.uses_speech and not experiment.data.cached_states}
+    return self.groups + tuple(g for g, held in more.items() if held and g not in self.groups)
 
   def copies_for(self, experiment: ExperimentConfig) -> dict[str, str]:
     """Returns {group: path that it starts as a copy of} with this config.
@@ -103,20 +104,20 @@ STAGES = {
     ),
     Stage(
       't2c',
-      groups=('unit_text_embedding', 't2c'),
+      groups=(SPELLED, 't2c'),
       trainable=('t2c/.*',),
       loss=echo_step.t2c_loss,
       starts_from=('text',),
-      inherits=('unit_text_embedding',),
-      copies=(('unit_text_embedding', TEXT_TABLE),),
+      inherits=(SPELLED,),
+      copies=((SPELLED, TEXT_TABLE),),
     ),
     Stage(
       'echo',
-      groups=('llm', 'adapter', 'unit_text_embedding', 't2c', 'echo', 'denoising_adapter'),
+      groups=('llm', 'adapter', SPELLED, 't2c', 'echo', 'denoising_adapter'),
       trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'),
       loss=echo_step.echo_loss,
       starts_from=('s2t', 't2c'),
-      inherits=('llm', 'adapter', 'unit_text_embedding', 't2c'),
+      inherits=('llm', 'adapter', SPELLED, 't2c'),
       copies=(('echo', 't2c'),),
       uses_speech=True,
     ),

@@ -110,11 +110,15 @@ DISCRIMINATORS = DiscriminatorConfig(
 
 def experiment(stage: str, dropout: bool = True, **train) -> ExperimentConfig:
   """The job of a stage: s2t hears waveforms, in packed rows, align and echo cached states. In align
-  the LLM scores the CTC labels, some of its vocabulary in each step.
+  the LLM scores the CTC labels, some of its vocabulary in each step; in s2t it reads words.
   """
   model = MODEL
   if stage == 'align':
-    own = dataclasses.replace(model.adapter, drop_blank=True, tied_ctc=True)
+    own = dataclasses.replace(model.adapter, drop_blank=True, tied_ctc=True, spelled_ctc=True)
+    spelled = dataclasses.replace(model.unit_decoder, text_table='spelling')
+    model = dataclasses.replace(model, adapter=own, unit_decoder=spelled)
+  if stage == 's2t':
+    own = dataclasses.replace(model.adapter, drop_blank=True, output='words')
     model = dataclasses.replace(model, adapter=own)
   if not dropout:
     model = dataclasses.replace(
