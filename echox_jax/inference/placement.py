@@ -68,8 +68,7 @@ def prepare(
     ConfigError: the mesh does not divide them.
   """
   if 'adapter' in params and cfg.adapter.spelled_ctc:
-    own = jax.jit(adapter.with_own_table, static_argnums=1)(params, cfg)
-    params, cfg = {**params, 'adapter': own}, adapter.own_table_config(cfg)
+    params, cfg = {**params, 'adapter': _own_table(params, cfg)}, adapter.own_table_config(cfg)
   params = {group: _cast(tree, weight_dtype(cfg, group)) for group, tree in params.items()}
   folded = lora.merged_config(cfg) if 'llm' in params and cfg.llm.lora.rank else cfg
   if mesh is None:
@@ -84,6 +83,16 @@ def prepare(
   if int8:
     params |= {own: jax.jit(quantize.quantize)(params[own]) for own in _TRUNKS if own in params}
   return params, folded
+
+
+def _own_table(params: Mapping[str, Any], cfg: EchoXConfig) -> dict[str, Any]:
+  """The adapter with a table of its own, in memory of the host as the other groups."""
+  read = {
+    'adapter': params['adapter'],
+    'llm': {'embed_tokens': params['llm']['embed_tokens']},
+    'unit_text_embedding': params['unit_text_embedding'],
+  }
+  return jax.device_get(jax.jit(adapter.with_own_table, static_argnums=1)(read, cfg))
 
 
 def _on_one_device(tree: dict, cfg: EchoXConfig, group: str, int8: bool) -> dict:

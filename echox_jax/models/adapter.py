@@ -371,8 +371,8 @@ def kept_frames(
   """
   begins = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)), constant_values=True)
   if dropped is not None:
-    wanted = labels != dropped
-    begins &= wanted.at[:, 0].set(True) if first_stays else wanted
+    stays = first_stays & (jnp.arange(labels.shape[1]) == 0)
+    begins &= (labels != dropped) | stays
   return begins & real
 
 

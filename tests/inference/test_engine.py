@@ -108,6 +108,30 @@ def test_streaming_says_what_whole_passes_say_where_text_runs_beside_it(tmp_path
   check_streaming(Engine(bundle), bundle, tiny_model.question())
 
 
+@pytest.mark.slow
+def test_streaming_says_what_whole_passes_say_where_words_are_heard(tmp_path, monkeypatch):
+  made = tiny_model.tiny_bundle(tmp_path)
+  own = dict(tied_ctc=True, spelled_ctc=True, drop_blank=True, output='words', num_layers=2)
+  cfg = dataclasses.replace(
+    made.config,
+    adapter=dataclasses.replace(made.config.adapter, **own),
+    unit_decoder=dataclasses.replace(made.config.unit_decoder, text_table='spelling'),
+  )
+  bundle = dataclasses.replace(made, config=cfg, params=tiny_model.tiny_params(cfg))
+  engine = Engine(bundle)
+  assert 'ctc_head' in engine.params['adapter']  # how tokens are written is added up once
+  check_streaming(engine, bundle, tiny_model.question())
+  # where nothing is heard, the LLM still answers
+  hear = engine.programs.hear
+
+  def nothing(*args):
+    speech, labels = hear(*args)
+    return speech._replace(embeddings=0 * speech.embeddings, kept=0 * speech.kept), labels
+
+  monkeypatch.setattr(engine.programs, 'hear', nothing)
+  assert parts(engine.answer(tiny_model.question(0.5)))[2].text
+
+
 def check_streaming(engine, bundle, wave):
   """Text, unit words and sound against the batched loops of `decoding.generate` on the parameters
   as they are stored.
