@@ -190,7 +190,7 @@ def test_seeds_give_other_orders(workdir):
   assert stream != other
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_processes_share_a_batch_and_any_number_of_them_goes_on(workdir, workers):
   settings = experiment('s2t', batch_size=4, workers=workers, augment=dict(noise=0.1))
   whole = take(batches.make_iterator(settings, workdir), 30)

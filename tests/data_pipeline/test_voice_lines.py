@@ -170,6 +170,7 @@ def test_words_that_a_voice_cannot_speak_are_left_out(tmp_path, spoken, monkeypa
   assert summary['quarantined'] == {'not spoken': 2, 'over-long': 1}
 
 
+@pytest.mark.slow
 def test_shards_and_processes_change_nothing_and_nothing_is_spoken_twice(tmp_path):
   """A voice that is really there, in processes of their own."""
   if not voices.available(voices.NAMED['kal']):

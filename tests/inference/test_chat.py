@@ -64,6 +64,7 @@ def test_what_lost_its_place_is_read_again(tmp_path):
   assert got == wanted
 
 
+@pytest.mark.slow
 def test_the_oldest_turns_are_forgotten_and_counted(tmp_path):
   model = made(tmp_path, max_context=110)
   conversation, dropped = model.chat(), []

@@ -32,6 +32,7 @@ def refuse(*_):
   raise AssertionError('a program was traced')
 
 
+@pytest.mark.slow
 def test_a_second_start_traces_nothing_and_answers_the_same(tmp_path, monkeypatch, cache):
   bundle = tiny_model.tiny_bundle(tmp_path)
   first = heard(Engine(bundle))

@@ -22,9 +22,7 @@ from tests.helpers.compiling import compiling
 
 @pytest.fixture(scope='module')
 def engine(tmp_path_factory):
-  engine = Engine(tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny')))
-  assert engine.warm_up() > 0
-  return engine
+  return Engine(tiny_model.tiny_bundle(tmp_path_factory.mktemp('tiny')))
 
 
 def with_positions(cfg, llm=2048, trunk=2048):
@@ -54,11 +52,13 @@ def test_little_of_what_is_heard_is_padding(engine):
   assert all(1.18 < after / before < 1.69 for before, after in itertools.pairwise(samples))
 
 
+@pytest.mark.slow
 def test_after_warm_up_nothing_is_compiled(engine):
   texts = ['Paris?', 'Paris lies in France.', 'What is two plus two? Paris? plus']
   waves = [None, tiny_model.question(0.5), tiny_model.question(2.9)]  # one for each length of audio
   for audio in (False, True):  # and there is a text for each length of prompt
     assert {len(engine.questions.prompt(text, audio)) > 22 for text in texts} == {False, True}
+  assert engine.warm_up() > 0
   with compiling() as compiled:
     for text, wave in itertools.product(texts, waves):
       list(engine.answer(wave, text))

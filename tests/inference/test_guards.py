@@ -105,6 +105,7 @@ def test_what_has_been_heard_of_a_loop_is_not_said_again(answer):
   assert words[drawn:] == list(range(10 + drawn, 30))
 
 
+@pytest.mark.slow
 def test_without_another_try_a_loop_is_cut_off(answer):
   assert said(answer(LOOP, [], retry_temperature=0.0)) == ([1, 2, 3, 4, 5], {'unit_loops': 1})
   words, wrong = said(answer(LOOP, [], retry_temperature=0.0, loop_times=0))

@@ -105,6 +105,7 @@ def test_the_demo_is_an_evaluation_and_what_is_made_again(run, workdir):
   assert len(list((kept / 'resynthesis').glob('00000-*.wav'))) == len(resynthesis.KINDS)
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_scores_as_other_questions(run, workdir):
   metrics = run()
   given = ['--checkpoint', str(workdir / 'model'), '--data', str(workdir / 'data')]
