@@ -115,6 +115,7 @@ ENGINE = dict(
   max_context=1024,
   words_per_token=12,
   least_words_per_token=1.0,
+  unheard='I am sorry, I did not hear a question. Could you say it again?',
 )
 ADAPTER = dict(num_layers=2, drop_blank=True, output='words')
 UNIT_TRUNK = dict(

@@ -316,6 +316,8 @@ class EngineConfig:
   `loop_times`: a round of unit words that comes so many times is a loop; 0 = none is looked for.
   `retry_temperature`: a slice that loops, is silent, runs away or says too little is tried once
   more, at this temperature; 0 = it is only reported.
+  `unheard`: what is answered to a spoken question of which no word was heard, at most 31 tokens;
+  '' = what the LLM makes of it.
   `first_slice_tokens`: the first slice ends after so many tokens at the latest, so that sound comes
   sooner; 0 = where the rule says.
   `max_context`: positions per conversation, all turns together; never more than the LLM has.
@@ -336,6 +338,7 @@ class EngineConfig:
   least_words_per_token: float = 0.0
   loop_times: int = 4
   retry_temperature: float = 0.7
+  unheard: str = ''
   first_slice_tokens: int = 0
   max_context: int = 4096
   conversations: int = 1

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from echox_jax import errors
 from echox_jax.models.arrays import Array, Bool, Float, Int
 
+BEGINS = 32  # ids that an answer may be made to begin with
+
 
 class Sampling(NamedTuple):
-  """How each row chooses, one number a row.
+  """How each row chooses; one number a row, but for `begins`.
 
   Attributes:
     temperature: float32[B]; 0 = the likeliest id each time.
@@ -23,6 +25,7 @@ class Sampling(NamedTuple):
     repetition_penalty: float32[B], 1 = none: logits of ids that were said are divided by it where
       positive, else multiplied (as in transformers).
     seed: uint32[B].
+    begins: int32[B,BEGINS], ids that an answer begins with whatever the LLM thinks; -1 behind them.
   """
 
   temperature: Array
@@ -30,6 +33,7 @@ class Sampling(NamedTuple):
   top_k: Array
   repetition_penalty: Array
   seed: Array
+  begins: Array
 
 
 def check(
@@ -64,6 +68,7 @@ def greedy(batch: int) -> Sampling:
     jnp.zeros(batch, jnp.int32),
     jnp.ones(batch, jnp.float32),
     jnp.zeros(batch, jnp.uint32),
+    jnp.full((batch, BEGINS), -1, jnp.int32),
   )
 
 
@@ -89,7 +94,9 @@ def choose(
   drawn = jax.lax.cond(
     jnp.any(sampling.temperature > 0), lambda: _draw(logits, sampling, step), lambda: likeliest
   )
-  return jnp.where(sampling.temperature > 0, drawn, likeliest)
+  chosen = jnp.where(sampling.temperature > 0, drawn, likeliest)
+  given = jnp.take_along_axis(sampling.begins, jnp.minimum(step, BEGINS - 1)[:, None], axis=1)[:, 0]
+  return jnp.where((given >= 0) & (step < BEGINS), given, chosen)
 
 
 def _draw(logits: Array, sampling: Sampling, step: Array) -> Array:

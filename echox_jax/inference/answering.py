@@ -14,7 +14,7 @@ import numpy as np
 from echox_jax import errors, rates
 from echox_jax.config import EchoXConfig
 from echox_jax.decoding import sampler
-from echox_jax.decoding.sampler import Sampling
+from echox_jax.decoding.sampler import BEGINS, Sampling
 from echox_jax.inference.events import COUNTERS, Done, Event, Sound, SpokenSlice, TextPiece
 from echox_jax.inference.history import Conversation, Turn
 
@@ -56,14 +56,15 @@ class Request:
         f'max_tokens is {self.max_tokens}: give 1 or more, or None for the budget.'
       )
 
-  def sampling(self) -> Sampling:
-    """The numbers that a program takes."""
+  def sampling(self, begins: Sequence[int] = ()) -> Sampling:
+    """The numbers that a program takes; `begins`: ids that the answer begins with."""
     return Sampling(
       np.float32(self.temperature),
       np.float32(self.top_p),
       np.int32(self.top_k),
       np.float32(self.repetition_penalty),
       np.uint32(self.seed % 2**32),
+      np.asarray([*begins, *[-1] * (BEGINS - len(begins))], np.int32),
     )
 
 

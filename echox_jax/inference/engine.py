@@ -378,12 +378,15 @@ class Engine:
     requests: Sequence[Request],
   ) -> None:
     """Runs a program that reads."""
+    begins, unheard = [()] * len(rows), self.questions.unheard
     if heard is not None:
-      slots = bucket(self._sizes.slots, int(jax.device_get(heard.kept).max()))
-      heard = self.programs.cut[slots](self.params, heard)
+      kept = jax.device_get(heard.kept)
+      begins = [() if words else unheard for words in kept]
+      heard = self.programs.cut[bucket(self._sizes.slots, int(kept.max()))](self.params, heard)
     size, most = bucket(self._sizes.prompt, max(map(len, prompts))), self.budgets.max_new_tokens
     ids = np.concatenate([padded(ids, size, self.config.special_ids.pad) for ids in prompts])
-    sampling = jax.tree.map(lambda *x: np.stack(x), *(r.sampling() for r in requests))
+    each = (r.sampling(own) for r, own in zip(requests, begins, strict=True))
+    sampling = jax.tree.map(lambda *x: np.stack(x), *each)
     limits = np.asarray([min(r.max_tokens or most, most) for r in requests], np.int32)
     self._state = read(
       self.params, self._state, np.asarray(rows, np.int32), ids, heard, sampling, limits

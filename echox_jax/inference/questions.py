@@ -10,6 +10,7 @@ import numpy as np
 from echox_jax import audio as audio_lib
 from echox_jax import errors, prompts, rates
 from echox_jax.config import EchoXConfig, EngineConfig
+from echox_jax.decoding import sampler
 from echox_jax.inference import steps
 from echox_jax.models import positions
 from echox_jax.models.arrays import Float
@@ -39,6 +40,22 @@ class Questions:
   def sizes(self) -> steps.Buckets:
     """Static sizes that questions, and the sound of answers, are padded to."""
     return steps.buckets(self.config, self.budgets)
+
+  @functools.cached_property
+  def unheard(self) -> tuple[int, ...]:
+    """Ids of the answer to a spoken question of which no word was heard; none = the LLM's own.
+
+    Raises:
+      ConfigError: `engine.unheard` is too long.
+    """
+    if not self.budgets.unheard:
+      return ()
+    ids = (*self.encode(self.budgets.unheard), self.config.special_ids.eot)
+    if len(ids) > sampler.BEGINS:
+      raise errors.ConfigError(
+        f'engine.unheard has {len(ids) - 1} tokens: give at most {sampler.BEGINS - 1}.'
+      )
+    return ids
 
   def every_size(self) -> tuple[Iterable[int], Iterable[tuple[bool, int]]]:
     """Sizes of sound, and of prompts without speech (False) and with it (True)."""

@@ -192,7 +192,8 @@ def many(logits, count=2000, said=None, **changes):
   fields = dict(temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0) | changes
   kinds = sampler.greedy(count)._asdict()
   rows = {name: jnp.full(count, value, kinds[name].dtype) for name, value in fields.items()}
-  sampling = sampler.Sampling(**rows, seed=jnp.arange(count, dtype=jnp.uint32))
+  rows |= dict(seed=jnp.arange(count, dtype=jnp.uint32), begins=kinds['begins'])
+  sampling = sampler.Sampling(**rows)
   said = None if said is None else jnp.broadcast_to(jnp.asarray(said), (count, len(said)))
   choose = jax.jit(sampler.choose)
   logits = jnp.broadcast_to(logits, (count, logits.shape[-1]))

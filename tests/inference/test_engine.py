@@ -121,7 +121,7 @@ def test_streaming_says_what_whole_passes_say_where_words_are_heard(tmp_path, mo
   engine = Engine(bundle)
   assert 'ctc_head' in engine.params['adapter']  # how tokens are written is added up once
   check_streaming(engine, bundle, tiny_model.question())
-  # where nothing is heard, the LLM still answers
+  # where nothing is heard, the LLM answers all the same, or is not asked
   hear = engine.programs.hear
 
   def nothing(*args):
@@ -129,7 +129,19 @@ def test_streaming_says_what_whole_passes_say_where_words_are_heard(tmp_path, mo
     return speech._replace(embeddings=0 * speech.embeddings, kept=0 * speech.kept), labels
 
   monkeypatch.setattr(engine.programs, 'hear', nothing)
-  assert parts(engine.answer(tiny_model.question(0.5)))[2].text
+  wave, said = tiny_model.question(0.5), 'What lies in France?'
+  assert parts(engine.answer(wave))[2].text != said
+  budgets = dataclasses.replace(engine.budgets, unheard=said)
+  asks_again = Engine(dataclasses.replace(bundle, engine=budgets))
+  monkeypatch.setattr(asks_again.programs, 'hear', nothing)
+  _, slices, done = parts(asks_again.answer(wave))
+  assert done.text == said and slices[0].text and len(done.waveform)
+  assert (
+    parts(asks_again.answer(text='Paris?'))[2].text == parts(engine.answer(text='Paris?'))[2].text
+  )
+  long = dataclasses.replace(bundle, engine=dataclasses.replace(budgets, unheard=said * 9))
+  with pytest.raises(errors.ConfigError, match='engine.unheard has .* tokens: give at most 31'):
+    list(Engine(long).answer(wave))
 
 
 def check_streaming(engine, bundle, wave):
