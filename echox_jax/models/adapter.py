@@ -224,7 +224,7 @@ class SoundwaveAdapter(nn.Module):
     index, valid, overflow = select(keep, self.cfg.adapter.shrink_budget)
     shrunk = jnp.take_along_axis(flat, index[..., None], axis=1)
     if as_words:
-      out = self._words(shrunk, table, tables.embeddings)
+      out = self._words(shrunk, valid, table, tables.embeddings)
     else:  # the released one masks exactly the dropped frames; Soundwave intends to look at all
       out = self.look_back(shrunk, flat, keep if released else real, deterministic)
     out = jnp.where(valid[..., None], out, 0)
@@ -256,13 +256,18 @@ class SoundwaveAdapter(nn.Module):
     return CtcTable(rows, self.ctc_blank, candidates)
 
   def _words(
-    self, frames: Float[Array, 'N S D'], table: CtcTable, embeddings: Float[Array, 'V D']
+    self,
+    frames: Float[Array, 'N S D'],
+    used: Bool[Array, 'N S'],
+    table: CtcTable,
+    embeddings: Float[Array, 'V D'],
   ) -> Float[Array, 'N S D']:
     """The words that kept frames are, as input embeddings of the LLM."""
     values, blank = jax.lax.stop_gradient(embeddings), self.cfg.special_ids.audio
     if table.candidates:
       values, blank = values[table.candidates.ids], None
-    return chunked_head.mean_row(frames, table.rows, values, self.cfg.adapter.ctc_chunk, blank)
+    chunk = self.cfg.adapter.ctc_chunk
+    return chunked_head.mean_row(frames, table.rows, values, chunk, blank, used)
 
   def _labels(self, frames: Float[Array, 'N F D'], table: CtcTable) -> Int[Array, 'N F']:
     """Finds the likeliest CTC label of each frame."""

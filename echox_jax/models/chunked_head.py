@@ -18,9 +18,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from echox_jax.models.arrays import Array, Float, Int, Shaped
+from echox_jax.models.arrays import Array, Bool, Float, Int, Shaped
 from echox_jax.parallel import sharding
 from echox_jax.parallel.sharding import constrain
+
+_BLOCK = 16  # positions that `mean_row` takes at a time, of each row
 
 
 def logits(states: Float[Array, '*b D'], table: Float[Array, 'V D']) -> Float[Array, '*b V']:
@@ -76,24 +78,42 @@ def mean_row(
   values: Float[Array, 'V E'],
   chunk: int,
   without: int | None = None,
+  used: Bool[Array, 'B T'] | None = None,
 ) -> Float[Array, 'B T E']:
   """Computes the mean of the rows of `values`, weighed by the softmax of the logits at each
   position, which leaves out the id `without`; in the dtype of `values`.
+
+  It takes neighbouring positions at a time, and zeros for those of which none is `used`: of the
+  slots of a question, most are empty.
   """
   layout = choose_layout(states, table)
   split = placed_table(table, states.dtype, layout)
   values = placed_table(values, values.dtype, layout)
+  used = jnp.ones(states.shape[:2], bool) if used is None else used
 
-  def of_part(part):
+  def mean(part):
     scores = leave_out(chunk_logits(part, split, layout), without)
     shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
     return jnp.einsum('BTV,VE->BTE', shares, values)
 
-  if not chunk:
-    return of_part(states)
-  of_chunk = jax.checkpoint(of_part)  # the gradient needs the logits of one chunk at a time
-  found = jax.lax.scan(lambda _, part: (None, of_chunk(part)), None, split_chunks(states, chunk))[1]
-  return join_chunks(found, states.shape[1])
+  @jax.checkpoint  # the gradient needs the logits of one block at a time
+  def of_block(_, block):
+    part, is_used = block
+    nothing = jnp.zeros((*part.shape[:2], values.shape[1]), values.dtype)
+    return None, jax.lax.cond(jnp.any(is_used), mean, lambda _: nothing, part)
+
+  rows = states.shape[0] // sharding.parts('batch', states.shape[0])
+  width = min(_BLOCK, max(1, chunk // rows)) if chunk else _BLOCK
+  blocks = tuple(_split_blocks(x, width) for x in (states, used))
+  found = jnp.moveaxis(jax.lax.scan(of_block, None, blocks)[1], 0, 1)
+  return found.reshape(found.shape[0], -1, found.shape[3])[:, : states.shape[1]]
+
+
+def _split_blocks(x: Shaped[Array, 'B T *rest'], width: int) -> Shaped[Array, 'n B t *rest']:
+  """Splits positions into n zero-padded blocks of neighbours."""
+  count = -(-x.shape[1] // width)
+  x = jnp.pad(x, ((0, 0), (0, count * width - x.shape[1])) + ((0, 0),) * (x.ndim - 2))
+  return jnp.moveaxis(x.reshape(x.shape[0], count, width, *x.shape[2:]), 1, 0)
 
 
 def leave_out(values: Float[Array, '*b V'], id: int | None) -> Float[Array, '*b V']:
