@@ -59,7 +59,7 @@ class Engine:
     self.programs = Programs(self.config, self.budgets, mesh)
     slots = self.programs.slots
     self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
-    self._sizes = self.questions.sizes
+    self._sizes, self._unheard = self.questions.sizes, self.questions.unheard
     self.reads_at_once = min(self.budgets.questions, self.budgets.conversations)
     self._lock = threading.RLock()  # `pump` may run in any thread, in one at a time
     self._state = self.programs.new_conversations()
@@ -378,10 +378,10 @@ class Engine:
     requests: Sequence[Request],
   ) -> None:
     """Runs a program that reads."""
-    begins, unheard = [()] * len(rows), self.questions.unheard
+    begins = [()] * len(rows)
     if heard is not None:
       kept = jax.device_get(heard.kept)
-      begins = [() if words else unheard for words in kept]
+      begins = [() if words else self._unheard for words in kept]
       heard = self.programs.cut[bucket(self._sizes.slots, int(kept.max()))](self.params, heard)
     size, most = bucket(self._sizes.prompt, max(map(len, prompts))), self.budgets.max_new_tokens
     ids = np.concatenate([padded(ids, size, self.config.special_ids.pad) for ids in prompts])

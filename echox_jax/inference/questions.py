@@ -41,7 +41,7 @@ class Questions:
     """Static sizes that questions, and the sound of answers, are padded to."""
     return steps.buckets(self.config, self.budgets)
 
-  @functools.cached_property
+  @property
   def unheard(self) -> tuple[int, ...]:
     """Ids of the answer to a spoken question of which no word was heard; none = the LLM's own.
 

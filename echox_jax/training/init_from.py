@@ -230,7 +230,7 @@ def _spelling(
   stage: stages.Stage, experiment: ExperimentConfig, workdir: Path
 ) -> list[ParamSource]:
   """The table of `unit_decoder.text_table` = `spelling`, for a stage that may begin with it."""
-  cfg, path = experiment.model, f'{stages.SPELLED}/embedding'
+  cfg, path = experiment.model, f'{stages.UNIT_TEXT}/embedding'
   begins = any(origin == stages.TEXT_TABLE for _, origin in stage.copies)
   if cfg.unit_decoder.text_table != spelling.NAME or not (begins or cfg.adapter.spelled_ctc):
     return []

@@ -19,7 +19,7 @@ from echox_jax.units import spelling
 
 _LORA = r'llm/.*/lora_[ab]'
 _LLM_BASE = r'llm/(?!.*/lora_[ab]$).*'
-SPELLED = 'unit_text_embedding'  # the group that may hold how tokens are written
+UNIT_TEXT = 'unit_text_embedding'  # the group that holds the table `unit_decoder.text_table` names
 TEXT_TABLE = 'llm/TEXT_TABLE'  # placeholder for the table that `unit_decoder.text_table` names
 TEXT_TABLES = ('embed_tokens', 'lm_head', spelling.NAME)  # no checkpoint has the last one
 
@@ -58,7 +58,7 @@ class Stage:
   def groups_for(self, experiment: ExperimentConfig) -> tuple[str, ...]:
     """Returns the groups that the stage holds with this config."""
     spelled = experiment.model.adapter.spelled_ctc and 'adapter' in self.groups
-    more = {SPELLED: spelled, 'whisper': self.uses_speech and not experiment.data.cached_states}
+    more = {UNIT_TEXT: spelled, 'whisper': self.uses_speech and not experiment.data.cached_states}
     return self.groups + tuple(g for g, held in more.items() if held and g not in self.groups)
 
   def copies_for(self, experiment: ExperimentConfig) -> dict[str, str]:
@@ -104,20 +104,20 @@ STAGES = {
     ),
     Stage(
       't2c',
-      groups=(SPELLED, 't2c'),
+      groups=(UNIT_TEXT, 't2c'),
       trainable=('t2c/.*',),
       loss=echo_step.t2c_loss,
       starts_from=('text',),
-      inherits=(SPELLED,),
-      copies=((SPELLED, TEXT_TABLE),),
+      inherits=(UNIT_TEXT,),
+      copies=((UNIT_TEXT, TEXT_TABLE),),
     ),
     Stage(
       'echo',
-      groups=('llm', 'adapter', SPELLED, 't2c', 'echo', 'denoising_adapter'),
+      groups=('llm', 'adapter', UNIT_TEXT, 't2c', 'echo', 'denoising_adapter'),
       trainable=('adapter/.*', _LORA, 'echo/.*', 'denoising_adapter/.*'),
       loss=echo_step.echo_loss,
       starts_from=('s2t', 't2c'),
-      inherits=('llm', 'adapter', SPELLED, 't2c'),
+      inherits=('llm', 'adapter', UNIT_TEXT, 't2c'),
       copies=(('echo', 't2c'),),
       uses_speech=True,
     ),

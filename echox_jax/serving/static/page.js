@@ -299,8 +299,7 @@ async function closed(close) {
 
 async function reason() {
   try {
-    const {ready: isReady} = await (await fetch('readyz')).json();
-    return isReady
+    return (await isServerReady())
       ? 'The server may be full, or the token missing: open the address with #token=YOUR_TOKEN.'
       : 'The server is starting or stopping.';
   } catch {
@@ -308,10 +307,14 @@ async function reason() {
   }
 }
 
+async function isServerReady() {
+  return (await fetch('readyz')).ok;
+}
+
 // A server that has just started compiles before it takes connections: the page waits for it.
 async function open() {
   const waits = () => new Promise((done) => setTimeout(done, POLL_MS));
-  while (!(await fetch('readyz').catch(() => ({ok: false}))).ok) {
+  while (!(await isServerReady().catch(() => false))) {
     tell('The server is starting. This page connects as soon as it is ready.');
     await waits();
   }
