@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ TURN = np.dtype(
   ]
 )
 _TEXTS = ('id', 'turns')  # columns that are kept as they are
+# numpy reads headers with `ast`, which Python 3.11 runs in one thread at a time only: else it may
+# raise "AST constructor recursion depth mismatch", and `listing` reads many files at once.
+_PARSING = threading.Lock()
 
 
 class Collector:
@@ -154,7 +158,8 @@ def _arrays(path: Path, *names: str) -> list[np.ndarray]:
   """Some arrays of the file beside the file of records `path`."""
   path = path.with_name(path.name + SUFFIX)
   try:
-    with np.load(io.BytesIO(path.read_bytes())) as stored:
+    content = io.BytesIO(path.read_bytes())
+    with _PARSING, np.load(content) as stored:
       return [stored[name] for name in names]
   except FileNotFoundError as error:
     raise DataError(

@@ -9,9 +9,13 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _COMPILED = tempfile.TemporaryDirectory(prefix='echox-jax-tests-')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED.name
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
-# The tests compile much and compute little: unoptimised code is made in two thirds of the time.
-# Tolerances are the same.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+# The tests compile much and compute little: unoptimised code, in one piece and without fusions that
+# pass through MLIR, is made in less than half of the time. Tolerances are the same.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 '
+  '--xla_cpu_use_fusion_emitters=false',
+)
 
 from tests.helpers import buckets
 

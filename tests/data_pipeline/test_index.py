@@ -2,14 +2,17 @@
 those of the records.
 """
 
+import gc
 import itertools
 import os
 import shutil
+import sys
+import time
 
 import numpy as np
 import pytest
 
-from data_pipeline import dataset, index, schema, selection
+from data_pipeline import dataset, index, schema, selection, turns
 from data_pipeline.schema import ASR, Example, Turn
 from echox_jax import prompts
 from echox_jax.errors import DataError
@@ -65,6 +68,30 @@ def workdir(tmp_path_factory):
   dataset.write_dataset(folder / 'precomputed', 'questions', {'train': dialogues()})
   dataset.write_dataset(folder / 'precomputed', 'libri_transcripts', {'train': transcripts()})
   return folder
+
+
+@pytest.fixture
+def collecting():
+  """Garbage is collected all the time, and lets other threads run meanwhile."""
+
+  def let_others_run(*_):
+    time.sleep(0)
+
+  before = gc.get_threshold(), sys.getswitchinterval()
+  gc.callbacks.append(let_others_run)
+  gc.set_threshold(5, 1, 1)
+  sys.setswitchinterval(1e-6)
+  yield
+  gc.set_threshold(*before[0])
+  sys.setswitchinterval(before[1])
+  gc.callbacks.remove(let_others_run)
+
+
+def test_many_threads_read_what_lies_beside_the_records(workdir, collecting):
+  """Python 3.11 runs the parser that numpy needs in one thread at a time only."""
+  stored = dataset.open_turns(workdir / 'precomputed', 'questions', 'train')
+  many = turns.StoredTurns(stored.files * 400, stored.counts * 400)
+  assert len(many.table()) == 400 * len(stored.table())
 
 
 def open_table(workdir, name='questions', workers=0):

@@ -35,7 +35,6 @@ def start_job(module: str, options: dict, compiled) -> subprocess.Popen:
     env=os.environ
     | {
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
       'JAX_COMPILATION_CACHE_DIR': str(compiled),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'TF_CPP_MIN_LOG_LEVEL': '3',  # a pipe that is read at the end must not fill up
