@@ -165,6 +165,9 @@ class UnitDecoderConfig:
   `text_fusion`: the echo decoder reads the sum of the adapted state of a token and the token's own
   row of the text table. Without it, it reads the adapted states alone, as in the paper, and the
   denoising adapter has to learn the whole table. LLaMA-Omni 2 (arXiv 2505.02625) fuses both, too.
+  `closing_ids`: a slice that ends with none of these ids is read with the first of them behind it.
+  A text-to-codec model that has learnt from whole sentences does not know where to stop without a
+  full stop: it says the last words again, and others. () = slices are read as they are.
   """
 
   unit_vocab_size: int = 1500
@@ -172,6 +175,7 @@ class UnitDecoderConfig:
   text_table: str = 'embed_tokens'
   text_stride: int = 0
   text_fusion: bool = False
+  closing_ids: tuple[int, ...] = ()
   denoising_intermediate_size: int = 512
   denoising_dropout: float = 0.0
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from echox_jax.config import EchoXConfig, VocoderConfig
 from echox_jax.decoding import conversations, generate, guards
-from echox_jax.models import llama
+from echox_jax.models import llama, positions, unit_decoder
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import UnitDecoder, read_answer
@@ -190,7 +190,7 @@ def prompt_width(cfg: EchoXConfig) -> int:
     table = jnp.zeros((cfg.llm.vocab_size, cfg.llm.hidden_size), states.dtype)
     return generate.unit_prompt(cfg, table, states, jnp.ones(1, jnp.int32)).valid
 
-  shape = (1, cfg.streaming.max_slice_tokens, cfg.llm.hidden_size)
+  shape = (1, positions.longest_slice(cfg), cfg.llm.hidden_size)
   return jax.eval_shape(made, jax.ShapeDtypeStruct(shape, cfg.llm.dtype)).shape[1]
 
 
@@ -227,7 +227,8 @@ def begin_slice(
   )
   read = read_answer(params, cfg, own[None], tokens[None])
   table, length = params['unit_text_embedding']['embedding'], (stop - start)[None]
-  prompt = generate.unit_prompt(cfg, table, read, length)
+  closed = unit_decoder.close_slices(cfg, table, read, tokens[None], length)
+  prompt = generate.unit_prompt(cfg, table, *closed)
   inner, head, _ = generate.unit_choices(params['echo'], cfg, table)
   width = prompt.valid.shape[1]
   hidden, new = UnitDecoder(cfg).apply(

@@ -112,4 +112,5 @@ def _unit_words(
   """Ids int32[1,N] -> unit words."""
   table = params['unit_text_embedding']['embedding']
   embedded = unit_decoder.embed_text(table, ids)
-  return generate.decode_unit_words(params['t2c'], cfg, table, embedded, lengths, most)
+  closed = unit_decoder.close_slices(cfg, table, embedded, ids, lengths)
+  return generate.decode_unit_words(params['t2c'], cfg, table, *closed, most)

@@ -24,7 +24,7 @@ _AUDIO_STEP = 2.0  # seconds, the first bucket of question lengths
 # average, not by two fifths.
 _AUDIO_GROWTH = 2**0.5
 _READ_GROWTH = 4  # programs that read take long to compile: few sizes
-_SLOT_STEP = 32  # what is said in ten seconds
+_SLOT_STEP = 24  # what is said in seven seconds
 _FRAME_STEP = 100  # 2 s of speech
 
 
@@ -107,14 +107,11 @@ def generate_units(
   """Decodes at most `max_words` unit words per slice from its first `lengths` states and the ids
   that they predicted.
   """
-  return generate.decode_unit_words(
-    params['echo'],
-    cfg,
-    params['unit_text_embedding']['embedding'],
-    unit_decoder.read_answer(params, cfg, hidden, ids),
-    lengths,
-    positions.max_unit_words(cfg, max_words),
-  )
+  table = params['unit_text_embedding']['embedding']
+  read = unit_decoder.read_answer(params, cfg, hidden, ids)
+  closed = unit_decoder.close_slices(cfg, table, read, ids, lengths)
+  most = positions.max_unit_words(cfg, max_words)
+  return generate.decode_unit_words(params['echo'], cfg, table, *closed, most)
 
 
 def durations(

@@ -34,7 +34,12 @@ def slice_row(cfg: EchoXConfig, words: int) -> int:
   profile = prompts.get_profile(cfg.profile)
   prefix = prompts.slice_prefix(cfg.special_ids, profile)
   suffix = prompts.slice_suffix(cfg.special_ids, profile)
-  return len(prefix) + cfg.streaming.max_slice_tokens + len(suffix) + words + 2
+  return len(prefix) + longest_slice(cfg) + len(suffix) + words + 2
+
+
+def longest_slice(cfg: EchoXConfig) -> int:
+  """Returns the tokens of the longest slice as the unit decoder reads it."""
+  return cfg.streaming.max_slice_tokens + bool(cfg.unit_decoder.closing_ids)
 
 
 def max_unit_words(cfg: EchoXConfig, budget: int) -> int:

@@ -172,6 +172,36 @@ def embed_text(text_table: Float[Array, 'V D'], ids: Int[Array, '*b']) -> Float[
   return jnp.take(jax.lax.stop_gradient(text_table), ids, axis=0)
 
 
+def close_slices(
+  cfg: EchoXConfig,
+  text_table: Float[Array, 'V D'],
+  text: Float[Array, 'B N D'],
+  ids: Int[Array, 'B N'],
+  lengths: Int[Array, ' B'],
+) -> tuple[Float[Array, 'B M D'], Int[Array, ' B']]:
+  """Puts a closing mark behind slices that end without one, see `UnitDecoderConfig.closing_ids`.
+
+  Args:
+    cfg: the model.
+    text_table: the frozen text embeddings.
+    text: embeddings or adapted states at the LLM's width; row b is valid up to lengths[b].
+    ids: the tokens.
+    lengths: tokens of each row; one of length 0 stays empty.
+
+  Returns:
+    (text, lengths), with room for a mark: M = N + 1; without closing ids as they are.
+  """
+  if not cfg.unit_decoder.closing_ids:
+    return text, lengths
+  marks = jnp.asarray(cfg.unit_decoder.closing_ids, jnp.int32)
+  last = jnp.take_along_axis(ids, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+  opens = (lengths > 0) & ~jnp.isin(last, marks)
+  text = jnp.pad(text, ((0, 0), (0, 1), (0, 0)))
+  here = opens[:, None] & (jnp.arange(text.shape[1]) == lengths[:, None])
+  mark = embed_text(text_table, marks[0]).astype(text.dtype)
+  return jnp.where(here[..., None], mark, text), lengths + opens
+
+
 def slice_prompt(
   cfg: EchoXConfig,
   text_table: Float[Array, 'V D'],

@@ -326,10 +326,10 @@ def pseudo_labels(
   params: dict, cfg: EchoXConfig, text: Array, lengths: Array, max_words: int
 ) -> generate.UnitWords:
   """Decodes unit words for text int[M,N] with the frozen T2C; no gradient."""
-  frozen = jax.lax.stop_gradient((params['t2c'], params['unit_text_embedding']['embedding']))
-  return generate.decode_unit_words(
-    frozen[0], cfg, frozen[1], unit_decoder.embed_text(frozen[1], text), lengths, max_words
-  )
+  t2c, table = jax.lax.stop_gradient((params['t2c'], params['unit_text_embedding']['embedding']))
+  embedded = unit_decoder.embed_text(table, text)
+  closed = unit_decoder.close_slices(cfg, table, embedded, text, lengths)
+  return generate.decode_unit_words(t2c, cfg, table, *closed, max_words)
 
 
 def recorded_words(
@@ -390,7 +390,8 @@ def echo_terms(
   labels = jnp.where(usable[:, None] & (column <= length + 1), target, IGNORE)
 
   model, variables = UnitDecoder(cfg), {'params': params['echo']}
-  prompt = unit_decoder.slice_prompt(cfg, table, adapted, slices.lengths)
+  closed = unit_decoder.close_slices(cfg, table, adapted, text, slices.lengths)
+  prompt = unit_decoder.slice_prompt(cfg, table, *closed)
   row = unit_decoder.extend(prompt, model.apply(variables, table, target[:, :-1], method='embed'))
   hidden, _ = model.apply(
     variables,

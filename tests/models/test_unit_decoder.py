@@ -67,6 +67,22 @@ def test_rows_are_those_of_the_text_to_codec_template(params, stride):
       np.testing.assert_allclose(hidden[i], both[0, -4:], atol=2e-5)
 
 
+def test_a_slice_that_does_not_end_gets_a_mark_behind_it():
+  decoder = dataclasses.replace(CFG.unit_decoder, closing_ids=(11, 12))
+  cfg = dataclasses.replace(CFG, unit_decoder=decoder)
+  table = jnp.arange(40.0)[:, None] * jnp.ones((1, 3))
+  ids = jnp.array([[20, 21, 22], [20, 12, 0], [20, 0, 0], [0, 0, 0]])
+  lengths = jnp.array([3, 2, 1, 0])
+  text, closed = unit_decoder.close_slices(cfg, table, table[ids], ids, lengths)
+  assert closed.tolist() == [4, 2, 2, 0] and text.shape == (4, 4, 3)
+  assert text[0, :4, 0].tolist() == [20, 21, 22, 11]
+  assert text[1, :2, 0].tolist() == [20, 12] and text[2, :2, 0].tolist() == [20, 11]
+  plain = unit_decoder.close_slices(CFG, table, table[ids], ids, lengths)
+  np.testing.assert_array_equal(plain[0], table[ids])
+  assert plain[1].tolist() == [3, 2, 1, 0]
+  assert positions.slice_row(cfg, 5) == positions.slice_row(CFG, 5) + 1
+
+
 def with_stride(stride):
   decoder = dataclasses.replace(CFG.unit_decoder, text_stride=stride)
   return dataclasses.replace(CFG, unit_decoder=decoder)

@@ -86,6 +86,29 @@ def test_t2c_says_what_it_was_taught(t2c):
   assert not words.overflow.any()
 
 
+def test_a_slice_without_an_end_is_said_as_the_text_that_has_one(t2c):
+  (text, words), *_ = SAYINGS.items()
+  decoder = dataclasses.replace(CFG.unit_decoder, closing_ids=(text[-1], 39))
+  cfg = dataclasses.replace(CFG, unit_decoder=decoder)
+  rows = jnp.array([[*text[:-1], *[0] * (9 - len(text))], [*text, *[0] * (8 - len(text))]])
+  lengths = jnp.array([len(text) - 1, len(text)])
+  said = jax.jit(lambda p: echo_step.pseudo_labels(p, cfg, rows, lengths, 10))(t2c[0])
+  assert [said.ids[i, :n].tolist() for i, n in enumerate(said.lengths)] == [list(words)] * 2
+  # the echo decoder reads it so, too
+  job = dataclasses.replace(experiment(echo_text='gold', slices_per_batch=5), model=cfg)
+  params = t2c[0] | {'echo': t2c[0]['t2c']}
+  slices = echo_step.SliceBatch(None, rows, lengths, jnp.arange(2), 0, 0)
+  states = jnp.take(params['unit_text_embedding']['embedding'], rows, axis=0)
+  fused = dataclasses.replace(cfg, unit_decoder=dataclasses.replace(decoder, text_fusion=True))
+  fresh = nn.meta.unbox(init_denoising_adapter(jax.random.key(0), fused))
+  ce, _ = jax.jit(
+    lambda p: echo_step.echo_terms(
+      p, fused, slices._replace(states=states), rows, said, None, job.train.loss
+    )
+  )(params | {'denoising_adapter': fresh})
+  assert ce.mean < 0.05
+
+
 def test_echo_decoder_says_the_pseudo_labels(t2c):
   params = t2c[0] | {'echo': t2c[0]['t2c']}
   batch, job = echo_rows.batch(), experiment(echo_text='gold', slices_per_batch=5)
