@@ -267,16 +267,21 @@ def question_prompt(
 
   Args:
     ids, profile: of the model.
-    system: result of `encode_system`; empty = no system turn.
+    system: result of `encode_system`; empty = no system turn. Read where the question is the first.
     text: result of `encode_question`.
     audio: whether the question has speech, which replaces the single AUDIO id.
     first: whether the question opens the conversation; otherwise it follows the EOT of an answer.
   """
   template = profile.template
-  before = _laid_out(ids, template.opening if first else template.after_answer)
-  told = _laid_out(ids, template.system, system) if system else []
+  before = opening(ids, profile, system) if first else _laid_out(ids, template.after_answer)
   asked = _laid_out(ids, template.spoken_user if audio else template.user, text)
-  return [*before, *told, *asked, *_laid_out(ids, template.assistant)]
+  return [*before, *asked, *_laid_out(ids, template.assistant)]
+
+
+def opening(ids: SpecialIds, profile: Profile, system: Sequence[int]) -> list[int]:
+  """Returns the ids that a conversation opens with, whatever is asked: as for `question_prompt`."""
+  told = _laid_out(ids, profile.template.system, system) if system else []
+  return [*_laid_out(ids, profile.template.opening), *told]
 
 
 def answer(ids: SpecialIds, profile: Profile, text: Sequence[int]) -> list[int]:

@@ -1,5 +1,6 @@
-"""The LLM of B conversations at once: one state, four programs of static shapes.
+"""The LLM of B conversations at once: one state, and programs of static shapes.
 
+  read_opening  what all conversations open with, once
   read_first    questions into empty rows (prefill)
   read_further  a question behind what a conversation holds already
   decode_chunk  a few tokens for all conversations that are answering
@@ -132,6 +133,22 @@ def empty(
   )
 
 
+def read_opening(params: dict, cfg: EchoXConfig, ids: Int[Array, '1 P']) -> Any:
+  """Returns the cache of P slots that holds what conversations open with, for `read_first`."""
+  slots = ids.shape[1]
+  _, cache = apply_llm(
+    params,
+    cfg,
+    'hidden',
+    apply_llm(params, cfg, 'embed', ids),
+    jnp.arange(slots)[None],
+    Mask(jnp.ones(ids.shape, bool), causal=True),
+    llama.init_cache(cfg.llm, 1, slots, llama.are_layers_separate(params['llm'])),
+    jnp.int32(0),
+  )
+  return cache
+
+
 def read_first(
   params: dict,
   cfg: EchoXConfig,
@@ -140,9 +157,10 @@ def read_first(
   spliced: echox.Spliced,
   sampling: sampler.Sampling,
   limits: Int[Array, ' Q'],
+  opening: Any = None,
 ) -> Conversations:
-  """Reads questions into empty rows and makes these answer. A question sees itself alone, which
-  flash kernels compute.
+  """Reads questions into empty rows and makes these answer. Without an opening, a question sees
+  itself alone, which flash kernels compute.
 
   Args:
     params: with group `llm`.
@@ -152,28 +170,32 @@ def read_first(
     spliced: Q questions with speech in place, padded at the right.
     sampling: of each answer.
     limits: the most tokens of each answer.
+    opening: of `read_opening`, where questions come without it; None = they are whole.
   """
   width, asked = spliced.valid.shape[1], spliced.valid.sum(axis=1).astype(jnp.int32)
-  hidden, new = apply_llm(
-    params,
-    cfg,
-    'hidden',
-    spliced.inputs,
-    spliced.positions,
-    Mask(spliced.prompt_keys, causal=True),
-    llama.init_cache(cfg.llm, len(rows), width, llama.are_layers_separate(params['llm'])),
-    jnp.int32(0),
+  before = 0 if opening is None else jax.tree.leaves(opening)[0].shape[-2]
+  prompt_keys = jnp.pad(spliced.prompt_keys, ((0, 0), (before, 0)), constant_values=True)
+  held = llama.init_cache(
+    cfg.llm, len(rows), before + width, llama.are_layers_separate(params['llm'])
   )
-  cache = state.cache
+  mask = Mask(prompt_keys, causal=True)
+  if opening is not None:
+    held = jax.tree.map(lambda x, own: x.at[..., :before, :].set(own), held, opening)
+    earlier = jnp.arange(before + width) <= before + jnp.arange(width)[:, None]
+    mask = Mask(prompt_keys, allowed=earlier[None, None])
+  hidden, new = apply_llm(
+    params, cfg, 'hidden', spliced.inputs, before + spliced.positions, mask, held, jnp.int32(before)
+  )
+  cache, slots = state.cache, state.keys.shape[1]
+  new = jax.tree.map(lambda own: own[..., :slots, :], new)  # beyond them is padding
   for i in range(len(rows)):
     cache = jax.tree.map(
       lambda held, own, i=i: put_slots(held, take_row(own, i, _axis(own)), rows[i]), cache, new
     )
   hidden = jnp.take_along_axis(hidden, asked[:, None, None] - 1, axis=1)[:, 0]
-  slots = state.keys.shape[1]
-  keys = jnp.pad(spliced.prompt_keys, ((0, 0), (0, slots - width)))
+  keys = jnp.pad(prompt_keys[:, :slots], ((0, 0), (0, max(0, slots - before - width))))
   state = state.replace(cache=cache, keys=state.keys.at[rows].set(keys))
-  return _begun(params, cfg, state, rows, hidden, asked, sampling, limits)
+  return _begun(params, cfg, state, rows, hidden, before + asked, sampling, limits)
 
 
 def read_further(

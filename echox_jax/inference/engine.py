@@ -9,6 +9,7 @@ compiled any more. What does not fit a budget is counted, never lost in silence.
 
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
+import functools
 import threading
 import time
 from typing import Any
@@ -57,8 +58,8 @@ class Engine:
     groups = {name: group for name, group in model.params.items() if reads or name != 't2c'}
     self.params, self.config = placement.prepare(groups, model.config, mesh, int8)
     self.programs = Programs(self.config, self.budgets, mesh)
-    slots = self.programs.slots
-    self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots)
+    slots, once = self.programs.slots, self.programs.knows_opening
+    self.questions = Questions(self.config, self.budgets, self.tokenizer.encode, hears, slots, once)
     self._sizes, self._unheard = self.questions.sizes, self.questions.unheard
     self.reads_at_once = min(self.budgets.questions, self.budgets.conversations)
     self._lock = threading.RLock()  # `pump` may run in any thread, in one at a time
@@ -315,7 +316,7 @@ class Engine:
     answerings = [answering for answering, _ in filled]
     self._waiting = [answering for answering in self._waiting if answering not in answerings]
     self._prefill(
-      self.programs.read_first,
+      True,
       [row for _, row in filled],
       [answering.turn.prompt for answering in answerings],
       None if first.wave is None else self._hear(answerings),
@@ -339,16 +340,13 @@ class Engine:
       turn.heard = self._hear([answering])
     while conversation.turns and not self._fits([*conversation.turns, turn]):
       conversation.turns.pop(0).heard = None  # whoever still knows the turn needs no speech of it
-      answering.overflow['turns'] += 1
-    if answering.overflow['turns']:
-      self._forget(conversation)
       self._open((*conversation.turns, turn)[0])
-    fresh, pieces = conversation.row is None, [(turn.prompt, turn.heard)]
-    if fresh:
-      pieces = [*self._pieces(conversation.turns), *pieces]
-    for ids, heard in pieces:
-      read = self.programs.read_first if fresh else self.programs.read_further
-      self._prefill(read, [row], [ids], heard, [answering.request])
+      self._forget(conversation)
+      answering.overflow['turns'] += 1
+    fresh = conversation.row is None
+    before = self._pieces(conversation.turns) if fresh else ()
+    for ids, heard in (*before, (turn.prompt, turn.heard)):
+      self._prefill(fresh, [row], [ids], heard, [answering.request])
       fresh = False
     self._start(answering, row)
     return True
@@ -371,13 +369,14 @@ class Engine:
 
   def _prefill(
     self,
-    read: Any,
+    fresh: bool,
     rows: Sequence[int],
     prompts: Sequence[Sequence[int]],
     heard: Any,
     requests: Sequence[Request],
   ) -> None:
-    """Runs a program that reads."""
+    """Reads prompts into rows, which are empty if they are `fresh`."""
+    prompts = [ids[len(self.questions.opening) :] for ids in prompts] if fresh else prompts
     begins = [()] * len(rows)
     if heard is not None:
       kept = jax.device_get(heard.kept)
@@ -388,9 +387,17 @@ class Engine:
     each = (r.sampling(own) for r, own in zip(requests, begins, strict=True))
     sampling = jax.tree.map(lambda *x: np.stack(x), *each)
     limits = np.asarray([min(r.max_tokens or most, most) for r in requests], np.int32)
-    self._state = read(
-      self.params, self._state, np.asarray(rows, np.int32), ids, heard, sampling, limits
-    )
+    asked = (np.asarray(rows, np.int32), ids, heard, sampling, limits)
+    if fresh:
+      self._state = self.programs.read_first(self.params, self._state, *asked, self._opening)
+    else:
+      self._state = self.programs.read_further(self.params, self._state, *asked)
+
+  @functools.cached_property
+  def _opening(self) -> Any:
+    """What the LLM keeps of what all conversations open with; None = prompts are read whole."""
+    ids = self.questions.opening
+    return self.programs.read_opening(self.params, np.asarray([ids], np.int32)) if ids else None
 
   def _start(self, answering: Answering, row: int) -> None:
     """An answer that has been read is thought of from now on."""
@@ -408,8 +415,10 @@ class Engine:
 
   def _fits(self, turns: Sequence[Turn]) -> bool:
     """Whether turns, of which the last is to be answered, find room; pieces are padded."""
-    used, widest = 0, 0
-    for ids, heard in [*self._pieces(turns[:-1]), (turns[-1].prompt, turns[-1].heard)]:
+    pieces = [*self._pieces(turns[:-1]), (turns[-1].prompt, turns[-1].heard)]
+    used = widest = len(self.questions.opening)
+    pieces[0] = (pieces[0][0][used:], pieces[0][1])
+    for ids, heard in pieces:
       extra = positions.speech(self.config) if heard is not None else 0
       widest = max(widest, used + bucket(self._sizes.prompt, len(ids)) + extra)
       used += len(ids) + extra

@@ -60,6 +60,11 @@ class Programs:
       slots: self.jitted(f'cut_{slots}', functools.partial(_cut, slots))
       for slots in steps.buckets(cfg, budgets).slots
     }
+    # On accelerators it would take as long, and flash kernels only read what is whole.
+    self.knows_opening = (
+      self._on_cpu and not prompts.get_profile(cfg.profile).mask_prompt_eot  # seen alike by all
+    )
+    self.read_opening = self.jitted('read_opening', conversations.read_opening)
     self.read_first = using(
       'read_first', thinks, functools.partial(_read, conversations.read_first)
     )
@@ -199,11 +204,12 @@ def _read(
   heard: Any,
   sampling: Any,
   limits: Array,
+  *opening: Any,
 ) -> conversations.Conversations:
   """Reads questions int32[Q,T], with speech in the place of their AUDIO ids."""
   embeddings = apply_llm(params, cfg, 'embed', ids)
   spliced = echox.splice(cfg, ids, embeddings, heard)
-  return read(params, cfg, state, rows, spliced, sampling, limits)
+  return read(params, cfg, state, rows, spliced, sampling, limits, *opening)
 
 
 def _of_rows(

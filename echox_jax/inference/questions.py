@@ -28,6 +28,7 @@ class Questions:
     encode: text -> ids.
     hears: whether questions may be spoken.
     slots: positions of a conversation.
+    knows_opening: whether what conversations open with is read once for all.
   """
 
   config: EchoXConfig
@@ -35,11 +36,22 @@ class Questions:
   encode: Callable[[str], list[int]]
   hears: bool
   slots: int
+  knows_opening: bool = False
 
   @functools.cached_property
   def sizes(self) -> steps.Buckets:
     """Static sizes that questions, and the sound of answers, are padded to."""
     return steps.buckets(self.config, self.budgets)
+
+  @functools.cached_property
+  def opening(self) -> tuple[int, ...]:
+    """Ids at the beginning of first prompts that are not read with them; none = prompts are read
+    whole.
+    """
+    profile = prompts.get_profile(self.config.profile)
+    system = prompts.encode_system(profile, self.encode, self.config.system_message)
+    found = prompts.opening(self.config.special_ids, profile, system)
+    return tuple(found) if self.knows_opening else ()
 
   @property
   def unheard(self) -> tuple[int, ...]:
@@ -62,7 +74,7 @@ class Questions:
     prompts = [(False, size) for size in self.sizes.prompt]
     if not self.hears:
       return (), prompts
-    least = len(self.prompt('', audio=True))
+    least = len(self.prompt('', audio=True)) - len(self.opening)
     return self.sizes.samples, prompts + [(True, n) for n in self.sizes.prompt if n >= least]
 
   def sizes_of(
@@ -73,8 +85,8 @@ class Questions:
     for wave, text in asked:
       if wave is not None:
         samples.add(bucket(self.sizes.samples, len(self.check_wave(wave))))
-      ids = self.prompt(text, wave is not None)
-      prompts.add((wave is not None, bucket(self.sizes.prompt, len(ids))))
+      size = len(self.prompt(text, wave is not None)) - len(self.opening)
+      prompts.add((wave is not None, bucket(self.sizes.prompt, size)))
     return sorted(samples), sorted(prompts)
 
   def check_wave(self, wave: Float[np.ndarray, '...']) -> Float[np.ndarray, ' S']:

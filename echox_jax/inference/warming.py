@@ -78,7 +78,13 @@ def thinking(
   def heard(number: int) -> Any:
     return programs.hear.prepare(params, *sound(number, min(samples)))[0]
 
+  @functools.cache
+  def opening() -> Any:
+    size = len(questions.opening)
+    return programs.read_opening.prepare(params, _shape('int32', 1, size)) if size else None
+
   def read(program: Any, number: int, slots: int, size: int) -> None:
+    more = (opening(),) if program is programs.read_first else ()
     program.prepare(
       params,
       state,
@@ -87,6 +93,7 @@ def thinking(
       programs.cut[slots].prepare(params, heard(number)) if slots else None,
       jax.tree.map(lambda x: np.stack([x] * number), Request().sampling()),
       _shape('int32', number),
+      *more,
     )
 
   decode = programs.decode_chunk.prepare

@@ -15,7 +15,7 @@ from echox_jax.inference.answering import Request, soften
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, TextPiece
 from echox_jax.models import echox, positions
-from echox_jax.models.unit_decoder import read_answer
+from echox_jax.models.unit_decoder import close_slices, read_answer
 from tests.helpers import tiny_model
 from tests.helpers.compiling import compiling
 
@@ -101,7 +101,9 @@ def test_streaming_says_what_whole_passes_say_whatever_the_family(tmp_path, llm)
 @pytest.mark.slow
 def test_streaming_says_what_whole_passes_say_where_text_runs_beside_it(tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
-  decoder = dataclasses.replace(bundle.config.unit_decoder, text_stride=3, text_fusion=True)
+  decoder = dataclasses.replace(
+    bundle.config.unit_decoder, text_stride=3, text_fusion=True, closing_ids=(11,)
+  )
   bundle = dataclasses.replace(
     bundle, config=dataclasses.replace(bundle.config, unit_decoder=decoder)
   )
@@ -160,7 +162,8 @@ def check_streaming(engine, bundle, wave):
   def speak(params, states, tokens, lengths):
     adapted = read_answer(params, cfg, states, tokens)
     table = params['unit_text_embedding']['embedding']
-    return generate.decode_unit_words(params['echo'], cfg, table, adapted, lengths, 12)
+    closed = close_slices(cfg, table, adapted, tokens, lengths)
+    return generate.decode_unit_words(params['echo'], cfg, table, *closed, 12)
 
   pieces, slices, done = parts(engine.answer(wave))
   said = answer(params)
@@ -181,6 +184,28 @@ def check_streaming(engine, bundle, wave):
     soften(whole_slice, one is not slices[0], one is not slices[-1])
     # twice the distance of float32 from float64 here, 1.2e-5 of the peak
     assert np.abs(whole_slice - one.waveform).max() <= 2.4e-5 * np.abs(whole_slice).max()
+
+
+def test_what_conversations_open_with_is_read_once(tmp_path):
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  config = dataclasses.replace(bundle.config, system_message='Capitals of countries.')
+  engine, whole = (Engine(dataclasses.replace(bundle, config=config)) for _ in range(2))
+  assert len(engine.questions.opening) > 3
+  whole.questions = dataclasses.replace(whole.questions, knows_opening=False)
+  requests = [
+    Request(tiny_model.question(1.5)),
+    Request(tiny_model.question(0.7, 1)),
+    Request(text='Paris?'),
+  ]
+  said = [[events[-1] for events in own.answers(requests)] for own in (engine, whole)]
+  assert len({done.text for done in said[1]}) == 3
+  for done, expected in zip(*said):
+    assert done.text == expected.text
+    np.testing.assert_allclose(done.waveform, expected.waveform, atol=1e-3)
+  released = dataclasses.replace(
+    config, profile='released'
+  )  # where speech hides the EOTs before it
+  assert not Engine(dataclasses.replace(bundle, config=released)).questions.opening
 
 
 def test_there_is_no_click_where_slices_meet(engine):

@@ -26,6 +26,8 @@ def test_a_cache_is_updated_in_place(tmp_path, name, width):
   if name.startswith('read'):
     sampling = jax.tree.map(lambda x: x[:1], state.sampling)
     rest = (none[None], np.zeros((1, 32), np.int32), None, sampling, none[None])
+    if name == 'read_first':
+      rest += (made.read_opening(params, np.zeros((1, 5), np.int32)),)
   elif name == 'decode_chunk':
     rest = (rows, none)
   else:
