@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from echox_jax.models.arrays import Array, Float, Int
 
 KERNEL, ROWS, SCALE = 'kernel', 'kernel_rows', 'kernel_scale'
-# So many rows of x are multiplied one after the other. For more than one row at once, XLA writes
-# the widened numbers to memory first.
+# So many rows of x are multiplied one after the other, each with all of the kernel.
 _FEW = 8
+# Rows of a kernel that are widened at a time for more rows of x: 39 positions of an LLM of 135
+# million parameters take 148 ms, 385 ms with all at once, 190 ms in float32.
+_BLOCK, _LEAST = 192, 32
 _LARGEST = 127
 
 
@@ -68,9 +70,25 @@ def matmul_rows(x: Float[Array, '*b D'], rows: Int[Array, 'F D']) -> Float[Array
     flat, rows = jax.lax.optimization_barrier((flat, rows))
     each = [_product(flat[i : i + 1], rows.astype(x.dtype)) for i in range(flat.shape[0])]
     out = jnp.concatenate(each)
-  else:  # from int8 to float32 by way of int32, XLA takes a fifth of the time
-    out = _product(flat, rows.astype(jnp.int32).astype(x.dtype))
+  else:
+    out = _by_blocks(flat, rows)
   return out.reshape(*x.shape[:-1], rows.shape[0])
+
+
+def _by_blocks(x: Float[Array, 'B D'], rows: Int[Array, 'F D']) -> Float[Array, 'B F']:
+  """Widens and multiplies as many rows at a time as stay in the cache of a core: XLA would write
+  all the widened numbers to memory first.
+  """
+  size = max(n for n in range(1, _BLOCK + 1) if rows.shape[0] % n == 0)
+
+  def of_block(_: None, some: Array) -> tuple[None, Array]:
+    # by way of int32, XLA takes a fifth of the time
+    return None, _product(x, some.astype(jnp.int32).astype(x.dtype))
+
+  if size < _LEAST:
+    return of_block(None, rows)[1]
+  _, out = jax.lax.scan(of_block, None, rows.reshape(-1, size, rows.shape[1]))
+  return jnp.moveaxis(out, 0, 1).reshape(x.shape[0], -1)
 
 
 def _product(x: Float[Array, 'B D'], rows: Float[Array, 'F D']) -> Float[Array, 'B F']:

@@ -84,13 +84,15 @@ def test_a_quantised_kernel_is_nearly_the_kernel():
   assert (np.abs(values * scale[:, None] - kernel) <= most / 127 / 2 + 1e-6).all()
 
 
+# 480 rows are widened in parts of 160, and 191, a prime, at once; 7 are fewer than a part has
+@pytest.mark.parametrize('features', [7, 191, 480])
 @pytest.mark.parametrize('shape', [(1,), (2, 1), (8,), (3, 5)])
-def test_rows_of_a_kernel_multiply_as_the_kernel(shape):
+def test_rows_of_a_kernel_multiply_as_the_kernel(shape, features):
   rng = np.random.default_rng(0)
-  kernel, x = rng.normal(size=(30, 7)).astype('f'), rng.normal(size=(*shape, 30)).astype('f')
+  kernel, x = rng.normal(size=(30, features)).astype('f'), rng.normal(size=(*shape, 30)).astype('f')
   made = quantize.quantize({'kernel': jnp.asarray(kernel)})
   rows = quantize.with_rows({'deep': made})['deep']
-  assert rows['kernel_rows'].shape == (7, 30) and 'kernel' not in rows
+  assert rows['kernel_rows'].shape == (features, 30) and 'kernel' not in rows
   stored = np.asarray(made['kernel'], 'f') * made['kernel_scale']
   np.testing.assert_allclose(quantize.scaled_product(x, rows), x @ stored, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(quantize.row(rows, 3), stored[:, 3], rtol=1e-6)
