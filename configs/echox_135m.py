@@ -84,7 +84,7 @@ IDS = SpecialIds(
   typo_bos=0,
 )
 SYSTEM_MESSAGE = 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
-CLOSING_IDS = (30, 47, 17)  # . ? !
+MARKS = talker.Marks(closing=(30, 47, 17), breaks=(198, 1116))  # . ? !
 LLM = LlamaConfig(
   hidden_size=576,
   intermediate_size=1536,
@@ -103,4 +103,4 @@ MODEL = EchoXConfig(profile='chatml', special_ids=IDS, system_message=SYSTEM_MES
 
 def get_config(stage: str = 's2t') -> ConfigDict:
   """The job of one stage: align, s2t, t2c, echo or vocoder."""
-  return talker.recipe(stage, MODEL, full_size.in_models('smollm2-135m'), CLOSING_IDS)
+  return talker.recipe(stage, MODEL, full_size.in_models('smollm2-135m'), MARKS)

@@ -28,6 +28,7 @@ Llama, a Qwen2 or a Qwen3. The rest follows from it:
 - A slice that ends within a sentence is read with a full stop behind it
   (`unit_decoder.closing_ids`): T2C learns from whole sentences, and says more than the text of one
   that does not end.
+- A spoken answer ends with its first paragraph (`engine.ending_ids`): nobody listens to lists.
 - The unit decoders are small (`UNIT_TRUNK`): per step they learn as fast as four layers of 576 do,
   and a step takes a third of the time. LLMs wider than 768 have the released `medium` decoder of
   `echox_8b.py` instead.
@@ -62,6 +63,7 @@ one choose `train.batch_size`, `train.accumulate_steps` and `mesh`.
 
 import dataclasses
 import os
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -108,6 +110,7 @@ STREAMING = dict(
 SLICE_WORDS = 192  # unit words of a slice
 # Texts to learn from end with one of these. A slice that does not is read with the first behind it.
 CLOSING_MARKS = '.?!'
+BREAKS = ('\n', '\n\n')
 # Answers have up to three sentences. A slice that says more unit words a token runs away, one that
 # says fewer left something out. A first slice of eight tokens comes sooner and is said as well: of
 # 36 answers, 1,429 words, Whisper base heard 40.4 % wrong with it and 40.2 % without.
@@ -145,7 +148,7 @@ def get_config(stage: str = 's2t') -> ConfigDict:
       'folder that `python -m launch.convert import --kind llm` wrote.'
     )
   model = chat_llm(folder)
-  config = recipe(stage, model, folder, closing_ids(folder), share())
+  config = recipe(stage, model, folder, marks(folder), share())
   config.tokenizer.model = str(tokenizer.find_tokenizer(folder))
   return config
 
@@ -181,10 +184,20 @@ def chat_llm(folder: str) -> EchoXConfig:
   return model_folder.read_config(folder)
 
 
-def closing_ids(folder: str) -> tuple[int, ...]:
-  """The ids of the marks at which a text may end, the full stop first."""
+class Marks(NamedTuple):
+  """Ids of an LLM: `closing`, with which a text may end, the full stop first, and `breaks`, those
+  of a line and of a paragraph.
+  """
+
+  closing: tuple[int, ...]
+  breaks: tuple[int, ...]
+
+
+def marks(folder: str) -> Marks:
+  """The marks of an imported language model."""
   encode = tokenizer.load_tokenizer(folder).encode
-  return tuple(encode(mark)[-1] for mark in CLOSING_MARKS)
+  closing, breaks = (tuple(encode(mark)[-1] for mark in own) for own in (CLOSING_MARKS, BREAKS))
+  return Marks(closing, tuple(dict.fromkeys(breaks)))
 
 
 def share() -> float:
@@ -204,7 +217,7 @@ def share() -> float:
 
 
 def recipe(
-  stage: str, model: EchoXConfig, folder: str, closing: tuple[int, ...], share: float = 1.0
+  stage: str, model: EchoXConfig, folder: str, marks: Marks, share: float = 1.0
 ) -> ConfigDict:
   """The job of one stage.
 
@@ -212,7 +225,7 @@ def recipe(
     stage: one of `STAGES`.
     model: of the LLM: its sizes, profile, special ids and system message.
     folder: of the LLM, imported, with its tokenizer.json.
-    closing: as `closing_ids`.
+    marks: of the LLM.
     share: of the corpus, which is that of the steps.
   """
   nano = echox_nano.model()
@@ -227,7 +240,7 @@ def recipe(
     system_message=model.system_message,
   )
   parts['unit_decoder'] |= dict(
-    text_table='spelling', text_stride=WORDS_A_TOKEN, text_fusion=True, closing_ids=closing
+    text_table='spelling', text_stride=WORDS_A_TOKEN, text_fusion=True, closing_ids=marks.closing
   )
   parts['streaming'] = STREAMING
   # as many slots as a clip may have tokens
@@ -239,7 +252,7 @@ def recipe(
   config = full_size.job(stage, parts, ROWS, folder, pretrained, MIX)
   part = share if stage in HEARS else spoken(share).hours / spoken(1.0).hours
   steps = max(1, round(STEPS[stage] * part))
-  config.engine.update(ENGINE)
+  config.engine.update(ENGINE, ending_ids=marks.breaks)
   config.train.discriminators.update(echox_nano.DISCRIMINATORS)
   config.train.steps = steps
   config.train.optimizer.update(dict(learning_rate=RATES[stage], warmup_steps=steps // 20))

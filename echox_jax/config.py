@@ -312,6 +312,8 @@ class EngineConfig:
   `prompt_step`: questions are padded to so many tokens, or to four times as many and so on; each
   size takes programs that compile for seconds.
   `max_new_tokens`: tokens per answer.
+  `ending_ids`: tokens that end an answer as EOT does, but for its first one, such as line breaks:
+  who listens wants a paragraph, not a page with lists. () = EOT alone does.
   `max_unit_words`: unit words per slice.
   `max_frames`: audio frames per slice, at 50 per second.
   `words_per_token`: a slice that says more unit words per token than this runs away: it is cut off
@@ -336,6 +338,7 @@ class EngineConfig:
   max_prompt_tokens: int = 1024
   prompt_step: int = 32
   max_new_tokens: int = 512
+  ending_ids: tuple[int, ...] = ()
   max_unit_words: int = 2048
   max_frames: int = 1024
   words_per_token: int = 0

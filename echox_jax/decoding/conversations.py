@@ -265,6 +265,7 @@ def decode_chunk(
   first_slice_tokens: int,
   state: Conversations,
   steps: Int[Array, ''],
+  ending_ids: tuple[int, ...] = (),
 ) -> tuple[Conversations, Progress]:
   """Takes tokens for all conversations that are answering: at most `steps`, fewer where a slice
   becomes ready or all have ended.
@@ -279,6 +280,7 @@ def decode_chunk(
     first_slice_tokens: static: where the first slice ends at the latest; 0 = where the rule says.
     state: of all conversations.
     steps: tokens of each.
+    ending_ids: static: tokens in whose place EOT is taken, but for the first of an answer.
   """
   special, rows = cfg.special_ids, jnp.arange(state.keys.shape[0])
   unspoken = jnp.asarray(prompts.unspoken_ids(special, prompts.get_profile(cfg.profile)))
@@ -291,6 +293,9 @@ def decode_chunk(
   def step(carry):
     i, state = carry
     token = sampler.choose(state.logits, state.sampling, state.made, state.said)
+    if ending_ids:
+      ends = (state.made > 0) & jnp.isin(token, jnp.asarray(ending_ids, token.dtype))
+      token = jnp.where(ends, special.eot, token)
     ended = state.going & (token == special.eot)
     going = state.going & ~ended
     spoken = going & ~jnp.any(token[:, None] == unspoken, axis=1) & (state.count < room)

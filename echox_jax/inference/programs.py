@@ -74,7 +74,10 @@ class Programs:
     self.decode_chunk = using(
       'decode_chunk',
       thinks,
-      functools.partial(_of_rows, conversations.decode_chunk),
+      functools.partial(
+        _of_rows,
+        functools.partial(conversations.decode_chunk, ending_ids=tuple(budgets.ending_ids)),
+      ),
       budgets.first_slice_tokens,
       also=(None,),
       **decoding,

@@ -186,6 +186,22 @@ def check_streaming(engine, bundle, wave):
     assert np.abs(whole_slice - one.waveform).max() <= 2.4e-5 * np.abs(whole_slice).max()
 
 
+def test_a_token_may_end_an_answer(engine, tmp_path):
+  def ids(own):
+    answering = own.ask(Request(text='Paris?'))
+    *_, done = own.stream(answering)
+    assert own.tokenizer.decode(answering.ids) == done.text
+    return list(answering.ids)
+
+  whole = ids(engine)
+  at = next(n for n in range(3, len(whole)) if whole[n] not in whole[:n])
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  again = whole.index(whole[0], 1) if whole[0] in whole[1:] else len(whole)
+  for end, said in ((whole[at], whole[:at]), (whole[0], whole[:again])):
+    budgets = dataclasses.replace(tiny_model.ENGINE, ending_ids=(end,))
+    assert ids(Engine(dataclasses.replace(bundle, engine=budgets))) == said
+
+
 def test_what_conversations_open_with_is_read_once(tmp_path):
   bundle = tiny_model.tiny_bundle(tmp_path)
   config = dataclasses.replace(bundle.config, system_message='Capitals of countries.')

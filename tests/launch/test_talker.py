@@ -111,6 +111,7 @@ def test_families_keep_what_sets_them_apart(imported, monkeypatch):
   }[imported.name]
   ids = model.unit_decoder.closing_ids
   assert ids[0] == model.special_ids.period and len(set(ids)) == len(recipe.CLOSING_MARKS)
+  assert model.special_ids.nl in job('s2t').engine.ending_ids
 
 
 def test_a_full_vocabulary_gets_an_id_for_speech_and_a_wide_llm_a_narrow_decoder():
@@ -118,7 +119,7 @@ def test_a_full_vocabulary_gets_an_id_for_speech_and_a_wide_llm_a_narrow_decoder
     special_ids=dataclasses.replace(prompts.NANO_IDS, audio=320),
     llm=LlamaConfig(vocab_size=320, hidden_size=1024, num_heads=6),
   )
-  made = recipe.recipe('s2t', model, 'models/llm', (11,)).model
+  made = recipe.recipe('s2t', model, 'models/llm', recipe.Marks((11,), (9,))).model
   assert made.llm.vocab_size == 321
   assert made.unit_decoder.trunk.hidden_size == echox_8b.UNIT_TRUNK['hidden_size'] == 768
   assert made.adapter.num_heads == 2  # heads divide the width
