@@ -142,7 +142,7 @@ def read_opening(params: dict, cfg: EchoXConfig, ids: Int[Array, '1 P']) -> Any:
     'hidden',
     apply_llm(params, cfg, 'embed', ids),
     jnp.arange(slots)[None],
-    Mask(jnp.ones(ids.shape, bool), causal=True),
+    Mask(causal=True),
     llama.init_cache(cfg.llm, 1, slots, llama.are_layers_separate(params['llm'])),
     jnp.int32(0),
   )

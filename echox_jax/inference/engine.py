@@ -281,6 +281,7 @@ class Engine:
     if programs.mesh:  # all devices must start programs in the same order
       at_once = 1
     warming.run([job for job in jobs if job.urgency <= urgency], at_once, stop)
+    _ = self._opening  # read now: the first who talks does not wait for it
     return time.perf_counter() - start
 
   def _thinking(self) -> bool:

@@ -71,13 +71,11 @@ class Programs:
     self.read_further = using(
       'read_further', thinks, functools.partial(_read, conversations.read_further)
     )
+    think = functools.partial(conversations.decode_chunk, ending_ids=budgets.ending_ids)
     self.decode_chunk = using(
       'decode_chunk',
       thinks,
-      functools.partial(
-        _of_rows,
-        functools.partial(conversations.decode_chunk, ending_ids=tuple(budgets.ending_ids)),
-      ),
+      functools.partial(_of_rows, think),
       budgets.first_slice_tokens,
       also=(None,),
       **decoding,

@@ -48,10 +48,16 @@ class Questions:
     """Ids at the beginning of first prompts that are not read with them; none = prompts are read
     whole.
     """
+    if not self.knows_opening:
+      return ()
     profile = prompts.get_profile(self.config.profile)
-    system = prompts.encode_system(profile, self.encode, self.config.system_message)
-    found = prompts.opening(self.config.special_ids, profile, system)
-    return tuple(found) if self.knows_opening else ()
+    return tuple(prompts.opening(self.config.special_ids, profile, self._system))
+
+  @functools.cached_property
+  def _system(self) -> list[int]:
+    """Ids of the system message."""
+    profile = prompts.get_profile(self.config.profile)
+    return prompts.encode_system(profile, self.encode, self.config.system_message)
 
   @property
   def unheard(self) -> tuple[int, ...]:
@@ -138,8 +144,7 @@ class Questions:
       raise errors.EchoXError('the question is empty: say or write something.')
     cfg, profile = self.config, prompts.get_profile(self.config.profile)
     question = prompts.encode_question(profile, self.encode, text, audio)
-    system = prompts.encode_system(profile, self.encode, cfg.system_message) if first else []
-    ids = prompts.question_prompt(cfg.special_ids, profile, system, question, audio, first)
+    ids = prompts.question_prompt(cfg.special_ids, profile, self._system, question, audio, first)
     room = positions.question_room(cfg, self.slots, self.budgets.max_new_tokens, audio)
     if self.budgets.max_prompt_tokens >= len(ids) > room:
       raise errors.EchoXError(

@@ -140,7 +140,7 @@ def choose_layout(states: Float[Array, 'B T D'], table: Float[Array, 'V D']) -> 
 
 def _logits(states: Array, table: Array) -> Array:
   table = table.astype(states.dtype)
-  if table.ndim == 2 and current_platform() == 'cpu':
+  if current_platform() == 'cpu':
     # XLA multiplies a large table by few states in half the time of few states by the table
     dims = (((1,), (states.ndim - 1,)), ((), ()))
     found = jax.lax.dot_general(table, states, dims, preferred_element_type=jnp.float32)

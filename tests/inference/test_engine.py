@@ -218,9 +218,8 @@ def test_what_conversations_open_with_is_read_once(tmp_path):
   for done, expected in zip(*said):
     assert done.text == expected.text
     np.testing.assert_allclose(done.waveform, expected.waveform, atol=1e-3)
-  released = dataclasses.replace(
-    config, profile='released'
-  )  # where speech hides the EOTs before it
+  # where speech hides the EOTs before it
+  released = dataclasses.replace(config, profile='released')
   assert not Engine(dataclasses.replace(bundle, config=released)).questions.opening
 
 

@@ -97,14 +97,12 @@ def test_a_slice_without_an_end_is_said_as_the_text_that_has_one(t2c):
   # the echo decoder reads it so, too
   job = dataclasses.replace(experiment(echo_text='gold', slices_per_batch=5), model=cfg)
   params = t2c[0] | {'echo': t2c[0]['t2c']}
-  slices = echo_step.SliceBatch(None, rows, lengths, jnp.arange(2), 0, 0)
   states = jnp.take(params['unit_text_embedding']['embedding'], rows, axis=0)
+  slices = echo_step.SliceBatch(states, rows, lengths, jnp.arange(2), 0, 0)
   fused = dataclasses.replace(cfg, unit_decoder=dataclasses.replace(decoder, text_fusion=True))
   fresh = nn.meta.unbox(init_denoising_adapter(jax.random.key(0), fused))
   ce, _ = jax.jit(
-    lambda p: echo_step.echo_terms(
-      p, fused, slices._replace(states=states), rows, said, None, job.train.loss
-    )
+    lambda p: echo_step.echo_terms(p, fused, slices, rows, said, None, job.train.loss)
   )(params | {'denoising_adapter': fresh})
   assert ce.mean < 0.05
 
