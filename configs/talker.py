@@ -28,6 +28,9 @@ Llama, a Qwen2 or a Qwen3. The rest follows from it:
 - A slice that ends within a sentence is read with a full stop behind it
   (`unit_decoder.closing_ids`): T2C learns from whole sentences, and says more than the text of one
   that does not end.
+- Of the ways to take what was said, the LLM chooses the one that it would rather read
+  (`engine.hypotheses`): of 90 test questions, echox-135m misheard 15.1 % of the words without it
+  and 9.7 % with it; 10.4 % with four hypotheses, 9.4 % with sixteen.
 - A spoken answer ends with its first paragraph (`engine.ending_ids`): nobody listens to lists.
 - The unit decoders are small (`UNIT_TRUNK`): per step they learn as fast as four layers of 576 do,
   and a step takes a third of the time. LLMs wider than 768 have the released `medium` decoder of
@@ -124,6 +127,10 @@ ENGINE = dict(
   max_context=1024,
   words_per_token=12,
   least_words_per_token=1.0,
+  hypotheses=8,
+  hypothesis_nodes=48,
+  lm_weight=0.5,
+  label_bonus=2.0,
   unheard='I am sorry, I did not hear a question. Could you say it again?',
 )
 ADAPTER = dict(num_layers=2, drop_blank=True, output='words')

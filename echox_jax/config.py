@@ -322,6 +322,12 @@ class EngineConfig:
   `loop_times`: a round of unit words that comes so many times is a loop; 0 = none is looked for.
   `retry_temperature`: a slice that loops, is silent, runs away or says too little is tried once
   more, at this temperature; 0 = it is only reported.
+  `hypotheses`: what was said is chosen by the LLM among so many hypotheses of a CTC beam search; it
+  takes an adapter whose `output` is words. 0 = the likeliest label of each frame.
+  `hypothesis_nodes`: labels that the LLM reads to choose, of all hypotheses, which begin alike; the
+  least likely ones are left out where they are more.
+  `lm_weight`: of the LLM's log-probability beside that of CTC.
+  `label_bonus`: what each label adds, as long hypotheses are less probable.
   `unheard`: what is answered to a spoken question of which no word was heard, at most 31 tokens;
   '' = what the LLM makes of it.
   `first_slice_tokens`: the first slice ends after so many tokens at the latest, so that sound comes
@@ -345,6 +351,10 @@ class EngineConfig:
   least_words_per_token: float = 0.0
   loop_times: int = 4
   retry_temperature: float = 0.7
+  hypotheses: int = 0
+  hypothesis_nodes: int = 48
+  lm_weight: float = 0.5
+  label_bonus: float = 2.0
   unheard: str = ''
   first_slice_tokens: int = 0
   max_context: int = 4096

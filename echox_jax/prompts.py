@@ -278,6 +278,12 @@ def question_prompt(
   return [*before, *asked, *_laid_out(ids, template.assistant)]
 
 
+def before_speech(ids: SpecialIds, profile: Profile) -> list[int]:
+  """Returns the ids before the speech of a first question without a system turn."""
+  before = _laid_out(ids, f'{profile.template.opening} {profile.template.spoken_user}')
+  return before[: before.index(ids.audio)]
+
+
 def opening(ids: SpecialIds, profile: Profile, system: Sequence[int]) -> list[int]:
   """Returns the ids that a conversation opens with, whatever is asked: as for `question_prompt`."""
   told = _laid_out(ids, profile.template.system, system) if system else []

@@ -103,12 +103,13 @@ def _speak(
 def _hear_flops(cfg: EchoXConfig, engine: EngineConfig) -> float:
   """A question of the longest size."""
   states = log_mel.num_frames(steps.buckets(cfg, engine).samples[-1]) // 2
+  parts = ('layers',) if engine.hypotheses else ('layers', 'output')
   if cfg.pad_audio_to_30_s:
     states = cfg.whisper.max_positions
   return (
     flops.log_mel_forward(cfg.whisper.num_mel_bins, 1, 2 * states)
     + flops.whisper_forward(cfg.whisper, 1, states)
-    + sum(flops.adapter_forward(cfg, 1, states // 2)[part] for part in ('layers', 'output'))
+    + sum(flops.adapter_forward(cfg, 1, states // 2)[part] for part in parts)
   )
 
 

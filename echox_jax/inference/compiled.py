@@ -18,7 +18,8 @@ import jax
 from jax import export
 
 from echox_jax import kept
-from echox_jax.decoding import conversations, generate, sampler, speaking
+from echox_jax.decoding import conversations, ctc_beam, generate, sampler, speaking
+from echox_jax.inference import hearing
 from echox_jax.models import adapter
 
 
@@ -137,7 +138,9 @@ def _static_from_bytes(data: bytes) -> tuple:
 for _node in (
   adapter.EmbeddedSpeech,
   conversations.Written,
+  ctc_beam.Hypotheses,
   generate.UnitWords,
+  hearing.Found,
   sampler.Sampling,
   speaking.Spelling,
 ):

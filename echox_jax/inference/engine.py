@@ -40,7 +40,7 @@ class Engine:
 
   Raises:
     CheckpointError: it lacks a part that this takes.
-    ConfigError: its budgets leave no positions for a question.
+    ConfigError: its budgets leave no positions for a question, or do not fit it.
   """
 
   def __init__(self, model: Any, *, hears: bool = True, speaks: bool = True, reads: bool = False):
@@ -366,7 +366,7 @@ class Engine:
     lengths = np.asarray([len(wave) for wave in waves], np.int32)
     size = bucket(self._sizes.samples, int(lengths.max()))
     padded_waves = np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves])
-    return self.programs.hear(self.params, padded_waves, lengths)
+    return self.programs.choose(self.params, self.programs.hear(self.params, padded_waves, lengths))
 
   def _prefill(
     self,

@@ -15,7 +15,7 @@ import numpy as np
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
-from echox_jax.inference import compiled, placement, steps
+from echox_jax.inference import compiled, hearing, placement, steps
 from echox_jax.models import echox, positions
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Int
@@ -35,9 +35,13 @@ class Programs:
     cfg: of `placement.prepare`.
     budgets: static sizes.
     mesh: what everything is split over; None = one device.
+
+  Raises:
+    ConfigError: the LLM cannot choose among `engine.hypotheses`.
   """
 
   def __init__(self, cfg: EchoXConfig, budgets: EngineConfig, mesh: Mesh | None = None):
+    hearing.check(cfg, budgets)
     self._cfg, self._budgets, self.mesh = cfg, budgets, mesh
     self._on_cpu = mesh is None and jax.default_backend() == 'cpu'
     self.slots = min(budgets.max_context, cfg.llm.max_positions)
@@ -55,7 +59,11 @@ class Programs:
       options = dict(donate_argnums=1, out_shardings=where, **options)
       return self.jitted(name, function, *sizes, fixed=2, **options)
 
-    self.hear = self.jitted('hear', _hear)
+    self.hear = self.jitted('hear', functools.partial(hearing.hear, budgets))
+    self.choose_among = {
+      nodes: self.jitted(f'choose_{nodes}', functools.partial(hearing.choose, budgets, nodes))
+      for nodes in steps.buckets(cfg, budgets).nodes
+    }
     self.cut = {
       slots: self.jitted(f'cut_{slots}', functools.partial(_cut, slots))
       for slots in steps.buckets(cfg, budgets).slots
@@ -114,6 +122,14 @@ class Programs:
     if self.mesh is not None:
       return placement.OnMesh(made, self.mesh)
     return compiled.Program(made, name, self._folder, fixed, **options)
+
+  def choose(self, params: dict, heard: Any) -> tuple[EmbeddedSpeech, Int[Array, 'Q L']]:
+    """What `hear` found -> (what the LLM hears, CTC labels of its slots)."""
+    if not self.choose_among:
+      return heard
+    needed = int(jax.device_get(heard.nodes).max())
+    size = next((own for own in self.choose_among if own >= needed), max(self.choose_among))
+    return self.choose_among[size](params, heard)
 
   def widths(self, number: int) -> Sequence[int]:
     """How many of `number` rows a chunk can work for, in ascending order. On a CPU it takes longer,
@@ -178,15 +194,6 @@ def speaking_rows(budgets: EngineConfig, on_cpu: bool = False) -> int:
   where two rows take as long as one after the other.
   """
   return budgets.conversations if on_cpu else max(2, budgets.conversations)
-
-
-def _hear(
-  params: dict, cfg: EchoXConfig, audio: Array, lengths: Array
-) -> tuple[EmbeddedSpeech, Int[Array, 'Q L']]:
-  """Sound float32[Q,S] -> (what the LLM hears, CTC labels of its slots)."""
-  states, state_lengths = steps.encode(params, cfg, audio, lengths)
-  speech = echox.embed_speech(params, cfg, states, state_lengths)
-  return speech.for_llm(), speech.labels
 
 
 def _cut(slots: int, params: dict, cfg: EchoXConfig, heard: EmbeddedSpeech) -> EmbeddedSpeech:

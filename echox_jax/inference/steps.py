@@ -25,18 +25,21 @@ _AUDIO_STEP = 2.0  # seconds, the first bucket of question lengths
 _AUDIO_GROWTH = 2**0.5
 _READ_GROWTH = 4  # programs that read take long to compile: few sizes
 _SLOT_STEP = 24  # what is said in seven seconds
+_NODE_STEP = 24  # eight hypotheses of a short question
 _FRAME_STEP = 100  # 2 s of speech
 
 
 class Buckets(NamedTuple):
   """Static sizes that inputs are padded to, in ascending order: samples of a question, slots of
-  what was said in it, ids of a prompt, frames of speech.
+  what was said in it, ids of a prompt, frames of speech, labels of hypotheses (none = there are no
+  hypotheses).
   """
 
   samples: Sequence[int]
   slots: Sequence[int]
   prompt: Sequence[int]
   frames: Sequence[int]
+  nodes: Sequence[int]
 
 
 def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
@@ -50,6 +53,7 @@ def buckets(cfg: EchoXConfig, engine: EngineConfig) -> Buckets:
     [int(n) for n in _growing(_SLOT_STEP, cfg.adapter.shrink_budget, _READ_GROWTH)],
     [int(n) for n in _growing(engine.prompt_step, engine.max_prompt_tokens, _READ_GROWTH)],
     [int(n) for n in _growing(_FRAME_STEP, engine.max_frames, 2)],
+    [int(n) for n in _growing(_NODE_STEP, engine.hypothesis_nodes, 2)] if engine.hypotheses else (),
   )
 
 

@@ -75,8 +75,16 @@ def thinking(
     return _shape('float32', number, size), _shape('int32', number)
 
   @functools.cache
+  def found(number: int) -> Any:
+    return programs.hear.prepare(params, *sound(number, min(samples)))
+
+  def choose(program: Any, number: int) -> Any:
+    return program.prepare(params, found(number))
+
+  @functools.cache
   def heard(number: int) -> Any:
-    return programs.hear.prepare(params, *sound(number, min(samples)))[0]
+    fewest = next(iter(programs.choose_among.values()), None)
+    return (choose(fewest, number) if fewest else found(number))[0]
 
   @functools.cache
   def opening() -> Any:
@@ -122,6 +130,8 @@ def thinking(
       soon = FIRST if size <= _USUAL_SECONDS * rates.SAMPLE_RATE else LATER
       hear = functools.partial(programs.hear.prepare, params, *sound(number, size))
       yield Job(soon if alone else MANY, hear)
+    for program in programs.choose_among.values() if samples else ():
+      yield Job(FIRST if alone else MANY, functools.partial(choose, program, number))
   yield Job(FIRST, functools.partial(programs.forget.prepare, params, state, none))
 
 

@@ -211,11 +211,9 @@ class SoundwaveAdapter(nn.Module):
     """
     released = self.cfg.adapter.variant == 'released'
     lead, width = states.shape[:-2], self.cfg.llm.hidden_size
-    frame_lengths = state_lengths // 2
-    real = jnp.arange(states.shape[-2] // 2) < frame_lengths[..., None]
-    frames = self.out_norm(self._align(self.projection(pair_frames(states)), real, deterministic))
+    frames, frame_lengths = self.frames(states, state_lengths, deterministic)
     flat = frames.reshape(-1, *frames.shape[-2:])
-    real = real.reshape(-1, real.shape[-1])
+    real = jnp.arange(flat.shape[1]) < frame_lengths.reshape(-1, 1)
 
     table = self.ctc_table(tables, candidates)
     labels = self._labels(flat, table)
@@ -237,6 +235,18 @@ class SoundwaveAdapter(nn.Module):
       frame_lengths,
       said.reshape(*lead, -1),
     )
+
+  def frames(
+    self,
+    states: Float[Array, '*b E Dw'],
+    state_lengths: Int[Array, '*b'],
+    deterministic: bool = True,
+  ) -> tuple[Float[Array, '*b F D'], Int[Array, '*b']]:
+    """Gives the frames of `Speech`, and how many each clip has."""
+    lengths = state_lengths // 2
+    real = jnp.arange(states.shape[-2] // 2) < lengths[..., None]
+    aligned = self._align(self.projection(pair_frames(states)), real, deterministic)
+    return self.out_norm(aligned), lengths
 
   def ctc_table(
     self, tables: TextTables = NO_TABLES, candidates: Candidates | None = None

@@ -141,6 +141,15 @@ def embed_speech(
   )
 
 
+def speech_frames(
+  params: dict, cfg: EchoXConfig, states: Float[Array, 'B E Dw'], state_lengths: Int[Array, ' B']
+) -> tuple[Float[Array, 'B F D'], Int[Array, ' B']]:
+  """Returns the adapter's frames, which CTC labels, and how many each clip has."""
+  return SoundwaveAdapter(cfg).apply(
+    {'params': params['adapter']}, states, state_lengths, method='frames'
+  )
+
+
 def ctc_logits(
   params: dict, cfg: EchoXConfig, frames: Float[Array, '*b F D']
 ) -> Float[Array, '*b F V']:

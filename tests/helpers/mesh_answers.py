@@ -10,6 +10,7 @@ import numpy as np
 
 from echox_jax.config import LoraConfig
 from echox_jax.inference import placement
+from echox_jax.inference.engine import Engine
 from echox_jax.models import lora
 from echox_jax.models import params as params_lib
 from echox_jax.parallel import sharding
@@ -47,6 +48,15 @@ def answers(model) -> tuple[list, list[str]]:
   return replies, [chat.ask(question).text for question in QUESTIONS[:2]]
 
 
+def heard(folder: Path, mesh=None) -> list[list[int]]:
+  """Labels of both spoken questions, as the LLM chooses them, together and alone."""
+  made = tiny_model.hears_words(folder, sharpness=0.3, hypotheses=4)
+  engine = Engine(dataclasses.replace(made, mesh=mesh), speaks=False)
+  waves = [question[0] for question in QUESTIONS if not isinstance(question, str)]
+  rows = [jax.device_get(engine._encode(some)[1]) for some in (waves, *([w] for w in waves))]
+  return np.concatenate(rows).tolist()
+
+
 def main(folder: Path) -> None:
   jax.config.update('jax_num_cpu_devices', 8)
   whole, mesh = bundle(folder), sharding.make_mesh(MESH)
@@ -58,6 +68,7 @@ def main(folder: Path) -> None:
     'texts': [reply.text for reply in replies],
     'overflow': [reply.overflow for reply in replies],
     'turns': turns,
+    'heard': heard(folder, mesh),
     'kernel': [kernel.dtype.name, kernel.shape, kernel.sharding.shard_shape(kernel.shape)],
     'lora_rank': cfg.llm.lora.rank,
   }

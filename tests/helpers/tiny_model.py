@@ -1,5 +1,7 @@
 """A tiny random model in the shape of a loaded bundle, for tests of answering."""
 
+import dataclasses
+
 from flax import linen as nn
 import jax
 import numpy as np
@@ -112,6 +114,19 @@ def tiny_bundle(folder, **llm):
   config = tiny_config(**llm)
   tokenizer = train_tokenizer([WORDS] * 3, folder / 'tokenizer.model', 320)
   return chat.Model(config, tiny_params(config), ENGINE, tokenizer, pairs())
+
+
+def hears_words(folder, sharpness=1.0, adapter=(), **engine):
+  """A bundle whose LLM gets words; the larger its frames, the surer it is of their labels."""
+  made = tiny_bundle(folder)
+  own = dict(tied_ctc=True, drop_blank=True, output='words') | dict(adapter)
+  cfg = dataclasses.replace(made.config, adapter=dataclasses.replace(made.config.adapter, **own))
+  params = tiny_params(cfg)
+  params['adapter']['out_norm'] = {
+    name: leaf * sharpness for name, leaf in params['adapter']['out_norm'].items()
+  }
+  budgets = dataclasses.replace(made.engine, **engine)
+  return dataclasses.replace(made, config=cfg, params=params, engine=budgets)
 
 
 def write_model(folder, cfg: EchoXConfig, copies=None, flat=None):

@@ -38,6 +38,8 @@ def test_eight_devices_answer_as_one(bundle, tmp_path):
   dtype, whole, part = told['kernel']
   assert dtype == 'int8' and np.prod(whole) == 4 * np.prod(part), 'each holds its own part alone'
   assert told['lora_rank'] == 0
+  heard = mesh_answers.heard(tmp_path)
+  assert told['heard'] == heard and heard[:2] == heard[2:], 'chosen alike, together and alone'
 
 
 @pytest.mark.slow
