@@ -1,7 +1,8 @@
 # make demo        makes everything from voices to a spoken answer, under out/demo; resumable
 # make voices      installs the voices of the demo that are Debian packages
-# make talk        serves a model on http://127.0.0.1:8765/ for a browser: the demo's, or else the nano one that comes
-#                  with this repository; `make talk MODEL=echox-135m` its chat model; Ctrl-C ends it
+# make talk        serves a chat model on http://127.0.0.1:8765/ for a browser; `make talk MODEL=echox-nano` serves the
+#                  small one that also comes with this repository, `make talk MODEL=out/demo/model` the demo's;
+#                  Ctrl-C ends it
 # make test        runs the tests; a bare machine is enough
 # make test-slow   runs the tests that take minutes
 # make lint        checks format, imports and likely mistakes
@@ -48,7 +49,7 @@ demo:
 
 # `make talk HOST_PORT=9000` on another port, `make talk MODEL=DIR` with another model.
 HOST_PORT ?= 8765
-MODEL ?= $(if $(wildcard $(OUT)/model/config.json),$(OUT)/model,echox-nano)
+MODEL ?= echox-135m
 # For a few people: fewer programs are compiled. A CPU thinks more than twice as fast in int8 where the LLM is larger
 # than its caches.
 TALK_OPTIONS ?= --max-sessions 4 --engine questions=1 $(if $(filter echox-135m,$(MODEL)),--int8)

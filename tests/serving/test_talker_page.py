@@ -1,4 +1,4 @@
-"""`make talk MODEL=echox-135m`: in a browser, a voice never heard in training asks a question."""
+"""`make talk`: in a browser, a voice never heard in training asks a question."""
 
 import subprocess
 import sys
