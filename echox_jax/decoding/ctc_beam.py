@@ -69,14 +69,26 @@ def frame_labels(
 
   def of_chunk(_, part):
     scores = jax.nn.log_softmax(adapter.ctc_logits(part, table, blank), axis=-1)
-    best, ids = jax.lax.top_k(chunked_head.leave_out(scores, blank), _LABELS)
-    return None, FrameLabels(ids, best, scores[..., blank])
+    return None, FrameLabels(*_largest(chunked_head.leave_out(scores, blank)), scores[..., blank])
 
   parts = chunked_head.split_chunks(frames, chunk or frames.shape[0] * frames.shape[1])
   found = jax.lax.scan(of_chunk, None, parts)[1]
   joined = (x if x.ndim == 4 else x[..., None] for x in found)
   ids, scores, blanks = (chunked_head.join_chunks(x, frames.shape[1]) for x in joined)
   return FrameLabels(ids, scores, blanks[..., 0])
+
+
+def _largest(scores: Float[Array, 'B t V']) -> tuple[Int[Array, 'B t K'], Float[Array, 'B t K']]:
+  """The ids of the `_LABELS` largest scores, and these. One maximum after the other leaves a
+  sharded vocabulary in place; `jax.lax.top_k`, once exported, sorts all of it, which takes a CPU a
+  second.
+  """
+  ids, best = [], []
+  for _ in range(_LABELS):
+    ids.append(jnp.argmax(scores, axis=-1).astype(jnp.int32))
+    best.append(jnp.max(scores, axis=-1))
+    scores = jnp.where(chunked_head.ids_of(scores) == ids[-1][..., None], -jnp.inf, scores)
+  return jnp.stack(ids, axis=-1), jnp.stack(best, axis=-1)
 
 
 def search(labels: FrameLabels, lengths: Int[Array, ' B'], width: int, budget: int) -> Hypotheses:
