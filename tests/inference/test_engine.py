@@ -104,9 +104,8 @@ def test_streaming_says_what_whole_passes_say_where_text_runs_beside_it(tmp_path
   decoder = dataclasses.replace(
     bundle.config.unit_decoder, text_stride=3, text_fusion=True, closing_ids=(11,)
   )
-  bundle = dataclasses.replace(
-    bundle, config=dataclasses.replace(bundle.config, unit_decoder=decoder)
-  )
+  cfg = dataclasses.replace(bundle.config, unit_decoder=decoder)
+  bundle = dataclasses.replace(bundle, config=cfg, params=tiny_model.tiny_params(cfg))
   check_streaming(Engine(bundle), bundle, tiny_model.question())
 
 
