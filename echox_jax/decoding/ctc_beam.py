@@ -66,16 +66,17 @@ def frame_labels(
     blank: id of the blank.
     chunk: frames whose logits are computed at a time; 0 = all.
   """
+  layout = chunked_head.choose_layout(frames, table.rows)
+  rows = chunked_head.placed_table(table.rows, frames.dtype, layout)
 
   def of_chunk(_, part):
-    scores = jax.nn.log_softmax(adapter.ctc_logits(part, table, blank), axis=-1)
+    logits = chunked_head.chunk_logits(part, rows, layout)
+    scores = jax.nn.log_softmax(adapter.with_blank(logits, part, table, blank), axis=-1)
     return None, FrameLabels(*_largest(chunked_head.leave_out(scores, blank)), scores[..., blank])
 
   parts = chunked_head.split_chunks(frames, chunk or frames.shape[0] * frames.shape[1])
   found = jax.lax.scan(of_chunk, None, parts)[1]
-  joined = (x if x.ndim == 4 else x[..., None] for x in found)
-  ids, scores, blanks = (chunked_head.join_chunks(x, frames.shape[1]) for x in joined)
-  return FrameLabels(ids, scores, blanks[..., 0])
+  return FrameLabels(*(chunked_head.join_chunks(x, frames.shape[1]) for x in found))
 
 
 def _largest(scores: Float[Array, 'B t V']) -> tuple[Int[Array, 'B t K'], Float[Array, 'B t K']]:
@@ -83,12 +84,14 @@ def _largest(scores: Float[Array, 'B t V']) -> tuple[Int[Array, 'B t K'], Float[
   sharded vocabulary in place; `jax.lax.top_k`, once exported, sorts all of it, which takes a CPU a
   second.
   """
-  ids, best = [], []
+  found = []
   for _ in range(_LABELS):
-    ids.append(jnp.argmax(scores, axis=-1).astype(jnp.int32))
-    best.append(jnp.max(scores, axis=-1))
-    scores = jnp.where(chunked_head.ids_of(scores) == ids[-1][..., None], -jnp.inf, scores)
-  return jnp.stack(ids, axis=-1), jnp.stack(best, axis=-1)
+    found.append(chunked_head.largest(scores))
+    is_found = chunked_head.ids_of(scores) == found[-1].id[..., None]
+    scores = jnp.where(is_found, -jnp.inf, scores)
+  return tuple(
+    jnp.stack(each, axis=-1) for each in ([x.id for x in found], [x.logit for x in found])
+  )
 
 
 def search(labels: FrameLabels, lengths: Int[Array, ' B'], width: int, budget: int) -> Hypotheses:

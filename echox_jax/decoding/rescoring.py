@@ -126,10 +126,9 @@ def node_scores(
     jnp.concatenate([ahead, before + tree.depth], axis=1),
     Mask(allowed=_seen(before, tree.above)),
   )
-  logits = apply_llm(params, cfg, 'logits', hidden[:, before - 1 :])
-  logits -= jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  scores = jax.nn.log_softmax(apply_llm(params, cfg, 'logits', hidden[:, before - 1 :]), axis=-1)
   # row 0 is the context, row 1 + m node m
-  return jax.vmap(lambda row, parent, ids: row[parent + 1, ids])(logits, tree.parent, tree.ids)
+  return jax.vmap(lambda row, parent, ids: row[parent + 1, ids])(scores, tree.parent, tree.ids)
 
 
 def _seen(before: int, above: Bool[Array, 'B M M']) -> Bool[Array, 'B 1 T T']:

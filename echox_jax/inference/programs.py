@@ -16,6 +16,7 @@ from echox_jax import prompts
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations, speaking
 from echox_jax.inference import compiled, hearing, placement, steps
+from echox_jax.inference.questions import bucket
 from echox_jax.models import echox, positions
 from echox_jax.models.adapter import EmbeddedSpeech
 from echox_jax.models.arrays import Array, Int
@@ -128,8 +129,8 @@ class Programs:
     if not self.choose_among:
       return heard
     needed = int(jax.device_get(heard.nodes).max())
-    size = next((own for own in self.choose_among if own >= needed), max(self.choose_among))
-    return self.choose_among[size](params, heard)
+    sizes = tuple(self.choose_among)
+    return self.choose_among[bucket(sizes, min(needed, sizes[-1]))](params, heard)
 
   def widths(self, number: int) -> Sequence[int]:
     """How many of `number` rows a chunk can work for, in ascending order. On a CPU it takes longer,

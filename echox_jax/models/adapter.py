@@ -360,7 +360,13 @@ def ctc_logits(
   frames: Float[Array, '*b F D'], table: CtcTable, blank: int
 ) -> Float[Array, '*b F V']:
   """Computes all CTC logits of frames, in float32; `blank` is the id of the blank."""
-  logits = chunked_head.logits(frames, table.rows)
+  return with_blank(chunked_head.logits(frames, table.rows), frames, table, blank)
+
+
+def with_blank(
+  logits: Float[Array, '*b F V'], frames: Float[Array, '*b F D'], table: CtcTable, blank: int
+) -> Float[Array, '*b F V']:
+  """Puts the logit of the blank, if it has a row of its own, among those of `table.rows`."""
   if table.blank is None:
     return logits
   own = chunked_head.logit_of(frames, table.blank)[..., None]

@@ -62,15 +62,20 @@ def best(
   layout = choose_layout(states, table)
   split = placed_table(table, states.dtype, layout)
 
-  # jnp.argmax as two reductions, so that a sharded vocabulary stays in place
   def of_chunk(_, part):
-    values = leave_out(chunk_logits(part, split, layout), without)
-    largest = jnp.max(values, axis=-1)
-    at = values == largest[..., None]
-    return None, Best(largest, jnp.min(jnp.where(at, ids_of(values), table.shape[0] - 1), axis=-1))
+    return None, largest(leave_out(chunk_logits(part, split, layout), without))
 
   found = jax.lax.scan(of_chunk, None, split_chunks(states, chunk))[1]
   return Best(*(join_chunks(x, states.shape[1]) for x in found))
+
+
+def largest(values: Float[Array, 'B t V']) -> Best:
+  """The largest of given logits: jnp.argmax as two reductions, so that a sharded vocabulary stays
+  in place.
+  """
+  most = jnp.max(values, axis=-1)
+  at = values == most[..., None]
+  return Best(most, jnp.min(jnp.where(at, ids_of(values), values.shape[-1] - 1), axis=-1))
 
 
 def mean_row(
