@@ -68,6 +68,7 @@ OWN = dict(
   echo={'questions/train': 1},
   vocoder={'answers/train': 1},
 )
+_STARTS = ('whisper', 'vocoder')  # parts that stages start from, where they are given
 _READ, _ASKED, _SPOKEN = (
   {f'{source.name}/train': source.items for source in sources}
   for sources in (paper.READ, paper.ASKED, paper.SPOKEN)
@@ -153,7 +154,7 @@ def job(
       s2t starts from it.
     llm: folder of the language model and its tokenizer.
     pretrained: folders of the other parts; None = those of `PRETRAINED` in `models_dir()`. Without
-      `whisper` the packaged Whisper is used.
+      `whisper` the packaged Whisper is used, without `vocoder` a new one.
     mix: sets and weights of each stage, such as `OWN` or `PAPER`; without align, it has those of
       s2t.
   """
@@ -202,14 +203,14 @@ def job(
     )
   )
   config.train.loss.chunk_tokens = CHUNK
-  hearing = tuple(pretrained[name] for name in ('whisper',) if name in pretrained)
+  hearing, speaking = ([pretrained[name]] if name in pretrained else [] for name in _STARTS)
   first = (llm, *hearing)
   config.train.init_from = dict(
     align=first,
     s2t=('align',) if 'align' in rows else first,
     t2c=(llm,),
     echo=('s2t', 't2c'),
-    vocoder=(pretrained['vocoder'],),
+    vocoder=tuple(speaking),
   )[stage]
   stages[stage](config)
   return config

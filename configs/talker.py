@@ -137,9 +137,19 @@ ADAPTER = dict(num_layers=2, drop_blank=True, output='words')
 UNIT_TRUNK = dict(
   hidden_size=256, intermediate_size=768, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=64
 )
+# A filter has 161 bins, and there are 200 of them a second: pulses carry what is faster. With 65
+# bins at 500 a second, as nano has, losses were higher after as many steps, which took longer.
+VOCODER = dict(
+  echox_nano.model()['vocoder'],
+  upsample_rates=(4,),
+  upsample_kernel_sizes=(8,),
+  istft_n_fft=320,
+  istft_hop=80,
+  source_filter=True,
+)
 CANDIDATES = 4096  # CTC labels that a step of align chooses among
-STEPS = dict(align=10000, s2t=3000, t2c=3000, echo=1000, vocoder=1000)
-RATES = dict(align=1e-3, s2t=5e-4, t2c=4e-3, echo=2e-4, vocoder=2e-4)
+STEPS = dict(align=10000, s2t=3000, t2c=3000, echo=1000, vocoder=12000)
+RATES = dict(align=1e-3, s2t=5e-4, t2c=4e-3, echo=2e-4, vocoder=5e-4)
 
 
 def get_config(stage: str = 's2t') -> ConfigDict:
@@ -235,13 +245,12 @@ def recipe(
     marks: of the LLM.
     share: of the corpus, which is that of the steps.
   """
-  nano = echox_nano.model()
   parts = full_size.model(
     _sizes(model),
     unit_trunk(model.llm),
     TINY_EN,
-    units=nano['units'],
-    vocoder=nano['vocoder'],
+    units=echox_nano.model()['units'],
+    vocoder=VOCODER,
     special_ids=dataclasses.asdict(model.special_ids),
     profile=model.profile,
     system_message=model.system_message,
@@ -253,9 +262,7 @@ def recipe(
   # as many slots as a clip may have tokens
   ties = model.llm.tie_embeddings
   parts['adapter'] |= ADAPTER | dict(tied_ctc=ties, spelled_ctc=ties, shrink_budget=LABELS)
-  pretrained = dict(
-    kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'), vocoder=str(echox_nano.PRETRAINED)
-  )
+  pretrained = dict(kmeans=str(echox_nano.PRETRAINED / 'kmeans.safetensors'))
   config = full_size.job(stage, parts, ROWS, folder, pretrained, MIX)
   part = share if stage in HEARS else spoken(share).hours / spoken(1.0).hours
   steps = max(1, round(STEPS[stage] * part))
@@ -283,9 +290,10 @@ def recipe(
     config.train.loss.s2t_weight = 0.0
   if stage == 'align' and model.llm.vocab_size > 2 * CANDIDATES:
     config.train.loss.ctc_candidates = CANDIDATES
-  if stage == 'vocoder':  # the nano vocoder ends in an inverse STFT and has small discriminators
+  if stage == 'vocoder':
     config.data.segment_frames = 50
     config.train.loss.vocoder.update(echox_nano.get_config(stage).train.loss.vocoder)
+    config.train.loss.adversarial_start = steps // 20
     config.train.optimizer.clip_norm = 5.0
   return config
 

@@ -190,11 +190,21 @@ class DurationPredictorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PitchPredictorConfig:
+  """Pitch predictor of a vocoder with `source_filter`: convolutions at 50 Hz."""
+
+  hidden_size: int = 256
+  kernel_size: int = 5
+  dilations: tuple[int, ...] = (1, 2, 4)
+  dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
 class VocoderConfig:
   """Code HiFi-GAN. Defaults: the public configuration (facts 10).
 
   `istft_hop` > 0 replaces the last stages by an inverse STFT. `context_dilations` adds a residual
-  block at 50 Hz.
+  block at 50 Hz. `source_filter` filters pulses at a predicted pitch, and noise.
   """
 
   num_units: int = 1000
@@ -213,7 +223,9 @@ class VocoderConfig:
   istft_hop: int = 0
   code_hop_size: int = 320
   sample_rate: int = 16000
+  source_filter: bool = False
   duration: DurationPredictorConfig = DurationPredictorConfig()
+  pitch: PitchPredictorConfig = PitchPredictorConfig()
   dtype: str = 'float32'
 
 

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echox_jax.config import EchoXConfig, VocoderConfig
+from echox_jax.config import EchoXConfig
 from echox_jax.decoding import conversations, generate, guards
-from echox_jax.models import llama, positions, unit_decoder
+from echox_jax.models import excitation, llama, positions, unit_decoder
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask
 from echox_jax.models.unit_decoder import UnitDecoder, read_answer
-from echox_jax.models.vocoder import UnitVocoder, repeat_units
+from echox_jax.models.vocoder import UnitVocoder, duration_context, repeat_units, sound_context
 
 # Units whose durations are predicted at once.
 _TIMED = 64
@@ -410,10 +410,10 @@ def sound(
 ) -> Float[Array, ' S']:
   """Makes the sound, float32, of `window` frames of a row from `begin` on.
 
-  Frames that are not final are silent. The last of a window are final if `vocoder_context` frames
-  behind it are, or the slice has ended: wait for more.
+  Frames that are not final are silent. The last of a window are final if `vocoder.sound_context`
+  frames behind it are, or the slice has ended: wait for more.
   """
-  context, hop = vocoder_context(cfg.vocoder), cfg.vocoder.code_hop_size
+  context, hop = sound_context(cfg.vocoder), cfg.vocoder.code_hop_size
   own = jax.tree.map(
     lambda field: jax.lax.dynamic_index_in_dim(field, row),
     {name: getattr(speaking, name) for name in ('units', 'durations', 'timed')},
@@ -424,10 +424,15 @@ def sound(
   first = jnp.maximum(begin - context, 0)  # an inverse STFT begins with the slice itself
   at = first + jnp.arange(window + 2 * context)
   shown = (at < durations.sum())[None]
-  units = jnp.where(shown, frames[:, jnp.minimum(at, budget - 1)], 0)
-  wave = UnitVocoder(cfg.vocoder).apply(
-    {'params': params['vocoder']}, units, shown, method='generate'
-  )
+  at = jnp.minimum(at, budget - 1)
+  units = jnp.where(shown, frames[:, at], 0)
+  vocoder = UnitVocoder(cfg.vocoder).bind({'params': params['vocoder']})
+  if cfg.vocoder.source_filter:
+    pitch = vocoder.pitch(frames, jnp.arange(budget)[None] < durations.sum())
+    start = excitation.start(pitch, first, hop, cfg.vocoder.sample_rate)
+    wave = vocoder.generate(units, shown, pitch=jnp.where(shown, pitch[:, at], 0), start=start)
+  else:
+    wave = vocoder.generate(units, shown)
   return jax.lax.dynamic_slice_in_dim(wave[0], (begin - first) * hop, window * hop)
 
 
@@ -436,30 +441,6 @@ def final_frames(speaking: Speaking) -> tuple[Int[Array, ' R'], Int[Array, ' R']
   budget = speaking.units.shape[1]
   total = _final(speaking.durations, speaking.timed).sum(axis=1)
   return jnp.minimum(total, budget), jnp.maximum(total - budget, 0) + speaking.lost
-
-
-def duration_context(cfg: VocoderConfig) -> int:
-  """Gives the units on each side that the duration of a unit depends on."""
-  return 2 * (cfg.duration.kernel_size // 2)
-
-
-def vocoder_context(cfg: VocoderConfig) -> int:
-  """Gives the frames on each side that the sound of a frame depends on."""
-
-  def of_block(kernel, dilations):
-    return sum((kernel - 1) * d // 2 + (kernel - 1) // 2 for d in dilations)
-
-  reach, rate = 3.0, 1  # the first convolution has seven taps; `reach` is in frames
-  if cfg.context_dilations:
-    reach += of_block(cfg.context_kernel_size, cfg.context_dilations)
-  for up, kernel in zip(cfg.upsample_rates, cfg.upsample_kernel_sizes):
-    reach += kernel / up / rate
-    rate *= up
-    reach += max(map(of_block, cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)) / rate
-  reach += 3 / rate
-  if cfg.istft_hop:
-    reach += (cfg.istft_n_fft / cfg.istft_hop + 1) / rate
-  return int(np.ceil(reach)) + 1
 
 
 def time_units(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.config import EchoXConfig, EngineConfig
-from echox_jax.decoding import conversations, speaking
+from echox_jax.decoding import conversations
 from echox_jax.inference import programs as programs_lib
 from echox_jax.inference import steps, warming
 from echox_jax.inference.answering import Answering, Slice
 from echox_jax.inference.programs import Programs
+from echox_jax.models import vocoder
 from echox_jax.units.unit_language import UnitLanguage
 
 # Sound that lies ready, in seconds, from which on thinking goes before speaking.
@@ -43,8 +44,8 @@ class Speakers:
     self._programs, self._params, self._budgets = programs, params, budgets
     spelling = programs_lib.spelling(language, cfg)
     self._spelling, self._lengths = jax.tree.map(jnp.asarray, spelling), spelling.lengths
-    self._context = speaking.vocoder_context(cfg.vocoder)
-    self._duration_context = speaking.duration_context(cfg.vocoder)
+    self._context = vocoder.sound_context(cfg.vocoder)
+    self._duration_context = vocoder.duration_context(cfg.vocoder)
     self._said = programs.new_speaking()
     self._rows: list[Slice | None] = [None] * self._said.going.shape[0]
 

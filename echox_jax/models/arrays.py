@@ -6,9 +6,9 @@ annotations (tests/conftest.py); elsewhere they cost nothing.
 """
 
 import jax
-from jaxtyping import Bool, Float, Int, Key, Shaped
+from jaxtyping import Bool, Float, Int, Key, Shaped, UInt
 import numpy as np
 
 Array = jax.Array | np.ndarray
 
-__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Shaped']
+__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Shaped', 'UInt']

@@ -6,6 +6,10 @@ residual blocks up to the waveform. With `istft_hop` > 0 an inverse STFT (iSTFTN
 last stages; it is several times cheaper on CPU and gives a waveform of the same length.
 `context_dilations` adds a residual block at 50 Hz, a cheap way to enlarge the receptive field.
 
+Units say what is said, hardly how high. A vocoder that has to guess the pitch from them hedges, and
+sounds hoarse. With `source_filter` a predictor gives the pitch, and the network filters pulses of
+that pitch and noise (`excitation`). In training the pitch is that of the recording.
+
 The module has no weight norm: conversion folds it into the kernels
 (echox_jax/conversion/unit_vocoder.py), and training uses plain kernels. Padded frames are zeroed
 before every convolution, so a clip sounds the same under any static budget.
@@ -19,12 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors
-from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
+from echox_jax.config import (
+  DurationPredictorConfig,
+  EchoXConfig,
+  PitchPredictorConfig,
+  VocoderConfig,
+)
+from echox_jax.models import excitation
 from echox_jax.models.arrays import Array, Bool, Float, Int
 from echox_jax.models.convolution import Conv, ConvTranspose, overlap_add
 from echox_jax.models.layers import Dense, Embed, LayerNorm
 
 _MAX_LOG_MAGNITUDE = 5.0  # keeps exp finite at the start of training
+# Of the filters at the start of training: the sound is then about as loud as speech.
+_LOG_PULSES, _LOG_NOISE = -3.0, -5.0
 
 
 class Synthesis(NamedTuple):
@@ -63,6 +75,10 @@ def check_config(cfg: VocoderConfig) -> None:
   ):
     raise errors.ConfigError(
       'vocoder istft_n_fft must be even and a multiple of istft_hop, at least 2x: correct it.'
+    )
+  if cfg.source_filter and not cfg.istft_hop:
+    raise errors.ConfigError(
+      'vocoder.source_filter filters spectra: set istft_hop and istft_n_fft, or leave it out.'
     )
   width = cfg.embedding_dim * (2 if cfg.num_speakers else 1)
   if cfg.model_in_dim != width:
@@ -178,8 +194,34 @@ class DurationPredictor(nn.Module):
     ].astype(jnp.float32)
 
 
+class PitchPredictor(nn.Module):
+  """Predicts the pitch of each frame from the embeddings around it."""
+
+  config: PitchPredictorConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B F D'], mask: Bool[Array, 'B F'] | None, deterministic: bool = True
+  ) -> Float[Array, 'B F 2']:
+    """Predicts log(pitch / `excitation.REFERENCE`), and the logit of whether there is one, in
+    float32; frames outside the mask are seen as zero.
+    """
+    cfg = self.config
+    for i, dilation in enumerate(cfg.dilations):
+      y = Conv(
+        cfg.hidden_size, cfg.kernel_size, dilation=dilation, dtype=self.dtype, name=f'conv{i}'
+      )(_hide(x, mask))
+      y = LayerNorm(dtype=self.dtype, name=f'ln{i}')(nn.relu(y))
+      y = nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
+      x = x + y if i else y
+    return Conv(2, 1, dtype=self.dtype, name='proj')(x).astype(jnp.float32)
+
+
 class UnitVocoder(nn.Module):
-  """Code HiFi-GAN generator and duration predictor; sizes from the config."""
+  """Code HiFi-GAN generator, duration predictor and, with `source_filter`, pitch predictor; sizes
+  from the config.
+  """
 
   config: VocoderConfig
 
@@ -209,7 +251,12 @@ class UnitVocoder(nn.Module):
       ]
       for _ in channels
     ]
-    self.conv_post = Conv(cfg.istft_n_fft + 2 if cfg.istft_hop else 1, 7, dtype=dtype)
+    bins = cfg.istft_n_fft // 2 + 1
+    if cfg.source_filter:
+      self.pitch_predictor = PitchPredictor(cfg.pitch, dtype)
+      self.conv_post = Conv(3 * bins, 7, dtype=dtype)
+    else:
+      self.conv_post = Conv(2 * bins if cfg.istft_hop else 1, 7, dtype=dtype)
 
   def __call__(
     self, units: Int[Array, 'B F'], reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R']
@@ -232,11 +279,30 @@ class UnitVocoder(nn.Module):
     frames = jnp.maximum(jnp.round(jnp.exp(self.log_durations(reduced, mask)) - 1), 1)
     return jnp.where(mask, frames, 0).astype(jnp.int32)
 
+  def pitch_logits(
+    self,
+    units: Int[Array, 'B F'],
+    mask: Bool[Array, 'B F'] | None = None,
+    deterministic: bool = True,
+  ) -> Float[Array, 'B F 2']:
+    """Predicts the pitch of units at 50 Hz as `PitchPredictor` does; only with `source_filter`."""
+    return self.pitch_predictor(self.unit_embedding(units), mask, deterministic)
+
+  def pitch(
+    self, units: Int[Array, 'B F'], mask: Bool[Array, 'B F'] | None = None
+  ) -> Float[Array, 'B F']:
+    """Predicts the pitch of units at 50 Hz, in Hz; 0 = unvoiced, or outside the mask."""
+    height, voiced = jnp.moveaxis(self.pitch_logits(units, mask), -1, 0)
+    shown = voiced > 0 if mask is None else (voiced > 0) & mask
+    return jnp.where(shown, excitation.REFERENCE * jnp.exp(height), 0.0)
+
   def generate(
     self,
     units: Int[Array, 'B F'],
     mask: Bool[Array, 'B F'] | None = None,
     speaker: Int[Array, ' B'] | None = None,
+    pitch: Float[Array, 'B F'] | None = None,
+    start: excitation.Start | None = None,
   ) -> Float[Array, 'B S']:
     """Turns units at 50 Hz into a waveform, without duration prediction.
 
@@ -244,6 +310,8 @@ class UnitVocoder(nn.Module):
       units: one per frame.
       mask: frames to speak; None = all.
       speaker: only for several speakers; default: the config's `speaker_id`.
+      pitch: in Hz, 0 = unvoiced, only with `source_filter`; default: predicted.
+      start: where in the speech the units begin, only with `source_filter`; default: with it.
 
     Returns:
       The waveform in float32, `code_hop_size` samples per unit, zero where the mask is False.
@@ -254,7 +322,13 @@ class UnitVocoder(nn.Module):
       speaker = jnp.full(units.shape[:1], cfg.speaker_id) if speaker is None else speaker
       voice = self.speaker_embedding(speaker)[:, None]
       x = jnp.concatenate([x, jnp.broadcast_to(voice, (*x.shape[:2], voice.shape[-1]))], axis=-1)
-    return self.from_features(x, mask)
+    if not cfg.source_filter:
+      return self.from_features(x, mask)
+    pitch = self.pitch(units, mask) if pitch is None else pitch
+    if start is None:
+      none = jnp.zeros(units.shape[0], jnp.int32)
+      start = excitation.Start(none, none.astype(jnp.uint32))
+    return self._filtered(x, mask, pitch, start)
 
   def from_features(
     self, x: Float[Array, 'B F D'], mask: Bool[Array, 'B F'] | None = None
@@ -262,6 +336,14 @@ class UnitVocoder(nn.Module):
     """Runs the part after the embeddings: a plain HiFi-GAN generator from `model_in_dim` features
     per frame; mask and result as in `generate`.
     """
+    x, mask = self._upsampled(x, mask)
+    if self.config.istft_hop:
+      return self._from_spectrum(x, mask)
+    wave = jnp.tanh(self.conv_post(x)[..., 0].astype(jnp.float32))
+    return wave if mask is None else jnp.where(mask, wave, 0)
+
+  def _upsampled(self, x: Array, mask: Array | None) -> tuple[Array, Array | None]:
+    """What the last convolution sees, float[B,T,C], and its mask, bool[B,T]."""
     cfg = self.config
     x = self.conv_pre(_hide(x, mask))
     if cfg.context_dilations:
@@ -270,27 +352,57 @@ class UnitVocoder(nn.Module):
       x = up(_hide(nn.leaky_relu(x, 0.1), mask))
       mask = None if mask is None else jnp.repeat(mask, rate, axis=1)
       x = sum(block(x, mask) for block in blocks) / len(blocks)
-    x = _hide(nn.leaky_relu(x, 0.01), mask)  # released code: the default slope here, 0.1 elsewhere
-    if cfg.istft_hop:
-      return self._from_spectrum(x, mask)
-    wave = jnp.tanh(self.conv_post(x)[..., 0].astype(jnp.float32))
-    return wave if mask is None else jnp.where(mask, wave, 0)
+    # released code: the default slope here, 0.1 elsewhere
+    return _hide(nn.leaky_relu(x, 0.01), mask), mask
 
   def _from_spectrum(self, x: Array, mask: Array | None) -> Array:
-    """float[B,T,C] -> float32[B,T*istft_hop]. Prepending the mirrored second frame makes the length
-    exact.
+    """float[B,T,C] -> float32[B,T*istft_hop]."""
+    x, shown = self._spectral(x, mask)
+    log_magnitude, phase = jnp.split(x, 2, axis=-1)
+    magnitude = _magnitude(log_magnitude, shown)
+    return self._inverted((magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)), mask, shown)
+
+  def _filtered(self, x: Array, mask: Array | None, pitch: Array, start: excitation.Start) -> Array:
+    """float[B,F,D], float32[B,F] -> float32[B,S]: filters pulses and noise; pulses in amplitude and
+    phase, noise has no phase to change.
     """
     cfg = self.config
+    shown = pitch if mask is None else jnp.where(mask, pitch, 0)
+    sounds = (
+      excitation.pulses(shown, cfg.code_hop_size, cfg.sample_rate, start.phase),
+      excitation.noise(start.frame, pitch.shape[1], cfg.code_hop_size),
+    )
+    if mask is not None:  # no window sees anything behind the end
+      heard = jnp.repeat(mask, cfg.code_hop_size, axis=1)
+      sounds = [jnp.where(heard, sound, 0) for sound in sounds]
+    pulses, noise = (excitation.stft(sound, cfg.istft_n_fft, cfg.istft_hop) for sound in sounds)
+    x = jnp.concatenate([x, excitation.features(shown).astype(x.dtype)], axis=-1)
+    x, mask = self._upsampled(x, mask)
+    x, shown = self._spectral(x, mask)
+    log_pulses, phase, log_noise = jnp.split(x, 3, axis=-1)
+    magnitude = _magnitude(log_pulses + _LOG_PULSES, shown)
+    real, imaginary = magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)
+    hiss = _magnitude(log_noise + _LOG_NOISE, shown)
+    spectrum = (
+      real * pulses[0] - imaginary * pulses[1] + hiss * noise[0],
+      real * pulses[1] + imaginary * pulses[0] + hiss * noise[1],
+    )
+    return self._inverted(spectrum, mask, shown)
+
+  def _spectral(self, x: Array, mask: Array | None) -> tuple[Array, Array | None]:
+    """float32[B,T+1,bins] of frames around every hop, and their mask. Prepending the mirrored
+    second frame makes the length of the sound exact.
+    """
     shown = None if mask is None else jnp.concatenate([mask[:, :1], mask], axis=1)
     x = self.conv_post(jnp.concatenate([x[:, 1:2], x], axis=1))
-    log_magnitude, phase = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    magnitude = _hide(jnp.exp(jnp.minimum(log_magnitude, _MAX_LOG_MAGNITUDE)), shown)
-    wave = inverse_stft(
-      (magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)),
-      shown,
-      cfg.istft_n_fft,
-      cfg.istft_hop,
-    )
+    return x.astype(jnp.float32), shown
+
+  def _inverted(
+    self, spectrum: tuple[Array, Array], mask: Array | None, shown: Array | None
+  ) -> Array:
+    """Real and imaginary parts, float32[B,T+1,bins] -> float32[B,T*istft_hop]."""
+    cfg = self.config
+    wave = inverse_stft(spectrum, shown, cfg.istft_n_fft, cfg.istft_hop)
     return wave if mask is None else jnp.where(jnp.repeat(mask, cfg.istft_hop, axis=1), wave, 0)
 
   def synthesise(
@@ -313,10 +425,40 @@ class UnitVocoder(nn.Module):
     return Synthesis(self.generate(units, shown, speaker), durations, shown.sum(1), overflow)
 
 
+def duration_context(cfg: VocoderConfig) -> int:
+  """Gives the units on each side that the duration of a unit depends on."""
+  return 2 * (cfg.duration.kernel_size // 2)
+
+
+def sound_context(cfg: VocoderConfig) -> int:
+  """Gives the frames on each side that the sound of a frame depends on."""
+
+  def of_block(kernel, dilations):
+    return sum((kernel - 1) * d // 2 + (kernel - 1) // 2 for d in dilations)
+
+  reach, rate = 3.0, 1  # the first convolution has seven taps; `reach` is in frames
+  if cfg.context_dilations:
+    reach += of_block(cfg.context_kernel_size, cfg.context_dilations)
+  for up, kernel in zip(cfg.upsample_rates, cfg.upsample_kernel_sizes):
+    reach += kernel / up / rate
+    rate *= up
+    reach += max(map(of_block, cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)) / rate
+  reach += 3 / rate
+  if cfg.istft_hop:
+    reach += (cfg.istft_n_fft / cfg.istft_hop + 1) / rate
+  if cfg.source_filter:  # pulses also depend on the pitch of the next frame
+    reach += 1 + sum((cfg.pitch.kernel_size - 1) * d // 2 for d in cfg.pitch.dilations)
+  return int(np.ceil(reach)) + 1
+
+
 def init_vocoder(key: Array, cfg: EchoXConfig) -> dict:
   """Makes boxed parameters of generator and duration predictor."""
   ids = jnp.zeros((1, 4), jnp.int32)
   return UnitVocoder(cfg.vocoder).init(key, ids, ids, ids == 0)['params']
+
+
+def _magnitude(logs: Array, mask: Array | None) -> Array:
+  return _hide(jnp.exp(jnp.minimum(logs, _MAX_LOG_MAGNITUDE)), mask)
 
 
 def _hide(x: Array, mask: Array | None) -> Array:

@@ -102,7 +102,8 @@ class VocoderLossConfig:
     mel_windows: one mel L1 each (HiFi-GAN: only 1024).
     stft_windows: resolutions of the spectral loss (log magnitude L1 + spectral convergence); empty
       = off.
-    mel, stft, adversarial, feature_matching, duration: weights.
+    mel, stft, adversarial, feature_matching, duration: weights; pitch, of both losses of the
+      predicted pitch (`vocoder.source_filter`).
   """
 
   num_mels: int = 80
@@ -114,6 +115,7 @@ class VocoderLossConfig:
   adversarial: float = 1.0
   feature_matching: float = 2.0
   duration: float = 1.0
+  pitch: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,15 +136,27 @@ def vocoder_forward(cfg: VocoderConfig, rows: int, frames: int) -> float:
     for kernel, dilations in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)
   )
   channels, length = cfg.upsample_initial_channel, frames
-  macs = length * 7 * cfg.model_in_dim * channels
+  shown, spectra = (2, 3) if cfg.source_filter else (0, 2 if cfg.istft_hop else 0)
+  macs = length * 7 * (cfg.model_in_dim + shown) * channels
   macs += length * 2 * len(cfg.context_dilations) * cfg.context_kernel_size * channels**2
   for rate, kernel in zip(cfg.upsample_rates, cfg.upsample_kernel_sizes):
     macs += length * kernel * channels * (channels // 2)
     channels, length = channels // 2, length * rate
     macs += length * blocks * channels**2
-  macs += length * 7 * channels * (cfg.istft_n_fft + 2 if cfg.istft_hop else 1)
-  macs += length * 2 * (cfg.istft_n_fft // 2 + 1) * cfg.istft_n_fft if cfg.istft_hop else 0
+  bins = cfg.istft_n_fft // 2 + 1
+  macs += length * 7 * channels * (spectra * bins or 1)
+  transforms = 3 if cfg.source_filter else 1  # those of pulses and noise, and the inverse one
+  macs += length * 2 * transforms * bins * cfg.istft_n_fft if cfg.istft_hop else 0
   return 2 * rows * macs
+
+
+def pitch_forward(cfg: VocoderConfig, rows: int, frames: int) -> float:
+  """The pitch predictor, if there is one."""
+  if not cfg.source_filter:
+    return 0.0
+  hidden, kernel, more = cfg.pitch.hidden_size, cfg.pitch.kernel_size, len(cfg.pitch.dilations) - 1
+  macs = kernel * hidden * (cfg.embedding_dim + more * hidden) + 2 * hidden
+  return 2.0 * rows * frames * macs
 
 
 def duration_forward(cfg: VocoderConfig, rows: int, units: int) -> float:
@@ -289,6 +301,7 @@ def _vocoder(experiment: ExperimentConfig) -> Parts:
   )
   return {
     'generator': 3 * vocoder_forward(cfg.vocoder, rows, frames),
+    'pitch': 3 * pitch_forward(cfg.vocoder, rows, frames),
     'durations': 3 * duration_forward(cfg.vocoder, rows, experiment.data.max_reduced_units),
     # Generator loss: real speech without gradient, generated speech with input gradient.
     # Discriminator loss: both, trained.

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from echox_jax.models import excitation
 from echox_jax.models.discriminators import DiscriminatorOutput
 from echox_jax.models.log_mel import mel_filters
 from echox_jax.parallel.sharding import by_rows
@@ -64,6 +66,25 @@ def duration_loss(log_durations: Array, durations: Array) -> Array:
   inner = (index > 0) & (index < count - 1)
   error = jnp.square(log_durations - jnp.log(durations + 1.0))
   return jnp.sum(error * inner) / jnp.maximum(jnp.sum(inner), 1)
+
+
+def pitch_losses(logits: Array, pitch: Array, mask: Array) -> dict[str, Array]:
+  """Computes the losses of a predicted pitch: {'pitch_loss': L1 of the logarithm where there is a
+  pitch, 'voicing_loss': cross-entropy of whether there is one}.
+
+  Args:
+    logits: float32[B,F,2], as `UnitVocoder.pitch_logits` gives.
+    pitch: float32[B,F] of the recording in Hz; 0 = unvoiced.
+    mask: bool[B,F], frames that count.
+  """
+  voiced = pitch > 0
+  height = jnp.log(jnp.where(voiced, pitch, excitation.REFERENCE) / excitation.REFERENCE)
+  error = jnp.abs(logits[..., 0] - height) * (voiced & mask)
+  entropy = optax.sigmoid_binary_cross_entropy(logits[..., 1], voiced.astype(jnp.float32)) * mask
+  return {
+    'pitch_loss': jnp.sum(error) / jnp.maximum(jnp.sum(voiced & mask), 1),
+    'voicing_loss': jnp.sum(entropy) / jnp.maximum(jnp.sum(mask), 1),
+  }
 
 
 def discriminator_loss(

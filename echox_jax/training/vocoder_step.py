@@ -2,25 +2,22 @@
 step for generator and discriminators.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from echox_jax.config import DiscriminatorConfig, VocoderConfig
+from echox_jax.models import excitation
 from echox_jax.models.discriminators import Discriminators
 from echox_jax.models.vocoder import UnitVocoder
-from echox_jax.training import vocoder_losses
+from echox_jax.training import vocoder_losses, yin
 from echox_jax.training.experiment import VocoderLossConfig
 from echox_jax.training.s2t_step import dropout
 
 Array = jax.Array
 Params = Any
-
-
-def generate(params: Params, cfg: VocoderConfig, units: Array, mask: Array | None = None) -> Array:
-  """Units int32[B,F] at 50 Hz -> waveform float32[B,F*hop]."""
-  return UnitVocoder(cfg).apply({'params': params}, units, mask, method='generate')
 
 
 def generator_loss(
@@ -33,7 +30,8 @@ def generator_loss(
   rng: Array | None,
   adversarial: bool,
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
-  """Computes the loss of generator and duration predictor.
+  """Computes the loss of generator and predictors. With `source_filter` the generator has the pitch
+  of the recording.
 
   Args:
     params: vocoder parameters.
@@ -41,7 +39,7 @@ def generator_loss(
     batch: units int32[B,F], audio float32[B,F*hop] (or int16), real_frames int32[B] (later frames
       are padding), reduced_units int32[B,R], durations int32[B,R] (0 = padding).
     cfg, disc_cfg, losses: sizes and weights.
-    rng: dropout key of the duration predictor; None = deterministic.
+    rng: key of dropout in the predictors and of places in the noise; None = deterministic.
     adversarial: adds adversarial and feature matching loss (static).
 
   Returns:
@@ -53,20 +51,26 @@ def generator_loss(
   # The audio after the end of a short clip is zero. Without the mask, the generator would learn to
   # fall silent on a repeated unit.
   real = jnp.arange(frames) < batch['real_frames'][:, None]
-  wave = generate(params, cfg, batch['units'], real)
-  parts = vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
-  log_durations = UnitVocoder(cfg).apply(
-    {'params': params},
-    batch['reduced_units'],
-    batch['durations'] > 0,
-    method='log_durations',
-    **dropout(rng),
+  vocoder = functools.partial(UnitVocoder(cfg).apply, {'params': params})
+  generate = functools.partial(vocoder, batch['units'], real, method='generate')
+  if cfg.source_filter:
+    pitch = jnp.where(real, yin.pitch(audio, cfg.code_hop_size, cfg.sample_rate), 0)
+    wave = generate(pitch=pitch, start=_anywhere(rng, len(audio)))
+    logits = vocoder(batch['units'], real, method='pitch_logits', **dropout(rng))
+    found = vocoder_losses.pitch_losses(logits, pitch, real)
+    weighted = losses.pitch * (found['pitch_loss'] + found['voicing_loss'])
+  else:
+    wave, found, weighted = generate(), {}, 0.0
+  parts = found | vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
+  log_durations = vocoder(
+    batch['reduced_units'], batch['durations'] > 0, method='log_durations', **dropout(rng)
   )
   parts['duration_loss'] = vocoder_losses.duration_loss(log_durations, batch['durations'])
   loss = (
     losses.mel * parts['mel_loss']
     + losses.stft * parts['stft_loss']
     + losses.duration * parts['duration_loss']
+    + weighted
   )
   if adversarial:
 
@@ -95,6 +99,19 @@ def discriminator_loss(
     judge(as_float(audio)), judge(jax.lax.stop_gradient(generated))
   )
   return loss, {'discriminator_loss': loss}
+
+
+def _anywhere(rng: Array | None, rows: int) -> excitation.Start | None:
+  """Places of `rows` segments in their speech: noise and phase are others at each step, so that the
+  generator cannot learn them. None without `rng`: at its beginning.
+  """
+  if rng is None:
+    return None
+  of_frame, of_phase = jax.random.split(jax.random.fold_in(rng, 1))
+  return excitation.Start(
+    jax.random.randint(of_frame, (rows,), 0, excitation.NOISE_FRAMES),
+    jax.random.bits(of_phase, (rows,), jnp.uint32),
+  )
 
 
 def as_float(audio: Array) -> Array:

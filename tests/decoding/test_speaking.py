@@ -1,5 +1,5 @@
-"""Windows of sound equal the whole: for a vocoder that ends in an inverse STFT and for the released
-kind.
+"""Windows of sound equal the whole: for vocoders that end in an inverse STFT, one of which filters
+pulses and noise, and for the released kind.
 """
 
 import dataclasses
@@ -15,13 +15,14 @@ from echox_jax.config import VocoderConfig
 from echox_jax.decoding import speaking
 from echox_jax.models import vocoder as vocoder_lib
 from echox_jax.models.vocoder import UnitVocoder
-from tests.helpers import tiny_model
+from tests.helpers import tiny, tiny_model
 
 ISTFT = tiny_model.tiny_config().vocoder
 RELEASED = VocoderConfig(  # the public sizes but for the widths
   num_units=20, embedding_dim=8, model_in_dim=8, upsample_initial_channel=32
 )
 CONTEXT = dataclasses.replace(ISTFT, context_dilations=(1, 3))
+SOURCE = dataclasses.replace(CONTEXT, source_filter=True, pitch=tiny.SOURCE_FILTER.pitch)
 TOTAL = 83  # frames of the slice
 
 
@@ -39,7 +40,7 @@ def state(cfg, total, going=False):
   )
 
 
-VOCODERS = {'istft': ISTFT, 'released': RELEASED, 'context': CONTEXT}
+VOCODERS = {'istft': ISTFT, 'released': RELEASED, 'context': CONTEXT, 'source': SOURCE}
 
 
 @pytest.fixture(scope='module', params=VOCODERS.values(), ids=VOCODERS)
@@ -68,9 +69,9 @@ def test_windows_join_to_the_whole(made, window):
 
 
 def test_a_window_is_final_before_the_slice_has_ended(made):
-  """With `vocoder_context` frames behind it, whatever comes later; with fewer it is not."""
+  """With `sound_context` frames behind it, whatever comes later; with fewer it is not."""
   cfg, params, whole = made
-  context, window = speaking.vocoder_context(cfg.vocoder), 10
+  context, window = vocoder_lib.sound_context(cfg.vocoder), 10
   sound = jax.jit(
     lambda said: speaking.sound(params, cfg, said, jnp.int32(0), jnp.int32(0), window)
   )
@@ -85,7 +86,7 @@ def test_a_window_is_final_before_the_slice_has_ended(made):
 def test_durations_are_final_when_their_neighbours_are_known(made):
   """A slice that grows: what is timed early is what one pass over the whole gives."""
   cfg, params, _ = made
-  context = speaking.duration_context(cfg.vocoder)
+  context = vocoder_lib.duration_context(cfg.vocoder)
   params = {'vocoder': jax.tree.map(jnp.array, params['vocoder'])}
   proj = params['vocoder']['duration_predictor']['proj']
   proj['kernel'], proj['bias'] = 30 * proj['kernel'], proj['bias'] + 1.5  # from 1 frame to many

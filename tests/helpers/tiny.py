@@ -13,6 +13,7 @@ from echox_jax.config import (
   DurationPredictorConfig,
   EchoXConfig,
   LlamaConfig,
+  PitchPredictorConfig,
   StreamingConfig,
   UnitDecoderConfig,
   VocoderConfig,
@@ -103,4 +104,9 @@ VOCODER = VocoderConfig(
   istft_n_fft=64,
   istft_hop=16,
   duration=DurationPredictorConfig(hidden_size=8, dropout=0.0),
+)
+SOURCE_FILTER = dataclasses.replace(
+  VOCODER,
+  source_filter=True,
+  pitch=PitchPredictorConfig(hidden_size=8, kernel_size=3, dilations=(1, 2), dropout=0.0),
 )

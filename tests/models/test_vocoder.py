@@ -166,6 +166,7 @@ def test_vocoder_files_that_are_not_there(golden, tmp_path):
       upsample_kernel_sizes=(11, 8, 8),
     ),
     dataclasses.replace(tiny.VOCODER, num_speakers=3, model_in_dim=16),
+    tiny.SOURCE_FILTER,
   ],
 )
 def test_padding_does_not_change_a_clip(cfg):

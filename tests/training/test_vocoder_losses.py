@@ -89,9 +89,24 @@ def test_discriminators_judge_any_length_and_learn():
   assert float(last) < 0.5 * float(first)
 
 
-def test_overfits_one_batch_and_adversarial_terms_reach_the_generator():
+def test_pitch_losses():
+  pitch = jnp.asarray([[100.0, 0.0, 400.0, 100.0]])
+  mask = jnp.asarray([[True, True, True, False]])
+  height = np.log(np.asarray([0.5, 1.0, 2.0, 9.0]))
+  sure = np.asarray([20.0, -20.0, 20.0, -20.0])
+  logits = jnp.asarray(np.stack([height, sure], -1), jnp.float32)[None]
+  right = vocoder_losses.pitch_losses(logits, pitch, mask)
+  assert float(right['pitch_loss']) < 1e-6 and float(right['voicing_loss']) < 1e-6
+  wrong = vocoder_losses.pitch_losses(logits + jnp.asarray([0.3, 0.0]), pitch, mask)
+  np.testing.assert_allclose(wrong['pitch_loss'], 0.3, rtol=1e-5)
+  unsure = vocoder_losses.pitch_losses(logits * jnp.asarray([1.0, 0.0]), pitch, mask)
+  np.testing.assert_allclose(unsure['voicing_loss'], np.log(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize('cfg', [tiny.VOCODER, tiny.SOURCE_FILTER], ids=['plain', 'source filter'])
+def test_overfits_one_batch_and_adversarial_terms_reach_the_generator(cfg):
   batch, losses = make_batch(), VocoderLossConfig(mel=1.0, stft=1.0, stft_windows=(128, 512))
-  params = nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=tiny.VOCODER)))
+  params = nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=cfg)))
   disc = nn.meta.unbox(init_discriminators(jax.random.key(1), SMALL))
   optimizer = optax.adam(3e-3)
   state = optimizer.init(params)
@@ -100,7 +115,7 @@ def test_overfits_one_batch_and_adversarial_terms_reach_the_generator():
   @jax.jit
   def step(params, state):
     (loss, (metrics, _)), grads = loss_fn(
-      params, None, batch, tiny.VOCODER, SMALL, losses, jax.random.key(2), False
+      params, None, batch, cfg, SMALL, losses, jax.random.key(2), False
     )
     updates, state = optimizer.update(grads, state)
     return optax.apply_updates(params, updates), state, loss, metrics
@@ -112,7 +127,7 @@ def test_overfits_one_batch_and_adversarial_terms_reach_the_generator():
   assert float(metrics['duration_loss']) < 0.05
   adversarial = jax.jit(
     lambda params, disc: vocoder_step.generator_loss(
-      params, disc, batch, tiny.VOCODER, SMALL, losses, jax.random.key(2), True
+      params, disc, batch, cfg, SMALL, losses, jax.random.key(2), True
     )
   )
   _, (metrics, wave) = adversarial(params, disc)
