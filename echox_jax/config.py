@@ -340,6 +340,7 @@ class EngineConfig:
   least likely ones are left out where they are more.
   `lm_weight`: of the LLM's log-probability beside that of CTC.
   `label_bonus`: what each label adds, as long hypotheses are less probable.
+  `least_surety`: a question that scores less, per label and without bonus, is noise; 0 = none is.
   `unheard`: what is answered to a spoken question of which no word was heard, at most 31 tokens;
   '' = what the LLM makes of it.
   `first_slice_tokens`: the first slice ends after so many tokens at the latest, so that sound comes
@@ -367,6 +368,7 @@ class EngineConfig:
   hypothesis_nodes: int = 48
   lm_weight: float = 0.5
   label_bonus: float = 2.0
+  least_surety: float = 0.0
   unheard: str = ''
   first_slice_tokens: int = 0
   max_context: int = 4096

@@ -48,6 +48,19 @@ class Weights(NamedTuple):
   label: float
 
 
+class Choice(NamedTuple):
+  """The best hypothesis of clips.
+
+  Attributes:
+    number: int32[B].
+    surety: float32[B], its log-probability by CTC, and `lm` times that by the LLM, for a label;
+      infinite where no hypothesis fits, so that the LLM has not read it.
+  """
+
+  number: Array
+  surety: Array
+
+
 def choose(
   params: dict,
   cfg: EchoXConfig,
@@ -55,8 +68,8 @@ def choose(
   weights: Weights,
   budget: int,
   found: Hypotheses,
-) -> Int[Array, ' B']:
-  """Gives the number of the best hypothesis of each clip.
+) -> Choice:
+  """Finds the best hypothesis of each clip.
 
   Args:
     params: with the group `llm`.
@@ -70,8 +83,11 @@ def choose(
   said = node_scores(params, cfg, context, tree)
   in_use = jnp.arange(found.ids.shape[-1]) < found.lengths[..., None]
   each = jax.vmap(lambda row, nodes: row[jnp.minimum(nodes, budget - 1)])(said, tree.nodes)
-  total = found.scores + jnp.sum(jnp.where(in_use, weights.lm * each + weights.label, 0.0), axis=-1)
-  return jnp.argmax(jnp.where(tree.fits, total, -jnp.inf), axis=-1)
+  scores = found.scores + weights.lm * jnp.sum(jnp.where(in_use, each, 0.0), axis=-1)
+  total = scores + weights.label * found.lengths
+  best = jnp.argmax(jnp.where(tree.fits, total, -jnp.inf), axis=-1)
+  of_label = jnp.where(tree.fits, scores / jnp.maximum(found.lengths, 1), jnp.inf)
+  return Choice(best, jnp.take_along_axis(of_label, best[:, None], axis=-1)[:, 0])
 
 
 def count(ids: Int[Array, 'W S'], lengths: Int[Array, ' W']) -> Int[Array, '']:

@@ -68,6 +68,12 @@ class Program:
 
     return jax.tree.map(shape, self._for(args).out_info)
 
+  def is_ready(self, *args: Any) -> bool:
+    """Whether it is compiled for arguments such as these, arrays or shapes."""
+    with self._lock:
+      found = self._compiled.get(_shapes(args[self._fixed :]))
+    return found is not None and found.done()
+
   def lower(self, *args: Any) -> jax.stages.Lowered:
     """Returns the program, not compiled yet; arguments may be shapes."""
     lowered: jax.stages.Lowered = self._function.lower(*args)
@@ -103,6 +109,11 @@ class Program:
     made = export.export(self._function)(*args)
     kept.write(path, bytes(made.serialize()))
     return made
+
+
+def is_ready(program: Callable[..., Any], *args: Any) -> bool:
+  """Whether a program can run at once; of one on a mesh nobody knows, and it counts as ready."""
+  return not isinstance(program, Program) or program.is_ready(*args)
 
 
 def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -85,7 +85,7 @@ class Engine:
     """
     wave = self.questions.check_wave(wave)
     with self._lock:
-      return Heard(wave, *self._encode([wave]))
+      return Heard(wave, *self.programs.listen(self.params, [wave]))
 
   def ask(
     self, request: Request, conversation: Conversation | None = None, heard: Heard | None = None
@@ -356,17 +356,10 @@ class Engine:
     """Gives what is said in questions; counts what they have too much."""
     heard = answerings[0].turn.heard if len(answerings) == 1 else None
     if heard is None:
-      heard, _ = self._encode([answering.wave for answering in answerings])
+      heard, _ = self.programs.listen(self.params, [own.wave for own in answerings])
     for answering, lost in zip(answerings, jax.device_get(heard.overflow)):
       answering.overflow['speech_positions'] = int(lost)
     return heard
-
-  def _encode(self, waves: Sequence[np.ndarray]) -> Any:
-    """Encodes recordings, padded to the same length."""
-    lengths = np.asarray([len(wave) for wave in waves], np.int32)
-    size = bucket(self._sizes.samples, int(lengths.max()))
-    padded_waves = np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves])
-    return self.programs.choose(self.params, self.programs.hear(self.params, padded_waves, lengths))
 
   def _prefill(
     self,

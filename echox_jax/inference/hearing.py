@@ -77,14 +77,17 @@ def hear(
 def choose(
   budgets: EngineConfig, nodes: int, params: dict, cfg: EchoXConfig, found: Found
 ) -> tuple[EmbeddedSpeech, Int[Array, 'Q L']]:
-  """The words that the LLM finds likeliest, as it reads written ones; `nodes`: how many labels it
-  reads. Returns what `hear` does without hypotheses.
+  """The words that the LLM finds likeliest, as it reads written ones, or none where they are less
+  sure than `least_surety`; `nodes`: how many labels it reads. Returns what `hear` does without
+  hypotheses.
   """
   context = prompts.before_speech(cfg.special_ids, prompts.get_profile(cfg.profile))
   weights = rescoring.Weights(budgets.lm_weight, budgets.label_bonus)
   of_all = found.hypotheses
-  best = rescoring.choose(params, cfg, context, weights, nodes, of_all)
+  best, surety = rescoring.choose(params, cfg, context, weights, nodes, of_all)
   ids, kept = (jax.vmap(lambda row, at: row[at])(x, best) for x in (of_all.ids, of_all.lengths))
+  if budgets.least_surety:
+    kept = jnp.where(surety < budgets.least_surety, 0, kept)
   in_use = jnp.arange(ids.shape[1]) < kept[:, None]
   said = jnp.where(in_use, ids, cfg.special_ids.audio)
   embeddings = jnp.where(in_use[..., None], apply_llm(params, cfg, 'embed', said), 0)

@@ -60,6 +60,7 @@ class Programs:
       options = dict(donate_argnums=1, out_shardings=where, **options)
       return self.jitted(name, function, *sizes, fixed=2, **options)
 
+    self._samples = steps.buckets(cfg, budgets).samples
     self.hear = self.jitted('hear', functools.partial(hearing.hear, budgets))
     self.choose_among = {
       nodes: self.jitted(f'choose_{nodes}', functools.partial(hearing.choose, budgets, nodes))
@@ -100,9 +101,10 @@ class Programs:
       **decoding,
     )
     self.unsay = using('unsay', says, _unsay)
+    self.least_windows = (budgets.first_window, budgets.window)  # longer ones only save work
     self.sound = {
       frames: self.jitted(f'sound_{frames}', functools.partial(speaking.sound, window=frames))
-      for frames in {budgets.first_window, *steps.windows(budgets)}
+      for frames in {*self.least_windows, *steps.windows(budgets)}
     }
     self.durations = self.jitted('durations', steps.durations)
     self.wave = self.jitted('wave', steps.wave)
@@ -124,13 +126,29 @@ class Programs:
       return placement.OnMesh(made, self.mesh)
     return compiled.Program(made, name, self._folder, fixed, **options)
 
-  def choose(self, params: dict, heard: Any) -> tuple[EmbeddedSpeech, Int[Array, 'Q L']]:
-    """What `hear` found -> (what the LLM hears, CTC labels of its slots)."""
+  def listen(
+    self, params: dict, waves: Sequence[np.ndarray]
+  ) -> tuple[EmbeddedSpeech, Int[Array, 'Q L']]:
+    """Recordings at 16 kHz, float32, none longer than the largest size -> (what the LLM hears, CTC
+    labels of its slots). Where the programs of the fitting size are not compiled yet, those of a
+    larger one do the work.
+    """
+    lengths = np.asarray([len(wave) for wave in waves], np.int32)
+
+    def hears(size: int) -> bool:
+      sound = jax.ShapeDtypeStruct((len(waves), size), np.float32)
+      return compiled.is_ready(self.hear, params, sound, lengths)
+
+    def chooses(nodes: int) -> bool:
+      return compiled.is_ready(self.choose_among[nodes], params, found)
+
+    size = bucket(self._samples, int(lengths.max()), hears)
+    padded_waves = np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves])
+    found = self.hear(params, padded_waves, lengths)
     if not self.choose_among:
-      return heard
-    needed = int(jax.device_get(heard.nodes).max())
-    sizes = tuple(self.choose_among)
-    return self.choose_among[bucket(sizes, min(needed, sizes[-1]))](params, heard)
+      return found
+    sizes, needed = tuple(self.choose_among), int(jax.device_get(found.nodes).max())
+    return self.choose_among[bucket(sizes, min(needed, sizes[-1]), chooses)](params, found)
 
   def widths(self, number: int) -> Sequence[int]:
     """How many of `number` rows a chunk can work for, in ascending order. On a CPU it takes longer,

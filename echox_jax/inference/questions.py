@@ -170,6 +170,7 @@ def padded(ids: Sequence[int] | np.ndarray, size: int, pad: int) -> Any:
   return row
 
 
-def bucket(sizes: Sequence[int], size: int) -> int:
-  """The smallest of `sizes` that holds `size`."""
-  return next(own for own in sizes if own >= size)
+def bucket(sizes: Sequence[int], size: int, is_ready: Callable[[int], bool] | None = None) -> int:
+  """The smallest of `sizes` that holds `size`; of those that are ready, if one is."""
+  fitting = [own for own in sizes if own >= size]
+  return next((own for own in fitting if is_ready is None or is_ready(own)), fitting[0])

@@ -2,7 +2,7 @@
 wrong is tried once more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ import numpy as np
 
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.decoding import conversations
+from echox_jax.inference import compiled, steps, warming
 from echox_jax.inference import programs as programs_lib
-from echox_jax.inference import steps, warming
 from echox_jax.inference.answering import Answering, Slice
 from echox_jax.inference.programs import Programs
 from echox_jax.models import vocoder
@@ -99,7 +99,7 @@ class Speakers:
     Args:
       calm: whether nobody waits for a first sound, so that windows may be long.
     """
-    first, (steady, *longer) = self._budgets.first_window, steps.windows(self._budgets)
+    first, (steady, *longer) = self._budgets.first_window, self._windows()
     ready = []  # all windows are asked for before the first is waited for
     for row, own in enumerate(self._rows):
       if own is None:
@@ -119,6 +119,13 @@ class Speakers:
         self._rows[row] = None
         over.append(own)
     return bool(ready), over
+
+  def _windows(self) -> Sequence[int]:
+    """Frames of windows behind the first that can be made at once, in ascending order."""
+    sound, none = self._programs.sound, np.int32(0)
+    steady, *longer = steps.windows(self._budgets)
+    ask = (self._params, self._said, none, none)
+    return [steady, *(own for own in longer if compiled.is_ready(sound[own], *ask))]
 
   def leave(self, answering: Answering) -> None:
     """Speaks no slice of an answer any more."""

@@ -17,9 +17,9 @@ from echox_jax.inference.answering import Request
 from echox_jax.inference.programs import Programs
 from echox_jax.inference.questions import Questions
 
-# How soon a program is wanted: by the first who talks, by questions that are longer or written, by
-# several who talk at once.
-FIRST, LATER, MANY = range(3)
+# How soon a program is wanted: by the first who talks; to do faster what another one can do, or by
+# who talks on; by questions that are longer or written; by several who talk at once.
+FIRST, SOON, LATER, MANY = range(4)
 _USUAL_SECONDS = 8.0  # of a spoken question
 
 
@@ -76,15 +76,15 @@ def thinking(
 
   @functools.cache
   def found(number: int) -> Any:
-    return programs.hear.prepare(params, *sound(number, min(samples)))
+    return programs.hear.prepare(params, *sound(number, usual))
 
   def choose(program: Any, number: int) -> Any:
     return program.prepare(params, found(number))
 
   @functools.cache
   def heard(number: int) -> Any:
-    fewest = next(iter(programs.choose_among.values()), None)
-    return (choose(fewest, number) if fewest else found(number))[0]
+    chooses = list(programs.choose_among.values())
+    return (choose(chooses[-1], number) if chooses else found(number))[0]
 
   @functools.cache
   def opening() -> Any:
@@ -117,21 +117,24 @@ def thinking(
     for slots in (questions.sizes.slots if spoken else (0,))
   ]
   first = min((sizes for sizes in read_sizes if sizes[0]), default=None)
+  most = _USUAL_SECONDS * rates.SAMPLE_RATE
+  usual = max((own for own in samples if own <= most), default=min(samples, default=0))
   for number in sorted({1, reads_at_once}):
     alone = number == 1
-    programs_that_read = [programs.read_first]
+    reads = {programs.read_first: FIRST}
     if alone and asked is None:
-      programs_that_read.append(programs.read_further)
+      reads[programs.read_further] = SOON
     for sizes in read_sizes:
-      soon = FIRST if sizes == first else LATER
-      for program in programs_that_read:
+      for program, urgency in reads.items():
+        soon = urgency if sizes == first else LATER
         yield Job(soon if alone else MANY, functools.partial(read, program, number, *sizes))
     for size in samples:
-      soon = FIRST if size <= _USUAL_SECONDS * rates.SAMPLE_RATE else LATER
+      soon = FIRST if size == usual else SOON if size < usual else LATER
       hear = functools.partial(programs.hear.prepare, params, *sound(number, size))
       yield Job(soon if alone else MANY, hear)
-    for program in programs.choose_among.values() if samples else ():
-      yield Job(FIRST if alone else MANY, functools.partial(choose, program, number))
+    for nodes, program in programs.choose_among.items() if samples else ():
+      soon = FIRST if nodes == max(programs.choose_among) else SOON
+      yield Job(soon if alone else MANY, functools.partial(choose, program, number))
   yield Job(FIRST, functools.partial(programs.forget.prepare, params, state, none))
 
 
@@ -145,8 +148,9 @@ def speaking(programs: Programs, params: dict, spelling: Any) -> Iterable[Job]:
     yield Job(FIRST, functools.partial(speak, params, said, chosen, spelling, going, none))
   slice_ = (none, thought.written, none, none, none, greedy)
   yield Job(FIRST, functools.partial(begin, params, said, *slice_))
-  for sound in programs.sound.values():
-    yield Job(FIRST, functools.partial(sound.prepare, params, said, none, none))
+  for frames, sound in programs.sound.items():
+    soon = FIRST if frames in programs.least_windows else SOON
+    yield Job(soon, functools.partial(sound.prepare, params, said, none, none))
   unsay = programs.unsay.prepare
   yield Job(FIRST, functools.partial(unsay, params, said, spelling, none, none, greedy))
 

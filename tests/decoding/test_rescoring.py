@@ -34,11 +34,14 @@ def test_it_chooses_what_scores_best_when_each_is_read_alone():
   params, found = tiny.params(), hypotheses()
   best = rescoring.choose(params, tiny.CONFIG, CONTEXT, WEIGHTS, 16, found)
   for clip, row in enumerate(SAID):
-    totals = [
-      float(found.scores[clip, rank]) + 0.7 * alone(params, own) + 1.5 * len(own)
-      for rank, own in enumerate(row)
+    scores = [
+      float(found.scores[clip, rank]) + 0.7 * alone(params, own) for rank, own in enumerate(row)
     ]
-    assert best[clip] == np.argmax(totals)
+    lengths = [len(own) for own in row]
+    number = np.argmax(np.asarray(scores) + 1.5 * np.asarray(lengths))
+    assert best.number[clip] == number
+    surety = scores[number] / max(lengths[number], 1)
+    np.testing.assert_allclose(best.surety[clip], surety, rtol=1e-4)
 
 
 def test_labels_that_hypotheses_share_are_read_once():
@@ -57,7 +60,8 @@ def test_what_does_not_fit_is_not_chosen_and_where_nothing_fits_the_likeliest_is
   params = tiny.params()
   found = hypotheses(scores=((-1.0, -1.2, -1.3, 90.0), (-2.0, -2.1, -2.2, -2.3)))
   whole = rescoring.choose(params, tiny.CONFIG, CONTEXT, WEIGHTS, 16, found)
-  assert whole[0] == 3  # its seven nodes are there
+  assert whole.number[0] == 3  # its seven nodes are there
   six = rescoring.choose(params, tiny.CONFIG, CONTEXT, WEIGHTS, 6, found)
-  assert six[0] != 3 and six[1] == whole[1]
-  assert rescoring.choose(params, tiny.CONFIG, CONTEXT, WEIGHTS, 2, found)[0] == 0
+  assert six.number[0] != 3 and six.number[1] == whole.number[1]
+  two = rescoring.choose(params, tiny.CONFIG, CONTEXT, WEIGHTS, 2, found)
+  assert two.number[0] == 0 and np.isinf(two.surety[0])

@@ -21,8 +21,9 @@ ISTFT = tiny_model.tiny_config().vocoder
 RELEASED = VocoderConfig(  # the public sizes but for the widths
   num_units=20, embedding_dim=8, model_in_dim=8, upsample_initial_channel=32
 )
-CONTEXT = dataclasses.replace(ISTFT, context_dilations=(1, 3))
-SOURCE = dataclasses.replace(CONTEXT, source_filter=True, pitch=tiny.SOURCE_FILTER.pitch)
+SOURCE = dataclasses.replace(
+  ISTFT, context_dilations=(1, 3), source_filter=True, pitch=tiny.SOURCE_FILTER.pitch
+)
 TOTAL = 83  # frames of the slice
 
 
@@ -40,7 +41,7 @@ def state(cfg, total, going=False):
   )
 
 
-VOCODERS = {'istft': ISTFT, 'released': RELEASED, 'context': CONTEXT, 'source': SOURCE}
+VOCODERS = {'istft': ISTFT, 'released': RELEASED, 'source': SOURCE}
 
 
 @pytest.fixture(scope='module', params=VOCODERS.values(), ids=VOCODERS)

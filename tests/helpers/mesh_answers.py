@@ -53,7 +53,10 @@ def heard(folder: Path, mesh=None) -> list[list[int]]:
   made = tiny_model.hears_words(folder, sharpness=0.3, hypotheses=4)
   engine = Engine(dataclasses.replace(made, mesh=mesh), speaks=False)
   waves = [question[0] for question in QUESTIONS if not isinstance(question, str)]
-  rows = [jax.device_get(engine._encode(some)[1]) for some in (waves, *([w] for w in waves))]
+  rows = [
+    jax.device_get(engine.programs.listen(engine.params, some)[1])
+    for some in (waves, *([w] for w in waves))
+  ]
   return np.concatenate(rows).tolist()
 
 

@@ -14,7 +14,7 @@ WAVE = tiny_model.question(1.5)
 
 
 def heard(engine, waves=(WAVE,)):
-  return jax.device_get(engine._encode(waves))
+  return jax.device_get(engine.programs.listen(engine.params, waves))
 
 
 def test_a_sure_adapter_is_heard_as_without_hypotheses(tmp_path):
@@ -54,6 +54,22 @@ def test_of_what_was_heard_the_llm_chooses_what_it_would_rather_read(tmp_path):
   np.testing.assert_allclose(
     speech.embeddings[0, : speech.kept[0]], table[labels[0, : speech.kept[0]]], atol=1e-5
   )
+
+
+def test_what_is_less_sure_than_it_must_be_was_not_heard(tmp_path):
+  said = 'What lies in France?'
+
+  def engine(least):
+    budgets = dict(hypotheses=6, unheard=said, least_surety=least)
+    return Engine(tiny_model.hears_words(tmp_path, sharpness=0.2, **budgets), speaks=False)
+
+  anything, enough, unsure = (engine(least) for least in (0.0, -1e3, -1e-3))
+  speech, labels = heard(anything)
+  assert speech.kept[0] > 0
+  np.testing.assert_array_equal(heard(enough)[1], labels)
+  speech, labels = heard(unsure)
+  assert speech.kept[0] == 0 and set(labels[0].tolist()) == {unsure.config.special_ids.audio}
+  assert [list(own.answer(WAVE))[-1].text == said for own in (anything, unsure)] == [False, True]
 
 
 def test_what_has_no_slot_is_counted(tmp_path):

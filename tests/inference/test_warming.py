@@ -32,6 +32,25 @@ def test_who_talks_first_waits_for_no_compiler(tmp_path):
   assert not made
 
 
+def test_larger_programs_do_the_work_until_the_fitting_ones_are_compiled(tmp_path, monkeypatch):
+  engine = Engine(tiny_model.hears_words(tmp_path, sharpness=0.2, hypotheses=4), speaks=False)
+  run, sizes, said = compiled.Program.__call__, [], []
+
+  def watched(program, *args):
+    if program is engine.programs.hear:
+      sizes.append(args[1].shape[1])
+    return run(program, *args)
+
+  monkeypatch.setattr(compiled.Program, '__call__', watched)
+  for urgency in (warming.FIRST, warming.SOON):
+    engine.warm_up(urgency=urgency)
+    with compiling() as made:
+      said.append(jax.device_get(engine.hear(tiny_model.question(0.5)).labels))
+    assert not made
+  assert sizes[0] > sizes[1] == engine.questions.sizes.samples[0]
+  np.testing.assert_array_equal(*said)
+
+
 def test_the_most_urgent_programs_come_first():
   done = []
   jobs = [warming.Job(urgency, lambda own=urgency: done.append(own)) for urgency in (2, 0, 1, 0)]
