@@ -4,6 +4,8 @@ It runs where the batch is: batches carry no more than units and sound, and libr
 for one clip on a CPU.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,9 +27,12 @@ def pitch(wave: Float[Array, 'B S'], hop: int, rate: int) -> Float[Array, 'B F']
     hop: samples of a frame.
     rate: samples a second.
   """
+  return by_rows(functools.partial(_pitch, hop=hop, rate=rate), wave, differentiable=False)
+
+
+def _pitch(wave: Array, hop: int, rate: int) -> Array:
   longest, window = round(rate / LOWEST), round(_WINDOW * rate)
-  frames = _frames(wave, hop, window + longest)
-  difference, loudness = by_rows(lambda x: _difference(x, window, longest), frames)
+  difference, loudness = _difference(_frames(wave, hop, window + longest), window, longest)
   lags = np.arange(1, longest + 1)
   mean = jnp.cumsum(difference[..., 1:], axis=-1) / lags
   normal = difference[..., 1:] / jnp.maximum(mean, 1e-6)  # of lags 1, 2...
