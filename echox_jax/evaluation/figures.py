@@ -12,7 +12,7 @@ from echox_jax import rates
 from echox_jax.errors import require
 
 INK, GREY, GRID = '#222222', '#8a8a8a', '#e6e6e6'
-BLUE, ORANGE, GREEN, RED = '#2f6db3', '#e08a2b', '#3f8f5b', '#c0443c'
+BLUE, ORANGE, GREEN, RED, VIOLET = '#2f6db3', '#e08a2b', '#3f8f5b', '#c0443c', '#7a5aa8'
 _CURVES = {  # metric -> (colour, label)
   'text_ce': (BLUE, 'text'),
   'ctc': (ORANGE, 'CTC'),
@@ -24,6 +24,7 @@ _CURVES = {  # metric -> (colour, label)
   'mel_loss': (BLUE, 'mel'),
   'stft_loss': (GREY, 'STFT'),
   'duration_loss': (ORANGE, 'durations'),
+  'pitch_loss': (VIOLET, 'pitch'),
   'feature_loss': (GREEN, 'features'),
   'adversarial_loss': (RED, 'adversarial'),
   'discriminator_loss': (INK, 'discriminators'),
