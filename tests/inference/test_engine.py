@@ -80,7 +80,7 @@ def test_after_warm_up_nothing_is_compiled(engine):
   assert compiled  # it would have been seen
 
 
-@pytest.mark.parametrize('seconds', [0.7, 1.5, 2.6])
+@pytest.mark.parametrize('seconds', [0.7, pytest.param(1.5, marks=pytest.mark.slow), 2.6])
 def test_streaming_says_what_whole_passes_say(engine, tmp_path, seconds):
   check_streaming(engine, tiny_model.tiny_bundle(tmp_path), tiny_model.question(seconds))
 
