@@ -37,6 +37,16 @@ def overlap_add(frames: Float[Array, 'B T K C'], hop: int) -> Float[Array, 'B S 
   return total.reshape(b, (t + parts - 1) * hop, c)
 
 
+def frames_of(signal: Float[Array, 'B S'], size: int, hop: int) -> Float[Array, 'B T size']:
+  """Cuts a signal into frames of `size` samples that start `hop` samples apart: as many as fit."""
+  count, parts = (signal.shape[1] - size) // hop + 1, -(-size // hop)
+  needed = (count - 1 + parts) * hop
+  signal = jnp.pad(signal, ((0, 0), (0, max(0, needed - signal.shape[1]))))[:, :needed]
+  pieces = signal.reshape(signal.shape[0], -1, hop)
+  shifted = [pieces[:, i : i + count] for i in range(parts)]
+  return jnp.concatenate(shifted, axis=-1)[..., :size]
+
+
 class Conv(nn.Module):
   """Convolution with bias; kernel [k, in / groups, features].
 

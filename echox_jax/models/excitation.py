@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.models.arrays import Array, Float, Int, UInt
+from echox_jax.models.convolution import frames_of
 
 REFERENCE = 200.0  # Hz: pitches are predicted, and shown to the network, as distances from it
 NOISE_FRAMES = 512  # frames until the noise repeats itself
@@ -38,9 +39,12 @@ def features(pitch: Float[Array, 'B F']) -> Float[Array, 'B F 2']:
   """Describes the pitch, in Hz (0 = unvoiced), to a network: height (0 where there is none), and
   whether there is one.
   """
-  voiced = pitch > 0
-  height = _SPREAD * jnp.log(jnp.where(voiced, pitch, REFERENCE) / REFERENCE)
-  return jnp.stack([height, voiced.astype(height.dtype)], axis=-1)
+  return jnp.stack([_SPREAD * height(pitch), (pitch > 0).astype(jnp.float32)], axis=-1)
+
+
+def height(pitch: Float[Array, 'B F']) -> Float[Array, 'B F']:
+  """Natural logarithm of the pitch, in Hz, over `REFERENCE`; 0 where there is none."""
+  return jnp.log(jnp.where(pitch > 0, pitch, REFERENCE) / REFERENCE)
 
 
 def start(pitch: Float[Array, 'B F'], frame: Int[Array, ''], hop: int, rate: int) -> Start:
@@ -103,10 +107,7 @@ def stft(
   """Real and imaginary parts of an STFT with a periodic Hann window, as matmuls. It has S / hop + 1
   frames; frame t is centred on sample t * hop. `vocoder.inverse_stft` inverts it.
   """
-  count, parts = wave.shape[1] // hop + 1, n_fft // hop
-  wave = jnp.pad(wave, ((0, 0), (n_fft // 2, n_fft // 2)))[:, : (count - 1 + parts) * hop]
-  pieces = wave.reshape(wave.shape[0], -1, hop)
-  frames = jnp.concatenate([pieces[:, i : i + count] for i in range(parts)], axis=-1)
+  frames = frames_of(jnp.pad(wave, ((0, 0), (n_fft // 2, n_fft // 2))), n_fft, hop)
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
   angle = 2 * np.pi * np.outer(np.arange(n_fft), np.arange(n_fft // 2 + 1)) / n_fft
   real, imaginary = (window[:, None] * wave for wave in (np.cos(angle), -np.sin(angle)))

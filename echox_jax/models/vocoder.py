@@ -452,7 +452,7 @@ def sound_context(cfg: VocoderConfig) -> int:
 
 
 def init_vocoder(key: Array, cfg: EchoXConfig) -> dict:
-  """Makes boxed parameters of generator and duration predictor."""
+  """Makes boxed parameters of the generator and its predictors."""
   ids = jnp.zeros((1, 4), jnp.int32)
   return UnitVocoder(cfg.vocoder).init(key, ids, ids, ids == 0)['params']
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from echox_jax.models import excitation
+from echox_jax.models.convolution import frames_of
 from echox_jax.models.discriminators import DiscriminatorOutput
 from echox_jax.models.log_mel import mel_filters
 from echox_jax.parallel.sharding import by_rows
@@ -22,9 +23,7 @@ def magnitude(wave: Array, window: int) -> Array:
   """
   hop = window // 4
   wave = jnp.pad(wave.astype(jnp.float32), ((0, 0), (window // 2, window // 2)), mode='reflect')
-  count = (wave.shape[1] - window) // hop + 1
-  quarters = wave[:, : (count + 3) * hop].reshape(wave.shape[0], count + 3, hop)
-  frames = jnp.concatenate([quarters[:, i : i + count] for i in range(4)], axis=-1)
+  frames = frames_of(wave, window, hop)
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
   spectrum = by_rows(jnp.fft.rfft, frames * jnp.asarray(hann, jnp.float32))
   return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
@@ -78,8 +77,7 @@ def pitch_losses(logits: Array, pitch: Array, mask: Array) -> dict[str, Array]:
     mask: bool[B,F], frames that count.
   """
   voiced = pitch > 0
-  height = jnp.log(jnp.where(voiced, pitch, excitation.REFERENCE) / excitation.REFERENCE)
-  error = jnp.abs(logits[..., 0] - height) * (voiced & mask)
+  error = jnp.abs(logits[..., 0] - excitation.height(pitch)) * (voiced & mask)
   entropy = optax.sigmoid_binary_cross_entropy(logits[..., 1], voiced.astype(jnp.float32)) * mask
   return {
     'pitch_loss': jnp.sum(error) / jnp.maximum(jnp.sum(voiced & mask), 1),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax.models.arrays import Array, Float
+from echox_jax.models.convolution import frames_of
 from echox_jax.parallel.sharding import by_rows
 
 LOWEST, HIGHEST = 50.0, 400.0  # Hz
@@ -32,7 +33,10 @@ def pitch(wave: Float[Array, 'B S'], hop: int, rate: int) -> Float[Array, 'B F']
 
 def _pitch(wave: Array, hop: int, rate: int) -> Array:
   longest, window = round(rate / LOWEST), round(_WINDOW * rate)
-  difference, loudness = _difference(_frames(wave, hop, window + longest), window, longest)
+  around = window + longest - hop  # samples of a frame that are before and behind the hop's own
+  padded = jnp.pad(wave, ((0, 0), (around // 2, around - around // 2)))
+  frames = frames_of(padded, window + longest, hop)
+  difference, loudness = _difference(frames, window, longest)
   lags = np.arange(1, longest + 1)
   mean = jnp.cumsum(difference[..., 1:], axis=-1) / lags
   normal = difference[..., 1:] / jnp.maximum(mean, 1e-6)  # of lags 1, 2...
@@ -51,15 +55,6 @@ def _pitch(wave: Array, hop: int, rate: int) -> Array:
   period = place + 2 + jnp.clip(offset, -0.5, 0.5)
   voiced = (at(dips) < _UNVOICED) & (loudness > _SILENT)
   return jnp.where(voiced, rate / period, 0.0)
-
-
-def _frames(wave: Array, hop: int, size: int) -> Array:
-  """float[B,F*hop] -> float[B,F,size], around the centre of each frame; silence around."""
-  count, before = wave.shape[1] // hop, (size - hop) // 2
-  parts = -(-size // hop)
-  wave = jnp.pad(wave, ((0, 0), (before, parts * hop)))[:, : (count - 1 + parts) * hop]
-  pieces = wave.reshape(wave.shape[0], -1, hop)
-  return jnp.concatenate([pieces[:, i : i + count] for i in range(parts)], axis=-1)[..., :size]
 
 
 def _difference(frames: Array, window: int, longest: int) -> tuple[Array, Array]:
