@@ -24,7 +24,8 @@ _PROMPT = ('<|startoftranscript|>', '<|en|>', '<|transcribe|>', '<|notimestamps|
 _MIN_WINDOW, _MAX_WINDOW = 8, 30  # seconds
 _MIN_TAIL = 0.5  # seconds of silence after a clip: without it the last word may be missed
 _BATCH = 8
-_MAX_TOKENS = 120
+# CTranslate2 writes half of `max_length` at most: 224 tokens, all that Whisper has for 30 s.
+_MAX_LENGTH = 448
 # from Whisper's transcribe(): a text that zlib compresses by more than this is a loop
 _MAX_COMPRESSION = 2.4
 
@@ -83,7 +84,7 @@ class Judge:
         beam_size=1,
         sampling_topk=1,
         sampling_temperature=0,
-        max_length=_MAX_TOKENS,
+        max_length=_MAX_LENGTH,
       )
       for i, result in zip(rows, results):
         texts[i] = self._tokenizer.decode(result.sequences_ids[0]).strip()

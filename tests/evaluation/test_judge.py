@@ -30,6 +30,19 @@ def test_hears_what_is_said_and_nothing_in_nothing(folder):
   assert judge.transcribe([paris]) == heard[:1]
 
 
+def test_a_long_clip_is_heard_to_its_end(folder):
+  sentences = (
+    'Many people keep bees, because they like honey in the morning.',
+    'The capital of France is Paris, and that of Italy is Rome.',
+    'Children play in the garden after school when it does not rain.',
+    'A baby sheep is called a lamb, and a baby goat is called a kid.',
+    'The tortoise is a curious animal, and it lives for a very long time.',
+    'My brother bought a red bicycle and two green chairs yesterday.',
+  )
+  (heard,) = Judge(folder).transcribe([spoken(' '.join(sentences))])
+  assert len(heard.split()) > 70 and 'two green chairs' in heard[-40:]
+
+
 def test_a_model_that_was_cut_short_is_joined_again(folder):
   Judge(folder)
   (joined,) = folder.rglob('model.bin')
