@@ -31,7 +31,9 @@ Llama, a Qwen2 or a Qwen3. The rest follows from it:
 - Of the ways to take what was said, the LLM chooses the one that it would rather read
   (`engine.hypotheses`): of 150 test questions, echox-135m misheard 13.5 % of the words without it
   and 9.9 % with it. It takes 0.2 s more of two CPU cores until the first sound.
-- A spoken answer ends with its first paragraph (`engine.ending_ids`): nobody listens to lists.
+- A spoken answer ends with its first paragraph (`engine.ending_ids`), for nobody listens to lists,
+  and where it says the same again (`engine.text_loop_times`), as small LLMs do that take the
+  likeliest token.
 - The unit decoders are small (`UNIT_TRUNK`): per step they learn as fast as four layers of 576 do,
   and a step takes a third of the time. LLMs wider than 768 have the released `medium` decoder of
   `echox_8b.py` instead.
@@ -123,6 +125,7 @@ BREAKS = ('\n', '\n\n')
 ENGINE = dict(
   prompt_step=16,  # ids around what is said
   max_new_tokens=128,
+  text_loop_times=2,
   first_slice_tokens=8,
   max_unit_words=SLICE_WORDS,
   max_frames=768,

@@ -326,6 +326,8 @@ class EngineConfig:
   `max_new_tokens`: tokens per answer.
   `ending_ids`: tokens that end an answer as EOT does, but for its first one, such as line breaks:
   who listens wants a paragraph, not a page with lists. () = EOT alone does.
+  `text_loop_times`: an answer ends where a round of up to 32 tokens has come so many times, and 8
+  tokens or more were repeated; 0 = no such loop is looked for.
   `max_unit_words`: unit words per slice.
   `max_frames`: audio frames per slice, at 50 per second.
   `words_per_token`: a slice that says more unit words per token than this runs away: it is cut off
@@ -358,6 +360,7 @@ class EngineConfig:
   prompt_step: int = 32
   max_new_tokens: int = 512
   ending_ids: tuple[int, ...] = ()
+  text_loop_times: int = 0
   max_unit_words: int = 2048
   max_frames: int = 1024
   words_per_token: int = 0

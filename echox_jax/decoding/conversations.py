@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from echox_jax import prompts
 from echox_jax.config import EchoXConfig
-from echox_jax.decoding import sampler, trigger
+from echox_jax.decoding import guards, sampler, trigger
 from echox_jax.models import echox, llama
 from echox_jax.models.arrays import Array, Int
 from echox_jax.models.attention import Mask
@@ -51,11 +51,13 @@ class Conversations:
     ids: int32[B,A], its spoken tokens.
     states: float[B,A,D], the states that predicted them.
     scores: float32[B,A], their trigger scores.
+    repeated: int32[B,L], see `guards.repeated`.
     count: int32[B], spoken tokens so far.
     start: int32[B], first spoken token of the slice that is being made.
     cut: int32[B], where a slice ends that is ready to be spoken; 0 = none is.
     going: bool[B], the answer has not ended.
     cut_off: bool[B], `limit` ended it.
+    looped: bool[B], a loop ended it.
   """
 
   # Any: transformations put shapes, shardings and None in the place of arrays.
@@ -71,11 +73,13 @@ class Conversations:
   ids: Any
   states: Any
   scores: Any
+  repeated: Any
   count: Any
   start: Any
   cut: Any
   going: Any
   cut_off: Any
+  looped: Any
 
   @property
   def written(self) -> Written:
@@ -93,6 +97,7 @@ class Progress(struct.PyTreeNode):
   cut: Any
   going: Any
   cut_off: Any
+  looped: Any
 
 
 def empty(
@@ -125,11 +130,13 @@ def empty(
     ids=zeros(jnp.int32, answer_tokens),
     states=zeros(llm.dtype, answer_tokens, llm.hidden_size),
     scores=zeros(jnp.float32, answer_tokens),
+    repeated=zeros(jnp.int32, guards.TEXT_ROUNDS),
     count=zeros(jnp.int32),
     start=zeros(jnp.int32),
     cut=zeros(jnp.int32),
     going=zeros(bool),
     cut_off=zeros(bool),
+    looped=zeros(bool),
   )
 
 
@@ -254,7 +261,7 @@ def _begun(
     going=state.going.at[rows].set(True),
     **{
       name: cleared(getattr(state, name), rows)
-      for name in ('made', 'count', 'start', 'cut', 'cut_off')
+      for name in ('made', 'repeated', 'count', 'start', 'cut', 'cut_off', 'looped')
     },
   )
 
@@ -266,6 +273,7 @@ def decode_chunk(
   state: Conversations,
   steps: Int[Array, ''],
   ending_ids: tuple[int, ...] = (),
+  loop_times: int = 0,
 ) -> tuple[Conversations, Progress]:
   """Takes tokens for all conversations that are answering: at most `steps`, fewer where a slice
   becomes ready or all have ended.
@@ -281,6 +289,7 @@ def decode_chunk(
     state: of all conversations.
     steps: tokens of each.
     ending_ids: static: tokens in whose place EOT is taken, but for the first of an answer.
+    loop_times: static: EOT is taken where a round of tokens has come so often; 0 = no matter.
   """
   special, rows = cfg.special_ids, jnp.arange(state.keys.shape[0])
   unspoken = jnp.asarray(prompts.unspoken_ids(special, prompts.get_profile(cfg.profile)))
@@ -296,6 +305,8 @@ def decode_chunk(
     if ending_ids:
       ends = (state.made > 0) & jnp.isin(token, jnp.asarray(ending_ids, token.dtype))
       token = jnp.where(ends, special.eot, token)
+    looped = state.going & guards.in_loop(state.repeated, loop_times)
+    token = jnp.where(looped, special.eot, token)
     ended = state.going & (token == special.eot)
     going = state.going & ~ended
     spoken = going & ~jnp.any(token[:, None] == unspoken, axis=1) & (state.count < room)
@@ -307,6 +318,7 @@ def decode_chunk(
       early = trigger.cut_early(scores, count, first_slice_tokens)
       cut = jnp.where((cut == 0) & (state.start == 0), early, cut)
     cut = jnp.where(spoken, cut, 0)
+    repeated = guards.repeated(state.repeated, state.ids, state.count, token)
     made = state.made + going
     cut_off = going & (made >= state.limit)
     slot = jnp.where(state.going, state.length, state.keys.shape[1])
@@ -332,10 +344,12 @@ def decode_chunk(
       ids=state.ids.at[rows, place].set(token, mode='drop'),
       states=state.states.at[rows, place].set(state.hidden, mode='drop'),
       scores=scores,
+      repeated=jnp.where(spoken[:, None], repeated, state.repeated),
       count=count,
       cut=cut,
       going=going & ~cut_off,
       cut_off=state.cut_off | cut_off,
+      looped=state.looped | looped,
     )
 
   def goes_on(carry):
@@ -359,7 +373,7 @@ def forget(state: Conversations, row: Int[Array, '']) -> Conversations:
     keys=state.keys.at[row].set(False),
     **{
       name: cleared(getattr(state, name), row)
-      for name in ('length', 'count', 'start', 'cut', 'made', 'going', 'cut_off')
+      for name in ('length', 'count', 'start', 'cut', 'made', 'going', 'cut_off', 'looped')
     },
   )
 

@@ -1,12 +1,12 @@
-"""Finds loops: a decoder that says the same few unit words over and over."""
+"""Finds loops: a decoder that says the same few unit words over and over, or an LLM its tokens."""
 
 import jax.numpy as jnp
 
 from echox_jax.models.arrays import Array, Bool, Int
 
-# Words of the longest round that is noticed, and repeated words from which on it is a loop however
-# short the round: real speech says a word twice, and silence a few times.
-ROUNDS = 8
+# Words of the longest round that is noticed, tokens of the longest of an answer, and how many have
+# to be repeated however short the round: real speech says a word twice, and silence a few times.
+ROUNDS, TEXT_ROUNDS = 8, 32
 _LEAST = 8
 
 

@@ -129,6 +129,7 @@ class Answering:
     self._times += [self.now()] * (count - known)
     self.going = bool(seen.going[row])
     self.overflow['answer_tokens'] = int(seen.cut_off[row])
+    self.overflow['text_loops'] = int(seen.looped[row])
     whole = self._text(self.ids, final=not self.going)
     if len(whole) > len(self._shown):
       self.events.append(TextPiece(whole[len(self._shown) :], self.now()))

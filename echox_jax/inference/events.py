@@ -11,6 +11,7 @@ _LEFT_OUT = ('unknown_unit_words', 'dropped_units')
 _TELL = {
   **dict.fromkeys(_BUDGETS, 'did not fit the budgets of this model'),
   **dict.fromkeys(_LEFT_OUT, 'were left out of the speech'),
+  'text_loops': 'ended the answer, which said the same over and over',
   'retried_slices': 'were spoken again, since the first try went wrong',
   'unit_loops': 'said the same words over and over: the repetitions are cut off',
   'silent_slices': 'have text, but no speech',
@@ -82,7 +83,8 @@ class Done:
       `answer_tokens` (1 = cut off), `slice_tokens` (slices split for length), `unit_words` (slices
       cut off), `frames`, `turns` (turns of the conversation that were forgotten). It also counts
       dropped items: `unknown_unit_words`, which the unit language lacks, and `dropped_units`, which
-      the profile's `unit_id_limit` removes. And it counts slices: `retried_slices`, tried once
+      the profile's `unit_id_limit` removes. `text_loops`: 1 = a loop of tokens ended the text. And
+      it counts slices: `retried_slices`, tried once
       more since something was wrong, and those where it still is: `unit_loops`, whose repetitions
       are cut off, `silent_slices` without any word, and `mismatched_slices`, which say too much or
       too little for their text.

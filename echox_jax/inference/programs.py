@@ -81,7 +81,8 @@ class Programs:
     self.read_further = using(
       'read_further', thinks, functools.partial(_read, conversations.read_further)
     )
-    think = functools.partial(conversations.decode_chunk, ending_ids=budgets.ending_ids)
+    ends = dict(ending_ids=budgets.ending_ids, loop_times=budgets.text_loop_times)
+    think = functools.partial(conversations.decode_chunk, **ends)
     self.decode_chunk = using(
       'decode_chunk',
       thinks,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echox_jax.decoding import generate, guards
+from echox_jax.decoding import generate, guards, sampler
 from echox_jax.inference.answering import Request
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, notes
@@ -129,6 +129,33 @@ def test_a_slice_that_runs_away_is_tried_once_more(answer):
   assert said(answer(long, enough, words_per_token=3)) == (enough, {'retried_slices': 1})
   words, wrong = said(answer(long, long, words_per_token=3))
   assert len(words) < 30 and wrong == {'retried_slices': 1, 'mismatched_slices': 1}
+
+
+def test_an_answer_that_goes_round_ends(tmp_path, monkeypatch):
+  round_ = list(range(21, 31))
+  written = [  # and what is said of it
+    ([20, *round_ * 3], [20, *round_ * 2]),  # what was once repeated stays
+    ([20, 21, 22, *[23] * 20], [20, 21, 22, *[23] * 9]),
+    ([*round_, 20, *round_, 31], [*round_, 20, *round_, 31]),
+  ]
+  bundle = tiny_model.tiny_bundle(tmp_path)
+  ids = np.full((len(written), 41), bundle.config.special_ids.eot, np.int32)
+  for row, (tokens, _) in zip(ids, written):
+    row[: len(tokens)] = tokens
+
+  def choose(logits, sampling, made, so_far):
+    return jnp.asarray(ids)[jnp.arange(len(made)), made]
+
+  monkeypatch.setattr(sampler, 'choose', choose)
+  budgets = dict(text_loop_times=2, max_new_tokens=40, conversations=len(written))
+  budgets = dataclasses.replace(bundle.engine, **budgets)
+  engine = Engine(dataclasses.replace(bundle, engine=budgets), hears=False, speaks=False)
+  for _ in range(2):  # the rows of the former are taken again
+    asked = [engine.ask(Request(text='Paris?')) for _ in written]
+    for answering, (tokens, said) in zip(asked, written):
+      *_, done = engine.stream(answering)
+      assert answering.ids == said and done.overflow['answer_tokens'] == 0
+      assert done.overflow['text_loops'] == (len(said) < len(tokens))
 
 
 @pytest.mark.parametrize('round_', [[7], [7, 8], [7, 8, 9, 7, 5, 6, 4, 3]])
