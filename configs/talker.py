@@ -8,8 +8,8 @@ corpus; STAGE is align, s2t, t2c, echo or vocoder:
 
   export ECHOX_LLM=models/qwen ECHOX_SHARE=0.25
   python -m launch.corpus     --recipe talker --llm models/qwen --share 0.25 --spoken_answers 5h
-                              --spoken_sentences 8h --spoken_words 8h --test_questions 0.4
-                              --data out/qwen/data
+                              --spoken_sentences 8h --spoken_parts 8h --spoken_words 8h
+                              --spoken_numbers 2h --test_questions 0.4 --data out/qwen/data
   python -m launch.precompute --config=configs/talker.py:align --workdir=out/qwen
   python -m launch.train      --config=configs/talker.py:STAGE --workdir=out/qwen
 
@@ -85,7 +85,8 @@ LLM, SHARE = 'ECHOX_LLM', 'ECHOX_SHARE'
 QUESTIONS = Source('questions', 29_819, 24.0)
 SENTENCES = Source('alignment_questions', 121_000, 130.0)
 ANSWER_HOURS = 20.0
-ALONE_HOURS = 8.0  # of sentences, and of lists of words, that the answer voice says beside them
+# of sentences, parts of answers, lists of words, numbers that the answer voice says beside them
+ALONE_HOURS = dict(sentences=8.0, parts=8.0, words=8.0, numbers=2.0)
 TESTS = 1_250  # of the questions
 SMALLEST = 0.01  # share of the corpus
 STAGES = ('align', 's2t', 't2c', 'echo', 'vocoder')
@@ -155,7 +156,7 @@ VOCODER = dict(
   source_filter=True,
 )
 CANDIDATES = 4096  # CTC labels that a step of align chooses among
-STEPS = dict(align=10000, s2t=3000, t2c=3000, echo=1000, vocoder=12000)
+STEPS = dict(align=10000, s2t=3000, t2c=3800, echo=1000, vocoder=12000)
 RATES = dict(align=1e-3, s2t=5e-4, t2c=4e-3, echo=2e-4, vocoder=5e-4)
 
 
@@ -305,19 +306,19 @@ def recipe(
   return config
 
 
-def alone_hours(share: float) -> float:
-  """Hours of sentences, and of lists of words, that the answer voice says beside the answers.
+def alone_hours(share: float) -> dict[str, float]:
+  """Hours of each kind that the answer voice says beside the answers.
 
   A quarter of the corpus has all of them: to learn to speak takes as long for few answers as for
   many. A text-to-codec model with ten hours in all said other texts with a cross-entropy of 1.90,
   and of its own with 1.69; with 25 hours, 1.53 and 1.46.
   """
-  return ALONE_HOURS * min(1.0, 4 * share)
+  return {kind: hours * min(1.0, 4 * share) for kind, hours in ALONE_HOURS.items()}
 
 
 def spoken(share: float) -> Source:
   """About what the answer voice says in a share of the corpus."""
-  hours = ANSWER_HOURS * share + 2 * alone_hours(share)
+  hours = ANSWER_HOURS * share + sum(alone_hours(share).values())
   return Source('answers', round(hours * 1100), hours)  # 3.3 s each
 
 

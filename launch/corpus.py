@@ -53,8 +53,16 @@ from launch import cli
 RECIPES = ('talker',)
 _OF_RECIPES = (
   *('llm', 'share', 'sentences', 'test_questions'),
-  *('spoken_answers', 'spoken_sentences', 'spoken_words'),
+  'spoken_answers',
+  *(f'spoken_{kind}' for kind in talker.ALONE_HOURS),
 )
+# what the answer voice says beside the answers
+_ALONE = {
+  'sentences': 'sentences',
+  'parts': 'parts of answers, four words or more, as if they were sentences,',
+  'words': 'lists of one to four random words',
+  'numbers': 'phrases with numbers',
+}
 LLM = 'smollm2-135m'  # folder of the packaged model, where configs/echox_135m.py looks for it
 
 
@@ -164,20 +172,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace | None:
     help='recipe: how many answers are spoken, as a number such as 5000, or as hours such as 20h '
     '(default 20h)',
   )
-  parser.add_argument(
-    '--spoken_sentences',
-    type=functools.partial(_spoken, '--spoken_sentences'),
-    metavar='N',
-    help='recipe: how many sentences the answer voice says, too, in the same way (default 8h, or '
-    'the --share of them)',
-  )
-  parser.add_argument(
-    '--spoken_words',
-    type=functools.partial(_spoken, '--spoken_words'),
-    metavar='N',
-    help='recipe: how many lists of one to four random words it says, too (default as for '
-    '--spoken_sentences)',
-  )
+  for kind, hours in talker.ALONE_HOURS.items():
+    parser.add_argument(
+      f'--spoken_{kind}',
+      type=functools.partial(_spoken, f'--spoken_{kind}'),
+      metavar='N',
+      help=f'recipe: how many {_ALONE[kind]} it says, too, in the same way (default {hours:g}h, or '
+      'the --share of them)',
+    )
   parser.add_argument(
     '--extra_sentences',
     type=int,
@@ -336,14 +338,15 @@ def _build_talker(args: argparse.Namespace) -> dict[str, Any]:
   cli.keep_compiled_programs()
   llm = args.llm or answers.packaged_model(storage.path(full_size.models_dir()) / LLM)
   usual = talker.Options(llm)
+  asked = {kind: getattr(args, f'spoken_{kind}') for kind in talker.ALONE_HOURS}
+  alone = {kind: spoken for kind, spoken in asked.items() if spoken is not None}
   options = talker.Options(
     llm,
     args.share or usual.share,
     sentences=args.sentences,
     tests=args.test_questions,
     spoken=args.spoken_answers or usual.spoken,
-    sentences_spoken=args.spoken_sentences,
-    words_spoken=args.spoken_words,
+    alone=alone,
     seed=args.seed,
   )
   return talker.build(

@@ -112,12 +112,16 @@ def steps(args: argparse.Namespace, options: Sequence[str]) -> list[Step]:
   """All parts in order."""
   out, share = str(args.out), args.hours / ASKED
   tested = min(1.0, max(share, args.questions / talker.TESTS))
+  alone = (
+    text
+    for kind, hours in talker.alone_hours(share).items()
+    for text in (f'--spoken_{kind}', f'{hours:.4g}h')
+  )
   corpus = (
     *('launch.corpus', '--recipe', 'talker', '--data', f'{out}/data', '--llm', args.llm),
     *('--share', f'{share:.4g}', '--test_questions', f'{tested:.4g}'),
     *('--spoken_answers', f'{talker.ANSWER_HOURS * share:.4g}h'),
-    *('--spoken_sentences', f'{talker.alone_hours(share):.4g}h'),
-    *('--spoken_words', f'{talker.alone_hours(share):.4g}h'),
+    *alone,
     *('--workers', str(args.workers)),
   )
   scored = ('--checkpoint', str(model_folder_of(args)), '--data', f'{out}/data')

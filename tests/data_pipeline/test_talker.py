@@ -1,6 +1,7 @@
 """The talker's corpus as a whole: answers, lists, reading in, and what a user may get wrong."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -52,10 +53,9 @@ def installed(tmp_path, monkeypatch):
   monkeypatch.setattr(texts, 'DEV', 0.2)
 
 
-def make_lists(folder, llm, **options):
+def make_lists(folder, llm, alone=(), **options):
   folder.mkdir(parents=True, exist_ok=True)
-  nothing = build.Spoken(texts=0)
-  options = {'sentences_spoken': nothing, 'words_spoken': nothing} | options
+  options['alone'] = dict.fromkeys(build.ALONE_HOURS, build.Spoken(texts=0)) | dict(alone)
   build.write_lists(folder, folder, build.Options(llm, **options), CAST)
   return {path.name: path.read_bytes() for path in folder.glob('*.jsonl')}
 
@@ -204,7 +204,7 @@ def test_more_sentences_than_answers(installed, llm, tmp_path, monkeypatch):
 
 def test_sentences_are_spoken_alone(installed, llm, tmp_path, monkeypatch):
   talker_sources.answer_at_once(monkeypatch)
-  lists = make_lists(tmp_path, llm, sentences_spoken=build.Spoken(texts=12))
+  lists = make_lists(tmp_path, llm, {'sentences': build.Spoken(texts=12)})
   rows, split_of = (
     rows_of(lists, 'exchanges'),
     {line['question']: line['split'] for line in rows_of(lists, 'alignment')},
@@ -219,7 +219,7 @@ def test_sentences_are_spoken_alone(installed, llm, tmp_path, monkeypatch):
   spoken = [texts.normalised(row['answer']) for row in rows if 'answer_audio' in row]
   assert len(set(spoken)) == len(spoken)
   hours = sum(len(row['answer']) for row in alone) / 16 / 3600
-  fewer = make_lists(tmp_path, llm, sentences_spoken=build.Spoken(hours=hours / 2))
+  fewer = make_lists(tmp_path, llm, {'sentences': build.Spoken(hours=hours / 2)})
   fewer = [row for row in rows_of(fewer, 'exchanges') if 'question' not in row]
   assert 3 <= len(fewer) < 10 and fewer == alone[: len(fewer)]
 
@@ -237,6 +237,32 @@ def test_words_are_spoken_in_no_order():
   hours = 1.001 * sum(len(row['answer']) for row in once) / 16 / 3600
   assert read_aloud.words(written, build.Spoken(hours=hours), 0) == once
   assert read_aloud.words([('Dogs bark.', 'test')], build.Spoken(), 0) == []
+
+
+def test_parts_of_answers_are_spoken_as_if_they_were_sentences():
+  answer = (
+    'Bees make honey. They live in hives, and most of them work from morning until the sun goes '
+    'down behind the hills; others do not! Why?'
+  )
+  parts = list(read_aloud.cut(answer))
+  assert parts[0] == 'Bees make honey. They live in hives.' and parts[-1] == 'others do not! Why?'
+  assert texts.normalised(' '.join(parts)) == texts.normalised(answer)  # nothing is left out
+  assert all(part[-1] in '.!?' and part[-2].isalnum() for part in parts)
+  assert all(4 <= len(part.split()) <= 12 for part in parts)
+  rows = read_aloud.parts([answer, 'It is red.', answer], build.Spoken(), 0)
+  assert {row['answer'] for row in rows} == {*parts, 'It is red.'}
+  assert list(read_aloud.cut('')) == []
+
+
+def test_numbers_are_spoken():
+  rows = read_aloud.numbers(build.Spoken(texts=600), 0)
+  said = [row['answer'] for row in rows]
+  assert rows == read_aloud.numbers(build.Spoken(texts=600), 0) and len(set(said)) == len(said)
+  assert len({row['id'] for row in rows}) == len(rows) > 500
+  kinds = (r'In 1\d{3}\.', r'\d{4}s\.', r'\$\d+\.', '%', r'\d,000', r'1\dth', r'the [A-Z]+\.')
+  for kind in kinds:
+    assert sum(bool(re.search(kind, text)) for text in said) > 3, kind
+  assert not any(re.search('1[123](st|nd|rd)|[^1][123]th', text) for text in said)
 
 
 def test_more_test_questions(installed, llm, tmp_path, monkeypatch):
@@ -284,7 +310,8 @@ def test_from_nothing_to_data_sets(installed, llm, tmp_path, monkeypatch, voice)
   monkeypatch.setattr(build.casting, 'ANSWER_VOICE', one)
   talker_sources.answer_at_once(monkeypatch)
   few = build.Spoken(texts=3)
-  options = build.Options(llm, share=0.4, spoken=few, sentences_spoken=few, words_spoken=few)
+  alone = dict.fromkeys(build.ALONE_HOURS, few)
+  options = build.Options(llm, share=0.4, spoken=few, alone=alone)
   how = dict(limits=ingest.Limits(), sharing=ingest.Sharing(16))
   summary = build.build(tmp_path / 'data', options, **how)
   sets = {name: counts['examples'] for name, counts in summary['sets'].items()}

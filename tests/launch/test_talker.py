@@ -185,11 +185,12 @@ def test_parts_run_in_order_and_understand_their_options(qwen, monkeypatch):
   assert (made.share, made.workers) == (0.25, 3)
   assert made.spoken_answers == build.Spoken(hours=5.0) and str(made.data) == 'out/qwen/data'
   assert made.test_questions == 0.4
-  assert made.spoken_sentences == made.spoken_words == build.Spoken(hours=8.0)  # all of them
+  alone = made.spoken_sentences, made.spoken_parts, made.spoken_words, made.spoken_numbers
+  assert [spoken.hours for spoken in alone] == [8.0, 8.0, 8.0, 2.0]  # all of them
   for step in todo[1:7]:
     experiment, values = train.parse(list(step.command))
     assert values.workdir == 'out/qwen' and experiment.train.batch_size == 8
-    part = 0.25 if experiment.stage in recipe.HEARS else 21 / 36  # 5 h of 20, and all that is alone
+    part = 0.25 if experiment.stage in recipe.HEARS else 31 / 46  # 5 h of 20, and all that is alone
     assert experiment.train.steps == round(recipe.STEPS[experiment.stage] * part)
     assert experiment.model.llm.qkv_bias
   heard, scored = (evaluate.parse(step.command[1:]) for step in todo[-2:])

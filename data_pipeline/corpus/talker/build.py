@@ -10,8 +10,10 @@ What means the same is in one split, and two voices are in no split of training.
 """
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import functools
+import itertools
 import json
 import sys
 from typing import Any
@@ -35,7 +37,8 @@ from echox_jax.storage import Path
 
 NAME = 'talker'
 ALIGNMENT = 'alignment_'
-ALONE_HOURS = 8.0  # of sentences, and of words, in the whole corpus
+# of what the answer voice says beside the answers, in the whole corpus
+ALONE_HOURS = {'sentences': 8.0, 'parts': 8.0, 'words': 8.0, 'numbers': 2.0}
 _SPLITS = ('train', 'dev', 'test')
 # of the texts, which go where the corpus goes; that of the text model is its own
 _LICENCES = {everyday.NAME: 'Apache-2.0'} | {s.name: s.licence for s in sources.SOURCES}
@@ -52,8 +55,8 @@ class Options:
       no answers. Questions that are not answered are among them.
     tests: share of the test questions, at least `share`; None = that.
     spoken: how many answers are spoken.
-    sentences_spoken, words_spoken: what the answer voice says beside the answers (`read_aloud`);
-      None = `share` of `ALONE_HOURS` each.
+    alone: what the answer voice says beside the answers (`read_aloud`), by kind; a kind that is not
+      there has `share` of its `ALONE_HOURS`.
     seed: of the splits, voices and speeds.
   """
 
@@ -62,13 +65,16 @@ class Options:
   sentences: float | None = None
   tests: float | None = None
   spoken: Spoken = Spoken(hours=20.0)
-  sentences_spoken: Spoken | None = None
-  words_spoken: Spoken | None = None
+  alone: Mapping[str, Spoken] = dataclasses.field(default_factory=dict)
   seed: int = 0
 
   @property
   def share_of_sentences(self) -> float:
     return self.share if self.sentences is None else self.sentences
+
+  def beside(self, kind: str) -> Spoken:
+    """How much of a kind the answer voice says beside the answers."""
+    return self.alone.get(kind) or Spoken(ALONE_HOURS[kind] * self.share)
 
   @property
   def share_of_tests(self) -> float:
@@ -132,13 +138,15 @@ def write_lists(
   sentences = chosen_sentences(written, unanswered, rows, options)
   lines = [_sentence_row(text, split, options, cast) for text, split in sentences]
   answered = [row['answer'] for row in rows if 'answer_audio' in row]
-  usual = Spoken(ALONE_HOURS * options.share)
-  limits = options.sentences_spoken or usual, options.words_spoken or usual
-  alone = {
-    'sentences': read_aloud.sentences(sentences, answered, limits[0], options.seed),
-    'words': read_aloud.words(sentences, limits[1], options.seed),
+  whole = [row['answer'] for row in rows if row['split'] == 'train']
+  make = {
+    'sentences': functools.partial(read_aloud.sentences, sentences, answered),
+    'parts': functools.partial(read_aloud.parts, whole),
+    'words': functools.partial(read_aloud.words, sentences),
+    'numbers': read_aloud.numbers,
   }
-  _write(folder / 'exchanges.jsonl', [*rows, *alone['sentences'], *alone['words']])
+  alone = {kind: made(options.beside(kind), options.seed) for kind, made in make.items()}
+  _write(folder / 'exchanges.jsonl', [*rows, *itertools.chain.from_iterable(alone.values())])
   _write(folder / 'alignment.jsonl', lines)
   by_source = collections.Counter(question.source for question in questions)
   return (

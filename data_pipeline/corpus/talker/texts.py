@@ -97,7 +97,12 @@ def split_of(meaning: str, seed: int = 0) -> str:
 
 def name_of(source: str, text: str) -> str:
   """The id of a text: the same for the same words, in any corpus."""
-  return f'{source}-{hashlib.sha256(normalised(text).encode()).hexdigest()[:12]}'
+  return exact_name_of(source, normalised(text))
+
+
+def exact_name_of(source: str, text: str) -> str:
+  """The id of a text whose digits and signs count, too."""
+  return f'{source}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
 
 def fraction(key: str, purpose: str) -> float:
