@@ -48,6 +48,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument(
     '--transcripts', action='store_true', help='score what is heard, and ask for no answers'
   )
+  parser.add_argument(
+    '--noise',
+    action='store_true',
+    help='with --transcripts: also score whether it hears a question in noise',
+  )
   parser.add_argument('--split', help='of DATA, where it has several (default test)')
   parser.add_argument('--ways', default='T2T,T2S,S2T,S2S', help='what is scored (default all)')
   parser.add_argument('--limit', type=int, help='ask this many questions alone, evenly spaced')
@@ -76,6 +81,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
       raise errors.EchoXError(f'--{name} is {value}: give 1 or more.')
   if args.transcripts and (args.rescore or args.workdir is not None):
     raise errors.ConfigError('--transcripts hears anew: leave --rescore and --workdir out.')
+  if args.noise and not args.transcripts:
+    raise errors.ConfigError('--noise is an option of --transcripts: give both, or neither.')
   if not args.rescore and args.checkpoint is None:
     raise errors.ConfigError('--checkpoint is missing: name the model, or score with --rescore.')
   if not args.rescore and args.data is None and args.workdir is None:

@@ -8,7 +8,7 @@ import pytest
 
 from echox_jax import audio, errors
 from echox_jax.conversion import assemble
-from echox_jax.evaluation import transcripts
+from echox_jax.evaluation import robustness, transcripts
 from echox_jax.evaluation.questions import Question
 from echox_jax.inference.engine import Engine
 from launch import evaluate
@@ -81,7 +81,7 @@ def test_the_command_writes_down_what_the_adapter_hears(data, tmp_path, monkeypa
   monkeypatch.setattr(assemble, 'assemble_hearing', lambda folder: bundle)
   out = tmp_path / 'heard'
   given = ['--transcripts', '--checkpoint', str(tmp_path), '--data', str(data), '--out', str(out)]
-  evaluate.main(given)
+  evaluate.main([*given, '--noise'])
   scores = json.loads((out / 'transcripts.json').read_text())
   rows = [json.loads(line) for line in (out / 'transcripts.jsonl').read_text().splitlines()]
   assert scores['questions'] == 3 and set(scores['by_voice']) == {'voice0', 'voice1'}
@@ -90,6 +90,11 @@ def test_the_command_writes_down_what_the_adapter_hears(data, tmp_path, monkeypa
     ids = engine.hear(audio.load_audio(tmp_path / f'{i}.wav')).ids(cfg.special_ids.audio)
     assert row['heard'] == engine.tokenizer.decode(ids).strip()
   assert len({row['heard'] for row in rows}) > 1
+  noise = [json.loads(line) for line in (out / 'noise.jsonl').read_text().splitlines()]
+  counted = scores['no_question']
+  assert counted['silence'] == {'sounds': 4, 'refused': 4} and counted['backwards']['sounds'] == 3
+  for kind, count in counted.items():
+    assert count['refused'] == sum(row['kind'] == kind and not row['text'] for row in noise)
   errors_of_all = sum(row['edits'] for row in rows) / sum(row['words'] for row in rows)
   assert scores['transcript_wer']['value'] == pytest.approx(errors_of_all, abs=1e-4)
 
@@ -101,6 +106,30 @@ def test_what_does_not_hear_is_refused(data, tmp_path):
     evaluate.main([*given, '--out', str(tmp_path / 'out')])
   with pytest.raises(errors.ConfigError, match='leave --rescore'):
     evaluate.main([*given, '--out', str(tmp_path / 'out'), '--rescore'])
+  with pytest.raises(errors.ConfigError, match='option of --transcripts'):
+    evaluate.main([*given[1:], '--out', str(tmp_path / 'out'), '--noise'])
+
+
+def test_sounds_without_words():
+  clips = list(robustness.sounds())
+  again = list(robustness.sounds())
+  assert len(clips) > 30 and len({kind for kind, _ in clips}) == len(clips) / 4
+  for (kind, wave), (_, other) in zip(clips, again):
+    np.testing.assert_array_equal(wave, other)
+    assert wave.dtype == np.float32 and np.abs(wave).max() <= 1, kind
+    assert (np.abs(wave).max() > 1e-5) == (kind != 'silence')
+  ahead = asked('What?', np.arange(5.0), 'a')
+  ((kind, wave),) = robustness.backwards([ahead])
+  assert kind == 'backwards' and wave.tolist() == [4, 3, 2, 1, 0]
+
+
+def test_what_is_heard_in_noise_is_counted():
+  heard = robustness.hear(Ear(' the '), [('hum', 1), ('hum', 9), ('taps', 9)])  # 9 is refused
+  assert [own.text for own in heard] == ['the', '', '']
+  assert robustness.summarise(heard) == {
+    'hum': {'sounds': 2, 'refused': 1},
+    'taps': {'sounds': 1, 'refused': 1},
+  }
 
 
 def test_questions_need_words_and_sound():
