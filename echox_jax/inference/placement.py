@@ -96,24 +96,39 @@ def _own_table(params: Mapping[str, Any], cfg: EchoXConfig) -> dict[str, Any]:
 
 
 def _on_one_device(tree: dict, cfg: EchoXConfig, group: str, int8: bool) -> dict:
-  """One group, made ready by one program, which is kept: hundreds of small ones take longer."""
+  """One group, made ready by programs that are kept: hundreds of small ones take longer. A CPU has
+  its layers made ready one after the other: in memory of its own, all of them would be there twice.
+  """
   if group not in _TRUNKS:
     return jax.device_put(tree)
   on_cpu = jax.default_backend() == 'cpu'
-  ready = jax.jit(functools.partial(_ready, cfg=cfg, group=group, int8=int8, on_cpu=on_cpu))
-  return compiled.Program(ready, f'ready_{group}', compiled.folder(cfg, int8), fixed=0)(tree)
+
+  def program(function: Callable[..., dict], name: str) -> compiled.Program:
+    ready = jax.jit(functools.partial(function, cfg=cfg, group=group, int8=int8, on_cpu=on_cpu))
+    return compiled.Program(ready, f'{name}_{group}', compiled.folder(cfg, int8), fixed=0)
+
+  if not on_cpu:
+    return program(_ready, 'ready')(tree)
+  apart, ready = llama.separate_layers(tree), program(_ready, 'ready_layer')
+  trunk = apart['trunk']
+  layers = {name: ready(trunk.pop(name)) for name in list(trunk) if name.startswith('layers_')}
+  rest = program(_ready_head, 'ready_head')(apart)
+  return {**rest, 'trunk': rest['trunk'] | layers}
 
 
 def _ready(tree: dict, *, cfg: EchoXConfig, group: str, int8: bool, on_cpu: bool) -> dict:
-  """The LLM or a unit decoder as it computes on one device."""
+  """The LLM or a unit decoder as it computes on one device; on a CPU, a layer of it."""
   if group == 'llm' and cfg.llm.lora.rank:
     tree = lora.merge(tree, cfg.llm.lora)
   tree = llama.join_projections(tree)
   if int8:
     tree = quantize.quantize(tree)
-  if not on_cpu:
-    return tree
-  tree = quantize.with_rows(llama.separate_layers(tree))  # as a CPU reads it fastest
+  return quantize.with_rows(tree) if on_cpu else tree
+
+
+def _ready_head(tree: dict, *, cfg: EchoXConfig, group: str, int8: bool, on_cpu: bool) -> dict:
+  """What is beside the layers, as a CPU reads it fastest."""
+  tree = _ready(tree, cfg=cfg, group=group, int8=int8, on_cpu=on_cpu)
   if group == 'llm':
     tree = llama.transpose_head(tree, llama.head_embedding(tree))
     return llama.quantise_head(tree) if int8 else tree

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from echox_jax.inference import chat, placement, programs
+from echox_jax.inference import chat, hearing, placement, programs
 from echox_jax.inference.answering import Request
 from echox_jax.inference.engine import Engine
 from tests.helpers import tiny_model
@@ -38,7 +38,8 @@ def test_a_second_start_traces_nothing_and_answers_the_same(tmp_path, monkeypatc
   first = heard(Engine(bundle))
   assert len(list(cache.iterdir())) == 2  # what makes weights ready, and what answers
   monkeypatch.setattr(placement, '_ready', refuse)
-  for name in ('_hear', '_read', '_of_rows', '_begin_slice', '_forget'):
+  monkeypatch.setattr(hearing, 'hear', refuse)
+  for name in ('_cut', '_read', '_of_rows', '_begin_slice', '_forget'):
     monkeypatch.setattr(programs, name, refuse)
   second = heard(Engine(bundle))
   assert second.text == first.text
