@@ -44,7 +44,6 @@ def run(jobs: Iterable[Job], at_once: int = 0, stop: threading.Event | None = No
   def do(job: Job) -> None:
     if stop is None or not stop.is_set():
       job.run()
-      give_back()
 
   in_order = sorted(jobs, key=lambda job: job.urgency)
   workers = futures.ThreadPoolExecutor(at_once or os.cpu_count() or 1)
@@ -53,11 +52,12 @@ def run(jobs: Iterable[Job], at_once: int = 0, stop: threading.Event | None = No
       done.result()
   finally:
     workers.shutdown(cancel_futures=True)
+  give_back()
 
 
 def give_back() -> None:
-  """Gives the system memory back that was freed, where the C library is glibc: what XLA frees after
-  it has compiled a program, the library would keep.
+  """Gives the system memory back that was freed, where the C library is glibc: after it has
+  compiled, XLA has freed a lot, which the library would keep.
   """
   if sys.platform == 'linux':
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
