@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from echox_jax import errors, rates
+from echox_jax import rates
+from echox_jax.evaluation import transcripts
 from echox_jax.evaluation.questions import Question
 from echox_jax.inference.engine import Engine
 
@@ -52,14 +53,7 @@ def backwards(questions: Iterable[Question]) -> Iterator[tuple[str, np.ndarray]]
 
 def hear(engine: Engine, clips: Iterable[tuple[str, np.ndarray]]) -> list[Refusal]:
   """What the model hears in each of them. It may refuse a sound, such as silence, altogether."""
-  blank, found = engine.config.special_ids.audio, []
-  for kind, wave in clips:
-    try:
-      text = engine.tokenizer.decode(engine.hear(wave).ids(blank)).strip()
-    except errors.EchoXError:
-      text = ''
-    found.append(Refusal(kind, text))
-  return found
+  return [Refusal(kind, transcripts.transcribe(engine, wave)[0]) for kind, wave in clips]
 
 
 def summarise(heard: Sequence[Refusal]) -> dict[str, dict[str, int]]:

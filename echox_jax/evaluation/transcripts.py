@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from echox_jax import errors
 from echox_jax.evaluation import intervals, judge
 from echox_jax.evaluation.normalise import normalise
@@ -48,17 +50,21 @@ def hear(engine: Engine, questions: Iterable[Question]) -> list[Heard]:
   Raises:
     AudioError: a recording is damaged.
   """
-  blank, found = engine.config.special_ids.audio, []
+  found = []
   for question in questions:
-    text, refused = '', None
-    sound = question.sound()
-    try:
-      text = engine.tokenizer.decode(engine.hear(sound).ids(blank)).strip()
-    except errors.EchoXError as error:  # too long, or silent
-      refused = str(error)
+    text, refused = transcribe(engine, question.sound())
     edits, words = judge.word_errors(normalise(question.text), normalise(text))
     found.append(Heard(question, text, refused, edits, words))
   return found
+
+
+def transcribe(engine: Engine, sound: np.ndarray) -> tuple[str, str | None]:
+  """(what is heard in float32[samples] at 16 kHz, None), or ('', why the model cannot take it)."""
+  try:
+    ids = engine.hear(sound).ids(engine.config.special_ids.audio)
+  except errors.EchoXError as error:  # too long, or silent
+    return '', str(error)
+  return engine.tokenizer.decode(ids).strip(), None
 
 
 def summarise(heard: Sequence[Heard]) -> dict[str, Any]:
