@@ -154,6 +154,7 @@ VOCODER = dict(
   istft_n_fft=320,
   istft_hop=80,
   source_filter=True,
+  duration=dict(hidden_size=192, kernel_size=5, dropout=0.1, dilations=(1, 2, 4)),
 )
 CANDIDATES = 4096  # CTC labels that a step of align chooses among
 STEPS = dict(align=10000, s2t=3000, t2c=3800, echo=1000, vocoder=12000)

@@ -237,10 +237,10 @@ def _generator_file(source: Path) -> Path:
 
 
 def _check_released(cfg: VocoderConfig) -> None:
-  if cfg.istft_hop or cfg.context_dilations:
+  if cfg.istft_hop or cfg.context_dilations or cfg.duration.dilations:
     raise errors.ConfigError(
-      'The released layout has no keys for a vocoder with istft_hop or context_dilations: export '
-      'it as safetensors.'
+      'The released layout has no keys for a vocoder with istft_hop, context_dilations or '
+      'duration.dilations: export it as safetensors.'
     )
 
 

@@ -23,8 +23,9 @@ from echox_jax.decoding import conversations, generate, guards
 from echox_jax.models import excitation, llama, positions, unit_decoder
 from echox_jax.models.arrays import Array, Float, Int
 from echox_jax.models.attention import Mask
+from echox_jax.models.prosody import duration_context
 from echox_jax.models.unit_decoder import UnitDecoder, read_answer
-from echox_jax.models.vocoder import UnitVocoder, duration_context, repeat_units, sound_context
+from echox_jax.models.vocoder import UnitVocoder, repeat_units, sound_context
 
 # Units whose durations are predicted at once.
 _TIMED = 64
@@ -376,7 +377,7 @@ def unsay(
     temperature: at which it goes on from there; 0 = it does not.
   """
   held = speaking.num_words[row] - speaking.unknown[row]
-  context = duration_context(cfg.vocoder)
+  _, behind = duration_context(cfg.vocoder.duration)
   # The last word that stays is taken back too and fed again, so that a new id is drawn after it.
   count += (temperature > 0) & (held > count)
   at, own = jnp.arange(speaking.words.shape[1]), speaking.words[row]
@@ -389,7 +390,7 @@ def unsay(
   return speaking.replace(
     num_words=less('num_words', count),
     num_units=num_units,
-    timed=speaking.timed.at[row].min(jnp.maximum(num_units[row] - context, 0)),
+    timed=speaking.timed.at[row].min(jnp.maximum(num_units[row] - behind, 0)),
     dropped=less('dropped', jnp.sum(jnp.where(gone, spelling.dropped[own], 0))),
     step=less('step', count),
     token=speaking.token.at[row].set(cfg.llm.vocab_size + own[held - count]),
@@ -445,11 +446,12 @@ def final_frames(speaking: Speaking) -> tuple[Int[Array, ' R'], Int[Array, ' R']
 
 def time_units(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:
   """Predicts the durations of units whose neighbours are known by now: they are final."""
-  context, most = duration_context(cfg.vocoder), speaking.units.shape[1]
-  waiting = jnp.where(speaking.going, context, 0)
+  before, behind = duration_context(cfg.vocoder.duration)
+  most = speaking.units.shape[1]
+  waiting = jnp.where(speaking.going, behind, 0)
   goal = jnp.maximum(speaking.num_units - waiting, 0)
   block = jnp.arange(min(_TIMED, most))
-  around = jnp.arange(-context, len(block) + context)
+  around = jnp.arange(-before, len(block) + behind)
   rows = jnp.arange(speaking.units.shape[0])[:, None]
 
   def more(carry: tuple[Array, Array]) -> Array:
@@ -462,7 +464,7 @@ def time_units(params: dict, cfg: EchoXConfig, speaking: Speaking) -> Speaking:
     units = jnp.take_along_axis(speaking.units, jnp.clip(at, 0, most - 1), axis=1)
     found = UnitVocoder(cfg.vocoder).apply(
       {'params': params['vocoder']}, jnp.where(there, units, 0), there, method='durations'
-    )[:, context : context + len(block)]
+    )[:, before : before + len(block)]
     place = timed[:, None] + block
     place = jnp.where(place < goal[:, None], place, most)  # out of range: dropped
     durations = durations.at[rows, place].set(jnp.minimum(found, most), mode='drop')

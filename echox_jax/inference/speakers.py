@@ -14,7 +14,7 @@ from echox_jax.inference import compiled, steps, warming
 from echox_jax.inference import programs as programs_lib
 from echox_jax.inference.answering import Answering, Slice
 from echox_jax.inference.programs import Programs
-from echox_jax.models import vocoder
+from echox_jax.models import prosody, vocoder
 from echox_jax.units.unit_language import UnitLanguage
 
 # Sound that lies ready, in seconds, from which on thinking goes before speaking.
@@ -45,7 +45,7 @@ class Speakers:
     spelling = programs_lib.spelling(language, cfg)
     self._spelling, self._lengths = jax.tree.map(jnp.asarray, spelling), spelling.lengths
     self._context = vocoder.sound_context(cfg.vocoder)
-    self._duration_context = vocoder.duration_context(cfg.vocoder)
+    _, self._behind = prosody.duration_context(cfg.vocoder.duration)
     self._said = programs.new_speaking()
     self._rows: list[Slice | None] = [None] * self._said.going.shape[0]
 
@@ -175,6 +175,6 @@ class Speakers:
     words, durations = jax.device_get((self._said.words, self._said.durations))
     ends = np.cumsum(self._lengths[words[row, : own.num_words]])  # in units
     frames = np.cumsum(np.append(0, durations[row]))
-    settled = frames[np.clip(ends - self._duration_context, 0, len(frames) - 1)]
+    settled = frames[np.clip(ends - self._behind, 0, len(frames) - 1)]
     heard = int(np.searchsorted(settled, own.sounded)) + 1 if own.sounded else 0
     return max(0, min(own.repeated, own.num_words - heard))

@@ -14,7 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echox_jax.models.arrays import Array, Float
+from echox_jax.models.arrays import Array, Bool, Float
 from echox_jax.parallel.sharding import by_rows
 
 _init = nn.initializers.lecun_normal()
@@ -56,7 +56,7 @@ class Conv(nn.Module):
     stride: step between outputs.
     dilation: distance between taps.
     groups: channel groups.
-    padding: zeros on each side; None = (kernel_size - 1) * dilation // 2.
+    padding: zeros before and behind, or on each side; None = (kernel_size - 1) * dilation // 2.
   """
 
   features: int
@@ -64,7 +64,7 @@ class Conv(nn.Module):
   stride: int = 1
   dilation: int = 1
   groups: int = 1
-  padding: int | None = None
+  padding: int | tuple[int, int] | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -81,7 +81,7 @@ class Conv(nn.Module):
     convolve = functools.partial(
       jax.lax.conv_general_dilated,
       window_strides=(self.stride,),
-      padding=[(padding, padding)],
+      padding=[padding if isinstance(padding, tuple) else (padding, padding)],
       rhs_dilation=(self.dilation,),
       dimension_numbers=('NWC', 'WIO', 'NWC'),
       feature_group_count=self.groups,
@@ -117,3 +117,8 @@ class ConvTranspose(nn.Module):
     y = overlap_add(frames.reshape(b, t, self.kernel_size, self.features), self.stride)
     start = (self.kernel_size - self.stride) // 2
     return y[:, start : start + t * self.stride] + bias.astype(self.dtype)
+
+
+def hide(x: Float[Array, 'B T C'], mask: Bool[Array, 'B T'] | None) -> Float[Array, 'B T C']:
+  """Zeroes the positions outside the mask."""
+  return x if mask is None else x * mask[..., None].astype(x.dtype)

@@ -23,16 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from echox_jax import errors
-from echox_jax.config import (
-  DurationPredictorConfig,
-  EchoXConfig,
-  PitchPredictorConfig,
-  VocoderConfig,
-)
-from echox_jax.models import excitation
+from echox_jax.config import EchoXConfig, VocoderConfig
+from echox_jax.models import excitation, prosody
 from echox_jax.models.arrays import Array, Bool, Float, Int
-from echox_jax.models.convolution import Conv, ConvTranspose, overlap_add
-from echox_jax.models.layers import Dense, Embed, LayerNorm
+from echox_jax.models.convolution import Conv, ConvTranspose, hide, overlap_add
+from echox_jax.models.layers import Embed
 
 _MAX_LOG_MAGNITUDE = 5.0  # keeps exp finite at the start of training
 # Of the filters at the start of training: the sound is then about as loud as speech.
@@ -161,61 +156,13 @@ class ResBlock(nn.Module):
   ) -> Float[Array, 'B T C']:
     """Adds the convolutions to `x`; they see frames outside the mask as zero. None = no mask."""
     for i, dilation in enumerate(self.dilations):
-      y = _hide(nn.leaky_relu(x, 0.1), mask)
+      y = hide(nn.leaky_relu(x, 0.1), mask)
       y = Conv(
         x.shape[-1], self.kernel_size, dilation=dilation, dtype=self.dtype, name=f'convs1_{i}'
       )(y)
-      y = _hide(nn.leaky_relu(y, 0.1), mask)
+      y = hide(nn.leaky_relu(y, 0.1), mask)
       x += Conv(x.shape[-1], self.kernel_size, dtype=self.dtype, name=f'convs2_{i}')(y)
     return x
-
-
-class DurationPredictor(nn.Module):
-  """Predicts log(duration + 1) of each reduced unit from its embedding and its neighbours'
-  (released code: VariancePredictor).
-  """
-
-  config: DurationPredictorConfig
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'B R D'], mask: Bool[Array, 'B R'], deterministic: bool = True
-  ) -> Float[Array, 'B R']:
-    """Predicts from embeddings, in float32; positions outside the mask are seen as zero."""
-    for i in (1, 2):
-      x = Conv(self.config.hidden_size, self.config.kernel_size, dtype=self.dtype, name=f'conv{i}')(
-        _hide(x, mask)
-      )
-      x = LayerNorm(dtype=self.dtype, name=f'ln{i}')(nn.relu(x))
-      x = nn.Dropout(self.config.dropout)(x, deterministic=deterministic)
-    return Dense(1, ('conv_in', 'conv_out'), use_bias=True, dtype=self.dtype, name='proj')(x)[
-      ..., 0
-    ].astype(jnp.float32)
-
-
-class PitchPredictor(nn.Module):
-  """Predicts the pitch of each frame from the embeddings around it."""
-
-  config: PitchPredictorConfig
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'B F D'], mask: Bool[Array, 'B F'] | None, deterministic: bool = True
-  ) -> Float[Array, 'B F 2']:
-    """Predicts log(pitch / `excitation.REFERENCE`), and the logit of whether there is one, in
-    float32; frames outside the mask are seen as zero.
-    """
-    cfg = self.config
-    for i, dilation in enumerate(cfg.dilations):
-      y = Conv(
-        cfg.hidden_size, cfg.kernel_size, dilation=dilation, dtype=self.dtype, name=f'conv{i}'
-      )(_hide(x, mask))
-      y = LayerNorm(dtype=self.dtype, name=f'ln{i}')(nn.relu(y))
-      y = nn.Dropout(cfg.dropout)(y, deterministic=deterministic)
-      x = x + y if i else y
-    return Conv(2, 1, dtype=self.dtype, name='proj')(x).astype(jnp.float32)
 
 
 class UnitVocoder(nn.Module):
@@ -235,7 +182,7 @@ class UnitVocoder(nn.Module):
       self.speaker_embedding = Embed(
         cfg.num_speakers, cfg.embedding_dim, ('codes', 'embed'), dtype, init
       )
-    self.duration_predictor = DurationPredictor(cfg.duration, dtype)
+    self.duration_predictor = prosody.DurationPredictor(cfg.duration, dtype)
     self.conv_pre = Conv(cfg.upsample_initial_channel, 7, dtype=dtype)
     if cfg.context_dilations:
       self.context = ResBlock(cfg.context_kernel_size, cfg.context_dilations, dtype)
@@ -253,31 +200,29 @@ class UnitVocoder(nn.Module):
     ]
     bins = cfg.istft_n_fft // 2 + 1
     if cfg.source_filter:
-      self.pitch_predictor = PitchPredictor(cfg.pitch, dtype)
+      self.pitch_predictor = prosody.PitchPredictor(cfg.pitch, dtype)
       self.conv_post = Conv(3 * bins, 7, dtype=dtype)
     else:
       self.conv_post = Conv(2 * bins if cfg.istft_hop else 1, 7, dtype=dtype)
 
   def __call__(
     self, units: Int[Array, 'B F'], reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R']
-  ) -> tuple[Float[Array, 'B S'], Float[Array, 'B R']]:
-    """Uses every parameter, for initialisation; returns (waveform of `units`, log durations of
+  ) -> tuple[Float[Array, 'B S'], Float[Array, 'B R K']]:
+    """Uses every parameter, for initialisation; returns (waveform of `units`, duration outputs of
     `reduced`).
     """
-    return self.generate(units), self.log_durations(reduced, mask)
+    return self.generate(units), self.duration_outputs(reduced, mask)
 
-  def log_durations(
+  def duration_outputs(
     self, reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R'], deterministic: bool = True
-  ) -> Float[Array, 'B R']:
-    """Predicts log(duration + 1) of reduced units, in float32; `mask` marks the real units."""
+  ) -> Float[Array, 'B R K']:
+    """Says how long reduced units last as `DurationPredictor` does; `mask` marks the real units."""
     return self.duration_predictor(self.unit_embedding(reduced), mask, deterministic)
 
   def durations(self, reduced: Int[Array, 'B R'], mask: Bool[Array, 'B R']) -> Int[Array, 'B R']:
-    """Predicts durations in frames, int32, at least 1, 0 for padding (released code: half-even
-    rounding).
-    """
-    frames = jnp.maximum(jnp.round(jnp.exp(self.log_durations(reduced, mask)) - 1), 1)
-    return jnp.where(mask, frames, 0).astype(jnp.int32)
+    """Predicts durations in frames, int32, at least 1, 0 for padding."""
+    frames = prosody.frames(self.duration_outputs(reduced, mask))
+    return jnp.where(mask, frames, 0)
 
   def pitch_logits(
     self,
@@ -345,15 +290,15 @@ class UnitVocoder(nn.Module):
   def _upsampled(self, x: Array, mask: Array | None) -> tuple[Array, Array | None]:
     """What the last convolution sees, float[B,T,C], and its mask, bool[B,T]."""
     cfg = self.config
-    x = self.conv_pre(_hide(x, mask))
+    x = self.conv_pre(hide(x, mask))
     if cfg.context_dilations:
       x = self.context(x, mask)
     for rate, up, blocks in zip(cfg.upsample_rates, self.ups, self.resblocks):
-      x = up(_hide(nn.leaky_relu(x, 0.1), mask))
+      x = up(hide(nn.leaky_relu(x, 0.1), mask))
       mask = None if mask is None else jnp.repeat(mask, rate, axis=1)
       x = sum(block(x, mask) for block in blocks) / len(blocks)
     # released code: the default slope here, 0.1 elsewhere
-    return _hide(nn.leaky_relu(x, 0.01), mask), mask
+    return hide(nn.leaky_relu(x, 0.01), mask), mask
 
   def _from_spectrum(self, x: Array, mask: Array | None) -> Array:
     """float[B,T,C] -> float32[B,T*istft_hop]."""
@@ -425,11 +370,6 @@ class UnitVocoder(nn.Module):
     return Synthesis(self.generate(units, shown, speaker), durations, shown.sum(1), overflow)
 
 
-def duration_context(cfg: VocoderConfig) -> int:
-  """Gives the units on each side that the duration of a unit depends on."""
-  return 2 * (cfg.duration.kernel_size // 2)
-
-
 def sound_context(cfg: VocoderConfig) -> int:
   """Gives the frames on each side that the sound of a frame depends on."""
 
@@ -458,9 +398,4 @@ def init_vocoder(key: Array, cfg: EchoXConfig) -> dict:
 
 
 def _magnitude(logs: Array, mask: Array | None) -> Array:
-  return _hide(jnp.exp(jnp.minimum(logs, _MAX_LOG_MAGNITUDE)), mask)
-
-
-def _hide(x: Array, mask: Array | None) -> Array:
-  """Zeroes padded positions of float[B,T,C]."""
-  return x if mask is None else x * mask[..., None].astype(x.dtype)
+  return hide(jnp.exp(jnp.minimum(logs, _MAX_LOG_MAGNITUDE)), mask)

@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 from echox_jax import prompts, rates
 from echox_jax.config import (
   DiscriminatorConfig,
+  DurationPredictorConfig,
   EchoXConfig,
   HubertConfig,
   LlamaConfig,
+  PitchPredictorConfig,
   VocoderConfig,
   WhisperConfig,
 )
@@ -152,17 +154,28 @@ def vocoder_forward(cfg: VocoderConfig, rows: int, frames: int) -> float:
 
 def pitch_forward(cfg: VocoderConfig, rows: int, frames: int) -> float:
   """The pitch predictor, if there is one."""
-  if not cfg.source_filter:
-    return 0.0
-  hidden, kernel, more = cfg.pitch.hidden_size, cfg.pitch.kernel_size, len(cfg.pitch.dilations) - 1
-  macs = kernel * hidden * (cfg.embedding_dim + more * hidden) + 2 * hidden
-  return 2.0 * rows * frames * macs
+  pitch, layers = cfg.pitch, len(cfg.pitch.dilations)
+  return rows * frames * _predictor(cfg, pitch, layers, 2) if cfg.source_filter else 0.0
 
 
 def duration_forward(cfg: VocoderConfig, rows: int, units: int) -> float:
   """The duration predictor on reduced units."""
-  hidden, kernel = cfg.duration.hidden_size, cfg.duration.kernel_size
-  return 2 * rows * units * (kernel * hidden * (cfg.embedding_dim + hidden) + hidden)
+  duration, layers = cfg.duration, len(cfg.duration.dilations)
+  if layers:
+    return rows * units * _predictor(cfg, duration, layers, duration.longest)
+  return rows * units * _predictor(cfg, duration, 2, 1)
+
+
+def _predictor(
+  cfg: VocoderConfig,
+  predictor: DurationPredictorConfig | PitchPredictorConfig,
+  layers: int,
+  outputs: int,
+) -> float:
+  """A predictor on one unit or frame."""
+  hidden, kernel = predictor.hidden_size, predictor.kernel_size
+  inputs = cfg.embedding_dim + (layers - 1) * hidden
+  return 2.0 * hidden * (kernel * inputs + outputs)
 
 
 def discriminators_forward(cfg: DiscriminatorConfig, rows: int, samples: int) -> float:

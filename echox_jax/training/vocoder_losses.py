@@ -52,18 +52,23 @@ def spectral_losses(
   return {'mel_loss': mel, 'stft_loss': stft}
 
 
-def duration_loss(log_durations: Array, durations: Array) -> Array:
-  """Computes the MSE against log(count + 1) of the runs. It skips each row's first and last run,
-  which a cut may have shortened.
+def duration_loss(outputs: Array, durations: Array) -> Array:
+  """Computes the cross-entropy of the counts of the runs, or the MSE against log(count + 1). It
+  skips each row's first and last run, which a cut may have shortened.
 
   Args:
-    log_durations: float32[B,R], predicted.
-    durations: int32[B,R], counts; 0 for padding (at the end).
+    outputs: float32[B,R,K] of `prosody.DurationPredictor`: logits, or with K = 1 log(count + 1).
+    durations: int32[B,R], counts; 0 for padding (at the end). Longer ones than K count as K.
   """
   count = jnp.sum(durations > 0, axis=1, keepdims=True)
   index = jnp.arange(durations.shape[1])
   inner = (index > 0) & (index < count - 1)
-  error = jnp.square(log_durations - jnp.log(durations + 1.0))
+  longest = outputs.shape[-1]
+  if longest == 1:
+    error = jnp.square(outputs[..., 0] - jnp.log(durations + 1.0))
+  else:
+    said = jnp.clip(durations - 1, 0, longest - 1)
+    error = optax.softmax_cross_entropy_with_integer_labels(outputs, said)
   return jnp.sum(error * inner) / jnp.maximum(jnp.sum(inner), 1)
 
 

@@ -31,7 +31,7 @@ def generator_loss(
   adversarial: bool,
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
   """Computes the loss of generator and predictors. With `source_filter` the generator has the pitch
-  of the recording.
+  of the recording. Where all losses of sound weigh nothing, none is made: predictors learn alone.
 
   Args:
     params: vocoder parameters.
@@ -44,7 +44,7 @@ def generator_loss(
 
   Returns:
     (loss, (metrics, generated waveform float32[B,F*hop])); the waveform is the input of the
-    discriminator loss.
+    discriminator loss, and the recording where none is made.
   """
   audio = as_float(batch['audio'])
   frames = batch['units'].shape[1]
@@ -52,26 +52,23 @@ def generator_loss(
   # fall silent on a repeated unit.
   real = jnp.arange(frames) < batch['real_frames'][:, None]
   vocoder = functools.partial(UnitVocoder(cfg).apply, {'params': params})
-  generate = functools.partial(vocoder, batch['units'], real, method='generate')
-  if cfg.source_filter:
+  outputs = vocoder(
+    batch['reduced_units'], batch['durations'] > 0, method='duration_outputs', **dropout(rng)
+  )
+  parts = {'duration_loss': vocoder_losses.duration_loss(outputs, batch['durations'])}
+  loss = losses.duration * parts['duration_loss']
+  wave, given = audio, {}
+  sounds = bool(losses.mel or losses.stft or adversarial)
+  if cfg.source_filter and (sounds or losses.pitch):
     pitch = jnp.where(real, yin.pitch(audio, cfg.code_hop_size, cfg.sample_rate), 0)
-    wave = generate(pitch=pitch, start=_anywhere(rng, len(audio)))
+    given = dict(pitch=pitch, start=_anywhere(rng, len(audio)))
     logits = vocoder(batch['units'], real, method='pitch_logits', **dropout(rng))
-    found = vocoder_losses.pitch_losses(logits, pitch, real)
-    weighted = losses.pitch * (found['pitch_loss'] + found['voicing_loss'])
-  else:
-    wave, found, weighted = generate(), {}, 0.0
-  parts = found | vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
-  log_durations = vocoder(
-    batch['reduced_units'], batch['durations'] > 0, method='log_durations', **dropout(rng)
-  )
-  parts['duration_loss'] = vocoder_losses.duration_loss(log_durations, batch['durations'])
-  loss = (
-    losses.mel * parts['mel_loss']
-    + losses.stft * parts['stft_loss']
-    + losses.duration * parts['duration_loss']
-    + weighted
-  )
+    parts |= vocoder_losses.pitch_losses(logits, pitch, real)
+    loss += losses.pitch * (parts['pitch_loss'] + parts['voicing_loss'])
+  if sounds:
+    wave = vocoder(batch['units'], real, method='generate', **given)
+    parts |= vocoder_losses.spectral_losses(wave, audio, losses, cfg.sample_rate)
+    loss += losses.mel * parts['mel_loss'] + losses.stft * parts['stft_loss']
   if adversarial:
 
     def judge(x):

@@ -84,10 +84,14 @@ def test_a_window_is_final_before_the_slice_has_ended(made):
   assert np.abs(too_early - whole[: window * 320]).max() > 1e-4 * np.abs(whole).max()
 
 
-def test_durations_are_final_when_their_neighbours_are_known(made):
+@pytest.mark.parametrize('dilations, behind', [((), 2), ((1, 2, 4), 1)])
+def test_durations_are_final_when_their_neighbours_are_known(made, dilations, behind):
   """A slice that grows: what is timed early is what one pass over the whole gives."""
   cfg, params, _ = made
-  context = vocoder_lib.duration_context(cfg.vocoder)
+  duration = dataclasses.replace(cfg.vocoder.duration, dilations=dilations)
+  cfg = dataclasses.replace(cfg, vocoder=dataclasses.replace(cfg.vocoder, duration=duration))
+  if dilations:
+    params = nn.unbox({'vocoder': vocoder_lib.init_vocoder(jax.random.key(1), cfg)})
   params = {'vocoder': jax.tree.map(jnp.array, params['vocoder'])}
   proj = params['vocoder']['duration_predictor']['proj']
   proj['kernel'], proj['bias'] = 30 * proj['kernel'], proj['bias'] + 1.5  # from 1 frame to many
@@ -110,7 +114,7 @@ def test_durations_are_final_when_their_neighbours_are_known(made):
         going=jnp.asarray([going, False]),
       )
     )
-    final = max(0, count - context) if going else count
+    final = max(0, count - behind) if going else count
     assert said.timed.tolist() == [final, 0]
     np.testing.assert_array_equal(said.durations[0, :final], np.minimum(whole[:final], 120))
 

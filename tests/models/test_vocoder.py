@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from echox_jax import errors
-from echox_jax.config import EchoXConfig
+from echox_jax.config import DurationPredictorConfig, EchoXConfig, VocoderConfig
 from echox_jax.conversion import rules, torch_file, unit_vocoder, weight_norm
 from echox_jax.models.convolution import overlap_add
 from echox_jax.models.params import param_shapes
@@ -110,14 +110,17 @@ def test_weight_norm_is_that_of_torch():
   np.testing.assert_allclose(weight_norm.fold(g, v), expected, rtol=1e-6)
 
 
-def test_vocoders_that_have_no_released_layout():
+@pytest.mark.parametrize(
+  'cfg', [tiny.VOCODER, VocoderConfig(duration=DurationPredictorConfig(dilations=(1, 2)))]
+)
+def test_vocoders_that_have_no_released_layout(cfg):
   for call in (
     unit_vocoder.config_to_json,
     lambda cfg: unit_vocoder.convert({}, cfg),
     lambda cfg: unit_vocoder.export_tensors({}, cfg),
   ):
-    with pytest.raises(errors.ConfigError, match='istft_hop or context_dilations'):
-      call(tiny.VOCODER)
+    with pytest.raises(errors.ConfigError, match='no keys for a vocoder with istft_hop'):
+      call(cfg)
 
 
 def test_vocoder_files_that_are_not_there(golden, tmp_path):

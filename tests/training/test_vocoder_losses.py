@@ -1,6 +1,7 @@
 """Losses, discriminators and the step functions of the vocoder stage."""
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import optax
 import pytest
 
 from echox_jax.config import DiscriminatorConfig, EchoXConfig
+from echox_jax.models import prosody
 from echox_jax.models.discriminators import Discriminators, init_discriminators
 from echox_jax.models.vocoder import init_vocoder
 from echox_jax.training import vocoder_losses, vocoder_step
@@ -39,12 +41,33 @@ def make_batch(seed=0):
 
 def test_duration_loss_leaves_out_first_last_and_padding():
   durations = jnp.array([[9, 2, 3, 9, 0], [5, 4, 7, 0, 0]])
-  perfect = jnp.log(durations + 1.0)
+  perfect = jnp.log(durations + 1.0)[..., None]
   spoiled = perfect.at[:, 0].add(5).at[0, 3].add(5).at[1, 2].add(5).at[:, 4].add(5)
   assert float(vocoder_losses.duration_loss(spoiled, durations)) == 0
   np.testing.assert_allclose(
     vocoder_losses.duration_loss(perfect.at[1, 1].add(3), durations), 9 / 3, rtol=1e-6
   )
+
+
+def test_duration_loss_of_a_distribution_counts_longer_runs_as_its_longest():
+  durations = jnp.array([[1, 2, 9, 1]])
+  sure = 30 * jax.nn.one_hot(jnp.array([[2, 1, 3, 2]]), 4)  # 3, 2, 4 and 3 frames
+  assert float(vocoder_losses.duration_loss(sure, durations)) < 1e-6
+  assert prosody.frames(sure).tolist() == [[3, 2, 4, 3]]
+  unsure = vocoder_losses.duration_loss(0 * sure, durations)
+  np.testing.assert_allclose(unsure, np.log(4), rtol=1e-6)
+
+
+def test_predictors_learn_alone_where_sound_weighs_nothing():
+  """The sound stays as it is: nothing else has a gradient."""
+  losses = VocoderLossConfig(mel=0.0, stft=0.0, pitch=0.0)
+  params = nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=tiny.SOURCE_FILTER)))
+  (loss, (metrics, _)), grads = jax.value_and_grad(vocoder_step.generator_loss, has_aux=True)(
+    params, None, make_batch(), tiny.SOURCE_FILTER, SMALL, losses, None, False
+  )
+  assert set(metrics) == {'duration_loss'} and float(loss) == float(metrics['duration_loss'])
+  moved = {path[0] for path, grad in traverse_util.flatten_dict(grads).items() if grad.any()}
+  assert moved == {'duration_predictor'}
 
 
 def test_spectral_losses():
@@ -120,11 +143,11 @@ def test_overfits_one_batch_and_adversarial_terms_reach_the_generator(cfg):
     updates, state = optimizer.update(grads, state)
     return optax.apply_updates(params, updates), state, loss, metrics
 
-  params, state, first, _ = step(params, state)
+  params, state, first, untrained = step(params, state)
   for _ in range(60):
     params, state, last, metrics = step(params, state)
   assert float(last) < 0.5 * float(first)
-  assert float(metrics['duration_loss']) < 0.05
+  assert float(metrics['duration_loss']) < 0.05 * float(untrained['duration_loss'])
   adversarial = jax.jit(
     lambda params, disc: vocoder_step.generator_loss(
       params, disc, batch, cfg, SMALL, losses, jax.random.key(2), True
