@@ -371,12 +371,13 @@ class Engine:
   ) -> None:
     """Reads prompts into rows, which are empty if they are `fresh`."""
     prompts = [ids[len(self.questions.opening) :] for ids in prompts] if fresh else prompts
+    size, most = bucket(self._sizes.prompt, max(map(len, prompts))), self.budgets.max_new_tokens
     begins = [()] * len(rows)
     if heard is not None:
       kept = jax.device_get(heard.kept)
       begins = [() if words else self._unheard for words in kept]
-      heard = self.programs.cut[bucket(self._sizes.slots, int(kept.max()))](self.params, heard)
-    size, most = bucket(self._sizes.prompt, max(map(len, prompts))), self.budgets.max_new_tokens
+      slots = bucket(self.questions.speech_slots(size), int(kept.max()))
+      heard = self.programs.cut[slots](self.params, heard)
     ids = np.concatenate([padded(ids, size, self.config.special_ids.pad) for ids in prompts])
     each = (r.sampling(own) for r, own in zip(requests, begins, strict=True))
     sampling = jax.tree.map(lambda *x: np.stack(x), *each)

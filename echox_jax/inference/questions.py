@@ -80,8 +80,20 @@ class Questions:
     prompts = [(False, size) for size in self.sizes.prompt]
     if not self.hears:
       return (), prompts
-    least = len(self.prompt('', audio=True)) - len(self.opening)
-    return self.sizes.samples, prompts + [(True, n) for n in self.sizes.prompt if n >= least]
+    spoken = [(True, size) for size in self.sizes.prompt if size >= self._least_spoken]
+    return self.sizes.samples, prompts + spoken
+
+  @functools.cached_property
+  def _least_spoken(self) -> int:
+    """The size of a prompt with speech and no text."""
+    return bucket(self.sizes.prompt, len(self.prompt('', audio=True)) - len(self.opening))
+
+  def speech_slots(self, size: int) -> Sequence[int]:
+    """How many slots of speech a prompt of a size may have. Where text stands beside speech all are
+    read: each program takes seconds to compile and, of an LLM of 30 layers, 80 MB.
+    """
+    slots = self.sizes.slots
+    return slots if size <= self._least_spoken else slots[-1:]
 
   def sizes_of(
     self, asked: Iterable[tuple[np.ndarray | None, str]]

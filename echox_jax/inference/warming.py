@@ -127,7 +127,7 @@ def thinking(
   read_sizes = [
     (slots, size)
     for spoken, size in prompts
-    for slots in (questions.sizes.slots if spoken else (0,))
+    for slots in (questions.speech_slots(size) if spoken else (0,))
   ]
   first = min((sizes for sizes in read_sizes if sizes[0]), default=None)
   most = _USUAL_SECONDS * rates.SAMPLE_RATE
