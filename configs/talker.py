@@ -59,7 +59,7 @@ speech is (`train.loss.guide_weight`), and Muon takes the kernels (`train.optimi
 The speech encoder is frozen and small, so its states are computed once: 384 numbers of 2 bytes, 50
 a second, are 138 MB an hour of speech. Units are those of EchoX-nano. The vocoder predicts the
 pitch that units do not tell, and filters pulses of that pitch and noise (`vocoder.source_filter`).
-Its duration predictor hears a second back, and chooses among counts of frames (`duration.dilations`).
+Its duration predictor looks 26 units back, 0.8 s, and chooses among counts of frames.
 
 Parts compute in bfloat16. On CPUs without fast bfloat16 products (AMX, AVX-512 BF16) float32 is
 faster: --config.model.adapter.dtype=float32, and in s2t and echo --config.model.llm.dtype=float32
