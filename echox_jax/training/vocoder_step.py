@@ -58,7 +58,7 @@ def generator_loss(
   parts = {'duration_loss': vocoder_losses.duration_loss(outputs, batch['durations'])}
   loss = losses.duration * parts['duration_loss']
   wave, given = audio, {}
-  sounds = bool(losses.mel or losses.stft or adversarial)
+  sounds = any((losses.mel, losses.stft, losses.adversarial, losses.feature_matching))
   if cfg.source_filter and (sounds or losses.pitch):
     pitch = jnp.where(real, yin.pitch(audio, cfg.code_hop_size, cfg.sample_rate), 0)
     given = dict(pitch=pitch, start=_anywhere(rng, len(audio)))

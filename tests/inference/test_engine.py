@@ -14,7 +14,6 @@ from echox_jax.decoding import generate
 from echox_jax.inference.answering import Request, soften
 from echox_jax.inference.engine import Engine
 from echox_jax.inference.events import Done, Sound, SpokenSlice, TextPiece
-from echox_jax.inference.questions import bucket
 from echox_jax.models import echox, positions
 from echox_jax.models.unit_decoder import close_slices, read_answer
 from tests.helpers import tiny_model
@@ -55,11 +54,13 @@ def test_little_of_what_is_heard_is_padding(engine):
 
 def test_where_text_stands_beside_speech_all_slots_are_read(engine):
   """Else there would be a program for each number of slots and each size of text."""
-  sizes, slots_of = engine.questions.sizes, engine.questions.speech_slots
-  assert len(sizes.slots) > 1 and len(sizes.prompt) > 1
-  alone = bucket(sizes.prompt, len(engine.questions.prompt('', audio=True)))
-  assert slots_of(alone) == sizes.slots
-  assert slots_of(sizes.prompt[-1]) == sizes.slots[-1:] or sizes.prompt[-1] == alone
+  cfg = engine.config
+  long = dataclasses.replace(cfg, adapter=dataclasses.replace(cfg.adapter, shrink_budget=96))
+  questions = dataclasses.replace(engine.questions, config=long)
+  alone, beside = questions.sizes.prompt
+  assert len(questions.prompt('', audio=True)) <= alone
+  assert questions.speech_slots(alone) == [24, 96]
+  assert questions.speech_slots(beside) == [96]
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_duration_loss_of_a_distribution_counts_longer_runs_as_its_longest():
 
 def test_predictors_learn_alone_where_sound_weighs_nothing():
   """The sound stays as it is: nothing else has a gradient."""
-  losses = VocoderLossConfig(mel=0.0, stft=0.0, pitch=0.0)
+  losses = VocoderLossConfig(mel=0.0, stft=0.0, adversarial=0.0, feature_matching=0.0, pitch=0.0)
   params = nn.meta.unbox(init_vocoder(jax.random.key(0), EchoXConfig(vocoder=tiny.SOURCE_FILTER)))
   (loss, (metrics, _)), grads = jax.value_and_grad(vocoder_step.generator_loss, has_aux=True)(
     params, None, make_batch(), tiny.SOURCE_FILTER, SMALL, losses, None, False
