@@ -72,6 +72,12 @@ more steps it took 22 steps, of another 400 dialogues: in training, from 0.48 to
 another 300 steps 24 steps, from 0.51 to 0.46. Without `text_fusion`, and from the same T2C, it was
 3.20 in the first ten such steps and 2.54 in the next.
 
+For comparison, conventional training took as many steps of as many rows, on hibari's recordings of
+the same answers: --config.train.loss.echo_targets=recorded --config.train.loss.echo_text=gold
+--config.data.recordings="('answers/train','answers/dev')" --config.data.max_unit_words=448
+--config.train.loss.slices_per_batch=8 and --config.model.streaming.min_tokens and
+.min_tokens_above_threshold beyond any answer. The model card has what came of it.
+
 The trained parts are in `configs/pretrained/echox_135m`, with what they score.
 
 Meant for: two CPU cores with 24 GiB, one GPU, or one TPU chip (v5e:1x1) of 16 GB or more.
