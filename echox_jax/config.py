@@ -5,6 +5,7 @@ fields and lists the valid ones, so a misspelt option never passes silently.
 """
 
 from collections.abc import Mapping
+import copy
 import dataclasses
 import types
 import typing
@@ -181,10 +182,8 @@ class UnitDecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DurationPredictorConfig:
-  """Duration predictor of the unit vocoder (fairseq `dur_predictor_params`).
-
-  `dilations` replaces its two convolutions: those with a dilation above 1 look back alone, so that
-  sound needs no later units. It chooses among 1 to `longest` frames then.
+  """Duration predictor of the unit vocoder (fairseq `dur_predictor_params`). With `dilations` it
+  looks further back, and chooses among 1 to `longest` frames (`models.prosody`).
   """
 
   hidden_size: int = 128
@@ -414,6 +413,61 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = 'config') -> T:
 def to_dict(config: Any) -> dict[str, Any]:
   """Returns a JSON-ready mapping that `build` turns back into `config`."""
   return dataclasses.asdict(config)
+
+
+# Old model config field -> its places in an experiment config now. Both file versions still load.
+_MOVED = {
+  'discriminators': ('train.discriminators',),
+  'max_prompt_tokens': ('engine.max_prompt_tokens',),
+  'streaming.max_new_tokens': ('engine.max_new_tokens', 'train.loss.max_new_tokens'),
+  'streaming.max_unit_words': ('engine.max_unit_words',),
+  'streaming.max_frames': ('engine.max_frames',),
+  'streaming.max_slices': ('train.loss.max_slices',),
+  'units.ngram_order': ('precompute.fit.ngram_order',),
+  'units.em_iterations': ('precompute.fit.em_iterations',),
+  'units.kmeans_iterations': ('precompute.fit.kmeans_iterations',),
+  'units.seed': ('precompute.fit.seed',),
+}
+
+
+def split_model(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Splits a model's JSON, of this version or an earlier one, into the fields of `EchoXConfig` and
+  fields that earlier versions kept there.
+
+  Returns:
+    The model's JSON, and the other fields in the layout of an experiment: `{'engine': ...}` and so
+    on. The latter is empty if the file is of this version.
+  """
+  model, moved = copy.deepcopy(dict(values)), {}
+  for old, places in _MOVED.items():
+    section, _, name = old.rpartition('.')
+    holder = model.get(section, {}) if section else model
+    if isinstance(holder, dict) and name in holder:
+      value = holder.pop(name)
+      for place in places:
+        _set(moved, place.split('.'), value)
+  return model, moved
+
+
+def upgrade_experiment(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Converts the JSON of a training job, from this version or an earlier one, to this version."""
+  model, moved = split_model(values.get('model', {}))
+  return _merge(moved, {**values, 'model': model})
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+  for name in path[:-1]:
+    values = values.setdefault(name, {})
+  values[path[-1]] = value
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+  """Merges two nested mappings; values in `over` win."""
+  merged = dict(under)
+  for name, value in over.items():
+    nested = isinstance(value, Mapping) and isinstance(under.get(name), Mapping)
+    merged[name] = _merge(under[name], value) if nested else value
+  return merged
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import config_versions, errors, kept, storage, tensor_files
+from echox_jax import errors, kept, storage, tensor_files
 from echox_jax import tokenizer as tokenizer_lib
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.models import params as params_lib
@@ -197,7 +197,7 @@ def open_weights(folder: str | os.PathLike[str]) -> tensor_files.TensorFiles:
 
 def read_config(folder: str | os.PathLike[str]) -> EchoXConfig:
   """Returns the config of a model folder; raises like `load`."""
-  model, _ = config_versions.split_model(_read_json(_file(folder, CONFIG)))
+  model, _ = config_lib.split_model(_read_json(_file(folder, CONFIG)))
   return config_lib.build(EchoXConfig, model)
 
 
@@ -210,7 +210,7 @@ def read_engine_config(folder: str | os.PathLike[str]) -> EngineConfig:
   if storage.is_file(file):
     values = _read_json(file)
   else:
-    _, moved = config_versions.split_model(_read_json(_file(folder, CONFIG)))
+    _, moved = config_lib.split_model(_read_json(_file(folder, CONFIG)))
     values = moved.get('engine', {})
   return config_lib.build(EngineConfig, values, 'engine')
 

@@ -8,7 +8,7 @@ import pytest
 from configs import echox_nano
 import echox_jax
 from echox_jax import config as config_lib
-from echox_jax import config_versions, errors
+from echox_jax import errors
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.training import loop
 from echox_jax.training.experiment import ExperimentConfig
@@ -38,13 +38,13 @@ def test_a_job_of_an_earlier_version_is_the_same_job(old, job):
   for part in (model['whisper'], model['hubert'], model['llm'], trunk):
     assert part['attention'] == 'xla'
     part['attention'] = 'auto'
-  assert config_lib.build(ExperimentConfig, config_versions.upgrade_experiment(old)) == job
+  assert config_lib.build(ExperimentConfig, config_lib.upgrade_experiment(old)) == job
   assert old['model']['streaming']['max_new_tokens'] == 40, 'the file itself is left as it was'
 
 
 def test_a_job_of_this_version_is_left_as_it_is(job):
   values = json.loads(json.dumps(config_lib.to_dict(job)))
-  assert config_versions.upgrade_experiment(values) == values
+  assert config_lib.upgrade_experiment(values) == values
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path, old, job):

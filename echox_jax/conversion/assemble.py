@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from echox_jax import config as config_lib
-from echox_jax import config_versions, errors, model_folder, storage
+from echox_jax import errors, model_folder, storage
 from echox_jax.config import EchoXConfig, EngineConfig, UnitsConfig
 from echox_jax.conversion import whisper_ct2
 from echox_jax.storage import Path
@@ -155,4 +155,4 @@ def _experiment(workdir: Path, stage: str) -> ExperimentConfig:
       f'--config=...:{stage} --workdir={workdir}` first.'
     )
   values = json.loads((folder / 'config.json').read_text('utf-8'))
-  return config_lib.build(ExperimentConfig, config_versions.upgrade_experiment(values))
+  return config_lib.build(ExperimentConfig, config_lib.upgrade_experiment(values))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from echox_jax import config as config_lib
-from echox_jax import config_versions, model_folder
+from echox_jax import model_folder
 from echox_jax.config import EchoXConfig, EngineConfig
 from echox_jax.conversion import (
   hf_folder,
@@ -47,7 +47,7 @@ def open_echox(
   tokens = hf_folder.read_tokens(files)
   shapes = rules.shapes_of(tensors)
   if OWN_CONFIG in values:  # our own export: nothing has to be inferred
-    model, moved = config_versions.split_model(values[OWN_CONFIG])
+    model, moved = config_lib.split_model(values[OWN_CONFIG])
     sections, cfg = {'echox': values}, config_lib.build(EchoXConfig, model, OWN_CONFIG)
     budgets = values.get(OWN_ENGINE, moved.get('engine', {}))
     engine = config_lib.build(EngineConfig, budgets, OWN_ENGINE)

@@ -24,6 +24,7 @@ class DurationPredictor(nn.Module):
   ) -> Float[Array, 'B R K']:
     """Gives logits of 1, 2 to `longest` frames, in float32; without `dilations` log(duration + 1)
     alone, K = 1 (released code: VariancePredictor). Positions outside the mask are seen as zero.
+    Layers with a dilation above 1 look back alone, so that sound needs few later units.
     """
     cfg = self.config
     if cfg.dilations:

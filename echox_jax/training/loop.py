@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from echox_jax import config as config_lib
-from echox_jax import config_versions, errors, storage
+from echox_jax import errors, storage
 from echox_jax.parallel import chips, distributed, heartbeats, sharding
 from echox_jax.storage import Path
 from echox_jax.training import (
@@ -260,7 +260,7 @@ def check_config(file: Path, experiment: ExperimentConfig) -> None:
     CheckpointError: another field differs, or the file is damaged.
   """
   try:
-    before = _flatten(config_versions.upgrade_experiment(json.loads(file.read_text('utf-8'))))
+    before = _flatten(config_lib.upgrade_experiment(json.loads(file.read_text('utf-8'))))
   except (FileNotFoundError, ValueError) as error:
     raise errors.CheckpointError(
       f'{file} is missing or damaged, so its checkpoints cannot be used: give another --workdir.'

@@ -55,7 +55,7 @@ def _vocoder_rows(golden: Golden, prefix: str) -> list[Row]:
 
     mask = jnp.ones(code.shape, bool)
     return (
-      apply(code, mask, method='log_durations'),
+      apply(code, mask, method='duration_outputs')[..., 0],
       apply(code, mask, frames, method='synthesise'),
       apply(code, method='generate'),
     )
