@@ -160,10 +160,9 @@ def pitch_forward(cfg: VocoderConfig, rows: int, frames: int) -> float:
 
 def duration_forward(cfg: VocoderConfig, rows: int, units: int) -> float:
   """The duration predictor on reduced units."""
-  duration, layers = cfg.duration, len(cfg.duration.dilations)
-  if layers:
-    return rows * units * _predictor(cfg, duration, layers, duration.longest)
-  return rows * units * _predictor(cfg, duration, 2, 1)
+  duration = cfg.duration
+  layers, outputs = (len(duration.dilations), duration.longest) if duration.dilations else (2, 1)
+  return rows * units * _predictor(cfg, duration, layers, outputs)
 
 
 def _predictor(

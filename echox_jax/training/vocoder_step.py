@@ -31,7 +31,7 @@ def generator_loss(
   adversarial: bool,
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
   """Computes the loss of generator and predictors. With `source_filter` the generator has the pitch
-  of the recording. Where all losses of sound weigh nothing, none is made: predictors learn alone.
+  of the recording. Where all losses of sound weigh nothing, none is made.
 
   Args:
     params: vocoder parameters.

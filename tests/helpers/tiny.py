@@ -108,6 +108,9 @@ VOCODER = VocoderConfig(
 SOURCE_FILTER = dataclasses.replace(
   VOCODER,
   source_filter=True,
-  duration=DurationPredictorConfig(hidden_size=8, dropout=0.0, dilations=(1, 2), longest=5),
   pitch=PitchPredictorConfig(hidden_size=8, kernel_size=3, dilations=(1, 2), dropout=0.0),
+)
+COUNTED = dataclasses.replace(
+  SOURCE_FILTER,
+  duration=DurationPredictorConfig(hidden_size=8, dropout=0.0, dilations=(1, 2), longest=5),
 )

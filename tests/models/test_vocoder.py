@@ -119,7 +119,9 @@ def test_vocoders_that_have_no_released_layout(cfg):
     lambda cfg: unit_vocoder.convert({}, cfg),
     lambda cfg: unit_vocoder.export_tensors({}, cfg),
   ):
-    with pytest.raises(errors.ConfigError, match='no keys for a vocoder with istft_hop'):
+    with pytest.raises(
+      errors.ConfigError, match='istft_hop, context_dilations or duration.dilations'
+    ):
       call(cfg)
 
 
@@ -170,6 +172,7 @@ def test_vocoder_files_that_are_not_there(golden, tmp_path):
     ),
     dataclasses.replace(tiny.VOCODER, num_speakers=3, model_in_dim=16),
     tiny.SOURCE_FILTER,
+    tiny.COUNTED,
   ],
 )
 def test_padding_does_not_change_a_clip(cfg):
